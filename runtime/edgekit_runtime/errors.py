@@ -1,0 +1,152 @@
+"""Every error edgekit raises on purpose, and the exit code of its family.
+
+EdgekitError
+├── PlanError             exit 3   the request cannot be met
+│   ├── ProfileError               a device profile is unknown or malformed
+│   ├── SourceError                the model cannot be found, read or loaded
+│   └── DataError                  calibration or evaluation data do not fit
+├── ConversionError       exit 4   a stage refused; carries stage, subject and advice
+│   ├── UnsupportedOperator        the target format lacks an operator of the model
+│   ├── CalibrationError           the quantizer could not use the calibration data
+│   └── ToolchainError             a toolchain failed, was killed or is not installed
+├── VerificationError     exit 5   an artifact differs more, or costs more accuracy, than allowed
+├── BundleError           exit 6   the bundle must not be used
+│   ├── MalformedBundle            the archive or its manifest breaks the format
+│   ├── DigestMismatch             a file is not the file that was packed
+│   ├── SignatureInvalid           trust was asked for and not established
+│   ├── UnsupportedVersion         written by a newer format version
+│   └── IncompatibleDevice         no variant can run on this machine
+└── EngineError           exit 7   an engine cannot be had or refused an input
+    ├── EngineUnavailable          the library is missing or does not load
+    ├── DelegateUnavailable        the delegate is missing or refused the model
+    ├── DelegateCrashed            the delegate crashed or hung in its probe
+    └── InputMismatch              an input has the wrong name, shape, dtype or values
+
+Exit code 2 is a usage error of the command line, 1 a bug with its traceback.
+Messages say what happened, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class EdgekitError(Exception):
+    """The root of every error raised on purpose."""
+
+    exit_code = 1
+
+
+class PlanError(EdgekitError):
+    """The request cannot be met as it was asked."""
+
+    exit_code = 3
+
+
+class ProfileError(PlanError):
+    """A device profile is unknown or malformed."""
+
+
+class SourceError(PlanError):
+    """The model cannot be found, read or loaded."""
+
+
+class DataError(PlanError):
+    """Calibration or evaluation data do not fit the model or are unusable."""
+
+
+class ConversionError(EdgekitError):
+    """A stage refused.
+
+    Attributes:
+        stage: the stage's name, such as ``"lower"``.
+        subject: what it refused: a layer, an operator, an artifact.
+        advice: what the user can do next.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, stage: str = "", subject: str = "", advice: str = "") -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.subject = subject
+        self.advice = advice
+
+    def __str__(self) -> str:
+        where = self.stage + (f" ({self.subject})" if self.subject else "")
+        text = f"{where}: {self.args[0]}" if where else str(self.args[0])
+        return f"{text}\n{self.advice}" if self.advice else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args[0], self.stage, self.subject, self.advice)
+
+
+def _rebuild(
+    kind: type[ConversionError], message: str, stage: str, subject: str, advice: str
+) -> ConversionError:
+    """Pickle support: errors cross from a worker process to its parent whole."""
+    return kind(message, stage=stage, subject=subject, advice=advice)
+
+
+class UnsupportedOperator(ConversionError):
+    """The target format lacks an operator of the model."""
+
+
+class CalibrationError(ConversionError):
+    """The quantizer could not use the calibration data."""
+
+
+class ToolchainError(ConversionError):
+    """A toolchain failed, was killed, or is not installed."""
+
+
+class VerificationError(EdgekitError):
+    """An artifact differs more, or costs more accuracy, than allowed."""
+
+    exit_code = 5
+
+
+class BundleError(EdgekitError):
+    """The bundle must not be used."""
+
+    exit_code = 6
+
+
+class MalformedBundle(BundleError):
+    """The archive or its manifest breaks the format."""
+
+
+class DigestMismatch(BundleError):
+    """A file is not the file that was packed."""
+
+
+class SignatureInvalid(BundleError):
+    """Trust was asked for and not established."""
+
+
+class UnsupportedVersion(BundleError):
+    """The bundle was written by a newer format version."""
+
+
+class IncompatibleDevice(BundleError):
+    """No variant can run on this machine."""
+
+
+class EngineError(EdgekitError):
+    """An engine cannot be had, or refused an input."""
+
+    exit_code = 7
+
+
+class EngineUnavailable(EngineError):
+    """The engine's library is missing or does not load."""
+
+
+class DelegateUnavailable(EngineError):
+    """The delegate is missing or refused the model."""
+
+
+class DelegateCrashed(EngineError):
+    """The delegate crashed or hung in its probe."""
+
+
+class InputMismatch(EngineError):
+    """An input has the wrong name, shape, dtype or values."""
