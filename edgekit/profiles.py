@@ -1,0 +1,173 @@
+"""Device profiles: what a board is, read from one flat TOML file. docs/adding-a-device.md is the user's page."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from edgekit_converters.schemes import SCHEMES
+from edgekit_runtime.errors import ProfileError
+
+ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
+ENGINES = ("litert", "openvino")
+DEVICES = ("cpu", "gpu", "npu")
+TARGETS = tuple(f"{engine}:{device}" for engine in ENGINES for device in DEVICES)
+ACCELERATORS = ("edgetpu",)
+PRECISIONS = ("f32", "f16", "bf16")
+VERIFIED = ("hardware", "emulated", "no")
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What edgekit knows of a board. `docs/adding-a-device.md` explains each field."""
+
+    name: str
+    title: str
+    arch: str  # one of ARCHS
+    targets: tuple[str, ...]  # "engine:device", in order of preference
+    schemes: tuple[str, ...]  # keys of SCHEMES that are allowed, in order of preference
+    precision: str  # what the engine is pinned to for float arithmetic, one of PRECISIONS
+    verified: str  # whether anybody has run it, one of VERIFIED
+    source: dict[str, str] = field(hash=False)  # fact -> URL or document
+    cores: int | None = None  # none where the profile stands for many machines
+    memory_mib: int | None = None  # likewise; of the smallest model sold
+    accelerator: str | None = None  # one of ACCELERATORS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the profile as JSON-able data for the manifest; what is not known is left out."""
+        pairs = ((key.name, getattr(self, key.name)) for key in fields(self))
+        return {
+            name: list(value) if isinstance(value, tuple) else dict(value) if name == "source" else value
+            for name, value in pairs
+            if value is not None
+        }
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a key of a profile may hold."""
+
+    allowed: str  # for people
+    holds: Callable[[Any], bool]
+    required: bool = True
+
+
+def _one_of(words: tuple[str, ...], *, required: bool = True) -> _Key:
+    return _Key(f"one of {', '.join(words)}", lambda value: isinstance(value, str) and value in words, required)
+
+
+def _some_of(words: tuple[str, ...]) -> _Key:
+    def holds(value: Any) -> bool:
+        if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value)):
+            return False
+        return set(value) <= set(words) and len(set(value)) == len(value)
+
+    return _Key(f"a list, the preferred first and none twice, of {', '.join(words)}", holds)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0  # a TOML boolean is an int to Python
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(_is_text(text) for text in value.values())
+
+
+KEYS = {
+    "name": _Key("the file's own name without .toml: small letters, digits, dots and dashes", _is_name),
+    "title": _Key("a line of text for people", _is_text),
+    "arch": _one_of(ARCHS),
+    "targets": _some_of(TARGETS),
+    "schemes": _some_of(tuple(SCHEMES)),
+    "precision": _one_of(PRECISIONS),
+    "verified": _one_of(VERIFIED),
+    "source": _Key("a table that says of each fact where it comes from, with one entry or more", _is_source),
+    "cores": _Key("a whole number above 0", _is_count, required=False),
+    "memory_mib": _Key("a whole number above 0", _is_count, required=False),
+    "accelerator": _one_of(ACCELERATORS, required=False),
+}
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the names of the profiles that come with edgekit, sorted."""
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _table() if entry.name.endswith(".toml")))
+
+
+def load_profile(name_or_path: str | Path) -> DeviceProfile:
+    """Return the profile of a board.
+
+    Args:
+        name_or_path: a name that comes with edgekit, or the path of one's own TOML file. Whatever ends in
+            ``.toml`` is a path.
+
+    Raises:
+        ProfileError: the name is unknown, or the file cannot be read or breaks a rule.
+    """
+    if str(name_or_path).endswith(".toml"):
+        return _read(Path(name_or_path))
+    for entry in _table():
+        if entry.name == f"{name_or_path}.toml":
+            return _read(entry)
+    raise ProfileError(_unknown(str(name_or_path)))
+
+
+def _table() -> list[Traversable]:
+    return list(resources.files("edgekit_devices").iterdir())
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, profile_names(), n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return (
+        f"unknown device {name!r}; {guess}known: {', '.join(profile_names())}.\n"
+        "For another board copy the nearest profile, change it, and give its path: --device ./my-board.toml "
+        "(see docs/adding-a-device.md)"
+    )
+
+
+def _read(file: Traversable) -> DeviceProfile:
+    """Read and check one file. `file` is a path, or an entry of the installed package."""
+    try:
+        data = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise ProfileError(f"device profile {file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"device profile {file} is not TOML: {error}") from error
+    _check(data, file)
+    return DeviceProfile(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+
+def _check(data: dict[str, Any], file: Traversable) -> None:
+    unknown = [key for key in data if key not in KEYS]
+    if unknown:
+        raise ProfileError(f"device profile {file}: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
+    for name, key in KEYS.items():
+        if name not in data:
+            if key.required:
+                raise ProfileError(f"device profile {file}: {name} is missing; it must be {key.allowed}")
+        elif not key.holds(data[name]):
+            raise ProfileError(f"device profile {file}: {name} is {data[name]!r}; it must be {key.allowed}")
+    if data["name"] != file.name.removesuffix(".toml"):
+        raise ProfileError(f"device profile {file}: name is {data['name']!r}; it must be {KEYS['name'].allowed}")
+    engines = {target.partition(":")[0] for target in data["targets"]}
+    for scheme in data["schemes"]:
+        if not engines & set(SCHEMES[scheme].engines):
+            raise ProfileError(
+                f"device profile {file}: schemes has {scheme!r}, which no engine of targets can hold; "
+                f"it needs one of {', '.join(SCHEMES[scheme].engines)}"
+            )

@@ -1,0 +1,153 @@
+"""`edgekit.profiles`: reading a profile, and everything that is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgekit.profiles import DeviceProfile, load_profile, profile_names
+from edgekit_runtime.errors import ProfileError
+
+GOOD = """
+name = "my-board"
+title = "My board"
+arch = "aarch64"
+targets = ["litert:cpu", "openvino:cpu"]
+schemes = ["int8-static", "float16"]
+precision = "f32"
+verified = "no"
+
+[source]
+arch = "the board's data sheet"
+"""
+
+
+def write(folder: Path, text: str, name: str = "my-board.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_users_own_file_is_read_from_its_path(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, GOOD))
+    assert profile == DeviceProfile(
+        name="my-board",
+        title="My board",
+        arch="aarch64",
+        targets=("litert:cpu", "openvino:cpu"),
+        schemes=("int8-static", "float16"),
+        precision="f32",
+        verified="no",
+        source={"arch": "the board's data sheet"},
+    )
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    assert load_profile(str(write(tmp_path, GOOD))).name == "my-board"
+
+
+def test_profiles_are_hashable(tmp_path: Path) -> None:
+    assert len({load_profile(write(tmp_path, GOOD)), load_profile("x86-64")}) == 2
+
+
+def test_the_snapshot_is_json_and_leaves_out_what_is_not_known(tmp_path: Path) -> None:
+    snapshot = load_profile(write(tmp_path, GOOD)).to_dict()
+    assert json.loads(json.dumps(snapshot)) == snapshot
+    assert snapshot["targets"] == ["litert:cpu", "openvino:cpu"]
+    assert not {"cores", "memory_mib", "accelerator"} & snapshot.keys()
+
+
+def test_names_are_sorted_and_hold_the_boards_promised() -> None:
+    names = profile_names()
+    assert list(names) == sorted(names)
+    assert {"raspberry-pi-5", "intel-cpu", "x86-64", "coral-usb", "jetson-orin-nano"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("raspberry-pi5", "raspberry-pi-5"), ("intelcpu", "intel-cpu"), ("x86_64", "x86-64")]
+)
+def test_an_unknown_name_names_its_neighbours_and_the_way_out(asked: str, meant: str) -> None:
+    with pytest.raises(ProfileError, match=rf"(?s)did you mean .*{meant}.*\.toml"):
+        load_profile(asked)
+
+
+def test_an_unknown_name_far_from_all_lists_those_there_are() -> None:
+    with pytest.raises(ProfileError) as caught:
+        load_profile("toaster")
+    assert "did you mean" not in str(caught.value)
+    assert all(name in str(caught.value) for name in profile_names())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('title = "My board"', 'title = ""', "title"),
+        ('title = "My board"', "title = 3", "title"),
+        ('arch = "aarch64"', 'arch = "arm64"', "arch"),
+        ('arch = "aarch64"', 'arch = ["aarch64"]', "arch"),
+        ('targets = ["litert:cpu", "openvino:cpu"]', "targets = []", "targets"),
+        ('targets = ["litert:cpu", "openvino:cpu"]', 'targets = "litert:cpu"', "targets"),
+        ('targets = ["litert:cpu", "openvino:cpu"]', 'targets = ["litert"]', "targets"),
+        ('targets = ["litert:cpu", "openvino:cpu"]', 'targets = ["litert:cpu", "litert:cpu"]', "targets"),
+        ('targets = ["litert:cpu", "openvino:cpu"]', 'targets = [["litert:cpu"]]', "targets"),
+        ('schemes = ["int8-static", "float16"]', 'schemes = ["int8"]', "schemes"),
+        ('precision = "f32"', 'precision = "fp32"', "precision"),
+        ('verified = "no"', "verified = false", "verified"),
+        ('verified = "no"', 'verified = "no"\ncores = true', "cores"),
+        ('verified = "no"', 'verified = "no"\ncores = 0', "cores"),
+        ('verified = "no"', 'verified = "no"\nmemory_mib = 1.5', "memory_mib"),
+        ('verified = "no"', 'verified = "no"\naccelerator = "gpu"', "accelerator"),
+        ('arch = "the board\'s data sheet"', "", "source"),
+        ('arch = "the board\'s data sheet"', "arch = 1", "source"),
+        ('name = "my-board"', 'name = "My Board"', "name"),
+        ('name = "my-board"', 'name = "your-board"', "name"),
+    ],
+)
+def test_a_wrong_value_names_file_key_and_what_is_allowed(tmp_path: Path, old: str, new: str, key: str) -> None:
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ProfileError, match=rf"{path}: {key} is .*; it must be "):
+        load_profile(path)
+
+
+@pytest.mark.parametrize(
+    "key", ["name", "title", "arch", "targets", "schemes", "precision", "verified", "source"]
+)
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    lines = [line for line in GOOD.splitlines() if not line.startswith(f"{key} =")]
+    text = "\n".join(lines) if key != "source" else GOOD.partition("[source]")[0]
+    if key == "arch":  # the [source] table has an entry of the same name
+        text += '\narch = "the board\'s data sheet"'
+    with pytest.raises(ProfileError, match=f"{key} is missing; it must be "):
+        load_profile(write(tmp_path, text))
+
+
+def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + '\n[limits]\nmemory = "1 GB"\n')
+    with pytest.raises(ProfileError, match="unknown key 'limits'; known: name, title"):
+        load_profile(path)
+
+
+def test_a_scheme_no_engine_of_the_targets_can_hold_is_refused(tmp_path: Path) -> None:
+    text = GOOD.replace('["litert:cpu", "openvino:cpu"]', '["openvino:cpu"]')
+    path = write(tmp_path, text.replace('"float16"', '"int16x8-static"'))
+    with pytest.raises(ProfileError, match="'int16x8-static', which no engine of targets can hold.* litert"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 1\nname = 2"])
+def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ProfileError, match=rf"{path} is not TOML"):
+        load_profile(path)
+
+
+def test_a_path_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="No such file"):
+        load_profile(tmp_path / "absent.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ProfileError, match="Is a directory"):
+        load_profile(tmp_path / "folder.toml")
