@@ -1,0 +1,69 @@
+# `make` lists the targets. Python 3.11 or newer and make are all that must be there.
+# PIP_OPTIONS goes to every pip install; CONTRIBUTING.md says what it is good for.
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+PIP_OPTIONS ?=
+VENV := .venv
+BASE := .venv-base
+PINS := pyproject.toml runtime/pyproject.toml constraints.txt
+INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt
+DEMO := edgekit/demo
+
+# Recipes show the commands a user would type, found in the environment first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help demo test test-base lint bench clean
+
+help:  ## list the targets
+	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.has-demo  ## convert, verify and run the embedded digits model
+	@mkdir -p build
+	edgekit convert $(DEMO)/digits.keras -o build/digits.edgekit \
+	    --device raspberry-pi-5 --device intel-cpu --quantize int8-static --scale 0.00390625 \
+	    --calibrate $(DEMO)/calibration.npz --evaluate $(DEMO)/test.npz
+	edgekit verify build/digits.edgekit
+	edgekit run build/digits.edgekit $(DEMO)/digit-0.png
+	edgekit run build/digits.edgekit $(DEMO)/digit-3.png
+	edgekit run build/digits.edgekit $(DEMO)/digit-5.png
+
+test: $(VENV)/.has-all  ## run the whole suite
+	python -m pytest
+
+test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
+	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
+	    or needs_rich or needs_image)"
+
+lint: $(VENV)/.has-dev  ## ruff and mypy
+	ruff check
+	ruff format --check
+	mypy
+
+bench: $(VENV)/.has-all  ## measure against the raw toolchains
+	python benchmarks/run.py
+
+clean:  ## remove the environments and everything built
+	rm -rf $(VENV) $(BASE) build dist runtime/build runtime/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environments. A stamp is older than the files it was made from when something must be installed anew.
+$(VENV)/bin/python $(BASE)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgekit needs Python 3.11 or newer; say which: make PYTHON=...")'
+	$(PYTHON) -m venv $(@D:/bin=)
+
+$(VENV)/.has-demo: $(PINS) | $(VENV)/bin/python
+	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[keras,openvino]'
+	@touch $@
+
+$(VENV)/.has-dev: $(PINS) | $(VENV)/bin/python
+	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[dev]'
+	@touch $@
+
+$(VENV)/.has-all: $(PINS) | $(VENV)/bin/python
+	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[all,dev]'
+	@touch $@ $(VENV)/.has-demo $(VENV)/.has-dev
+
+$(BASE)/.has-base: $(PINS) | $(BASE)/bin/python
+	$(BASE)/bin/python $(INSTALL) numpy click pytest
+	$(BASE)/bin/python $(INSTALL) --no-deps -e runtime -e .
+	@touch $@
