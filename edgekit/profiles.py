@@ -1,4 +1,4 @@
-"""Device profiles: what a board is, read from one flat TOML file. docs/adding-a-device.md is the user's page."""
+"""Device profiles: what a board is, read from one flat TOML file (docs/adding-a-device.md)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class _Key:
 
 
 def _one_of(words: tuple[str, ...], *, required: bool = True) -> _Key:
-    return _Key(f"one of {', '.join(words)}", lambda value: isinstance(value, str) and value in words, required)
+    def holds(value: Any) -> bool:
+        return isinstance(value, str) and value in words
+
+    return _Key(f"one of {', '.join(words)}", holds, required)
 
 
 def _some_of(words: tuple[str, ...]) -> _Key:
@@ -105,7 +108,7 @@ KEYS = {
 
 def profile_names() -> tuple[str, ...]:
     """Return the names of the profiles that come with edgekit, sorted."""
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _table() if entry.name.endswith(".toml")))
+    return tuple(sorted(name.removesuffix(".toml") for name in _table()))
 
 
 def load_profile(name_or_path: str | Path) -> DeviceProfile:
@@ -120,14 +123,16 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     """
     if str(name_or_path).endswith(".toml"):
         return _read(Path(name_or_path))
-    for entry in _table():
-        if entry.name == f"{name_or_path}.toml":
-            return _read(entry)
-    raise ProfileError(_unknown(str(name_or_path)))
+    table = _table()
+    if f"{name_or_path}.toml" not in table:
+        raise ProfileError(_unknown(str(name_or_path)))
+    return _read(table[f"{name_or_path}.toml"])
 
 
-def _table() -> list[Traversable]:
-    return list(resources.files("edgekit_devices").iterdir())
+def _table() -> dict[str, Traversable]:
+    """Return the files that come with edgekit, by file name."""
+    files = resources.files("edgekit_devices").iterdir()
+    return {file.name: file for file in files if file.name.endswith(".toml")}
 
 
 def _unknown(name: str) -> str:
@@ -149,7 +154,8 @@ def _read(file: Traversable) -> DeviceProfile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"device profile {file} is not TOML: {error}") from error
     _check(data, file)
-    return DeviceProfile(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    return DeviceProfile(**values)
 
 
 def _check(data: dict[str, Any], file: Traversable) -> None:
@@ -163,7 +169,7 @@ def _check(data: dict[str, Any], file: Traversable) -> None:
         elif not key.holds(data[name]):
             raise ProfileError(f"device profile {file}: {name} is {data[name]!r}; it must be {key.allowed}")
     if data["name"] != file.name.removesuffix(".toml"):
-        raise ProfileError(f"device profile {file}: name is {data['name']!r}; it must be {KEYS['name'].allowed}")
+        raise ProfileError(f"device profile {file}: name is {data['name']!r}; it must be the file's own name")
     engines = {target.partition(":")[0] for target in data["targets"]}
     for scheme in data["schemes"]:
         if not engines & set(SCHEMES[scheme].engines):

@@ -1,4 +1,4 @@
-"""Who needs what: a test marked `needs_...` is skipped without it, but fails in CI, where nothing may be missing."""
+"""Who needs what: a test marked `needs_...` is skipped without it, but in CI a missing package fails it."""
 
 from __future__ import annotations
 

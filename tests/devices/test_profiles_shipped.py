@@ -37,7 +37,7 @@ def test_sources_speak_of_its_own_fields_and_name_a_document(name: str) -> None:
 def test_numbers_have_a_source(name: str) -> None:
     profile = load_profile(name)
     for fact in ("cores", "memory_mib", "accelerator"):
-        assert getattr(profile, fact) is None or fact in profile.source, f"nothing says where {fact} comes from"
+        assert getattr(profile, fact) is None or fact in profile.source, f"where does {fact} come from?"
 
 
 def test_who_claims_to_have_run_it_says_on_what(name: str) -> None:

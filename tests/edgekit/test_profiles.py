@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.profiles import DeviceProfile, load_profile, profile_names
+from edgekit.profiles import ARCHS, KEYS, PRECISIONS, VERIFIED, DeviceProfile, load_profile, profile_names
+from edgekit_converters.schemes import SCHEMES
 from edgekit_runtime.errors import ProfileError
 
 GOOD = """
@@ -105,7 +106,7 @@ def test_an_unknown_name_far_from_all_lists_those_there_are() -> None:
         ('name = "my-board"', 'name = "your-board"', "name"),
     ],
 )
-def test_a_wrong_value_names_file_key_and_what_is_allowed(tmp_path: Path, old: str, new: str, key: str) -> None:
+def test_a_wrong_value_names_file_key_and_rule(tmp_path: Path, old: str, new: str, key: str) -> None:
     assert old in GOOD
     path = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(ProfileError, match=rf"{path}: {key} is .*; it must be "):
@@ -133,7 +134,7 @@ def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
 def test_a_scheme_no_engine_of_the_targets_can_hold_is_refused(tmp_path: Path) -> None:
     text = GOOD.replace('["litert:cpu", "openvino:cpu"]', '["openvino:cpu"]')
     path = write(tmp_path, text.replace('"float16"', '"int16x8-static"'))
-    with pytest.raises(ProfileError, match="'int16x8-static', which no engine of targets can hold.* litert"):
+    with pytest.raises(ProfileError, match=r"'int16x8-static', which no engine of targets can hold.* litert"):
         load_profile(path)
 
 
@@ -151,3 +152,16 @@ def test_a_path_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(ProfileError, match="Is a directory"):
         load_profile(tmp_path / "folder.toml")
+
+
+def test_the_documented_example_is_a_profile_and_the_documented_keys_are_the_keys(
+    tmp_path: Path, repository: Path
+) -> None:
+    page = (repository / "docs" / "adding-a-device.md").read_text(encoding="utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    assert load_profile(write(tmp_path, example)).name == "my-board"
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    assert rows.keys() == KEYS.keys()
+    allowed = {"schemes": SCHEMES, "arch": ARCHS, "precision": PRECISIONS, "verified": VERIFIED}
+    for key, words in allowed.items():
+        assert all(f"`{word}`" in rows[key] for word in words), key

@@ -1,5 +1,7 @@
-"""Who may import whom, read from the sources: edgekit -> edgekit_converters -> edgekit_runtime, and no toolchain
-in the process the user starts."""
+"""Who may import whom, read from the sources.
+
+edgekit -> edgekit_converters -> edgekit_runtime, and no toolchain in the process the user starts.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,7 @@ def nodes(tree: ast.AST, *, at_import: bool) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(tree):
         if at_import and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
-        if at_import and isinstance(child, ast.If) and ast.unparse(child.test) in {
-            "TYPE_CHECKING",
-            "typing.TYPE_CHECKING",
-        }:
+        if at_import and isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             continue
         yield child
         yield from nodes(child, at_import=at_import)
@@ -78,9 +77,7 @@ def loaded(start: set[str], modules: dict[str, Path]) -> set[str]:
     while waiting:
         name = waiting.pop()
         seen.add(name)
-        names = set()
-        if name in modules:
-            names = imports(modules[name], name, at_import=True)
+        names = imports(modules[name], name, at_import=True) if name in modules else set()
         parents = {name.rpartition(".")[0]} - {""}
         waiting |= (names | parents) - seen
     return seen

@@ -23,7 +23,8 @@ def wheels(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     copy = folder / "source"
     shutil.copytree(repository, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES))
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
-    done = subprocess.run([*pip, str(copy), str(copy / "runtime")], capture_output=True, text=True, check=False)
+    command = [*pip, str(copy), str(copy / "runtime")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
 
@@ -93,7 +94,8 @@ def test_toolchains_are_extras(wheels: dict[str, Path]) -> None:
     assert not any(name in plain for name in heavy)
     extras = " ".join(requirements(wheels["edgekit"], extras=True))
     assert all(name in extras for name in heavy)
-    assert {"keras", "torch", "openvino", "all"} <= set(metadata(wheels["edgekit"]).get_all("Provides-Extra") or [])
+    provided = metadata(wheels["edgekit"]).get_all("Provides-Extra") or []
+    assert {"keras", "torch", "openvino", "all"} <= set(provided)
 
 
 def test_the_command_is_declared(wheels: dict[str, Path]) -> None:
