@@ -1,9 +1,10 @@
 """Train the demo's digits model and write it, with its data, beside this file.
 
-Run as `python edgekit/demo/make_digits.py` with `edgekit[keras]` and scikit-learn. The images are the copy in
-scikit-learn of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository,
-CC BY 4.0): 1,797 images of 8x8 pixels in 17 levels of grey. They are kept as uint8, sixteen times brighter
-(0, 16, ... 240, 255), so that an image viewer shows them; the model takes `pixel * SCALE`.
+Run as `python edgekit/demo/make_digits.py` with `edgekit[keras]` and scikit-learn. The images are 1,797
+digits of 8x8 pixels in 17 levels of grey: "Optical Recognition of Handwritten Digits" (E. Alpaydin and
+C. Kaynak, UCI Machine Learning Repository, CC BY 4.0), in the copy scikit-learn brings. They are kept as
+uint8, sixteen times brighter (0, 16, ... 240, 255), so that an image viewer shows them; the model takes
+`pixel * SCALE`.
 """
 
 from __future__ import annotations
