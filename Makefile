@@ -49,7 +49,7 @@ clean:  ## remove the environments and everything built
 # The environments. A stamp is older than the files it was made from when something must be installed anew.
 $(VENV)/bin/python $(BASE)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgekit needs Python 3.11 or newer; say which: make PYTHON=...")'
-	$(PYTHON) -m venv $(@D:/bin=)
+	$(PYTHON) -m venv $(@D:/bin=) || { rm -rf $(@D:/bin=); exit 1; }  # half an environment would look whole
 
 $(VENV)/.has-demo: $(PINS) | $(VENV)/bin/python
 	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[keras,openvino]'
