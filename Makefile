@@ -21,7 +21,7 @@ demo: $(VENV)/.has-demo  ## convert, verify and run the embedded digits model
 	@mkdir -p build
 	edgekit convert $(DEMO)/digits.keras -o build/digits.edgekit \
 	    --device raspberry-pi-5 --device intel-cpu --quantize int8-static --scale 0.00390625 \
-	    --calibrate $(DEMO)/calibration.npz --evaluate $(DEMO)/test.npz
+	    --labels $(DEMO)/labels.txt --calibrate $(DEMO)/calibration.npz --evaluate $(DEMO)/test.npz
 	edgekit verify build/digits.edgekit
 	edgekit run build/digits.edgekit $(DEMO)/digit-0.png
 	edgekit run build/digits.edgekit $(DEMO)/digit-3.png
