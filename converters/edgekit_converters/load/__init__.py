@@ -1,0 +1,172 @@
+"""Load: open a model of any kind and say what it takes and gives.
+
+One file a kind of framework; ``LOADERS`` says which. A loader turns a :class:`SourceRequest` into a :class:`Live`
+model, which never leaves its process; :func:`open_source` keeps it for the stages that need it there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit_converters.records import InputShape, Source, SourceRequest
+from edgekit_runtime.errors import SourceError
+from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+Arrays = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How one kind of model file is loaded."""
+
+    function: str  # "module:function", SourceRequest -> Live
+    toolchain: str  # the worker it runs in
+    suffixes: tuple[str, ...] = ()
+
+
+LOADERS = {
+    "keras": Loader("edgekit_converters.load.keras_model:load_file", "keras", (".keras", ".h5", ".hdf5")),
+    "saved_model": Loader("edgekit_converters.load.keras_model:load_saved_model", "keras"),
+    "torch_program": Loader("edgekit_converters.load.torch_module:load_program", "torch", (".pt2",)),
+    "torch_pickle": Loader("edgekit_converters.load.torch_module:load_pickle", "torch", (".pt", ".pth", ".th")),
+    "python": Loader("edgekit_converters.load.python_function:load_function", "python", (".py",)),
+    "tflite": Loader("edgekit_converters.load.tflite_file:load_file", "litert", (".tflite",)),
+    "onnx": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".onnx",)),
+    "ir": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".xml",)),
+}
+
+
+@dataclass
+class Live:
+    """An open model, in its own process.
+
+    ``run`` takes and gives one array an input and an output, in application layout, with a leading batch;
+    ``handle`` is the framework's own object, which only files of the same framework look into.
+    """
+
+    framework: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    run: Callable[[Arrays], Arrays]
+    handle: Any
+    moved: tuple[bool, ...] = ()
+    quantized: bool = False
+    code: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def kind_of(path: Path) -> str:
+    """Tell a model's kind from its name.
+
+    Raises:
+        SourceError: there is nothing there, or it is no model edgekit knows.
+    """
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or folder")
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file():
+            return "saved_model"
+        raise SourceError(f"{path}: a folder, but not a SavedModel (it has no saved_model.pb)")
+    for kind, loader in LOADERS.items():
+        if path.suffix.lower() in loader.suffixes:
+            return kind
+    known = ", ".join(suffix for loader in LOADERS.values() for suffix in loader.suffixes)
+    raise SourceError(f"{path}: not a kind of model edgekit knows ({known}, FILE.py:function, or a SavedModel folder)")
+
+
+def load(request: SourceRequest, _folder: Path) -> Source:
+    """The stage: open the model and describe it.
+
+    Raises:
+        SourceError: it cannot be read, or does not say enough of itself; the message says what to add.
+    """
+    live = open_source(request)
+    return Source(
+        request=request,
+        framework=live.framework,
+        inputs=live.inputs,
+        outputs=live.outputs,
+        moved=live.moved or (False,) * len(live.inputs),
+        quantized=live.quantized,
+        code=live.code,
+        notes=live.notes,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def open_source(request: SourceRequest) -> Live:
+    """Open a model once in this process."""
+    module, _, name = LOADERS[request.kind].function.partition(":")
+    live: Live = getattr(importlib.import_module(module), name)(request)
+    return live
+
+
+def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | None) -> tuple[int, ...]:
+    """Return an input's shape with batch 1 and nothing left open.
+
+    Raises:
+        SourceError: a dimension is open and the user has not said it, or what was said does not fit.
+    """
+    if said is not None:
+        fits = len(said.shape) == len(shape) and all(
+            wanted is None or wanted == given or position == 0
+            for position, (wanted, given) in enumerate(zip(shape, said.shape, strict=True))
+        )
+        if not fits:
+            raise SourceError(f"input {name!r}: --input-shape says {said.shape}, the model has {shape}")
+        return said.shape
+    if any(size is None for size in shape[1:]):
+        example = ",".join("1" if index == 0 else str(size or "N") for index, size in enumerate(shape))
+        raise SourceError(
+            f"input {name!r}: the model leaves {shape} open; say the size, such as --input-shape {name}={example}"
+        )
+    return (1, *(int(size) for size in shape[1:] if size is not None))
+
+
+def said_shape(request: SourceRequest, index: int, name: str) -> InputShape | None:
+    """Return what the user said of an input: by its name, else by its place among those without a name."""
+    named = [said for said in request.input_shapes if said.name == name]
+    unnamed = [said for said in request.input_shapes if said.name is None]
+    return named[0] if named else unnamed[index] if index < len(unnamed) else None
+
+
+def one_by_one(run: Callable[[Arrays], Arrays], batch: Arrays) -> Arrays:
+    """Run a batch sample by sample; arrays are (n, ...) in and out."""
+    rows = [run([array[index : index + 1] for array in batch]) for index in range(len(batch[0]))]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def in_batches(run: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
+    """Return ``run`` for any batch size: whole batches where they give what single samples give, else one by one.
+
+    A model may fix its batch in the file or in its code (``reshape(1, -1)``), so the first batch is tried both ways.
+    """
+    proven: list[bool] = []
+
+    def run_any(batch: Arrays) -> Arrays:
+        if len(batch[0]) == 1:
+            return run(batch)
+        if not proven:
+            proven.append(_gives_the_same(run, [array[:2] for array in batch]))
+        return run(batch) if proven[0] else one_by_one(run, batch)
+
+    return run_any
+
+
+def _gives_the_same(run: Callable[[Arrays], Arrays], pair: Arrays) -> bool:
+    try:
+        together = run(pair)
+    except Exception:  # noqa: BLE001 - any framework's refusal means: one sample at a time
+        return False
+    apart = one_by_one(run, pair)
+    return all(
+        a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-5 * max(1.0, float(np.abs(b).max(initial=0))))
+        for a, b in zip(together, apart, strict=True)
+    )

@@ -1,0 +1,77 @@
+"""``.onnx`` and ``.xml`` as sources, read by OpenVINO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shape
+from edgekit_converters.lower.ir import convert
+from edgekit_converters.records import SourceRequest
+from edgekit_runtime.errors import SourceError, ToolchainError
+from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+CHANNELS = (1, 3, 4)
+
+
+def load_file(request: SourceRequest) -> Live:
+    """Read the file, fix its shapes and compile it in float32 as the reference.
+
+    Raises:
+        SourceError: OpenVINO cannot read it, or it leaves a shape open that the user has not said.
+    """
+    try:
+        model = convert(request.path) if request.kind == "onnx" else ov.Core().read_model(request.path)
+    except (ToolchainError, RuntimeError) as error:
+        raise SourceError(f"{request.path}: OpenVINO cannot read it ({_first_line(error)})") from error
+    names = [_name(port, f"input_{index}") for index, port in enumerate(model.inputs)]
+    shapes = [
+        fixed_shape(name, _open_shape(port), said_shape(request, index, name))
+        for index, (name, port) in enumerate(zip(names, model.inputs, strict=True))
+    ]
+    model.reshape(dict(zip(model.inputs, map(list, shapes), strict=True)))
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+
+    def run(batch: list[np.ndarray]) -> list[np.ndarray]:
+        results = compiled(batch)
+        return [np.array(results[port]) for port in compiled.outputs]
+
+    return Live(
+        framework="openvino",
+        inputs=tuple(
+            InputSpec(name, shape, _dtype(port), _layout(shape))
+            for name, shape, port in zip(names, shapes, model.inputs, strict=True)
+        ),
+        outputs=tuple(
+            OutputSpec(_name(port, f"output_{index}"), tuple(port.get_shape()), _dtype(port))
+            for index, port in enumerate(model.outputs)
+        ),
+        run=lambda batch: one_by_one(run, batch),
+        handle=model,
+        quantized=quantized,
+    )
+
+
+def _open_shape(port: Any) -> tuple[int | None, ...]:
+    return tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
+
+
+def _name(port: Any, otherwise: str) -> str:
+    return min(port.get_names(), key=len, default=otherwise)
+
+
+def _dtype(port: Any) -> str:
+    return np.dtype(port.get_element_type().to_dtype()).name
+
+
+def _layout(shape: tuple[int, ...]) -> str | None:
+    if len(shape) != 4:  # noqa: PLR2004 - N, C, H, W
+        return None
+    return "NHWC" if shape[-1] in CHANNELS and shape[1] not in CHANNELS else "NCHW"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

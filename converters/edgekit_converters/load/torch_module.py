@@ -1,0 +1,200 @@
+"""PyTorch: modules, saved ``torch.export`` programs, and pickles for those who trust them."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgekit_converters.load import Live, in_batches
+from edgekit_converters.records import InputShape, SourceRequest
+from edgekit_runtime.errors import SourceError
+from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+IMAGE_CHANNELS = (1, 3, 4)  # a 4-D input with so many entries in its second dimension is taken for an image
+
+
+class Flat(torch.nn.Module):
+    """A module that takes tensors by position and gives a flat tuple of tensors.
+
+    ``train`` does nothing: exported programs refuse to be switched, and everything else was switched before.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.training = False
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the module."""
+        leaves = torch.utils._pytree.tree_leaves(self.module(*tensors))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+    def train(self, mode: bool = True) -> Flat:  # noqa: ARG002 - the signature of nn.Module
+        """Keep inference mode."""
+        return self
+
+
+@contextlib.contextmanager
+def torch_errors(path: Path) -> Iterator[None]:
+    """Map what PyTorch raises while loading to a SourceError that says what to do."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise SourceError(
+            f"{path}: holds pickled objects, which run code when loaded; if you trust the file, add --allow-pickle "
+            f"(safer: save the weights alone with torch.save(model.state_dict(), ...))"
+        ) from error
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, ImportError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise SourceError(f"{path}: PyTorch cannot load it ({type(error).__name__}: {first})") from error
+
+
+def load_program(request: SourceRequest) -> Live:
+    """Load a ``.pt2`` program; it says its inputs itself."""
+    with torch_errors(request.path):
+        program = torch.export.load(request.path)
+        module = program.module()
+        nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+        values = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs]
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    shapes = [
+        InputShape((1, *(int(size) for size in value.shape[1:])), name, str(value.dtype).removeprefix("torch."))
+        for name, value in zip(names, values, strict=True)
+    ]
+    return _live(module, names, shapes, request)
+
+
+def load_pickle(request: SourceRequest) -> Live:
+    """Load a pickled module, only when the user has allowed what that means."""
+    with torch_errors(request.path):
+        content = torch.load(request.path, map_location="cpu", weights_only=not request.allow_pickle)
+    if not isinstance(content, torch.nn.Module):
+        raise SourceError(
+            f"{request.path}: holds weights, not a model; give the function that builds the model, too: "
+            f"edgekit convert FILE.py:function --weights {request.path.name} --input-shape 1,3,224,224"
+        )
+    return from_module(content, request)
+
+
+def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[Path, ...] = ()) -> Live:
+    """Wrap a module, after loading its weights when there are any.
+
+    Raises:
+        SourceError: the weights do not fit, or no input shape was given.
+    """
+    if request.weights:
+        load_weights(module, request.weights, allow_pickle=request.allow_pickle)
+    if not request.input_shapes:
+        raise SourceError(
+            f"{request.path}: a PyTorch module does not say what it takes; "
+            f"give every input's shape, such as --input-shape 1,3,224,224"
+        )
+    parameters = [
+        parameter.name
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    shapes = request.input_shapes
+    unknown = [said.name for said in shapes if said.name is not None and parameters and said.name not in parameters]
+    if unknown:
+        raise SourceError(f"{request.path}: forward() has no input {unknown[0]!r}; it has {', '.join(parameters)}")
+    order = sorted(shapes, key=lambda said: parameters.index(said.name) if said.name in parameters else -1)
+    names = [said.name or (parameters[index] if index < len(parameters) else f"input_{index}")
+             for index, said in enumerate(order)]
+    return _live(module.eval(), names, list(order), request, code)
+
+
+def load_weights(module: torch.nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
+    """Load a state dict, wrapped or prefixed as training scripts leave it.
+
+    Raises:
+        SourceError: it is no state dict, holds pickled objects, or does not fit the module.
+    """
+    with torch_errors(path):
+        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    if isinstance(content, torch.nn.Module):
+        content = content.state_dict()
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise SourceError(f"{path}: not a state dict (a dictionary of tensors)")
+    if all(key.startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    try:
+        module.load_state_dict(content)
+    except RuntimeError as error:
+        detail = "\n".join(line.strip()[:300] for line in str(error).splitlines()[:4])
+        raise SourceError(f"{path}: the weights do not fit {type(module).__name__}:\n{detail}") from error
+
+
+def _live(
+    module: torch.nn.Module,
+    names: list[str],
+    shapes: list[InputShape],
+    request: SourceRequest,
+    code: tuple[Path, ...] = (),
+) -> Live:
+    flat = Flat(module)
+    moved = tuple(not request.keep_layout and _is_image(said.shape) for said in shapes)
+    inputs = tuple(
+        _input_spec(name, said, channels_last=last) for name, said, last in zip(names, shapes, moved, strict=True)
+    )
+
+    def run(batch: list[np.ndarray]) -> list[np.ndarray]:
+        tensors = [
+            torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if last else array))
+            for array, last in zip(batch, moved, strict=True)
+        ]
+        with torch.inference_mode():
+            return [result.numpy() for result in flat(*tensors)]
+
+    with torch_errors(request.path):
+        results = run([np.zeros(spec.shape, spec.dtype) for spec in inputs])
+        structure = _output_names(module, inputs, moved)
+    names = structure if len(structure) == len(results) else [f"output_{i}" for i in range(len(results))]
+    outputs = tuple(
+        OutputSpec(name, tuple(result.shape), result.dtype.name) for name, result in zip(names, results, strict=True)
+    )
+    notes = tuple(
+        f"input {spec.name!r} takes NHWC {spec.shape} (--keep-layout keeps NCHW)"
+        for spec, last in zip(inputs, moved, strict=True)
+        if last
+    )
+    return Live("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
+
+
+def _output_names(module: torch.nn.Module, inputs: tuple[InputSpec, ...], moved: tuple[bool, ...]) -> list[str]:
+    """Name the outputs: a dictionary's keys, else "output" or "output_0", "output_1", ..."""
+    zeros = [
+        torch.zeros(_channels_first(spec.shape) if last else spec.shape, dtype=getattr(torch, spec.dtype))
+        for spec, last in zip(inputs, moved, strict=True)
+    ]
+    with torch.inference_mode():
+        result: Any = module(*zeros)
+    if isinstance(result, dict):
+        return [str(key) for key in result]
+    return ["output"]
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[1] in IMAGE_CHANNELS  # noqa: PLR2004 - N, C, H, W
+
+
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], shape[-1], *shape[1:-1])
+
+
+def _input_spec(name: str, said: InputShape, *, channels_last: bool) -> InputSpec:
+    dtype = said.dtype or "float32"
+    if channels_last:
+        batch, channels, height, width = said.shape
+        return InputSpec(name, (batch, height, width, channels), dtype, layout="NHWC")
+    return InputSpec(name, said.shape, dtype, layout="NCHW" if _is_image(said.shape) else None)

@@ -1,0 +1,55 @@
+"""Lower: turn an open model into a float artifact of one engine's format.
+
+A lowering writes the artifact into a folder, its inputs and outputs in the source's order, and returns its files.
+``LOWERINGS`` says which file does which.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from edgekit_converters.artifact import bind
+from edgekit_converters.load import open_source
+from edgekit_converters.records import Artifact, LowerRequest
+from edgekit_runtime.errors import ConversionError
+
+# (framework of the source, engine): "module:function", (Live, folder) -> files
+LOWERINGS = {
+    ("keras", "litert"): "edgekit_converters.lower.keras_to_tflite:lower",
+    ("keras", "openvino"): "edgekit_converters.lower.keras_to_ir:lower",
+    ("torch", "litert"): "edgekit_converters.lower.torch_to_tflite:lower",
+    ("torch", "openvino"): "edgekit_converters.lower.torch_to_ir:lower",
+    ("tflite", "litert"): "edgekit_converters.lower.tflite_to_tflite:lower",
+    ("tflite", "openvino"): "edgekit_converters.lower.tflite_to_ir:lower",
+    ("openvino", "openvino"): "edgekit_converters.lower.openvino_to_ir:lower",
+}
+
+
+def engines_for(framework: str) -> tuple[str, ...]:
+    """Return the engines a framework's models can be lowered to."""
+    return tuple(engine for source, engine in LOWERINGS if source == framework)
+
+
+def lower(request: LowerRequest, folder: Path) -> Artifact:
+    """The stage: write the float artifact and bind its tensors to the source's.
+
+    Raises:
+        ConversionError: the artifact does not have the source's inputs and outputs.
+        UnsupportedOperator: the format lacks an operator; the message names it and its layer.
+        ToolchainError: the toolchain refused for another reason.
+    """
+    source = request.source
+    module, _, name = LOWERINGS[source.framework, request.engine].partition(":")
+    files = getattr(importlib.import_module(module), name)(open_source(source.request), folder)
+    artifact = bind(request.engine, "float32", files)
+    shapes = len(artifact.inputs), len(artifact.outputs)
+    if shapes != (len(source.inputs), len(source.outputs)):
+        raise ConversionError(
+            f"the artifact has {shapes[0]} inputs and {shapes[1]} outputs, "
+            f"the model {len(source.inputs)} and {len(source.outputs)}",
+            stage="lower",
+            subject=request.engine,
+            advice="an input the model does not use is dropped by the toolchain: remove it from the model",
+        )
+    return artifact

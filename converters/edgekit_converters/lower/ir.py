@@ -1,0 +1,92 @@
+"""Writing IR: shapes fixed, tensors named after the source's, image inputs in the application's layout."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from openvino import preprocess
+
+from edgekit_converters.load import Live
+from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
+
+MISSING_OPERATOR = re.compile(r"No conversion rule found for operations?:? ([\w:., ]+)|[Uu]nsupported operation:? (\w+)")
+
+
+@contextlib.contextmanager
+def openvino_errors(stage: str = "lower") -> Iterator[None]:
+    """Map what OpenVINO raises: it throws RuntimeError and its kin for everything."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        message = str(error)
+        missing = MISSING_OPERATOR.search(message)
+        if missing:
+            raise UnsupportedOperator(
+                f"OpenVINO has no conversion for {(missing.group(1) or missing.group(2)).strip()}",
+                stage=stage,
+                subject="openvino",
+                advice="replace the operation in the model, or convert for TFLite alone: --device raspberry-pi-5",
+            ) from error
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        told = [line for line in lines if not line.startswith(("Exception from", "Check ", "FrontEnd API"))]
+        raise ToolchainError((told or lines or [type(error).__name__])[0], stage=stage, subject="openvino") from error
+
+
+def convert(model: Any, **options: Any) -> ov.Model:
+    """Read a model of another framework with OpenVINO's frontends."""
+    with openvino_errors():
+        return ov.convert_model(model, **options)
+
+
+def save(model: ov.Model, live: Live, folder: Path) -> tuple[Path, ...]:
+    """Write a model as float32 IR whose inputs and outputs are the source's, in name, order and layout."""
+    with openvino_errors():
+        model = _in_order(model)
+        if len(model.inputs) == len(live.inputs):
+            _name_and_fix(model, live)
+            model = _move_channels(model, live)
+        path = folder / "model.xml"
+        ov.save_model(model, path, compress_to_fp16=False)
+    return path, path.with_suffix(".bin")
+
+
+def _in_order(model: ov.Model) -> ov.Model:
+    """Sort inputs and outputs that carry their place in their name; a SavedModel sorts them as text."""
+
+    def place(port: Any) -> int:
+        found = [re.fullmatch(r"(?:input|output)_(\d+)", name) for name in port.get_names()]
+        return next((int(match.group(1)) for match in found if match), 0)
+
+    inputs, outputs = sorted(model.inputs, key=place), sorted(model.outputs, key=place)
+    return ov.Model(
+        [output.get_node() for output in outputs], [port.get_node() for port in inputs], model.get_friendly_name()
+    )
+
+
+def _name_and_fix(model: ov.Model, live: Live) -> None:
+    shapes = {}
+    for port, spec, moved in zip(model.inputs, live.inputs, live.moved or (False,) * len(live.inputs), strict=True):
+        port.get_tensor().set_names({spec.name})
+        batch, *rest = spec.shape
+        shapes[port] = [batch, rest[-1], *rest[:-1]] if moved else [batch, *rest]
+    for output, spec in zip(model.outputs, live.outputs, strict=False):
+        output.get_tensor().set_names({spec.name})
+    model.reshape(shapes)
+
+
+def _move_channels(model: ov.Model, live: Live) -> ov.Model:
+    """Let NCHW inputs take NHWC: one transpose at the entrance, which plugins fold into their first layer."""
+    if not any(live.moved):
+        return model
+    prepost = preprocess.PrePostProcessor(model)
+    for index, moved in enumerate(live.moved):
+        if moved:
+            entrance = prepost.input(index)
+            entrance.tensor().set_layout(ov.Layout("NHWC"))
+            entrance.model().set_layout(ov.Layout("NCHW"))
+    return prepost.build()

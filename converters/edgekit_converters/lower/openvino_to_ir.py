@@ -1,0 +1,13 @@
+"""ONNX and IR → IR with fixed shapes and float32 weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit_converters.load import Live
+from edgekit_converters.lower.ir import save
+
+
+def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+    """Write ``model.xml`` and ``model.bin``."""
+    return save(live.handle, live, folder)

@@ -1,0 +1,18 @@
+"""Float ``.tflite`` → OpenVINO IR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit_converters.load import Live
+from edgekit_converters.lower.ir import convert, save
+
+
+def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+    """Write ``model.xml`` and ``model.bin``.
+
+    Raises:
+        UnsupportedOperator: OpenVINO lacks an operator of the model.
+        ToolchainError: OpenVINO failed otherwise.
+    """
+    return save(convert(live.handle), live, folder)

@@ -1,0 +1,68 @@
+"""PyTorch → TFLite with litert-torch; image inputs become NHWC."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgekit_converters import toolchains
+from edgekit_converters.load import Live
+from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
+
+NO_LOWERING = re.compile(r"(?:[Ll]owering not found|not implemented|No lowering).*?\b((?:torch\.ops\.)?aten[\w.:]+)")
+
+
+def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+    """Write ``model.tflite``.
+
+    Raises:
+        UnsupportedOperator: litert-torch has no lowering for something in the module.
+        ToolchainError: litert-torch failed otherwise, or is not installed.
+    """
+    toolchains.require_modules(("litert_torch",), "torch", "lower")
+    import litert_torch  # noqa: PLC0415 - seconds to import, and IR alone does not need it
+
+    last = [index for index, moved in enumerate(live.moved) if moved]
+    module = litert_torch.to_channel_last_io(live.handle, args=last) if last else live.handle
+    path = folder / "model.tflite"
+    with litert_torch_errors():
+        litert_torch.convert(module, sample_inputs(live)).export(str(path))
+    return (path,)
+
+
+def sample_inputs(live: Live) -> tuple[Any, ...]:
+    """Return one zero tensor an input, in application layout."""
+    return tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in live.inputs)
+
+
+@contextlib.contextmanager
+def litert_torch_errors() -> Iterator[None]:
+    """Map what export and lowering raise; litert-torch has no error class of its own."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the seam: torch.export and MLIR raise whatever they like
+        message = str(error)
+        operator = NO_LOWERING.search(message)
+        if operator:
+            raise UnsupportedOperator(
+                f"litert-torch has no lowering for {operator.group(1)}{_layer(message)}",
+                stage="lower",
+                subject="litert",
+                advice="replace the operation in the module, or convert for OpenVINO alone: --device intel-cpu",
+            ) from error
+        first = next((line for line in message.splitlines() if line.strip()), "")
+        raise ToolchainError(
+            f"{type(error).__name__}: {first}{_layer(message)}", stage="lower", subject="litert"
+        ) from error
+
+
+def _layer(message: str) -> str:
+    """Return ", at the module's own line" when the message carries a stack of the user's code."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', message)
+    own = [f"{Path(file).name}:{line}" for file, line in lines if "site-packages" not in file]
+    return f", at {own[-1]}" if own else ""

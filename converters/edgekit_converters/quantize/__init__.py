@@ -1,0 +1,27 @@
+"""Quantize: store and compute a float artifact in fewer bits. One file an engine; ``QUANTIZERS`` says which."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from edgekit_converters.artifact import bind
+from edgekit_converters.records import Artifact, QuantizeRequest
+
+# engine: "module:function", (QuantizeRequest, folder) -> files
+QUANTIZERS = {
+    "litert": "edgekit_converters.quantize.tflite:quantize",
+    "openvino": "edgekit_converters.quantize.ir:quantize",
+}
+
+
+def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
+    """The stage: write the quantized artifact, its tensors bound as the float one's were.
+
+    Raises:
+        CalibrationError: the calibration data do not drive the model.
+        ToolchainError: the quantizer failed.
+    """
+    module, _, name = QUANTIZERS[request.artifact.engine].partition(":")
+    files = getattr(importlib.import_module(module), name)(request, folder)
+    return bind(request.artifact.engine, request.scheme, files)

@@ -1,0 +1,60 @@
+"""IR quantization with NNCF; the only file that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+import openvino as ov
+
+from edgekit_converters.data import batches
+from edgekit_converters.lower.ir import openvino_errors
+from edgekit_converters.records import QuantizeRequest
+from edgekit_converters.worker import report_progress
+from edgekit_runtime.errors import CalibrationError
+
+
+def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
+    """Write ``model.xml`` and ``model.bin`` in the request's scheme.
+
+    Raises:
+        CalibrationError: there are no calibration data.
+        ToolchainError: NNCF or OpenVINO failed.
+    """
+    path = folder / "model.xml"
+    with openvino_errors("quantize"):
+        model = ov.Core().read_model(request.artifact.files[0])
+        if request.scheme == "int8-static":
+            model = _calibrated(model, request)
+        elif request.scheme == "int8-weights":
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        ov.save_model(model, path, compress_to_fp16=request.scheme == "float16")
+    return path, path.with_suffix(".bin")
+
+
+def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:
+    data = request.calibration
+    if data is None:
+        raise CalibrationError(f"{request.scheme} needs calibration data", stage="quantize", advice="--calibrate DATA")
+    order = [binding.index for binding in request.artifact.inputs]
+
+    def arrays() -> Any:
+        for done, sample in enumerate(batches(data, request.inputs, 1)):
+            if done % 16 == 0:
+                report_progress(done % data.count, data.count)
+            yield {index: np.ascontiguousarray(array) for index, array in zip(order, sample, strict=True)}
+
+    return nncf.quantize(model, nncf.Dataset(Restartable(arrays)), subset_size=data.count)
+
+
+class Restartable:
+    """An iterable that starts anew each time: NNCF walks the data once for ranges and once for bias correction."""
+
+    def __init__(self, start: Any) -> None:
+        self._start = start
+
+    def __iter__(self) -> Any:
+        """Start over."""
+        return self._start()

@@ -1,0 +1,219 @@
+"""What travels between the stages: frozen records and the files they name.
+
+A stage is a function ``(request, folder) -> record``: it writes only into ``folder`` and says in its record
+what it wrote. ``Path`` fields are files whose *content* counts (see ``cache.py``); everything else counts as
+the value it is. Records hold plain data, so they cross process boundaries and are kept as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+
+from edgekit_converters.data import DataSet
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """``--input-shape [NAME=]1,3,32,32[:int64]``."""
+
+    shape: tuple[int, ...]  # with the batch, which is 1
+    name: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """The model as the user named it."""
+
+    kind: str  # a key of edgekit_converters.load.LOADERS
+    path: Path
+    function: str | None = None  # FILE.py:function
+    weights: Path | None = None
+    input_shapes: tuple[InputShape, ...] = ()  # what the user says of inputs the file does not describe
+    custom_objects: Path | None = None  # a Python file that defines a Keras model's custom layers
+    allow_pickle: bool = False
+    keep_layout: bool = False  # refuse to give a PyTorch model NHWC image inputs
+
+
+@dataclass(frozen=True)
+class Source:
+    """The loaded model as the application will see it."""
+
+    request: SourceRequest
+    framework: str  # "keras", "torch", "tflite" or "openvino" (IR and ONNX)
+    inputs: tuple[InputSpec, ...]  # batch 1, application layout, no preprocessing yet
+    outputs: tuple[OutputSpec, ...]
+    moved: tuple[bool, ...]  # an input: the model itself takes NCHW where the application gives NHWC
+    quantized: bool = False  # the model came quantized: it is bundled as it is
+    code: tuple[Path, ...] = ()  # the Python files that built it
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file an engine can open, with its tensors bound to the source's inputs and outputs."""
+
+    engine: str  # "litert" or "openvino"
+    scheme: str
+    files: tuple[Path, ...]  # the first is what the engine opens
+    inputs: tuple[TensorBinding, ...]
+    outputs: tuple[TensorBinding, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+@dataclass(frozen=True)
+class LowerRequest:
+    """Lower a source to one format."""
+
+    source: Source
+    engine: str
+
+
+@dataclass(frozen=True)
+class QuantizeRequest:
+    """Quantize a float artifact to one scheme."""
+
+    artifact: Artifact
+    scheme: str
+    inputs: tuple[InputSpec, ...]
+    calibration: DataSet | None = None
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """Run the source on a few inputs: the reference every artifact is compared with."""
+
+    source: Source
+    inputs: tuple[InputSpec, ...]  # with preprocessing
+    data: DataSet | None = None  # where the samples come from; seeded noise without
+    samples: int = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs and what the source computes for them."""
+
+    inputs: tuple[Path, ...]  # an input: (samples, *shape[1:]) .npy, as the model takes it
+    outputs: tuple[Path, ...]  # an output: (samples, *shape[1:]) .npy
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Run an artifact on a probe and compare with the source."""
+
+    artifact: Artifact
+    probe: Probe
+    outputs: tuple[OutputSpec, ...]
+    precision: str = "f32"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an artifact's output is from the source's, over all samples of a probe.
+
+    ``snr_db = 10 log10(sum(reference²) / sum((reference − output)²))``, at most 150 (equal to the bit);
+    ``cosine`` is the cosine of the angle between both, flattened.
+    """
+
+    output: str
+    max_abs_error: float
+    snr_db: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An artifact's parity, output by output, and what it computed."""
+
+    parity: tuple[Parity, ...]
+    computed: tuple[Path, ...]  # an output: (samples, *shape[1:]) .npy
+
+    @property
+    def worst(self) -> Parity:
+        """The output that differs most."""
+        return min(self.parity, key=lambda parity: parity.snr_db)
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Measure the source, or one artifact of it, on evaluation data."""
+
+    subject: Source | Artifact
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    data: DataSet
+    precision: str = "f32"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: ``metric`` is a key of ``edgekit_converters.verify.metrics.METRICS``."""
+
+    metric: str
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """Time an artifact on this machine."""
+
+    artifact: Artifact
+    probe: Probe
+    precision: str = "f32"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one call on this machine with one thread, in milliseconds."""
+
+    p50: float
+    p90: float
+    runs: int
+
+
+def encode(value: Any, root: Path) -> Any:
+    """Turn a record into JSON-able data; paths under ``root`` are kept relative to it."""
+    if isinstance(value, Path):
+        inside = value.is_relative_to(root)
+        return {"$path": str(value.relative_to(root) if inside else value), "inside": inside}
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = f"{type(value).__module__}:{type(value).__qualname__}"
+        return {"$record": kind} | {f.name: encode(getattr(value, f.name), root) for f in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [encode(item, root) for item in value]
+    if isinstance(value, Mapping):
+        return {key: encode(item, root) for key, item in value.items()}
+    return value
+
+
+def decode(value: Any, root: Path) -> Any:
+    """Turn :func:`encode`'s data back into the record; sequences become tuples.
+
+    Raises:
+        ValueError: a record of another package is named.
+    """
+    if isinstance(value, list):
+        return tuple(decode(item, root) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "$path" in value:
+        return root / value["$path"] if value["inside"] else Path(value["$path"])
+    if "$record" not in value:
+        return {key: decode(item, root) for key, item in value.items()}
+    module, _, name = value["$record"].partition(":")
+    if module.split(".")[0] not in {"edgekit_converters", "edgekit_runtime"}:
+        raise ValueError(f"not a record of edgekit: {module}")
+    kind = getattr(importlib.import_module(module), name)
+    return kind(**{key: decode(item, root) for key, item in value.items() if key != "$record"})

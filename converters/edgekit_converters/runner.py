@@ -1,0 +1,125 @@
+"""Runs stages: through the cache where the result is known, else in the toolchain's worker, and counts the cost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgekit_converters import cache as caching
+from edgekit_converters import toolchains
+from edgekit_converters.worker import Cost, Worker
+
+# stage: (function, does the result depend on nothing but the request and the versions?)
+STAGES = {
+    "load": ("edgekit_converters.load:load", True),
+    "prepare": ("edgekit_converters.data:prepare", False),  # reading is as quick as checking a copy
+    "probe": ("edgekit_converters.verify.probe:probe", True),
+    "lower": ("edgekit_converters.lower:lower", True),
+    "quantize": ("edgekit_converters.quantize:quantize", True),
+    "verify": ("edgekit_converters.verify.parity:compare", True),
+    "evaluate": ("edgekit_converters.verify.metrics:evaluate", True),
+    "measure": ("edgekit_converters.verify.latency:measure", False),  # the machine changes by the minute
+}
+
+Watch = Callable[[str, str, int, int], None]  # (stage, subject, done, total); total 0 while unknown
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage took; a result from the cache has no peak memory."""
+
+    stage: str
+    subject: str
+    seconds: float
+    peak_mib: float | None
+    cached: bool
+
+
+class Runner:
+    """One command's workers, cache, log and costs; a context manager that leaves no process and no file behind.
+
+    Args:
+        log: file for everything the toolchains print.
+        cache: where results are looked up and kept.
+        version: edgekit's own version, part of every key.
+        watch: told of stages and their progress, from any thread.
+    """
+
+    def __init__(self, log: Path, cache: caching.Cache, version: str, watch: Watch | None = None) -> None:
+        self.log = log
+        self.cache = cache
+        self.version = version
+        self.costs: list[StageCost] = []
+        self._watch: Watch = watch or (lambda *_: None)
+        self._workers: dict[str, Worker] = {}
+        self._lock = threading.Lock()
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-", ignore_cleanup_errors=True)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self._scratch.cleanup()
+
+    def run(self, stage: str, toolchain: str, request: Any, subject: str = "") -> Any:
+        """Return the record of a stage for a request.
+
+        Raises:
+            EdgekitError: what the stage refused, or how its toolchain failed.
+        """
+        function, pure = STAGES[stage]
+        self._watch(stage, subject, 0, 0)
+        key = ""
+        if pure and self.cache.enabled:
+            key = caching.key(stage, request, toolchains.versions(toolchain) | {"edgekit": self.version})
+            known = self.cache.get(key)
+            if known is not None:
+                self._finish(stage, subject, None)
+                return known
+        worker = self._worker(toolchain, stage)
+        folder = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self._scratch.name))
+        record, cost = worker.call(
+            stage,
+            function,
+            request,
+            folder,
+            progress=lambda done, total: self._watch(stage, subject, done, total),
+        )
+        self._finish(stage, subject, cost)
+        return self.cache.put(key, record, folder) if key else record
+
+    def _worker(self, toolchain: str, stage: str) -> Worker:
+        with self._lock:
+            if toolchain not in self._workers:
+                toolchains.require(toolchain, stage)
+                self._workers[toolchain] = Worker(toolchain, self.log)
+            return self._workers[toolchain]
+
+    def _finish(self, stage: str, subject: str, cost: Cost | None) -> None:
+        taken = cost or Cost(0.0, 0.0)
+        self.costs.append(
+            StageCost(stage, subject, taken.seconds, cost.peak_mib if cost else None, cached=cost is None)
+        )
+        self._watch(stage, subject, 1, 1)
+
+
+def new_log(root: Path, keep: int = 20) -> Path:
+    """Return the path of a new log file under ``root``, after removing all but the newest ones."""
+    folder = root / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    for old in logs[: max(0, len(logs) - keep + 1)]:
+        old.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(prefix="edgekit-", suffix=".log", dir=folder)
+    os.close(handle)
+    return Path(name)

@@ -1,0 +1,64 @@
+"""The quantization schemes: names, the names users bring, who can do them, and how close they must stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit_runtime.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to store and compute a model."""
+
+    name: str
+    engines: tuple[str, ...]  # whose format can hold it
+    calibrated: bool  # needs calibration data
+    floor_db: float  # signal-to-noise ratio against the source below which the artifact is refused
+
+
+# Float floors are the contract; integer floors only separate "quantized" from "broken": a permuted or transposed
+# weight, a wrong scale or layout leaves less than 3 dB, while real int8 models of the test set keep 8 dB or more.
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("float32", ("litert", "openvino"), False, 60.0),
+        Scheme("float16", ("litert", "openvino"), False, 40.0),
+        Scheme("int16x8-static", ("litert",), True, 10.0),
+        Scheme("int8-weights", ("litert", "openvino"), False, 6.0),
+        Scheme("int8-dynamic", ("litert",), False, 6.0),
+        Scheme("int8-static", ("litert", "openvino"), True, 6.0),
+    )
+}
+
+ALIASES = {
+    "fp32": "float32",
+    "f32": "float32",
+    "none": "float32",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "int8": "int8-static",
+    "w8a8": "int8-static",
+    "full-int8": "int8-static",
+    "dynamic": "int8-dynamic",
+    "w8": "int8-weights",
+    "w8a32": "int8-weights",
+    "int16x8": "int16x8-static",
+    "w8a16": "int16x8-static",
+}
+
+
+def scheme(name: str) -> Scheme:
+    """Return the scheme of a name or of a name users bring.
+
+    Raises:
+        PlanError: nobody knows the name.
+    """
+    found = SCHEMES.get(ALIASES.get(name.lower(), name.lower()))
+    if found is None:
+        raise PlanError(
+            f"unknown quantization scheme {name!r}; known: {', '.join(SCHEMES)} "
+            f"(also {', '.join(f'{alias} = {full}' for alias, full in ALIASES.items())})"
+        )
+    return found

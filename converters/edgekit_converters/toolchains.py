@@ -1,0 +1,65 @@
+"""The toolchains: which packages each one is, and the extra of edgekit that installs them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from importlib import metadata
+
+from edgekit_runtime.errors import ToolchainError
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A set of packages that share one child process."""
+
+    modules: tuple[str, ...]  # import names; all must be there
+    packages: tuple[str, ...]  # distributions whose versions count
+    extra: str  # pip install 'edgekit[extra]'
+
+
+TOOLCHAINS = {
+    "data": Toolchain((), ("numpy", "pillow"), ""),
+    "keras": Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), "keras"),
+    "python": Toolchain((), ("tensorflow", "keras", "tf-keras", "torch", "litert-torch", "litert-converter"), ""),
+    "torch": Toolchain(("torch",), ("torch", "litert-torch", "litert-converter"), "torch"),
+    "litert": Toolchain(
+        ("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), "keras"
+    ),
+    "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), "openvino"),
+}
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Return the installed versions of the named toolchains' packages, by distribution."""
+    found = {}
+    for package in sorted({package for name in names for package in TOOLCHAINS[name].packages}):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def require(name: str, stage: str) -> None:
+    """Refuse when a toolchain is not installed.
+
+    Raises:
+        ToolchainError: naming the extra that brings it.
+    """
+    require_modules(TOOLCHAINS[name].modules, TOOLCHAINS[name].extra, stage)
+
+
+def require_modules(modules: tuple[str, ...], extra: str, stage: str) -> None:
+    """Refuse when a module is not installed.
+
+    Raises:
+        ToolchainError: naming the extra that brings it.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ToolchainError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            stage=stage,
+            advice=f"pip install 'edgekit[{extra}]'",
+        )

@@ -1,0 +1,143 @@
+"""Evaluate: what a model, or an artifact of it, is worth on data.
+
+Which metric applies is read off the data and the model, once, from :data:`METRICS`: the first that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit_converters import data as dataset
+from edgekit_converters.artifact import OpenArtifact, settings_for
+from edgekit_converters.load import open_source
+from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, Source
+from edgekit_converters.worker import report_progress
+from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+BATCH = 256  # samples a step of the source; artifacts take one at a time
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for a sample: ``score(inputs, outputs, labels)`` gives one value a sample, (n,), to be averaged."""
+
+    name: str
+    higher_is_better: bool
+    fits: Callable[[tuple[InputSpec, ...], tuple[OutputSpec, ...], np.ndarray | None], bool]
+    score: Callable[[list[np.ndarray], list[np.ndarray], np.ndarray | None], np.ndarray]
+
+
+def _is_classifier(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
+    return labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu" and len(outputs[0].shape) == 2  # noqa: PLR2004 - (1, classes)
+
+
+def _has_targets(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
+    return labels is not None and labels.shape[1:] == outputs[0].shape[1:]
+
+
+def _reconstructs(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
+    return labels is None and inputs[0].shape == outputs[0].shape
+
+
+def _top1(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
+    return np.asarray(outputs[0].argmax(axis=1) == labels, dtype=np.float64)
+
+
+def _squared_error(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
+    assert labels is not None
+    return _mean_square(outputs[0] - labels)
+
+
+def _reconstruction_error(inputs: list[np.ndarray], outputs: list[np.ndarray], _: np.ndarray | None) -> np.ndarray:
+    return _mean_square(outputs[0] - inputs[0])
+
+
+def _mean_square(error: np.ndarray) -> np.ndarray:
+    flat = error.reshape(len(error), -1).astype(np.float64)
+    return np.asarray(np.mean(flat * flat, axis=1))
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", True, _is_classifier, _top1),
+        Metric("mean_squared_error", False, _has_targets, _squared_error),
+        Metric("reconstruction_error", False, _reconstructs, _reconstruction_error),
+    )
+}
+
+
+def metric_for(
+    inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], labels: np.ndarray | None
+) -> Metric:
+    """Return the metric that data and model call for.
+
+    Raises:
+        DataError: none fits; the message says what the data would need.
+    """
+    for metric in METRICS.values():
+        if metric.fits(inputs, outputs, labels):
+            return metric
+    shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in outputs)
+    what = "no labels" if labels is None else f"labels of shape {labels.shape} and dtype {labels.dtype}"
+    raise DataError(
+        f"evaluation data with {what} say nothing about the outputs {shapes}: give class numbers for a classifier, "
+        f"targets of the first output's shape, or no labels for a model that reconstructs its input"
+    )
+
+
+def evaluate(request: EvaluateRequest, _folder: Path) -> Evaluation:
+    """The stage: average the metric over all samples.
+
+    Raises:
+        DataError: no metric fits, or a label is out of range.
+    """
+    labels = dataset.labels(request.data)
+    metric = metric_for(request.inputs, request.outputs, labels)
+    if metric.name == "accuracy" and labels is not None:
+        _check_range(labels, request.outputs[0])
+    scores = []
+    done = 0
+    for inputs, outputs in _results(request):
+        some = None if labels is None else labels[done : done + len(inputs[0])]
+        scores.append(metric.score(inputs, outputs, some))
+        done += len(inputs[0])
+        report_progress(done, request.data.count)
+    return Evaluation(metric.name, float(np.concatenate(scores).mean()), done)
+
+
+def _check_range(labels: np.ndarray, output: OutputSpec) -> None:
+    classes = output.shape[1]
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise DataError(
+            f"evaluation sample {wrong[0]} has the label {labels[wrong[0]]}, "
+            f"but output {output.name!r} has classes 0..{classes - 1}"
+        )
+
+
+def _results(request: EvaluateRequest) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Yield inputs and outputs, batch by batch."""
+    if isinstance(request.subject, Source):
+        run = open_source(request.subject.request).run
+        for batch in dataset.batches(request.data, request.inputs, BATCH):
+            yield batch, run(batch)
+        return
+    yield from _artifact_results(request.subject, request)
+
+
+def _artifact_results(
+    artifact: Artifact, request: EvaluateRequest
+) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    opened = OpenArtifact(artifact, settings_for(artifact.engine, request.precision))
+    try:
+        for batch in dataset.batches(request.data, request.inputs, BATCH):
+            rows = [opened.run([array[i : i + 1] for array in batch]) for i in range(len(batch[0]))]
+            yield batch, [np.concatenate(column) for column in zip(*rows, strict=True)]
+    finally:
+        opened.close()

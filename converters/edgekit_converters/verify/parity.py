@@ -1,0 +1,78 @@
+"""Parity: run an artifact on a probe and say how far its outputs are from the source's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from edgekit_converters.artifact import OpenArtifact, settings_for
+from edgekit_converters.records import CompareRequest, Comparison, Parity
+from edgekit_runtime.errors import ConversionError
+
+EXACT_DB = 150.0  # what equal outputs are given: float32 resolves no more
+
+
+def compare(request: CompareRequest, folder: Path) -> Comparison:
+    """The stage: run every sample of the probe, and compare output by output.
+
+    Raises:
+        EngineError: the engine cannot open or run the artifact.
+        ConversionError: an output's shape is not the source's.
+    """
+    computed = run_samples(request, [np.load(path) for path in request.probe.inputs])
+    parity = []
+    paths = []
+    for index, (spec, array) in enumerate(zip(request.outputs, computed, strict=True)):
+        reference = np.load(request.probe.outputs[index])
+        if array.shape != reference.shape:
+            raise ConversionError(
+                f"output {spec.name!r} has the shape {array.shape[1:]}, the model's has {reference.shape[1:]}",
+                stage="verify",
+                subject=request.artifact.engine,
+            )
+        parity.append(parity_of(spec.name, reference, array))
+        paths.append(folder / f"computed-{index}.npy")
+        np.save(paths[-1], array)
+    return Comparison(tuple(parity), tuple(paths))
+
+
+def run_samples(request: CompareRequest, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Run an artifact sample by sample; arrays are (samples, ...) in and out."""
+    artifact = OpenArtifact(request.artifact, settings_for(request.artifact.engine, request.precision))
+    try:
+        rows = [artifact.run([array[i : i + 1] for array in inputs]) for i in range(len(inputs[0]))]
+    finally:
+        artifact.close()
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def parity_of(output: str, reference: np.ndarray, computed: np.ndarray) -> Parity:
+    """Compare two arrays of one shape; NaN and infinity count as an infinite error (see :class:`Parity`)."""
+    wanted = reference.astype(np.float64).ravel()
+    got = computed.astype(np.float64).ravel()
+    if not np.all(np.isfinite(got)):
+        return Parity(output, math.inf, -EXACT_DB, 0.0)
+    error = got - wanted
+    return Parity(
+        output,
+        max_abs_error=float(np.abs(error).max(initial=0.0)),
+        snr_db=_snr_db(float(wanted @ wanted), float(error @ error)),
+        cosine=_cosine(wanted, got),
+    )
+
+
+def _snr_db(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return EXACT_DB
+    if signal == 0.0:
+        return -EXACT_DB
+    return max(-EXACT_DB, min(EXACT_DB, 10.0 * math.log10(signal / noise)))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if length == 0.0:
+        return 1.0 if np.array_equal(a, b) else 0.0
+    return float(a @ b) / length

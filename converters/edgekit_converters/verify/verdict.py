@@ -1,0 +1,61 @@
+"""The verdicts: which difference is too large, at which stage it arose, and which loss of accuracy is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgekit_converters.records import Artifact, Comparison, Evaluation
+from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.verify.metrics import METRICS
+from edgekit_runtime.errors import VerificationError
+
+CAUSES = {
+    "lower": "the toolchain that lowered the model computes something else than the model",
+    "quantize": "the float artifact was right, so the quantization broke it",
+}
+
+
+def check_parity(artifact: Artifact, comparison: Comparison, *, stage: str) -> None:
+    """Refuse an artifact whose worst output is nearer to noise than its scheme allows.
+
+    Raises:
+        VerificationError: naming stage, output, what was measured and the floor.
+    """
+    worst, floor_db = comparison.worst, SCHEMES[artifact.scheme].floor_db
+    if worst.snr_db >= floor_db:
+        return
+    raise VerificationError(
+        f"verify: {artifact.engine} {artifact.scheme}: broken at stage {stage!r}: output {worst.output!r} has "
+        f"{worst.snr_db:.1f} dB signal to noise against the source, {floor_db:.0f} dB are needed "
+        f"(max abs error {worst.max_abs_error:.4g}, cosine {worst.cosine:.4f})\n"
+        f"{CAUSES[stage]}; no bundle was written"
+    )
+
+
+def drop(source: Evaluation, variant: Evaluation) -> float:
+    """Return how much worse a variant is than the source, in the metric's unit; below 0 is better."""
+    loss = source.value - variant.value
+    return loss if METRICS[source.metric].higher_is_better else -loss
+
+
+def check_drop(limit: float | None, source: Evaluation | None, variants: Mapping[str, Evaluation | None]) -> None:
+    """Refuse when any variant costs more than the limit.
+
+    Raises:
+        VerificationError: naming every such variant, what it has and what the source has.
+    """
+    if limit is None or source is None:
+        return
+    measured = {name: evaluation for name, evaluation in variants.items() if evaluation is not None}
+    over = {name: evaluation for name, evaluation in measured.items() if drop(source, evaluation) > limit}
+    if not over:
+        return
+    listed = "; ".join(
+        f"{name}: {source.metric} {evaluation.value:.4f}, drop {drop(source, evaluation):.4f}"
+        for name, evaluation in over.items()
+    )
+    raise VerificationError(
+        f"verify: more is lost than --max-drop {limit} allows (the source has {source.value:.4f}): {listed}\n"
+        f"try more calibration samples, another --quantize scheme (int16x8-static, float16), or a higher limit; "
+        f"no bundle was written"
+    )

@@ -1,0 +1,208 @@
+"""Toolchains live in child processes: one worker a toolchain, started on first use, fed one call at a time.
+
+A toolchain that aborts, leaks or eats the memory thus becomes one readable error, its output goes to a log file
+instead of the terminal, and two of them can work side by side. A worker imports its toolchain once and keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from edgekit_runtime.errors import EdgekitError, ToolchainError
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+# Toolchains never report home from here (TF_BUILD is the switch openvino-telemetry honours), never look for a CUDA
+# driver that conversion does not use, and hash-order the same way each time, so that the same input gives the same bytes.
+ENVIRONMENT = {
+    "TF_BUILD": "edgekit",
+    "NNCF_CI": "1",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call took."""
+
+    seconds: float
+    peak_mib: float
+
+
+class Worker:
+    """A child process that runs functions of the converters by name.
+
+    Args:
+        name: for messages, such as ``"keras"``.
+        log: file that receives everything the child prints.
+    """
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._lock = threading.Lock()
+        ours, theirs = os.pipe(), os.pipe()  # (read, write): child → parent, parent → child
+        environment = os.environ | ENVIRONMENT
+        with log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "edgekit_converters.worker", str(theirs[0]), str(ours[1])],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env=environment,
+                pass_fds=(theirs[0], ours[1]),
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children
+            )
+        os.close(theirs[0])
+        os.close(ours[1])
+        self._receive = Connection(ours[0], writable=False)
+        self._send = Connection(theirs[1], readable=False)
+
+    def call(
+        self, stage: str, function: str, *arguments: Any, progress: Progress | None = None
+    ) -> tuple[Any, Cost]:
+        """Run ``"module:function"`` in the child and return its result and what it took.
+
+        Raises:
+            EdgekitError: raised by the function, as it was.
+            ToolchainError: the function failed in any other way, or the child died.
+        """
+        with self._lock:
+            try:
+                self._send.send((function, arguments))
+                while True:
+                    kind, *content = self._receive.recv()
+                    if kind == "progress" and progress:
+                        progress(*content)
+                    elif kind == "done":
+                        return content[0], content[1]
+                    elif kind == "error":
+                        raise content[0]
+                    elif kind == "failed":
+                        raise ToolchainError(
+                            f"{content[0]}",
+                            stage=stage,
+                            subject=self.name,
+                            advice=f"The toolchain's own messages are in {self.log}",
+                        )
+            except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+                raise self._died(stage) from error
+
+    def _died(self, stage: str) -> ToolchainError:
+        code = self.process.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
+            what = f"the {self.name} toolchain was ended by {name}{hint}"
+        else:
+            what = f"the {self.name} toolchain ended with exit code {code}"
+        return ToolchainError(
+            what,
+            stage=stage,
+            subject=self.name,
+            advice=f"The toolchain's own messages are in {self.log}; run the same command again to retry",
+        )
+
+    def close(self) -> None:
+        """End the child and everything it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._send.close()
+        self._receive.close()
+
+
+def report_progress(done: int, total: int) -> None:
+    """Tell the parent how far the running function is; outside a worker this does nothing."""
+    if _channel is not None:
+        _channel.send(("progress", done, total))
+
+
+_channel: Connection | None = None  # set in a child: where its messages go
+
+
+def main() -> None:
+    """The child: run what arrives until the parent goes away."""
+    global _channel  # noqa: PLW0603 - the one channel of a worker process
+    incoming = Connection(int(sys.argv[1]), writable=False)
+    _channel = Connection(int(sys.argv[2]), readable=False)
+    calls: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue()
+    threading.Thread(target=_read_calls, args=(incoming, calls), daemon=True).start()
+    while True:
+        function, arguments = calls.get()
+        _channel.send(_run(function, arguments))
+
+
+def _read_calls(incoming: Connection, calls: queue.Queue[tuple[str, tuple[Any, ...]]]) -> None:
+    """Queue calls; when the parent is gone, however it ended, end at once instead of working for nobody."""
+    while True:
+        try:
+            calls.put(incoming.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+
+def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    module, _, name = function.partition(":")
+    try:
+        with _measured() as cost:
+            result = getattr(importlib.import_module(module), name)(*arguments)
+        return "done", result, cost()
+    except EdgekitError as error:
+        traceback.print_exc()
+        return "error", error
+    except BaseException as error:  # noqa: BLE001 - the seam of the process: whatever a toolchain throws becomes a message
+        traceback.print_exc()
+        return "failed", _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    """A toolchain's exception in one line: its type and the first line of its message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _measured() -> Iterator[Callable[[], Cost]]:
+    started = time.monotonic()
+    _reset_peak()
+    yield lambda: Cost(round(time.monotonic() - started, 3), round(_peak_mib(), 1))
+
+
+def _reset_peak() -> None:
+    """Start counting this process's peak memory anew (Linux; elsewhere the peak is that of the whole life)."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _peak_mib() -> float:
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    # Run as the module other code imports, so that report_progress sees the channel.
+    from edgekit_converters.worker import main as run
+
+    run()

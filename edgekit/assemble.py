@@ -1,0 +1,195 @@
+"""What goes into the bundle: the manifest and the files, put together from what the stages left."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.plan import Plan, VariantPlan
+from edgekit_converters.artifact import settings_for
+from edgekit_converters.data import DataSet
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Probe, Source
+from edgekit_converters.verify.verdict import drop
+from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import Accuracy, Golden, InputSpec, Manifest, OutputSpec, Requirements, Variant
+
+GOLDEN_SAMPLES, GOLDEN_BYTES = 4, 2**20  # at most so many samples, and about so many bytes of inputs
+LABELS = "labels.txt"
+# How far another machine may be off, as a fraction of an output's largest golden value: other kernels round elsewhere.
+TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 6e-2}
+TOLERANCE_INT8 = 5e-2
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artifact with everything measured of it."""
+
+    artifact: Artifact
+    comparison: Comparison
+    evaluation: Evaluation | None
+    latency: Latency | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.artifact.engine} {self.artifact.scheme}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything a bundle is made of."""
+
+    plan: Plan
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    probe: Probe
+    made: dict[tuple[str, str], Made]  # by (engine, scheme)
+    baseline: Evaluation | None
+    calibration: DataSet | None
+    labels: tuple[str, ...]
+    versions: dict[str, str]
+
+
+def manifest(contents: Contents) -> Manifest:
+    """Return the manifest; the writer fills in the list of files."""
+    plan = contents.plan
+    return Manifest(
+        model_name=plan.name,
+        model_version=plan.version,
+        inputs=contents.inputs,
+        outputs=_outputs(contents),
+        variants=tuple(_variant(contents, variant) for variant in plan.variants),
+        files=(),
+        golden_inputs=tuple(_golden_input(index) for index in range(len(contents.inputs))),
+        devices=tuple(
+            device.to_dict() | {"variants": list(plan.preferred[device.name])} for device in plan.devices
+        ),
+        recipe=_recipe(contents),
+        calibration=_calibration(contents.calibration),
+        versions=contents.versions,
+    )
+
+
+def files(contents: Contents) -> dict[str, Path | bytes]:
+    """Return the bundle's files: path in the bundle → where they are, or what they hold."""
+    count = _golden_count(contents)
+    found: dict[str, Path | bytes] = {}
+    for index, path in enumerate(contents.probe.inputs):
+        found[_golden_input(index)] = _first(path, count)
+    for made in contents.made.values():
+        folder = _folder(made.artifact)
+        for path in made.artifact.files:
+            found[f"variants/{folder}/{path.name}"] = path
+        for index, path in enumerate(made.comparison.computed):
+            found[f"golden/{folder}/output-{index}.npy"] = _first(path, count)
+    if contents.labels:
+        found[LABELS] = ("\n".join(contents.labels) + "\n").encode()
+    return found
+
+
+def labels(plan: Plan, source: Source, data: DataSet | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the class names of the first output, and notes: from ``--labels``, else from the data.
+
+    Raises:
+        DataError: the file does not name each class once.
+    """
+    classes = source.outputs[0].shape[-1] if len(source.outputs[0].shape) == 2 else 0  # noqa: PLR2004 - (1, classes)
+    if plan.labels is not None:
+        names = tuple(plan.labels.read_text(encoding="utf-8").splitlines())
+        if len(names) != classes:
+            raise DataError(f"{plan.labels}: {len(names)} labels; the output {source.outputs[0].name!r} has {classes}")
+        return names, ()
+    names = data.classes if data else ()
+    if names and len(names) != classes:
+        return (), (f"the data name {len(names)} classes, the first output has {classes}: no labels were taken",)
+    return names, ()
+
+
+def _variant(contents: Contents, variant: VariantPlan) -> Variant:
+    made = contents.made[variant.artifact]
+    folder = _folder(made.artifact)
+    return Variant(
+        name=variant.name,
+        engine=variant.engine,
+        device=variant.device,
+        scheme=variant.scheme,
+        files=tuple(f"variants/{folder}/{path.name}" for path in made.artifact.files),
+        inputs=made.artifact.inputs,
+        outputs=made.artifact.outputs,
+        golden=Golden(
+            outputs=tuple(f"golden/{folder}/output-{index}.npy" for index in range(len(made.comparison.computed))),
+            max_abs=tuple(_tolerance(made, index, variant) for index in range(len(made.comparison.computed))),
+        ),
+        requirements=Requirements(),
+        accuracy=_accuracy(contents.baseline, made.evaluation),
+        settings=settings_for(variant.engine, variant.precision),
+    )
+
+
+def _tolerance(made: Made, index: int, variant: VariantPlan) -> float:
+    """Return how far an output may be off elsewhere.
+
+    At least the fraction of its largest value that other kernels of the same precision cost, at least two steps of
+    its own quantization, and at least half of what quantization itself has cost: nearer than that, the board
+    computes what was verified.
+    """
+    computed = np.load(made.comparison.computed[index])
+    integer = variant.scheme.startswith("int") and not variant.scheme.endswith("weights")
+    fraction = TOLERANCE_INT8 if integer else TOLERANCE[_precision(variant)]
+    largest = float(np.abs(computed).max(initial=0.0))
+    step = made.artifact.outputs[index].scale or 0.0
+    error = made.comparison.parity[index].max_abs_error
+    return float(f"{max(fraction * largest, 2 * step, error / 2, 1e-6):.6g}")
+
+
+def _precision(variant: VariantPlan) -> str:
+    return "f16" if variant.scheme == "float16" and variant.precision == "f32" else variant.precision
+
+
+def _accuracy(baseline: Evaluation | None, evaluation: Evaluation | None) -> Accuracy | None:
+    if baseline is None or evaluation is None or baseline.metric != "accuracy":
+        return None
+    return Accuracy(evaluation.value, round(drop(baseline, evaluation), 9), evaluation.samples)
+
+
+def _outputs(contents: Contents) -> tuple[OutputSpec, ...]:
+    first, *rest = contents.source.outputs
+    return OutputSpec(first.name, first.shape, first.dtype, LABELS if contents.labels else None), *rest
+
+
+def _recipe(contents: Contents) -> dict[str, Any]:
+    """Return what was asked for, without the paths and times that would make equal bundles differ."""
+    plan, baseline = contents.plan, contents.baseline
+    return {
+        "framework": contents.source.framework,
+        "schemes": list(plan.schemes),
+        "max_drop": plan.max_drop,
+        "evaluation": asdict(baseline) if baseline else None,
+    }
+
+
+def _calibration(data: DataSet | None) -> dict[str, Any] | None:
+    return {"sha256": data.sha256, "samples": data.count} if data else None
+
+
+def _golden_input(index: int) -> str:
+    return f"golden/input-{index}.npy"
+
+
+def _golden_count(contents: Contents) -> int:
+    sample_bytes = sum(np.load(path, mmap_mode="r")[:1].nbytes for path in contents.probe.inputs)
+    return max(1, min(GOLDEN_SAMPLES, GOLDEN_BYTES // max(1, sample_bytes)))
+
+
+def _first(path: Path, count: int) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.load(path)[:count])
+    return buffer.getvalue()
+
+
+def _folder(artifact: Artifact) -> str:
+    return f"{artifact.engine}-{artifact.scheme}"

@@ -1,0 +1,73 @@
+"""The command line: one file a verb, loaded when it is used; edgekit's errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from edgekit import __version__
+from edgekit_runtime.errors import EdgekitError
+
+# verb: (module, one line for the overview)
+COMMANDS = {
+    "convert": ("edgekit.cli.convert", "Convert a model into a verified bundle."),
+    "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),
+    "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
+    "run": ("edgekit.cli.run", "Run a bundle on an input."),
+    "devices": ("edgekit.cli.devices", "List the devices edgekit knows."),
+}
+INTERRUPTED = 130
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of a user's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a verb."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgekit")
+def cli() -> None:
+    """Turn trained Keras and PyTorch models into verified TFLite and OpenVINO bundles.
+
+    \b
+    edgekit convert model.keras -o model.edgekit --quantize int8 --calibrate images/
+    edgekit inspect model.edgekit
+    edgekit run model.edgekit cat.jpg
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit."""
+    try:
+        cli.main(args=arguments, prog_name="edgekit", standalone_mode=False)
+    except EdgekitError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

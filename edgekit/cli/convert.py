@@ -1,0 +1,100 @@
+"""``edgekit convert``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.plan import Options, describe, read_plan, resolve
+
+
+class Numbers(click.ParamType):
+    """``a,b,c`` as a tuple of numbers."""
+
+    def __init__(self, kind: type[int] | type[float], count: int | None = None) -> None:
+        self.kind, self.count = kind, count
+        self.name = "H,W" if count == 2 else "a,b,c"  # noqa: PLR2004 - height and width
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        if self.count is not None and len(numbers) != self.count:
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return numbers
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("model", required=False)
+@click.option("-o", "--output", metavar="OUT", help="The bundle to write.  [default: MODEL's name with .edgekit]")
+@click.option("--weights", metavar="FILE", help="State dict for FILE.py:function.")
+@click.option("--input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="Shape of an input the model leaves open.")
+@click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers.")
+@click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
+@click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
+@click.option("--device", "-d", multiple=True, metavar="NAME", help="Device, or a path to a profile; repeatable.")
+@click.option("--quantize", "-q", multiple=True, metavar="SCHEME",
+              help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static; repeatable.")
+@click.option("--calibrate", metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
+@click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on.")
+@click.option("--max-drop", type=float, metavar="X", help="Refuse a bundle that loses more (absolute, such as 0.01).")
+@click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
+@click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
+@click.option("--resize", type=Numbers(int, 2), help="Preprocessing: resize images.")
+@click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first.")
+@click.option("--mean", type=Numbers(float), help="Preprocessing: subtracted after --scale, per channel.")
+@click.option("--std", type=Numbers(float), help="Preprocessing: divides at last, per channel.")
+@click.option("--labels", metavar="FILE", help="Class names, one a line.")
+@click.option("--name", help="The model's name in the bundle.  [default: the file's]")
+@click.option("--version", "version", help="The model's version in the bundle.  [default: 1]")
+@click.option("--report", metavar="FILE.json", help="Write what was made and measured.")
+@click.option("--plan", "plan_file", metavar="FILE.toml", help="Options from a file; the command line overrules it.")
+@click.option("--no-cache", "cache", flag_value=False, type=bool, default=None, help="Neither use nor keep stage results.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report (or the plan) as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Convert MODEL into a verified bundle.
+
+    MODEL is .keras, .h5, a SavedModel folder, .pt2, FILE.py:function, .onnx, .xml or .tflite.
+
+    \b
+    Examples:
+      edgekit convert model.keras -o model.edgekit
+      edgekit convert model.h5 -q int8 --calibrate images/ --resize 224,224 --scale 0.0078431 --mean 1
+      edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
+      edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
+    """
+    given = {name: value for name, value in options.items() if value is not None and value not in ((), False)}
+    if options["cache"] is False:
+        given["cache"] = False
+    from_file = read_plan(Path(plan_file)) if plan_file else {}
+    plan = resolve(Options(**(from_file | given)))
+    if dry_run:
+        click.echo(json.dumps(describe(plan), indent=2) if as_json else plan_text(describe(plan)))
+        return
+    from edgekit import terminal  # noqa: PLC0415 - rich is for those who convert
+    from edgekit.pipeline import convert  # noqa: PLC0415 - likewise
+
+    with terminal.progress(enabled=not quiet) as watch:
+        report = convert(plan, watch)
+    click.echo(report.to_json(), nl=False) if as_json else terminal.show_report(report)
+
+
+def plan_text(plan: Any) -> str:
+    """Return the plan for people."""
+    lines = [f"model      {plan['model']} ({plan['kind']})", f"bundle     {plan['output']}"]
+    lines += [f"device     {device}: {', '.join(names)}" for device, names in plan["devices"].items()]
+    lines += [f"variant    {variant['name']}" for variant in plan["variants"]]
+    lines += [f"{key:<10} {plan[key]}" for key in ("calibrate", "evaluate", "max_drop", "samples") if plan[key] is not None]
+    if plan["preprocessing"]:
+        lines.append(f"preprocess {plan['preprocessing']}")
+    lines.append(f"toolchains {', '.join(plan['toolchains'])}")
+    return "\n".join(lines + [f"note       {note}" for note in plan["notes"]])

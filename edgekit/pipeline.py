@@ -1,0 +1,224 @@
+"""``edgekit convert``, read from top to bottom: the stages in order, and what travels between them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from edgekit import __version__, assemble
+from edgekit import report as reports
+from edgekit.assemble import Made
+from edgekit.bundle_writer import write_bundle
+from edgekit.plan import Plan, VariantPlan
+from edgekit.report import BundleReport, Report, SourceReport, VariantReport
+from edgekit_converters import toolchains
+from edgekit_converters.cache import Cache, cache_root, digest
+from edgekit_converters.data import DataRequest, DataSet
+from edgekit_converters.load import LOADERS
+from edgekit_converters.records import (
+    Artifact,
+    Comparison,
+    CompareRequest,
+    EvaluateRequest,
+    Evaluation,
+    Latency,
+    LowerRequest,
+    MeasureRequest,
+    Probe,
+    ProbeRequest,
+    QuantizeRequest,
+    Source,
+)
+from edgekit_converters.runner import Runner, Watch, new_log
+from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.verify.verdict import check_drop, check_parity, drop
+from edgekit_runtime.errors import PlanError
+from edgekit_runtime.manifest import InputSpec
+
+CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
+
+
+def convert(plan: Plan, watch: Watch | None = None) -> Report:
+    """Convert, verify, and write the bundle, and the report when the plan asks for one.
+
+    Raises:
+        EdgekitError: a stage refused; nothing is left behind.
+    """
+    started = time.monotonic()
+    root = cache_root()
+    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), __version__, watch) as runner:
+        toolchain = LOADERS[plan.source.kind].toolchain
+        source: Source = runner.run("load", toolchain, plan.source)
+        inputs = _with_preprocessing(source, plan)
+        calibration = _prepare(runner, plan, inputs, plan.calibrate, "calibration")
+        evaluation = _prepare(runner, plan, inputs, plan.evaluate, "evaluation")
+        samples = ProbeRequest(source, inputs, calibration or evaluation)
+        probe: Probe = runner.run("probe", toolchain, samples)
+
+        work = _Work(runner, plan, source, inputs, probe, calibration, evaluation)
+        lowered = [_lower(work, engine, toolchain) for engine in plan.engines]
+        branches = ThreadPoolExecutor(len(lowered))
+        try:  # the formats are made side by side, while the source is evaluated in its own process
+            making = [branches.submit(_make, work, artifact) for artifact in lowered]
+            baseline = _evaluate(work, source, toolchain, "source")
+            made = {key: one for branch in making for key, one in branch.result().items()}
+        finally:
+            branches.shutdown(wait=False, cancel_futures=True)
+        check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in made.values()})
+        # timed one after the other, when nothing else of ours runs
+        made = {key: replace(one, latency=_measure(work, one)) for key, one in made.items()}
+
+        versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
+        labels, notes = assemble.labels(plan, source, evaluation or calibration)
+        contents = assemble.Contents(plan, source, inputs, probe, made, baseline, calibration, labels, versions)
+        write_bundle(assemble.manifest(contents), assemble.files(contents), plan.output)
+        report = Report(
+            edgekit=__version__,
+            source=_source_report(plan, source, baseline),
+            variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.variants),
+            bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
+            versions=versions,
+            stages=tuple(runner.costs),
+            wall_seconds=round(time.monotonic() - started, 3),
+            notes=(*plan.notes, *source.notes, *_data_notes(calibration), *_data_notes(evaluation), *notes),
+        )
+    if plan.report:
+        reports.write(report, plan.report)
+    return report
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every branch needs."""
+
+    runner: Runner
+    plan: Plan
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    probe: Probe
+    calibration: DataSet | None
+    evaluation: DataSet | None
+
+
+def _lower(work: _Work, engine: str, toolchain: str) -> Artifact:
+    artifact: Artifact = work.runner.run("lower", toolchain, LowerRequest(work.source, engine), engine)
+    return artifact
+
+
+def _make(work: _Work, lowered: Artifact) -> dict[tuple[str, str], Made]:
+    """One format's branch: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
+    schemes = work.plan.schemes_of(lowered.engine)
+    if work.source.quantized:  # it came quantized: there is nothing to quantize, and one artifact for all
+        return {(lowered.engine, scheme): _verified(work, replace(lowered, scheme=scheme)) for scheme in schemes}
+    check_parity(lowered, _compare(work, lowered), stage="lower")
+    return {(lowered.engine, scheme): _verified(work, _quantize(work, lowered, scheme)) for scheme in schemes}
+
+
+def _quantize(work: _Work, lowered: Artifact, scheme: str) -> Artifact:
+    if scheme == "float32":
+        return lowered
+    calibration = work.calibration if SCHEMES[scheme].calibrated else None
+    request = QuantizeRequest(lowered, scheme, work.inputs, calibration)
+    artifact: Artifact = work.runner.run("quantize", lowered.engine, request, f"{lowered.engine} {scheme}")
+    return artifact
+
+
+def _verified(work: _Work, artifact: Artifact) -> Made:
+    comparison = _compare(work, artifact)
+    check_parity(artifact, comparison, stage="quantize")
+    evaluation = _evaluate(work, artifact, artifact.engine, f"{artifact.engine} {artifact.scheme}")
+    return Made(artifact, comparison, evaluation)
+
+
+def _compare(work: _Work, artifact: Artifact) -> Comparison:
+    request = CompareRequest(artifact, work.probe, work.source.outputs)
+    comparison: Comparison = work.runner.run("verify", artifact.engine, request, f"{artifact.engine} {artifact.scheme}")
+    return comparison
+
+
+def _evaluate(work: _Work, subject: Source | Artifact, toolchain: str, name: str) -> Evaluation | None:
+    if work.evaluation is None:
+        return None
+    request = EvaluateRequest(subject, work.inputs, work.source.outputs, work.evaluation)
+    evaluation: Evaluation = work.runner.run("evaluate", toolchain, request, name)
+    return evaluation
+
+
+def _measure(work: _Work, made: Made) -> Latency:
+    latency: Latency = work.runner.run(
+        "measure", made.artifact.engine, MeasureRequest(made.artifact, work.probe), made.name
+    )
+    return latency
+
+
+def _with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
+    """Give the declared preprocessing to the model's image input, or to its only one.
+
+    Raises:
+        PlanError: it is not clear which input is meant, or its channels are not as many as the values given.
+    """
+    if plan.preprocessing is None:
+        return source.inputs
+    images = [spec for spec in source.inputs if spec.layout] or list(source.inputs)
+    if len(images) != 1:
+        names = ", ".join(spec.name for spec in images)
+        raise PlanError(f"--resize, --scale, --mean and --std are for one input; the model has {names}")
+    spec = images[0]
+    channels = spec.shape[1] if spec.layout == "NCHW" else spec.shape[-1]
+    for option, values in (("--mean", plan.preprocessing.mean), ("--std", plan.preprocessing.std)):
+        if len(values) not in (0, 1, channels):
+            raise PlanError(f"{option} has {len(values)} values; input {spec.name!r} has {channels} channels")
+    if plan.preprocessing.resize:
+        _check_resize(spec, plan.preprocessing.resize)
+    declared = replace(spec, preprocessing=plan.preprocessing)
+    return tuple(declared if one is spec else one for one in source.inputs)
+
+
+def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:
+    wanted = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
+    if spec.layout is None or wanted != size:
+        raise PlanError(f"--resize {size[0]},{size[1]}: input {spec.name!r} has the shape {spec.shape}")
+
+
+def _prepare(work_runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: str) -> DataSet | None:
+    if spec is None:
+        return None
+    calibrating = purpose == "calibration"
+    request = DataRequest(
+        spec=spec,
+        inputs=inputs,
+        samples=plan.samples if calibrating else None,
+        layout=plan.layout,
+        minimum=CALIBRATION_MINIMUM if calibrating else 1,
+        recommended=CALIBRATION_ADVISED if calibrating else 1,
+        purpose=purpose,
+    )
+    prepared: DataSet = work_runner.run("prepare", "data", request, purpose)
+    return prepared
+
+
+def _data_notes(data: DataSet | None) -> tuple[str, ...]:
+    return data.notes if data else ()
+
+
+def _source_report(plan: Plan, source: Source, baseline: Evaluation | None) -> SourceReport:
+    metric, value, samples = (baseline.metric, baseline.value, baseline.samples) if baseline else (None, None, None)
+    return SourceReport(plan.name, source.framework, metric, value, value if metric == "accuracy" else None, samples)
+
+
+def _variant_report(variant: VariantPlan, made: Made, baseline: Evaluation | None) -> VariantReport:
+    value = made.evaluation.value if made.evaluation else None
+    assert made.latency is not None
+    return VariantReport(
+        name=variant.name,
+        engine=variant.engine,
+        device=variant.device,
+        scheme=variant.scheme,
+        size_bytes=made.artifact.size_bytes,
+        accuracy=value if baseline and baseline.metric == "accuracy" else None,
+        value=value,
+        drop=drop(baseline, made.evaluation) if baseline and made.evaluation else None,
+        parity=made.comparison.worst,
+        latency_ms=made.latency,
+    )

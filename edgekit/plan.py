@@ -1,0 +1,359 @@
+"""From what the user typed, or a TOML file, to a :class:`Plan`: every decision made before any toolchain starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.profiles import DeviceProfile, load_profile
+from edgekit_converters.load import LOADERS, kind_of
+from edgekit_converters.lower import engines_for
+from edgekit_converters.records import InputShape, SourceRequest
+from edgekit_converters.schemes import SCHEMES, scheme
+from edgekit_runtime.errors import PlanError, SourceError
+from edgekit_runtime.manifest import Preprocessing
+
+DEFAULT_DEVICES = ("generic-arm64", "x86-64")  # without --device: TFLite and IR, in an order that suits most
+# the frameworks a kind of file may turn out to be
+FRAMEWORKS = {
+    "keras": "keras",
+    "saved_model": "keras",
+    "torch_program": "torch",
+    "torch_pickle": "torch",
+    "python": "torch",  # or keras: both lower to the same engines
+    "tflite": "tflite",
+    "onnx": "openvino",
+    "ir": "openvino",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``edgekit convert`` may be told; a plan file has the same keys. Paths are as typed."""
+
+    model: str = ""
+    output: str | None = None
+    name: str | None = None
+    version: str = "1"
+    weights: str | None = None
+    input_shape: tuple[str, ...] = ()
+    custom_objects: str | None = None
+    allow_pickle: bool = False
+    keep_layout: bool = False
+    device: tuple[str, ...] = ()
+    quantize: tuple[str, ...] = ()
+    calibrate: str | None = None
+    evaluate: str | None = None
+    max_drop: float | None = None
+    samples: int | None = None
+    layout: str | None = None
+    labels: str | None = None
+    resize: tuple[int, int] | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    report: str | None = None
+    cache: bool = True
+
+
+@dataclass(frozen=True)
+class VariantPlan:
+    """One variant to be made."""
+
+    engine: str
+    device: str
+    scheme: str
+    precision: str  # what the engine is pinned to for float arithmetic
+
+    @property
+    def name(self) -> str:
+        """The variant's name in the bundle, such as ``litert-int8-static`` or ``openvino-gpu-float16``."""
+        return f"{self.engine}-{self.scheme}" if self.device == "cpu" else f"{self.engine}-{self.device}-{self.scheme}"
+
+
+    @property
+    def artifact(self) -> tuple[str, str]:
+        """What it shares its file with: every variant of the same engine and scheme."""
+        return self.engine, self.scheme
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that can be met, with every decision in it."""
+
+    source: SourceRequest
+    output: Path
+    name: str
+    version: str
+    devices: tuple[DeviceProfile, ...]
+    variants: tuple[VariantPlan, ...]  # in order of preference
+    preferred: dict[str, tuple[str, ...]]  # device: its variants' names, the best first
+    preprocessing: Preprocessing | None
+    calibrate: str | None
+    evaluate: str | None
+    max_drop: float | None
+    samples: int | None
+    layout: str | None
+    labels: Path | None
+    report: Path | None
+    cache: bool
+    notes: tuple[str, ...]
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes in use, each once."""
+        return tuple(dict.fromkeys(variant.scheme for variant in self.variants))
+
+    def schemes_of(self, engine: str) -> tuple[str, ...]:
+        """The schemes to be made for an engine, each once."""
+        return tuple(dict.fromkeys(variant.scheme for variant in self.variants if variant.engine == engine))
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engines in use, each once."""
+        return tuple(dict.fromkeys(variant.engine for variant in self.variants))
+
+
+def resolve(options: Options) -> Plan:
+    """Decide everything that can be decided without opening the model.
+
+    Raises:
+        PlanError: the request contradicts itself, or something it names is not there.
+    """
+    source = _source(options)
+    devices = tuple(load_profile(name) for name in options.device or DEFAULT_DEVICES)
+    wanted = options.quantize or (("int8-static",) if options.calibrate else ("float32",))
+    schemes = tuple(dict.fromkeys(scheme(name).name for name in wanted))
+    variants, preferred, notes = _variants(devices, schemes, source.kind)
+    _check(options, schemes)
+    output = Path(options.output or f"{_stem(options.model)}.edgekit")
+    _check_output(output, options)
+    return Plan(
+        source=source,
+        output=output,
+        name=options.name or _stem(options.model),
+        version=options.version,
+        devices=devices,
+        variants=variants,
+        preferred=preferred,
+        preprocessing=_preprocessing(options),
+        calibrate=options.calibrate,
+        evaluate=options.evaluate,
+        max_drop=options.max_drop,
+        samples=options.samples,
+        layout=options.layout,
+        labels=Path(options.labels) if options.labels else None,
+        report=Path(options.report) if options.report else None,
+        cache=options.cache,
+        notes=notes,
+    )
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a plan file: the keys of :class:`Options`, the preprocessing in a table of its own.
+
+    Relative paths in it are meant from the folder of the file.
+
+    Raises:
+        PlanError: it cannot be read, or has a key or a type nobody knows.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{path}: not TOML ({error})") from error
+    preprocessing = data.pop("preprocessing", {})
+    if not isinstance(preprocessing, dict) or set(preprocessing) - PREPROCESSING_KEYS:
+        raise PlanError(f"{path}: [preprocessing] has the keys {', '.join(sorted(PREPROCESSING_KEYS))}")
+    return {key: _plan_value(path, key, value) for key, value in (data | preprocessing).items()}
+
+
+PREPROCESSING_KEYS = {"resize", "scale", "mean", "std"}
+PATH_KEYS = {"model", "output", "weights", "custom_objects", "calibrate", "evaluate", "labels", "report"}
+_FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+
+
+def _plan_value(path: Path, key: str, value: Any) -> Any:
+    """Check one entry of a plan file against the option of its name."""
+    if key not in _FIELDS:
+        raise PlanError(f"{path}: unknown key {key!r}; known: {', '.join(_FIELDS)}")
+    wanted = str(_FIELDS[key].type)
+    if wanted.startswith("tuple"):
+        value = tuple(value) if isinstance(value, list) else (value,)
+        kind: Any = str if "str" in wanted else (int, float)
+        fits = all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+    elif wanted == "bool":
+        fits = isinstance(value, bool)
+    elif "float" in wanted or "int" in wanted:
+        fits = isinstance(value, (int, float) if "float" in wanted else int) and not isinstance(value, bool)
+    else:
+        fits = isinstance(value, str)
+    if not fits:
+        raise PlanError(f"{path}: {key} = {value!r} is not what the option takes ({wanted})")
+    if key in PATH_KEYS and not Path(value).is_absolute():
+        return str(path.parent / value)
+    return value
+
+
+def _stem(model: str) -> str:
+    return Path(model.partition(".py:")[0]).stem or "model"
+
+
+def _source(options: Options) -> SourceRequest:
+    if not options.model:
+        raise PlanError("no model given; try: edgekit convert model.keras -o model.edgekit")
+    text, function = options.model, None
+    if ".py:" in text:
+        text, _, function = text.rpartition(":")
+    path = Path(text)
+    kind = kind_of(path)
+    if kind == "python" and not function:
+        raise SourceError(f"{path}: say which function returns the model, such as {path.name}:build")
+    if options.weights and kind != "python":
+        raise PlanError("--weights goes with FILE.py:function; other kinds of models carry their weights")
+    for named in (options.weights, options.custom_objects):
+        if named and not Path(named).is_file():
+            raise SourceError(f"{named}: no such file")
+    return SourceRequest(
+        kind=kind,
+        path=path.absolute(),
+        function=function,
+        weights=Path(options.weights).absolute() if options.weights else None,
+        input_shapes=tuple(parse_input_shape(text) for text in options.input_shape),
+        custom_objects=Path(options.custom_objects).absolute() if options.custom_objects else None,
+        allow_pickle=options.allow_pickle,
+        keep_layout=options.keep_layout,
+    )
+
+
+def parse_input_shape(text: str) -> InputShape:
+    """Read ``[NAME=]1,3,32,32[:int64]``.
+
+    Raises:
+        PlanError: it is not of that form, or the batch is not 1.
+    """
+    name, _, rest = text.rpartition("=")
+    numbers, _, dtype = rest.partition(":")
+    try:
+        shape = tuple(int(number) for number in numbers.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise PlanError(f"--input-shape {text!r}: such as 1,3,224,224 or image=1,3,224,224 or ids=1,128:int64")
+    if shape[0] != 1:
+        raise PlanError(f"--input-shape {text!r}: the first dimension is the batch, and must be 1")
+    if dtype not in ("", "float32", "float16", "int64", "int32", "int8", "uint8", "bool"):
+        raise PlanError(f"--input-shape {text!r}: unknown dtype {dtype!r}")
+    return InputShape(shape, name or None, dtype or None)
+
+
+def _variants(
+    devices: tuple[DeviceProfile, ...], schemes: tuple[str, ...], kind: str
+) -> tuple[tuple[VariantPlan, ...], dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Cross devices, their targets and the schemes; what cannot be is left out and said."""
+    variants: dict[str, VariantPlan] = {}
+    preferred: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    possible = engines_for(FRAMEWORKS[kind])
+    for device in devices:
+        names = []
+        for target in device.targets:
+            engine, _, unit = target.partition(":")
+            for wanted in device.schemes:  # the device's order, not the order of the command line
+                if wanted in schemes and engine in possible and engine in SCHEMES[wanted].engines:
+                    variant = VariantPlan(engine, unit, wanted, _precision(device, unit))
+                    names.append(variants.setdefault(variant.name, variant).name)
+        _refuse_or_note(device, schemes, names, possible, notes)
+        preferred[device.name] = tuple(names)
+    return tuple(variants.values()), preferred, tuple(notes)
+
+
+def _precision(device: DeviceProfile, unit: str) -> str:
+    """Return what float arithmetic is pinned to; the CPU an accelerator falls back to computes f32."""
+    accelerated = any(not target.endswith(":cpu") for target in device.targets)
+    return "f32" if unit == "cpu" and accelerated else device.precision
+
+
+def _refuse_or_note(
+    device: DeviceProfile, schemes: tuple[str, ...], names: list[str], possible: tuple[str, ...], notes: list[str]
+) -> None:
+    engines = [target.partition(":")[0] for target in device.targets]
+    able = [name for name in device.schemes if any(engine in SCHEMES[name].engines for engine in engines)]
+    if not set(engines) & set(possible):
+        raise PlanError(
+            f"{device.name} runs {' and '.join(dict.fromkeys(engines))}, but this kind of model can only be made into "
+            f"{' and '.join(possible)} artifacts"
+        )
+    if not names:
+        raise PlanError(f"{device.name} can do none of {', '.join(schemes)}; it can do {', '.join(able)}")
+    left = [name for name in schemes if not any(made.endswith(name) for made in names)]
+    if left:
+        notes.append(f"{device.name}: no {', '.join(left)}; it can do {', '.join(able)}")
+    if device.accelerator:
+        notes.append(
+            f"{device.name}: these variants run on its CPU; for its {device.accelerator}, compile the int8 TFLite "
+            f"with the vendor's compiler first and convert the compiled .tflite"
+        )
+
+
+def _check(options: Options, schemes: tuple[str, ...]) -> None:
+    calibrated = [name for name in schemes if SCHEMES[name].calibrated]
+    if calibrated and not options.calibrate:
+        raise PlanError(
+            f"{calibrated[0]} needs calibration data: add --calibrate DATA "
+            f"(a folder of images, .npz, .npy or FILE.py:function; 100 samples or more)"
+        )
+    if options.max_drop is not None and not options.evaluate:
+        raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
+    if options.max_drop is not None and options.max_drop < 0:
+        raise PlanError(f"--max-drop {options.max_drop}: a fraction of 0 or more, such as 0.01")
+    if options.samples is not None and options.samples < 1:
+        raise PlanError(f"--samples {options.samples}: 1 or more")
+    if options.labels and not Path(options.labels).is_file():
+        raise PlanError(f"--labels {options.labels}: no such file")
+    if any(value == 0 for value in options.std):
+        raise PlanError("--std has a 0, which would divide by zero")
+
+
+def _check_output(output: Path, options: Options) -> None:
+    for path, option in ((output, "-o"), (Path(options.report) if options.report else None, "--report")):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise PlanError(f"{option} {path}: there is no folder {path.absolute().parent}")
+        if path is not None and path.is_dir():
+            raise PlanError(f"{option} {path}: is a folder; give the name of a file")
+
+
+def _preprocessing(options: Options) -> Preprocessing | None:
+    if options.resize is None and options.scale is None and not options.mean and not options.std:
+        return None
+    return Preprocessing(
+        resize=options.resize,
+        scale=1.0 if options.scale is None else float(options.scale),
+        mean=tuple(map(float, options.mean)),
+        std=tuple(map(float, options.std)),
+    )
+
+
+def describe(plan: Plan) -> Mapping[str, Any]:
+    """Return the plan as JSON-able data, for ``--dry-run --json``."""
+    return {
+        "model": str(plan.source.path) + (f":{plan.source.function}" if plan.source.function else ""),
+        "kind": plan.source.kind,
+        "toolchains": sorted({LOADERS[plan.source.kind].toolchain, *plan.engines}),
+        "output": str(plan.output),
+        "name": plan.name,
+        "version": plan.version,
+        "devices": {device.name: list(plan.preferred[device.name]) for device in plan.devices},
+        "variants": [dataclasses.asdict(variant) | {"name": variant.name} for variant in plan.variants],
+        "preprocessing": dataclasses.asdict(plan.preprocessing) if plan.preprocessing else None,
+        "calibrate": plan.calibrate,
+        "evaluate": plan.evaluate,
+        "max_drop": plan.max_drop,
+        "samples": plan.samples,
+        "notes": list(plan.notes),
+    }

@@ -1,0 +1,115 @@
+"""The report: what a conversion made, what it cost and how it was measured; docs/report.md explains every key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit_converters.records import Latency, Parity
+from edgekit_converters.runner import StageCost
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """The model as it came."""
+
+    name: str
+    framework: str
+    metric: str | None  # of evaluation: a key of METRICS
+    value: float | None  # of that metric
+    accuracy: float | None  # fraction in 0..1, when the metric is accuracy
+    samples: int | None  # evaluated
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """One variant of the bundle."""
+
+    name: str
+    engine: str
+    device: str
+    scheme: str
+    size_bytes: int
+    accuracy: float | None
+    value: float | None  # of the source's metric
+    drop: float | None  # how much worse than the source, in the metric's unit; below 0 is better
+    parity: Parity  # of the output that differs most
+    latency_ms: Latency  # on this machine, one thread
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """The file."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything."""
+
+    edgekit: str
+    source: SourceReport
+    variants: tuple[VariantReport, ...]
+    bundle: BundleReport
+    versions: dict[str, str]
+    stages: tuple[StageCost, ...]
+    wall_seconds: float
+    notes: tuple[str, ...]
+    report_version: int = REPORT_VERSION
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the report's JSON in one step: a reader sees all of it or nothing."""
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.write_text(report.to_json())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """Return the terminal table: one row for the source, one a variant, cells as text."""
+    metric = report.source.metric
+    source = {"variant": f"source ({report.source.framework})", "value": _number(report.source.value, metric)}
+    table: list[dict[str, Any]] = [source] if metric else []
+    for variant in report.variants:
+        table.append(
+            {
+                "variant": variant.name,
+                "size": _size(variant.size_bytes),
+                "value": _number(variant.value, metric),
+                "drop": "" if variant.drop is None else _drop(variant.drop, metric),
+                "snr": f"{variant.parity.snr_db:.1f} dB",
+                "cosine": f"{variant.parity.cosine:.5f}",
+                "p50": f"{variant.latency_ms.p50:.3f} ms",
+                "p90": f"{variant.latency_ms.p90:.3f} ms",
+            }
+        )
+    return table
+
+
+def _number(value: float | None, metric: str | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.5g}"
+
+
+def _drop(value: float, metric: str | None) -> str:
+    return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.3g}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1024:.1f} KiB" if size_bytes < 2**20 else f"{size_bytes / 2**20:.2f} MiB"

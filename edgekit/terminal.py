@@ -1,0 +1,88 @@
+"""What people see: progress on standard error while it is a terminal, and the report as a table."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import rich.box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgekit.report import Report, rows
+from edgekit_converters.runner import Watch
+
+HEADINGS = {
+    "variant": "variant",
+    "size": "size",
+    "value": "",  # the metric's name
+    "drop": "drop",
+    "snr": "parity",
+    "cosine": "cosine",
+    "p50": "p50",
+    "p90": "p90",
+}
+
+
+WIDE, FULL = 160, 100  # columns: of a pipe, and what the whole table needs
+
+
+@contextlib.contextmanager
+def progress(*, enabled: bool = True) -> Iterator[Watch | None]:
+    """Show every running stage with its progress; nothing where standard error is no terminal."""
+    console = Console(stderr=True)
+    if not enabled or not console.is_terminal:
+        yield None
+        return
+    bars = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<36}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    running: dict[tuple[str, str], TaskID] = {}
+    lock = threading.Lock()
+
+    def watch(stage: str, subject: str, done: int, total: int) -> None:
+        with lock:
+            key = stage, subject
+            if key not in running:
+                running[key] = bars.add_task(f"{stage} {subject}", total=None)
+            bars.update(running[key], completed=done, total=total or None)
+            if total == 1 == done:
+                bars.remove_task(running.pop(key))
+
+    with bars:
+        yield watch
+
+
+def show_report(report: Report) -> None:
+    """Print the report for people; a pipe gets whole lines, whatever their length."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    cells = rows(report)
+    shown = [key for key in HEADINGS if any(row.get(key) for row in cells)]
+    if console.width < FULL:
+        shown = [key for key in shown if key not in ("cosine", "p90")]
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for key in shown:
+        heading = (report.source.metric or "").replace("_", " ") if key == "value" else HEADINGS[key]
+        table.add_column(heading, justify="left" if key == "variant" else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*[row.get(key, "") for key in shown])
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{report.bundle.path}  {report.bundle.size_bytes / 1024:.1f} KiB  "
+        f"{len(report.variants)} variants  {report.wall_seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
