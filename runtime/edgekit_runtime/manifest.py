@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from edgekit_runtime.checks import (
+    Check,
+    anything,
+    integer,
+    known,
+    many,
+    number,
+    one_of,
+    optional,
+    record,
+    refuse,
+    text,
+    words,
+)
+from edgekit_runtime.consistency import MAX_TOTAL_BYTES, problems
+from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
 
 FORMAT_VERSION = 1
 
@@ -122,3 +139,219 @@ class Manifest:
     calibration: dict[str, Any] | None = None  # sha256 and sample count of the data
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+
+# What a manifest may say. ----------------------------------------------------------------------------
+
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "model.sig"  # optional, never listed: it signs the manifest
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_DEPTH = 24
+MAX_FILES = 1024
+DTYPES = (
+    "float32",
+    "float16",
+    "float64",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "bool",
+)
+
+_WORD = r"[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*"
+_word = text(_WORD, "letters, digits and _@+=.- (no leading dot or dash)", 96)
+_path = text(f"{_WORD}(/{_WORD}){{0,7}}", "a relative path of plain names, '/' between them", 240)
+_shape = many(integer(1, 1 << 31), most=8)
+
+_file = record(
+    FileRecord,
+    path=_path,
+    size_bytes=integer(0, MAX_TOTAL_BYTES),
+    sha256=text("[0-9a-f]{64}", "64 lower-case hexadecimal digits"),
+)
+_preprocessing = record(
+    Preprocessing,
+    resize=optional(many(integer(1, 1 << 14), 2, 2)),
+    scale=number(above=0),
+    mean=many(number(), most=4096),
+    std=many(number(above=0), most=4096),
+)
+_input = record(
+    InputSpec,
+    name=text(),
+    shape=_shape,
+    dtype=one_of(*DTYPES),
+    layout=optional(one_of("NHWC", "NCHW")),
+    preprocessing=optional(_preprocessing),
+)
+_output = record(OutputSpec, name=text(), shape=_shape, dtype=one_of(*DTYPES), labels=optional(_path))
+_binding = record(
+    TensorBinding,
+    index=integer(0, 255),
+    name=text(),
+    dtype=one_of(*DTYPES),
+    scale=optional(number(above=0)),
+    zero_point=optional(integer(-(1 << 15), (1 << 16) - 1)),
+)
+_requirements = record(
+    Requirements,
+    arch=many(_word),
+    engine_version=optional(text(r"\d+(\.\d+)*", "a version such as 2.14", 32)),
+    memory_bytes=optional(integer(0, 1 << 50)),
+)
+_accuracy = record(Accuracy, value=number(), drop=number(), samples=integer(1, 1 << 50))
+_golden = record(Golden, outputs=many(_path, 1), max_abs=many(number(0), 1))
+_variant = record(
+    Variant,
+    name=_word,
+    engine=_word,
+    device=one_of("cpu", "gpu", "npu"),
+    scheme=_word,
+    files=many(_path, 1),
+    inputs=many(_binding, 1),
+    outputs=many(_binding, 1),
+    golden=_golden,
+    delegate=optional(_word),
+    requirements=_requirements,
+    accuracy=optional(_accuracy),
+    settings=words,
+)
+
+
+def _device(value: Any, where: str) -> dict[str, Any]:
+    """A profile's snapshot: its name, its arch and the variants made for it are read, the rest is told."""
+    device = anything(value, where)
+    _word(device.get("name"), f"{where}.name")
+    _word(device.get("arch"), f"{where}.arch")
+    many(_word)(device.get("variants", []), f"{where}.variants")
+    return device
+
+
+_TOP: dict[str, Check[Any]] = {
+    "inputs": many(_input, 1),
+    "outputs": many(_output, 1),
+    "variants": many(_variant, 1, 256),
+    "files": many(_file, 1, MAX_FILES),
+    "golden_inputs": many(_path, 1),
+    "devices": many(_device, most=256),
+    "recipe": anything,
+    "calibration": optional(anything),
+    "versions": words,
+}
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """The bytes of ``manifest.json``: the records' own key order, indented by 2, UTF-8, a newline at the end.
+
+    Raises:
+        MalformedBundle: a value is not finite, or is none that JSON can hold.
+    """
+    import json
+
+    fields = asdict(manifest)
+    model = {"name": fields["model_name"], "version": fields["model_version"]}
+    document = {
+        "format_version": fields["format_version"],
+        "model": model,
+        **{key: fields[key] for key in _TOP},
+    }
+    try:
+        return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (ValueError, TypeError) as error:
+        raise MalformedBundle(f"manifest.json: cannot be written: {error}") from error
+
+
+def parse(data: bytes) -> Manifest:
+    """Read ``manifest.json`` and hold it against every rule of the format.
+
+    Law: ``parse(to_json(manifest)) == manifest`` for every manifest of this format whose free objects
+    (``devices``, ``recipe``, ``calibration``) hold lists rather than tuples.
+
+    Raises:
+        UnsupportedVersion: a newer edgekit wrote it.
+        MalformedBundle: anything else is wrong; the message names the key.
+    """
+    document = anything(_decode(data), "the top level")
+    version = document.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UnsupportedVersion(
+            f"manifest.json: format_version is {version}, this edgekit-runtime reads up to {FORMAT_VERSION}: "
+            "update it with pip install -U edgekit-runtime"
+        )
+    integer(1, FORMAT_VERSION)(version, "format_version")
+    known(document, "", {"format_version", "model", *_TOP}, {"format_version", "model", *_NEEDED})
+    model = known(document["model"], "model", {"name", "version"}, {"name", "version"})
+    manifest = Manifest(
+        model_name=text()(model["name"], "model.name"),
+        model_version=text()(model["version"], "model.version"),
+        **{key: check(document[key], key) for key, check in _TOP.items() if key in document},
+    )
+    for where, problem in problems(manifest):
+        refuse(where, problem)
+    return manifest
+
+
+_NEEDED = ("inputs", "outputs", "variants", "files", "golden_inputs")
+
+
+def _decode(data: bytes) -> Any:
+    """JSON, bounded in size and depth, without NaN, infinities, repeated keys or broken Unicode."""
+    import json
+
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise MalformedBundle(
+            f"manifest.json: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed"
+        )
+    if _depth(data) > MAX_DEPTH:
+        raise MalformedBundle(f"manifest.json: is nested deeper than {MAX_DEPTH} levels")
+    try:
+        document = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_without_repeats,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
+    except ValueError as error:  # JSONDecodeError and UnicodeError are ValueErrors
+        raise MalformedBundle(f"manifest.json: is not JSON in UTF-8: {error}") from error
+    return document
+
+
+def _depth(data: bytes) -> int:
+    """How deep brackets nest outside strings, found without recursion."""
+    import re
+
+    depth = deepest = 0
+    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data, flags=re.DOTALL)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key is there twice among {sorted(found)}")
+    return found
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits[:20]} is too large")
+    return value
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"{digits[:20]}... is too large")
+    return int(digits)

@@ -1,0 +1,123 @@
+"""``python -m edgekit_runtime check|run|info BUNDLE``: the whole command line there is on a board."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from edgekit_runtime import show
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.errors import EdgekitError
+from edgekit_runtime.model import load
+from edgekit_runtime.samples import read_sample, write_outputs
+from edgekit_runtime.verify import failure, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from edgekit_runtime.model import Model
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def check(args: argparse.Namespace) -> int:
+    """Verify digests and golden outputs here; say which variants cannot run and why."""
+    with open_bundle(args.bundle) as bundle:
+        verdicts = verify(bundle, args.device, args.require, args.threads)
+    problem = failure(verdicts)
+    _tell(
+        args, {"ok": problem is None, "variants": [asdict(v) for v in verdicts]}, show.verdict_lines(verdicts)
+    )
+    if problem is not None:
+        raise problem
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Say what the bundle is and which variant would run here."""
+    with load(args.bundle, args.device, args.require, args.threads) as model:
+        record = {"manifest": asdict(model.manifest), "placement": asdict(model.placement)}
+        lines = [*show.manifest_lines(model.manifest), *show.placement_lines(model.placement)]
+    _tell(args, record, lines)
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the model once on a file."""
+    with load(args.bundle, args.device, args.require, args.threads) as model:
+        sample, raw = read_sample(args.input, model.inputs)
+        result = model(sample, raw=raw or args.raw)
+        outputs = result if isinstance(result, dict) else {model.outputs[0].name: result}
+        if args.output:
+            write_outputs(args.output, outputs)
+        records = {name: show.output_record(o, _labels(model, name), args.top) for name, o in outputs.items()}
+    lines = [line for name, record in records.items() for line in show.output_lines(name, record)]
+    _tell(args, {"variant": model.placement.variant, "outputs": records}, lines)
+    return 0
+
+
+def _labels(model: Model, output: str) -> tuple[str, ...]:
+    return model.labels.get(output, ())
+
+
+def _tell(args: argparse.Namespace, record: Mapping[str, object], lines: Iterable[str]) -> None:
+    print(json.dumps(record, indent=2) if args.json else "\n".join(lines))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m edgekit_runtime", description="Run edgekit bundles.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="check|run|info")
+    for verb in (check, run, info):
+        said = (verb.__doc__ or "").strip()
+        sub = verbs.add_parser(verb.__name__, help=said, description=said)
+        sub.set_defaults(function=verb)
+        sub.add_argument("bundle", metavar="BUNDLE", help="a .edgekit file or folder")
+        if verb is run:
+            sub.add_argument("input", metavar="INPUT", help=".npy, .npz, or an image file (needs Pillow)")
+            sub.add_argument("--raw", action="store_true", help="preprocess arrays too; images always are")
+            sub.add_argument("--top", type=_positive, default=5, metavar="N", help="so many labels or values")
+            sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
+        sub.add_argument("--device", default="auto", help="prefer the variants of this device profile")
+        sub.add_argument(
+            "--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do"
+        )
+        sub.add_argument("--threads", type=_positive, metavar="N", help="threads of the engine")
+        sub.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0, or the exit code of the error's family: edgekit_runtime.errors has the tree.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.function(args)
+        sys.stdout.flush()
+        return code
+    except EdgekitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return PIPE_CLOSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""Open a bundle, refusing before anything is allocated, and give out its files once their digests hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
+
+import numpy as np
+
+from edgekit_runtime import archive
+from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle
+from edgekit_runtime.manifest import (
+    MANIFEST_NAME,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    FileRecord,
+    Manifest,
+    parse,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from edgekit_runtime.tensors import Array
+
+BundlePath = Union[str, "os.PathLike[str]"]
+
+MAX_SIGNATURE_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """Where a file's content lies: a whole file of a folder, or a stretch of an archive."""
+
+    source: str
+    offset: int
+    size_bytes: int
+    whole: bool  # the source is nothing but this content
+
+    def open(self) -> BinaryIO:
+        """The source, positioned at the content."""
+        file = open(self.source, "rb")  # noqa: SIM115  # the caller closes it
+        file.seek(self.offset)
+        return file
+
+
+def open_bundle(path: BundlePath) -> Bundle:
+    """Open a ``.edgekit`` archive or the same tree as a folder.
+
+    Checks structure, bounds, manifest, and that there is every listed file in its size and no other. Contents
+    are held against their digests when they are used, or all at once by ``Bundle.verify_all``.
+
+    Raises:
+        MalformedBundle: there is no bundle at the path, or it breaks the format.
+        UnsupportedVersion: a newer edgekit wrote it.
+    """
+    name = os.fspath(path)
+    try:
+        extents = _folder_extents(name) if os.path.isdir(name) else _archive_extents(name)
+        manifest = _manifest(name, extents)
+    except OSError as error:
+        raise MalformedBundle(f"{name}: cannot be read: {error.strerror or error}") from error
+    _match(name, manifest, extents)
+    return Bundle(name, manifest, extents)
+
+
+def _archive_extents(name: str) -> dict[str, _Extent]:
+    """The extents of an archive; its manifest is the first entry and has the CRC its header says."""
+    with open(name, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise MalformedBundle(f"{name}: is neither a file nor a folder")
+        entries = archive.read_entries(file, name)
+        if not entries or entries[0].path != MANIFEST_NAME:
+            raise MalformedBundle(f"{name}: {MANIFEST_NAME} is not its first file")
+        for entry in entries:
+            if entry.path in (MANIFEST_NAME, SIGNATURE_NAME):
+                _check_crc(name, file, entry)
+    extents = {e.path: _Extent(name, e.data_offset, e.size_bytes, whole=False) for e in entries}
+    if len(extents) != len(entries):
+        raise MalformedBundle(f"{name}: a file is there twice")
+    return extents
+
+
+def _check_crc(name: str, file: BinaryIO, entry: archive.Entry) -> None:
+    """Hold the manifest, which no digest covers, against the archive's own checksum."""
+    from binascii import crc32
+
+    if entry.size_bytes > MAX_MANIFEST_BYTES:
+        raise MalformedBundle(f"{name}: {entry.path} has {entry.size_bytes} bytes, over the bound")
+    file.seek(entry.data_offset)
+    if crc32(file.read(entry.size_bytes)) != entry.crc32:
+        raise DigestMismatch(f"{name}: {entry.path} is damaged: copy the bundle again")
+
+
+def _folder_extents(name: str) -> dict[str, _Extent]:
+    """The extents of a folder. Links and special files in it are refused; it may be a link itself."""
+    root = os.path.realpath(name)
+    extents: dict[str, _Extent] = {}
+    for entry in _walk(root, name, depth=0):
+        if len(extents) > MAX_FILES + 2:
+            raise MalformedBundle(f"{name}: has more than {MAX_FILES} files")
+        path = os.path.relpath(entry.path, root).replace(os.sep, "/")
+        extents[path] = _Extent(entry.path, 0, entry.stat(follow_symlinks=False).st_size, whole=True)
+    return extents
+
+
+def _walk(folder: str, name: str, depth: int) -> Iterator[os.DirEntry[str]]:
+    if depth > 8:
+        raise MalformedBundle(f"{name}: folders are nested deeper than 8: {folder}")
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, name, depth + 1)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry
+            else:
+                raise MalformedBundle(f"{name}: {entry.path} is a link or a special file")
+
+
+def _manifest(name: str, extents: Mapping[str, _Extent]) -> Manifest:
+    extent = extents.get(MANIFEST_NAME)
+    if extent is None:
+        raise MalformedBundle(f"{name}: is not a bundle: there is no {MANIFEST_NAME} in it")
+    if extent.size_bytes > MAX_MANIFEST_BYTES:
+        raise MalformedBundle(f"{name}: {MANIFEST_NAME} has {extent.size_bytes} bytes, over the bound")
+    with extent.open() as file:
+        data = file.read(extent.size_bytes)
+    try:
+        return parse(data)
+    except BundleError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _match(name: str, manifest: Manifest, extents: Mapping[str, _Extent]) -> None:
+    """Refuse what is unlisted, missing or of another size."""
+    listed = {record.path: record.size_bytes for record in manifest.files}
+    for path in sorted(extents.keys() - listed.keys() - {MANIFEST_NAME, SIGNATURE_NAME}):
+        raise MalformedBundle(f"{name}: {path!r} is in the bundle and not in its manifest")
+    for path, size_bytes in listed.items():
+        if path not in extents:
+            raise MalformedBundle(f"{name}: {path!r} is in the manifest and not in the bundle")
+        if extents[path].size_bytes != size_bytes:
+            have = extents[path].size_bytes
+            raise MalformedBundle(f"{name}: {path!r} has {have} bytes where the manifest says {size_bytes}")
+    if SIGNATURE_NAME in extents and extents[SIGNATURE_NAME].size_bytes > MAX_SIGNATURE_BYTES:
+        raise MalformedBundle(f"{name}: {SIGNATURE_NAME} is larger than {MAX_SIGNATURE_BYTES} bytes")
+
+
+class Bundle:
+    """An open bundle. Nothing leaves it before its SHA-256 has been held against the manifest.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+    """
+
+    def __init__(self, name: str, manifest: Manifest, extents: Mapping[str, _Extent]) -> None:
+        self.manifest = manifest
+        self._name = name
+        self._extents = extents
+        self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
+        self._held: set[str] = set()  # paths of whole files whose digest has been checked
+        self._extracted: TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self._name!r}>"
+
+    def read(self, path: str) -> bytes:
+        """The content of a listed file.
+
+        Raises:
+            DigestMismatch: it is not the file that was packed.
+            MalformedBundle: the path is not listed, or the file cannot be read any more.
+        """
+        with _reading(self._name, path), self._extent(path).open() as file:
+            data = file.read(self._extents[path].size_bytes)
+        self._hold(path, data)
+        return data
+
+    def array(self, path: str) -> Array:
+        """The array of a listed ``.npy`` file, mapped read-only from where it lies.
+
+        Raises:
+            MalformedBundle: it is not a plain ``.npy`` (pickled objects are refused) of exactly its size.
+            DigestMismatch: it is not the file that was packed.
+        """
+        extent = self._extent(path)
+        if extent.size_bytes < 16:
+            raise MalformedBundle(f"{self._name}: {path}: is not an .npy file")
+        with _reading(self._name, path), extent.open() as file:
+            shape = (extent.size_bytes,)
+            content = np.memmap(file, dtype=np.uint8, mode="r", offset=extent.offset, shape=shape)
+        self._hold(path, content)
+        return _npy(content, f"{self._name}: {path}")
+
+    def local_path(self, path: str) -> Path:
+        """A real file with the content, for engines that open files themselves.
+
+        In a folder that is the file itself; from an archive it is taken out into a private folder that
+        ``close`` removes, under its own relative path, so that files which belong together stay together.
+
+        Raises:
+            DigestMismatch: it is not the file that was packed.
+        """
+        from pathlib import Path
+
+        extent = self._extent(path)
+        target = Path(extent.source) if extent.whole else Path(self._private_folder(), *path.split("/"))
+        if path not in self._held:
+            if not extent.whole:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            self._digest(path, None if extent.whole else target)
+            self._held.add(path)
+        return target
+
+    def verify_all(self) -> None:
+        """Hold every file against its digest.
+
+        Raises:
+            DigestMismatch: the first file that is not the one that was packed.
+        """
+        for path in self._records:
+            self._digest(path, None)
+
+    def close(self) -> None:
+        """Remove what was taken out of an archive. Paths given out before are not valid any more."""
+        if self._extracted is not None:
+            self._extracted.cleanup()
+            self._extracted = None
+            self._held.clear()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _extent(self, path: str) -> _Extent:
+        if path not in self._records:
+            raise MalformedBundle(f"{self._name}: {path!r} is not in the manifest's files")
+        return self._extents[path]
+
+    def _private_folder(self) -> str:
+        if self._extracted is None:
+            from tempfile import TemporaryDirectory
+
+            self._extracted = TemporaryDirectory(prefix="edgekit-")
+        return self._extracted.name
+
+    def _digest(self, path: str, copy_to: Path | None) -> None:
+        """Read a file in pieces, copying it on the way if asked, and hold it against its digest."""
+        from contextlib import ExitStack
+        from hashlib import sha256
+
+        digest = sha256()
+        left_bytes = self._extents[path].size_bytes
+        with ExitStack() as stack:
+            stack.enter_context(_reading(self._name, path))
+            source = stack.enter_context(self._extents[path].open())
+            copy = stack.enter_context(open(copy_to, "wb")) if copy_to else None
+            while piece := source.read(min(left_bytes, _CHUNK_BYTES)):
+                left_bytes -= len(piece)
+                digest.update(piece)
+                if copy:
+                    copy.write(piece)
+        self._compare(path, digest.hexdigest())
+
+    def _hold(self, path: str, content: Any) -> None:
+        from hashlib import sha256
+
+        self._compare(path, sha256(content).hexdigest())
+
+    def _compare(self, path: str, have: str) -> None:
+        want = self._records[path].sha256
+        if have != want:
+            raise DigestMismatch(
+                f"{self._name}: {path} is not the file that was packed: sha256 {have[:12]}..., "
+                f"the manifest says {want[:12]}...: copy the bundle again"
+            )
+
+
+class _reading:  # reads as a statement: with _reading(...)
+    """Turn an OSError into a refusal that names the bundle and the file."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self._where = f"{name}: {path}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise MalformedBundle(f"{self._where}: cannot be read: {error.strerror or error}") from error
+
+
+def _npy(content: Array, where: str) -> Array:
+    """View bytes as the array their ``.npy`` header describes; the header is a literal, and never run."""
+    from io import BytesIO
+
+    head = BytesIO(content[:4096].tobytes())
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(head)
+        shape, fortran, dtype = readers[version](head)
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError) as error:
+        raise MalformedBundle(f"{where}: is not a plain .npy file: {error}") from error
+    if dtype.kind not in "biuf" or dtype.str[0] == ">":
+        raise MalformedBundle(f"{where}: holds {dtype}, wanted plain little-endian numbers")
+    count = 1
+    for dim in shape:
+        count *= dim
+    body = content[head.tell() :]
+    if min(shape, default=0) < 0 or count * dtype.itemsize != body.size:
+        raise MalformedBundle(
+            f"{where}: has {body.size} bytes of numbers, not those of {dtype} {list(shape)}"
+        )
+    return np.asarray(body).view(dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,135 @@
+"""Small checks that turn untrusted JSON values into trusted ones, and name the key when they cannot.
+
+A check is a function ``(value, where) -> value``. Checks are put together into the manifest's schema,
+so that what a manifest may say is read in one table and not in a wall of conditions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import MISSING, fields
+from typing import Any, Callable, NoReturn, TypeVar
+
+from edgekit_runtime.errors import MalformedBundle
+
+T = TypeVar("T")
+Check = Callable[[Any, str], T]
+
+
+def refuse(where: str, problem: str) -> NoReturn:
+    """Refuse the manifest, naming the key.
+
+    Raises:
+        MalformedBundle: always.
+    """
+    raise MalformedBundle(f"manifest.json: {where}: {problem}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def text(pattern: str | None = None, wanted: str = "printable text", most: int = 256) -> Check[str]:
+    """A printable string of 1 to ``most`` characters that matches the whole pattern."""
+    compiled = re.compile(pattern) if pattern else None
+
+    def check(value: Any, where: str) -> str:
+        if not isinstance(value, str) or not 1 <= len(value) <= most or not value.isprintable():
+            refuse(where, f"is {_shown(value)}, wanted {wanted} of 1 to {most} characters")
+        if compiled and not compiled.fullmatch(value):
+            refuse(where, f"is {_shown(value)}, wanted {wanted}")
+        return value
+
+    return check
+
+
+def integer(low: int, high: int) -> Check[int]:
+    """An integer in ``low..high``; JSON's true and false are not integers."""
+
+    def check(value: Any, where: str) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            refuse(where, f"is {_shown(value)}, wanted an integer in {low}..{high}")
+        return value
+
+    return check
+
+
+def number(low: float = -math.inf, *, above: float = -math.inf) -> Check[float]:
+    """A finite number, at least ``low`` and greater than ``above``."""
+
+    def check(value: Any, where: str) -> float:
+        real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not real or not math.isfinite(value) or value < low or value <= above:
+            bound = (
+                f" above {above:g}"
+                if above > -math.inf
+                else f" of at least {low:g}"
+                if low > -math.inf
+                else ""
+            )
+            refuse(where, f"is {_shown(value)}, wanted a finite number{bound}")
+        return float(value)
+
+    return check
+
+
+def one_of(*allowed: str) -> Check[str]:
+    """One of a few words."""
+
+    def check(value: Any, where: str) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            refuse(where, f"is {_shown(value)}, wanted one of {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+def optional(inner: Check[T]) -> Check[T | None]:
+    """What ``inner`` accepts, or null."""
+    return lambda value, where: None if value is None else inner(value, where)
+
+
+def many(inner: Check[T], least: int = 0, most: int = 64) -> Check[tuple[T, ...]]:
+    """A list of ``least`` to ``most`` values, each as ``inner`` says."""
+
+    def check(value: Any, where: str) -> tuple[T, ...]:
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            refuse(where, f"is {_shown(value)}, wanted a list of {least} to {most} values")
+        return tuple(inner(item, f"{where}[{i}]") for i, item in enumerate(value))
+
+    return check
+
+
+def words(value: Any, where: str) -> dict[str, str]:
+    """An object of strings."""
+    return {key: text()(item, f"{where}.{key}") for key, item in anything(value, where).items()}
+
+
+def anything(value: Any, where: str) -> dict[str, Any]:
+    """An object whose content is the writer's own affair (depth and size are bounded by the parser)."""
+    if not isinstance(value, dict):
+        refuse(where, f"is {_shown(value)}, wanted an object")
+    return value
+
+
+def known(value: Any, where: str, allowed: set[str], needed: set[str]) -> dict[str, Any]:
+    """An object that has every needed key and none that is not allowed."""
+    found = anything(value, where)
+    for key in sorted(found.keys() - allowed):
+        refuse(f"{where}.{key}".lstrip("."), f"unknown key; known are {', '.join(sorted(allowed))}")
+    for key in sorted(needed - found.keys()):
+        refuse(f"{where}.{key}".lstrip("."), "is missing")
+    return found
+
+
+def record(kind: type[T], **checks: Check[Any]) -> Check[T]:
+    """An object that becomes the dataclass ``kind``; keys with a default may be left out."""
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
+
+    def check(value: Any, where: str) -> T:
+        found = known(value, where, set(checks), needed)
+        return kind(**{key: checks[key](item, f"{where}.{key}") for key, item in found.items()})
+
+    return check

@@ -1,0 +1,155 @@
+"""What the parts of a manifest must agree on, beyond each being well-formed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+
+RESERVED = ("manifest.json", "model.sig")
+MAX_TOTAL_BYTES = (1 << 32) - (1 << 24)  # a ZIP without the 64-bit extension, with room for its headers
+MAX_ELEMENTS = 1 << 31  # of one tensor
+
+# Where a quantized value may lie, by the artifact's dtype: the only dtypes that carry a scale.
+QUANTIZED_RANGES = {
+    "int8": (-(1 << 7), (1 << 7) - 1),
+    "uint8": (0, (1 << 8) - 1),
+    "int16": (-(1 << 15), (1 << 15) - 1),
+}
+
+Problem = tuple[str, str]  # (key, what is wrong with it)
+
+
+def problems(manifest: Manifest) -> Iterator[Problem]:
+    """Every disagreement within the manifest, as (key, what is wrong)."""
+    yield from _files(manifest)
+    yield from _unique("inputs", (spec.name for spec in manifest.inputs))
+    yield from _unique("outputs", (spec.name for spec in manifest.outputs))
+    yield from _unique("variants", (variant.name for variant in manifest.variants))
+    yield from _unique("devices", (str(device["name"]) for device in manifest.devices))
+    for i, spec in enumerate(manifest.inputs):
+        yield from _input(spec, f"inputs[{i}]")
+    for i, output in enumerate(manifest.outputs):
+        yield from _elements(output.shape, f"outputs[{i}].shape")
+    for i, variant in enumerate(manifest.variants):
+        yield from _variant(manifest, variant, f"variants[{i}]")
+    names = {variant.name for variant in manifest.variants}
+    for i, device in enumerate(manifest.devices):
+        for name in device.get("variants", ()):
+            if name not in names:
+                yield f"devices[{i}].variants", f"there is no variant {name!r}"
+
+
+def _unique(where: str, names: Iterable[str]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield where, f"{name!r} is there twice"
+        seen.add(name)
+
+
+def _files(manifest: Manifest) -> Iterator[Problem]:
+    """Paths differ by more than case, none is both file and folder, and all that are used are listed."""
+    paths = [record.path for record in manifest.files]
+    folded = {path.lower() for path in paths}
+    yield from _unique("files", (path.lower() for path in paths))
+    for path in paths:
+        parents = path.lower().split("/")[:-1]
+        if any("/".join(parents[: i + 1]) in folded for i in range(len(parents))):
+            yield "files", f"{path!r} lies inside another file"
+        if path.lower() in RESERVED or path.lower().split("/")[0] in RESERVED:
+            yield "files", f"{path!r} is a reserved name"
+    if sum(record.size_bytes for record in manifest.files) > MAX_TOTAL_BYTES:
+        yield "files", f"have more than {MAX_TOTAL_BYTES} bytes together"
+    listed = set(paths)
+    for where, path in _references(manifest):
+        if path not in listed:
+            yield where, f"{path!r} is not listed in files"
+
+
+def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Every (key, path) at which the manifest speaks of a file."""
+    for path in manifest.golden_inputs:
+        yield "golden_inputs", path
+    for i, output in enumerate(manifest.outputs):
+        if output.labels is not None:
+            yield f"outputs[{i}].labels", output.labels
+    for i, variant in enumerate(manifest.variants):
+        for path in variant.files:
+            yield f"variants[{i}].files", path
+        for path in variant.golden.outputs:
+            yield f"variants[{i}].golden.outputs", path
+
+
+def _elements(shape: tuple[int, ...], where: str) -> Iterator[Problem]:
+    count = 1
+    for dim in shape:
+        count *= dim
+    if count > MAX_ELEMENTS:
+        yield where, f"{list(shape)} has more than {MAX_ELEMENTS} elements"
+
+
+def _input(spec: InputSpec, where: str) -> Iterator[Problem]:
+    """An image has four dimensions; preprocessing fits its channels; resize ends at its height and width."""
+    yield from _elements(spec.shape, f"{where}.shape")
+    if spec.layout and len(spec.shape) != 4:
+        yield f"{where}.layout", f"{spec.layout} needs a shape of 4 dimensions, not {len(spec.shape)}"
+        return
+    steps = spec.preprocessing
+    if steps is None:
+        return
+    channels, size = 1, None
+    if spec.layout:
+        channels = spec.shape[3] if spec.layout == "NHWC" else spec.shape[1]
+        size = spec.shape[1:3] if spec.layout == "NHWC" else spec.shape[2:4]
+    for key, values in (("mean", steps.mean), ("std", steps.std)):
+        if len(values) not in (0, 1, channels):
+            yield f"{where}.preprocessing.{key}", f"has {len(values)} values, wanted none, 1 or {channels}"
+    if steps.resize is not None and steps.resize != size:
+        yield (
+            f"{where}.preprocessing.resize",
+            f"{list(steps.resize)} is not the input's height and width in an image layout",
+        )
+
+
+def _variant(manifest: Manifest, variant: Variant, where: str) -> Iterator[Problem]:
+    """A variant binds every input and output once, and has a golden file and a tolerance for every output."""
+    for key, have, want in (
+        ("inputs", len(variant.inputs), len(manifest.inputs)),
+        ("outputs", len(variant.outputs), len(manifest.outputs)),
+        ("golden.outputs", len(variant.golden.outputs), len(manifest.outputs)),
+        ("golden.max_abs", len(variant.golden.max_abs), len(manifest.outputs)),
+    ):
+        if have != want:
+            yield f"{where}.{key}", f"has {have} values, wanted {want}: one for each of the manifest's"
+    for i, (spec, binding) in enumerate(zip(manifest.inputs, variant.inputs)):
+        yield from _binding(spec, binding, f"{where}.inputs[{i}]")
+    for i, (output, binding) in enumerate(zip(manifest.outputs, variant.outputs)):
+        yield from _binding(output, binding, f"{where}.outputs[{i}]")
+    for key, bindings in (("inputs", variant.inputs), ("outputs", variant.outputs)):
+        yield from _unique(f"{where}.{key}", (f"index {binding.index}" for binding in bindings))
+
+
+def _binding(spec: InputSpec | OutputSpec, binding: TensorBinding, where: str) -> Iterator[Problem]:
+    """A scale and its zero point come together, from float to a quantized dtype; else the kinds are one."""
+    if (binding.scale is None) != (binding.zero_point is None):
+        yield where, "scale and zero_point come together"
+    elif binding.scale is None or binding.zero_point is None:
+        if _kind(spec.dtype) != _kind(binding.dtype):
+            yield f"{where}.dtype", f"{binding.dtype} cannot stand for {spec.dtype} without a scale"
+    elif binding.dtype not in QUANTIZED_RANGES or _kind(spec.dtype) != "float":
+        yield f"{where}.scale", f"cannot map {spec.dtype} to {binding.dtype}"
+    else:
+        low, high = QUANTIZED_RANGES[binding.dtype]
+        if not low <= binding.zero_point <= high:
+            yield (
+                f"{where}.zero_point",
+                f"{binding.zero_point} is not in {low}..{high}, the range of {binding.dtype}",
+            )
+
+
+def _kind(dtype: str) -> str:
+    """``float``, ``int`` (signed or not) or ``bool``."""
+    return dtype.rstrip("0123456789").lstrip("u")

@@ -1,0 +1,59 @@
+"""The engine that needs nothing but numpy: the artifact is one matrix.
+
+It makes bundle, placement, command and store testable anywhere, and is the shortest example of an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit_runtime.engines import Library, TensorInfo
+from edgekit_runtime.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.tensors import Array
+
+
+def library() -> Library:
+    """Numpy itself."""
+    return Library("numpy", np.__version__, np.__version__)
+
+
+def open_model(path: Path, variant: Variant, threads: int | None) -> NullEngine:
+    """Open an ``.npy`` of shape (*input shape without batch, out_features).
+
+    Raises:
+        EngineUnavailable: the device is not the CPU, or the file is no such array.
+    """
+    if variant.device != "cpu" or variant.delegate is not None:
+        raise EngineUnavailable("the null engine runs on the CPU, without delegates")
+    try:
+        weights = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EngineUnavailable(f"the null engine cannot read {path.name}: {error}") from error
+    if not isinstance(weights, np.ndarray) or weights.ndim < 2:
+        raise EngineUnavailable(f"the null engine wants one array of at least 2 dimensions in {path.name}")
+    return NullEngine(weights)
+
+
+class NullEngine:
+    """``output = input.reshape(1, -1) @ weights``, in the dtype of the weights."""
+
+    def __init__(self, weights: Array) -> None:
+        dtype = weights.dtype.name
+        self.inputs = (TensorInfo(0, "x", (1, *weights.shape[:-1]), dtype),)
+        self.outputs = (TensorInfo(0, "y", (1, weights.shape[-1]), dtype),)
+        self._weights = weights.reshape(-1, weights.shape[-1])  # (in_features, out_features)
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """One product: (1, ...) in, (1, out_features) out."""
+        return [arrays[0].reshape(1, -1) @ self._weights]
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,93 @@
+"""From the raw input of the application to what the model was trained on: the one implementation.
+
+Calibration, evaluation and the board all come here, so what was measured is what runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from edgekit_runtime.manifest import Preprocessing
+    from edgekit_runtime.tensors import Array
+
+
+def apply(
+    preprocessing: Preprocessing, x: Array, dtype: str | np.dtype[Any], layout: str | None = None
+) -> Array:
+    """Resize if declared and not yet of that size, then ``(x * scale - mean) / std`` per channel in float32.
+
+    Args:
+        preprocessing: what the manifest declares.
+        x: a batch: (N, H, W, C) for ``"NHWC"``, (N, C, H, W) for ``"NCHW"``, any shape for None.
+        dtype: of the result; integers are rounded to even and clipped.
+        layout: the layout of ``x`` and of the result. None allows no resize; several values of ``mean`` or
+            ``std`` then run along the last axis.
+
+    Returns:
+        An array of ``dtype`` in the layout of ``x``.
+    """
+    if preprocessing.resize is not None:
+        last = np.moveaxis(x, 1, 3) if layout == "NCHW" else x
+        last = resize(last, preprocessing.resize)
+        x = np.moveaxis(last, 3, 1) if layout == "NCHW" else last
+    return _cast(_normalise(preprocessing, x, layout), np.dtype(dtype))
+
+
+def _normalise(preprocessing: Preprocessing, x: Array, layout: str | None) -> Array:
+    real = np.multiply(x, np.float32(preprocessing.scale), dtype=np.float32)
+    if preprocessing.mean:
+        real -= _per_channel(preprocessing.mean, layout)
+    if preprocessing.std:
+        real /= _per_channel(preprocessing.std, layout)
+    return real
+
+
+def _per_channel(values: tuple[float, ...], layout: str | None) -> Array:
+    channels = np.asarray(values, dtype=np.float32)  # (1,) or (C,)
+    return channels.reshape(-1, 1, 1) if layout == "NCHW" else channels
+
+
+def _cast(real: Array, dtype: np.dtype[Any]) -> Array:
+    if dtype.kind not in "iu":
+        return np.ascontiguousarray(real, dtype=dtype)
+    limits = np.iinfo(dtype)
+    return np.ascontiguousarray(np.clip(np.rint(real), limits.min, limits.max), dtype=dtype)
+
+
+def resize(images: Array, size: tuple[int, int]) -> Array:
+    """Bilinear with antialias: a triangle filter as wide as the step where it shrinks, half-pixel centres.
+
+    That is what Pillow's ``BILINEAR`` computes, rows and columns apart (within one level for uint8, as Pillow
+    rounds between the two passes and uses fixed-point weights).
+
+    Args:
+        images: (N, H, W, C), uint8 or float.
+        size: height and width of the result.
+
+    Returns:
+        (N, height, width, C): uint8 rounded from uint8, else float32. The input itself when it has that size.
+    """
+    height, width = size
+    if images.shape[1:3] == (height, width):
+        return images
+    rows, columns = _weights(images.shape[1], height), _weights(images.shape[2], width)
+    out = np.empty((len(images), height, width, images.shape[3]), dtype=np.float32)
+    for i, image in enumerate(images):  # one at a time: a batch in float32 may be large
+        across = np.tensordot(columns, image.astype(np.float32, copy=False), axes=(1, 1))  # (width, H, C)
+        out[i] = np.tensordot(rows, across, axes=(1, 1))  # (height, width, C)
+    if images.dtype != np.uint8:
+        return out
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+
+
+def _weights(source: int, target: int) -> Array:
+    """What each source sample gives to each target sample, (target, source); every row sums to 1."""
+    step = source / target
+    support = max(step, 1.0)
+    centres = (np.arange(target) + 0.5) * step  # (target,)
+    samples = np.arange(source) + 0.5  # (source,)
+    weights = np.maximum(0.0, 1.0 - np.abs(samples - centres[:, None]) / support)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)

@@ -1,0 +1,76 @@
+"""Read a model's inputs from a file: ``.npy``, ``.npz``, or an image where Pillow is installed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit_runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from edgekit_runtime.manifest import InputSpec
+    from edgekit_runtime.tensors import Array
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
+
+
+def read_sample(path: str, inputs: tuple[InputSpec, ...]) -> tuple[Any, bool]:
+    """Read what one call of the model takes.
+
+    Returns:
+        The value for ``model(x, raw=raw)``, and ``raw``: true for images. Arrays go in as they are.
+
+    Raises:
+        DataError: the file cannot be read, or Pillow is missing.
+    """
+    kind = os.path.splitext(path)[1].lower()
+    if kind not in (".npy", ".npz"):
+        return _image(path, inputs), True
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found, False
+        with found:
+            return {name: found[name] for name in found.files}, False
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
+
+
+def _image(path: str, inputs: tuple[InputSpec, ...]) -> Array:
+    """An image as uint8 (H, W, C), with as many channels as the model's only input has."""
+    spec = inputs[0]
+    if len(inputs) != 1 or spec.layout is None:
+        raise DataError(f"{path}: only a model of one image input takes image files: give .npy or .npz")
+    channels = spec.shape[3] if spec.layout == "NHWC" else spec.shape[1]
+    if channels not in MODES:
+        raise DataError(f"{path}: no image has the {channels} channels of input {spec.name!r}: give .npy")
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError(f"{path}: images need Pillow: pip install 'edgekit-runtime[image]'") from error
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert(MODES[channels]))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def write_outputs(path: str, outputs: dict[str, Array]) -> None:
+    """Write one output as ``.npy``, or any number by name as ``.npz``.
+
+    Raises:
+        DataError: the name says neither, several outputs meet one ``.npy``, or the file cannot be written.
+    """
+    kind = os.path.splitext(path)[1].lower()
+    if kind not in (".npy", ".npz") or (kind == ".npy" and len(outputs) != 1):
+        raise DataError(f"{path}: wanted a name ending in .npz{', or in .npy' if len(outputs) == 1 else ''}")
+    try:
+        if kind == ".npy":
+            np.save(path, next(iter(outputs.values())), allow_pickle=False)
+        else:
+            np.savez(path, **outputs)  # type: ignore[arg-type]  # numpy's stubs take the names for allow_pickle
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,50 @@
+"""Between real numbers and the integers an artifact computes with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+def quantize(x: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any]) -> Array:
+    """``clip(round(x / scale) + zero_point)`` in the range of ``dtype``, computed in float32.
+
+    Halves are rounded to even and the division is a multiplication by float32's ``1 / scale``, as in the
+    kernels that convert float inputs when LiteRT runs with its default XNNPACK delegate (``f32-qs8-vcvt``:
+    0.5, 1.5, 2.5 become 0, 2, 2). The reference kernel rounds halves away from zero instead.
+
+    Args:
+        x: finite real numbers, any shape.
+        scale: real units a step, positive.
+        zero_point: the integer that stands for 0.
+        dtype: int8, uint8 or int16.
+
+    Returns:
+        The integers, in the shape of ``x``.
+    """
+    limits = np.iinfo(dtype)
+    steps = np.multiply(x, np.float32(1) / np.float32(scale), dtype=np.float32)
+    np.rint(steps, out=steps)
+    steps += np.float32(zero_point)
+    np.clip(steps, np.float32(limits.min), np.float32(limits.max), out=steps)
+    return steps.astype(dtype)
+
+
+def dequantize(q: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any] = "float32") -> Array:
+    """``(q - zero_point) * scale``, computed in float32 and given as ``dtype``, in the shape of ``q``."""
+    real = q.astype(np.float32)
+    real -= np.float32(zero_point)
+    real *= np.float32(scale)
+    return real.astype(dtype, copy=False)
+
+
+def dequantization_table(dtype: str, scale: float, zero_point: int, to: str) -> Array:
+    """What the bit patterns 0..255 of an 8-bit ``dtype`` stand for: exact, and one look-up."""
+    patterns = np.arange(256, dtype=np.uint8).view(dtype)  # (256,)
+    return dequantize(patterns, scale, zero_point, to)

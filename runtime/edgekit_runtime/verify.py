@@ -1,0 +1,61 @@
+"""Verify a bundle on this machine: every digest, and the golden outputs of all variants that can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgekit_runtime.errors import EdgekitError, EngineUnavailable, VerificationError
+from edgekit_runtime.place import REASONS, order, prove, required
+from edgekit_runtime.selfcheck import Difference
+
+if TYPE_CHECKING:
+    from edgekit_runtime.bundle import Bundle
+
+PROVEN, WRONG, CANNOT_RUN = "proven", "wrong", "cannot run"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one variant."""
+
+    variant: str
+    state: str  # PROVEN, WRONG or CANNOT_RUN
+    reason: str = ""  # empty when proven
+    checked: tuple[Difference, ...] = ()
+
+
+def verify(
+    bundle: Bundle, device: str = "auto", require: str | None = None, threads: int | None = None
+) -> tuple[Verdict, ...]:
+    """Hold every file against its digest, then every variant against its golden outputs.
+
+    ``require`` narrows the variants as it does for ``place``.
+
+    Raises:
+        BundleError: a file is not what was packed, or a golden array is malformed.
+        ProfileError: the bundle has no such device.
+        EngineUnavailable: no variant is what was required.
+    """
+    bundle.verify_all()
+    verdicts = []
+    for variant in required(bundle.manifest, order(bundle.manifest, device), require):
+        try:
+            session, differences, _ = prove(bundle, variant, threads)
+        except REASONS as error:
+            state = WRONG if isinstance(error, VerificationError) else CANNOT_RUN
+            verdicts.append(Verdict(variant.name, state, str(error)))
+            continue
+        session.close()
+        verdicts.append(Verdict(variant.name, PROVEN, "", differences))
+    return tuple(verdicts)
+
+
+def failure(verdicts: tuple[Verdict, ...]) -> EdgekitError | None:
+    """The error that the verdicts amount to: one is wrong, or none could run. None when all is well."""
+    wrong = [verdict.variant for verdict in verdicts if verdict.state == WRONG]
+    if wrong:
+        return VerificationError(f"{', '.join(wrong)}: other outputs here than where the bundle was made")
+    if not any(verdict.state == PROVEN for verdict in verdicts):
+        return EngineUnavailable("no variant can run on this machine")
+    return None
