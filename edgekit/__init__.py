@@ -17,7 +17,7 @@ __all__ = ["__version__", "convert"]
 def __getattr__(name: str) -> Any:
     """Load the API when it is asked for: ``import edgekit`` costs nothing."""
     if name == "convert":
-        from edgekit.api import convert  # noqa: PLC0415 - lazy on purpose
+        from edgekit.api import convert
 
         return convert
     raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

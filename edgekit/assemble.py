@@ -65,9 +65,7 @@ def manifest(contents: Contents) -> Manifest:
         variants=tuple(_variant(contents, variant) for variant in plan.variants),
         files=(),
         golden_inputs=tuple(_golden_input(index) for index in range(len(contents.inputs))),
-        devices=tuple(
-            device.to_dict() | {"variants": list(plan.preferred[device.name])} for device in plan.devices
-        ),
+        devices=tuple(device.to_dict() | {"variants": list(plan.preferred[device.name])} for device in plan.devices),
         recipe=_recipe(contents),
         calibration=_calibration(contents.calibration),
         versions=contents.versions,
@@ -97,7 +95,7 @@ def labels(plan: Plan, source: Source, data: DataSet | None) -> tuple[tuple[str,
     Raises:
         DataError: the file does not name each class once.
     """
-    classes = source.outputs[0].shape[-1] if len(source.outputs[0].shape) == 2 else 0  # noqa: PLR2004 - (1, classes)
+    classes = source.outputs[0].shape[-1] if len(source.outputs[0].shape) == 2 else 0
     if plan.labels is not None:
         names = tuple(plan.labels.read_text(encoding="utf-8").splitlines())
         if len(names) != classes:

@@ -18,8 +18,8 @@ from edgekit_converters.data import DataRequest, DataSet
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import (
     Artifact,
-    Comparison,
     CompareRequest,
+    Comparison,
     EvaluateRequest,
     Evaluation,
     Latency,
@@ -181,7 +181,9 @@ def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:
         raise PlanError(f"--resize {size[0]},{size[1]}: input {spec.name!r} has the shape {spec.shape}")
 
 
-def _prepare(work_runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: str) -> DataSet | None:
+def _prepare(
+    work_runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: str
+) -> DataSet | None:
     if spec is None:
         return None
     calibrating = purpose == "calibration"

@@ -74,7 +74,6 @@ class VariantPlan:
         """The variant's name in the bundle, such as ``litert-int8-static`` or ``openvino-gpu-float16``."""
         return f"{self.engine}-{self.scheme}" if self.device == "cpu" else f"{self.engine}-{self.device}-{self.scheme}"
 
-
     @property
     def artifact(self) -> tuple[str, str]:
         """What it shares its file with: every variant of the same engine and scheme."""
@@ -280,7 +279,11 @@ def _precision(device: DeviceProfile, unit: str) -> str:
 
 
 def _refuse_or_note(
-    device: DeviceProfile, schemes: tuple[str, ...], names: list[str], possible: tuple[str, ...], notes: list[str]
+    device: DeviceProfile,
+    schemes: tuple[str, ...],
+    names: list[str],
+    possible: tuple[str, ...],
+    notes: list[str],
 ) -> None:
     engines = [target.partition(":")[0] for target in device.targets]
     able = [name for name in device.schemes if any(engine in SCHEMES[name].engines for engine in engines)]

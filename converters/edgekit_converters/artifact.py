@@ -103,7 +103,7 @@ def _positions(names: list[str], by_name: dict[str, Any], listed: list[Any]) -> 
 
 def open_interpreter(path: Path) -> Any:
     """Open a ``.tflite`` file with LiteRT's interpreter, for what the runtime's engine does not tell."""
-    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - only for .tflite files
+    from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()

@@ -58,7 +58,13 @@ class Cache:
                 raise ValueError("changed since it was kept")
             record = decode(json.loads((folder / "record.json").read_text()), folder)
             os.utime(folder)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):  # damaged, stale, or of another edgekit
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+        ):  # damaged, stale, or of another edgekit
             shutil.rmtree(folder, ignore_errors=True)
             return None
         return record

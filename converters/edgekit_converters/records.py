@@ -13,9 +13,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
-
 from edgekit_converters.data import DataSet
+from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
 
 
 @dataclass(frozen=True)

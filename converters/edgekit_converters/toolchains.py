@@ -23,9 +23,7 @@ TOOLCHAINS = {
     "keras": Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), "keras"),
     "python": Toolchain((), ("tensorflow", "keras", "tf-keras", "torch", "litert-torch", "litert-converter"), ""),
     "torch": Toolchain(("torch",), ("torch", "litert-torch", "litert-converter"), "torch"),
-    "litert": Toolchain(
-        ("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), "keras"
-    ),
+    "litert": Toolchain(("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), "keras"),
     "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), "openvino"),
 }
 

@@ -76,9 +76,7 @@ class Worker:
         self._receive = Connection(ours[0], writable=False)
         self._send = Connection(theirs[1], readable=False)
 
-    def call(
-        self, stage: str, function: str, *arguments: Any, progress: Progress | None = None
-    ) -> tuple[Any, Cost]:
+    def call(self, stage: str, function: str, *arguments: Any, progress: Progress | None = None) -> tuple[Any, Cost]:
         """Run ``"module:function"`` in the child and return its result and what it took.
 
         Raises:

@@ -16,7 +16,7 @@ class Numbers(click.ParamType):
 
     def __init__(self, kind: type[int] | type[float], count: int | None = None) -> None:
         self.kind, self.count = kind, count
-        self.name = "H,W" if count == 2 else "a,b,c"  # noqa: PLR2004 - height and width
+        self.name = "H,W" if count == 2 else "a,b,c"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the text."""
@@ -40,8 +40,13 @@ class Numbers(click.ParamType):
 @click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
 @click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
 @click.option("--device", "-d", multiple=True, metavar="NAME", help="Device, or a path to a profile; repeatable.")
-@click.option("--quantize", "-q", multiple=True, metavar="SCHEME",
-              help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static; repeatable.")
+@click.option(
+    "--quantize",
+    "-q",
+    multiple=True,
+    metavar="SCHEME",
+    help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static; repeatable.",
+)
 @click.option("--calibrate", metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
 @click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on.")
 @click.option("--max-drop", type=float, metavar="X", help="Refuse a bundle that loses more (absolute, such as 0.01).")
@@ -56,7 +61,14 @@ class Numbers(click.ParamType):
 @click.option("--version", "version", help="The model's version in the bundle.  [default: 1]")
 @click.option("--report", metavar="FILE.json", help="Write what was made and measured.")
 @click.option("--plan", "plan_file", metavar="FILE.toml", help="Options from a file; the command line overrules it.")
-@click.option("--no-cache", "cache", flag_value=False, type=bool, default=None, help="Neither use nor keep stage results.")
+@click.option(
+    "--no-cache",
+    "cache",
+    flag_value=False,
+    type=bool,
+    default=None,
+    help="Neither use nor keep stage results.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report (or the plan) as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -80,8 +92,8 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     if dry_run:
         click.echo(json.dumps(describe(plan), indent=2) if as_json else plan_text(describe(plan)))
         return
-    from edgekit import terminal  # noqa: PLC0415 - rich is for those who convert
-    from edgekit.pipeline import convert  # noqa: PLC0415 - likewise
+    from edgekit import terminal
+    from edgekit.pipeline import convert
 
     with terminal.progress(enabled=not quiet) as watch:
         report = convert(plan, watch)
@@ -93,7 +105,9 @@ def plan_text(plan: Any) -> str:
     lines = [f"model      {plan['model']} ({plan['kind']})", f"bundle     {plan['output']}"]
     lines += [f"device     {device}: {', '.join(names)}" for device, names in plan["devices"].items()]
     lines += [f"variant    {variant['name']}" for variant in plan["variants"]]
-    lines += [f"{key:<10} {plan[key]}" for key in ("calibrate", "evaluate", "max_drop", "samples") if plan[key] is not None]
+    lines += [
+        f"{key:<10} {plan[key]}" for key in ("calibrate", "evaluate", "max_drop", "samples") if plan[key] is not None
+    ]
     if plan["preprocessing"]:
         lines.append(f"preprocess {plan['preprocessing']}")
     lines.append(f"toolchains {', '.join(plan['toolchains'])}")

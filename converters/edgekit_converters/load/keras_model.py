@@ -19,7 +19,9 @@ from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
-CUSTOM_LAYER = re.compile(r"(?:Could not locate (?:class|function)|Unknown (?:layer|\w+ function|object):?) '?([\w>.]+)'?")
+CUSTOM_LAYER = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown (?:layer|\w+ function|object):?) '?([\w>.]+)'?"
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,18 @@ def keras_errors(path: Path) -> Iterator[None]:
     """Map what Keras and TensorFlow raise while loading to a SourceError that says what to do."""
     try:
         yield
-    except (TypeError, ValueError, AttributeError, KeyError, OSError, ImportError, NotImplementedError, RuntimeError,
-            zipfile.BadZipFile, tf.errors.OpError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        OSError,
+        ImportError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        tf.errors.OpError,
+    ) as error:
         message = str(error)
         custom = CUSTOM_LAYER.search(message)
         if custom:
@@ -62,7 +74,7 @@ def load_file(request: SourceRequest) -> Live:
 
 
 def _load_either(request: SourceRequest) -> tuple[Any, tuple[str, ...]]:
-    import keras  # noqa: PLC0415 - after tensorflow, so that it takes that backend
+    import keras
 
     custom = _custom_objects(request)
     try:
@@ -75,7 +87,7 @@ def _load_either(request: SourceRequest) -> tuple[Any, tuple[str, ...]]:
     except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError) as refusal:
         if request.path.suffix.lower() == ".keras" and not _written_by_keras2(request.path):
             raise
-        import tf_keras  # noqa: PLC0415 - slow, and rarely needed
+        import tf_keras
 
         try:
             model = tf_keras.models.load_model(
@@ -99,9 +111,7 @@ def _custom_objects(request: SourceRequest) -> dict[str, Any] | None:
     return {name: item for name, item in vars(module).items() if callable(item) and not name.startswith("_")}
 
 
-def from_model(
-    model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (), code: tuple[Path, ...] = ()
-) -> Live:
+def from_model(model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (), code: tuple[Path, ...] = ()) -> Live:
     """Wrap a Keras model of either generation.
 
     Raises:
@@ -147,7 +157,7 @@ def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
 
 
 def _spec(name: str, shape: tuple[int, ...], dtype: str) -> InputSpec:
-    return InputSpec(name, shape, dtype, layout="NHWC" if len(shape) == 4 else None)  # noqa: PLR2004 - N, H, W, C
+    return InputSpec(name, shape, dtype, layout="NHWC" if len(shape) == 4 else None)
 
 
 def load_saved_model(request: SourceRequest) -> Live:
@@ -156,7 +166,9 @@ def load_saved_model(request: SourceRequest) -> Live:
         loaded = tf.saved_model.load(str(request.path))
         signatures = dict(loaded.signatures)
     if "serving_default" not in signatures and len(signatures) != 1:
-        raise SourceError(f"{request.path}: the SavedModel has no serving_default signature (it has: {list(signatures)})")
+        raise SourceError(
+            f"{request.path}: the SavedModel has no serving_default signature (it has: {list(signatures)})"
+        )
     signature = signatures.get("serving_default") or next(iter(signatures.values()))
     wanted = signature.structured_input_signature[1]
     inputs = tuple(

@@ -68,7 +68,7 @@ def _dtype(port: Any) -> str:
 
 
 def _layout(shape: tuple[int, ...]) -> str | None:
-    if len(shape) != 4:  # noqa: PLR2004 - N, C, H, W
+    if len(shape) != 4:
         return None
     return "NHWC" if shape[-1] in CHANNELS and shape[1] not in CHANNELS else "NCHW"
 

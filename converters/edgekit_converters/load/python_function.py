@@ -53,11 +53,11 @@ def load_function(request: SourceRequest) -> Live:
     code = _own_files(request.path, before)
     kinds = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
     if "torch" in kinds:
-        from edgekit_converters.load import torch_module  # noqa: PLC0415 - only where torch is what came
+        from edgekit_converters.load import torch_module
 
         return torch_module.from_module(model, request, code=code)
     if kinds & {"keras", "tf_keras"}:
-        from edgekit_converters.load import keras_model  # noqa: PLC0415 - only where Keras is what came
+        from edgekit_converters.load import keras_model
 
         if request.weights:
             model.load_weights(request.weights)
@@ -75,7 +75,7 @@ def _call(path: Path, function: Any, *arguments: Any) -> Any:
         extra = {"torch": "torch", "tensorflow": "keras", "keras": "keras", "tf_keras": "keras"}.get(error.name or "")
         advice = f"; pip install 'edgekit[{extra}]'" if extra else ""
         raise SourceError(f"{path}: needs the module {error.name!r}, which is not installed{advice}") from error
-    except Exception as error:  # noqa: BLE001 - any exception of the user's code, reported as such
+    except Exception as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error

@@ -31,7 +31,7 @@ def load_file(request: SourceRequest) -> Live:
     return Live(
         framework="tflite",
         inputs=tuple(
-            InputSpec(name, info.shape, _real_dtype(info), "NHWC" if len(info.shape) == 4 else None)  # noqa: PLR2004
+            InputSpec(name, info.shape, _real_dtype(info), "NHWC" if len(info.shape) == 4 else None)
             for name, info in zip(input_names, inputs, strict=True)
         ),
         outputs=tuple(

@@ -36,7 +36,7 @@ class Flat(torch.nn.Module):
         leaves = torch.utils._pytree.tree_leaves(self.module(*tensors))
         return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 
-    def train(self, mode: bool = True) -> Flat:  # noqa: ARG002 - the signature of nn.Module
+    def train(self, mode: bool = True) -> Flat:
         """Keep inference mode."""
         return self
 
@@ -51,7 +51,16 @@ def torch_errors(path: Path) -> Iterator[None]:
             f"{path}: holds pickled objects, which run code when loaded; if you trust the file, add --allow-pickle "
             f"(safer: save the weights alone with torch.save(model.state_dict(), ...))"
         ) from error
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, ImportError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        EOFError,
+        OSError,
+        ImportError,
+    ) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         raise SourceError(f"{path}: PyTorch cannot load it ({type(error).__name__}: {first})") from error
 
@@ -106,8 +115,10 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     if unknown:
         raise SourceError(f"{request.path}: forward() has no input {unknown[0]!r}; it has {', '.join(parameters)}")
     order = sorted(shapes, key=lambda said: parameters.index(said.name) if said.name in parameters else -1)
-    names = [said.name or (parameters[index] if index < len(parameters) else f"input_{index}")
-             for index, said in enumerate(order)]
+    names = [
+        said.name or (parameters[index] if index < len(parameters) else f"input_{index}")
+        for index, said in enumerate(order)
+    ]
     return _live(module.eval(), names, list(order), request, code)
 
 
@@ -185,7 +196,7 @@ def _output_names(module: torch.nn.Module, inputs: tuple[InputSpec, ...], moved:
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[1] in IMAGE_CHANNELS  # noqa: PLR2004 - N, C, H, W
+    return len(shape) == 4 and shape[1] in IMAGE_CHANNELS
 
 
 def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,9 @@ from openvino import preprocess
 from edgekit_converters.load import Live
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
-MISSING_OPERATOR = re.compile(r"No conversion rule found for operations?:? ([\w:., ]+)|[Uu]nsupported operation:? (\w+)")
+MISSING_OPERATOR = re.compile(
+    r"No conversion rule found for operations?:? ([\w:., ]+)|[Uu]nsupported operation:? (\w+)"
+)
 
 
 @contextlib.contextmanager
@@ -64,7 +66,9 @@ def _in_order(model: ov.Model) -> ov.Model:
 
     inputs, outputs = sorted(model.inputs, key=place), sorted(model.outputs, key=place)
     return ov.Model(
-        [output.get_node() for output in outputs], [port.get_node() for port in inputs], model.get_friendly_name()
+        [output.get_node() for output in outputs],
+        [port.get_node() for port in inputs],
+        model.get_friendly_name(),
     )
 
 

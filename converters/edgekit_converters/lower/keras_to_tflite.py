@@ -36,9 +36,7 @@ def traced(live: Live) -> tuple[tf.Module, Any]:
 
     Arguments and results are called ``input_<i>`` and ``output_<i>``: formats sort names, so the names carry the order.
     """
-    signature = [
-        tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}") for index, spec in enumerate(live.inputs)
-    ]
+    signature = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}") for index, spec in enumerate(live.inputs)]
 
     @tf.function(input_signature=signature)
     def serve(*tensors: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
         ToolchainError: litert-torch failed otherwise, or is not installed.
     """
     toolchains.require_modules(("litert_torch",), "torch", "lower")
-    import litert_torch  # noqa: PLC0415 - seconds to import, and IR alone does not need it
+    import litert_torch
 
     last = [index for index, moved in enumerate(live.moved) if moved]
     module = litert_torch.to_channel_last_io(live.handle, args=last) if last else live.handle
@@ -45,7 +45,7 @@ def litert_torch_errors() -> Iterator[None]:
     """Map what export and lowering raise; litert-torch has no error class of its own."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - the seam: torch.export and MLIR raise whatever they like
+    except Exception as error:
         message = str(error)
         operator = NO_LOWERING.search(message)
         if operator:

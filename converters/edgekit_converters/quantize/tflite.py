@@ -94,7 +94,15 @@ def quantizer_errors() -> Iterator[None]:
     """Map what AI Edge Quantizer raises; it has no error class of its own."""
     try:
         yield
-    except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+    except (
+        ValueError,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
         message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "QSV" in message or "calibrat" in message.lower():
             raise CalibrationError(

@@ -33,7 +33,7 @@ class Metric:
 
 
 def _is_classifier(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
-    return labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu" and len(outputs[0].shape) == 2  # noqa: PLR2004 - (1, classes)
+    return labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu" and len(outputs[0].shape) == 2
 
 
 def _has_targets(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
@@ -72,9 +72,7 @@ METRICS = {
 }
 
 
-def metric_for(
-    inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], labels: np.ndarray | None
-) -> Metric:
+def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> Metric:
     """Return the metric that data and model call for.
 
     Raises:
