@@ -1,0 +1,173 @@
+"""The data stage: what the user names becomes plain arrays on disk that every worker can memory-map.
+
+It runs in a child process and needs numpy alone, and Pillow where the data are images. Samples are checked,
+resized and laid out here, once; normalising waits until ``batches``, so that uint8 images stay a quarter of
+the size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekit_converters.data import arrays, fit, function, image_folder
+from edgekit_converters.data.column import Column
+from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples
+from edgekit_runtime import preprocess
+from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import InputSpec
+
+__all__ = ["READERS", "DataRequest", "DataSet", "batches", "labels", "prepare"]
+
+Reads = Callable[[str], bool]
+Read = Callable[[DataRequest], Samples]
+
+# What a user may name: how it is said to people, how it is recognised, how it is read.
+READERS: tuple[tuple[str, Reads, Read], ...] = (
+    (image_folder.ACCEPTS, image_folder.reads, image_folder.read),
+    (arrays.ACCEPTS, arrays.reads, arrays.read),
+    (function.ACCEPTS, function.reads, function.read),
+)
+
+
+def prepare(request: DataRequest, folder: Path) -> DataSet:
+    """Read the data, check them, and write one .npy an input, and the labels, into ``folder``.
+
+    Equal requests on equal data give equal files and digests. A refusal leaves no file behind.
+
+    Raises:
+        DataError: the data are missing, damaged, too few, without variation, or do not fit the model; the
+            message names file, sample and input.
+        OSError: the disk is full.
+    """
+    samples = _read(request)
+    with ExitStack() as files:
+        columns = [
+            files.enter_context(Column(folder / f"input_{index}.npy", f"input {spec.name!r}"))
+            for index, spec in enumerate(request.inputs)
+        ]
+        targets = files.enter_context(Column(folder / "labels.npy", "the label"))
+        fits = _write(samples, request, columns, targets)
+        _refuse_too_few(request, columns[0].count)
+        for spec, column in zip(request.inputs, columns, strict=True):
+            _refuse_values(request, spec, column)
+        if targets.count not in (0, columns[0].count):
+            raise DataError(f"{request.spec}: {targets.count} labels for {columns[0].count} samples")
+    return DataSet(
+        inputs=tuple(str(column.path) for column in columns),
+        labels=str(targets.path) if targets.count else None,
+        classes=samples.classes,
+        count=columns[0].count,
+        sha256=hashlib.sha256(b"".join(column.digest() for column in [*columns, targets])).hexdigest(),
+        notes=(*samples.notes, *(note for way in fits for note in way.notes()), *_worries(request, columns)),
+    )
+
+
+def batches(data: DataSet, inputs: tuple[InputSpec, ...], size: int) -> Iterator[list[Array]]:
+    """The samples in order, at most ``size`` at a time: one array an input, (b, *input shape without batch).
+
+    They are normalised by the runtime's own preprocessing, so a board computes the same, and have the
+    input's dtype.
+    """
+    columns = [np.load(path, mmap_mode="r") for path in data.inputs]  # an input: (count, *its shape[1:])
+    for start in range(0, data.count, size):
+        rows = slice(start, start + size)
+        yield [_normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
+
+
+def labels(data: DataSet) -> Array | None:
+    """The labels: int64 class indices (count,) or float targets (count, ...); None where there are none."""
+    return None if data.labels is None else np.load(data.labels)
+
+
+def _read(request: DataRequest) -> Samples:
+    for _, reads, read in READERS:
+        if reads(request.spec):
+            return read(request)
+    accepted = "; ".join(accepts for accepts, _, _ in READERS)
+    found = "cannot be read" if Path(request.spec).exists() else "no such file or folder"
+    raise DataError(f"{request.spec}: {found}; {request.purpose} data may be: {accepted}")
+
+
+def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column) -> list[fit.Fit]:
+    """Stream every block into the columns; the first sample decides how all are laid out."""
+    fits: list[fit.Fit] = []
+    for block in samples.blocks:
+        name = block.names[0]
+        if not fits:
+            fits = [
+                fit.choose(spec, array.shape[1:], samples.layout, name)
+                for spec, array in zip(request.inputs, block.inputs, strict=True)
+            ]
+        for column, way, array in zip(columns, fits, block.inputs, strict=True):
+            column.append(way.apply(array, name), block.names)
+        if block.labels is not None:
+            targets.append(_target(block.labels, block), block.names)
+    return fits
+
+
+def _target(given: Array, block: Block) -> Array:
+    """Class indices as int64 (k,), also from a column (k, 1); float targets as they are."""
+    if given.dtype.kind not in "biu":
+        return given
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    if given.ndim != 1:
+        raise DataError(
+            f"{block.names[0]}: labels that are whole numbers are class indices, one a sample; these are "
+            f"{given.shape[1:]} a sample: take the argmax of one-hot labels, or save other targets as floats"
+        )
+    if (given < 0).any():
+        name = block.names[int(np.argmin(given >= 0))]
+        raise DataError(f"{name}: the label is negative; class indices start at 0")
+    return given.astype(np.int64)
+
+
+def _refuse_too_few(request: DataRequest, count: int) -> None:
+    if count == 0:
+        raise DataError(f"{request.spec}: no samples in it for {request.purpose}")
+    if count < request.minimum:
+        limit = f" (--samples {request.samples})" if count == request.samples else ""
+        raise DataError(
+            f"{request.spec}: {count} samples{limit} are too few for {request.purpose}; "
+            f"at least {request.minimum} are needed, {max(request.minimum, request.recommended)} are advised"
+        )
+
+
+def _refuse_values(request: DataRequest, spec: InputSpec, column: Column) -> None:
+    """Refuse values that tell nothing, or that the input's dtype cannot hold."""
+    wanted = np.dtype(spec.dtype)
+    if wanted.kind == "f" and column.lowest == column.highest:
+        raise DataError(
+            f"{request.spec}: {column.title} is range-constant: every value of every sample is "
+            f"{column.lowest}; give data as the model meets them in use"
+        )
+    if wanted.kind not in "iu" or column.dtype is None or spec.preprocessing:
+        return
+    limits = np.iinfo(wanted)
+    if column.dtype.kind == "f" or column.lowest < limits.min or column.highest > limits.max:
+        raise DataError(
+            f"{request.spec}: {column.title} wants {wanted}, the samples are {column.dtype} "
+            f"from {column.lowest} to {column.highest}"
+        )
+
+
+def _worries(request: DataRequest, columns: list[Column]) -> Iterator[str]:
+    count = columns[0].count
+    if count < request.recommended:
+        yield f"only {count} samples: {request.recommended} or more are advised for {request.purpose}"
+    for spec, column in zip(request.inputs, columns, strict=True):
+        scale = spec.preprocessing.scale if spec.preprocessing else 1.0
+        if scale <= 1 / 16 and column.highest <= 1:
+            yield f"{column.title}: samples end at {column.highest}; is scaling them by {scale:.4g} meant?"
+
+
+def _normalise(samples: Array, spec: InputSpec) -> Array:
+    if spec.preprocessing is None:
+        return np.array(samples, dtype=spec.dtype)
+    return preprocess.apply(replace(spec.preprocessing, resize=None), samples, spec.dtype, spec.layout)
