@@ -184,8 +184,9 @@ def _golden_count(contents: Contents) -> int:
 
 
 def _first(path: Path, count: int) -> bytes:
+    """Return the first samples as a bundle keeps them: (samples, 1, ...), each with its batch."""
     buffer = io.BytesIO()
-    np.save(buffer, np.load(path)[:count])
+    np.save(buffer, np.load(path)[:count, np.newaxis])
     return buffer.getvalue()
 
 

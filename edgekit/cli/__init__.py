@@ -46,7 +46,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgekit")
 def cli() -> None:
-    """Turn trained Keras and PyTorch models into verified TFLite and OpenVINO bundles.
+    r"""Turn trained Keras and PyTorch models into verified TFLite and OpenVINO bundles.
 
     \b
     edgekit convert model.keras -o model.edgekit --quantize int8 --calibrate images/

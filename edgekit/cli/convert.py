@@ -11,7 +11,7 @@ import click
 from edgekit.plan import Options, describe, read_plan, resolve
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[Any]):
     """``a,b,c`` as a tuple of numbers."""
 
     def __init__(self, kind: type[int] | type[float], count: int | None = None) -> None:
@@ -73,7 +73,7 @@ class Numbers(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print the report (or the plan) as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Convert MODEL into a verified bundle.
+    r"""Convert MODEL into a verified bundle.
 
     MODEL is .keras, .h5, a SavedModel folder, .pt2, FILE.py:function, .onnx, .xml or .tflite.
 

@@ -1,0 +1,28 @@
+"""``edgekit inspect``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.manifest import to_json
+from edgekit_runtime.show import manifest_lines
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+def command(bundle: str, as_json: bool) -> None:
+    """Show what is in BUNDLE: the model, its variants, what was measured, where it may go.
+
+    No engine is loaded, so this works where the bundle cannot run.
+    """
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    if as_json:
+        click.echo(json.dumps(json.loads(to_json(manifest)), indent=2))
+        return
+    for line in manifest_lines(manifest):
+        click.echo(line)
