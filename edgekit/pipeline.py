@@ -33,7 +33,7 @@ from edgekit_converters.records import (
 from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.verdict import check_drop, check_parity, drop
-from edgekit_runtime.errors import PlanError
+from edgekit_runtime.errors import ConversionError, PlanError
 from edgekit_runtime.manifest import InputSpec
 
 CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
@@ -72,7 +72,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
         labels, notes = assemble.labels(plan, source, evaluation or calibration)
         contents = assemble.Contents(plan, source, inputs, probe, made, baseline, calibration, labels, versions)
-        write_bundle(assemble.manifest(contents), assemble.files(contents), plan.output)
+        _write(contents)
         report = Report(
             edgekit=__version__,
             source=_source_report(plan, source, baseline),
@@ -86,6 +86,23 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
     if plan.report:
         reports.write(report, plan.report)
     return report
+
+
+def _write(contents: assemble.Contents) -> None:
+    """Write the bundle, whole or not at all.
+
+    Raises:
+        ConversionError: the disk is full, or the place cannot be written to.
+    """
+    output = contents.plan.output
+    try:
+        write_bundle(assemble.manifest(contents), assemble.files(contents), output)
+    except OSError as error:
+        raise ConversionError(
+            f"{output} cannot be written: {error.strerror or error}",
+            stage="bundle",
+            advice="free some space, or give another place with -o",
+        ) from error
 
 
 @dataclass(frozen=True)

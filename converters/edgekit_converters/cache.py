@@ -42,10 +42,8 @@ class Cache:
 
     def __init__(self, root: Path, *, enabled: bool = True, limit_mib: int | None = None) -> None:
         self.root = root
-        self.enabled = enabled
         self.limit_mib = int(os.environ.get("EDGEKIT_CACHE_MIB", DEFAULT_LIMIT_MIB)) if limit_mib is None else limit_mib
-        if enabled:
-            root.mkdir(parents=True, exist_ok=True)
+        self.enabled = enabled and _writable(root)
 
     def get(self, key: str) -> Any | None:
         """Return the record kept under ``key``, its files proven whole, or None."""
@@ -101,6 +99,15 @@ class Cache:
             room_bytes -= sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
             if room_bytes < 0:
                 shutil.rmtree(entry, ignore_errors=True)
+
+
+def _writable(root: Path) -> bool:
+    """Make the folder and tell whether it can be written to; the cache is a help, never a need."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(root, os.W_OK)
 
 
 def key(stage: str, request: Any, versions: Mapping[str, str]) -> str:

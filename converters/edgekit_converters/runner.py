@@ -114,12 +114,25 @@ class Runner:
 
 
 def new_log(root: Path, keep: int = 20) -> Path:
-    """Return the path of a new log file under ``root``, after removing all but the newest ones."""
+    """Return a new, empty log file under ``root``, after removing all but the newest ones.
+
+    Where nothing can be written, the log goes to the system's temporary folder.
+    """
     folder = root / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    for old in logs[: max(0, len(logs) - keep + 1)]:
-        old.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(prefix="edgekit-", suffix=".log", dir=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob("*.log"), key=_modified)[: -keep + 1]:
+            old.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix="edgekit-", suffix=".log", dir=folder)
+    except OSError:
+        handle, name = tempfile.mkstemp(prefix="edgekit-", suffix=".log")
     os.close(handle)
     return Path(name)
+
+
+def _modified(path: Path) -> float:
+    """Return when a file was last written; one that has just gone counts as oldest."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -27,8 +27,8 @@ from edgekit_runtime.errors import EdgekitError, ToolchainError
 
 Progress = Callable[[int, int], None]  # (done, total)
 
-# Toolchains never report home from here (TF_BUILD is the switch openvino-telemetry honours), never look for a CUDA
-# driver that conversion does not use, and hash-order the same way each time, so that the same input gives the same bytes.
+# Toolchains never report home from here (TF_BUILD is the switch openvino-telemetry honours), never look for a
+# CUDA driver that conversion does not use, and order hashes the same way each time: equal input gives equal bytes.
 ENVIRONMENT = {
     "TF_BUILD": "edgekit",
     "NNCF_CI": "1",
@@ -95,12 +95,7 @@ class Worker:
                     elif kind == "error":
                         raise content[0]
                     elif kind == "failed":
-                        raise ToolchainError(
-                            f"{content[0]}",
-                            stage=stage,
-                            subject=self.name,
-                            advice=f"The toolchain's own messages are in {self.log}",
-                        )
+                        raise ToolchainError(content[0], stage=stage, subject=self.name, advice=self._see_log())
             except (EOFError, BrokenPipeError, ConnectionResetError) as error:
                 raise self._died(stage) from error
 
@@ -116,8 +111,11 @@ class Worker:
             what,
             stage=stage,
             subject=self.name,
-            advice=f"The toolchain's own messages are in {self.log}; run the same command again to retry",
+            advice=self._see_log(),
         )
+
+    def _see_log(self) -> str:
+        return f"the toolchain's own messages are in {self.log}"
 
     def close(self) -> None:
         """End the child and everything it started, at once."""
@@ -167,7 +165,7 @@ def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     except EdgekitError as error:
         traceback.print_exc()
         return "error", error
-    except BaseException as error:  # noqa: BLE001 - the seam of the process: whatever a toolchain throws becomes a message
+    except BaseException as error:  # noqa: BLE001 - the seam of the process: whatever is thrown becomes a message
         traceback.print_exc()
         return "failed", _one_line(error)
 
