@@ -30,9 +30,7 @@ def check(args: argparse.Namespace) -> int:
     with open_bundle(args.bundle) as bundle:
         verdicts = verify(bundle, args.device, args.require, args.threads)
     problem = failure(verdicts)
-    _tell(
-        args, {"ok": problem is None, "variants": [asdict(v) for v in verdicts]}, show.verdict_lines(verdicts)
-    )
+    _tell(args, {"ok": problem is None, "variants": [asdict(v) for v in verdicts]}, show.verdict_lines(verdicts))
     if problem is not None:
         raise problem
     return 0
@@ -90,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--top", type=_positive, default=5, metavar="N", help="so many labels or values")
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
         sub.add_argument("--device", default="auto", help="prefer the variants of this device profile")
-        sub.add_argument(
-            "--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do"
-        )
+        sub.add_argument("--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do")
         sub.add_argument("--threads", type=_positive, metavar="N", help="threads of the engine")
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser

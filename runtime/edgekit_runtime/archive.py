@@ -131,13 +131,9 @@ def _read_directory(file: BinaryIO, name: str) -> tuple[bytes, int, int]:
     file.seek(total_bytes - _END.size)
     signature, disk, first, here, count, size, start, comment = _END.unpack(file.read(_END.size))
     if signature != b"PK\5\6" or disk or first or comment or here != count:
-        raise MalformedBundle(
-            f"{name}: is not a bundle, or is cut off: no end record in its last {_END.size} bytes"
-        )
+        raise MalformedBundle(f"{name}: is not a bundle, or is cut off: no end record in its last {_END.size} bytes")
     if count > MAX_ENTRIES or size > _MAX_DIRECTORY_BYTES:
-        raise MalformedBundle(
-            f"{name}: says it has {count} files in a directory of {size} bytes, over the bounds"
-        )
+        raise MalformedBundle(f"{name}: says it has {count} files in a directory of {size} bytes, over the bounds")
     if start + size + _END.size != total_bytes:
         raise MalformedBundle(f"{name}: its directory does not lie where its end record says")
     file.seek(start)
@@ -152,9 +148,7 @@ def _read_record(records: bytes, position: int, offset: int, name: str) -> tuple
     end = position + _CENTRAL.size + found.path_bytes
     raw = records[position + _CENTRAL.size : end]
     if not 1 <= found.path_bytes <= MAX_PATH_BYTES or end > len(records) or not raw.isascii():
-        raise MalformedBundle(
-            f"{name}: the name of a file is not 1 to {MAX_PATH_BYTES} ASCII characters: {raw[:80]!r}"
-        )
+        raise MalformedBundle(f"{name}: the name of a file is not 1 to {MAX_PATH_BYTES} ASCII characters: {raw[:80]!r}")
     entry = Entry(raw.decode("ascii"), found.size_bytes, found.crc32, offset)
     for key, have, want in zip(_Central._fields, found, _central(entry)):
         if have != want:

@@ -321,7 +321,5 @@ def _npy(content: Array, where: str) -> Array:
         count *= dim
     body = content[head.tell() :]
     if min(shape, default=0) < 0 or count * dtype.itemsize != body.size:
-        raise MalformedBundle(
-            f"{where}: has {body.size} bytes of numbers, not those of {dtype} {list(shape)}"
-        )
+        raise MalformedBundle(f"{where}: has {body.size} bytes of numbers, not those of {dtype} {list(shape)}")
     return np.asarray(body).view(dtype).reshape(shape, order="F" if fortran else "C")

@@ -62,13 +62,7 @@ def number(low: float = -math.inf, *, above: float = -math.inf) -> Check[float]:
     def check(value: Any, where: str) -> float:
         real = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not real or not math.isfinite(value) or value < low or value <= above:
-            bound = (
-                f" above {above:g}"
-                if above > -math.inf
-                else f" of at least {low:g}"
-                if low > -math.inf
-                else ""
-            )
+            bound = f" above {above:g}" if above > -math.inf else f" of at least {low:g}" if low > -math.inf else ""
             refuse(where, f"is {_shown(value)}, wanted a finite number{bound}")
         return float(value)
 

@@ -79,9 +79,7 @@ class ConversionError(EdgekitError):
         return _rebuild, (type(self), self.args[0], self.stage, self.subject, self.advice)
 
 
-def _rebuild(
-    kind: type[ConversionError], message: str, stage: str, subject: str, advice: str
-) -> ConversionError:
+def _rebuild(kind: type[ConversionError], message: str, stage: str, subject: str, advice: str) -> ConversionError:
     """Pickle support: errors cross from a worker process to its parent whole."""
     return kind(message, stage=stage, subject=subject, advice=advice)
 

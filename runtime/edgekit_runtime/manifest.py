@@ -303,9 +303,7 @@ def _decode(data: bytes) -> Any:
     import json
 
     if len(data) > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(
-            f"manifest.json: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed"
-        )
+        raise MalformedBundle(f"manifest.json: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
     if _depth(data) > MAX_DEPTH:
         raise MalformedBundle(f"manifest.json: is nested deeper than {MAX_DEPTH} levels")
     try:

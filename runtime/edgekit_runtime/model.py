@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     Outputs = Union[Array, dict[str, Array]]
 
 
-def load(
-    path: BundlePath, device: str = "auto", require: str | None = None, threads: int | None = None
-) -> Model:
+def load(path: BundlePath, device: str = "auto", require: str | None = None, threads: int | None = None) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
     Args:
@@ -130,15 +128,11 @@ class Model:
         names = [spec.name for spec in self.inputs]
         if isinstance(x, Mapping):
             if x.keys() != set(names):
-                raise InputMismatch(
-                    f"the inputs are {', '.join(names)}, there came {', '.join(map(str, x)) or 'none'}"
-                )
+                raise InputMismatch(f"the inputs are {', '.join(names)}, there came {', '.join(map(str, x)) or 'none'}")
             return [x[name] for name in names]
         values = list(x) if isinstance(x, (list, tuple)) else [x]
         if len(values) != len(names):
-            raise InputMismatch(
-                f"the model has {len(names)} inputs ({', '.join(names)}), there came {len(values)}"
-            )
+            raise InputMismatch(f"the model has {len(names)} inputs ({', '.join(names)}), there came {len(values)}")
         return values
 
 
@@ -163,8 +157,7 @@ def _preprocessed(spec: InputSpec, array: Array) -> Array:
     steps = spec.preprocessing or Preprocessing()
     if steps.resize is None and array.shape != spec.shape:
         raise InputMismatch(
-            f"input {spec.name!r} must be {list(spec.shape)}, no resize is declared: "
-            f"its shape is {list(array.shape)}"
+            f"input {spec.name!r} must be {list(spec.shape)}, no resize is declared: its shape is {list(array.shape)}"
         )
     return preprocess.apply(steps, array, spec.dtype, spec.layout)
 

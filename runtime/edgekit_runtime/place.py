@@ -109,9 +109,7 @@ def order(manifest: Manifest, device: str = "auto") -> list[Variant]:
         names = ", ".join(["auto", *known])
         raise ProfileError(f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}")
     here = machine()
-    chosen = [
-        p for name, p in known.items() if name == device or (device == "auto" and p.get("arch") == here)
-    ]
+    chosen = [p for name, p in known.items() if name == device or (device == "auto" and p.get("arch") == here)]
     preferred = [name for profile in chosen for name in profile.get("variants", ())]
     by_name = {variant.name: variant for variant in manifest.variants}
     return [by_name[name] for name in dict.fromkeys([*preferred, *by_name])]
@@ -165,9 +163,7 @@ def _check_machine(variant: Variant) -> None:
         raise IncompatibleDevice(f"is made for {' or '.join(wanted.arch)}, this is {machine()}")
     have_bytes = _memory_bytes()
     if wanted.memory_bytes is not None and have_bytes is not None and have_bytes < wanted.memory_bytes:
-        raise IncompatibleDevice(
-            f"needs {wanted.memory_bytes >> 20} MiB of memory, there are {have_bytes >> 20}"
-        )
+        raise IncompatibleDevice(f"needs {wanted.memory_bytes >> 20} MiB of memory, there are {have_bytes >> 20}")
 
 
 def _memory_bytes() -> int | None:
@@ -213,15 +209,12 @@ def required(manifest: Manifest, variants: list[Variant], require: str | None) -
     if not found:
         words = dict.fromkeys(word for variant in variants for word in _answers(variant))
         raise EngineUnavailable(
-            f"no variant of {manifest.model_name!r} is what was required, {require!r}; "
-            f"there are {', '.join(words)}"
+            f"no variant of {manifest.model_name!r} is what was required, {require!r}; there are {', '.join(words)}"
         )
     return found
 
 
-def _none_left(
-    manifest: Manifest, refused: list[tuple[Variant, EdgekitError]], require: str | None
-) -> EdgekitError:
+def _none_left(manifest: Manifest, refused: list[tuple[Variant, EdgekitError]], require: str | None) -> EdgekitError:
     """The error that lists every variant with its reason."""
     kind: Callable[[str], EdgekitError] = EngineUnavailable
     if all(isinstance(error, IncompatibleDevice) for _, error in refused):

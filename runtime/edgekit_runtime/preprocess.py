@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.tensors import Array
 
 
-def apply(
-    preprocessing: Preprocessing, x: Array, dtype: str | np.dtype[Any], layout: str | None = None
-) -> Array:
+def apply(preprocessing: Preprocessing, x: Array, dtype: str | np.dtype[Any], layout: str | None = None) -> Array:
     """Resize if declared and not yet of that size, then ``(x * scale - mean) / std`` per channel in float32.
 
     Args:

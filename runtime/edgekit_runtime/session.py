@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from edgekit_runtime.errors import EngineUnavailable, InputMismatch
-from edgekit_runtime.tensors import dequantization_table, dequantize, quantize
+from edgekit_runtime.tensors import dequantization_table, dequantize, quantizer
 
 if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine, TensorInfo
@@ -78,9 +78,7 @@ def _check_side(
     tensors: Sequence[TensorInfo],
 ) -> None:
     if len(tensors) != len(bindings):
-        raise EngineUnavailable(
-            f"the artifact has {len(tensors)} {side}s, the manifest binds {len(bindings)}"
-        )
+        raise EngineUnavailable(f"the artifact has {len(tensors)} {side}s, the manifest binds {len(bindings)}")
     for spec, binding in zip(specs, bindings):
         have = tensors[binding.index] if binding.index < len(tensors) else None
         if have is None or not _same(spec.shape, binding, have):
@@ -102,9 +100,11 @@ def _same(shape: tuple[int, ...], binding: TensorBinding, have: TensorInfo) -> b
 
 def _feed(spec: InputSpec, binding: TensorBinding) -> Feed:
     """The way of one input, with a short cut for arrays that need nothing done to them."""
-    shape, own = spec.shape, np.dtype(binding.dtype)
-    scale, zero_point = binding.scale, binding.zero_point
-    as_it_is = own if own.kind in "iub" and (scale is not None or own == np.dtype(spec.dtype)) else None
+    shape, real, own = spec.shape, np.dtype(spec.dtype), np.dtype(binding.dtype)
+    to_steps = None
+    if binding.scale is not None and binding.zero_point is not None:
+        to_steps = quantizer(binding.scale, binding.zero_point, own)
+    as_it_is = own if own.kind in "iub" and (to_steps or own == real) else None
 
     def feed(value: Any) -> Array:
         if type(value) is np.ndarray and value.dtype == as_it_is and value.shape == shape:
@@ -114,9 +114,7 @@ def _feed(spec: InputSpec, binding: TensorBinding) -> Feed:
             raise InputMismatch(f"{_named(spec)}: its shape is {list(array.shape)}")
         if as_it_is is not None and array.dtype == as_it_is:
             return array
-        if scale is None or zero_point is None:
-            return _cast(spec, array, own)
-        return quantize(_cast(spec, array, np.dtype(spec.dtype)), scale, zero_point, own)
+        return to_steps(_cast(spec, array, real)) if to_steps else _cast(spec, array, own)
 
     return feed
 
@@ -137,9 +135,7 @@ def _cast(spec: InputSpec, array: Array, dtype: np.dtype[Any]) -> Array:
         array = cast
     if dtype.kind == "f" and not np.isfinite(array).all():
         bad = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise InputMismatch(
-            f"{_named(spec)}: it has NaN, or values that are infinite as {dtype}, first at {bad}"
-        )
+        raise InputMismatch(f"{_named(spec)}: it has NaN, or values that are infinite as {dtype}, first at {bad}")
     return array
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
@@ -28,12 +30,24 @@ def quantize(x: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any]
     Returns:
         The integers, in the shape of ``x``.
     """
-    limits = np.iinfo(dtype)
-    steps = np.multiply(x, np.float32(1) / np.float32(scale), dtype=np.float32)
-    np.rint(steps, out=steps)
-    steps += np.float32(zero_point)
-    np.clip(steps, np.float32(limits.min), np.float32(limits.max), out=steps)
-    return steps.astype(dtype)
+    return quantizer(scale, zero_point, dtype)(x)
+
+
+def quantizer(scale: float, zero_point: int, dtype: str | np.dtype[Any]) -> Callable[[Array], Array]:
+    """``quantize`` with all but ``x`` settled, for those who call it often."""
+    target = np.dtype(dtype)
+    limits = np.iinfo(target)
+    low, high = np.float32(limits.min), np.float32(limits.max)
+    inverse, zero = np.float32(1) / np.float32(scale), np.float32(zero_point)
+
+    def to_steps(x: Array) -> Array:
+        steps = np.multiply(x, inverse, dtype=np.float32)
+        np.rint(steps, out=steps)
+        np.add(steps, zero, out=steps)
+        np.clip(steps, low, high, out=steps)
+        return steps.astype(target)
+
+    return to_steps
 
 
 def dequantize(q: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any] = "float32") -> Array:

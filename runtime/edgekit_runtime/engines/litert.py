@@ -61,11 +61,7 @@ def library() -> Library:
     """
     package, _ = _interpreter()
     version = str(getattr(import_module(package), "__version__", "0"))
-    level = (
-        LEVELS.get(version.split(".", maxsplit=1)[0], max(LEVELS.values()))
-        if package == PACKAGES[0]
-        else version
-    )
+    level = LEVELS.get(version.split(".", maxsplit=1)[0], max(LEVELS.values())) if package == PACKAGES[0] else version
     return Library(package.replace("_", "-"), version, level)
 
 

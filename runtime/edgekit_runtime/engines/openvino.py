@@ -45,9 +45,7 @@ class _Mapped:
 def _gist(message: str) -> str:
     """The line of OpenVINO's message that says what happened; the others say where in its sources."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [
-        line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))
-    ]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))]
     return (telling or lines or ["no reason given"])[0]
 
 
@@ -127,6 +125,4 @@ class OpenVINOEngine:
 def _info(place: int, port: Any) -> TensorInfo:
     names = sorted(port.get_names())
     shape = tuple(dim.get_length() if dim.is_static else -1 for dim in port.get_partial_shape())
-    return TensorInfo(
-        place, names[0] if names else "", shape, np.dtype(port.get_element_type().to_dtype()).name
-    )
+    return TensorInfo(place, names[0] if names else "", shape, np.dtype(port.get_element_type().to_dtype()).name)
