@@ -1,0 +1,138 @@
+"""The child process: results, errors, progress, cost, and every way it may die."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from edgekit_converters.worker import Worker
+from edgekit_runtime.errors import DataError, ToolchainError
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """A worker that can import the module `chores` of the test's own folder."""
+    (tmp_path / "chores.py").write_text(
+        textwrap.dedent(
+            """
+            import os, signal, sys, time
+            from edgekit_converters.worker import report_progress
+            from edgekit_runtime.errors import ConversionError, DataError
+
+            def add(a, b): return a + b
+            def count(n):
+                for i in range(n): report_progress(i + 1, n)
+                return n
+            def refuse(): raise ConversionError("no", stage="lower", subject="layer", advice="do this")
+            def data(): raise DataError("bad data")
+            def fail(): raise RuntimeError("first line\\nsecond line")
+            def noise(): print("to stdout"); os.write(2, b"to stderr"); return 1
+            def abort(): os.abort()
+            def leave(): os._exit(9)
+            def full(): raise OSError(28, "No space left on device", "model.tflite")
+            def sleep(): time.sleep(60)
+            def grab(mib): return len(b"x" * (mib * 2**20))
+            """
+        )
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    log = tmp_path / "log"
+    running = Worker("keras", log)
+    yield running
+    running.close()
+
+
+def test_results_come_back_and_the_process_is_kept(worker):
+    first, cost = worker.call("lower", "chores:add", 1, 2)
+    assert first == 3
+    assert cost.seconds >= 0
+    assert cost.peak_mib > 1
+    pid = worker.process.pid
+    assert worker.call("lower", "chores:add", "a", "b")[0] == "ab"
+    assert worker.process.pid == pid
+
+
+def test_progress_is_reported_in_order(worker):
+    seen = []
+    worker.call("lower", "chores:count", 5, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i + 1, 5) for i in range(5)]
+
+
+def test_edgekits_own_errors_come_back_whole(worker):
+    with pytest.raises(DataError, match="bad data"):
+        worker.call("prepare", "chores:data")
+    with pytest.raises(Exception, match="no") as caught:
+        worker.call("lower", "chores:refuse")
+    assert (caught.value.stage, caught.value.subject, caught.value.advice) == ("lower", "layer", "do this")
+
+
+def test_any_other_error_is_one_line_and_the_path_of_the_log(worker):
+    with pytest.raises(ToolchainError) as caught:
+        worker.call("lower", "chores:fail")
+    assert "RuntimeError: first line" in str(caught.value)
+    assert "second line" not in str(caught.value)
+    assert str(worker.log) in str(caught.value)
+    assert "second line" in worker.log.read_text()
+    assert worker.call("lower", "chores:add", 1, 1)[0] == 2  # and it lives on
+
+
+def test_a_full_disk_is_named(worker):
+    with pytest.raises(ToolchainError, match="No space left on device"):
+        worker.call("lower", "chores:full")
+
+
+def test_what_it_prints_goes_to_the_log_alone(worker, capfd):
+    worker.call("lower", "chores:noise")
+    worker.close()
+    assert capfd.readouterr() == ("", "")
+    assert "to stdout" in worker.log.read_text()
+    assert "to stderr" in worker.log.read_text()
+
+
+@pytest.mark.parametrize(("chore", "said"), [("abort", "SIGABRT"), ("leave", "exit code 9")])
+def test_a_toolchain_that_dies_is_one_readable_error(worker, chore, said):
+    with pytest.raises(ToolchainError, match=said) as caught:
+        worker.call("quantize", f"chores:{chore}")
+    assert caught.value.stage == "quantize"
+
+
+def test_a_killed_toolchain_hints_at_memory(worker):
+    threading.Timer(0.5, lambda: os.kill(worker.process.pid, signal.SIGKILL)).start()
+    with pytest.raises(ToolchainError, match="SIGKILL; the machine may have run out of memory"):
+        worker.call("lower", "chores:sleep")
+    with pytest.raises(ToolchainError):  # and a call after its death says so, too
+        worker.call("lower", "chores:add", 1, 1)
+
+
+def test_peak_memory_is_that_of_the_call(worker):
+    _, large = worker.call("lower", "chores:grab", 200)
+    _, small = worker.call("lower", "chores:add", 1, 1)
+    assert large.peak_mib > 200
+    assert small.peak_mib < large.peak_mib - 100
+
+
+def test_it_ends_when_its_parent_is_killed(tmp_path):
+    script = (
+        "import sys, pathlib; from edgekit_converters.worker import Worker\n"
+        f"w = Worker('keras', pathlib.Path({str(tmp_path / 'log')!r}))\n"
+        "print(w.process.pid, flush=True); w.call('lower', 'time:sleep', 60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _alive(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
