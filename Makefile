@@ -32,7 +32,7 @@ test: $(VENV)/.has-all  ## run the whole suite
 
 test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
 	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
-	    or needs_rich or needs_image)"
+	    or needs_rich or needs_image or needs_jsonschema)"
 
 lint: $(VENV)/.has-dev  ## ruff and mypy
 	ruff check

@@ -17,6 +17,7 @@ PACKAGES = {
     "needs_litert": ("ai_edge_litert",),
     "needs_openvino": ("openvino", "nncf"),
     "needs_rich": ("rich",),
+    "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
 }
 

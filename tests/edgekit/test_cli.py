@@ -1,0 +1,94 @@
+"""The command line: help, exit codes, messages; nothing heavy is imported for any of it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from edgekit.cli import COMMANDS, cli
+
+
+def edgekit(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "edgekit", *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_the_overview_names_every_verb_with_examples():
+    done = edgekit("--help")
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in COMMANDS)
+    assert "edgekit convert model.keras" in done.stdout
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_has_help(verb):
+    result = CliRunner().invoke(cli, [verb, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_the_overview_and_a_dry_run_import_no_toolchain_and_no_rich(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"")
+    script = (
+        "import sys; from edgekit.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'torch', 'openvino', 'nncf', 'keras', 'rich', 'PIL', 'ai_edge_litert'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "convert", str(tmp_path / "m.keras"), "--dry-run"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_dry_run_prints_the_plan_for_people_and_for_programs(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"")
+    arguments = ["convert", tmp_path / "m.keras", "-d", "raspberry-pi-5", "--scale", "0.5", "--dry-run"]
+    assert "raspberry-pi-5: litert-float32" in edgekit(*arguments).stdout
+    plan = json.loads(edgekit(*arguments, "--json").stdout)
+    assert plan["variants"][0]["name"] == "litert-float32"
+    assert plan["preprocessing"]["scale"] == 0.5
+
+
+def test_the_command_line_overrules_the_plan_file(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"")
+    (tmp_path / "plan.toml").write_text('model = "m.keras"\ndevice = ["intel-cpu"]\nquantize = ["float16"]')
+    done = edgekit("convert", "--plan", tmp_path / "plan.toml", "-d", "raspberry-pi-4", "--dry-run", "--json")
+    plan = json.loads(done.stdout)
+    assert [variant["name"] for variant in plan["variants"]] == ["litert-float16"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["convert"], 3, "no model given"),
+        (["convert", "missing.keras"], 3, "missing.keras: no such file"),
+        (["convert", "missing.keras", "--resize", "224"], 2, "H,W"),
+        (["convert", "missing.keras", "--layout", "HWC"], 2, "NHWC"),
+        (["convert", "--plan", "missing.toml"], 3, "missing.toml"),
+        (["inspect", "missing.edgekit"], 6, "missing.edgekit"),
+        (["verify", "missing.edgekit"], 6, "missing.edgekit"),
+        (["run", "missing.edgekit", "x.npy"], 6, "missing.edgekit"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_input_is_one_message_and_its_exit_code(tmp_path, arguments, code, said):
+    done = edgekit(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_are_listed():
+    done = edgekit("devices", "--json")
+    names = [device["name"] for device in json.loads(done.stdout)]
+    assert "raspberry-pi-5" in names
+    assert "raspberry-pi-5" in edgekit("devices").stdout

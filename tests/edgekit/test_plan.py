@@ -1,0 +1,164 @@
+"""Everything that is decided before a toolchain starts, and everything that is refused there."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from edgekit.plan import Options, describe, parse_input_shape, read_plan, resolve
+from edgekit_converters.records import InputShape
+from edgekit_runtime.errors import PlanError, ProfileError, SourceError
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "net.keras"
+    path.write_bytes(b"not opened here")
+    return str(path)
+
+
+@pytest.fixture
+def options(model, tmp_path):
+    return Options(model=model, output=str(tmp_path / "net.edgekit"))
+
+
+def test_the_simplest_request_makes_float32_for_both_engines(options):
+    plan = resolve(options)
+    assert [variant.name for variant in plan.variants] == ["litert-float32", "openvino-float32"]
+    assert plan.name == "net"
+
+
+def test_with_calibration_data_int8_is_the_default(options):
+    plan = resolve(replace(options, calibrate="data.npz"))
+    assert plan.schemes == ("int8-static",)
+
+
+def test_devices_decide_formats_and_order(options):
+    plan = resolve(
+        replace(options, device=("intel-cpu", "raspberry-pi-5"), quantize=("float32", "int8"), calibrate="d.npz")
+    )
+    assert plan.preferred["raspberry-pi-5"] == ("litert-int8-static", "litert-float32")
+    assert plan.preferred["intel-cpu"] == ("openvino-int8-static", "openvino-float32")
+    assert [variant.name for variant in plan.variants] == [*plan.preferred["intel-cpu"], *plan.preferred["raspberry-pi-5"]]
+
+
+def test_an_accelerator_and_its_fallback_share_one_artifact(options):
+    plan = resolve(replace(options, device=("intel-igpu",), quantize=("float16",)))
+    gpu, cpu = plan.variants
+    assert (gpu.name, cpu.name) == ("openvino-gpu-float16", "openvino-float16")
+    assert gpu.artifact == cpu.artifact
+    assert (gpu.precision, cpu.precision) == ("f16", "f32")
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("int8", "int8-static"), ("W8A8", "int8-static"), ("fp16", "float16"), ("w8a16", "int16x8-static")]
+)
+def test_names_users_bring_are_taken(options, alias, name):
+    device = ("raspberry-pi-5",)
+    assert resolve(replace(options, device=device, quantize=(alias,), calibrate="d.npz")).schemes == (name,)
+
+
+def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
+    plan = resolve(replace(options, device=("x86-64", "intel-cpu"), quantize=("int8-dynamic", "float32")))
+    assert "openvino-int8-dynamic" not in [variant.name for variant in plan.variants]
+    assert any("intel-cpu: no int8-dynamic" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"model": ""}, PlanError, "no model"),
+        ({"model": "missing.keras"}, SourceError, "no such file"),
+        ({"quantize": ("int3",)}, PlanError, "known: float32"),
+        ({"quantize": ("int8-static",)}, PlanError, "--calibrate"),
+        ({"quantize": ("int8-dynamic",), "device": ("intel-cpu",)}, PlanError, "it can do"),
+        ({"device": ("raspberry-pi-6",)}, ProfileError, "raspberry-pi-5"),
+        ({"max_drop": 0.01}, PlanError, "--evaluate"),
+        ({"max_drop": -1.0, "evaluate": "d.npz"}, PlanError, "0 or more"),
+        ({"samples": 0}, PlanError, "1 or more"),
+        ({"weights": "w.pth"}, PlanError, "FILE.py:function"),
+        ({"custom_objects": "missing.py"}, SourceError, "missing.py"),
+        ({"std": (1.0, 0.0, 1.0)}, PlanError, "divide by zero"),
+        ({"labels": "missing.txt"}, PlanError, "missing.txt"),
+        ({"output": "no/such/folder/out.edgekit"}, PlanError, "no folder"),
+        ({"report": "no/such/folder/r.json"}, PlanError, "--report"),
+        ({"input_shape": ("3,32,32",)}, PlanError, "batch"),
+    ],
+)
+def test_what_cannot_be_met_is_refused(options, change, error, said):
+    with pytest.raises(error, match=said):
+        resolve(replace(options, **change))
+
+
+def test_a_folder_is_no_place_for_the_bundle(options, tmp_path):
+    with pytest.raises(PlanError, match="folder"):
+        resolve(replace(options, output=str(tmp_path)))
+
+
+def test_onnx_cannot_go_to_a_board_that_runs_tflite(options, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(PlanError, match="raspberry-pi-5 runs litert"):
+        resolve(replace(options, model=str(tmp_path / "net.onnx"), device=("raspberry-pi-5",)))
+
+
+def test_a_python_file_needs_a_function(options, tmp_path):
+    (tmp_path / "net.py").write_text("")
+    with pytest.raises(SourceError, match="net.py:build"):
+        resolve(replace(options, model=str(tmp_path / "net.py")))
+    assert resolve(replace(options, model=str(tmp_path / "net.py:make"))).source.function == "make"
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,x,3", "1,0", "1,-3", "1.5", "x=", "1,3:int7"])
+def test_an_input_shape_that_is_none_is_refused(text):
+    with pytest.raises(PlanError, match="--input-shape"):
+        parse_input_shape(text)
+
+
+def test_input_shapes_may_carry_a_name_and_a_dtype():
+    assert parse_input_shape("1,3,32,32") == InputShape((1, 3, 32, 32))
+    assert parse_input_shape("ids=1,128:int64") == InputShape((1, 128), "ids", "int64")
+
+
+def test_a_plan_file_says_all_that_options_say(tmp_path, model):
+    (tmp_path / "plan.toml").write_text(
+        f"""
+        model = "{model}"
+        device = ["raspberry-pi-5"]
+        quantize = "int8"
+        calibrate = "calibration.npz"
+        samples = 64
+        [preprocessing]
+        resize = [224, 224]
+        scale = 0.00392156862745098
+        mean = [0.485, 0.456, 0.406]
+        std = [0.229, 0.224, 0.225]
+        """
+    )
+    plan = resolve(Options(**read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit")))
+    assert plan.calibrate == str(tmp_path / "calibration.npz")  # relative to the file
+    assert plan.preprocessing.resize == (224, 224)
+    assert plan.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert plan.samples == 64
+    json.dumps(describe(plan))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("modell = 'x'", "unknown key 'modell'"),
+        ("samples = '12'", "samples"),
+        ("samples = true", "samples"),
+        ("allow_pickle = 1", "allow_pickle"),
+        ("device = [1]", "device"),
+        ("[preprocessing]\nmeans = [1]", r"\[preprocessing\]"),
+        ("model = ", "not TOML"),
+    ],
+)
+def test_a_plan_file_with_a_mistake_is_refused(tmp_path, text, said):
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(PlanError, match=said):
+        read_plan(tmp_path / "plan.toml")
+
+
+def test_a_plan_file_that_is_not_there(tmp_path):
+    with pytest.raises(PlanError, match="cannot be read"):
+        read_plan(tmp_path / "plan.toml")
