@@ -102,7 +102,7 @@ class Runner:
         with self._lock:
             if toolchain not in self._workers:
                 toolchains.require(toolchain, stage)
-                self._workers[toolchain] = Worker(toolchain, self.log)
+                self._workers[toolchain] = Worker(toolchain, self.log, Path(self._scratch.name))
             return self._workers[toolchain]
 
     def _finish(self, stage: str, subject: str, cost: Cost | None) -> None:

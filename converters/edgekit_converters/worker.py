@@ -53,14 +53,15 @@ class Worker:
     Args:
         name: for messages, such as ``"keras"``.
         log: file that receives everything the child prints.
+        scratch: the child's folder for temporary files; toolchains leave some behind when they are ended.
     """
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, scratch: Path) -> None:
         self.name = name
         self.log = log
         self._lock = threading.Lock()
         ours, theirs = os.pipe(), os.pipe()  # (read, write): child → parent, parent → child
-        environment = os.environ | ENVIRONMENT
+        environment = os.environ | ENVIRONMENT | {"TMPDIR": str(scratch)}
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "edgekit_converters.worker", str(theirs[0]), str(ours[1])],

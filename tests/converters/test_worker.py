@@ -42,7 +42,7 @@ def worker(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     log = tmp_path / "log"
-    running = Worker("keras", log)
+    running = Worker("keras", log, tmp_path)
     yield running
     running.close()
 
@@ -119,7 +119,7 @@ def test_peak_memory_is_that_of_the_call(worker):
 def test_it_ends_when_its_parent_is_killed(tmp_path):
     script = (
         "import sys, pathlib; from edgekit_converters.worker import Worker\n"
-        f"w = Worker('keras', pathlib.Path({str(tmp_path / 'log')!r}))\n"
+        f"folder = pathlib.Path({str(tmp_path)!r}); w = Worker('keras', folder / 'log', folder)\n"
         "print(w.process.pid, flush=True); w.call('lower', 'time:sleep', 60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
