@@ -287,8 +287,8 @@ class Bundle:
             )
 
 
-class _reading:  # reads as a statement: with _reading(...)
-    """Turn an OSError into a refusal that names the bundle and the file."""
+class _reading:  # a statement, not a thing: with _reading(...)
+    """Turn a failed read into a refusal that names the bundle and the file."""
 
     def __init__(self, name: str, path: str) -> None:
         self._where = f"{name}: {path}"
@@ -299,8 +299,9 @@ class _reading:  # reads as a statement: with _reading(...)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError):
-            raise MalformedBundle(f"{self._where}: cannot be read: {error.strerror or error}") from error
+        if isinstance(error, (OSError, ValueError)):  # mmap's word for a file that became too short is ValueError
+            why = getattr(error, "strerror", None) or error
+            raise MalformedBundle(f"{self._where}: cannot be read: {why}") from error
 
 
 def _npy(content: Array, where: str) -> Array:

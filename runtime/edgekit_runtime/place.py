@@ -48,7 +48,7 @@ class Placement:
     device: str
     delegate: str | None
     scheme: str
-    precision: str | None  # what float arithmetic is pinned to; None is the engine's own
+    precision: str | None  # what the variant pins float arithmetic to; None is the engine's own rule
     threads: int | None  # None is the engine's own choice
     versions: dict[str, str] = field(default_factory=dict)  # library name -> version
     refused: tuple[Refusal, ...] = ()

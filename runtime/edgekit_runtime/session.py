@@ -89,17 +89,17 @@ def _check_side(
 
 
 def _same(shape: tuple[int, ...], binding: TensorBinding, have: TensorInfo) -> bool:
-    if have.shape != shape or have.dtype != binding.dtype or (have.scale is None) != (binding.scale is None):
+    """Whether they agree; a quantization only where both tell one, since not every artifact does."""
+    if have.shape != shape or have.dtype != binding.dtype:
         return False
+    if have.scale is None or binding.scale is None:
+        return True
     # A scale is a float32 in the artifact and a decimal in the manifest.
-    return binding.scale is None or (np.float32(have.scale), have.zero_point) == (
-        np.float32(binding.scale),
-        binding.zero_point,
-    )
+    return np.float32(have.scale) == np.float32(binding.scale) and have.zero_point == binding.zero_point
 
 
 def _feed(spec: InputSpec, binding: TensorBinding) -> Feed:
-    """The way of one input, with a short cut for arrays that need nothing done to them."""
+    """The way of one input; integers in the artifact's own dtype go in as they are."""
     shape, real, own = spec.shape, np.dtype(spec.dtype), np.dtype(binding.dtype)
     to_steps = None
     if binding.scale is not None and binding.zero_point is not None:
@@ -107,12 +107,10 @@ def _feed(spec: InputSpec, binding: TensorBinding) -> Feed:
     as_it_is = own if own.kind in "iub" and (to_steps or own == real) else None
 
     def feed(value: Any) -> Array:
-        if type(value) is np.ndarray and value.dtype == as_it_is and value.shape == shape:
-            return value
-        array = np.asarray(value)
+        array = value if type(value) is np.ndarray else np.asarray(value)
         if array.shape != shape:
             raise InputMismatch(f"{_named(spec)}: its shape is {list(array.shape)}")
-        if as_it_is is not None and array.dtype == as_it_is:
+        if as_it_is is not None and array.dtype == as_it_is:  # numpy holds None equal to float64
             return array
         return to_steps(_cast(spec, array, real)) if to_steps else _cast(spec, array, own)
 

@@ -69,6 +69,8 @@ def _openvino() -> Any:
 def open_model(path: Path, variant: Variant, threads: int | None) -> OpenVINOEngine:
     """Compile an ``.xml``, its ``.bin`` beside it, for the lowest latency and with the variant's settings.
 
+    Float arithmetic is float32 unless the settings say otherwise.
+
     Raises:
         EngineUnavailable: the library or the device is missing, the model is refused, or OpenVINO took
             another device or another precision than it was told.
@@ -78,12 +80,15 @@ def open_model(path: Path, variant: Variant, threads: int | None) -> OpenVINOEng
         raise DelegateUnavailable(f"OpenVINO takes no delegates, and the variant wants {variant.delegate!r}")
     openvino = _openvino()
     device = DEVICES[variant.device]
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **variant.settings}
+    # Left alone, OpenVINO computes in bfloat16, float16 or float32, whichever the processor is fastest in. NPUs
+    # have no choice; elsewhere the numbers must not depend on the machine.
+    pinned = {} if device == "NPU" else {PRECISION: "f32"}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **pinned, **variant.settings}
     if threads is not None and device == "CPU":
         options["INFERENCE_NUM_THREADS"] = threads
     with _Mapped(f"OpenVINO cannot run {path.name} on {device}", EngineUnavailable):
         compiled = openvino.Core().compile_model(str(path), device, options)
-        _refuse_other(compiled, device, variant.settings.get(PRECISION))
+        _refuse_other(compiled, device, options.get(PRECISION))
         return OpenVINOEngine(compiled)
 
 

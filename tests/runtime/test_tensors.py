@@ -1,0 +1,45 @@
+"""Quantizing rounds as the kernels do; dequantizing is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgekit_runtime.tensors import dequantization_table, dequantize, quantize
+
+
+def test_halves_go_to_even_and_the_ends_are_clipped() -> None:
+    x = np.array([-1e9, -0.75, -0.25, 0.25, 0.75, 1.25, 1e9], np.float32)
+    np.testing.assert_array_equal(quantize(x, 0.5, 1, "int8"), [-128, -1, 1, 1, 3, 3, 127])
+    np.testing.assert_array_equal(quantize(x, 0.5, 1, "uint8"), [0, 0, 1, 1, 3, 3, 255])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_every_quantized_value_survives_the_way_out_and_back(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    q = np.arange(limits.min, limits.max + 1, dtype=dtype)
+    for scale, zero_point in ((0.0157, limits.min), (1.0, 7), (3.2e-5, limits.max)):
+        np.testing.assert_array_equal(quantize(dequantize(q, scale, zero_point), scale, zero_point, dtype), q)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_the_table_is_the_arithmetic(dtype: str) -> None:
+    q = np.arange(256, dtype=np.uint8).view(dtype)
+    table = dequantization_table(dtype, 0.0123, 5, "float32")
+    np.testing.assert_array_equal(table.take(q.view(np.uint8)), dequantize(q, 0.0123, 5))
+
+
+@pytest.mark.needs_litert
+def test_litert_itself_rounds_so(make_tflite: Callable[..., Path]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    x = np.linspace(-70, 70, 281, dtype=np.float32).reshape(1, -1)  # every half step of 0.5, and beyond the ends
+    path = make_tflite("QUANTIZE", ("x", x.shape, "float32", None, None), ("q", x.shape, "int8", (0.5, 3), None))
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x / 2)
+    interpreter.invoke()
+    theirs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_array_equal(quantize(x / 2, 0.5, 3, "int8"), theirs)
