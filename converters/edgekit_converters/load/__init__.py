@@ -88,6 +88,12 @@ def load(request: SourceRequest, _folder: Path) -> Source:
         SourceError: it cannot be read, or does not say enough of itself; the message says what to add.
     """
     live = open_source(request)
+    for spec in (*live.inputs, *live.outputs):
+        if spec.shape[:1] != (1,):
+            raise SourceError(
+                f"{request.path}: {spec.name!r} has the shape {spec.shape}; every input and output needs a first "
+                f"dimension for the batch, of 1: add it in the model"
+            )
     return Source(
         request=request,
         framework=live.framework,

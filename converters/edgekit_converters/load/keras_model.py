@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import tensorflow as tf
 
+from edgekit_converters.foreign import told
 from edgekit_converters.load import Live, fixed_shape, in_batches, said_shape
 from edgekit_converters.load.python_function import import_file
 from edgekit_converters.records import SourceRequest
@@ -22,6 +25,8 @@ from edgekit_runtime.manifest import InputSpec, OutputSpec
 CUSTOM_LAYER = re.compile(
     r"(?:Could not locate (?:class|function)|Unknown (?:layer|\w+ function|object):?) '?([\w>.]+)'?"
 )
+LAMBDA = '"class_name": "Lambda"'
+CANNOT_RUN = "the model cannot run on inputs of the shapes it has or was given"
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class KerasHandle:
 
 
 @contextlib.contextmanager
-def keras_errors(path: Path) -> Iterator[None]:
+def keras_errors(request: SourceRequest, failed: str = "not a model Keras can load") -> Iterator[None]:
     """Map what Keras and TensorFlow raise while loading to a SourceError that says what to do."""
     try:
         yield
@@ -52,23 +57,32 @@ def keras_errors(path: Path) -> Iterator[None]:
         message = str(error)
         custom = CUSTOM_LAYER.search(message)
         if custom:
-            raise SourceError(
-                f"{path}: the model has a custom layer or function, {custom.group(1)!r}, that Keras does not know.\n"
-                f"Pass the file that defines it, --custom-objects FILE.py, "
-                f"or a function that returns the built model: FILE.py:function"
-            ) from error
-        if "Lambda" in message and "safe" in message.lower():
-            raise SourceError(
-                f"{path}: the model holds a Lambda layer, which is pickled code; "
-                f"if you trust the file, add --allow-pickle"
-            ) from error
-        first = next((line for line in message.splitlines() if line.strip()), type(error).__name__)
-        raise SourceError(f"{path}: not a model Keras can load ({type(error).__name__}: {first})") from error
+            raise SourceError(_unknown_object(request, custom.group(1))) from error
+        if "lambda" in message.lower() and "safe" in message.lower():
+            raise SourceError(_lambda_refusal(request)) from error
+        raise SourceError(f"{request.path}: {failed} ({told(error)})") from error
+
+
+def _lambda_refusal(request: SourceRequest) -> str:
+    return (
+        f"{request.path}: the model holds a Lambda layer or function, which is code that runs when it is loaded; "
+        f"if you trust the file, add --allow-pickle"
+    )
+
+
+def _unknown_object(request: SourceRequest, name: str) -> str:
+    unknown = f"{request.path}: the model has a custom layer or function, {name!r}, that "
+    if request.custom_objects:
+        return f"{unknown}{request.custom_objects} does not define under this name"
+    return (
+        f"{unknown}Keras does not know.\nPass the file that defines it, --custom-objects FILE.py, "
+        f"or a function that returns the built model: FILE.py:function"
+    )
 
 
 def load_file(request: SourceRequest) -> Live:
     """Load ``.keras`` or ``.h5``; what Keras 3 refuses is loaded with tf_keras, the Keras-2 code line."""
-    with keras_errors(request.path):
+    with keras_errors(request):
         model, notes = _load_either(request)
     return from_model(model, request, notes=notes)
 
@@ -76,32 +90,40 @@ def load_file(request: SourceRequest) -> Live:
 def _load_either(request: SourceRequest) -> tuple[Any, tuple[str, ...]]:
     import keras
 
-    custom = _custom_objects(request)
-    try:
-        return (
-            keras.models.load_model(
-                request.path, compile=False, custom_objects=custom, safe_mode=not request.allow_pickle
-            ),
-            (),
+    architecture, version = _described(request.path)
+    if architecture == "{}":
+        raise SourceError(
+            f"{request.path}: holds weights, not a model; give the function that builds the model, too: "
+            f"edgekit convert FILE.py:function --weights {request.path.name}"
         )
+    if LAMBDA in architecture and not request.allow_pickle:  # tf_keras would run an .h5 file's without asking
+        raise SourceError(_lambda_refusal(request))
+    options = {"compile": False, "custom_objects": _custom_objects(request), "safe_mode": not request.allow_pickle}
+    try:
+        return keras.models.load_model(request.path, **options), ()
     except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError) as refusal:
-        if request.path.suffix.lower() == ".keras" and not _written_by_keras2(request.path):
+        if version.startswith("3"):
             raise
         import tf_keras
 
         try:
-            model = tf_keras.models.load_model(
-                request.path, compile=False, custom_objects=custom, safe_mode=not request.allow_pickle
-            )
+            model = tf_keras.models.load_model(request.path, **options)
         except TypeError as error:
             raise refusal from error
         return model, ("loaded with tf_keras: Keras 3 refuses this Keras-2 file",)
 
 
-def _written_by_keras2(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive, contextlib.suppress(KeyError):
-        return b'"keras_version": "2' in archive.read("metadata.json")
-    return False
+def _described(path: Path) -> tuple[str, str]:
+    """Return a file's architecture, as JSON in the form ``json.dumps`` gives it, and the version that wrote it."""
+    if path.suffix.lower() == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            architecture = archive.read("config.json")
+            version = json.loads(archive.read("metadata.json")).get("keras_version", "")
+    else:
+        with h5py.File(path) as file:
+            architecture = file.attrs.get("model_config", "{}")
+            version = file.attrs.get("keras_version", "")
+    return json.dumps(json.loads(architecture)), str(version)
 
 
 def _custom_objects(request: SourceRequest) -> dict[str, Any] | None:
@@ -119,18 +141,28 @@ def from_model(model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (
     """
     inputs = _input_specs(model, request)
 
-    def serve(*tensors: Any) -> list[Any]:
-        result = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
-        return list(tf.nest.flatten(result))
+    structure = getattr(model, "input", None)  # of a functional model: one tensor, a list, or a dictionary by name
 
+    def call(tensors: Sequence[Any]) -> Any:
+        if structure is None:
+            taken = list(tensors) if len(tensors) > 1 else tensors[0]
+        else:
+            taken = tf.nest.pack_sequence_as(structure, tensors)
+        return model(taken, training=False)
+
+    with keras_errors(request, CANNOT_RUN):
+        result = call([tf.zeros(spec.shape, spec.dtype) for spec in inputs])  # builds what was not
+    if request.weights:
+        with keras_errors(request, f"the weights in {request.weights} do not fit it"):
+            model.load_weights(request.weights)
+    # flatten gives a dictionary's values in the order of its sorted keys
+    names = sorted(result) if isinstance(result, dict) else list(getattr(model, "output_names", None) or [])
     # Keras 3 wraps TensorFlow's variables; only those themselves are frozen into constants by the converters
     variables = [variable if isinstance(variable, tf.Variable) else variable.value for variable in model.variables]
-    names = [str(name) for name in getattr(model, "output_names", None) or []]
-    return _live(serve, variables, inputs, names, request, notes + _custom_note(request), code)
-
-
-def _custom_note(request: SourceRequest) -> tuple[str, ...]:
-    return (f"custom objects from {request.custom_objects.name}",) if request.custom_objects else ()
+    if request.custom_objects:
+        notes += (f"custom objects from {request.custom_objects.name}",)
+    handle = KerasHandle(lambda *tensors: list(tf.nest.flatten(call(tensors))), variables)
+    return _live(handle, inputs, names, request, notes, code)
 
 
 def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
@@ -162,7 +194,7 @@ def _spec(name: str, shape: tuple[int, ...], dtype: str) -> InputSpec:
 
 def load_saved_model(request: SourceRequest) -> Live:
     """Load a SavedModel's serving signature."""
-    with keras_errors(request.path):
+    with keras_errors(request):
         loaded = tf.saved_model.load(str(request.path))
         signatures = dict(loaded.signatures)
     if "serving_default" not in signatures and len(signatures) != 1:
@@ -182,24 +214,23 @@ def load_saved_model(request: SourceRequest) -> Live:
         return [result[name] for name in outputs]
 
     # the loaded object owns the variables: it must live as long as the handle
-    return _live(serve, [*signature.variables, loaded], inputs, outputs, request, (), ())
+    return _live(KerasHandle(serve, [*signature.variables, loaded]), inputs, outputs, request)
 
 
 def _live(
-    serve: Callable[..., list[Any]],
-    variables: list[Any],
+    handle: KerasHandle,
     inputs: tuple[InputSpec, ...],
     names: list[str],
     request: SourceRequest,
-    notes: tuple[str, ...],
-    code: tuple[Path, ...],
+    notes: tuple[str, ...] = (),
+    code: tuple[Path, ...] = (),
 ) -> Live:
-    compiled = tf.function(serve)
+    compiled = tf.function(handle.serve)
 
     def run(batch: list[np.ndarray]) -> list[np.ndarray]:
         return [tensor.numpy() for tensor in compiled(*[tf.constant(array) for array in batch])]
 
-    with keras_errors(request.path):
+    with keras_errors(request, CANNOT_RUN):
         results = run([np.zeros(spec.shape, spec.dtype) for spec in inputs])
     if len(names) != len(results) or len(set(names)) != len(names):
         names = ["output"] if len(results) == 1 else [f"output_{index}" for index in range(len(results))]
@@ -211,7 +242,7 @@ def _live(
         inputs=inputs,
         outputs=outputs,
         run=in_batches(run),
-        handle=KerasHandle(serve, variables),
+        handle=handle,
         notes=notes,
         code=code,
     )

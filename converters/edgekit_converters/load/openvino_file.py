@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shape
-from edgekit_converters.lower.ir import convert
+from edgekit_converters.lower.ir import openvino_errors
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
@@ -23,9 +23,10 @@ def load_file(request: SourceRequest) -> Live:
         SourceError: OpenVINO cannot read it, or it leaves a shape open that the user has not said.
     """
     try:
-        model = convert(request.path) if request.kind == "onnx" else ov.Core().read_model(request.path)
-    except (ToolchainError, RuntimeError) as error:
-        raise SourceError(f"{request.path}: OpenVINO cannot read it ({_first_line(error)})") from error
+        with openvino_errors():
+            model = ov.Core().read_model(request.path)
+    except ToolchainError as error:
+        raise SourceError(f"{request.path}: OpenVINO cannot read it ({error.args[0]})") from error
     names = [_name(port, f"input_{index}") for index, port in enumerate(model.inputs)]
     shapes = [
         fixed_shape(name, _open_shape(port), said_shape(request, index, name))
@@ -71,7 +72,3 @@ def _layout(shape: tuple[int, ...]) -> str | None:
     if len(shape) != 4:
         return None
     return "NHWC" if shape[-1] in CHANNELS and shape[1] not in CHANNELS else "NCHW"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -59,11 +59,10 @@ def load_function(request: SourceRequest) -> Live:
     if kinds & {"keras", "tf_keras"}:
         from edgekit_converters.load import keras_model
 
-        if request.weights:
-            model.load_weights(request.weights)
         return keras_model.from_model(model, request, code=code)
     raise SourceError(
-        f"{request.path}:{request.function} returned {type(model).__name__}; a torch.nn.Module or a Keras model is wanted"
+        f"{request.path}:{request.function} returned {type(model).__name__}; "
+        f"a torch.nn.Module or a Keras model is wanted"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit_converters.load import Live, in_batches
+from edgekit_converters.foreign import told
+from edgekit_converters.load import Live, fixed_shape, in_batches, said_shape
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
@@ -42,27 +44,36 @@ class Flat(torch.nn.Module):
 
 
 @contextlib.contextmanager
-def torch_errors(path: Path) -> Iterator[None]:
-    """Map what PyTorch raises while loading to a SourceError that says what to do."""
+def torch_errors(path: Path, failed: str = "PyTorch cannot load it") -> Iterator[None]:
+    """Map what PyTorch raises while loading or first running to a SourceError that says what to do."""
     try:
         yield
     except pickle.UnpicklingError as error:
+        if not _looks_saved_by_torch(path):
+            raise SourceError(f"{path}: not a file that PyTorch has saved") from error
         raise SourceError(
             f"{path}: holds pickled objects, which run code when loaded; if you trust the file, add --allow-pickle "
             f"(safer: save the weights alone with torch.save(model.state_dict(), ...))"
         ) from error
     except (
+        AssertionError,
         RuntimeError,
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         AttributeError,
         EOFError,
         OSError,
         ImportError,
+        zipfile.BadZipFile,
     ) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise SourceError(f"{path}: PyTorch cannot load it ({type(error).__name__}: {first})") from error
+        raise SourceError(f"{path}: {failed} ({told(error)})") from error
+
+
+def _looks_saved_by_torch(path: Path) -> bool:
+    """Tell garbage from a refused pickle: ``torch.save`` writes ZIP files, and before 1.6 bare pickles."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def load_program(request: SourceRequest) -> Live:
@@ -74,15 +85,26 @@ def load_program(request: SourceRequest) -> Live:
         values = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs]
     names = [str(name) for name in program.graph_signature.user_inputs]
     shapes = [
-        InputShape((1, *(int(size) for size in value.shape[1:])), name, str(value.dtype).removeprefix("torch."))
-        for name, value in zip(names, values, strict=True)
+        InputShape(_program_shape(request, index, name, value), name, str(value.dtype).removeprefix("torch."))
+        for index, (name, value) in enumerate(zip(names, values, strict=True))
     ]
     return _live(module, names, shapes, request)
 
 
+def _program_shape(request: SourceRequest, index: int, name: str, value: torch.Tensor) -> tuple[int, ...]:
+    sizes = tuple(size if isinstance(size, int) else None for size in value.shape)  # else symbolic: left open
+    if sizes and sizes[0] not in (1, None):
+        raise SourceError(
+            f"{request.path}: input {name!r} was exported with a fixed batch of {sizes[0]}; "
+            f"export with example inputs of batch 1, or with a dynamic batch"
+        )
+    return fixed_shape(name, sizes, said_shape(request, index, name))
+
+
 def load_pickle(request: SourceRequest) -> Live:
     """Load a pickled module, only when the user has allowed what that means."""
-    with torch_errors(request.path):
+    code = "; a pickled module needs the code it was made from: add its folder to PYTHONPATH"
+    with torch_errors(request.path, "PyTorch cannot load it" + (code if request.allow_pickle else "")):
         content = torch.load(request.path, map_location="cpu", weights_only=not request.allow_pickle)
     if not isinstance(content, torch.nn.Module):
         raise SourceError(
@@ -167,7 +189,7 @@ def _live(
         with torch.inference_mode():
             return [result.numpy() for result in flat(*tensors)]
 
-    with torch_errors(request.path):
+    with torch_errors(request.path, "the module cannot run on inputs of the shapes given"):
         results = run([np.zeros(spec.shape, spec.dtype) for spec in inputs])
         structure = _output_names(module, inputs, moved)
     names = structure if len(structure) == len(results) else [f"output_{i}" for i in range(len(results))]

@@ -11,8 +11,9 @@ from typing import Any
 import openvino as ov
 from openvino import preprocess
 
+from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
-from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
+from edgekit_runtime.errors import EdgekitError, ToolchainError, UnsupportedOperator
 
 MISSING_OPERATOR = re.compile(
     r"No conversion rule found for operations?:? ([\w:., ]+)|[Uu]nsupported operation:? (\w+)"
@@ -21,12 +22,13 @@ MISSING_OPERATOR = re.compile(
 
 @contextlib.contextmanager
 def openvino_errors(stage: str = "lower") -> Iterator[None]:
-    """Map what OpenVINO raises: it throws RuntimeError and its kin for everything."""
+    """Map what OpenVINO raises: its own failures share no class but Exception, which its frontends raise bare."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        message = str(error)
-        missing = MISSING_OPERATOR.search(message)
+    except EdgekitError:
+        raise
+    except Exception as error:
+        missing = MISSING_OPERATOR.search(str(error))
         if missing:
             raise UnsupportedOperator(
                 f"OpenVINO has no conversion for {(missing.group(1) or missing.group(2)).strip()}",
@@ -34,9 +36,7 @@ def openvino_errors(stage: str = "lower") -> Iterator[None]:
                 subject="openvino",
                 advice="replace the operation in the model, or convert for TFLite alone: --device raspberry-pi-5",
             ) from error
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        told = [line for line in lines if not line.startswith(("Exception from", "Check ", "FrontEnd API"))]
-        raise ToolchainError((told or lines or [type(error).__name__])[0], stage=stage, subject="openvino") from error
+        raise ToolchainError(told(error), stage=stage, subject="openvino") from error
 
 
 def convert(model: Any, **options: Any) -> ov.Model:

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
+from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
@@ -63,11 +64,7 @@ def converter_errors() -> Iterator[None]:
                 subject="litert",
                 advice="replace the operation in the model, or convert for OpenVINO alone: --device intel-cpu",
             ) from error
-        raise ToolchainError(
-            next((line for line in str(error).splitlines() if line.strip()), "the TFLite converter failed"),
-            stage="lower",
-            subject="litert",
-        ) from error
+        raise ToolchainError(told(error), stage="lower", subject="litert") from error
 
 
 def _layer(data: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from edgekit_converters import toolchains
+from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
@@ -55,10 +56,7 @@ def litert_torch_errors() -> Iterator[None]:
                 subject="litert",
                 advice="replace the operation in the module, or convert for OpenVINO alone: --device intel-cpu",
             ) from error
-        first = next((line for line in message.splitlines() if line.strip()), "")
-        raise ToolchainError(
-            f"{type(error).__name__}: {first}{_layer(message)}", stage="lower", subject="litert"
-        ) from error
+        raise ToolchainError(f"{told(error)}{_layer(message)}", stage="lower", subject="litert") from error
 
 
 def _layer(message: str) -> str:

@@ -13,6 +13,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from edgekit_converters.artifact import signature
 from edgekit_converters.data import batches
+from edgekit_converters.foreign import told
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError, ToolchainError
@@ -103,7 +104,7 @@ def quantizer_errors() -> Iterator[None]:
         AttributeError,
         NotImplementedError,
     ) as error:
-        message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        message = told(error)
         if "QSV" in message or "calibrat" in message.lower():
             raise CalibrationError(
                 message, stage="quantize", subject="litert", advice="give samples that use all of the model"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data import batches
-from edgekit_converters.load import open_source
+from edgekit_converters.load import one_by_one, open_source
 from edgekit_converters.records import Probe, ProbeRequest
-from edgekit_runtime.errors import VerificationError
+from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec
 
 SEED = 0
@@ -19,14 +19,15 @@ def probe(request: ProbeRequest, folder: Path) -> Probe:
     """The stage: take samples, run the source on them, and keep both.
 
     Raises:
-        VerificationError: the source itself computes NaN or infinity for them.
+        SourceError: the source itself computes NaN or infinity for them.
     """
     inputs = _from_data(request) if request.data else _noise(request.inputs, request.samples)
-    outputs = open_source(request.source.request).run(inputs)
+    # one by one, as an artifact runs: a model may look at its whole batch
+    outputs = one_by_one(open_source(request.source.request).run, inputs)
     for spec, array in zip(request.source.outputs, outputs, strict=True):
         if not np.all(np.isfinite(array)):
-            raise VerificationError(
-                f"the model itself computes NaN or infinity in output {spec.name!r}; "
+            raise SourceError(
+                f"{request.source.request.path}: the model itself computes NaN or infinity in output {spec.name!r}; "
                 f"check its weights, and that --scale, --mean and --std are those it was trained with"
             )
     return Probe(_save(inputs, "input", folder), _save(outputs, "output", folder))
