@@ -179,7 +179,7 @@ def _golden_input(index: int) -> str:
 
 
 def _golden_count(contents: Contents) -> int:
-    sample_bytes = sum(np.load(path, mmap_mode="r")[:1].nbytes for path in contents.probe.inputs)
+    sample_bytes = sum(int(np.load(path, mmap_mode="r")[:1].nbytes) for path in contents.probe.inputs)
     return max(1, min(GOLDEN_SAMPLES, GOLDEN_BYTES // max(1, sample_bytes)))
 
 
