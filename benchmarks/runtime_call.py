@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import edgekit_runtime
 import numpy as np
+
+import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgekit.bundle_writer import write_bundle
 from edgekit_runtime.manifest import (
     Golden,
@@ -111,7 +112,9 @@ def bundle_path(make: Make) -> Path:
 def make_identity(npy: Npy, tmp_path: Path) -> Make:
     """Write a bundle whose model gives back its four numbers, in the artifact's dtype and quantization."""
 
-    def write(dtype: str = "int8", scale: float | None = 0.5, zero_point: int | None = 3, real: str = "float32") -> Path:
+    def write(
+        dtype: str = "int8", scale: float | None = 0.5, zero_point: int | None = 3, real: str = "float32"
+    ) -> Path:
         files = {
             "x.npy": npy(np.zeros((1, 1, 4), real)),
             "y.npy": npy(np.zeros((1, 1, 4), real)),

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from edgekit_runtime.archive import ALIGNMENT_BYTES, read_entries
 from edgekit_runtime.errors import MalformedBundle
 

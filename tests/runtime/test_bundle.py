@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle
 
@@ -22,9 +23,7 @@ def path(make: Make, request: pytest.FixtureRequest) -> Path:
     return make(folder=request.param == "folder")
 
 
-def test_read_array_and_local_path_give_the_content(
-    path: Path, files: dict[str, bytes], weights: np.ndarray
-) -> None:
+def test_read_array_and_local_path_give_the_content(path: Path, files: dict[str, bytes], weights: np.ndarray) -> None:
     with open_bundle(path) as bundle:
         assert bundle.manifest.model_name == "quarters"
         assert bundle.read("labels.txt") == files["labels.txt"]
@@ -76,7 +75,7 @@ def test_a_changed_file_is_not_given_out(make: Make, files: dict[str, bytes], us
     (path / WEIGHTS).write_bytes(changed)
     with open_bundle(path) as bundle:
         bundle.read("labels.txt")
-        with pytest.raises(DigestMismatch, match="weights.npy is not the file that was packed"):
+        with pytest.raises(DigestMismatch, match=r"weights\.npy is not the file that was packed"):
             getattr(bundle, use)(*([] if use == "verify_all" else [WEIGHTS]))
 
 
@@ -122,5 +121,5 @@ def test_what_is_no_bundle_is_refused_by_name(tmp_path: Path, content: bytes | N
 
 
 def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(MalformedBundle, match="no manifest.json"):
+    with pytest.raises(MalformedBundle, match=r"no manifest\.json"):
         open_bundle(tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekit_runtime.engines import ENGINES, TensorInfo, library, open_engine
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 from edgekit_runtime.manifest import Variant
@@ -137,7 +138,9 @@ def test_a_library_built_for_numpy_1_is_told_so(tmp_path: Path, monkeypatch: pyt
     package = tmp_path / "tflite_runtime"
     package.mkdir()
     (package / "__init__.py").write_text("__version__ = '2.14.0'\n")
-    (package / "interpreter.py").write_text("raise SystemError('initialization of _wrapper raised unreported exception')\n")
+    (package / "interpreter.py").write_text(
+        "raise SystemError('initialization of _wrapper raised unreported exception')\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     for name in ("tflite_runtime", "tflite_runtime.interpreter"):

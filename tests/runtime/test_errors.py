@@ -6,6 +6,7 @@ import pickle
 import re
 
 import pytest
+
 from edgekit_runtime import errors
 
 FAMILIES = [line for line in (errors.__doc__ or "").splitlines() if re.search(r"──", line)]

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import edgekit_runtime
 import pytest
+
+import edgekit_runtime
 
 PACKAGE = Path(edgekit_runtime.__file__).parent
 # What is outside numpy and the standard library, and the only files that may name it.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
 from edgekit_runtime.manifest import (
     Accuracy,
@@ -143,7 +144,8 @@ def test_a_wrong_value_is_refused_and_its_key_named(
 
 
 @pytest.mark.parametrize(
-    "path", ["model", "model.name", "inputs", "files", "files.0.sha256", "variants.0.golden", "variants.0.golden.max_abs"]
+    "path",
+    ["model", "model.name", "inputs", "files", "files.0.sha256", "variants.0.golden", "variants.0.golden.max_abs"],
 )
 def test_a_missing_key_is_named(edited: Callable[..., bytes], path: str) -> None:
     with pytest.raises(MalformedBundle, match="is missing"):
@@ -211,7 +213,7 @@ def test_a_quantization_that_cannot_be_is_refused(whole: Manifest, binding: Tens
 
 def test_a_newer_format_is_refused_as_newer(edited: Callable[..., bytes]) -> None:
     document = json.loads(edited("format_version", 2))
-    with pytest.raises(UnsupportedVersion, match="format_version is 2.*update"):
+    with pytest.raises(UnsupportedVersion, match=r"format_version is 2.*update"):
         parse(json.dumps({**document, "something": "new"}).encode())
 
 

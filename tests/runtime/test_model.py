@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import edgekit_runtime
 import numpy as np
 import pytest
+
+import edgekit_runtime
 from edgekit_runtime import preprocess
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant

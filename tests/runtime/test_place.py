@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import edgekit_runtime
 import numpy as np
 import pytest
+
+import edgekit_runtime
 from edgekit_runtime import place
 from edgekit_runtime.errors import (
     DelegateUnavailable,
@@ -109,7 +110,13 @@ def test_an_unknown_device_is_refused_with_those_there_are(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("require", "taken"),
-    [("null", "null-float32"), ("null:cpu", "null-float32"), ("cpu", "null-float32"), ("float16", "other"), ("other", "other")],
+    [
+        ("null", "null-float32"),
+        ("null:cpu", "null-float32"),
+        ("cpu", "null-float32"),
+        ("float16", "other"),
+        ("other", "other"),
+    ],
 )
 def test_what_is_required_is_taken(make: Make, variant: Variant, other: Variant, require: str, taken: str) -> None:
     placement = placed(make(variant, other), require=require)
@@ -157,9 +164,7 @@ def test_a_damaged_artifact_ends_the_loading(make: Make, variant: Variant, other
 
 
 @pytest.mark.parametrize("samples", [0, 2])
-def test_golden_arrays_must_be_as_many(
-    make: Make, variant: Variant, npy: Callable[..., bytes], samples: int
-) -> None:
+def test_golden_arrays_must_be_as_many(make: Make, variant: Variant, npy: Callable[..., bytes], samples: int) -> None:
     golden = replace(variant, golden=Golden(("few.npy",), (1.0,)))
     with pytest.raises(MalformedBundle, match="same number of samples"):
         edgekit_runtime.load(make(golden, also={"few.npy": npy(np.zeros((samples, 1, 4), np.float32))}))

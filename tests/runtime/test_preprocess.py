@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgekit_runtime.manifest import Preprocessing
 from edgekit_runtime.preprocess import apply, resize
 

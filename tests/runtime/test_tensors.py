@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekit_runtime.tensors import dequantization_table, dequantize, quantize
 
 

@@ -1,0 +1,212 @@
+"""`python -m edgekit_runtime`: what it prints, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit_runtime import __main__ as command
+from edgekit_runtime.manifest import Golden, OutputSpec, Variant
+
+Make = Callable[..., Path]
+Capture = pytest.CaptureFixture[str]
+COMMAND = [sys.executable, "-m", "edgekit_runtime"]
+
+
+@pytest.fixture
+def x_path(tmp_path: Path) -> Path:
+    """An input of the classifier."""
+    path = tmp_path / "x.npy"
+    np.save(path, np.random.default_rng(5).normal(size=(1, 2, 2, 3)).astype(np.float32))
+    return path
+
+
+def run(*args: Any) -> int:
+    return command.main([str(arg) for arg in args])
+
+
+def test_info_says_what_it_is_and_what_runs(bundle_path: Path, capsys: Capture) -> None:
+    assert run("info", bundle_path) == 0
+    told = capsys.readouterr().out
+    assert "quarters 1.0" in told
+    assert "image  float32 [1, 2, 2, 3]" in told
+    assert "null-float32  null:cpu  float32" in told
+    assert f"runs null-float32 on null:cpu (numpy {np.__version__})" in told
+
+
+def test_info_as_json(bundle_path: Path, capsys: Capture) -> None:
+    assert run("info", bundle_path, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["manifest"]["model_name"] == "quarters"
+    assert record["placement"]["variant"] == "null-float32"
+
+
+def test_check_tells_of_every_variant(make: Make, variant: Variant, capsys: Capture) -> None:
+    path = make(variant, replace(variant, name="future", engine="future"))
+    assert run("check", path) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "null-float32: proven"
+    assert told[1].startswith("  output 'scores' differs by ")
+    assert told[2].startswith("future: cannot run: there is no engine 'future'")
+
+
+def test_check_fails_when_a_variant_is_wrong(make: Make, variant: Variant, npy: Any, capsys: Capture) -> None:
+    other = replace(variant, name="wrong", golden=Golden(("odd.npy",), (0.1,)))
+    path = make(variant, other, also={"odd.npy": npy(np.ones((3, 1, 4), np.float32))})
+    assert run("check", path, "--json") == 5
+    out, err = capsys.readouterr()
+    assert [v["state"] for v in json.loads(out)["variants"]] == ["proven", "wrong"]
+    assert json.loads(out)["ok"] is False
+    assert err.startswith("error: wrong: ")
+    assert run("check", path, "--require", "null-float32") == 0
+
+
+def test_check_fails_when_none_can_run(make: Make, variant: Variant, capsys: Capture) -> None:
+    assert run("check", make(replace(variant, engine="future"))) == 7
+    assert "no variant can run" in capsys.readouterr().err
+
+
+def test_check_fails_on_a_damaged_file_that_no_variant_uses(make: Make, capsys: Capture) -> None:
+    path = make(also={"extra.bin": b"abc"}, folder=True)
+    (path / "extra.bin").write_bytes(b"abd")
+    assert run("info", path) == 0
+    assert run("check", path) == 6
+    assert "extra.bin is not the file that was packed" in capsys.readouterr().err
+
+
+def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np.ndarray, capsys: Capture) -> None:
+    scores = np.load(x_path).reshape(12) @ weights.reshape(12, 4)
+    best = int(np.argmax(scores))
+    label = ["north", "east", "south", "west"][best]
+    assert run("run", bundle_path, x_path, "--top", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split() == [f"{scores[best]:.4f}", label, f"({best})"]
+    assert run("run", bundle_path, x_path, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["variant"] == "null-float32"
+    assert record["outputs"]["scores"]["top"][0]["label"] == label
+
+
+def test_run_prints_values_without_labels(make: Make, x_path: Path, capsys: Capture) -> None:
+    path = make(outputs=(OutputSpec("scores", (1, 4), "float32"),))
+    assert run("run", path, x_path, "--top", 3) == 0
+    told = capsys.readouterr().out
+    assert "scores  float32 [1, 4]" in told
+    assert len(told.partition("first ")[2].split(", ")) == 3
+
+
+def test_run_writes_the_outputs(bundle_path: Path, x_path: Path, tmp_path: Path) -> None:
+    assert run("run", bundle_path, x_path, "--output", tmp_path / "y.npy") == 0
+    assert run("run", bundle_path, x_path, "--output", tmp_path / "y.npz") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["scores"], np.load(tmp_path / "y.npy"))
+
+
+def test_run_takes_inputs_by_name(bundle_path: Path, x_path: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", image=np.load(x_path))
+    assert run("run", bundle_path, tmp_path / "x.npz") == 0
+
+
+def test_run_preprocesses_arrays_when_asked(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "image.npy", np.zeros((5, 5, 3), np.uint8))
+    assert run("run", bundle_path, tmp_path / "image.npy") == 7
+    assert run("run", bundle_path, tmp_path / "image.npy", "--raw") == 0
+    assert "input 'image'" in capsys.readouterr().err
+
+
+@pytest.mark.needs_image
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_run_takes_images_of_any_mode(bundle_path: Path, tmp_path: Path, mode: str) -> None:
+    from PIL import Image
+
+    Image.new(mode, (7, 5)).save(tmp_path / "image.png")
+    assert run("run", bundle_path, tmp_path / "image.png") == 0
+
+
+@pytest.mark.needs_image
+def test_run_refuses_what_is_no_image(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "image.png").write_bytes(b"not a picture")
+    assert run("run", bundle_path, tmp_path / "image.png") == 3
+    assert "image.png: cannot be read as an image" in capsys.readouterr().err
+
+
+def test_run_names_the_extra_for_images(
+    bundle_path: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert run("run", bundle_path, tmp_path / "image.png") == 3
+    assert "pip install 'edgekit-runtime[image]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["info", "nowhere.edgekit"], 6, "error: nowhere.edgekit: cannot be read: No such file or directory"),
+        (["info", "BUNDLE", "--require", "gpu"], 7, "what was required, 'gpu'"),
+        (["info", "BUNDLE", "--device", "toaster"], 3, "no device 'toaster', only auto"),
+        (["run", "BUNDLE", "nowhere.npy"], 3, "nowhere.npy: cannot be read"),
+        (["run", "BUNDLE", "BUNDLE"], 3, "cannot be read as an image"),
+        (["run", "BUNDLE", "X", "--output", "nowhere/y.npy"], 3, "nowhere/y.npy: cannot be written"),
+        (["run", "BUNDLE", "X", "--output", "y.txt"], 3, "wanted a name ending in .npz, or in .npy"),
+    ],
+)
+def test_an_error_is_one_clear_line_and_its_familys_code(
+    bundle_path: Path, x_path: Path, capsys: Capture, args: list[str], code: int, said: str
+) -> None:
+    places = {"BUNDLE": str(bundle_path), "X": str(x_path)}
+    if "cannot be read as an image" in said:
+        pytest.importorskip("PIL")
+    assert run(*(places.get(arg, arg) for arg in args)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["dance"], ["run", "x"], ["info", "x", "--threads", "0"], ["info", "x", "--top", "1"]]
+)
+def test_wrong_usage_is_2(args: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(*args)
+    assert end.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_hears_no_complaint(bundle_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*COMMAND, "info", str(bundle_path)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_ctrl_c_is_quiet(bundle_path: Path, tmp_path: Path) -> None:
+    # The input is a pipe into which nobody writes: the command waits in reading it until it is interrupted.
+    fifo = tmp_path / "x.npy"
+    os.mkfifo(fifo)
+    child = subprocess.Popen([*COMMAND, "run", str(bundle_path), str(fifo)], stderr=subprocess.PIPE, text=True)
+    writer = None
+    while writer is None:
+        assert child.poll() is None
+        with suppress(OSError):  # there is no reader yet
+            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    os.close(writer)
+    assert (child.returncode, err) == (130, "")
