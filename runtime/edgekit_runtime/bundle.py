@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
 
-from edgekit_runtime import archive
-from edgekit_runtime.consistency import MAX_ELEMENTS
+from edgekit_runtime import archive, npy
 from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle
 from edgekit_runtime.manifest import (
     MANIFEST_NAME,
     MAX_FILES,
-    MAX_MANIFEST_BYTES,
     SIGNATURE_NAME,
     FileRecord,
     Manifest,
     parse,
 )
+from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,11 +33,6 @@ BundlePath = Union[str, "os.PathLike[str]"]
 
 MAX_SIGNATURE_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 1024  # of an .npy of at most 16 dimensions
-_NPY = (  # magic and version, header length, dtype, order, shape: as numpy.save writes them
-    rb"\x93NUMPY\x01\x00(..)\{'descr': '((?:\|[biu]1)|(?:<[iu][248])|(?:<f[248]))', "
-    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,10},? ?){0,16})\), \} *\n"
-)
 
 
 @dataclass(frozen=True)
@@ -204,7 +197,7 @@ class Bundle:
             shape = (extent.size_bytes,)
             content = np.memmap(file, dtype=np.uint8, mode="r", offset=extent.offset, shape=shape)
         self._hold(path, content)
-        return _npy(content, f"{self._name}: {path}")
+        return npy.view(content, f"{self._name}: {path}")
 
     def local_path(self, path: str) -> Path:
         """A real file with the content, for engines that open files themselves.
@@ -309,18 +302,3 @@ class _reading:  # a statement, not a thing: with _reading(...)
         if isinstance(error, (OSError, ValueError)):  # mmap's word for a file that became too short is ValueError
             why = getattr(error, "strerror", None) or error
             raise MalformedBundle(f"{self._where}: cannot be read: {why}") from error
-
-
-def _npy(content: Array, where: str) -> Array:
-    """View bytes as the array their ``.npy`` header describes, which is matched and never evaluated."""
-    import re
-
-    found = re.match(_NPY, content[:_MAX_HEADER_BYTES].tobytes(), re.DOTALL)
-    if found is None or int.from_bytes(found[1], "little") != found.end() - 10:
-        raise MalformedBundle(f"{where}: is not an .npy file, version 1, of plain little-endian numbers")
-    dtype = np.dtype(found[2].decode())
-    shape = tuple(int(dim) for dim in re.findall(rb"\d+", found[4]))
-    body = content[found.end() :]
-    if max(shape, default=0) > MAX_ELEMENTS or math.prod(shape) * dtype.itemsize != body.size:
-        raise MalformedBundle(f"{where}: has {body.size} bytes, not those of {dtype} {list(shape)}")
-    return np.asarray(body).view(dtype).reshape(shape, order="F" if found[3] == b"True" else "C")

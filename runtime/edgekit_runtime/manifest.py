@@ -21,6 +21,7 @@ from edgekit_runtime.checks import (
 )
 from edgekit_runtime.consistency import MAX_TOTAL_BYTES, problems
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
+from edgekit_runtime.strict_json import decode
 
 FORMAT_VERSION = 1
 
@@ -145,8 +146,6 @@ class Manifest:
 
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "model.sig"  # optional, never listed: it signs the manifest
-MAX_MANIFEST_BYTES = 1 << 20
-MAX_DEPTH = 24
 MAX_FILES = 1024
 DTYPES = (
     "float32",
@@ -275,7 +274,7 @@ def parse(data: bytes) -> Manifest:
         UnsupportedVersion: a newer edgekit wrote it.
         MalformedBundle: anything else is wrong; the message names the key.
     """
-    document = anything(_decode(data), "the top level")
+    document = anything(decode(data), "the top level")
     version = document.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UnsupportedVersion(
@@ -296,60 +295,3 @@ def parse(data: bytes) -> Manifest:
 
 
 _NEEDED = ("inputs", "outputs", "variants", "files", "golden_inputs")
-
-
-def _decode(data: bytes) -> Any:
-    """JSON, bounded in size and depth, without NaN, infinities, repeated keys or broken Unicode."""
-    import json
-
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(f"manifest.json: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
-    if _depth(data) > MAX_DEPTH:
-        raise MalformedBundle(f"manifest.json: is nested deeper than {MAX_DEPTH} levels")
-    try:
-        document = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_without_repeats,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
-        json.dumps(document, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
-    except ValueError as error:  # JSONDecodeError and UnicodeError are ValueErrors
-        raise MalformedBundle(f"manifest.json: is not JSON in UTF-8: {error}") from error
-    return document
-
-
-def _depth(data: bytes) -> int:
-    """How deep brackets nest outside strings, found without recursion."""
-    import re
-
-    depth = deepest = 0
-    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data, flags=re.DOTALL)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a key is there twice among {sorted(found)}")
-    return found
-
-
-def _no_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{digits[:20]} is too large")
-    return value
-
-
-def _bounded(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"{digits[:20]}... is too large")
-    return int(digits)

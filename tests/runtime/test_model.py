@@ -249,3 +249,25 @@ def test_several_inputs_and_outputs_by_name_whatever_the_artifacts_order(
             model(a[0])
         with pytest.raises(InputMismatch, match="input 'b' must be"):
             model([a[0], b])
+
+
+@pytest.mark.needs_openvino
+def test_an_ir_runs_from_an_archive_with_its_weights_beside_it(
+    make: Make,
+    make_ir: Callable[[np.ndarray], Path],
+    weights: np.ndarray,
+    variant: Variant,
+    manifest: Manifest,
+    npy: Any,
+) -> None:
+    xml = make_ir(weights.reshape(12, 4))
+    paths = ("variants/ir/model.xml", "variants/ir/model.bin")
+    ir = replace(variant, name="ir", engine="openvino", files=paths)
+    flat = {"golden/inputs/0.npy": npy(np.ones((1, 1, 12), np.float32))}
+    flat["golden/null-float32/0.npy"] = npy(weights.reshape(1, 12, 4).sum(axis=1, keepdims=True))
+    files = {paths[0]: xml.read_bytes(), paths[1]: xml.with_suffix(".bin").read_bytes(), **flat}
+    spec = InputSpec("features", (1, 12), "float32")
+    with edgekit_runtime.load(make(ir, inputs=(spec,), also=files), threads=1) as model:
+        assert (model.placement.variant, model.placement.refused) == ("ir", ())
+        x = np.random.default_rng(4).normal(size=(1, 12)).astype(np.float32)
+        np.testing.assert_allclose(model(x), x @ weights.reshape(12, 4), rtol=1e-4, atol=1e-5)

@@ -49,7 +49,7 @@ class _Mapped:
 def _missing(error: BaseException) -> str:
     """Why the library does not import. tflite-runtime's error with numpy 2 never says the word numpy."""
     if isinstance(error, SystemError) or "numpy" in str(error):
-        return f"was built for numpy 1 and numpy {np.__version__} is installed: pip install 'numpy<2'"
+        return f"the library was built for numpy 1, and numpy {np.__version__} is installed: pip install 'numpy<2'"
     return f"does not load ({error}): {INSTALL}"
 
 
