@@ -1,0 +1,62 @@
+"""What the machine has learned is found under its key, and never needed."""
+
+import os
+
+import pytest
+from edgekit_runtime import memory
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def test_what_is_kept_is_found_under_its_key_alone():
+    assert memory.recall("probe", {"library": "a"}) is None
+    assert memory.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    assert memory.recall("probe", {"library": "a"}) == {"verdict": "ok"}
+    assert memory.recall("probe", {"library": "b"}) is None
+    assert memory.recall("threads", {"library": "a"}) is None
+
+
+def test_what_is_forgotten_is_gone():
+    memory.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    memory.forget("probe", {"library": "a"})
+    memory.forget("probe", {"library": "a"})
+    assert memory.recall("probe", {"library": "a"}) is None
+
+
+def test_nothing_is_written_when_nothing_changed(state):
+    memory.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    (file,) = (state / "probe").iterdir()
+    os.utime(file, (1, 1))
+    memory.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    assert file.stat().st_mtime == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"key": {}, "value": 1}', '{"key": {"library": "b"}, "value": {}}']
+)
+def test_a_damaged_entry_is_as_none(state, content):
+    memory.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    (file,) = (state / "probe").iterdir()
+    file.write_text(content)
+    assert memory.recall("probe", {"library": "a"}) is None
+
+
+def test_where_nothing_can_be_written_nothing_is_known(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
+    assert memory.remember("probe", {"library": "a"}, {"verdict": "ok"}) is False
+    assert memory.recall("probe", {"library": "a"}) is None
+
+
+def test_it_is_bounded(state, monkeypatch):
+    monkeypatch.setattr(memory, "LIMIT", 3)
+    for number in range(6):
+        memory.remember("probe", {"n": str(number)}, {"n": number})
+        for file in (state / "probe").iterdir():
+            os.utime(file, (file.stat().st_mtime - 1, file.stat().st_mtime - 1))
+    assert len(list((state / "probe").iterdir())) == 3
+    assert memory.recall("probe", {"n": "5"}) == {"n": 5}
