@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from edgekit_converters import cache as caching
 from edgekit_converters.cache import Cache, key
 from edgekit_converters.records import Probe, SourceRequest

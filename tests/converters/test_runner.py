@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache
 from edgekit_converters.data import DataRequest

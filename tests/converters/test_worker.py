@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from edgekit_converters.worker import Worker
 from edgekit_runtime.errors import DataError, ToolchainError
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+
 from edgekit.cli import COMMANDS, cli
 
 

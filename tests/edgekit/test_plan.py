@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from edgekit.plan import Options, describe, parse_input_shape, read_plan, resolve
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import PlanError, ProfileError, SourceError
@@ -38,7 +39,10 @@ def test_devices_decide_formats_and_order(options):
     )
     assert plan.preferred["raspberry-pi-5"] == ("litert-int8-static", "litert-float32")
     assert plan.preferred["intel-cpu"] == ("openvino-int8-static", "openvino-float32")
-    assert [variant.name for variant in plan.variants] == [*plan.preferred["intel-cpu"], *plan.preferred["raspberry-pi-5"]]
+    assert [variant.name for variant in plan.variants] == [
+        *plan.preferred["intel-cpu"],
+        *plan.preferred["raspberry-pi-5"],
+    ]
 
 
 def test_an_accelerator_and_its_fallback_share_one_artifact(options):
@@ -50,7 +54,8 @@ def test_an_accelerator_and_its_fallback_share_one_artifact(options):
 
 
 @pytest.mark.parametrize(
-    ("alias", "name"), [("int8", "int8-static"), ("W8A8", "int8-static"), ("fp16", "float16"), ("w8a16", "int16x8-static")]
+    ("alias", "name"),
+    [("int8", "int8-static"), ("W8A8", "int8-static"), ("fp16", "float16"), ("w8a16", "int16x8-static")],
 )
 def test_names_users_bring_are_taken(options, alias, name):
     device = ("raspberry-pi-5",)

@@ -113,9 +113,7 @@ def test_a_wrong_value_names_file_key_and_rule(tmp_path: Path, old: str, new: st
         load_profile(path)
 
 
-@pytest.mark.parametrize(
-    "key", ["name", "title", "arch", "targets", "schemes", "precision", "verified", "source"]
-)
+@pytest.mark.parametrize("key", ["name", "title", "arch", "targets", "schemes", "precision", "verified", "source"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     lines = [line for line in GOOD.splitlines() if not line.startswith(f"{key} =")]
     text = "\n".join(lines) if key != "source" else GOOD.partition("[source]")[0]

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from edgekit_runtime import memory
 
 
