@@ -107,7 +107,7 @@ def test_onnx_cannot_go_to_a_board_that_runs_tflite(options, tmp_path):
 
 def test_a_python_file_needs_a_function(options, tmp_path):
     (tmp_path / "net.py").write_text("")
-    with pytest.raises(SourceError, match="net.py:build"):
+    with pytest.raises(SourceError, match=r"net\.py:build"):
         resolve(replace(options, model=str(tmp_path / "net.py")))
     assert resolve(replace(options, model=str(tmp_path / "net.py:make"))).source.function == "make"
 
