@@ -49,9 +49,7 @@ def test_every_target_has_a_scheme_that_needs_no_calibration_data(name: str) -> 
     profile = load_profile(name)
     for target in profile.targets:
         engine = target.partition(":")[0]
-        assert any(
-            engine in SCHEMES[scheme].engines and not SCHEMES[scheme].calibrated for scheme in profile.schemes
-        )
+        assert any(engine in SCHEMES[scheme].engines and not SCHEMES[scheme].calibrated for scheme in profile.schemes)
 
 
 def test_pinned_precision_and_float_schemes_agree(name: str) -> None:

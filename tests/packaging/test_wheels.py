@@ -32,9 +32,7 @@ def wheels(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def contents(wheel: Path) -> dict[str, int]:
     """The wheel's files with their sizes, its own metadata left out."""
     with zipfile.ZipFile(wheel) as archive:
-        return {
-            item.filename: item.file_size for item in archive.infolist() if ".dist-info/" not in item.filename
-        }
+        return {item.filename: item.file_size for item in archive.infolist() if ".dist-info/" not in item.filename}
 
 
 def metadata(wheel: Path) -> email.message.Message:
@@ -76,9 +74,7 @@ def test_the_tool_holds_its_three_packages_and_nothing_else(wheels: dict[str, Pa
     assert not any("__pycache__" in name for name in names)
 
 
-def test_the_tool_ships_every_source_file_profile_and_demo_file(
-    wheels: dict[str, Path], repository: Path
-) -> None:
+def test_the_tool_ships_every_source_file_profile_and_demo_file(wheels: dict[str, Path], repository: Path) -> None:
     names = contents(wheels["edgekit"])
     for folder in ("edgekit", "converters/edgekit_converters", "devices/edgekit_devices"):
         root = repository / folder
