@@ -1,0 +1,60 @@
+"""Runs scripts, and `edgekit` as a user would, each in a process of its own; a failure ends the benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CIFAR10 = ("--calibrate", "cifar10/calibration.npz", "--evaluate", "cifar10/test.npz")
+RESNET8 = ("mlperf_tiny/image_classification/pretrainedResnet.h5", *CIFAR10)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What one `edgekit convert` made and took."""
+
+    bundle: Path
+    report: dict[str, Any]
+    wall_seconds: float  # of the whole process, from outside
+
+
+def convert(data: Path, work: Path, *arguments: str) -> Conversion:
+    """Run one conversion that writes its bundle and its report into ``work``, and keeps its cache there.
+
+    Args:
+        data: folder of the real data; the command runs in it, so arguments name files as they are called there.
+        work: folder for everything the command writes.
+        arguments: of ``edgekit convert``, without ``-o`` and ``--report``.
+    """
+    bundle, report = work / "made.edgekit", work / "report.json"
+    environment = {"EDGEKIT_CACHE": str(work / "cache"), "EDGEKIT_DATA": str(data)}
+    started = time.perf_counter()
+    edgekit("convert", *arguments, "-o", str(bundle), "--report", str(report), folder=data, **environment)
+    return Conversion(bundle, json.loads(report.read_text()), time.perf_counter() - started)
+
+
+def edgekit(*arguments: str, folder: Path | None = None, **environment: str) -> str:
+    """Run an edgekit command and return what it prints."""
+    return _run("-m", "edgekit", *arguments, folder=folder, **environment)
+
+
+def script(name: str, *arguments: str) -> str:
+    """Run a script of this folder and return what it prints."""
+    return _run(str(HERE / name), *arguments)
+
+
+def _run(*arguments: str, folder: Path | None = None, **environment: str) -> str:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=os.environ | environment, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{done.stderr}not measured: exit code {done.returncode} of {' '.join(command)}")
+    return done.stdout

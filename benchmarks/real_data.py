@@ -1,0 +1,23 @@
+"""Where the real models and data are; nothing is measured on invented ones without saying so."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def folder(about: str | None) -> Path:
+    """Return what ``--data`` says, else $EDGEKIT_DATA, else ../shared/data beside the repository."""
+    parser = argparse.ArgumentParser(description=about)
+    beside = Path(__file__).parents[2] / "shared/data"
+    parser.add_argument("--data", default=os.environ.get("EDGEKIT_DATA", beside), type=Path, help="real data")
+    found: Path = parser.parse_args().data
+    return found.resolve()
+
+
+def need(*paths: Path) -> None:
+    """End the script, saying what is missing, unless all of them are there."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise SystemExit(f"not measured, for want of {', '.join(missing)}: say with --data where the real data are")

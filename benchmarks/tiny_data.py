@@ -1,0 +1,78 @@
+"""Real inputs for MLPerf Tiny's audio models, as functions that `edgekit convert` takes for data.
+
+$EDGEKIT_DATA says where the real data are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+CALIBRATION_SHARE = 5  # one keyword in five calibrates, the others are evaluated
+SAMPLE_RATE_HZ, N_FFT, HOP, MELS, FRAMES, POWER = 8000, 1024, 512, 128, 5, 2.0  # as MLPerf Tiny's but for the rate
+
+
+def keyword_calibration() -> list[np.ndarray]:
+    """MFCC of spoken keywords, each (49, 10, 1)."""
+    features, _ = _keywords()
+    return list(features[::CALIBRATION_SHARE])
+
+
+def keyword_test() -> list[tuple[np.ndarray, np.int64]]:
+    """MFCC of other keywords, with their class."""
+    features, classes = _keywords()
+    others = np.arange(len(classes)) % CALIBRATION_SHARE != 0
+    return list(zip(features[others], classes[others], strict=True))
+
+
+def speech_calibration() -> Iterator[np.ndarray]:
+    """Log-mel windows, each (640,), of every tenth clip of the speakers' training clips."""
+    return _windows(is_test=False, step=10)
+
+
+def speech_test() -> Iterator[np.ndarray]:
+    """Log-mel windows, each (640,), of the test clips."""
+    return _windows(is_test=True, step=1)
+
+
+def _keywords() -> tuple[np.ndarray, np.ndarray]:
+    """MFCC of 1,000 keywords as real numbers, (1000, 49, 10, 1), and their classes, (1000,)."""
+    data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "kws01/kws01_mfcc_int8.npz")
+    return (data["features"].astype(np.float32) - 83) * np.float32(0.5847), data["labels"]
+
+
+def _windows(*, is_test: bool, step: int) -> Iterator[np.ndarray]:
+    """Every five consecutive frames of every step-th clip."""
+    data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "fsdd/fsdd_8khz_int16.npz")
+    samples, offsets = data["samples"], data["offsets"]
+    filters = _mel_filters()
+    for clip in np.flatnonzero(data["is_test"] == is_test)[::step]:
+        frames = _log_mel(samples[offsets[clip] : offsets[clip + 1]] / 32768, filters)
+        for first in range(len(frames) - FRAMES + 1):
+            yield frames[first : first + FRAMES].reshape(-1).astype(np.float32)  # (640,)
+
+
+def _log_mel(wave: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """Decibels by frame and mel band, (frames, 128), of a wave (n,) in -1..1, as MLPerf Tiny's reference has them."""
+    padded = np.pad(wave, N_FFT // 2, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]  # (frames, 1024)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
+    spectrum = np.abs(np.fft.rfft(windows * hann)) ** POWER  # (frames, 513)
+    return np.asarray(20 / POWER * np.log10(spectrum @ filters.T + np.finfo(float).eps))
+
+
+def _mel_filters() -> np.ndarray:
+    """Triangles of equal area on Slaney's mel scale, (128, 513): linear to 1 kHz, logarithmic above.
+
+    From M. Slaney, Auditory Toolbox (1998); it is what librosa, and so the reference, computes.
+    """
+    top_mel = 15 + np.log(SAMPLE_RATE_HZ / 2 / 1000) * 27 / np.log(6.4)
+    mels = np.linspace(0, top_mel, MELS + 2)
+    edges_hz = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))  # (130,)
+    bins_hz = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE_HZ)  # (513,)
+    low, middle, high = (edges_hz[start : start + MELS, np.newaxis] for start in range(3))
+    triangles = np.minimum((bins_hz - low) / (middle - low), (high - bins_hz) / (high - middle))
+    return np.asarray(np.maximum(triangles, 0) * 2 / (high - low))
