@@ -124,7 +124,7 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
         ),
         requirements=Requirements(),
         accuracy=_accuracy(contents.baseline, made.evaluation),
-        settings=settings_for(variant.engine, variant.precision),
+        settings=settings_for(variant.engine, variant.scheme, variant.precision, variant.device),
     )
 
 

@@ -10,7 +10,7 @@ from edgekit import __version__, assemble
 from edgekit import report as reports
 from edgekit.assemble import Made
 from edgekit.bundle_writer import write_bundle
-from edgekit.plan import Plan, VariantPlan
+from edgekit.plan import Plan, VariantPlan, as_it_came
 from edgekit.report import BundleReport, Report, SourceReport, VariantReport
 from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache, cache_root, digest
@@ -50,6 +50,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
     with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), __version__, watch) as runner:
         toolchain = LOADERS[plan.source.kind].toolchain
         source: Source = runner.run("load", toolchain, plan.source)
+        plan = as_it_came(plan, source.scheme)
         inputs = _with_preprocessing(source, plan)
         calibration = _prepare(runner, plan, inputs, plan.calibrate, "calibration")
         evaluation = _prepare(runner, plan, inputs, plan.evaluate, "evaluation")
@@ -126,9 +127,10 @@ def _lower(work: _Work, engine: str, toolchain: str) -> Artifact:
 def _make(work: _Work, lowered: Artifact) -> dict[tuple[str, str], Made]:
     """One format's branch: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
     schemes = work.plan.schemes_of(lowered.engine)
-    if work.source.quantized:  # it came quantized: there is nothing to quantize, and one artifact for all
-        return {(lowered.engine, scheme): _verified(work, replace(lowered, scheme=scheme)) for scheme in schemes}
-    check_parity(lowered, _compare(work, lowered), stage="lower")
+    comparison = _compare(work, lowered)
+    check_parity(lowered, comparison, stage="lower")
+    if work.source.quantized:  # there is nothing left to quantize
+        return {(lowered.engine, lowered.scheme): _evaluated(work, lowered, comparison)}
     return {(lowered.engine, scheme): _verified(work, _quantize(work, lowered, scheme)) for scheme in schemes}
 
 
@@ -144,6 +146,10 @@ def _quantize(work: _Work, lowered: Artifact, scheme: str) -> Artifact:
 def _verified(work: _Work, artifact: Artifact) -> Made:
     comparison = _compare(work, artifact)
     check_parity(artifact, comparison, stage="quantize")
+    return _evaluated(work, artifact, comparison)
+
+
+def _evaluated(work: _Work, artifact: Artifact, comparison: Comparison) -> Made:
     evaluation = _evaluate(work, artifact, artifact.engine, f"{artifact.engine} {artifact.scheme}")
     return Made(artifact, comparison, evaluation)
 

@@ -152,6 +152,31 @@ def resolve(options: Options) -> Plan:
     )
 
 
+def as_it_came(plan: Plan, came: str) -> Plan:
+    """Return the plan for a model that came in a scheme: what came quantized is bundled in that scheme and no other.
+
+    Raises:
+        PlanError: a device is left without any variant.
+    """
+    if came == "float32":
+        return plan
+    kept = {
+        variant.name: dataclasses.replace(variant, scheme=came)
+        for variant in plan.variants
+        if variant.engine in SCHEMES[came].engines
+    }
+    preferred = {
+        device: tuple(dict.fromkeys(kept[name].name for name in names if name in kept))
+        for device, names in plan.preferred.items()
+    }
+    for device, names in preferred.items():
+        if not names:
+            raise PlanError(f"{device}: {plan.source.path.name} came as {came}, which only LiteRT runs")
+    note = f"the model came as {came} and is bundled as it is"
+    variants = tuple({variant.name: variant for variant in kept.values()}.values())
+    return dataclasses.replace(plan, variants=variants, preferred=preferred, notes=(*plan.notes, note))
+
+
 def read_plan(path: Path) -> dict[str, Any]:
     """Read a plan file: the keys of :class:`Options`, the preprocessing in a table of its own.
 

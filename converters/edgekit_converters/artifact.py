@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from edgekit_converters.records import Artifact
 from edgekit_runtime.engines import TensorInfo, open_engine
+from edgekit_runtime.errors import EngineError, ToolchainError
 from edgekit_runtime.manifest import Golden, TensorBinding, Variant
 from edgekit_runtime.tensors import dequantize, quantize
 
-PLACED = re.compile(r"(?:input|args|output)_(\d+)")  # names that carry their place
+PLACED = re.compile(r"(?:input|args|output)_\d+")  # names that carry their place
 
 
 class LooseFiles:
@@ -27,8 +29,9 @@ class LooseFiles:
 class OpenArtifact:
     """An artifact in its engine, taking and giving real numbers in the source's order."""
 
-    def __init__(self, artifact: Artifact, settings: dict[str, str], *, threads: int = 1) -> None:
+    def __init__(self, artifact: Artifact, precision: str = "f32", *, threads: int = 1) -> None:
         self.artifact = artifact
+        settings = settings_for(artifact.engine, artifact.scheme, precision)
         self.engine = open_engine(_variant(artifact, settings), LooseFiles(), threads)
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -44,9 +47,16 @@ class OpenArtifact:
         self.engine.close()
 
 
-def settings_for(engine: str, precision: str) -> dict[str, str]:
-    """Return the settings that pin an engine's numbers; LiteRT's CPU computes float32 unless told otherwise."""
-    return {"INFERENCE_PRECISION_HINT": precision} if engine == "openvino" else {}
+def settings_for(engine: str, scheme: str, precision: str, device: str = "cpu") -> dict[str, str]:
+    """Return the settings that pin an engine's numbers; LiteRT's CPU computes float32 unless told otherwise.
+
+    On one thread, OpenVINO 2026.4 fuses int8 dense layers into one kernel that computes something else (a signal to
+    noise ratio of 3 dB where two threads give 36), so its fusing is switched off for them; nothing becomes slower.
+    """
+    if engine != "openvino":
+        return {}
+    pinned = {"INFERENCE_PRECISION_HINT": precision}
+    return pinned | ({"SNIPPETS_MODE": "DISABLE"} if device == "cpu" and scheme == "int8-static" else {})
 
 
 def bind(engine: str, scheme: str, files: tuple[Path, ...], notes: tuple[str, ...] = ()) -> Artifact:
@@ -55,50 +65,81 @@ def bind(engine: str, scheme: str, files: tuple[Path, ...], notes: tuple[str, ..
     inputs, outputs = opened.inputs, opened.outputs
     opened.close()
     if engine == "litert":
-        input_order, output_order = _signature_order(files[0])
-        inputs = tuple(inputs[index] for index in input_order or range(len(inputs)))
-        outputs = tuple(outputs[index] for index in output_order or range(len(outputs)))
+        ports = signature(files[0])
+        inputs = tuple(inputs[port.position] for port in ports.inputs)
+        outputs = tuple(outputs[port.position] for port in ports.outputs)
     return Artifact(engine, scheme, files, tuple(map(_binding, inputs)), tuple(map(_binding, outputs)), notes)
 
 
-def signature(path: Path) -> tuple[str | None, list[str], list[str]]:
-    """Return a ``.tflite`` file's signature: its key, and its input and output names in the order of their places.
+def bind_made(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> Artifact:
+    """Bind what a toolchain has just made.
 
-    Files without a signature give None and the tensors' own names.
+    Raises:
+        ToolchainError: the engine refuses the file.
     """
-    interpreter = open_interpreter(path)
-    signatures = interpreter.get_signature_list()
-    if len(signatures) != 1:
-        return (
-            None,
-            [detail["name"] for detail in interpreter.get_input_details()],
-            [detail["name"] for detail in interpreter.get_output_details()],
-        )
-    ((key, names),) = signatures.items()
-    return key, sorted(names["inputs"], key=_place), sorted(names["outputs"], key=_place)
+    try:
+        return bind(engine, scheme, files)
+    except EngineError as error:
+        raise ToolchainError(
+            f"the toolchain made a {scheme} model that cannot be run: {error}",
+            stage=stage,
+            subject=engine,
+            advice="try another --quantize scheme, or other devices",
+        ) from error
 
 
-def _signature_order(path: Path) -> tuple[list[int], list[int]]:
-    """Return, input by input and output by output of the source, the position in the interpreter's lists.
+def scaled_like(original: Artifact, made: Artifact) -> Artifact:
+    """Return ``made`` with the scales of ``original``: IR keeps a quantized file's integer inputs, not their scale."""
 
-    Empty where the names do not carry a place: then the file's own order is the source's.
-    """
-    key, inputs, outputs = signature(path)
-    if key is None:
-        return [], []
-    interpreter = open_interpreter(path)
-    runner = interpreter.get_signature_runner(key)
-    return (
-        _positions(inputs, runner.get_input_details(), interpreter.get_input_details()),
-        _positions(outputs, runner.get_output_details(), interpreter.get_output_details()),
+    def scaled(one: TensorBinding, like: TensorBinding) -> TensorBinding:
+        same = one.dtype == like.dtype and one.scale is None
+        return replace(one, scale=like.scale, zero_point=like.zero_point) if same else one
+
+    return replace(
+        made,
+        inputs=tuple(map(scaled, made.inputs, original.inputs)),
+        outputs=tuple(map(scaled, made.outputs, original.outputs)),
     )
 
 
-def _positions(names: list[str], by_name: dict[str, Any], listed: list[Any]) -> list[int]:
-    if not all(PLACED.fullmatch(name) for name in names):
-        return []
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a ``.tflite`` file."""
+
+    name: str  # in the signature; the tensor's own without one
+    position: int  # in the interpreter's list
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a ``.tflite`` file says it takes and gives, in the source's order."""
+
+    key: str | None  # None without a signature
+    inputs: list[Port]
+    outputs: list[Port]
+
+
+def signature(path: Path) -> Signature:
+    """Return a file's signature. Names that carry a place give the order, else the file's own order is the source's."""
+    interpreter = open_interpreter(path)
+    listed = interpreter.get_input_details(), interpreter.get_output_details()
+    keys = list(interpreter.get_signature_list())
+    if len(keys) != 1:
+        inputs, outputs = ([Port(one["name"], place) for place, one in enumerate(side)] for side in listed)
+        return Signature(None, inputs, outputs)
+    runner = interpreter.get_signature_runner(keys[0])
+    named = runner.get_input_details(), runner.get_output_details()
+    inputs, outputs = (_ports(names, side) for names, side in zip(named, listed, strict=True))
+    return Signature(keys[0], inputs, outputs)
+
+
+def _ports(named: dict[str, Any], listed: list[Any]) -> list[Port]:
     indices = [detail["index"] for detail in listed]
-    return [indices.index(by_name[name]["index"]) for name in names]
+    ports = [Port(name, indices.index(detail["index"])) for name, detail in named.items()]
+    places = {port.name: PLACED.fullmatch(port.name) for port in ports}
+    if all(places.values()):
+        return sorted(ports, key=lambda port: int(port.name.rpartition("_")[2]))
+    return sorted(ports, key=lambda port: port.position)
 
 
 def open_interpreter(path: Path) -> Any:
@@ -108,11 +149,6 @@ def open_interpreter(path: Path) -> Any:
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     return interpreter
-
-
-def _place(name: str) -> int:
-    match = PLACED.fullmatch(name)
-    return int(match.group(1)) if match else 0
 
 
 def _variant(artifact: Artifact, settings: dict[str, str]) -> Variant:

@@ -49,9 +49,14 @@ class Source:
     inputs: tuple[InputSpec, ...]  # batch 1, application layout, no preprocessing yet
     outputs: tuple[OutputSpec, ...]
     moved: tuple[bool, ...]  # an input: the model itself takes NCHW where the application gives NHWC
-    quantized: bool = False  # the model came quantized: it is bundled as it is
+    scheme: str = "float32"  # what the model came in: a quantized one is bundled as it is
     code: tuple[Path, ...] = ()  # the Python files that built it
     notes: tuple[str, ...] = ()
+
+    @property
+    def quantized(self) -> bool:
+        """Whether there is nothing left to quantize."""
+        return self.scheme != "float32"
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,18 @@ class Scheme:
     floor_db: float  # signal-to-noise ratio against the source below which the artifact is refused
 
 
-# Float floors are the contract; integer floors only separate "quantized" from "broken": a permuted or transposed
-# weight, a wrong scale or layout leaves less than 3 dB, while real int8 models of the test set keep 8 dB or more.
+# Float floors are the contract. Integer floors separate "quantized" from "broken": the worst of the real models tried
+# (ResNet-8, ResNet-20, DS-CNN, the ad01 autoencoder, MobileNetV2) keeps 16.7 dB in int8-static, 21.7 with integer
+# weights alone and 26.9 in int16x8; permuted, transposed or wrongly scaled constants leave less than 10.
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Scheme("float32", ("litert", "openvino"), False, 60.0),
         Scheme("float16", ("litert", "openvino"), False, 40.0),
-        Scheme("int16x8-static", ("litert",), True, 10.0),
-        Scheme("int8-weights", ("litert", "openvino"), False, 6.0),
-        Scheme("int8-dynamic", ("litert",), False, 6.0),
-        Scheme("int8-static", ("litert", "openvino"), True, 6.0),
+        Scheme("int16x8-static", ("litert",), True, 15.0),
+        Scheme("int8-weights", ("litert", "openvino"), False, 15.0),
+        Scheme("int8-dynamic", ("litert",), False, 15.0),
+        Scheme("int8-static", ("litert", "openvino"), True, 10.0),
     )
 }
 

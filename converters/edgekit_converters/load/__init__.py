@@ -57,7 +57,7 @@ class Live:
     run: Callable[[Arrays], Arrays]
     handle: Any
     moved: tuple[bool, ...] = ()
-    quantized: bool = False
+    scheme: str = "float32"  # what it came in; all but float32 is bundled as it is
     code: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -88,10 +88,12 @@ def load(request: SourceRequest, _folder: Path) -> Source:
         SourceError: it cannot be read, or does not say enough of itself; the message says what to add.
     """
     live = open_source(request)
-    for spec in (*live.inputs, *live.outputs):
-        if spec.shape[:1] != (1,):
+    for name, shape in [(spec.name, spec.shape) for spec in live.inputs] + [
+        (spec.name, spec.shape) for spec in live.outputs
+    ]:
+        if shape[:1] != (1,):
             raise SourceError(
-                f"{request.path}: {spec.name!r} has the shape {spec.shape}; every input and output needs a first "
+                f"{request.path}: {name!r} has the shape {shape}; every input and output needs a first "
                 f"dimension for the batch, of 1: add it in the model"
             )
     return Source(
@@ -100,7 +102,7 @@ def load(request: SourceRequest, _folder: Path) -> Source:
         inputs=live.inputs,
         outputs=live.outputs,
         moved=live.moved or (False,) * len(live.inputs),
-        quantized=live.quantized,
+        scheme=live.scheme,
         code=live.code,
         notes=live.notes,
     )

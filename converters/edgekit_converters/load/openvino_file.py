@@ -34,7 +34,6 @@ def load_file(request: SourceRequest) -> Live:
     ]
     model.reshape(dict(zip(model.inputs, map(list, shapes), strict=True)))
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
-    quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
     def run(batch: list[np.ndarray]) -> list[np.ndarray]:
         results = compiled(batch)
@@ -52,8 +51,20 @@ def load_file(request: SourceRequest) -> Live:
         ),
         run=lambda batch: one_by_one(run, batch),
         handle=model,
-        quantized=quantized,
+        scheme=_scheme(model),
     )
+
+
+def _scheme(model: ov.Model) -> str:
+    """Return the scheme a model is in: quantized activations, integer weights alone, half weights, or none."""
+    operators = model.get_ops()
+    if any(node.get_type_name() == "FakeQuantize" for node in operators):
+        return "int8-static"
+    constants = [node for node in operators if node.get_type_name() == "Constant"]
+    types = {node.get_element_type().to_string() for node in constants if len(node.get_output_shape(0)) > 1}
+    if types & {"i8", "u8"}:
+        return "int8-weights"
+    return "float16" if "f16" in types else "float32"
 
 
 def _open_shape(port: Any) -> tuple[int | None, ...]:
@@ -61,11 +72,11 @@ def _open_shape(port: Any) -> tuple[int | None, ...]:
 
 
 def _name(port: Any, otherwise: str) -> str:
-    return min(port.get_names(), key=len, default=otherwise)
+    return str(min(port.get_names(), key=len, default=otherwise))
 
 
 def _dtype(port: Any) -> str:
-    return np.dtype(port.get_element_type().to_dtype()).name
+    return str(np.dtype(port.get_element_type().to_dtype()).name)
 
 
 def _layout(shape: tuple[int, ...]) -> str | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
 
-import numpy as np
-
-from edgekit_converters.artifact import OpenArtifact, bind, open_interpreter, signature
+from edgekit_converters.artifact import OpenArtifact, bind, signature
 from edgekit_converters.load import Live, one_by_one
+from edgekit_converters.load.tflite_scheme import scheme_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.engines import TensorInfo
 from edgekit_runtime.errors import EngineError, SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+CUSTOM_OPERATOR = re.compile(r"custom op: ([\w.-]+?)\.?$", re.MULTILINE)
 
 
 def load_file(request: SourceRequest) -> Live:
@@ -22,35 +23,34 @@ def load_file(request: SourceRequest) -> Live:
     """
     try:
         artifact = bind("litert", "float32", (request.path,))
-        opened = OpenArtifact(artifact, {})
+        opened = OpenArtifact(artifact)
     except (EngineError, ValueError) as error:
+        custom = CUSTOM_OPERATOR.search(str(error))
+        if custom:
+            raise SourceError(
+                f"{request.path}: has the custom operator {custom.group(1)!r}, which only its vendor's delegate runs; "
+                f"here it could not be verified: convert the model as it was before the vendor's compiler"
+            ) from error
         raise SourceError(f"{request.path}: LiteRT cannot read it ({error})") from error
-    _, input_names, output_names = signature(request.path)
+    ports = signature(request.path)
     inputs = [opened.engine.inputs[binding.index] for binding in artifact.inputs]
     outputs = [opened.engine.outputs[binding.index] for binding in artifact.outputs]
     return Live(
         framework="tflite",
         inputs=tuple(
-            InputSpec(name, info.shape, _real_dtype(info), "NHWC" if len(info.shape) == 4 else None)
-            for name, info in zip(input_names, inputs, strict=True)
+            InputSpec(port.name, info.shape, _real_dtype(info), "NHWC" if len(info.shape) == 4 else None)
+            for port, info in zip(ports.inputs, inputs, strict=True)
         ),
         outputs=tuple(
-            OutputSpec(name, info.shape, _real_dtype(info)) for name, info in zip(output_names, outputs, strict=True)
+            OutputSpec(port.name, info.shape, _real_dtype(info))
+            for port, info in zip(ports.outputs, outputs, strict=True)
         ),
         run=lambda batch: one_by_one(opened.run, batch),
         handle=request.path,
-        quantized=is_quantized(request.path),
+        scheme=scheme_of(request.path),
     )
 
 
 def _real_dtype(info: TensorInfo) -> str:
     """Return the dtype the application sees: quantized tensors carry real numbers."""
     return "float32" if info.scale is not None else info.dtype
-
-
-def is_quantized(path: Path) -> bool:
-    """Tell whether any tensor of the file holds scaled integers."""
-    return any(
-        np.issubdtype(detail["dtype"], np.integer) and detail["quantization_parameters"]["scales"].size
-        for detail in open_interpreter(path).get_tensor_details()
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from edgekit_converters.artifact import bind
+from edgekit_converters.artifact import bind, bind_made, scaled_like
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, LowerRequest
 from edgekit_runtime.errors import ConversionError
@@ -42,7 +42,9 @@ def lower(request: LowerRequest, folder: Path) -> Artifact:
     source = request.source
     module, _, name = LOWERINGS[source.framework, request.engine].partition(":")
     files = getattr(importlib.import_module(module), name)(open_source(source.request), folder)
-    artifact = bind(request.engine, "float32", files)
+    artifact = bind_made("lower", request.engine, source.scheme, files)
+    if source.framework == "tflite":
+        artifact = scaled_like(bind("litert", source.scheme, (source.request.path,)), artifact)
     shapes = len(artifact.inputs), len(artifact.outputs)
     if shapes != (len(source.inputs), len(source.outputs)):
         raise ConversionError(

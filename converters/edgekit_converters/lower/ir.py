@@ -78,8 +78,8 @@ def _name_and_fix(model: ov.Model, live: Live) -> None:
         port.get_tensor().set_names({spec.name})
         batch, *rest = spec.shape
         shapes[port] = [batch, rest[-1], *rest[:-1]] if moved else [batch, *rest]
-    for output, spec in zip(model.outputs, live.outputs, strict=False):
-        output.get_tensor().set_names({spec.name})
+    for output, told_of in zip(model.outputs, live.outputs, strict=False):
+        output.get_tensor().set_names({told_of.name})
     model.reshape(shapes)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import nncf
 import numpy as np
 import openvino as ov
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from edgekit_converters.data import batches
 from edgekit_converters.lower.ir import openvino_errors
@@ -35,6 +36,11 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
 
 
 def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:
+    """Quantize with the least and greatest values seen, and with bias correction layer after layer.
+
+    NNCF's defaults, the mean of each sample's extremes and a bias correction that looks at every layer alone, are
+    quicker and cost 3 to 24 dB on the models of the benchmarks.
+    """
     data = request.calibration
     if data is None:
         raise CalibrationError(f"{request.scheme} needs calibration data", stage="quantize", advice="--calibrate DATA")
@@ -46,7 +52,15 @@ def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:
                 report_progress(done % data.count, data.count)
             yield {index: np.ascontiguousarray(array) for index, array in zip(order, sample, strict=True)}
 
-    return nncf.quantize(model, nncf.Dataset(Restartable(arrays)), subset_size=data.count)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(Restartable(arrays)),
+        subset_size=data.count,
+        fast_bias_correction=False,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
+    )
 
 
 class Restartable:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.artifact import OpenArtifact, settings_for
+from edgekit_converters.artifact import OpenArtifact
 from edgekit_converters.records import Latency, MeasureRequest
 
 MIN_RUNS, MAX_RUNS, BUDGET_S = 20, 1000, 1.0
@@ -20,7 +20,7 @@ def measure(request: MeasureRequest, _folder: Path) -> Latency:
         EngineError: the engine cannot open or run the artifact.
     """
     sample = [np.load(path)[:1] for path in request.probe.inputs]
-    opened = OpenArtifact(request.artifact, settings_for(request.artifact.engine, request.precision))
+    opened = OpenArtifact(request.artifact, request.precision)
     try:
         for _ in range(3):
             opened.run(sample)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters import data as dataset
-from edgekit_converters.artifact import OpenArtifact, settings_for
+from edgekit_converters.artifact import OpenArtifact
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, Source
 from edgekit_converters.worker import report_progress
@@ -132,7 +132,7 @@ def _results(request: EvaluateRequest) -> Iterator[tuple[list[np.ndarray], list[
 def _artifact_results(
     artifact: Artifact, request: EvaluateRequest
 ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    opened = OpenArtifact(artifact, settings_for(artifact.engine, request.precision))
+    opened = OpenArtifact(artifact, request.precision)
     try:
         for batch in dataset.batches(request.data, request.inputs, BATCH):
             rows = [opened.run([array[i : i + 1] for array in batch]) for i in range(len(batch[0]))]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.artifact import OpenArtifact, settings_for
+from edgekit_converters.artifact import OpenArtifact
 from edgekit_converters.records import CompareRequest, Comparison, Parity
 from edgekit_runtime.errors import ConversionError
 
@@ -40,7 +40,7 @@ def compare(request: CompareRequest, folder: Path) -> Comparison:
 
 def run_samples(request: CompareRequest, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """Run an artifact sample by sample; arrays are (samples, ...) in and out."""
-    artifact = OpenArtifact(request.artifact, settings_for(request.artifact.engine, request.precision))
+    artifact = OpenArtifact(request.artifact, request.precision)
     try:
         rows = [artifact.run([array[i : i + 1] for array in inputs]) for i in range(len(inputs[0]))]
     finally:
