@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,17 @@ def openvino_errors(stage: str = "lower") -> Iterator[None]:
         raise ToolchainError(told(error), stage=stage, subject="openvino") from error
 
 
-def convert(model: Any, **options: Any) -> ov.Model:
-    """Read a model of another framework with OpenVINO's frontends."""
-    with openvino_errors():
-        return ov.convert_model(model, **options)
+def convert(model: Any, place_of: Callable[[str], str] = lambda _: "", **options: Any) -> ov.Model:
+    """Read a model of another framework with OpenVINO's frontends.
+
+    OpenVINO names only the operator that it lacks; ``place_of`` tells where that is, such as `` in layer 'head'``.
+    """
+    try:
+        with openvino_errors():
+            return ov.convert_model(model, **options)
+    except UnsupportedOperator as refusal:
+        refusal.args = (refusal.args[0] + place_of(refusal.args[0].rpartition(" ")[2]),)
+        raise
 
 
 def save(model: ov.Model, live: Live, folder: Path) -> tuple[Path, ...]:

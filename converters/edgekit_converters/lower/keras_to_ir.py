@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,4 +23,13 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     module, serve = traced(live)
     with tempfile.TemporaryDirectory(dir=folder) as saved:
         tf.saved_model.save(module, saved, signatures=serve)
-        return save(convert(saved), live, folder)
+        return save(convert(saved, lambda operator: _place(serve, operator)), live, folder)
+
+
+def _place(serve: Any, operator: str) -> str:
+    """Return the Keras layer of a TensorFlow operation, such as ``head/dense`` of ``model/head/dense/MatMul``."""
+    graph = serve.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    found = next((node.name for node in nodes if node.op == operator), "")
+    layer = "/".join(found.split("/")[1:-1])
+    return f" in layer {layer!r}" if layer else ""

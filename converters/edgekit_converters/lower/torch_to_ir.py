@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,5 +24,15 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
         array = np.zeros(spec.shape, spec.dtype)
         examples.append(torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)) if moved else array))
     with torch.inference_mode():
-        model = convert(live.handle, example_input=tuple(examples))
+        model = convert(
+            live.handle, lambda operator: _place(live.handle, examples, operator), example_input=tuple(examples)
+        )
     return save(model, live, folder)
+
+
+def _place(module: torch.nn.Module, examples: list[torch.Tensor], operator: str) -> str:
+    """Return the line of the user's code that a traced operation comes from."""
+    graph = torch.jit.trace(module, tuple(examples), check_trace=False).inlined_graph
+    lines = next((node.sourceRange() for node in graph.nodes() if node.kind() == operator), "")
+    found = re.match(r"(\S+)\((\d+)\): ", lines)
+    return f", at {Path(found.group(1)).name}:{found.group(2)}" if found else ""
