@@ -18,6 +18,7 @@ SECTIONS = {
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "runtime": "runtime_cost.py",
+    "preprocess": "runtime_preprocess.py",
 }
 
 

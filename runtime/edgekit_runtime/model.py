@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from edgekit_runtime import preprocess
 from edgekit_runtime.bundle import Bundle, BundlePath, open_bundle
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
-from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, Preprocessing
+from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec
 from edgekit_runtime.place import Placement, place
 
 if TYPE_CHECKING:
@@ -93,12 +92,10 @@ class Model:
             EngineError: the engine failed, or the model is closed.
         """
         values = [x] if self._single_input and type(x) is np.ndarray else self._values(x)
-        if raw:
-            values = [_from_raw(spec, value) for spec, value in zip(self.inputs, values)]
         with self._lock:
             if self._session is None:
                 raise EngineError("the model is closed: load the bundle again")
-            results = self._session.run(values)
+            results = self._session.run(values, raw)
         if self._single_output:
             return results[0]
         return {spec.name: result for spec, result in zip(self.outputs, results)}
@@ -134,32 +131,6 @@ class Model:
         if len(values) != len(names):
             raise InputMismatch(f"the model has {len(names)} inputs ({', '.join(names)}), there came {len(values)}")
         return values
-
-
-def _from_raw(spec: InputSpec, value: Any) -> Array:
-    """What the sensor gave, preprocessed: in the shape and dtype of the input, if it is as it should be."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise InputMismatch(f"input {spec.name!r}: raw values must be numbers, not {array.dtype}")
-    if spec.layout is None:
-        return _preprocessed(spec, array)
-    images = array[np.newaxis] if array.ndim == 3 else array
-    channels = spec.shape[3] if spec.layout == "NHWC" else spec.shape[1]
-    if images.ndim != 4 or images.shape[3] != channels or images.dtype != np.uint8 or 0 in images.shape:
-        raise InputMismatch(
-            f"input {spec.name!r}: a raw image must be uint8 (height, width, {channels}) or "
-            f"(1, height, width, {channels}), there came {array.dtype} {list(array.shape)}"
-        )
-    return _preprocessed(spec, images if spec.layout == "NHWC" else np.moveaxis(images, 3, 1))
-
-
-def _preprocessed(spec: InputSpec, array: Array) -> Array:
-    steps = spec.preprocessing or Preprocessing()
-    if steps.resize is None and array.shape != spec.shape:
-        raise InputMismatch(
-            f"input {spec.name!r} must be {list(spec.shape)}, no resize is declared: its shape is {list(array.shape)}"
-        )
-    return preprocess.apply(steps, array, spec.dtype, spec.layout)
 
 
 def read_labels(bundle: Bundle) -> dict[str, tuple[str, ...]]:

@@ -35,17 +35,23 @@ def apply(preprocessing: Preprocessing, x: Array, dtype: str | np.dtype[Any], la
 
 
 def _normalise(preprocessing: Preprocessing, x: Array, layout: str | None) -> Array:
-    real = np.multiply(x, np.float32(preprocessing.scale), dtype=np.float32)
+    real = np.multiply(x, np.float32(preprocessing.scale), dtype=np.float32, order="C")
+    rows, pixels = real, 1
+    if layout != "NCHW" and real.ndim > 1:  # a row of all its pixels, since numpy is slow on short ones
+        pixels = real.shape[-2]
+        rows = real.reshape(*real.shape[:-2], pixels * real.shape[-1])  # (..., W * C), a view
     if preprocessing.mean:
-        real -= _per_channel(preprocessing.mean, layout)
+        rows -= _per_channel(preprocessing.mean, layout, pixels)
     if preprocessing.std:
-        real /= _per_channel(preprocessing.std, layout)
+        rows /= _per_channel(preprocessing.std, layout, pixels)
     return real
 
 
-def _per_channel(values: tuple[float, ...], layout: str | None) -> Array:
+def _per_channel(values: tuple[float, ...], layout: str | None, pixels: int) -> Array:
     channels = np.asarray(values, dtype=np.float32)  # (1,) or (C,)
-    return channels.reshape(-1, 1, 1) if layout == "NCHW" else channels
+    if layout == "NCHW":
+        return channels.reshape(-1, 1, 1)
+    return np.tile(channels, pixels) if len(channels) > 1 else channels
 
 
 def _cast(real: Array, dtype: np.dtype[Any]) -> Array:
