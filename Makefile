@@ -8,11 +8,12 @@ BASE := .venv-base
 PINS := pyproject.toml runtime/pyproject.toml constraints.txt
 INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt
 DEMO := edgekit/demo
+ARM := arm64 armhf
 
 # Recipes show the commands a user would type, found in the environment first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test test-base lint bench clean
+.PHONY: help demo test test-arm test-base lint bench clean
 
 help:  ## list the targets
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -27,12 +28,15 @@ demo: $(VENV)/.has-demo  ## convert, verify and run the embedded digits model
 	edgekit run build/digits.edgekit $(DEMO)/digit-3.png
 	edgekit run build/digits.edgekit $(DEMO)/digit-5.png
 
-test: $(VENV)/.has-all  ## run the whole suite
-	python -m pytest
+test: $(VENV)/.has-all  ## run the whole suite but for test-arm
+	python -m pytest -m "not needs_arm"
+
+test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels under qemu-user-static
+	python -m pytest -m needs_arm
 
 test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
 	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
-	    or needs_rich or needs_image or needs_jsonschema)"
+	    or needs_rich or needs_image or needs_jsonschema or needs_arm)"
 
 lint: $(VENV)/.has-dev  ## ruff and mypy
 	ruff check
@@ -41,6 +45,10 @@ lint: $(VENV)/.has-dev  ## ruff and mypy
 
 bench: $(VENV)/.has-all  ## measure against the raw toolchains
 	python benchmarks/run.py
+
+build/arm/%/.whole: tests/arm/sysroot.sh constraints.txt | $(VENV)/.has-all
+	tests/arm/sysroot.sh $* $(@D)
+	@touch $@
 
 clean:  ## remove the environments and everything built
 	rm -rf $(VENV) $(BASE) build dist runtime/build runtime/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

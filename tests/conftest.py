@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tomllib
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,16 +23,18 @@ PACKAGES = {
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
 }
+# marker -> programs, all of which must be there
+PROGRAMS = {"needs_arm": ("qemu-aarch64-static", "qemu-arm-static"), "needs_cc": ("cc",)}
 
 
 def _data_folder() -> Path:
     return Path(os.environ.get("EDGEKIT_DATA", ROOT.parent / "shared" / "data"))
 
 
-def _require_packages(item: pytest.Item) -> None:
-    for marker, packages in PACKAGES.items():
-        missing = [name for name in packages if find_spec(name) is None]
-        if item.get_closest_marker(marker) and missing:
+def _require(item: pytest.Item, wanted: dict[str, tuple[str, ...]], find: Callable[[str], object]) -> None:
+    for marker, names in wanted.items():
+        missing = [name for name in names if item.get_closest_marker(marker) and find(name) is None]
+        if missing:
             reason = f"{marker}: {', '.join(missing)} not installed"
             if os.environ.get("CI"):
                 pytest.fail(f"{reason}, and CI skips nothing for a missing package", pytrace=False)
@@ -43,9 +48,16 @@ def _require_data() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail before any fixture is made."""
-    _require_packages(item)
+    _require(item, PACKAGES, find_spec)
+    _require(item, PROGRAMS, shutil.which)
     if item.get_closest_marker("needs_data"):
         _require_data()
+
+
+@pytest.fixture(autouse=True)
+def _a_machine_that_knows_nothing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the runtime remembers of one test is not there in the next, nor left behind on the machine."""
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +77,18 @@ def shared_data() -> Path:
 def demo() -> Path:
     """The folder of the embedded digits model and its data."""
     return ROOT / "edgekit" / "demo"
+
+
+@pytest.fixture
+def make_board(tmp_path: Path) -> Callable[[str], Path]:
+    """Write the files that describe a board of `tests/boards/`, and give the folder that is its root."""
+
+    def make(name: str) -> Path:
+        description = ROOT / "tests" / "boards" / f"{name}.toml"
+        root = tmp_path / name
+        for path, text in tomllib.loads(description.read_text(encoding="utf-8"))["files"].items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text, encoding="utf-8")
+        return root
+
+    return make
