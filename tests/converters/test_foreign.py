@@ -1,0 +1,38 @@
+"""Of a toolchain's pages, the line that tells something."""
+
+import pytest
+
+from edgekit_converters.foreign import told
+
+OPENVINO = """Exception from src/inference/src/cpp/core.cpp:84:
+Check 'false' failed at src/frontends/common/src/frontend.cpp:54:
+FrontEnd API failed with GeneralFailure:
+the graph has a cycle
+"""
+AUTOGRAPH = """in user code:
+
+    File "model.py", line 7, in call  *
+        return x + y
+
+    ValueError: Missing data for input "left".
+
+    Arguments received: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError(OPENVINO), "RuntimeError: the graph has a cycle"),
+        (ValueError(AUTOGRAPH), 'ValueError: Missing data for input "left".'),
+        (KeyError("\n\n  spaced  \nmore"), "KeyError: '\\n\\n  spaced  \\nmore'"),
+        (RuntimeError("Exception from a.cpp:1:"), "RuntimeError: Exception from a.cpp:1:"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_the_telling_line(error, line):
+    assert told(error) == line
+
+
+def test_a_line_without_end_is_cut():
+    assert told(RuntimeError("x" * 5000)) == "RuntimeError: " + "x" * 300

@@ -1,0 +1,75 @@
+"""Which metric data and model call for, and what it comes to."""
+
+import numpy as np
+import pytest
+
+from edgekit_converters.data import DataSet
+from edgekit_converters.records import EvaluateRequest, Source, SourceRequest
+from edgekit_converters.verify import metrics
+from edgekit_converters.verify.metrics import METRICS, metric_for
+from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+VECTOR = (InputSpec("x", (1, 4), "float32"),)
+SCORES = (OutputSpec("scores", (1, 3), "float32"),)
+SAME = (OutputSpec("again", (1, 4), "float32"),)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "name"),
+    [
+        (SCORES, np.array([0, 2]), "accuracy"),
+        (SCORES, np.zeros((2, 3), np.float32), "mean_squared_error"),
+        (SAME, None, "reconstruction_error"),
+    ],
+)
+def test_the_metric_that_fits(outputs, labels, name):
+    assert metric_for(VECTOR, outputs, labels).name == name
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros((2, 7), np.float32)])
+def test_data_that_say_nothing_of_the_model(labels):
+    with pytest.raises(DataError, match=r"say nothing about the outputs scores \(1, 3\): give class numbers"):
+        metric_for(VECTOR, SCORES, labels)
+
+
+def test_scores():
+    inputs, outputs = [np.ones((2, 4))], [np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])]
+    assert list(METRICS["accuracy"].score(inputs, outputs, np.array([1, 1]))) == [1.0, 0.0]
+    assert list(METRICS["mean_squared_error"].score(inputs, outputs, outputs[0] + 2)) == pytest.approx([4.0, 4.0])
+    assert list(METRICS["reconstruction_error"].score(inputs, [np.zeros((2, 4))], None)) == [1.0, 1.0]
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    """Evaluate a model that gives its first three inputs as scores, on data."""
+
+    class Live:
+        def run(self, batch):
+            return [batch[0][:, :3]]
+
+    monkeypatch.setattr(metrics, "open_source", lambda _: Live())
+    source = Source(SourceRequest("keras", tmp_path), "keras", VECTOR, SCORES, (False,))
+
+    def run(x, labels):
+        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / "labels.npy", labels)
+        data = DataSet((str(tmp_path / "x.npy"),), str(tmp_path / "labels.npy"), (), len(x), "", ())
+        return metrics.evaluate(EvaluateRequest(source, VECTOR, SCORES, data), tmp_path)
+
+    return run
+
+
+def test_accuracy_over_several_batches(evaluate):
+    x = np.eye(4, dtype=np.float32)[np.arange(600) % 3]
+    labels = np.arange(600) % 3
+    labels[:150] = (labels[:150] + 1) % 3
+    assert evaluate(x, labels) == metrics.Evaluation("accuracy", 0.75, 600)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_out_of_range_is_named(evaluate, label):
+    labels = np.zeros(5, np.int64)
+    labels[2] = label
+    with pytest.raises(DataError, match=rf"sample 2 has the label {label}, but output 'scores' has classes 0\.\.2"):
+        evaluate(np.ones((5, 4), np.float32), labels)

@@ -1,0 +1,44 @@
+"""A loss is a loss in the metric's own direction."""
+
+import pytest
+
+from edgekit_converters.records import Evaluation
+from edgekit_converters.verify.verdict import check_drop, drop
+from edgekit_runtime.errors import VerificationError
+
+
+def accuracy(value):
+    return Evaluation("accuracy", value, 100)
+
+
+def error(value):
+    return Evaluation("reconstruction_error", value, 100)
+
+
+def test_losing_is_positive_whichever_way_the_metric_points():
+    assert drop(accuracy(0.75), accuracy(0.5)) == 0.25
+    assert drop(accuracy(0.75), accuracy(1.0)) == -0.25
+    assert drop(error(1.0), error(1.5)) == 0.5
+    assert drop(error(1.0), error(0.5)) == -0.5
+
+
+def test_the_limit_itself_is_allowed():
+    check_drop(0.25, accuracy(0.75), {"litert int8-static": accuracy(0.5)})
+    check_drop(0.5, error(1.0), {"litert int8-static": error(1.5)})
+
+
+@pytest.mark.parametrize(("source", "worse"), [(accuracy(0.75), accuracy(0.25)), (error(1.0), error(2.0))])
+def test_more_is_refused_and_every_such_variant_named(source, worse):
+    variants = {"litert float32": source, "litert int8-static": worse, "openvino int8-static": worse}
+    with pytest.raises(VerificationError) as refused:
+        check_drop(0.3, source, variants)
+    message = str(refused.value)
+    assert "litert int8-static" in message
+    assert "openvino int8-static" in message
+    assert "litert float32" not in message
+    assert "--max-drop 0.3" in message
+
+
+def test_nothing_is_refused_without_a_limit_or_a_measure():
+    check_drop(None, accuracy(1.0), {"litert int8-static": accuracy(0.0)})
+    check_drop(0.0, accuracy(1.0), {"litert int8-static": None})
