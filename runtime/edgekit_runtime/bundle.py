@@ -171,6 +171,11 @@ class Bundle:
     def __repr__(self) -> str:
         return f"<Bundle {self._name!r}>"
 
+    @property
+    def path(self) -> str:
+        """Where the bundle was opened."""
+        return self._name
+
     def read(self, path: str) -> bytes:
         """The content of a listed file.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -39,6 +38,8 @@ def remember(topic: str, key: Mapping[str, str], value: Mapping[str, Any]) -> bo
     """Keep a value under a key; tell whether it could be kept. Nothing is written when it is there already."""
     if recall(topic, key) == dict(value):
         return True
+    import tempfile  # costs more than all the rest, and is seldom needed
+
     path = _path(topic, key)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)

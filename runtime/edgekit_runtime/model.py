@@ -12,9 +12,11 @@ import numpy as np
 from edgekit_runtime.bundle import Bundle, BundlePath, open_bundle
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
 from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec
-from edgekit_runtime.place import Placement, place
+from edgekit_runtime.place import How, Placement, place
+from edgekit_runtime.selfcheck import CHECKS
 
 if TYPE_CHECKING:
+    from edgekit_runtime.delegates import Options
     from edgekit_runtime.session import Session
     from edgekit_runtime.tensors import Array
 
@@ -22,7 +24,16 @@ if TYPE_CHECKING:
     Outputs = Union[Array, dict[str, Array]]
 
 
-def load(path: BundlePath, device: str = "auto", require: str | None = None, threads: int | None = None) -> Model:
+def load(  # noqa: PLR0913  # each is a question of its own, and all but the path are seldom asked
+    path: BundlePath,
+    device: str = "auto",
+    require: str | None = None,
+    threads: int | None = None,
+    *,
+    delegate: str | None = None,
+    delegate_options: Options | None = None,
+    check: str = "auto",
+) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
     Args:
@@ -31,6 +42,11 @@ def load(path: BundlePath, device: str = "auto", require: str | None = None, thr
         require: a variant's name, engine, ``engine:device``, device, delegate or scheme; anything else is
             refused rather than fallen back to.
         threads: None leaves the number to the engine.
+        delegate: tried first on every LiteRT variant for the CPU: a known name such as ``"vx"``, or the path of
+            a delegate's library.
+        delegate_options: ``{"device": "usb"}`` or ``"device=usb"``; for Coral ``"usb"``, ``"pci"`` or ``":1"``.
+        check: the golden outputs are compared when anything that matters is new on this machine (``"auto"``),
+            ``"always"`` or ``"never"``.
 
     Raises:
         BundleError: the bundle must not be used, or no variant is made for such a machine.
@@ -39,10 +55,12 @@ def load(path: BundlePath, device: str = "auto", require: str | None = None, thr
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}, wanted None or at least 1")
+    if check not in CHECKS:
+        raise ValueError(f"check is {check!r}, wanted one of {', '.join(CHECKS)}")
     bundle = open_bundle(path)
     try:
         labels = read_labels(bundle)
-        session, placement = place(bundle, device, require, threads)
+        session, placement = place(bundle, device, require, threads, How(delegate, delegate_options, check))
     except BaseException:  # whatever stopped it, nothing taken out of the bundle stays behind
         bundle.close()
         raise

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import struct
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from edgekit_runtime.engines import Library, library, open_engine
+from edgekit_runtime.choose import answers, candidates
+from edgekit_runtime.delegates import is_foreign, options_for
+from edgekit_runtime.engines import Facts, Library, library, open_engine
 from edgekit_runtime.errors import (
     DelegateUnavailable,
     EdgekitError,
     EngineError,
     EngineUnavailable,
     IncompatibleDevice,
-    ProfileError,
     VerificationError,
 )
-from edgekit_runtime.selfcheck import Difference, check
+from edgekit_runtime.requirements import check_machine, machine, numbers
+from edgekit_runtime.selfcheck import Difference, check_key, checked
 from edgekit_runtime.session import Session
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.delegates import Options
     from edgekit_runtime.manifest import Manifest, Variant
-
-PRECISION = "INFERENCE_PRECISION_HINT"
+    from edgekit_runtime.probe import Probe
 
 # What takes a variant out of the choice. A damaged or malformed bundle is none of these: it ends the loading.
 REASONS = (EngineError, IncompatibleDevice, VerificationError)
@@ -41,22 +40,52 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Placement:
-    """What runs, where, on what, and why nothing better."""
+    """What runs, where, on what, and why nothing better. All but the names is read back from what runs."""
 
     variant: str
     engine: str
     device: str
     delegate: str | None
     scheme: str
-    precision: str | None  # what the variant pins float arithmetic to; None is the engine's own rule
-    threads: int | None  # None is the engine's own choice
+    precision: str | None  # of float arithmetic; None where the library does not say
+    threads: int | None  # of the engine; None where the library does not say
     versions: dict[str, str] = field(default_factory=dict)  # library name -> version
     refused: tuple[Refusal, ...] = ()
     checked: tuple[Difference, ...] = ()  # how far the golden outputs were off, here
+    runs_on: str = ""  # the device, as the library names it
+    libraries: dict[str, str] = field(default_factory=dict)  # library name -> path
+    delegated: tuple[int, int] | None = None  # operators the delegate took, and of how many
+    delegate_options: dict[str, str] = field(default_factory=dict)
+    delegate_asked: bool = False  # by the caller, not by the bundle
+    probe: Probe | None = None  # what became of it in a child process; None where nothing had to be probed
+
+
+@dataclass(frozen=True)
+class How:
+    """How variants are to be opened."""
+
+    delegate: str | None = None  # the caller's own: a known name, or the path of a library
+    delegate_options: Options | None = None
+    check: str = "auto"  # one of selfcheck.CHECKS
+    probe_again: bool = False
+    slow_is_fine: bool = False  # take a delegate that is slower than the CPU
+
+
+class Proof(NamedTuple):
+    """A variant that was opened and proven."""
+
+    session: Session
+    checked: tuple[Difference, ...]
+    library: Library
+    facts: Facts
+    probe: Probe | None
+
+
+AS_USUAL = How()
 
 
 def place(
-    bundle: Bundle, device: str = "auto", require: str | None = None, threads: int | None = None
+    bundle: Bundle, device: str = "auto", require: str | None = None, threads: int | None = None, how: How = AS_USUAL
 ) -> tuple[Session, Placement]:
     """Open the best variant that this machine can run and that gives its golden outputs here.
 
@@ -67,6 +96,7 @@ def place(
         require: a variant's name, engine, ``engine:device``, device, delegate or scheme; no other
             variant is taken.
         threads: None leaves the number to the engine.
+        how: the caller's delegate, and how much is checked.
 
     Raises:
         ProfileError: the bundle has no profile of that name.
@@ -76,49 +106,43 @@ def place(
         BundleError: the bundle is damaged; no other variant is tried then.
     """
     refused: list[tuple[Variant, EdgekitError]] = []
-    wanted = required(bundle.manifest, order(bundle.manifest, device), require)
-    for variant in wanted:
+    for variant in candidates(bundle.manifest, device, require, how.delegate, how.delegate_options):
         try:
-            session, differences, used = prove(bundle, variant, threads)
+            proof = prove(bundle, variant, threads, replace(how, slow_is_fine=require is not None))
         except REASONS as error:
             refused.append((variant, error))
             continue
-        return session, Placement(
-            variant=variant.name,
-            engine=variant.engine,
-            device=variant.device,
-            delegate=variant.delegate,
-            scheme=variant.scheme,
-            precision=variant.settings.get(PRECISION),
-            threads=threads,
-            versions={used.name: used.version},
-            refused=tuple(Refusal(other.name, str(error)) for other, error in refused),
-            checked=differences,
-        )
+        refusals = tuple(Refusal(other.name, str(error)) for other, error in refused)
+        return proof.session, _placement(bundle.manifest, variant, proof, refusals)
     raise _none_left(bundle.manifest, refused, require)
 
 
-def order(manifest: Manifest, device: str = "auto") -> list[Variant]:
-    """All variants, those that the device's profile prefers first.
+def _placement(manifest: Manifest, variant: Variant, proof: Proof, refused: tuple[Refusal, ...]) -> Placement:
+    facts, used = proof.facts, proof.library
+    return Placement(
+        variant=variant.name,
+        engine=variant.engine,
+        device=variant.device,
+        delegate=variant.delegate,
+        scheme=variant.scheme,
+        precision=facts.precision,
+        threads=facts.threads,
+        versions={used.name: used.version},
+        refused=refused,
+        checked=proof.checked,
+        runs_on=facts.device,
+        libraries={used.name: used.path, **facts.libraries},
+        delegated=facts.delegated,
+        delegate_options=options_for(variant) if variant.delegate else {},
+        delegate_asked=variant not in manifest.variants,
+        probe=proof.probe,
+    )
 
-    Raises:
-        ProfileError: ``device`` is neither ``"auto"`` nor a profile of the bundle.
-    """
-    known = {str(profile["name"]): profile for profile in manifest.devices}
-    if device != "auto" and device not in known:
-        names = ", ".join(["auto", *known])
-        raise ProfileError(f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}")
-    here = machine()
-    chosen = [p for name, p in known.items() if name == device or (device == "auto" and p.get("arch") == here)]
-    preferred = [name for profile in chosen for name in profile.get("variants", ())]
-    by_name = {variant.name: variant for variant in manifest.variants}
-    return [by_name[name] for name in dict.fromkeys([*preferred, *by_name])]
 
-
-def prove(
-    bundle: Bundle, variant: Variant, threads: int | None = None
-) -> tuple[Session, tuple[Difference, ...], Library]:
+def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How = AS_USUAL) -> Proof:
     """Open one variant and hold it against its golden outputs.
+
+    What may take the process with it, delegates and accelerators, is first tried in a child process.
 
     Raises:
         IncompatibleDevice: the machine is not what the variant requires.
@@ -126,92 +150,34 @@ def prove(
         VerificationError: it gives other outputs than where it was made.
         BundleError: the bundle is damaged.
     """
-    _check_machine(variant)
+    check_machine(variant)
     used = library(variant.engine)
     lowest = variant.requirements.engine_version
-    if lowest is not None and _numbers(used.level) < _numbers(lowest):
+    if lowest is not None and numbers(used.level) < numbers(lowest):
         raise EngineUnavailable(
             f"needs {variant.engine} {lowest} or newer, and {used.name} {used.version} is installed"
         )
-    session = Session(bundle.manifest, variant, open_engine(variant, bundle, threads))
+    probed = _probe(bundle, variant, used, threads, how)
+    engine = open_engine(variant, bundle, threads)
+    session = Session(bundle.manifest, variant, engine)
     try:
-        differences = check(session, bundle, variant)
-        wrong = [str(difference) for difference in differences if not difference.holds]
-        if wrong:
-            raise VerificationError(f"computes something else on this machine: {'; '.join(wrong)}")
+        key = check_key(bundle, variant, used, engine.facts)
+        differences = checked(session, bundle, variant, key, how.check)
     except BaseException:  # whatever stopped it, the engine is closed before the error goes on
         session.close()
         raise
-    return session, differences, used
+    return Proof(session, differences, used, engine.facts, probed)
 
 
-def machine() -> str:
-    """The architecture that this Python process runs as, as the kernel spells it on Linux.
-
-    A 32-bit system under a 64-bit kernel is the 32-bit architecture: that is what its libraries are.
-    """
-    name = platform.machine().lower()
-    name = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l"}.get(name, name)
-    if struct.calcsize("P") == 4:
-        name = {"aarch64": "armv7l", "x86_64": "i686"}.get(name, name)
-    return name
-
-
-def _check_machine(variant: Variant) -> None:
-    wanted = variant.requirements
-    if wanted.arch and machine() not in wanted.arch:
-        raise IncompatibleDevice(f"is made for {' or '.join(wanted.arch)}, this is {machine()}")
-    have_bytes = _memory_bytes()
-    if wanted.memory_bytes is not None and have_bytes is not None and have_bytes < wanted.memory_bytes:
-        raise IncompatibleDevice(f"needs {wanted.memory_bytes >> 20} MiB of memory, there are {have_bytes >> 20}")
-
-
-def _memory_bytes() -> int | None:
-    """The machine's memory; None where the system does not say."""
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None, how: How) -> Probe | None:
+    if not is_foreign(variant):
         return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    from edgekit_runtime import probe
 
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """``"2.14.0rc1"`` → (2, 14, 0): compared number by number, what follows the digits left out."""
-    numbers = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
-
-
-def _answers(variant: Variant) -> dict[str, str]:
-    """Every word that ``require`` may use for the variant, and what kind of word it is."""
-    words = {
-        variant.name: "variant",
-        variant.scheme: "scheme",
-        variant.device: "device",
-        variant.engine: "engine",
-        f"{variant.engine}:{variant.device}": "engine and device",
-    }
-    return {**words, variant.delegate: "delegate"} if variant.delegate else words
-
-
-def required(manifest: Manifest, variants: list[Variant], require: str | None) -> list[Variant]:
-    """The variants that are what is required.
-
-    Raises:
-        EngineUnavailable: none is.
-    """
-    if require is None:
-        return variants
-    found = [variant for variant in variants if require in _answers(variant)]
-    if not found:
-        words = dict.fromkeys(word for variant in variants for word in _answers(variant))
-        raise EngineUnavailable(
-            f"no variant of {manifest.model_name!r} is what was required, {require!r}; there are {', '.join(words)}"
-        )
-    return found
+    found = probe.probe(bundle, variant, used, threads, how.probe_again)
+    if found.verdict == probe.OK or (found.verdict == probe.SLOW and how.slow_is_fine):
+        return found
+    raise found.error()
 
 
 def _none_left(manifest: Manifest, refused: list[tuple[Variant, EdgekitError]], require: str | None) -> EdgekitError:
@@ -219,7 +185,7 @@ def _none_left(manifest: Manifest, refused: list[tuple[Variant, EdgekitError]], 
     kind: Callable[[str], EdgekitError] = EngineUnavailable
     if all(isinstance(error, IncompatibleDevice) for _, error in refused):
         kind = IncompatibleDevice
-    elif require is not None and all(_answers(variant).get(require) == "delegate" for variant, _ in refused):
+    elif require is not None and all(answers(variant).get(require) == "delegate" for variant, _ in refused):
         kind = DelegateUnavailable
     asked = f" that is {require!r}" if require else ""
     lines = "".join(f"\n  {variant.name}: {error}" for variant, error in refused)

@@ -1,16 +1,22 @@
-"""Does the variant compute here what it computed where it was made?"""
+"""Does the variant compute here what it computed where it was made?
+
+It is asked when a variant is first opened on a machine, and again whenever anything has changed that the answer
+depends on; in between the answer is remembered.
+"""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.errors import MalformedBundle, VerificationError
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.engines import Facts, Library
     from edgekit_runtime.manifest import InputSpec, OutputSpec, Variant
     from edgekit_runtime.session import Session
     from edgekit_runtime.tensors import Array
@@ -31,6 +37,83 @@ class Difference:
 
     def __str__(self) -> str:
         return f"output {self.output!r} differs by {self.max_abs:.3g}, allowed is {self.allowed:.3g}"
+
+
+CHECKS = ("auto", "always", "never")
+TOPIC = "selfcheck"
+# The lines of /proc/cpuinfo that tell one kind of processor from another, on x86 and ARM.
+CPU_LINES = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features", "microcode")
+
+
+def checked(
+    session: Session, bundle: Bundle, variant: Variant, key: dict[str, str], how: str
+) -> tuple[Difference, ...]:
+    """The differences from the golden outputs, from memory where all is as it was when they held.
+
+    Args:
+        session: the variant, opened.
+        bundle: where the variant is.
+        variant: what was opened.
+        key: of ``check_key``.
+        how: ``"auto"``, ``"always"`` to ask again, or ``"never"``, which gives no differences.
+
+    Raises:
+        VerificationError: an output differs by more than is allowed.
+        BundleError: as ``check``.
+        EngineError: as ``check``.
+    """
+    if how == "never":
+        return ()
+    from edgekit_runtime import memory
+
+    known = memory.recall(TOPIC, key) if how == "auto" else None
+    differences = _remembered(known, bundle, variant) if known else None
+    if differences is None:
+        differences = check(session, bundle, variant)
+        if not wrong(differences):
+            memory.remember(TOPIC, key, {each.output: each.max_abs for each in differences})
+    problem = wrong(differences)
+    if problem:
+        memory.forget(TOPIC, key)
+        raise VerificationError(f"computes something else on this machine: {problem}")
+    return differences
+
+
+def check_key(bundle: Bundle, variant: Variant, library: Library, facts: Facts) -> dict[str, str]:
+    """All that a check's outcome depends on: files, library, processor, threads and settings."""
+    digests = {record.path: record.sha256 for record in bundle.manifest.files}
+    used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)
+    return {
+        "files": " ".join(digests[path] for path in used),
+        "bindings": repr((variant.inputs, variant.outputs, variant.golden.max_abs)),
+        "library": f"{library.name} {library.version} {library.path}",
+        "facts": repr(facts),
+        "delegate": f"{variant.delegate} {sorted(variant.settings.items())}",
+        "cpu": _cpu(),
+    }
+
+
+def wrong(differences: tuple[Difference, ...]) -> str:
+    """The outputs that differ by more than is allowed, in words; empty when all hold."""
+    return "; ".join(str(difference) for difference in differences if not difference.holds)
+
+
+def _remembered(known: dict[str, Any], bundle: Bundle, variant: Variant) -> tuple[Difference, ...] | None:
+    """What was remembered, if it is whole: the memory is a file that anything may have happened to."""
+    names = [spec.name for spec in bundle.manifest.outputs]
+    if sorted(known) != sorted(names) or not all(isinstance(value, float) for value in known.values()):
+        return None
+    return tuple(Difference(name, known[name], allowed) for name, allowed in zip(names, variant.golden.max_abs))
+
+
+def _cpu() -> str:
+    """What kind of processor this is."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            first = file.read(8192).split("\n\n")[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(line for line in first if line.startswith(CPU_LINES))
 
 
 def check(session: Session, bundle: Bundle, variant: Variant) -> tuple[Difference, ...]:

@@ -39,6 +39,14 @@ def placement_lines(placement: Placement) -> Iterator[str]:
     """What runs, how far its golden outputs were off here, and why nothing better runs."""
     versions = ", ".join(f"{name} {version}" for name, version in placement.versions.items())
     yield f"runs {placement.variant} on {placement.engine}:{placement.device} ({versions})"
+    if placement.delegate is not None and placement.delegated is not None:
+        yield f"  {placement.delegate} took {placement.delegated[0]} of {placement.delegated[1]} operators"
+    precision, threads = placement.precision or "its own precision", placement.threads or "its own number of"
+    yield f"  computes in {precision}, {threads} threads"
+    for name, path in placement.libraries.items():
+        yield f"  {name} is {path}"
+    if placement.probe is not None:
+        yield f"  probe: {placement.probe.verdict}{' (earlier)' if placement.probe.remembered else ''}"
     for difference in placement.checked:
         yield f"  {difference}"
     for refusal in placement.refused:

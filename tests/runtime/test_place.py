@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime import place
+from edgekit_runtime import place, requirements
 from edgekit_runtime.errors import (
     DelegateUnavailable,
     DigestMismatch,
@@ -87,7 +87,7 @@ def test_an_artifact_that_is_no_model_is_passed_over(make: Make, variant: Varian
 
 
 def test_a_profile_of_this_machine_comes_first(make: Make, variant: Variant, other: Variant) -> None:
-    here = {"name": "here", "arch": place.machine(), "variants": ["other"]}
+    here = {"name": "here", "arch": requirements.machine(), "variants": ["other"]}
     elsewhere = {"name": "elsewhere", "arch": "riscv64", "variants": ["null-float32"]}
     path = make(variant, other, devices=(elsewhere, here))
     assert placed(path).variant == "other"
@@ -97,7 +97,7 @@ def test_a_profile_of_this_machine_comes_first(make: Make, variant: Variant, oth
 
 def test_without_a_profile_of_this_machine_the_manifest_decides(make: Make, variant: Variant, other: Variant) -> None:
     elsewhere = {"name": "elsewhere", "arch": "riscv64", "variants": ["other"]}
-    assert placed(make(variant, other, devices=(elsewhere, {"name": "bare", "arch": place.machine()}))).variant == (
+    assert placed(make(variant, other, devices=(elsewhere, {"name": "bare", "arch": requirements.machine()}))).variant == (
         "null-float32"
     )
 
@@ -209,4 +209,4 @@ def test_the_architecture_is_that_of_the_process(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: kernel)
     monkeypatch.setattr(struct, "calcsize", lambda _: pointer_bytes)
-    assert place.machine() == name
+    assert requirements.machine() == name

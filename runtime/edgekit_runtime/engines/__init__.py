@@ -1,6 +1,6 @@
 """The engines: one file each, and one line in the table below. docs/adding-an-engine.md is the guide.
 
-An engine's module has two functions, and what it opens has the four members of ``Engine``:
+An engine's module has two functions, and what it opens has the five members of ``Engine``:
 
     library() -> Library                      import the library; EngineUnavailable when it cannot be had
     open_model(path, variant, threads)        open the artifact as the variant says, or refuse
@@ -9,7 +9,7 @@ An engine's module has two functions, and what it opens has the four members of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -49,6 +49,18 @@ class Library(NamedTuple):
     name: str
     version: str
     level: str  # the version in the numbering that Requirements.engine_version is written in
+    path: str = ""  # where it is installed
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an opened artifact really runs on, read back from its library rather than from what was asked."""
+
+    device: str  # as the library names it
+    precision: str | None  # of float arithmetic, as a numpy name or "bfloat16"; None where the library does not say
+    threads: int | None  # None where the library does not say
+    delegated: tuple[int, int] | None = None  # operators that the delegate took, and of how many
+    libraries: dict[str, str] = field(default_factory=dict)  # what was loaded besides: name -> path
 
 
 class Engine(Protocol):
@@ -61,6 +73,10 @@ class Engine(Protocol):
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         """The artifact's outputs, in its own order."""
+
+    @property
+    def facts(self) -> Facts:
+        """What it really runs on."""
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once.

@@ -1,7 +1,11 @@
-"""``.tflite`` on the CPU: LiteRT's interpreter, or tflite-runtime's where LiteRT has none (32-bit ARM)."""
+"""``.tflite`` in LiteRT's interpreter, or tflite-runtime's where LiteRT has none (32-bit ARM).
+
+On the CPU, or through a delegate; LiteRT's own GPU support is in litert_gpu.py.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -10,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.engines import Library, TensorInfo
+from edgekit_runtime.delegates import library_path, options_for
+from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgekit_runtime.engines import Engine
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
 
@@ -27,7 +33,7 @@ LEVELS = {"1": "2.17", "2": "2.20"}
 QUANTIZED = ("int8", "uint8", "int16")
 
 
-class _Mapped:
+class Mapped:
     """The one place where LiteRT's exceptions become ours. Reused: entering costs nothing."""
 
     def __init__(self, what: str, kind: type[EngineError]) -> None:
@@ -43,7 +49,14 @@ class _Mapped:
         if isinstance(error, (ImportError, SystemError)) and self._kind is EngineUnavailable:
             raise EngineUnavailable(f"{self._what}: {_missing(error)}") from error
         if isinstance(error, (ValueError, RuntimeError, OSError, SystemError)):
-            raise self._kind(f"{self._what}: {str(error).strip() or type(error).__name__}") from error
+            raise self._kind(f"{self._what}: {_gist(str(error))}") from error
+
+
+def _gist(message: str) -> str:
+    """What LiteRT says in one line, without the line that only says that a delegate did not load."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Failed to load delegate from ")]
+    return " ".join(telling) or "no reason given"
 
 
 def _missing(error: BaseException) -> str:
@@ -60,9 +73,10 @@ def library() -> Library:
         EngineUnavailable: neither is installed, or the one that is does not load.
     """
     package, _ = _interpreter()
-    version = str(getattr(import_module(package), "__version__", "0"))
+    module = import_module(package)
+    version = str(getattr(module, "__version__", "0"))
     level = LEVELS.get(version.split(".", maxsplit=1)[0], max(LEVELS.values())) if package == PACKAGES[0] else version
-    return Library(package.replace("_", "-"), version, level)
+    return Library(package.replace("_", "-"), version, level, os.path.dirname(str(module.__file__)))
 
 
 def _interpreter() -> tuple[str, Any]:
@@ -70,38 +84,84 @@ def _interpreter() -> tuple[str, Any]:
     for package in PACKAGES:
         with suppress(ModuleNotFoundError):
             import_module(package)
-            with _Mapped(package.replace("_", "-"), EngineUnavailable):
+            with Mapped(package.replace("_", "-"), EngineUnavailable):
                 return package, import_module(f"{package}.interpreter").Interpreter
     raise EngineUnavailable(f"LiteRT is not installed: {INSTALL}")
 
 
-def open_model(path: Path, variant: Variant, threads: int | None) -> LiteRTEngine:
+def open_model(path: Path, variant: Variant, threads: int | None) -> Engine:
     """Open a ``.tflite`` file. ``threads`` None means one, LiteRT's own default.
 
     Raises:
-        EngineUnavailable: the library is missing, the device is not the CPU, or the file is refused.
-        DelegateUnavailable: the variant wants a delegate; this version drives none.
+        EngineUnavailable: the library or the device is missing, or the file is refused.
+        DelegateUnavailable: the variant's delegate is missing, refuses, or takes nothing of the model.
     """
+    package, interpreter_class = _interpreter()
     if variant.delegate is not None:
-        raise DelegateUnavailable(f"this edgekit-runtime cannot load the delegate {variant.delegate!r}")
+        return _open_delegated(path, variant, threads)
+    if variant.device == "gpu" and package == PACKAGES[0]:
+        from edgekit_runtime.engines import litert_gpu
+
+        return litert_gpu.open_model(path, variant)
     if variant.device != "cpu":
-        raise EngineUnavailable(f"LiteRT runs on the CPU here, not on {variant.device!r}")
-    _, interpreter_class = _interpreter()
-    with _Mapped(f"LiteRT cannot open {path.name}", EngineUnavailable):
+        raise EngineUnavailable(f"LiteRT runs on the {variant.device.upper()} here only through a delegate")
+    with Mapped(f"LiteRT cannot open {path.name}", EngineUnavailable):
         interpreter = interpreter_class(model_path=str(path), num_threads=threads or 1)
         interpreter.allocate_tensors()
-    return LiteRTEngine(interpreter)
+    return LiteRTEngine(interpreter, Facts("CPU", "float32", threads or 1))
+
+
+def _open_delegated(path: Path, variant: Variant, threads: int | None) -> LiteRTEngine:
+    """Open a file with as much of it in the delegate as that takes, and the rest on the CPU."""
+    package, interpreter_class = _interpreter()
+    name, found = str(variant.delegate), library_path(str(variant.delegate))
+    with Mapped(f"the delegate {found} does not load", DelegateUnavailable):
+        import_module("ctypes").CDLL(found)  # load_delegate would print a second, pointless error
+        delegate = import_module(f"{package}.interpreter").load_delegate(found, options_for(variant))
+    with Mapped(f"the delegate {found} refused {path.name}", DelegateUnavailable):
+        interpreter = interpreter_class(
+            model_path=str(path), num_threads=threads or 1, experimental_delegates=[delegate]
+        )
+        del delegate  # the interpreter keeps it, and lets go of it after itself
+        taken = _taken(interpreter._get_ops_details())
+        interpreter.allocate_tensors()
+    if taken[0] == 0:
+        raise DelegateUnavailable(f"the delegate {found} took 0 of the {taken[1]} operators of {path.name}")
+    return LiteRTEngine(interpreter, Facts(name, None, threads or 1, taken, {name: found}))
+
+
+def _taken(nodes: list[dict[str, Any]]) -> tuple[int, int]:
+    """How many of the model's operators a delegate took, and how many there are.
+
+    Delegating leaves the operators where they were and appends a node for each stretch that was taken: what lies
+    between the tensors such a node reads and those it writes. To be read before tensors are allocated, which is
+    when LiteRT appends nodes of its own for the CPU.
+    """
+    own = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    makers = {int(tensor): node for node in own for tensor in node["outputs"]}
+    taken = set()
+    for stretch in (node for node in nodes if node["op_name"] == "DELEGATE"):
+        reads = {int(tensor) for tensor in stretch["inputs"]}
+        wanted = [int(tensor) for tensor in stretch["outputs"]]
+        while wanted:
+            tensor = wanted.pop()
+            node = makers.get(tensor)
+            if node is not None and tensor not in reads and node["index"] not in taken:
+                taken.add(node["index"])
+                wanted += [int(before) for before in node["inputs"]]
+    return len(taken), len(own)
 
 
 class LiteRTEngine:
     """An allocated interpreter."""
 
-    def __init__(self, interpreter: Any) -> None:
+    def __init__(self, interpreter: Any, facts: Facts) -> None:
+        self.facts = facts
+        self.inputs, self.outputs = tensors(interpreter)
         details = interpreter.get_input_details(), interpreter.get_output_details()
-        self.inputs, self.outputs = (tuple(_info(i, d) for i, d in enumerate(side)) for side in details)
         self._in, self._out = ([detail["index"] for detail in side] for side in details)
         self._interpreter = interpreter
-        self._mapped = _Mapped("LiteRT failed while running the model", EngineError)
+        self._mapped = Mapped("LiteRT failed while running the model", EngineError)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Set, invoke, get; the results are LiteRT's own copies."""
@@ -115,6 +175,13 @@ class LiteRTEngine:
     def close(self) -> None:
         """Drop the interpreter, and with it the mapping of the file."""
         self._interpreter = None
+
+
+def tensors(interpreter: Any) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """The artifact's inputs and outputs, in its own order."""
+    details = interpreter.get_input_details(), interpreter.get_output_details()
+    inputs, outputs = (tuple(_info(i, detail) for i, detail in enumerate(side)) for side in details)
+    return inputs, outputs
 
 
 def _info(place: int, detail: dict[str, Any]) -> TensorInfo:

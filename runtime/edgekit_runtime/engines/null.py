@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit_runtime.engines import Library, TensorInfo
+from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import EngineUnavailable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def library() -> Library:
     """Numpy itself."""
-    return Library("numpy", np.__version__, np.__version__)
+    return Library("numpy", np.__version__, np.__version__, np.__path__[0])
 
 
 def open_model(path: Path, variant: Variant, threads: int | None) -> NullEngine:
@@ -49,6 +49,7 @@ class NullEngine:
         dtype = weights.dtype.name
         self.inputs = (TensorInfo(0, "x", (1, *weights.shape[:-1]), dtype),)
         self.outputs = (TensorInfo(0, "y", (1, weights.shape[-1]), dtype),)
+        self.facts = Facts("CPU", dtype, None)
         self._weights = weights.reshape(-1, weights.shape[-1])  # (in_features, out_features)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:

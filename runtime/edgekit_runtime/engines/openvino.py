@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.engines import Library, TensorInfo
+from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'edgekit-runtime[openvino]'"
 PRECISION = "INFERENCE_PRECISION_HINT"
 PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as asked, and as reported
+THREADS = "INFERENCE_NUM_THREADS"
+DEVICE_ID = "DEVICE_ID"  # in a variant's settings: which of several GPUs
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
-class _Mapped:
+class Mapped:
     """The one place where OpenVINO's exceptions become ours. Reused: entering costs nothing."""
 
     def __init__(self, what: str, kind: type[EngineError]) -> None:
@@ -55,12 +58,13 @@ def library() -> Library:
     Raises:
         EngineUnavailable: it is not installed, or does not load.
     """
-    version = str(_openvino().__version__).split("-")[0]
-    return Library("openvino", version, version)
+    module = _openvino()
+    version = str(module.__version__).split("-")[0]
+    return Library("openvino", version, version, os.path.dirname(str(module.__file__)))
 
 
 def _openvino() -> Any:
-    with _Mapped("OpenVINO is not installed or does not load", EngineUnavailable):
+    with Mapped("OpenVINO is not installed or does not load", EngineUnavailable):
         import openvino
 
         return openvino
@@ -78,39 +82,82 @@ def open_model(path: Path, variant: Variant, threads: int | None) -> OpenVINOEng
     """
     if variant.delegate is not None:
         raise DelegateUnavailable(f"OpenVINO takes no delegates, and the variant wants {variant.delegate!r}")
-    openvino = _openvino()
-    device = DEVICES[variant.device]
+    core = _openvino().Core()
+    kind = DEVICES[variant.device]
+    refusals = []
+    for device in _devices(core, kind, variant.settings.get(DEVICE_ID)):
+        try:
+            return _open_on(core, path, variant, device, threads)
+        except EngineUnavailable as error:
+            refusals.append(str(error))
+    raise EngineUnavailable("; ".join(refusals))
+
+
+def _devices(core: Any, kind: str, number: str | None) -> list[str]:
+    """The machine's devices of a kind, in OpenVINO's order, or the one that the settings name.
+
+    Raises:
+        EngineUnavailable: there is none.
+    """
+    with Mapped("OpenVINO does not tell its devices", EngineUnavailable):
+        known = [str(name) for name in core.available_devices]
+    found = [name for name in known if name.split(".")[0] == kind]
+    if number is not None:
+        found = [name for name in found if name == f"{kind}.{number}" or (name == kind and number == "0")]
+    if not found:
+        wanted = f"{kind}.{number}" if number is not None else kind
+        raise EngineUnavailable(f"OpenVINO finds no {wanted} here, only {', '.join(known) or 'nothing'}")
+    return found
+
+
+def _open_on(core: Any, path: Path, variant: Variant, device: str, threads: int | None) -> OpenVINOEngine:
     # Left alone, OpenVINO computes in bfloat16, float16 or float32, whichever the processor is fastest in. NPUs
     # have no choice; elsewhere the numbers must not depend on the machine.
-    pinned = {} if device == "NPU" else {PRECISION: "f32"}
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **pinned, **variant.settings}
+    pinned = {} if device.startswith("NPU") else {PRECISION: "f32"}
+    settings = {key: value for key, value in variant.settings.items() if key != DEVICE_ID}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **pinned, **settings}
     if threads is not None and device == "CPU":
-        options["INFERENCE_NUM_THREADS"] = threads
-    with _Mapped(f"OpenVINO cannot run {path.name} on {device}", EngineUnavailable):
-        compiled = openvino.Core().compile_model(str(path), device, options)
+        options[THREADS] = threads
+    with Mapped(f"OpenVINO cannot run {path.name} on {device}", EngineUnavailable):
+        compiled = core.compile_model(str(path), device, options)
         _refuse_other(compiled, device, options.get(PRECISION))
-        return OpenVINOEngine(compiled)
+        return OpenVINOEngine(compiled, _facts(compiled, device))
 
 
 def _refuse_other(compiled: Any, device: str, precision: str | None) -> None:
     """OpenVINO may fall back without a word: read back what it really took."""
     taken = [str(name) for name in compiled.get_property("EXECUTION_DEVICES")]
-    if any(name.split(".")[0] != device for name in taken):
+    if any(name.split(".")[0] != device.split(".", maxsplit=1)[0] for name in taken):
         raise EngineUnavailable(f"OpenVINO took {', '.join(taken)} when it was told {device}")
-    computed = str(compiled.get_property(PRECISION)) if precision in PRECISIONS else ""
-    if precision in PRECISIONS and f"'{PRECISIONS[precision]}'" not in computed:
+    computed = _computed(compiled)
+    if precision in PRECISIONS and computed != PRECISIONS[precision]:
         raise EngineUnavailable(f"OpenVINO computes in {computed} when it was told {precision}")
+
+
+def _computed(compiled: Any) -> str | None:
+    """The precision of float arithmetic: OpenVINO's type prints as ``<Type: 'bfloat16'>``."""
+    if PRECISION not in compiled.get_property("SUPPORTED_PROPERTIES"):
+        return None
+    said = str(compiled.get_property(PRECISION))
+    return next((name for name in PRECISIONS.values() if f"'{name}'" in said), said)
+
+
+def _facts(compiled: Any, device: str) -> Facts:
+    known = compiled.get_property("SUPPORTED_PROPERTIES")
+    threads = int(compiled.get_property(THREADS)) if THREADS in known else None
+    return Facts(device, _computed(compiled), threads)
 
 
 class OpenVINOEngine:
     """A compiled model and one request, whose tensors are filled and read in place."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, facts: Facts) -> None:
+        self.facts = facts
         self.inputs = tuple(_info(i, port) for i, port in enumerate(compiled.inputs))
         self.outputs = tuple(_info(i, port) for i, port in enumerate(compiled.outputs))
         self._request = compiled.create_infer_request()
         self._in = [self._request.get_input_tensor(i).data for i in range(len(self.inputs))]
-        self._mapped = _Mapped("OpenVINO failed while running the model", EngineError)
+        self._mapped = Mapped("OpenVINO failed while running the model", EngineError)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Fill, infer, copy out."""

@@ -1,0 +1,216 @@
+"""The delegates and accelerators that are known by name: one line each in the tables below.
+
+A delegate is a library that LiteRT loads to run a model's operators elsewhere. A bundle names one in a variant's
+``delegate``, with its options in ``settings``; a caller names one, or the path of a library, in
+``load(..., delegate=, delegate_options=)``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from glob import glob
+from typing import TYPE_CHECKING, Union
+
+from edgekit_runtime.errors import DelegateUnavailable
+
+if TYPE_CHECKING:
+    from edgekit_runtime.manifest import Variant
+
+    Options = Union[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Delegate:
+    """A delegate that is known by name."""
+
+    what: str  # for people
+    files: str  # library file names, one a platform
+    signs: str = ""  # of its hardware: globs, usb:VENDOR:PRODUCT, or /sys/module names of its driver
+    option: str = ""  # what a bare word among the options stands for
+    defaults: dict[str, str] = field(default_factory=dict)
+    advice: str = "it comes with the board's own system image"
+
+
+CORAL = "see coral.ai/software for libedgetpu1-std"
+DELEGATES = {
+    "edgetpu": Delegate(
+        "Coral Edge TPU",
+        "libedgetpu.so.1 libedgetpu.1.dylib edgetpu.dll",
+        "/dev/apex_* usb:1a6e:089a usb:18d1:9302 /sys/module/apex",
+        option="device",  # usb, pci, or :N for the Nth of any kind
+        advice=CORAL,
+    ),
+    "ethosu": Delegate("Arm Ethos-U", "libethosu_delegate.so", "/dev/ethosu* /sys/module/ethosu", option="device_name"),
+    "vx": Delegate("Verisilicon NPU", "libvx_delegate.so", "/dev/galcore /sys/module/galcore"),
+    "neutron": Delegate("NXP eIQ Neutron", "libneutron_delegate.so", "/dev/neutron* /sys/module/neutron"),
+    "qnn": Delegate(
+        "Qualcomm NPU",
+        "libQnnTFLiteDelegate.so QnnTFLiteDelegate.dll",
+        "/dev/fastrpc-* /dev/adsprpc-smd /sys/module/fastrpc",
+        option="backend_type",
+        defaults={"backend_type": "htp"},
+        advice="it comes with Qualcomm's AI Engine Direct SDK",
+    ),
+}
+
+# Where Linux shows an accelerator that an engine drives by itself, and the drivers whose version matters.
+SIGNS = {
+    ("openvino", "gpu"): "/dev/dri/renderD* /dev/dxg /sys/module/i915 /sys/module/xe",
+    ("openvino", "npu"): "/dev/accel/accel* /sys/module/intel_vpu",
+    ("litert", "gpu"): "/dev/dri/renderD* /dev/mali* /dev/kgsl-3d0 /dev/dxg "
+    "/usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json $VK_DRIVER_FILES $VK_ICD_FILENAMES",
+}
+SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
+FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib", "/usr/lib64", "/usr/lib/*-linux-gnu*", "/opt/*/lib")
+
+
+def with_delegate(variants: Sequence[Variant], delegate: str | None, options: Options | None) -> list[Variant]:
+    """The variants with the caller's delegate in them, and all as they were behind those.
+
+    It drives LiteRT's variants for the CPU, and those that name it: by its name, or by that of the library's file.
+
+    Raises:
+        ValueError: options without a delegate.
+        DelegateUnavailable: neither a known name nor a path.
+    """
+    if delegate is None:
+        if options:
+            raise ValueError("delegate_options without a delegate: say which, as in delegate='edgetpu'")
+        return list(variants)
+    if delegate not in DELEGATES and not _is_path(delegate):
+        raise DelegateUnavailable(_unknown(delegate))
+    chosen = delegate if delegate in DELEGATES else os.path.abspath(delegate)
+    wanted = read_options(options or {}, DELEGATES[delegate].option if delegate in DELEGATES else "")
+    driven = [
+        replace(variant, delegate=chosen, settings={**variant.settings, **wanted})
+        for variant in variants
+        if variant.engine == "litert" and _drives(chosen, variant)
+    ]
+    return [*driven, *variants]
+
+
+def _drives(delegate: str, variant: Variant) -> bool:
+    if variant.delegate is None:
+        return variant.device == "cpu"
+    known = DELEGATES.get(variant.delegate)
+    return variant.delegate == delegate or bool(known and os.path.basename(delegate) in known.files.split())
+
+
+def _is_path(delegate: str) -> bool:
+    return os.sep in delegate or delegate.endswith(tuple(SUFFIXES.values())) or ".so." in delegate
+
+
+def read_options(options: Options, option: str = "") -> dict[str, str]:
+    """``{"device": "usb"}``, ``"device=usb,verbosity=3"``, or the bare ``"usb"`` where ``option`` says what it is.
+
+    Raises:
+        ValueError: a bare word for a delegate that takes none.
+    """
+    if not isinstance(options, str):
+        return {str(key): str(value) for key, value in options.items()}
+    pairs = [part.strip().partition("=") for part in options.split(",") if part.strip()]
+    if not all(sign or option for _, sign, _ in pairs):
+        raise ValueError(f"delegate options are written name=value, with commas between, not {options!r}")
+    return {(name if sign else option): (value if sign else name) for name, sign, value in pairs}
+
+
+def library_path(delegate: str) -> str:
+    """The library of a delegate, where the system's loader would find it.
+
+    Raises:
+        DelegateUnavailable: it is not installed, or the name is not known.
+    """
+    if _is_path(delegate):
+        if not os.path.isfile(delegate):
+            raise DelegateUnavailable(f"there is no delegate library {delegate}")
+        return delegate
+    if delegate not in DELEGATES:
+        raise DelegateUnavailable(_unknown(delegate))
+    known = DELEGATES[delegate]
+    for name in known.files.split():
+        found = _find(name) if SUFFIXES.get(sys.platform, ".so") in name else None
+        if found:
+            return found
+    hardware = "its hardware is here" if found_signs(known.signs) else f"nor was its hardware found ({known.signs})"
+    first = known.files.split()[0]
+    raise DelegateUnavailable(f"the library of the {known.what}, {first}, is not installed, {hardware}: {known.advice}")
+
+
+def _unknown(delegate: str) -> str:
+    return (
+        f"there is no delegate {delegate!r} in this edgekit-runtime, only {', '.join(DELEGATES)}: "
+        "give the path of its library, as in load(..., delegate='/usr/lib/libmy_delegate.so')"
+    )
+
+
+def options_for(variant: Variant) -> dict[str, str]:
+    """The options a variant's delegate gets: its defaults, then the variant's settings."""
+    known = DELEGATES.get(variant.delegate or "")
+    return {**(known.defaults if known else {}), **variant.settings}
+
+
+def is_foreign(variant: Variant) -> bool:
+    """Whether running the variant means loading what may take the process with it."""
+    return (variant.engine == "litert" and variant.delegate is not None) or (variant.engine, variant.device) in SIGNS
+
+
+def signs_of(variant: Variant) -> str:
+    """Where the hardware that the variant runs on would show."""
+    if variant.delegate is not None:
+        return DELEGATES[variant.delegate].signs if variant.delegate in DELEGATES else ""
+    return SIGNS.get((variant.engine, variant.device), "")
+
+
+def found_signs(signs: str) -> list[str]:
+    """Those of the signs that this machine shows; a driver alone is not hardware."""
+    return [sign for sign in signs.split() if not sign.startswith("/sys/module/") and _shows(sign)]
+
+
+def driver_versions(signs: str) -> dict[str, str]:
+    """The version of each driver among the signs that is loaded, as far as it has one."""
+    versions = {}
+    for module in (sign for sign in signs.split() if sign.startswith("/sys/module/") and os.path.isdir(sign)):
+        texts = (_text(os.path.join(module, name)) for name in ("version", "srcversion"))
+        versions[os.path.basename(module)] = next(filter(None, texts), "loaded")
+    return versions
+
+
+def _shows(sign: str) -> bool:
+    if sign.startswith("$"):
+        return bool(os.environ.get(sign[1:]))
+    if not sign.startswith("usb:"):
+        return bool(glob(sign))
+    devices = (os.path.dirname(path) for path in glob("/sys/bus/usb/devices/*/idVendor"))
+    ids = (":".join(_text(os.path.join(at, name)) for name in ("idVendor", "idProduct")) for at in devices)
+    return sign[len("usb:") :] in ids
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _find(name: str) -> str | None:
+    """A library by the name of its file: in the loader's path, its cache, and the usual folders."""
+    asked: Iterable[str] = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    usual = (place for pattern in FOLDERS for place in sorted(glob(pattern)))
+    places = [os.path.join(place, name) for place in asked]
+    places += [*_cached(name), *(os.path.join(place, name) for place in usual)]
+    return next((path for path in places if os.path.isfile(path)), None)
+
+
+def _cached(name: str) -> list[str]:
+    """The paths under which glibc's cache knows a library: they are in it as plain strings."""
+    try:
+        with open("/etc/ld.so.cache", "rb") as file:
+            content = file.read()
+    except OSError:
+        return []
+    return [path.decode() for path in re.findall(rb"/[ -~]*/" + re.escape(name.encode()) + rb"(?=\0)", content)]

@@ -1,0 +1,299 @@
+"""The first time on a machine, a delegate or an accelerator's plugin is loaded in a child process.
+
+Such libraries segfault, hang and answer nonsense. The child opens the variant, holds its golden outputs, and
+reports; whatever becomes of it, the application lives on. What was found is remembered for exactly these files,
+library, drivers and kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from edgekit_runtime import __version__, delegates, memory
+from edgekit_runtime.errors import (
+    DelegateCrashed,
+    DelegateUnavailable,
+    EdgekitError,
+    EngineUnavailable,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.engines import Library
+    from edgekit_runtime.manifest import Variant
+
+OK, MISSING, REFUSED, CRASHED, HUNG, WRONG, SLOW = (
+    "ok",
+    "missing",
+    "refused",
+    "crashed",
+    "hung",
+    "wrong answer",
+    "slow",
+)
+# What is found again the next time anyway, and cheaply: hardware may have been plugged in, or set free, since.
+PASSING = (MISSING, REFUSED)
+ERRORS = {CRASHED: DelegateCrashed, HUNG: DelegateCrashed, WRONG: VerificationError}
+TIMEOUT_S, TIMEOUT_NAME = 60.0, "EDGEKIT_PROBE_TIMEOUT_S"
+MEMORY_NAME = "EDGEKIT_PROBE_MEMORY_MIB"  # no limit where it is not set
+SLOW_TIMES, SLOW_MS = 2.0, 1.0  # a delegate that is so much slower than the CPU alone is in the way
+RUNS = 5
+TOPIC = "probe"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What became of a variant in its probe."""
+
+    verdict: str
+    reason: str = ""
+    remembered: bool = False  # from an earlier probe
+
+    def error(self) -> EdgekitError:
+        """The verdict as the error that it is."""
+        when = " (found earlier on this machine; `python -m edgekit_runtime check` tries again)"
+        kind = ERRORS.get(self.verdict, DelegateUnavailable)
+        return kind(f"{self.verdict} in its probe: {self.reason}{when if self.remembered else ''}")
+
+
+def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | None, fresh: bool = False) -> Probe:
+    """Say what becomes of a variant on this machine, from memory, else by trying it in a child.
+
+    Args:
+        bundle: where the variant is.
+        variant: as it will be opened.
+        library: of its engine.
+        threads: as it will be opened.
+        fresh: do not ask the memory.
+
+    Raises:
+        EngineUnavailable: there is no sign of the hardware.
+        DelegateUnavailable: the delegate's library is not installed.
+    """
+    key = _key(bundle, variant, library, threads)
+    known = None if fresh else memory.recall(TOPIC, key)
+    if known is not None:
+        return Probe(str(known.get("verdict")), str(known.get("reason")), remembered=True)
+    found = _in_child(bundle, variant, threads)
+    if found.verdict not in PASSING:
+        memory.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason})
+    return found
+
+
+def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None) -> dict[str, str]:
+    """All that the verdict depends on."""
+    signs = delegates.signs_of(variant)
+    if variant.delegate is not None:
+        path = delegates.library_path(variant.delegate)
+        loaded = f"{path} {_digest(path)}"
+    else:
+        loaded = library.path
+        if signs and sys.platform == "linux" and not delegates.found_signs(signs):
+            raise EngineUnavailable(
+                f"there is no {variant.device.upper()} here that {library.name} could use ({signs})"
+            )
+    digests = {record.path: record.sha256 for record in bundle.manifest.files}
+    used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)
+    return {
+        "library": loaded,
+        "engine": f"{library.name} {library.version}",
+        "artifact": " ".join(digests[path] for path in used),
+        "settings": json.dumps([variant.device, variant.settings, variant.golden.max_abs, threads], sort_keys=True),
+        "drivers": json.dumps(delegates.driver_versions(signs), sort_keys=True),
+        "kernel": os.uname().release if hasattr(os, "uname") else sys.platform,
+        "edgekit": __version__,
+    }
+
+
+def _digest(path: str) -> str:
+    from hashlib import sha256
+
+    digest = sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _in_child(bundle: Bundle, variant: Variant, threads: int | None) -> Probe:
+    request = {
+        "bundle": os.path.abspath(bundle.path),
+        "variant": variant.name,
+        "delegate": variant.delegate,
+        "settings": variant.settings,
+        "threads": threads,
+    }
+    timeout_s = float(os.environ.get(TIMEOUT_NAME, TIMEOUT_S))
+    with tempfile.TemporaryFile() as noise:
+        child = start_child("edgekit_runtime.probe", noise)
+        try:
+            answer, _ = child.communicate(json.dumps(request).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return Probe(HUNG, f"no answer within {timeout_s:g} s ({TIMEOUT_NAME}){_last_words(noise)}")
+        finally:
+            end_child(child)
+        if child.returncode != 0:
+            return Probe(CRASHED, f"{_how_it_ended(child.returncode)}{_last_words(noise)}")
+    told = json.loads(answer)
+    return Probe(str(told["verdict"]), str(told["reason"]))
+
+
+def start_child(module: str, noise: Any, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    """Start a module of this package in a process of its own, its stderr going to the file ``noise``.
+
+    Raises:
+        EngineUnavailable: this Python does not know its own executable, as when it is embedded.
+    """
+    if not sys.executable:
+        raise EngineUnavailable("an accelerator is tried in a child process first, and sys.executable is not set")
+    # The child stands where this package lies, so that a json.py in the caller's folder is not taken for Python's.
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join(os.path.abspath(entry) for entry in [home, *sys.path] if entry)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=noise,
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+        **more,
+    )
+
+
+def end_child(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child with all that it started. One that the kernel cannot kill, as a driver hangs, is left behind."""
+    if child.poll() is None:
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(child.pid, signal.SIGKILL)
+            else:
+                child.kill()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=5)
+    for pipe in (child.stdin, child.stdout):
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+def _how_it_ended(code: int) -> str:
+    """An exit code, for people: negative ones are signals."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    known = {int(number): number.name for number in signal.Signals}
+    return f"its process was ended by {known.get(-code, f'signal {-code}')}"
+
+
+def _last_words(noise: Any) -> str:
+    """The last line that the child printed."""
+    noise.seek(max(0, noise.seek(0, os.SEEK_END) - 4096))
+    lines = [line.strip() for line in noise.read().decode(errors="replace").splitlines() if line.strip()]
+    return f", its last words: {lines[-1][:200]}" if lines else ""
+
+
+# In the child. ---------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Try what stdin asks for, and report on stdout, which nobody else may write to."""
+    report = own_stdout()
+    limit_memory()
+    request = json.load(sys.stdin)
+    found = _try(request)
+    os.write(report, json.dumps(asdict(found)).encode())
+    os.close(report)
+
+
+def own_stdout() -> int:
+    """Keep stdout for this module; what libraries print goes to stderr."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+def limit_memory() -> None:
+    """Bound the memory of this process as the environment says, and have it leave no core file."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_mib = os.environ.get(MEMORY_NAME)
+    if limit_mib:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_mib) << 20, int(limit_mib) << 20))
+
+
+def asked_variant(bundle: Bundle, request: Mapping[str, Any]) -> Variant:
+    """The variant of a request, with the delegate and settings that the caller chose."""
+    variant = next(v for v in bundle.manifest.variants if v.name == request["variant"])
+    return replace(variant, delegate=request["delegate"], settings=request["settings"])
+
+
+def _try(request: Mapping[str, Any]) -> Probe:
+    from edgekit_runtime.bundle import open_bundle
+    from edgekit_runtime.engines import open_engine
+    from edgekit_runtime.selfcheck import check, wrong
+    from edgekit_runtime.session import Session
+
+    with open_bundle(request["bundle"]) as bundle:
+        variant = asked_variant(bundle, request)
+        try:
+            session = Session(bundle.manifest, variant, open_engine(variant, bundle, request["threads"]))
+            try:
+                differing = wrong(check(session, bundle, variant))
+            finally:
+                session.close()
+        except EdgekitError as error:
+            missing = isinstance(error.__cause__, (OSError, ImportError))
+            return Probe(MISSING if missing else REFUSED, str(error))
+        except MemoryError:
+            return Probe(REFUSED, f"needs more memory than {MEMORY_NAME} allows")
+        return Probe(WRONG, differing) if differing else _pace(bundle, variant, request["threads"])
+
+
+def _pace(bundle: Bundle, variant: Variant, threads: int | None) -> Probe:
+    """Whether a delegate that answers rightly is worth having: the CPU may run the same file faster."""
+    if variant.delegate is None:
+        return Probe(OK)
+    try:
+        cpu_ms = _best_ms(bundle, replace(variant, delegate=None, device="cpu", settings={}), threads)
+    except EdgekitError:  # the CPU cannot run it at all, as with models compiled for an accelerator
+        return Probe(OK)
+    delegate_ms = _best_ms(bundle, variant, threads)
+    if delegate_ms > SLOW_TIMES * cpu_ms and delegate_ms - cpu_ms > SLOW_MS:
+        return Probe(SLOW, f"a run takes {delegate_ms:.3g} ms with the delegate, {cpu_ms:.3g} ms on the CPU alone")
+    return Probe(OK)
+
+
+def _best_ms(bundle: Bundle, variant: Variant, threads: int | None) -> float:
+    """The quickest of a few runs on zeros."""
+    from time import perf_counter
+
+    import numpy as np
+
+    from edgekit_runtime.engines import open_engine
+
+    engine = open_engine(variant, bundle, threads)
+    zeros = [np.zeros(info.shape, info.dtype) for info in engine.inputs]
+    best_s = float("inf")
+    for _ in range(RUNS):
+        start_s = perf_counter()
+        engine.run(zeros)
+        best_s = min(best_s, perf_counter() - start_s)
+    engine.close()
+    return best_s * 1e3
+
+
+if __name__ == "__main__":
+    main()

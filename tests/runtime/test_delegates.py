@@ -1,0 +1,263 @@
+"""Delegates for real: a small library that works, refuses, crashes, hangs, lies or dawdles, as it is told."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit_runtime
+from edgekit.bundle_writer import write_bundle
+from edgekit_runtime import delegates, probe
+from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.place import Placement
+
+WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+X = np.random.default_rng(4).normal(size=(2, 1, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The delegate, compiled."""
+    path = tmp_path_factory.mktemp("delegate") / "libtest_delegate.so"
+    source = Path(__file__).with_name("delegate.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(path), str(source)], check=True)
+    return path
+
+
+@pytest.fixture
+def plain() -> Variant:
+    """The product with WEIGHTS, for LiteRT on the CPU."""
+    binding = TensorBinding(0, "x", "float32")
+    golden = Golden(("golden/y.npy",), (1e-5,))
+    return Variant("plain", "litert", "cpu", "float32", ("model.tflite",), (binding,), (binding,), golden)
+
+
+@pytest.fixture
+def bundle(plain: Variant, make_tflite: Callable[..., Path], npy: Callable[..., bytes], tmp_path: Path) -> Path:
+    """A bundle of that variant alone."""
+    ends = [(end, (1, n), "float32", None, None) for end, n in (("x", 4), ("y", 3))]
+    weights = ("w", (3, 4), "float32", None, np.ascontiguousarray(WEIGHTS.T))
+    artifact = make_tflite("FULLY_CONNECTED", ends[0], weights, ends[1]).read_bytes()
+    files = {"golden/x.npy": npy(X), "golden/y.npy": npy(X @ WEIGHTS), "model.tflite": artifact}
+    sides = (InputSpec("x", (1, 4), "float32"),), (OutputSpec("y", (1, 3), "float32"),)
+    write_bundle(Manifest("product", "1", *sides, (plain,), (), ("golden/x.npy",)), files, tmp_path / "b.edgekit")
+    return tmp_path / "b.edgekit"
+
+
+@pytest.fixture
+def placed(bundle: Path, library: Path) -> Callable[..., Placement]:
+    """Load with the delegate in a mode, run once, and tell where it was placed."""
+
+    def load(mode: str, **how: object) -> Placement:
+        options = {"mode": mode, **how.pop("options", {})}
+        with edgekit_runtime.load(bundle, delegate=str(library), delegate_options=options, **how) as model:
+            np.testing.assert_allclose(model(X[0]), X[0] @ WEIGHTS, rtol=1e-5)
+            return model.placement
+
+    return load
+
+
+@pytest.mark.needs_litert
+@pytest.mark.needs_cc
+class TestADelegateThat:
+    def test_works_is_taken_and_shown(self, placed: Callable[..., Placement], library: Path) -> None:
+        placement = placed("works", require=str(library))
+        assert (placement.variant, placement.delegate, placement.delegated) == ("plain", str(library), (1, 1))
+        assert placement.libraries[str(library)] == str(library)
+        assert placement.delegate_options == {"mode": "works"}
+        assert placement.delegate_asked
+        assert placement.probe.verdict == "ok"
+
+    @pytest.mark.parametrize(
+        ("mode", "reason"),
+        [
+            ("refuse", r"refused in its probe: .*no accelerator was found, options were \[mode=refuse\]"),
+            ("crash-create", r"crashed in its probe: its process was ended by SIGABRT"),
+            ("crash-prepare", r"crashed in its probe: its process was ended by SIGSEGV"),
+            ("crash-run", r"crashed in its probe: its process was ended by SIGABRT"),
+            ("crash-destroy", r"crashed in its probe: its process was ended by SIGABRT"),
+            ("error-prepare", r"refused in its probe: the delegate .* refused model\.tflite"),
+            ("fail-run", r"refused in its probe: LiteRT failed while running the model"),
+            ("nothing", r"took 0 of the 1 operators of model\.tflite"),
+            ("zeros", r"wrong answer in its probe: output 'y' differs by .*, allowed is 1e-05"),
+            ("slow", r"slow in its probe: a run takes 2\d.* ms with the delegate"),
+        ],
+    )
+    def test_does_not_is_passed_over_with_its_reason(
+        self, placed: Callable[..., Placement], mode: str, reason: str
+    ) -> None:
+        placement = placed(mode)
+        assert (placement.delegate, placement.probe) == (None, None)
+        (refusal,) = placement.refused
+        assert refusal.variant == "plain"
+        assert re.search(reason, refusal.reason), refusal.reason
+
+    def test_hangs_costs_the_timeout_once(
+        self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(probe.TIMEOUT_NAME, "2")
+        for mode in ("hang-create", "hang-run"):
+            assert "hung in its probe: no answer within 2 s" in placed(mode).refused[0].reason
+        monkeypatch.setenv(probe.TIMEOUT_NAME, "0")  # whatever is tried now hangs, but nothing is
+        assert "found earlier on this machine" in placed("hang-run").refused[0].reason
+
+    def test_eats_the_memory_is_stopped(
+        self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(probe.MEMORY_NAME, "2048")
+        assert "crashed in its probe: its process was ended by SIGSEGV" in placed("eat-memory").refused[0].reason
+
+    def test_is_slow_may_be_required(self, placed: Callable[..., Placement], library: Path) -> None:
+        assert placed("slow", require=str(library)).probe.verdict == "slow"
+
+    def test_is_required_and_cannot_run_fails_closed(self, placed: Callable[..., Placement], library: Path) -> None:
+        with pytest.raises(DelegateUnavailable, match=r"plain: crashed in its probe"):
+            placed("crash-create", require=str(library))
+
+    def test_works_is_not_probed_again_until_something_changes(
+        self, placed: Callable[..., Placement], library: Path
+    ) -> None:
+        content = library.read_bytes()
+        try:
+            assert not placed("works").probe.remembered
+            assert placed("works").probe.remembered
+            assert not placed("works", options={"other": "1"}).probe.remembered
+            replaced = library.with_suffix(".new")  # as an update does: a library in use is never written into
+            replaced.write_bytes(content + b"\0")
+            replaced.replace(library)
+            assert not placed("works").probe.remembered
+        finally:
+            library.with_suffix(".new").write_bytes(content)
+            library.with_suffix(".new").replace(library)
+
+    def test_refused_is_asked_again(self, placed: Callable[..., Placement]) -> None:
+        for _ in range(2):  # its hardware may have been plugged in since
+            assert "found earlier" not in placed("refuse").refused[0].reason
+
+    def test_is_named_by_the_bundle_gets_its_settings(
+        self, bundle: Path, plain: Variant, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copy(library, tmp_path / "libvx_delegate.so")
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+        with edgekit_runtime.open_bundle(bundle) as opened:
+            files = {record.path: opened.read(record.path) for record in opened.manifest.files}
+            vx = replace(plain, name="vx", device="npu", delegate="vx", settings={"mode": "works"})
+            write_bundle(replace(opened.manifest, variants=(vx, plain)), files, tmp_path / "vx.edgekit")
+        for require in ("vx", "npu", None):
+            with edgekit_runtime.load(tmp_path / "vx.edgekit", require=require) as model:
+                placement = model.placement
+                np.testing.assert_allclose(model(X[0]), X[0] @ WEIGHTS, rtol=1e-5)
+            assert (placement.variant, placement.runs_on, placement.delegated) == ("vx", "vx", (1, 1))
+            assert (placement.delegate_asked, placement.delegate_options) == (False, {"mode": "works"})
+        with edgekit_runtime.load(
+            tmp_path / "vx.edgekit", delegate="vx", delegate_options="mode=refuse", require="plain"
+        ) as model:
+            assert (model.placement.variant, model.placement.delegate) == ("plain", None)
+
+    def test_prints_leaves_stdout_to_the_application(self, bundle: Path, library: Path) -> None:
+        code = (
+            "import sys, edgekit_runtime as r\n"
+            "with r.load(sys.argv[1], delegate=sys.argv[2], delegate_options='mode=crash-run') as model:\n"
+            "    print(model.placement.variant)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, bundle, library], check=True, capture_output=True, text=True)
+        assert done.stdout == "plain\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "bare", "read"),
+    [
+        ({"device": "usb", "n": 1}, "", {"device": "usb", "n": "1"}),
+        ("device=usb, verbosity=3", "", {"device": "usb", "verbosity": "3"}),
+        ("usb", "device", {"device": "usb"}),
+        (":1", "device", {"device": ":1"}),
+        ("", "", {}),
+    ],
+)
+def test_options_are_read(options: object, bare: str, read: dict[str, str]) -> None:
+    assert delegates.read_options(options, bare) == read
+
+
+def test_a_bare_option_needs_a_delegate_that_knows_it() -> None:
+    with pytest.raises(ValueError, match="name=value"):
+        delegates.read_options("usb")
+
+
+def test_options_without_a_delegate_are_a_mistake(bundle_path: Path) -> None:
+    with pytest.raises(ValueError, match="say which"):
+        edgekit_runtime.load(bundle_path, delegate_options="device=usb")
+
+
+def test_an_unknown_delegate_is_refused_with_those_there_are(bundle_path: Path) -> None:
+    with pytest.raises(DelegateUnavailable, match=r"'tpu'.*edgetpu, ethosu, vx, neutron, qnn.*path of its library"):
+        edgekit_runtime.load(bundle_path, delegate="tpu")
+
+
+@pytest.mark.parametrize("name", delegates.DELEGATES)
+def test_a_delegate_that_is_not_installed_is_named_with_its_file(name: str) -> None:
+    first = delegates.DELEGATES[name].files.split()[0]
+    with pytest.raises(DelegateUnavailable, match=rf"{re.escape(first)}, is not installed, nor was its hardware found"):
+        delegates.library_path(name)
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DelegateUnavailable, match=r"there is no delegate library .*/libnone\.so"):
+        delegates.library_path(str(tmp_path / "libnone.so"))
+
+
+def test_the_loaders_cache_is_read(tmp_path: Path) -> None:
+    names = [name for name in ("libc.so.6", "libm.so.6", "libz.so.1") if delegates._cached(name)]
+    assert all(Path(delegates._cached(name)[0]).is_file() for name in names)
+    assert delegates._find("libc.so.6") is not None
+
+
+def test_the_neural_compute_stick_is_explained(bundle_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"MYRIAD.*2022\.3"):
+        edgekit_runtime.load(bundle_path, require="openvino:MYRIAD")
+
+
+@pytest.mark.needs_litert
+@pytest.mark.needs_data
+@pytest.mark.parametrize("delegated", [True, False])
+def test_a_model_compiled_for_coral_falls_back_to_its_twin(
+    shared_data: Path, tmp_path: Path, npy: Callable[..., bytes], delegated: bool
+) -> None:
+    models = shared_data / "coral" / "models"
+    name = "mobilenet_v1_0.25_128_quant"
+    image = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
+    from ai_edge_litert.interpreter import Interpreter
+
+    twin = Interpreter(model_path=str(models / f"{name}.tflite"))
+    twin.allocate_tensors()
+    twin.set_tensor(twin.get_input_details()[0]["index"], image)
+    twin.invoke()
+    want = twin.get_tensor(twin.get_output_details()[0]["index"])
+    binding, golden = TensorBinding(0, "x", "uint8"), Golden(("y.npy",), (1.0,))
+    cpu = Variant("twin", "litert", "cpu", "int8-static", ("cpu.tflite",), (binding,), (binding,), golden)
+    edgetpu = replace(cpu, name="tpu", device="npu", delegate="edgetpu", files=("edgetpu.tflite",))
+    if not delegated:  # a bundle that forgot to name the delegate
+        edgetpu = replace(edgetpu, device="cpu", delegate=None)
+    sides = (InputSpec("x", image.shape, "uint8"),), (OutputSpec("y", want.shape, "uint8"),)
+    files = {
+        "cpu.tflite": (models / f"{name}.tflite").read_bytes(),
+        "edgetpu.tflite": (models / f"{name}_edgetpu.tflite").read_bytes(),
+        "x.npy": npy(image[None]),
+        "y.npy": npy(want[None]),
+    }
+    write_bundle(Manifest("coral", "1", *sides, (edgetpu, cpu), (), ("x.npy",)), files, tmp_path / "c.edgekit")
+    with edgekit_runtime.load(tmp_path / "c.edgekit") as model:
+        assert model.placement.variant == "twin"
+        (refusal,) = model.placement.refused
+        np.testing.assert_array_equal(model(image), want)
+    assert ("libedgetpu.so.1, is not installed" if delegated else "edgetpu-custom-op") in refusal.reason
+    with pytest.raises(DelegateUnavailable if delegated else EngineUnavailable):
+        edgekit_runtime.load(tmp_path / "c.edgekit", require="edgetpu")
