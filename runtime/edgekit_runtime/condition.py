@@ -1,0 +1,99 @@
+"""The state a machine is in: how hot, how fast it is clocked, and what holds it back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+
+from edgekit_runtime.board import read_text
+
+# The bits of a Raspberry Pi's firmware word `get_throttled`; 16 higher: it has happened since the start.
+PI_LIMITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
+SLOWER = 0.95  # a clock below this fraction of what it was counts as slower
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The clock of one group of cores."""
+
+    now_mhz: float
+    max_mhz: float  # of the hardware
+    allowed_mhz: float  # of the present policy
+    governor: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A machine's state at one moment. What it does not say is missing."""
+
+    temperatures_c: dict[str, float]  # by zone
+    clocks: dict[str, Clock]  # by group of cores
+    limits: tuple[str, ...]  # what holds the processor back, now
+    throttle_events: int  # counted by the processor since its start
+
+
+def read_condition(root: str = "/") -> Condition:
+    """Read the state from sysfs."""
+    return Condition(
+        temperatures_c=dict(_temperatures(root)),
+        clocks=dict(_clocks(root)),
+        limits=tuple(_limits(root)),
+        throttle_events=sum(
+            int(number(path) or 0) for path in found(root, "sys/devices/system/cpu/cpu*/thermal_throttle/*_count")
+        ),
+    )
+
+
+def changes(before: Condition, after: Condition) -> list[str]:
+    """What became worse between two moments, or was bad at both: reasons to distrust what was measured between."""
+    told = [f"held back: {limit}" for limit in dict.fromkeys([*before.limits, *after.limits])]
+    if after.throttle_events > before.throttle_events:
+        told.append(f"throttled {after.throttle_events - before.throttle_events} times")
+    for name, was in before.clocks.items():
+        now = after.clocks.get(name, was)
+        if now.now_mhz < SLOWER * was.now_mhz:
+            told.append(f"{name} slowed from {was.now_mhz:.0f} to {now.now_mhz:.0f} MHz")
+        if now.allowed_mhz < SLOWER * now.max_mhz:
+            told.append(f"{name} may clock up to {now.allowed_mhz:.0f} of {now.max_mhz:.0f} MHz")
+    return told
+
+
+def found(root: str, pattern: str) -> list[str]:
+    """The paths under the root that match, in order."""
+    return sorted(glob(os.path.join(root, pattern)))
+
+
+def number(path: str) -> float | None:
+    """The number in a file of one number."""
+    try:
+        return float(read_text("", path).strip())
+    except ValueError:
+        return None
+
+
+def _temperatures(root: str) -> Iterator[tuple[str, float]]:
+    for zone in found(root, "sys/class/thermal/thermal_zone*"):
+        milli_c = number(os.path.join(zone, "temp"))
+        if milli_c is not None:
+            yield read_text(zone, "type").strip() or os.path.basename(zone), milli_c / 1000
+
+
+def _clocks(root: str) -> Iterator[tuple[str, Clock]]:
+    for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
+        names = ("scaling_cur_freq", "cpuinfo_max_freq", "scaling_max_freq")
+        now, most, allowed = (number(os.path.join(policy, name)) for name in names)  # kHz
+        if now is not None and most is not None:
+            governor = read_text(policy, "scaling_governor").strip()
+            yield os.path.basename(policy), Clock(now / 1000, most / 1000, (allowed or most) / 1000, governor)
+
+
+def _limits(root: str) -> Iterator[str]:
+    for path in found(root, "sys/devices/platform/*/*:firmware/get_throttled"):
+        word = int(read_text("", path).strip() or "0", 16)
+        yield from (text for bit, text in PI_LIMITS.items() if word >> bit & 1)
+    for device in found(root, "sys/class/thermal/cooling_device*"):
+        kind = read_text(device, "type").strip()
+        if "cpu" in kind.lower() and number(os.path.join(device, "cur_state")):
+            yield f"cooled by {kind}"
