@@ -12,7 +12,7 @@ from edgekit_runtime.engines import TensorInfo
 from edgekit_runtime.errors import EngineError, SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
-CUSTOM_OPERATOR = re.compile(r"custom op: ([\w.-]+?)\.?$", re.MULTILINE)
+CUSTOM_OPERATOR = re.compile(r"custom op: ([\w-]+)")
 
 
 def load_file(request: SourceRequest) -> Live:
