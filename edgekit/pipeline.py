@@ -82,7 +82,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
             versions=versions,
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
-            notes=(*plan.notes, *source.notes, *_data_notes(calibration), *_data_notes(evaluation), *notes),
+            notes=(*plan.notes, *source.notes, *_data_notes(calibration, evaluation), *notes),
         )
     if plan.report:
         reports.write(report, plan.report)
@@ -223,8 +223,15 @@ def _prepare(
     return prepared
 
 
-def _data_notes(data: DataSet | None) -> tuple[str, ...]:
-    return data.notes if data else ()
+def _data_notes(calibration: DataSet | None, evaluation: DataSet | None) -> tuple[str, ...]:
+    """Return the notes of both sets; what holds for both is said once."""
+    ours, theirs = (data.notes if data else () for data in (calibration, evaluation))
+    both = tuple(note for note in ours if note in theirs)
+    return (
+        *both,
+        *(f"calibration: {note}" for note in ours if note not in both),
+        *(f"evaluation: {note}" for note in theirs if note not in both),
+    )
 
 
 def _source_report(plan: Plan, source: Source, baseline: Evaluation | None) -> SourceReport:
