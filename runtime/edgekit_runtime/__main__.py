@@ -1,4 +1,4 @@
-"""``python -m edgekit_runtime check|run|info BUNDLE``: the whole command line there is on a board."""
+"""``python -m edgekit_runtime check|run|info BUNDLE`` and ``doctor``: the whole command line there is on a board."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """Say what this machine is, which engines and accelerators it has, and what to install."""
+    from edgekit_runtime import doctor as doctors
+
+    found = doctors.diagnose()
+    _tell(args, asdict(found), doctors.lines(found))
+    return 0
+
+
 def _labels(model: Model, output: str) -> tuple[str, ...]:
     return model.labels.get(output, ())
 
@@ -74,24 +83,32 @@ def _positive(text: str) -> int:
     return value
 
 
+VERBS = (check, run, info, doctor)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m edgekit_runtime", description="Run edgekit bundles.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="check|run|info")
-    for verb in (check, run, info):
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(verb.__name__ for verb in VERBS))
+    for verb in VERBS:
         said = (verb.__doc__ or "").strip()
         sub = verbs.add_parser(verb.__name__, help=said, description=said)
         sub.set_defaults(function=verb)
-        sub.add_argument("bundle", metavar="BUNDLE", help="a .edgekit file or folder")
+        if verb is not doctor:
+            _bundle_arguments(sub)
         if verb is run:
             sub.add_argument("input", metavar="INPUT", help=".npy, .npz, or an image file (needs Pillow)")
             sub.add_argument("--raw", action="store_true", help="preprocess arrays too; images always are")
             sub.add_argument("--top", type=_positive, default=5, metavar="N", help="so many labels or values")
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
-        sub.add_argument("--device", default="auto", help="prefer the variants of this device profile")
-        sub.add_argument("--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do")
-        sub.add_argument("--threads", type=_positive, metavar="N", help="threads of the engine")
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("bundle", metavar="BUNDLE", help="a .edgekit file or folder")
+    sub.add_argument("--device", default="auto", help="prefer the variants of this device profile")
+    sub.add_argument("--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do")
+    sub.add_argument("--threads", type=_positive, metavar="N", help="threads of the engine")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

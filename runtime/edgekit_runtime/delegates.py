@@ -165,9 +165,9 @@ def signs_of(variant: Variant) -> str:
     return SIGNS.get((variant.engine, variant.device), "")
 
 
-def found_signs(signs: str) -> list[str]:
-    """Those of the signs that this machine shows; a driver alone is not hardware."""
-    return [sign for sign in signs.split() if not sign.startswith("/sys/module/") and _shows(sign)]
+def found_signs(signs: str, root: str = "/") -> list[str]:
+    """Those of the signs that this machine shows, or what lies under ``root``; a driver alone is not hardware."""
+    return [sign for sign in signs.split() if not sign.startswith("/sys/module/") and _shows(sign, root)]
 
 
 def driver_versions(signs: str) -> dict[str, str]:
@@ -179,12 +179,12 @@ def driver_versions(signs: str) -> dict[str, str]:
     return versions
 
 
-def _shows(sign: str) -> bool:
+def _shows(sign: str, root: str) -> bool:
     if sign.startswith("$"):
         return bool(os.environ.get(sign[1:]))
     if not sign.startswith("usb:"):
-        return bool(glob(sign))
-    devices = (os.path.dirname(path) for path in glob("/sys/bus/usb/devices/*/idVendor"))
+        return bool(glob(os.path.join(root, sign.lstrip("/"))))
+    devices = (os.path.dirname(path) for path in glob(os.path.join(root, "sys/bus/usb/devices/*/idVendor")))
     ids = (":".join(_text(os.path.join(at, name)) for name in ("idVendor", "idProduct")) for at in devices)
     return sign[len("usb:") :] in ids
 

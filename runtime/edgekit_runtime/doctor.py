@@ -1,0 +1,169 @@
+"""What a machine is, what of edgekit can run on it, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit_runtime import memory
+from edgekit_runtime.board import Board, read_board
+from edgekit_runtime.condition import Condition, read_condition
+from edgekit_runtime.delegates import DELEGATES, SIGNS, found_signs, library_path
+from edgekit_runtime.engines import library
+from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice
+from edgekit_runtime.wheels import PACKAGES, advice, check_wheel
+
+HOT_C = 80.0  # where boards without a fan begin to slow down
+LITTLE_BYTES = 64 << 20
+# What people still plug in, and no engine can drive any more.
+GONE = {"usb:03e7:2485": "Intel Neural Compute Stick 2: OpenVINO 2022.3 was the last that drives it (as MYRIAD)"}
+KINDS = {
+    "gpu": ("GPU", "OpenVINO drives it if it is Intel's, LiteRT if it has a Vulkan driver"),
+    "npu": ("NPU", "OpenVINO drives it if it is Intel's"),
+}
+
+
+@dataclass(frozen=True)
+class EngineFound:
+    """An engine's library, or why there is none."""
+
+    engine: str
+    library: str | None  # name and version
+    reason: str = ""
+    install: str = ""  # what to do; empty where nothing need be done
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Hardware that shows itself, and whether its library is here."""
+
+    what: str
+    signs: tuple[str, ...]
+    delegate: str | None = None
+    library: str | None = None  # path of the delegate's library
+    reason: str = ""  # why it cannot be used, or by what
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that doctor says."""
+
+    board: Board
+    python: str
+    numpy: str
+    engines: tuple[EngineFound, ...]
+    accelerators: tuple[Accelerator, ...]
+    condition: Condition
+    state_folder: str  # where what is learned of the machine is kept
+    disk_free_bytes: int | None  # there
+    warnings: tuple[str, ...]
+
+
+def diagnose(root: str = "/") -> Diagnosis:
+    """Look at everything. Nothing is refused, no delegate is loaded and nothing is written."""
+    board, condition, folder = read_board(root), read_condition(root), memory.folder()
+    free_bytes = _free_bytes(folder)
+    return Diagnosis(
+        board=board,
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        numpy=np.__version__,
+        engines=tuple(_engine(name, board) for name in PACKAGES),
+        accelerators=tuple(_accelerators(root)),
+        condition=condition,
+        state_folder=folder,
+        disk_free_bytes=free_bytes,
+        warnings=tuple(_warnings(board, condition, free_bytes)),
+    )
+
+
+def _engine(name: str, board: Board) -> EngineFound:
+    try:
+        check_wheel(name)
+        used = library(name)
+    except (EngineUnavailable, IncompatibleDevice) as error:
+        return EngineFound(name, None, str(error), advice(name, board.arch, board.glibc))
+    return EngineFound(name, f"{used.name} {used.version}")
+
+
+def _accelerators(root: str) -> Iterator[Accelerator]:
+    for name, delegate in DELEGATES.items():
+        signs = found_signs(delegate.signs, root)
+        if signs:
+            path, reason = _delegate_library(name)
+            yield Accelerator(delegate.what, tuple(signs), name, path, reason)
+    for kind, (what, reason) in KINDS.items():
+        patterns = " ".join(signs for (_, device), signs in SIGNS.items() if device == kind)
+        devices = (sign for sign in found_signs(patterns, root) if sign.startswith("/dev/"))
+        if shown := tuple(dict.fromkeys(devices)):
+            yield Accelerator(what, shown, reason=reason)
+    for sign, reason in GONE.items():
+        if found_signs(sign, root):
+            what, _, why = reason.partition(": ")
+            yield Accelerator(what, (sign,), reason=why)
+
+
+def _delegate_library(name: str) -> tuple[str | None, str]:
+    try:
+        return library_path(name), ""
+    except DelegateUnavailable as error:
+        return None, str(error)
+
+
+def _free_bytes(folder: str) -> int | None:
+    """The room where a folder is, or will be."""
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _warnings(board: Board, condition: Condition, free_bytes: int | None) -> Iterator[str]:
+    for zone, celsius in condition.temperatures_c.items():
+        if celsius >= HOT_C:
+            yield f"{zone} is {celsius:.0f} degrees hot: expect it to slow down"
+    for limit in condition.limits:
+        yield f"the processor is held back: {limit}"
+    for group, clock in condition.clocks.items():
+        if clock.governor == "powersave":
+            yield f"{group} is governed by powersave: it will be slow"
+    if board.available_bytes is not None and board.available_bytes < LITTLE_BYTES:
+        yield f"only {board.available_bytes >> 20} MiB of memory are free"
+    if free_bytes is not None and free_bytes < LITTLE_BYTES:
+        yield f"only {free_bytes >> 20} MiB are free where the state is kept"
+
+
+def lines(found: Diagnosis) -> Iterator[str]:
+    """A diagnosis in plain lines."""
+    board = found.board
+    yield board.name or "a machine that does not say its name"
+    yield f"  processor    {board.processor or 'unknown'}, {board.cores} cores, {board.arch}"
+    yield from [f"  soc          {board.soc}"] if board.soc else []
+    yield f"  features     {', '.join(board.features) or 'none that is known'}"
+    yield f"  memory       {_mib(board.available_bytes)} free of {_mib(board.memory_bytes)}"
+    yield f"  python       {found.python}, numpy {found.numpy}, " + (
+        f"glibc {board.glibc}" if board.glibc else "not with glibc"
+    )
+    yield f"  state        {found.state_folder}, {_mib(found.disk_free_bytes)} free"
+    for zone, celsius in found.condition.temperatures_c.items():
+        yield f"  temperature  {zone} {celsius:.1f} C"
+    for group, clock in found.condition.clocks.items():
+        yield f"  clock        {group} {clock.now_mhz:.0f} of {clock.max_mhz:.0f} MHz, {clock.governor}"
+    for engine in found.engines:
+        yield f"  engine       {engine.engine}: {engine.library or engine.reason}"
+        yield from [f"                 {engine.install}"] if engine.install else []
+    for accelerator in found.accelerators:
+        yield f"  accelerator  {accelerator.what} ({', '.join(accelerator.signs)})"
+        yield f"                 {accelerator.library or accelerator.reason}"
+    for warning in found.warnings:
+        yield f"  warning      {warning}"
+
+
+def _mib(count_bytes: int | None) -> str:
+    return "unknown" if count_bytes is None else f"{count_bytes >> 20:,} MiB"

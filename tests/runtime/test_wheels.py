@@ -1,0 +1,70 @@
+"""Wheels that cannot load here are refused before they are loaded, and advice names one that can."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit_runtime.wheels import advice, misfit
+
+CHECK = """
+import sys
+from edgekit_runtime.wheels import check_wheel
+sys.path.insert(0, sys.argv[1])
+check_wheel("openvino")
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "arch", "have", "said"),
+    [
+        ("manylinux_2_35", "aarch64", ("aarch64", "2.36"), None),
+        ("manylinux_2_35", "aarch64", ("aarch64", "2.35"), None),
+        ("manylinux_2_35", "aarch64", ("aarch64", "2.31"), "glibc 2.35 or newer, this system has 2.31"),
+        ("manylinux2014", "x86_64", ("x86_64", "2.17"), None),
+        ("manylinux2014", "x86_64", ("x86_64", "2.12"), "glibc 2.17 or newer, this system has 2.12"),
+        ("manylinux_2_28", "x86_64", ("aarch64", "2.36"), "x86_64, this is aarch64"),
+        ("manylinux_2_28", "x86_64", ("x86_64", None), "glibc 2.28, and this system has another C library"),
+    ],
+)
+def test_a_wheel_fits_or_says_what_it_needs(
+    platform: str, arch: str, have: tuple[str, str | None], said: str | None
+) -> None:
+    assert misfit(platform, arch, *have) == said
+
+
+@pytest.mark.parametrize(
+    ("engine", "arch", "glibc", "python", "said"),
+    [
+        ("litert", "aarch64", "2.36", (3, 13), "pip install 'edgekit-runtime[litert]'"),
+        ("litert", "armv7l", "2.36", (3, 11), "pip install 'edgekit-runtime[tflite]'"),
+        ("litert", "armv7l", "2.41", (3, 13), "its last wheel for armv7l is for Python 3.11"),
+        ("litert", "armv6l", "2.36", (3, 11), "there is no wheel for armv6l"),
+        ("openvino", "armv7l", "2.36", (3, 11), "there is no wheel for armv7l"),
+        ("openvino", "aarch64", "2.31", (3, 9), "needs glibc 2.35 or newer, this system has 2.31: use a newer system"),
+        ("openvino", "x86_64", None, (3, 12), "this system has another C library"),
+    ],
+)
+def test_advice_names_what_can_be_installed(
+    engine: str, arch: str, glibc: str | None, python: tuple[int, ...], said: str
+) -> None:
+    assert said in advice(engine, arch, glibc, python)
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("cp311-cp311-manylinux_2_99_x86_64", "needs glibc 2.99 or newer"),
+        ("cp311-cp311-manylinux_2_17_armv7l", "needs armv7l, this is "),
+    ],
+)
+def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(tmp_path: Path, tag: str, said: str) -> None:
+    package, wheel = tmp_path / "openvino" / "__init__.py", tmp_path / "openvino-1.0.dist-info" / "WHEEL"
+    for path, text in ((package, "raise SystemExit('imported')"), (wheel, f"Wheel-Version: 1.0\nTag: {tag}\n")):
+        path.parent.mkdir()
+        path.write_text(text, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", CHECK, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert f"IncompatibleDevice: the installed openvino {said}" in done.stderr
