@@ -19,8 +19,8 @@ class Scheme:
 
 # Float floors are the contract. Integer floors separate "quantized" from "broken": the worst of the real models tried
 # (ResNet-8, ResNet-20, DS-CNN, the ad01 autoencoder, MobileNetV2) keeps 16.7 dB in int8-static, 21.7 with integer
-# weights alone and 26.9 in int16x8; permuted or transposed constants and scales off by half leave less than 10. What lies
-# between, an error below a third of the signal, only accuracy on evaluation data can judge.
+# weights alone and 26.9 in int16x8; permuted or transposed constants and scales off by half leave less than 10. What
+# lies between, an error below a third of the signal, only accuracy on evaluation data can judge.
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
