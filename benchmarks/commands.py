@@ -16,6 +16,14 @@ CIFAR10 = ("--calibrate", "cifar10/calibration.npz", "--evaluate", "cifar10/test
 RESNET8 = ("mlperf_tiny/image_classification/pretrainedResnet.h5", *CIFAR10)
 
 
+class Failure(SystemExit):
+    """A command ended badly: ends the benchmark, too, unless it is caught."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What one `edgekit convert` made and took."""
@@ -56,5 +64,6 @@ def _run(*arguments: str, folder: Path | None = None, **environment: str) -> str
         command, check=False, cwd=folder, env=os.environ | environment, capture_output=True, text=True
     )
     if done.returncode != 0:
-        raise SystemExit(f"{done.stderr}not measured: exit code {done.returncode} of {' '.join(command)}")
+        message = f"{done.stderr}not measured: exit code {done.returncode} of {' '.join(command)}"
+        raise Failure(message, done.returncode)
     return done.stdout
