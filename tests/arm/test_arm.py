@@ -108,3 +108,43 @@ def test_wrong_arithmetic_never_reaches_the_application(
     else:
         assert variant == INT8
     np.testing.assert_allclose(outputs, classify_here(digits, images, variant), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("board", "arch", "cpu", "processor", "features", "accelerators"),
+    [
+        ("raspberry-pi-3", "armhf", "cortex-a7", "Cortex-A53", ["neon"], []),
+        ("raspberry-pi-4", "arm64", "cortex-a72", "Cortex-A72", ["neon"], ["Coral Edge TPU", "GPU"]),
+        ("raspberry-pi-5", "arm64", "cortex-a76", "Cortex-A76", ["neon", "fp16", "dotprod"], ["GPU"]),
+        ("jetson-orin-nano", "arm64", "cortex-a76", "Cortex-A78AE", ["neon", "fp16", "dotprod"], ["GPU"]),
+        ("imx8m-plus", "arm64", "cortex-a53", "Cortex-A53", ["neon"], ["Verisilicon NPU"]),
+        ("coral-dev-board", "arm64", "cortex-a53", "Cortex-A53", ["neon"], ["Coral Edge TPU"]),
+    ],
+)
+def test_a_board_is_diagnosed_and_the_bundle_placed(  # noqa: PLR0917  # a board has so many properties
+    make_machine: MakeMachine,
+    digits: Path,
+    board: str,
+    arch: str,
+    cpu: str,
+    processor: str,
+    features: list[str],
+    accelerators: list[str],
+) -> None:
+    machine = make_machine(board, arch)
+    done = machine.run("-m", "edgekit_runtime", "doctor", "--json", cpu=cpu)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["board"]["processor"], told["board"]["features"]) == (processor, features)
+    assert told["board"]["arch"] == {"arm64": "aarch64", "armhf": "armv7l"}[arch]
+    assert [accelerator["what"] for accelerator in told["accelerators"]] == accelerators
+    engines = {engine["engine"]: engine for engine in told["engines"]}
+    if arch == "armhf":
+        assert engines["litert"]["library"] == "tflite-runtime 2.14.0"
+        assert engines["openvino"]["install"] == "there is no wheel for armv7l"
+    else:
+        assert engines["litert"]["library"].startswith("ai-edge-litert ")
+        assert engines["openvino"]["library"].startswith("openvino ")
+    done = machine.run("-m", "edgekit_runtime", "info", digits, "--json", cpu=cpu)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["placement"]["variant"] == INT8
