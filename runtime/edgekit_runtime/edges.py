@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -87,7 +88,8 @@ def fetch(spec: OutputSpec, binding: TensorBinding) -> Fetch:
         if np.dtype(binding.dtype).itemsize > 1:
             return lambda result: dequantize(result, scale, zero_point, want)
         look_up = dequantization_table(binding.dtype, scale, zero_point, spec.dtype).take
-        return lambda result: look_up(result.view(np.uint8))
+        # Wrapped around, a negative int8 is the place of its own bit pattern, and nothing has to be checked.
+        return partial(look_up, mode="wrap")
     if binding.dtype == spec.dtype:
         return lambda result: result
     return lambda result: result.astype(want)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
@@ -14,8 +14,11 @@ from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
 from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec
 from edgekit_runtime.place import How, Placement, place
 from edgekit_runtime.selfcheck import CHECKS
+from edgekit_runtime.stream import cores, stream
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     from edgekit_runtime.delegates import Options
     from edgekit_runtime.session import Session
     from edgekit_runtime.tensors import Array
@@ -33,6 +36,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     delegate: str | None = None,
     delegate_options: Options | None = None,
     check: str = "auto",
+    concurrency: int | None = None,
 ) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
@@ -47,6 +51,8 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         delegate_options: ``{"device": "usb"}`` or ``"device=usb"``; for Coral ``"usb"``, ``"pci"`` or ``":1"``.
         check: the golden outputs are compared when anything that matters is new on this machine (``"auto"``),
             ``"always"`` or ``"never"``.
+        concurrency: how many calls may be inferred at once, each in an engine of its own; None takes as many as
+            keep the cores busy.
 
     Raises:
         BundleError: the bundle must not be used, or no variant is made for such a machine.
@@ -55,6 +61,8 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}, wanted None or at least 1")
+    if concurrency is not None and concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}, wanted None or at least 1")
     if check not in CHECKS:
         raise ValueError(f"check is {check!r}, wanted one of {', '.join(CHECKS)}")
     bundle = open_bundle(path)
@@ -64,11 +72,11 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     except BaseException:  # whatever stopped it, nothing taken out of the bundle stays behind
         bundle.close()
         raise
-    return Model(bundle, session, placement, labels)
+    return Model(bundle, session, placement, labels, concurrency)
 
 
 class Model:
-    """A model, ready to run. Threads may share it: calls take turns.
+    """A model, ready to run. Threads may share it: each call has an engine to itself, or waits for one.
 
     Attributes:
         manifest: all that the bundle says.
@@ -76,10 +84,16 @@ class Model:
         outputs: what it gives.
         placement: which variant runs, where, and why not the others.
         labels: by output name, the names of its classes, for outputs that have them.
+        concurrency: how many calls may be inferred at once; an engine for each is opened when it is first needed.
     """
 
     def __init__(
-        self, bundle: Bundle, session: Session, placement: Placement, labels: dict[str, tuple[str, ...]]
+        self,
+        bundle: Bundle,
+        session: Session,
+        placement: Placement,
+        labels: dict[str, tuple[str, ...]],
+        concurrency: int | None = None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.inputs: tuple[InputSpec, ...] = bundle.manifest.inputs
@@ -87,7 +101,12 @@ class Model:
         self.placement = placement
         self.labels = labels
         self._bundle = bundle
-        self._session: Session | None = session
+        self.concurrency = concurrency or max(1, cores() // (placement.threads or 1))
+        session.share(self.concurrency)
+        self._session = session
+        self._run_one = session.run_one
+        self._executor: Executor | None = None
+        self._closed = False
         self._lock = Lock()
         self._single_input = len(self.inputs) == 1
         self._single_output = len(self.outputs) == 1
@@ -109,26 +128,65 @@ class Model:
             InputMismatch: an input has the wrong name, shape or dtype, or is not finite.
             EngineError: the engine failed, or the model is closed.
         """
+        if self._run_one is not None and type(x) is np.ndarray and not raw:
+            return self._run_one(x)
         values = [x] if self._single_input and type(x) is np.ndarray else self._values(x)
-        with self._lock:
-            if self._session is None:
-                raise EngineError("the model is closed: load the bundle again")
-            results = self._session.run(values, raw)
+        results = self._session.run(values, raw)
         if self._single_output:
             return results[0]
         return {spec.name: result for spec, result in zip(self.outputs, results)}
+
+    def submit(self, x: Inputs, raw: bool = False) -> Future[Outputs]:
+        """Begin a call in another thread. The arrays must not change until it is done."""
+        return self._threads().submit(self, x, raw)
+
+    async def arun(self, x: Inputs, raw: bool = False) -> Outputs:
+        """Run once without blocking the event loop."""
+        import asyncio
+
+        return await asyncio.wrap_future(self.submit(x, raw))
+
+    def stream(self, inputs: Iterable[Inputs], depth: int | None = None, raw: bool = False) -> Iterator[Outputs]:
+        """Give the outputs of each input, in order, while later ones are preprocessed and inferred.
+
+        Args:
+            inputs: read as they are needed, at most ``depth`` ahead; an array must not change while it is under way.
+            depth: calls under way at once; None takes two for each of ``concurrency``.
+            raw: as in a call.
+
+        Raises:
+            Exception: what a call or ``inputs`` raised, after all results before it.
+        """
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth is {depth}, wanted None or at least 1")
+        return stream(lambda x: self.submit(x, raw), inputs, depth or 2 * self.concurrency)
+
+    def _threads(self) -> Executor:
+        """The threads of ``submit``: one for each engine, and one that preprocesses meanwhile."""
+        with self._lock:
+            if self._closed:
+                raise EngineError("the model is closed: load the bundle again")
+            if self._executor is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._executor = ThreadPoolExecutor(self.concurrency + 1, "edgekit")
+            return self._executor
 
     def __repr__(self) -> str:
         at = self.placement
         return f"<Model {self.manifest.model_name!r} {at.variant} on {at.engine}:{at.device}>"
 
     def close(self) -> None:
-        """Let go of the engine and of everything taken out of the bundle. May be called again."""
+        """Let go of the engines and of everything taken out of the bundle. May be called again.
+
+        Calls that run in other threads end as usual; those that have not begun are refused or cancelled.
+        """
         with self._lock:
-            if self._session is not None:
-                self._session.close()
-                self._session = None
-                self._bundle.close()
+            self._closed = True
+            self._session.close()
+            if self._executor is not None:
+                self._executor.shutdown(wait=False, cancel_futures=True)
+            self._bundle.close()
 
     def __enter__(self) -> Model:
         return self

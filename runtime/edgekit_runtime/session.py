@@ -7,12 +7,13 @@ is opened; a call then only walks it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
 from edgekit_runtime.edges import feed, fetch
 from edgekit_runtime.errors import EngineUnavailable
+from edgekit_runtime.pool import Pool
 
 if TYPE_CHECKING:
     from edgekit_runtime.edges import Feed
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A variant in its engine. Not thread-safe: Model takes turns."""
+    """A variant in its engine, or in several of them when several threads come."""
 
     def __init__(self, manifest: Manifest, variant: Variant, engine: Engine) -> None:
         """Take over an open engine, which is closed if it does not fit.
@@ -35,7 +36,7 @@ class Session:
         except EngineUnavailable:
             engine.close()
             raise
-        self._engine = engine
+        self._pool = Pool(engine)
         self._sides = tuple(zip(manifest.inputs, variant.inputs))
         in_order = sorted(zip((binding.index for binding in variant.inputs), range(len(self._sides))))
         self._order = [place for _, place in in_order]
@@ -44,6 +45,7 @@ class Session:
         self._fetches = [
             (binding.index, fetch(spec, binding)) for spec, binding in zip(manifest.outputs, variant.outputs)
         ]
+        self.run_one = self._one_way() if len(self._feeds) == len(self._fetches) == 1 else None
 
     def run(self, values: Sequence[Any], raw: bool = False) -> list[Array]:
         """Run once.
@@ -60,8 +62,13 @@ class Session:
             EngineError: the engine failed.
         """
         feeds = self._raw() if raw else self._feeds
-        results = self._engine.run([way(values[place]) for place, way in feeds])
+        results = self._pool.run([way(values[place]) for place, way in feeds])
         return [way(results[index]) for index, way in self._fetches]
+
+    def _one_way(self) -> Callable[[Any], Array]:
+        """``run`` for a model of one input and one output: the call that is made most, without its loops."""
+        ((_, feed_one),), ((_, fetch_one),), through = self._feeds, self._fetches, self._pool.run
+        return lambda value: fetch_one(through([feed_one(value)])[0])
 
     def _raw(self) -> list[tuple[int, Feed]]:
         """The ways of raw inputs, put together when the first one comes."""
@@ -71,9 +78,13 @@ class Session:
             self._raw_feeds = [(place, raw_feed(*self._sides[place])) for place in self._order]
         return self._raw_feeds
 
+    def share(self, engines: int) -> None:
+        """Let as many threads run at once, each in an engine of its own, opened when it is first needed."""
+        self._pool.most = engines
+
     def close(self) -> None:
-        """Close the engine."""
-        self._engine.close()
+        """Close the engines; those that are running when they have run."""
+        self._pool.close()
 
 
 def _check_tensors(manifest: Manifest, variant: Variant, engine: Engine) -> None:

@@ -64,7 +64,7 @@ class Facts:
 
 
 class Engine(Protocol):
-    """An artifact, opened. Not thread-safe: the caller takes turns."""
+    """An artifact, opened. Not thread-safe: a pool lends it to one thread at a time."""
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -86,6 +86,15 @@ class Engine(Protocol):
 
         Returns:
             One array an output, which the engine will not touch again.
+        """
+
+    def twin(self) -> Engine | None:
+        """Another engine on the same artifact, for another thread, sharing weights where the library can.
+
+        None where there cannot be two. May be called while this engine runs.
+
+        Raises:
+            EngineUnavailable: there is no memory or no unit for another.
         """
 
     def close(self) -> None:

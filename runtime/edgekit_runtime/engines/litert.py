@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ INSTALL = "pip install 'edgekit-runtime[litert]' (on 32-bit ARM: 'edgekit-runtim
 # after TensorFlow 2.17; these are the levels that each of its major versions at least reaches.
 LEVELS = {"1": "2.17", "2": "2.20"}
 QUANTIZED = ("int8", "uint8", "int16")
+FOREIGN = (ValueError, RuntimeError, OSError, SystemError)  # what LiteRT raises
 
 
 class Mapped:
@@ -48,7 +49,7 @@ class Mapped:
     ) -> None:
         if isinstance(error, (ImportError, SystemError)) and self._kind is EngineUnavailable:
             raise EngineUnavailable(f"{self._what}: {_missing(error)}") from error
-        if isinstance(error, (ValueError, RuntimeError, OSError, SystemError)):
+        if isinstance(error, FOREIGN):
             raise self._kind(f"{self._what}: {_gist(str(error))}") from error
 
 
@@ -108,7 +109,8 @@ def open_model(path: Path, variant: Variant, threads: int | None) -> Engine:
     with Mapped(f"LiteRT cannot open {path.name}", EngineUnavailable):
         interpreter = interpreter_class(model_path=str(path), num_threads=threads or 1)
         interpreter.allocate_tensors()
-    return LiteRTEngine(interpreter, Facts("CPU", "float32", threads or 1))
+    facts = Facts("CPU", "float32", threads or 1)
+    return LiteRTEngine(interpreter, facts, again=lambda: open_model(path, variant, threads))
 
 
 def _open_delegated(path: Path, variant: Variant, threads: int | None) -> LiteRTEngine:
@@ -155,22 +157,30 @@ def _taken(nodes: list[dict[str, Any]]) -> tuple[int, int]:
 class LiteRTEngine:
     """An allocated interpreter."""
 
-    def __init__(self, interpreter: Any, facts: Facts) -> None:
+    def __init__(self, interpreter: Any, facts: Facts, again: Callable[[], Engine] | None = None) -> None:
         self.facts = facts
         self.inputs, self.outputs = tensors(interpreter)
         details = interpreter.get_input_details(), interpreter.get_output_details()
         self._in, self._out = ([detail["index"] for detail in side] for side in details)
         self._interpreter = interpreter
+        self._again = again
         self._mapped = Mapped("LiteRT failed while running the model", EngineError)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Set, invoke, get; the results are LiteRT's own copies."""
         interpreter = self._interpreter
-        with self._mapped:
+        try:  # which costs nothing, where entering the context manager each time would be felt
             for index, array in zip(self._in, arrays):
                 interpreter.set_tensor(index, array)
             interpreter.invoke()
             return [interpreter.get_tensor(index) for index in self._out]
+        except FOREIGN:
+            with self._mapped:
+                raise
+
+    def twin(self) -> Engine | None:
+        """One more interpreter on the same mapped file; a delegate's unit is given to one alone."""
+        return self._again() if self._again else None
 
     def close(self) -> None:
         """Drop the interpreter, and with it the mapping of the file."""

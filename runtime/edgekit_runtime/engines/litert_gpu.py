@@ -80,6 +80,9 @@ class LiteRTGPUEngine:
                 for buffer, info in zip(self._out, self.outputs)
             ]
 
+    def twin(self) -> None:
+        """There is one GPU, and it takes one model's work after the other."""
+
     def close(self) -> None:
         """Drop the buffers, then the compiled model."""
         self._in, self._out, self._in_buffers, self._out_buffers = [], [], [], []

@@ -50,11 +50,16 @@ class NullEngine:
         self.inputs = (TensorInfo(0, "x", (1, *weights.shape[:-1]), dtype),)
         self.outputs = (TensorInfo(0, "y", (1, weights.shape[-1]), dtype),)
         self.facts = Facts("CPU", dtype, None)
+        self._matrix = weights
         self._weights = weights.reshape(-1, weights.shape[-1])  # (in_features, out_features)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """One product: (1, ...) in, (1, out_features) out."""
         return [arrays[0].reshape(1, -1) @ self._weights]
+
+    def twin(self) -> NullEngine:
+        """One more, on the same matrix."""
+        return NullEngine(self._matrix)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -155,6 +155,7 @@ class OpenVINOEngine:
         self.facts = facts
         self.inputs = tuple(_info(i, port) for i, port in enumerate(compiled.inputs))
         self.outputs = tuple(_info(i, port) for i, port in enumerate(compiled.outputs))
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._in = [self._request.get_input_tensor(i).data for i in range(len(self.inputs))]
         self._mapped = Mapped("OpenVINO failed while running the model", EngineError)
@@ -168,8 +169,14 @@ class OpenVINOEngine:
             request.infer()
             return [request.get_output_tensor(i).data.copy() for i in range(len(self.outputs))]
 
+    def twin(self) -> OpenVINOEngine:
+        """One more request of the same compiled model."""
+        with self._mapped:
+            return OpenVINOEngine(self._compiled, self.facts)
+
     def close(self) -> None:
-        """Drop the request and with it the compiled model."""
+        """Drop the request, and with the last one the compiled model."""
+        self._compiled = None
         self._in = []
         self._request = None
 
