@@ -1,13 +1,18 @@
-"""Wheels that cannot load here are refused before they are loaded, and advice names one that can."""
+"""What an engine's library needs and this machine lacks, or the other way round, is named; advice names what fits."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgekit_runtime.engines import litert
+from edgekit_runtime.errors import IncompatibleDevice
+from edgekit_runtime.manifest import Golden, Variant
 from edgekit_runtime.wheels import advice, misfit
 
 CHECK = """
@@ -68,3 +73,25 @@ def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(tmp_path: P
         path.write_text(text, encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", CHECK, str(tmp_path)], capture_output=True, text=True, check=False)
     assert f"IncompatibleDevice: the installed openvino {said}" in done.stderr
+
+
+@pytest.mark.needs_litert
+def test_an_operator_newer_than_the_library_is_named(make_tflite: Callable[..., Path]) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    float32 = np.zeros((4, 4), np.float32)
+    path = make_tflite(
+        "FULLY_CONNECTED",
+        ("x", (1, 4), "float32", None, None),
+        ("w", (4, 4), "float32", None, float32),
+        ("y", (1, 4), "float32", None, None),
+    )
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    model.operatorCodes[0].version = 99
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
+    variant = Variant("v", "litert", "cpu", "float32", (path.name,), (), (), Golden((), ()))
+    with pytest.raises(IncompatibleDevice, match="has FULLY_CONNECTED of version 99"):
+        litert.open_model(path, variant, None)

@@ -6,6 +6,7 @@ On the CPU, or through a delegate; LiteRT's own GPU support is in litert_gpu.py.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -16,7 +17,7 @@ import numpy as np
 
 from edgekit_runtime.delegates import library_path, options_for
 from edgekit_runtime.engines import Facts, Library, TensorInfo
-from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
+from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable, IncompatibleDevice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +32,7 @@ INSTALL = "pip install 'edgekit-runtime[litert]' (on 32-bit ARM: 'edgekit-runtim
 # after TensorFlow 2.17; these are the levels that each of its major versions at least reaches.
 LEVELS = {"1": "2.17", "2": "2.20"}
 QUANTIZED = ("int8", "uint8", "int16")
+NEWER_OPERATOR = re.compile(r"builtin opcode '(\w+)' version '(\d+)'")  # that the library does not know
 FOREIGN = (ValueError, RuntimeError, OSError, SystemError)  # what LiteRT raises
 
 
@@ -49,6 +51,11 @@ class Mapped:
     ) -> None:
         if isinstance(error, (ImportError, SystemError)) and self._kind is EngineUnavailable:
             raise EngineUnavailable(f"{self._what}: {_missing(error)}") from error
+        newer = NEWER_OPERATOR.search(str(error)) if isinstance(error, ValueError) else None
+        if newer is not None:
+            raise IncompatibleDevice(
+                f"{self._what}: it has {newer[1]} of version {newer[2]}, which the library does not know: update that"
+            ) from error
         if isinstance(error, FOREIGN):
             raise self._kind(f"{self._what}: {_gist(str(error))}") from error
 
