@@ -47,8 +47,10 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
     """
     started = time.monotonic()
     root = cache_root()
-    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), __version__, watch) as runner:
+    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), watch) as runner:
         toolchain = LOADERS[plan.source.kind].toolchain
+        for engine in plan.engines:
+            runner.start(engine, "quantize")
         source: Source = runner.run("load", toolchain, plan.source)
         plan = as_it_came(plan, source.scheme)
         inputs = _with_preprocessing(source, plan)

@@ -17,8 +17,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import edgekit_converters
+import edgekit_runtime
 from edgekit_converters.records import decode, encode
 
 DEFAULT_LIMIT_MIB = 4096
@@ -114,6 +117,19 @@ def key(stage: str, request: Any, versions: Mapping[str, str]) -> str:
     """Return the key of a stage's result: sha256 over the stage, the request by content, and the versions."""
     content = json.dumps([stage, _by_content(request), dict(versions)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def code_version() -> str:
+    """Return the digest of the code that makes results: this package's and the runtime's.
+
+    A version number alone would find yesterday's results with today's code, where code is being changed.
+    """
+    files = [file for package in (edgekit_converters, edgekit_runtime) for file in _sources(package)]
+    return hashlib.sha256("".join(digest(file) for file in files).encode()).hexdigest()
+
+
+def _sources(package: ModuleType) -> list[Path]:
+    return sorted(Path(str(package.__file__)).parent.rglob("*.py"))
 
 
 def digest(path: Path) -> str:

@@ -47,14 +47,13 @@ class Runner:
     Args:
         log: file for everything the toolchains print.
         cache: where results are looked up and kept.
-        version: edgekit's own version, part of every key.
         watch: told of stages and their progress, from any thread.
     """
 
-    def __init__(self, log: Path, cache: caching.Cache, version: str, watch: Watch | None = None) -> None:
+    def __init__(self, log: Path, cache: caching.Cache, watch: Watch | None = None) -> None:
         self.log = log
         self.cache = cache
-        self.version = version
+        self.version = caching.code_version() if cache.enabled else ""
         self.costs: list[StageCost] = []
         self._watch: Watch = watch or (lambda *_: None)
         self._workers: dict[str, Worker] = {}
@@ -86,7 +85,7 @@ class Runner:
             if known is not None:
                 self._finish(stage, subject, None)
                 return known
-        worker = self._worker(toolchain, stage)
+        worker = self.start(toolchain, stage)
         folder = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self._scratch.name))
         record, cost = worker.call(
             stage,
@@ -98,11 +97,17 @@ class Runner:
         self._finish(stage, subject, cost)
         return self.cache.put(key, record, folder) if key else record
 
-    def _worker(self, toolchain: str, stage: str) -> Worker:
+    def start(self, toolchain: str, stage: str) -> Worker:
+        """Return a toolchain's worker, started when it is not running yet; it imports while others work.
+
+        Raises:
+            ToolchainError: the toolchain is not installed; the message names the extra that brings it.
+        """
         with self._lock:
             if toolchain not in self._workers:
                 toolchains.require(toolchain, stage)
-                self._workers[toolchain] = Worker(toolchain, self.log, Path(self._scratch.name))
+                warm = toolchains.TOOLCHAINS[toolchain].warm
+                self._workers[toolchain] = Worker(toolchain, self.log, Path(self._scratch.name), warm)
             return self._workers[toolchain]
 
     def _finish(self, stage: str, subject: str, cost: Cost | None) -> None:

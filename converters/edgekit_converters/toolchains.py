@@ -16,6 +16,7 @@ class Toolchain:
     modules: tuple[str, ...]  # import names; all must be there
     packages: tuple[str, ...]  # distributions whose versions count
     extra: str  # pip install 'edgekit[extra]'
+    warm: str = ""  # module of ours whose import takes long, started before it is needed
 
 
 TOOLCHAINS = {
@@ -24,7 +25,7 @@ TOOLCHAINS = {
     "python": Toolchain((), ("tensorflow", "keras", "tf-keras", "torch", "litert-torch", "litert-converter"), ""),
     "torch": Toolchain(("torch",), ("torch", "litert-torch", "litert-converter"), "torch"),
     "litert": Toolchain(("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), "keras"),
-    "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), "openvino"),
+    "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), "openvino", "edgekit_converters.quantize.ir"),
 }
 
 

@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "TF_BUILD": "edgekit",
     "NNCF_CI": "1",
     "CUDA_VISIBLE_DEVICES": "-1",
-    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads spin by default, and take the cores from the other branches
     "PYTHONHASHSEED": "0",
     "PYTHONUNBUFFERED": "1",
 }
@@ -54,9 +54,10 @@ class Worker:
         name: for messages, such as ``"keras"``.
         log: file that receives everything the child prints.
         scratch: the child's folder for temporary files; toolchains leave some behind when they are ended.
+        warm: a module the child imports at once, while nobody waits for it.
     """
 
-    def __init__(self, name: str, log: Path, scratch: Path) -> None:
+    def __init__(self, name: str, log: Path, scratch: Path, warm: str = "") -> None:
         self.name = name
         self.log = log
         self._lock = threading.Lock()
@@ -64,7 +65,7 @@ class Worker:
         environment = os.environ | ENVIRONMENT | {"TMPDIR": str(scratch)}
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgekit_converters.worker", str(theirs[0]), str(ours[1])],
+                [sys.executable, "-P", "-m", "edgekit_converters.worker", str(theirs[0]), str(ours[1]), warm],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -143,6 +144,9 @@ def main() -> None:
     _channel = Connection(int(sys.argv[2]), readable=False)
     calls: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue()
     threading.Thread(target=_read_calls, args=(incoming, calls), daemon=True).start()
+    if sys.argv[3]:
+        with contextlib.suppress(ImportError):  # the call that needs it will say so
+            importlib.import_module(sys.argv[3])
     while True:
         function, arguments = calls.get()
         _channel.send(_run(function, arguments))

@@ -23,7 +23,7 @@ def request_for_data(tmp_path):
 
 def test_a_stage_runs_in_a_worker_and_its_cost_is_kept(tmp_path, request_for_data):
     seen = []
-    with Runner(new_log(tmp_path), Cache(tmp_path / "c"), "0", lambda *step: seen.append(step)) as runner:
+    with Runner(new_log(tmp_path), Cache(tmp_path / "c"), lambda *step: seen.append(step)) as runner:
         data = runner.run("prepare", "data", request_for_data, "calibration")
         assert data.count == 20
         assert Path(data.inputs[0]).exists()
@@ -37,7 +37,7 @@ def test_a_stage_runs_in_a_worker_and_its_cost_is_kept(tmp_path, request_for_dat
 def test_a_known_result_starts_no_worker(tmp_path, request_for_data, monkeypatch):
     monkeypatch.setitem(STAGES, "prepare", (STAGES["prepare"][0], True))
     for expected in (False, True):
-        with Runner(new_log(tmp_path), Cache(tmp_path / "c"), "0") as runner:
+        with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner:
             data = runner.run("prepare", "data", request_for_data)
             assert data.count == 20
             assert runner.costs[0].cached is expected
@@ -45,7 +45,7 @@ def test_a_known_result_starts_no_worker(tmp_path, request_for_data, monkeypatch
 
 
 def test_errors_pass_and_leave_nothing(tmp_path):
-    with Runner(new_log(tmp_path), Cache(tmp_path / "c"), "0") as runner:
+    with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner:
         scratch = Path(runner._scratch.name)
         with pytest.raises(DataError):
             runner.run("prepare", "data", DataRequest("missing.npz", (InputSpec("x", (1, 4), "float32"),)))
@@ -56,7 +56,7 @@ def test_errors_pass_and_leave_nothing(tmp_path):
 def test_a_missing_toolchain_names_the_extra(tmp_path, monkeypatch):
     missing = toolchains.Toolchain(("no_such_module",), (), "torch")
     monkeypatch.setitem(toolchains.TOOLCHAINS, "torch", missing)
-    with Runner(new_log(tmp_path), Cache(tmp_path / "c"), "0") as runner, pytest.raises(ToolchainError) as caught:
+    with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner, pytest.raises(ToolchainError) as caught:
         (tmp_path / "m.pt2").write_bytes(b"")
         runner.run("load", "torch", SourceRequest("torch_program", tmp_path / "m.pt2"))
     assert "pip install 'edgekit[torch]'" in str(caught.value)

@@ -35,6 +35,7 @@ class KerasHandle:
 
     serve: Callable[..., list[Any]]  # tensors in, a flat list of tensors out
     variables: list[Any]
+    layers: tuple[str, ...] = ()  # their names, where the model tells them
 
 
 @contextlib.contextmanager
@@ -161,7 +162,8 @@ def from_model(model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (
     variables = [variable if isinstance(variable, tf.Variable) else variable.value for variable in model.variables]
     if request.custom_objects:
         notes += (f"custom objects from {request.custom_objects.name}",)
-    handle = KerasHandle(lambda *tensors: list(tf.nest.flatten(call(tensors))), variables)
+    layers = tuple(str(layer.name) for layer in model.layers)
+    handle = KerasHandle(lambda *tensors: list(tf.nest.flatten(call(tensors))), variables, layers)
     return _live(handle, inputs, names, request, notes, code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
+torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the artifacts' branches run beside the source's
 IMAGE_CHANNELS = (1, 3, 4)  # a 4-D input with so many entries in its second dimension is taken for an image
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from edgekit_converters.load import Live
 from edgekit_converters.lower.ir import convert, save
-from edgekit_converters.lower.keras_to_tflite import traced
+from edgekit_converters.lower.keras_to_tflite import place, traced
 
 
 def lower(live: Live, folder: Path) -> tuple[Path, ...]:
@@ -23,13 +23,11 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     module, serve = traced(live)
     with tempfile.TemporaryDirectory(dir=folder) as saved:
         tf.saved_model.save(module, saved, signatures=serve)
-        return save(convert(saved, lambda operator: _place(serve, operator)), live, folder)
+        return save(convert(saved, lambda operator: _place(serve, operator, live)), live, folder)
 
 
-def _place(serve: Any, operator: str) -> str:
-    """Return the Keras layer of a TensorFlow operation, such as ``head/dense`` of ``model/head/dense/MatMul``."""
+def _place(serve: Any, operator: str, live: Live) -> str:
     graph = serve.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    found = next((node.name for node in nodes if node.op == operator), "")
-    layer = "/".join(found.split("/")[1:-1])
-    return f" in layer {layer!r}" if layer else ""
+    traced = next((node.name for node in nodes if node.op == operator), "")
+    return place(traced, live.handle.layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     module, serve = traced(live)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([serve], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    with converter_errors():
+    with converter_errors(live.handle.layers):
         content = converter.convert()
     path = folder / "model.tflite"
     path.write_bytes(content)
@@ -50,14 +51,18 @@ def traced(live: Live) -> tuple[tf.Module, Any]:
 
 
 @contextlib.contextmanager
-def converter_errors() -> Iterator[None]:
+def converter_errors(layers: tuple[str, ...]) -> Iterator[None]:
     """Map the converter's errors: a missing operator is named with its layer, not dumped as MLIR."""
     try:
         yield
     except ConverterError as error:
-        missing = {data.operator.name.removeprefix("tf."): _layer(data) for data in error.errors if data.operator.name}
+        missing = {
+            data.operator.name.removeprefix("tf."): place(_traced_name(data), layers)
+            for data in error.errors
+            if data.operator.name
+        }
         if missing:
-            where = "; ".join(f"{operator} in layer {layer!r}" for operator, layer in missing.items())
+            where = "; ".join(operator + found for operator, found in missing.items())
             raise UnsupportedOperator(
                 f"TFLite has no builtin operator for {where}",
                 stage="lower",
@@ -67,9 +72,19 @@ def converter_errors() -> Iterator[None]:
         raise ToolchainError(told(error), stage="lower", subject="litert") from error
 
 
-def _layer(data: Any) -> str:
-    """Return the Keras layer of an error's location, such as ``head/dense`` of ``model/head/dense/MatMul@...``."""
-    for call in data.location.call:
-        if "/" in call.name:
-            return "/".join(call.name.split("@")[0].split("/")[1:-1]) or call.name
-    return "unknown"
+def place(traced: str, layers: tuple[str, ...]) -> str:
+    """Return where a traced operation belongs, such as `` in layer 'head/dense'`` for ``model/head/dense_1/MatMul``.
+
+    A name that is traced again gets a number, which is taken off where that gives the name of one of the layers.
+    """
+    names = traced.split("/")[1:-1]
+    plain = [re.sub(r"_\d+$", "", name) for name in names]
+    found = [
+        short if short in layers and name not in layers else name for name, short in zip(names, plain, strict=True)
+    ]
+    return f" in layer {'/'.join(found)!r}" if found else ""
+
+
+def _traced_name(data: Any) -> str:
+    """Return an error's operation by its name in the graph, without the function that holds it."""
+    return next((str(call.name).split("@")[0] for call in data.location.call if "/" in call.name), "")
