@@ -124,7 +124,7 @@ def resolve(options: Options) -> Plan:
         PlanError: the request contradicts itself, or something it names is not there.
     """
     source = _source(options)
-    devices = tuple(load_profile(name) for name in options.device or DEFAULT_DEVICES)
+    devices = tuple(map(load_profile, options.device)) or _default_devices(source.kind)
     wanted = options.quantize or (("int8-static",) if options.calibrate else ("float32",))
     schemes = tuple(dict.fromkeys(scheme(name).name for name in wanted))
     variants, preferred, notes = _variants(devices, schemes, source.kind)
@@ -274,6 +274,13 @@ def parse_input_shape(text: str) -> InputShape:
     if dtype not in ("", "float32", "float16", "int64", "int32", "int8", "uint8", "bool"):
         raise PlanError(f"--input-shape {text!r}: unknown dtype {dtype!r}")
     return InputShape(shape, name or None, dtype or None)
+
+
+def _default_devices(kind: str) -> tuple[DeviceProfile, ...]:
+    """Return the default devices that run what this kind of model can be made into: ONNX becomes IR alone."""
+    possible = engines_for(FRAMEWORKS[kind])
+    devices = map(load_profile, DEFAULT_DEVICES)
+    return tuple(one for one in devices if any(target.partition(":")[0] in possible for target in one.targets))
 
 
 def _variants(
