@@ -1,4 +1,4 @@
-"""``python -m edgekit_runtime check|run|info BUNDLE`` and ``doctor``: the whole command line there is on a board."""
+"""``python -m edgekit_runtime check|run|info|measure BUNDLE`` and ``doctor``: the command line there is on a board."""
 
 from __future__ import annotations
 
@@ -59,6 +59,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def measure(args: argparse.Namespace) -> int:
+    """Measure how fast it is here, cold and steady, and say how far to trust it."""
+    from edgekit_runtime import measure as measuring
+
+    wish = measuring.Wish(args.bundle, args.device, args.require, args.threads)
+    found = measuring.measure(wish, args.seconds)
+    _tell(args, asdict(found), measuring.lines(found))
+    return 0
+
+
 def doctor(args: argparse.Namespace) -> int:
     """Say what this machine is, which engines and accelerators it has, and what to install."""
     from edgekit_runtime import doctor as doctors
@@ -83,7 +93,7 @@ def _positive(text: str) -> int:
     return value
 
 
-VERBS = (check, run, info, doctor)
+VERBS = (check, run, info, measure, doctor)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--raw", action="store_true", help="preprocess arrays too; images always are")
             sub.add_argument("--top", type=_positive, default=5, metavar="N", help="so many labels or values")
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
+        if verb is measure:
+            sub.add_argument("--seconds", type=float, default=3.0, metavar="N", help="about so long a scenario")
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
