@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from edgekit_runtime.delegates import Options
+    from edgekit_runtime.failover import Event, Failover
     from edgekit_runtime.session import Session
     from edgekit_runtime.tensors import Array
 
     Inputs = Union[Array, Mapping[str, Any], Sequence[Any]]
     Outputs = Union[Array, dict[str, Array]]
+
+
+ISOLATE_S = 10.0
 
 
 def load(  # noqa: PLR0913  # each is a question of its own, and all but the path are seldom asked
@@ -37,6 +41,8 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     delegate_options: Options | None = None,
     check: str = "auto",
     concurrency: int | None = None,
+    isolate: bool | float = False,
+    on_event: Callable[[Event], Any] | None = None,
 ) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
@@ -53,6 +59,9 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
             ``"always"`` or ``"never"``.
         concurrency: how many calls may be inferred at once, each in an engine of its own; None takes as many as
             keep the cores busy.
+        isolate: run in a child process. When that crashes, or a run takes longer than so many seconds (True is
+            ``ISOLATE_S``), the next variant takes over and the call goes on there.
+        on_event: called with each ``Event`` of an isolated model, in the thread of the call that met it.
 
     Raises:
         BundleError: the bundle must not be used, or no variant is made for such a machine.
@@ -68,11 +77,27 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     bundle = open_bundle(path)
     try:
         labels = read_labels(bundle)
-        session, placement = place(bundle, device, require, threads, How(delegate, delegate_options, check))
+        how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate))
+        session, placement = place(bundle, device, require, threads, how)
     except BaseException:  # whatever stopped it, nothing taken out of the bundle stays behind
         bundle.close()
         raise
-    return Model(bundle, session, placement, labels, concurrency)
+    if how.isolate_s is None:
+        return Model(bundle, session, placement, labels, concurrency)
+    from edgekit_runtime.failover import Failover, Wish
+
+    wish = Wish(device, require, threads, how)
+    safe = Failover(bundle, session, placement, wish, on_event)
+    return Model(bundle, safe, placement, labels, concurrency)
+
+
+def _isolate_s(isolate: bool | float) -> float | None:
+    """How long a run in a child process may take; None without one."""
+    if isolate is True or isolate is False:
+        return ISOLATE_S if isolate else None
+    if isolate <= 0:
+        raise ValueError(f"isolate is {isolate}, wanted True, False, or positive seconds")
+    return float(isolate)
 
 
 class Model:
@@ -90,7 +115,7 @@ class Model:
     def __init__(
         self,
         bundle: Bundle,
-        session: Session,
+        session: Session | Failover,
         placement: Placement,
         labels: dict[str, tuple[str, ...]],
         concurrency: int | None = None,
@@ -98,7 +123,7 @@ class Model:
         self.manifest: Manifest = bundle.manifest
         self.inputs: tuple[InputSpec, ...] = bundle.manifest.inputs
         self.outputs: tuple[OutputSpec, ...] = bundle.manifest.outputs
-        self.placement = placement
+        self._placed = placement
         self.labels = labels
         self._bundle = bundle
         self.concurrency = concurrency or max(1, cores() // (placement.threads or 1))
@@ -135,6 +160,17 @@ class Model:
         if self._single_output:
             return results[0]
         return {spec.name: result for spec, result in zip(self.outputs, results)}
+
+    @property
+    def placement(self) -> Placement:
+        """What runs now; of an isolated model it changes when a variant is lost."""
+        placement: Placement = getattr(self._session, "placement", self._placed)
+        return placement
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What an isolated model has lost while it ran, the last things last."""
+        return tuple(getattr(self._session, "events", ()))
 
     def submit(self, x: Inputs, raw: bool = False) -> Future[Outputs]:
         """Begin a call in another thread. The arrays must not change until it is done."""

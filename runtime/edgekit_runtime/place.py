@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
@@ -9,6 +10,7 @@ from edgekit_runtime.choose import answers, candidates
 from edgekit_runtime.delegates import is_foreign, options_for
 from edgekit_runtime.engines import Facts, Library, library, open_engine
 from edgekit_runtime.errors import (
+    DelegateCrashed,
     DelegateUnavailable,
     EdgekitError,
     EngineError,
@@ -19,10 +21,12 @@ from edgekit_runtime.errors import (
 from edgekit_runtime.requirements import check_machine, machine, numbers
 from edgekit_runtime.selfcheck import Difference, check_key, checked
 from edgekit_runtime.session import Session
+from edgekit_runtime.wheels import check_wheel
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
     from edgekit_runtime.delegates import Options
+    from edgekit_runtime.engines import Engine
     from edgekit_runtime.manifest import Manifest, Variant
     from edgekit_runtime.probe import Probe
 
@@ -69,6 +73,8 @@ class How:
     check: str = "auto"  # one of selfcheck.CHECKS
     probe_again: bool = False
     slow_is_fine: bool = False  # take a delegate that is slower than the CPU
+    isolate_s: float | None = None  # run in a child process, which is ended when a run takes longer
+    fallen: Mapping[tuple[str, str | None], str] = field(default_factory=dict)  # key_of what was lost -> how
 
 
 class Proof(NamedTuple):
@@ -107,7 +113,10 @@ def place(
     """
     refused: list[tuple[Variant, EdgekitError]] = []
     for variant in candidates(bundle.manifest, device, require, how.delegate, how.delegate_options):
+        lost = how.fallen.get((variant.name, variant.delegate))
         try:
+            if lost is not None:
+                raise DelegateCrashed(f"was lost while it ran: {lost}")
             proof = prove(bundle, variant, threads, replace(how, slow_is_fine=require is not None))
         except REASONS as error:
             refused.append((variant, error))
@@ -115,6 +124,11 @@ def place(
         refusals = tuple(Refusal(other.name, str(error)) for other, error in refused)
         return proof.session, _placement(bundle.manifest, variant, proof, refusals)
     raise _none_left(bundle.manifest, refused, require)
+
+
+def key_of(placement: Placement) -> tuple[str, str | None]:
+    """What tells a variant from the same one with another delegate."""
+    return placement.variant, placement.delegate
 
 
 def _placement(manifest: Manifest, variant: Variant, proof: Proof, refused: tuple[Refusal, ...]) -> Placement:
@@ -151,6 +165,7 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
         BundleError: the bundle is damaged.
     """
     check_machine(variant)
+    check_wheel(variant.engine)
     used = library(variant.engine)
     lowest = variant.requirements.engine_version
     if lowest is not None and numbers(used.level) < numbers(lowest):
@@ -158,7 +173,7 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
             f"needs {variant.engine} {lowest} or newer, and {used.name} {used.version} is installed"
         )
     probed = _probe(bundle, variant, used, threads, how)
-    engine = open_engine(variant, bundle, threads)
+    engine = _open(bundle, variant, threads, how.isolate_s)
     session = Session(bundle.manifest, variant, engine)
     try:
         key = check_key(bundle, variant, used, engine.facts)
@@ -167,6 +182,14 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
         session.close()
         raise
     return Proof(session, differences, used, engine.facts, probed)
+
+
+def _open(bundle: Bundle, variant: Variant, threads: int | None, isolate_s: float | None) -> Engine:
+    if isolate_s is None:
+        return open_engine(variant, bundle, threads)
+    from edgekit_runtime.isolate import open_isolated
+
+    return open_isolated(variant, bundle, threads, isolate_s)
 
 
 def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None, how: How) -> Probe | None:

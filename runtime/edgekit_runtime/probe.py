@@ -126,26 +126,36 @@ def _digest(path: str) -> str:
 
 
 def _in_child(bundle: Bundle, variant: Variant, threads: int | None) -> Probe:
-    request = {
+    request = to_request(bundle, variant, threads)
+    limit_s = timeout_s()
+    with tempfile.TemporaryFile() as noise:
+        child = start_child("edgekit_runtime.probe", noise)
+        try:
+            answer, _ = child.communicate(json.dumps(request).encode(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return Probe(HUNG, f"no answer within {limit_s:g} s ({TIMEOUT_NAME}){last_words(noise)}")
+        finally:
+            end_child(child)
+        if child.returncode != 0:
+            return Probe(CRASHED, f"{how_it_ended(child.returncode)}{last_words(noise)}")
+    told = json.loads(answer)
+    return Probe(str(told["verdict"]), str(told["reason"]))
+
+
+def timeout_s() -> float:
+    """How long a child may take to open a variant."""
+    return float(os.environ.get(TIMEOUT_NAME, TIMEOUT_S))
+
+
+def to_request(bundle: Bundle, variant: Variant, threads: int | None) -> dict[str, Any]:
+    """What a child has to know to open a variant; ``asked_variant`` reads it there."""
+    return {
         "bundle": os.path.abspath(bundle.path),
         "variant": variant.name,
         "delegate": variant.delegate,
         "settings": variant.settings,
         "threads": threads,
     }
-    timeout_s = float(os.environ.get(TIMEOUT_NAME, TIMEOUT_S))
-    with tempfile.TemporaryFile() as noise:
-        child = start_child("edgekit_runtime.probe", noise)
-        try:
-            answer, _ = child.communicate(json.dumps(request).encode(), timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return Probe(HUNG, f"no answer within {timeout_s:g} s ({TIMEOUT_NAME}){_last_words(noise)}")
-        finally:
-            end_child(child)
-        if child.returncode != 0:
-            return Probe(CRASHED, f"{_how_it_ended(child.returncode)}{_last_words(noise)}")
-    told = json.loads(answer)
-    return Probe(str(told["verdict"]), str(told["reason"]))
 
 
 def start_child(module: str, noise: Any, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
@@ -187,7 +197,7 @@ def end_child(child: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _how_it_ended(code: int) -> str:
+def how_it_ended(code: int) -> str:
     """An exit code, for people: negative ones are signals."""
     if code >= 0:
         return f"its process ended with exit code {code}"
@@ -195,7 +205,7 @@ def _how_it_ended(code: int) -> str:
     return f"its process was ended by {known.get(-code, f'signal {-code}')}"
 
 
-def _last_words(noise: Any) -> str:
+def last_words(noise: Any) -> str:
     """The last line that the child printed."""
     noise.seek(max(0, noise.seek(0, os.SEEK_END) - 4096))
     lines = [line.strip() for line in noise.read().decode(errors="replace").splitlines() if line.strip()]

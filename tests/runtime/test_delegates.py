@@ -163,6 +163,23 @@ class TestADelegateThat:
         ) as model:
             assert (model.placement.variant, model.placement.delegate) == ("plain", None)
 
+    @pytest.mark.parametrize(
+        ("mode", "how"), [("crash-later", "SIGABRT"), ("hang-later", "hung: no answer within 2 s")]
+    )
+    def test_goes_wrong_later_is_followed_by_the_cpu(
+        self, bundle: Path, library: Path, tmp_path: Path, mode: str, how: str
+    ) -> None:
+        trouble = tmp_path / "trouble"
+        options = {"mode": mode, "flag": trouble}
+        with edgekit_runtime.load(bundle, delegate=str(library), delegate_options=options, isolate=2) as model:
+            for now in (str(library), None):
+                np.testing.assert_allclose(model(X[0]), X[0] @ WEIGHTS, rtol=1e-5)
+                assert model.placement.delegate == now
+                trouble.touch()
+            (event,) = model.events
+            assert how in event.reason
+            assert how in model.placement.refused[0].reason
+
     def test_prints_leaves_stdout_to_the_application(self, bundle: Path, library: Path) -> None:
         code = (
             "import sys, edgekit_runtime as r\n"

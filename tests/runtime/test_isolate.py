@@ -1,0 +1,187 @@
+"""Isolated inference: whatever becomes of the child, the application lives and the next variant takes over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit_runtime
+from edgekit_runtime import isolate
+from edgekit_runtime.errors import DelegateCrashed, EngineError, EngineUnavailable, InputMismatch
+from edgekit_runtime.failover import Event
+from edgekit_runtime.manifest import Variant
+
+Make = Callable[..., Path]
+X = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def wanted(weights: np.ndarray) -> np.ndarray:
+    """What the classifier gives for X: (1, 4)."""
+    return X.reshape(1, 12) @ weights.reshape(12, 4)
+
+
+def child_of(model: edgekit_runtime.Model) -> int:
+    """The process id of the child that the model runs in."""
+    return model._session._session._pool._first._child.pid
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_it_gives_the_same_from_another_process(bundle_path: Path, wanted: np.ndarray) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model, edgekit_runtime.load(bundle_path) as plain:
+        first = model(X)
+        np.testing.assert_array_equal(first, plain(X))
+        model(X * 2)
+        np.testing.assert_allclose(first, wanted, rtol=1e-5)  # the second run has not touched it
+        image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+        np.testing.assert_array_equal(model(image, raw=True), plain(image, raw=True))
+        pid = child_of(model)
+        assert pid != os.getpid()
+        assert replace(model.placement, checked=()) == replace(plain.placement, checked=())
+        assert model.events == ()
+    assert gone(pid)
+
+
+def test_a_mistake_of_the_caller_costs_nothing(bundle_path: Path, wanted: np.ndarray) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+        with pytest.raises(InputMismatch):
+            model(X[0])
+        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        assert model.events == ()
+
+
+def test_a_killed_child_is_followed_by_the_next_variant(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+    events: list[Event] = []
+    path = make(variant, replace(variant, name="second"), replace(variant, name="third"))
+    with edgekit_runtime.load(path, isolate=True, on_event=events.append) as model:
+        for name in ("null-float32", "second"):
+            assert model.placement.variant == name
+            os.kill(child_of(model), signal.SIGKILL)
+            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        assert model.placement.variant == "third"
+        assert [refusal.variant for refusal in model.placement.refused] == ["null-float32", "second"]
+        assert "was lost while it ran: crashed" in model.placement.refused[0].reason
+        assert list(model.events) == events
+        assert [(event.lost, event.now) for event in events] == [("null-float32", "second"), ("second", "third")]
+
+
+def test_the_only_variant_is_opened_again(bundle_path: Path, wanted: np.ndarray) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+        for _ in range(3):
+            os.kill(child_of(model), signal.SIGKILL)
+            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        assert [(event.lost, event.now) for event in model.events] == [("null-float32", "null-float32")] * 3
+
+
+def test_a_child_that_hangs_costs_the_timeout(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+    with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=1.5) as model:
+        pid = child_of(model)
+        os.kill(pid, signal.SIGSTOP)
+        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        (event,) = model.events
+        assert (event.lost, event.now) == ("null-float32", "second")
+        assert "hung: no answer within 1.5 s" in event.reason
+        assert gone(pid)
+
+
+def test_killed_at_any_moment_no_answer_is_wrong_and_none_is_missing(bundle_path: Path, wanted: np.ndarray) -> None:
+    random = np.random.default_rng(2)
+    done = threading.Event()
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+
+        def kill() -> None:
+            for _ in range(4):
+                time.sleep(random.uniform(0.01, 0.3))
+                with suppress(AttributeError, ProcessLookupError):  # it is just being replaced
+                    os.kill(child_of(model), signal.SIGKILL)
+            done.set()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        while not done.is_set():
+            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        killer.join()
+        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        assert 1 <= len(model.events) <= 4
+
+
+def test_many_threads_lose_one_child_once(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+    with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=True) as model:
+
+        def work(_: int) -> int:
+            return sum(np.allclose(model(X), wanted, rtol=1e-5) for _ in range(200))
+
+        with ThreadPoolExecutor(4) as threads:
+            right = threads.map(work, range(4))
+            os.kill(child_of(model), signal.SIGKILL)
+        assert (list(right), [event.lost for event in model.events]) == ([200] * 4, ["null-float32"])
+
+
+def test_when_nothing_can_be_opened_the_next_call_tries_again(
+    make: Make, variant: Variant, wanted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=True) as model:
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.executable", "")
+            os.kill(child_of(model), signal.SIGKILL)
+            with pytest.raises(DelegateCrashed, match="crashed: "):
+                model(X)
+        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        assert model.events[0].now is None
+        assert model.events[1].now == model.placement.variant
+
+
+def test_what_the_child_refuses_is_refused_here(make: Make, variant: Variant) -> None:
+    path = make(replace(variant, files=("odd.npy",)), also={"odd.npy": b"nonsense" * 4})
+    with pytest.raises(EngineUnavailable, match=r"null-float32: the null engine cannot read odd\.npy"):
+        edgekit_runtime.load(path, isolate=True)
+
+
+def test_a_closed_model_stays_closed(bundle_path: Path) -> None:
+    model = edgekit_runtime.load(bundle_path, isolate=True)
+    pid = child_of(model)
+    model.close()
+    model.close()
+    assert gone(pid)
+    with pytest.raises(EngineError, match="the model is closed"):
+        model(X)
+
+
+def test_the_child_leaves_when_its_parent_has_gone(bundle_path: Path) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+        child = model._session._session._pool._first._child
+        child.stdin.close()  # which is what a dead parent looks like
+        assert child.wait(timeout=20) == 0
+
+
+def test_what_a_chatty_library_prints_is_bounded(bundle_path: Path) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+        noise = model._session._session._pool._first._noise
+        noise.write(b"x" * (isolate.NOISE_BYTES + 1))
+        noise.flush()
+        for _ in range(isolate.LOOK_EVERY + 1):
+            model(X)
+        assert os.fstat(noise.fileno()).st_size == 0
+
+
+@pytest.mark.parametrize("isolated", [0.0, -1])
+def test_a_timeout_is_positive(bundle_path: Path, isolated: float) -> None:
+    with pytest.raises(ValueError, match="positive seconds"):
+        edgekit_runtime.load(bundle_path, isolate=isolated)
