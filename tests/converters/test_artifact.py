@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from edgekit_converters.artifact import OpenArtifact, bind, bind_made, scaled_like, settings_for, signature
-from edgekit_converters.lower.tflite_to_tflite import lower
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.manifest import TensorBinding
@@ -88,6 +87,8 @@ def test_without_places_the_file_gives_the_order_to_names_and_tensors_alike(conv
 def test_a_file_without_a_signature_gets_one_and_computes_the_same(converted, tmp_path):
     from ai_edge_litert.tools import flatbuffer_utils
 
+    from edgekit_converters.lower.tflite_to_tflite import lower
+
     path = converted(("input_0", "input_1"), ("output_0", "output_1"))
     model = flatbuffer_utils.read_model(str(path))
     model.signatureDefs = None
@@ -116,6 +117,8 @@ def test_a_file_its_engine_refuses_is_the_toolchains_failure(tmp_path):
 
 @pytest.mark.needs_keras
 def test_a_quantized_file_is_copied_to_the_byte(converted, tmp_path):
+    from edgekit_converters.lower.tflite_to_tflite import lower
+
     path = converted(("input_0", "input_1"), ("output_0", "output_1"))
     source = shutil.copy(path, tmp_path / "source.tflite")
     live = type("Live", (), {"scheme": "int8-static", "handle": source})
