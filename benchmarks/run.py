@@ -19,6 +19,7 @@ SECTIONS = {
     "convert_memory": "convert_memory.py",
     "runtime": "runtime_cost.py",
     "preprocess": "runtime_preprocess.py",
+    "stream": "runtime_stream.py",
 }
 
 

@@ -6,7 +6,6 @@ The model is MLPerf Tiny's int8 ResNet-8; `--data` or $EDGEKIT_DATA says where i
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import tempfile
 import time
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runtime_bundle import interpreter, write_bundle_of
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 MODEL = "mlperf_tiny/image_classification/pretrainedResnet_quant.tflite"
 ROUNDS = 200
@@ -32,74 +30,65 @@ def main() -> None:
     path = parser.parse_args().data / MODEL
     if not path.is_file():
         raise SystemExit(f"{path} is not there: say with --data where the real models are")
-    interpreter = _interpreter(path)
-    (detail,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    raw_interpreter = interpreter(path)
+    (detail,), (out,) = raw_interpreter.get_input_details(), raw_interpreter.get_output_details()
     in_scale, in_zero = detail["quantization"]
     out_scale, out_zero = out["quantization"]
     quantized = np.random.default_rng(0).integers(-128, 128, (1, 32, 32, 3)).astype(np.int8)
     real = (quantized.astype(np.float32) - in_zero) * np.float32(in_scale)  # (1, 32, 32, 3)
 
     def raw() -> Any:
-        interpreter.set_tensor(detail["index"], quantized)
-        interpreter.invoke()
-        return interpreter.get_tensor(out["index"])
+        raw_interpreter.set_tensor(detail["index"], quantized)
+        raw_interpreter.invoke()
+        return raw_interpreter.get_tensor(out["index"])
 
     def by_hand() -> Any:
         steps = np.clip(np.rint(real / in_scale) + in_zero, -128, 127).astype(np.int8)
-        interpreter.set_tensor(detail["index"], steps)
-        interpreter.invoke()
-        return (interpreter.get_tensor(out["index"]).astype(np.float32) - out_zero) * out_scale
+        raw_interpreter.set_tensor(detail["index"], steps)
+        raw_interpreter.invoke()
+        return (raw_interpreter.get_tensor(out["index"]).astype(np.float32) - out_zero) * out_scale
 
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "resnet8.edgekit"
-        _write(bundle, path, real, by_hand().astype(np.float32), (detail, out))
+        write_bundle_of(path, bundle, raw_interpreter)
         with edgekit_runtime.load(bundle) as model:
             if not np.allclose(model(quantized), by_hand(), atol=float(out_scale)):
                 raise SystemExit("the two sides compute different things")
             _compare("int8 input", "set_tensor+invoke+get_tensor", raw, lambda: model(quantized))
             _compare("float32 input", "quantized by hand with numpy", by_hand, lambda: model(real))
+        ir = _ir(path, Path(folder))
+        write_bundle_of(ir, bundle, raw_interpreter)
+        request = _request(ir)
+        with edgekit_runtime.load(bundle, threads=1) as model:
+            _compare(
+                "OpenVINO, int8 input", "filled and read by hand", lambda: request(quantized), lambda: model(quantized)
+            )
 
 
-def _interpreter(path: Path) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
+def _ir(path: Path, folder: Path) -> Path:
+    """The same model as OpenVINO reads it, for a batch of one."""
+    import openvino
 
-    interpreter = Interpreter(str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    return interpreter
-
-
-def _write(bundle: Path, model: Path, x: np.ndarray, y: np.ndarray, details: tuple[Any, Any]) -> None:
-    bindings = [
-        TensorBinding(0, d["name"], "int8", float(d["quantization"][0]), int(d["quantization"][1])) for d in details
-    ]
-    variant = Variant(
-        name="litert-int8-static",
-        engine="litert",
-        device="cpu",
-        scheme="int8-static",
-        files=("variants/litert-int8-static/model.tflite",),
-        inputs=(bindings[0],),
-        outputs=(bindings[1],),
-        golden=Golden(("golden/y.npy",), (2 * bindings[1].scale,)),
-    )
-    manifest = Manifest(
-        model_name="resnet8",
-        model_version="1",
-        inputs=(InputSpec("image", x.shape, "float32", "NHWC"),),
-        outputs=(OutputSpec("scores", y.shape, "float32"),),
-        variants=(variant,),
-        files=(),
-        golden_inputs=("golden/x.npy",),
-    )
-    write_bundle(
-        manifest, {variant.files[0]: model, "golden/x.npy": _npy(x[None]), "golden/y.npy": _npy(y[None])}, bundle
-    )
+    model = openvino.Core().read_model(path)
+    model.reshape([1, *[dim.get_length() for dim in list(model.inputs[0].get_partial_shape())[1:]]])
+    openvino.save_model(model, folder / "resnet8.xml", compress_to_fp16=False)
+    return folder / "resnet8.xml"
 
 
-def _npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+def _request(ir: Path) -> Callable[[np.ndarray], Any]:
+    """The least that a call costs by hand: fill the tensor, infer, copy the result out."""
+    import openvino
+
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    request = openvino.Core().compile_model(str(ir), "CPU", options).create_infer_request()
+    tensor = request.get_input_tensor(0).data
+
+    def call(x: np.ndarray) -> Any:
+        np.copyto(tensor, x)
+        request.infer()
+        return request.get_output_tensor(0).data.copy()
+
+    return call
 
 
 def _compare(what: str, other: str, theirs: Callable[[], Any], ours: Callable[[], Any]) -> None:

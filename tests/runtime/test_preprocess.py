@@ -34,6 +34,23 @@ def test_resize_keeps_a_constant_and_the_dtype(source: tuple[int, int], target: 
     assert resize(grey.astype(np.float32), target).dtype == np.float32
 
 
+@pytest.mark.parametrize(("source", "target"), [*SIZES, ((480, 640), (224, 224)), ((20, 30), (480, 500))])
+def test_resize_is_the_triangle_filter_written_out(source: tuple[int, int], target: tuple[int, int]) -> None:
+    def matrix(have: int, want: int) -> np.ndarray:
+        step = have / want
+        rows = np.zeros((want, have))
+        for i in range(want):
+            for j in range(have):
+                rows[i, j] = max(0.0, 1 - abs(j + 0.5 - (i + 0.5) * step) / max(step, 1.0))
+        return rows / rows.sum(axis=1, keepdims=True)
+
+    image = images(*source).astype(np.float32)
+    wanted = np.einsum(
+        "hH,wW,HWc->hwc", matrix(source[0], target[0]), matrix(source[1], target[1]), image[0], optimize=True
+    )
+    np.testing.assert_allclose(resize(image, target)[0], wanted, rtol=1e-5, atol=1e-3)
+
+
 def test_resize_to_a_half_averages_with_triangle_weights() -> None:
     row = np.array([0, 8, 16, 24], np.float32).reshape(1, 1, 4, 1)
     # The first target sample is centred on 1.0 and reaches 2 to both sides: weights 3, 3, 1 of 7.
