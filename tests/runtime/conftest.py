@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,17 @@ def make_tflite(tmp_path: Path) -> Make:
         return path
 
     return write
+
+
+@pytest.fixture
+def gpu_driver(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of SwiftShader's Vulkan driver, which LiteRT then finds, in child processes too."""
+    driver = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
+    loader = find_library("vulkan")
+    if not driver.is_file() or loader is None:
+        pytest.skip("needs_gpu_driver: apt-get install chromium libvulkan1")
+    monkeypatch.setenv("VK_DRIVER_FILES", str(driver))
+    return driver
 
 
 @pytest.fixture

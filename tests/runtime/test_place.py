@@ -97,9 +97,8 @@ def test_a_profile_of_this_machine_comes_first(make: Make, variant: Variant, oth
 
 def test_without_a_profile_of_this_machine_the_manifest_decides(make: Make, variant: Variant, other: Variant) -> None:
     elsewhere = {"name": "elsewhere", "arch": "riscv64", "variants": ["other"]}
-    assert placed(make(variant, other, devices=(elsewhere, {"name": "bare", "arch": requirements.machine()}))).variant == (
-        "null-float32"
-    )
+    bare = {"name": "bare", "arch": requirements.machine()}
+    assert placed(make(variant, other, devices=(elsewhere, bare))).variant == "null-float32"
 
 
 def test_an_unknown_device_is_refused_with_those_there_are(make: Make) -> None:
