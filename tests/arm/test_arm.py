@@ -148,3 +148,18 @@ def test_a_board_is_diagnosed_and_the_bundle_placed(  # noqa: PLR0917  # a board
     done = machine.run("-m", "edgekit_runtime", "info", digits, "--json", cpu=cpu)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["placement"]["variant"] == INT8
+
+
+@pytest.mark.parametrize(
+    ("board", "arch", "cpu"), [("raspberry-pi-4", "arm64", "cortex-a72"), ("raspberry-pi-3", "armhf", "cortex-a7")]
+)
+def test_every_part_is_measured_there(make_machine: MakeMachine, digits: Path, board: str, arch: str, cpu: str) -> None:
+    machine = make_machine(board, arch)
+    how = ["--seconds", "0.1", "--require", INT8, "--json"]
+    done = machine.run("-m", "edgekit_runtime", "measure", digits, *how, cpu=cpu)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["cold_ms"] > told["first_ms"] > 0
+    assert [scenario["name"] for scenario in told["scenarios"]] == ["single-stream", "multi-stream", "offline"]
+    assert told["before"]["temperatures_c"].keys() == {"cpu-thermal"}
+    assert told["after"]["clocks"]["policy0"]["governor"] == "ondemand"

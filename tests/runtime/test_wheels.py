@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,6 @@ from edgekit_runtime.engines import litert
 from edgekit_runtime.errors import IncompatibleDevice
 from edgekit_runtime.manifest import Golden, Variant
 from edgekit_runtime.wheels import advice, misfit
-
-CHECK = """
-import sys
-from edgekit_runtime.wheels import check_wheel
-sys.path.insert(0, sys.argv[1])
-check_wheel("openvino")
-"""
 
 
 @pytest.mark.parametrize(
@@ -66,13 +61,20 @@ def test_advice_names_what_can_be_installed(
         ("cp311-cp311-manylinux_2_17_armv7l", "needs armv7l, this is "),
     ],
 )
-def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(tmp_path: Path, tag: str, said: str) -> None:
-    package, wheel = tmp_path / "openvino" / "__init__.py", tmp_path / "openvino-1.0.dist-info" / "WHEEL"
+def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(
+    make: Callable[..., Path], variant: Variant, tmp_path: Path, tag: str, said: str
+) -> None:
+    site = tmp_path / "site"
+    package, wheel = site / "openvino" / "__init__.py", site / "openvino-1.0.dist-info" / "WHEEL"
     for path, text in ((package, "raise SystemExit('imported')"), (wheel, f"Wheel-Version: 1.0\nTag: {tag}\n")):
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)
         path.write_text(text, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", CHECK, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert f"IncompatibleDevice: the installed openvino {said}" in done.stderr
+    bundle = make(replace(variant, engine="openvino"))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
+    command = [sys.executable, "-m", "edgekit_runtime", "info", str(bundle)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (6, "")  # IncompatibleDevice
+    assert f"the installed openvino {said}" in done.stderr
 
 
 @pytest.mark.needs_litert
