@@ -85,7 +85,9 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
     if known is not None:
         return Probe(str(known.get("verdict")), str(known.get("reason")), remembered=True)
     found = _in_child(bundle, variant, threads)
-    if found.verdict not in PASSING:
+    if found.verdict in PASSING:
+        memory.forget(TOPIC, key)
+    else:
         memory.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason})
     return found
 
