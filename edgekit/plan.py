@@ -331,8 +331,8 @@ def _refuse_or_note(
         notes.append(f"{device.name}: no {', '.join(left)}; it can do {', '.join(able)}")
     if device.accelerator:
         notes.append(
-            f"{device.name}: these variants run on its CPU; for its {device.accelerator}, compile the int8 TFLite "
-            f"with the vendor's compiler first and convert the compiled .tflite"
+            f"{device.name}: these variants run on its CPU; nothing in the bundle uses its {device.accelerator}, "
+            f"whose vendor's compiler edgekit does not call"
         )
 
 
