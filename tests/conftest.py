@@ -23,7 +23,8 @@ PACKAGES = {
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
 }
-# marker -> programs, all of which must be there
+# marker -> files, or programs, all of which must be there
+FILES = {"needs_gpu_driver": ("/usr/lib/chromium/vk_swiftshader_icd.json",)}  # of Debian's chromium package
 PROGRAMS = {"needs_arm": ("qemu-aarch64-static", "qemu-arm-static"), "needs_cc": ("cc",)}
 
 
@@ -50,6 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail before any fixture is made."""
     _require(item, PACKAGES, find_spec)
     _require(item, PROGRAMS, shutil.which)
+    _require(item, FILES, lambda path: Path(path).exists() or None)
     if item.get_closest_marker("needs_data"):
         _require_data()
 
