@@ -35,7 +35,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     path: BundlePath,
     device: str = "auto",
     require: str | None = None,
-    threads: int | None = None,
+    threads: int | str | None = None,
     *,
     delegate: str | None = None,
     delegate_options: Options | None = None,
@@ -51,7 +51,8 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         device: ``"auto"``, or the name of a device the bundle was made for, whose variants then come first.
         require: a variant's name, engine, ``engine:device``, device, delegate or scheme; anything else is
             refused rather than fallen back to.
-        threads: None leaves the number to the engine.
+        threads: of an engine; None leaves the number to it, ``"auto"`` measures what is fastest when the bundle is
+            first loaded on a machine.
         delegate: tried first on every LiteRT variant for the CPU: a known name such as ``"vx"``, or the path of
             a delegate's library.
         delegate_options: ``{"device": "usb"}`` or ``"device=usb"``; for Coral ``"usb"``, ``"pci"`` or ``":1"``.
@@ -68,8 +69,8 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         EngineError: no variant can be opened and proven here; the message gives every reason.
         ProfileError: the bundle was not made for that device.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, wanted None or at least 1")
+    if threads not in (None, "auto") and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is {threads!r}, wanted None, 'auto' or at least 1")
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}, wanted None or at least 1")
     if check not in CHECKS:
@@ -78,6 +79,10 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     try:
         labels = read_labels(bundle)
         how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate))
+        if isinstance(threads, str):
+            from edgekit_runtime.tune import best_threads
+
+            threads = best_threads(bundle, device, require, how)
         session, placement = place(bundle, device, require, threads, how)
     except BaseException:  # whatever stopped it, nothing taken out of the bundle stays behind
         bundle.close()

@@ -89,7 +89,7 @@ def check_key(bundle: Bundle, variant: Variant, library: Library, facts: Facts) 
         "library": f"{library.name} {library.version} {library.path}",
         "facts": repr(facts),
         "delegate": f"{variant.delegate} {sorted(variant.settings.items())}",
-        "cpu": _cpu(),
+        "cpu": processor(),
     }
 
 
@@ -106,7 +106,7 @@ def _remembered(known: dict[str, Any], bundle: Bundle, variant: Variant) -> tupl
     return tuple(Difference(name, known[name], allowed) for name, allowed in zip(names, variant.golden.max_abs))
 
 
-def _cpu() -> str:
+def processor() -> str:
     """What kind of processor this is."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:

@@ -69,7 +69,7 @@ def test_another_processor_library_or_tolerance_is_asked_anew(
     make: Make, variant: Variant, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     differences(make())
-    monkeypatch.setattr(selfcheck, "_cpu", lambda: "another processor")
+    monkeypatch.setattr(selfcheck, "processor", lambda: "another processor")
     differences(make())
     monkeypatch.setattr(np, "__version__", "99.0")
     differences(make())

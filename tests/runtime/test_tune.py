@@ -1,0 +1,75 @@
+"""``threads="auto"`` measures once, takes what is worth it, and remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit_runtime
+from edgekit_runtime import memory, tune
+from edgekit_runtime.bundle import Bundle, open_bundle
+from edgekit_runtime.place import AS_USUAL
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that has learned nothing."""
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(tune, "MEASURED_S", 0.001)
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def bundle(bundle_path: Path) -> Iterator[Bundle]:
+    """The classifier's bundle."""
+    with open_bundle(bundle_path) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(("cores", "wanted"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
+def test_candidates_are_powers_of_two_and_all_cores(cores: int, wanted: list[int]) -> None:
+    assert tune.candidates(cores) == wanted
+
+
+@pytest.mark.parametrize(
+    ("times_s", "best"),
+    [
+        ((1.0, 0.5, 0.3), 4),
+        ((1.0, 0.95, 0.93), 1),  # not worth it
+        ((1.0, 1.2, 2.0), 1),
+        ((1.0, 0.6, 0.58), 2),
+        ((1.0, 0.95, 0.5), 4),
+    ],
+)
+def test_more_threads_must_be_worth_it_and_the_answer_is_remembered(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, times_s: tuple[float, ...], best: int
+) -> None:
+    measured = iter(times_s)
+    monkeypatch.setattr(tune, "cores", lambda: 4)
+    monkeypatch.setattr(tune, "_call_s", lambda session, bundle: next(measured))
+    assert tune.best_threads(bundle, "auto", None, AS_USUAL) == best
+    assert list(measured) == []
+    assert tune.best_threads(bundle, "auto", None, AS_USUAL) == best  # without measuring: there is nothing left
+
+
+def test_a_memory_that_makes_no_sense_is_not_believed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "cores", lambda: 2)
+    for nonsense in ({"threads": 64}, {"threads": "two"}, {"threads": 0}, {}):
+        monkeypatch.setattr(memory, "recall", lambda topic, key, nonsense=nonsense: nonsense)
+        assert tune.best_threads(bundle, "auto", None, AS_USUAL) in (1, 2)
+
+
+def test_load_takes_auto(bundle_path: Path, state: Path) -> None:
+    for _ in range(2):
+        with edgekit_runtime.load(bundle_path, threads="auto") as model:
+            assert model(np.zeros((1, 2, 2, 3), np.float32)).shape == (1, 4)
+    assert len(list((state / "threads").iterdir())) == 1
+
+
+@pytest.mark.parametrize("threads", ["fast", "2"])
+def test_another_word_is_refused(bundle_path: Path, threads: str) -> None:
+    with pytest.raises(ValueError, match="threads"):
+        edgekit_runtime.load(bundle_path, threads=threads)
