@@ -70,6 +70,14 @@ def test_the_report_tells_every_variant(folder, made):
     assert {"tensorflow", "ai-edge-quantizer", "nncf", "openvino"} <= set(report["versions"])
 
 
+@pytest.mark.needs_jsonschema
+def test_the_report_fits_its_schema(folder, made, repository):
+    import jsonschema
+
+    schema = json.loads((repository / "docs" / "report.schema.json").read_text())
+    jsonschema.validate(json.loads((folder / "report.json").read_text()), schema)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_runtime_runs_raw_images_in_every_variant(folder, made, variant):
     images, expected = np.load(folder / "test.npz")["x"][:16], np.load(folder / "expected.npy")[:16]

@@ -1,0 +1,109 @@
+"""The report: its schema in docs/ is what the records write, and a real one of every shape fits it."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from edgekit.report import BundleReport, Report, SourceReport, VariantReport, rows, write
+from edgekit_converters.records import Latency, Parity
+from edgekit_converters.runner import STAGES, StageCost
+from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.verify.metrics import METRICS
+
+RECORDS = {
+    (): Report,
+    ("source",): SourceReport,
+    ("variants", "items"): VariantReport,
+    ("variants", "items", "parity"): Parity,
+    ("variants", "items", "latency_ms"): Latency,
+    ("bundle",): BundleReport,
+    ("stages", "items"): StageCost,
+}
+
+
+@pytest.fixture
+def schema(repository):
+    return json.loads((repository / "docs" / "report.schema.json").read_text())
+
+
+def report(metric="accuracy", value=0.97):
+    measured = (metric, value, value if metric == "accuracy" else None, 400) if metric else (None, None, None, None)
+    variant = VariantReport(
+        name="litert-int8-static",
+        engine="litert",
+        device="cpu",
+        scheme="int8-static",
+        size_bytes=25520,
+        accuracy=measured[2],
+        value=measured[1],
+        drop=0.0025 if metric else None,
+        parity=Parity("digit", 0.01, 48.2, 0.99999),
+        latency_ms=Latency(0.011, 0.012, 1000),
+    )
+    return Report(
+        edgekit="0.1.0",
+        source=SourceReport("digits", "keras", *measured),
+        variants=(variant,),
+        bundle=BundleReport("digits.edgekit", 81000, "0" * 64),
+        versions={"edgekit": "0.1.0", "tensorflow": "2.21.0"},
+        stages=(StageCost("load", "", 2.5, 700.0, False), StageCost("lower", "litert", 0.0, None, True)),
+        wall_seconds=4.2,
+        notes=("only 40 samples",),
+    )
+
+
+@pytest.mark.parametrize("path", RECORDS)
+def test_the_schema_has_the_keys_of_the_records(schema, path):
+    part = schema
+    for step in path:
+        part = part["items"] if step == "items" else part["properties"][step]
+    names = {field.name for field in dataclasses.fields(RECORDS[path])}
+    assert set(part["properties"]) == set(part["required"]) == names
+
+
+def test_the_schema_has_the_words_of_the_tables(schema):
+    variant = schema["properties"]["variants"]["items"]["properties"]
+    assert set(variant["scheme"]["enum"]) == set(SCHEMES)
+    assert set(schema["properties"]["source"]["properties"]["metric"]["enum"]) == {*METRICS, None}
+    assert set(schema["properties"]["stages"]["items"]["properties"]["stage"]["enum"]) == set(STAGES)
+
+
+@pytest.mark.needs_jsonschema
+@pytest.mark.parametrize(("metric", "value"), [("accuracy", 0.97), ("reconstruction_error", 154.2), (None, None)])
+def test_reports_fit_the_schema(schema, metric, value):
+    import jsonschema
+
+    written = json.loads(report(metric, value).to_json())
+    jsonschema.validate(written, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(written | {"more": 1}, schema)
+
+
+def test_the_page_explains_every_key(repository, schema):
+    page = (repository / "docs" / "report.md").read_text()
+    assert [key for key in schema["properties"] if key not in page] == []
+    variant = schema["properties"]["variants"]["items"]["properties"]
+    assert [key for key in variant if key not in page] == []
+
+
+def test_a_number_that_json_lacks_is_never_written():
+    with pytest.raises(ValueError, match="JSON"):
+        report("accuracy", math.nan).to_json()
+
+
+def test_writing_leaves_the_report_whole_or_not_at_all(tmp_path):
+    write(report(), tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["report_version"] == 1
+    with pytest.raises(FileNotFoundError):
+        write(report(), tmp_path / "missing" / "r.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_the_table_speaks_in_the_metric_of_the_model():
+    source, variant = rows(report())
+    assert source["value"] == "97.00 %"
+    assert (variant["size"], variant["drop"], variant["p50"]) == ("24.9 KiB", "+0.25", "0.011 ms")
+    assert rows(report("reconstruction_error", 154.2))[0]["value"] == "154.2"
+    assert len(rows(report(None, None))) == 1  # nothing was evaluated: no line for the source
