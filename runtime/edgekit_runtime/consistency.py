@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, Postprocessing, TensorBinding, Variant
 
 RESERVED = ("manifest.json", "model.sig")
 MAX_TOTAL_BYTES = (1 << 32) - (1 << 24)  # a ZIP without the 64-bit extension, with room for its headers
@@ -33,6 +33,8 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
         yield from _input(spec, f"inputs[{i}]")
     for i, output in enumerate(manifest.outputs):
         yield from _elements(output.shape, f"outputs[{i}].shape")
+    if manifest.postprocessing is not None:
+        yield from _postprocessing(manifest, manifest.postprocessing)
     for i, variant in enumerate(manifest.variants):
         yield from _variant(manifest, variant, f"variants[{i}]")
     names = {variant.name for variant in manifest.variants}
@@ -111,6 +113,26 @@ def _input(spec: InputSpec, where: str) -> Iterator[Problem]:
         yield (
             f"{where}.preprocessing.resize",
             f"{list(steps.resize)} is not the input's height and width in an image layout",
+        )
+
+
+def _postprocessing(manifest: Manifest, steps: Postprocessing) -> Iterator[Problem]:
+    """The outputs it speaks of are there, hold floats, and have as many boxes as there are scores for."""
+    outputs = {output.name: output for output in manifest.outputs}
+    for key, name in (("scores", steps.scores), ("boxes", steps.boxes)):
+        if name is not None and (name not in outputs or _kind(outputs[name].dtype) != "float"):
+            yield f"postprocessing.{key}", f"there is no output {name!r} of floats"
+            return
+    scores = outputs[steps.scores].shape
+    if not scores:
+        yield "postprocessing.scores", "an output without dimensions has no classes"
+    elif steps.boxes is None:
+        if any(dim != 1 for dim in scores[:-1]):
+            yield "postprocessing.scores", f"{list(scores)} is not one row of scores: all but the last must be 1"
+    elif outputs[steps.boxes].shape != (*scores[:-1], 4) or any(dim != 1 for dim in scores[:-2]):
+        yield (
+            "postprocessing.boxes",
+            f"is not {[*scores[:-1], 4]}, four numbers for each row of {list(scores)} of one call",
         )
 
 

@@ -67,6 +67,19 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
+class Postprocessing:
+    """What the outputs of one call mean: classes, or boxes with classes where ``boxes`` is set."""
+
+    scores: str  # the output with a score a class: (1, ..., classes), for boxes (1, ..., boxes, classes)
+    activation: str = "none"  # what makes scores of it: "none", "softmax" or "sigmoid"
+    threshold: float = 0.0  # least score of an answer
+    top: int = 5  # most answers
+    boxes: str | None = None  # the output with the boxes: (1, ..., boxes, 4)
+    box_format: str = "yxyx"  # or "xyxy", or "cxcywh"
+    iou: float = 0.5  # a box that overlaps a better one of its class by more than this is dropped
+
+
+@dataclass(frozen=True)
 class TensorBinding:
     """How one model input or output maps to the artifact's own tensor.
 
@@ -139,6 +152,7 @@ class Manifest:
     recipe: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None  # sha256 and sample count of the data
     versions: dict[str, str] = field(default_factory=dict)
+    postprocessing: Postprocessing | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -188,6 +202,16 @@ _input = record(
     preprocessing=optional(_preprocessing),
 )
 _output = record(OutputSpec, name=text(), shape=_shape, dtype=one_of(*DTYPES), labels=optional(_path))
+_postprocessing = record(
+    Postprocessing,
+    scores=text(),
+    activation=one_of("none", "softmax", "sigmoid"),
+    threshold=number(),
+    top=integer(1, 1 << 16),
+    boxes=optional(text()),
+    box_format=one_of("yxyx", "xyxy", "cxcywh"),
+    iou=number(0),
+)
 _binding = record(
     TensorBinding,
     index=integer(0, 255),
@@ -233,6 +257,7 @@ def _device(value: Any, where: str) -> dict[str, Any]:
 _TOP: dict[str, Check[Any]] = {
     "inputs": many(_input, 1),
     "outputs": many(_output, 1),
+    "postprocessing": optional(_postprocessing),
     "variants": many(_variant, 1, 256),
     "files": many(_file, 1, MAX_FILES),
     "golden_inputs": many(_path, 1),

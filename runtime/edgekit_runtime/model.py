@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgekit_runtime.delegates import Options
     from edgekit_runtime.failover import Event, Failover
+    from edgekit_runtime.postprocess import Answer
     from edgekit_runtime.session import Session
     from edgekit_runtime.tensors import Array
 
@@ -180,6 +181,20 @@ class Model:
     def submit(self, x: Inputs, raw: bool = False) -> Future[Outputs]:
         """Begin a call in another thread. The arrays must not change until it is done."""
         return self._threads().submit(self, x, raw)
+
+    def postprocess(self, outputs: Outputs) -> tuple[Answer, ...]:
+        """What the outputs of one call mean, as the bundle declares: classes or boxes, the best first.
+
+        Raises:
+            MalformedBundle: the bundle declares nothing.
+        """
+        declared = self.manifest.postprocessing
+        if declared is None:
+            raise MalformedBundle(f"the bundle {self.manifest.model_name!r} does not declare what its outputs mean")
+        from edgekit_runtime.postprocess import answers
+
+        by_name = outputs if isinstance(outputs, dict) else {self.outputs[0].name: outputs}
+        return answers(declared, by_name, self.labels)
 
     async def arun(self, x: Inputs, raw: bool = False) -> Outputs:
         """Run once without blocking the event loop."""

@@ -16,6 +16,7 @@ RECORDS = {
     "input": records.InputSpec,
     "preprocessing": records.Preprocessing,
     "output": records.OutputSpec,
+    "postprocessing": records.Postprocessing,
     "variant": records.Variant,
     "binding": records.TensorBinding,
     "requirements": records.Requirements,

@@ -71,7 +71,7 @@ def test_the_bytes_are_stable(whole: Manifest) -> None:
     assert to_json(parse(text)) == text
     assert text.endswith(b"}\n")
     assert list(json.loads(text)) == [
-        *("format_version", "model", "inputs", "outputs", "variants", "files", "golden_inputs"),
+        *("format_version", "model", "inputs", "outputs", "postprocessing", "variants", "files", "golden_inputs"),
         *("devices", "recipe", "calibration", "versions"),
     ]
 

@@ -1,0 +1,122 @@
+"""From a model's outputs to answers: the classes of an image, or the boxes in it, as the manifest declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from edgekit_runtime.manifest import Postprocessing
+    from edgekit_runtime.tensors import Array
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class, or one box with its class."""
+
+    index: int  # of the class
+    label: str  # its name; the index in digits where the output has no labels
+    score: float
+    box: tuple[float, float, float, float] | None = None  # top, left, bottom, right, in the model's own units
+
+
+def answers(
+    declared: Postprocessing, outputs: Mapping[str, Array], labels: Mapping[str, Sequence[str]]
+) -> tuple[Answer, ...]:
+    """The answers in the outputs of one call, the best first; of equal ones, the one that comes first in the output.
+
+    Args:
+        declared: what the manifest says.
+        outputs: by name, dequantized: scores (1, ..., classes) or (1, ..., boxes, classes), boxes (1, ..., boxes, 4).
+        labels: by output name.
+    """
+    scores = ACTIVATIONS[declared.activation](outputs[declared.scores].astype(np.float32))
+    names = labels.get(declared.scores, ())
+    if declared.boxes is None:
+        scores = scores.reshape(-1)  # (classes,)
+        best = _best(scores, declared.threshold)[: declared.top]
+        return tuple(_answer(int(index), float(scores[index]), names) for index in best)
+    scores = scores.reshape(-1, scores.shape[-1])  # (boxes, classes)
+    boxes = BOX_FORMATS[declared.box_format](outputs[declared.boxes].astype(np.float32).reshape(-1, 4))
+    classes = np.argmax(scores, axis=1)  # (boxes,)
+    of_class = scores[np.arange(len(scores)), classes]  # (boxes,)
+    kept = suppress(boxes, of_class, classes, declared.iou, declared.threshold)[: declared.top]
+    return tuple(_answer(int(classes[i]), float(of_class[i]), names, boxes[i]) for i in kept)
+
+
+def _answer(index: int, score: float, names: Sequence[str], box: Array | None = None) -> Answer:
+    label = names[index] if names else str(index)
+    if box is None:
+        return Answer(index, label, score)
+    top, left, bottom, right = map(float, box)
+    return Answer(index, label, score, (top, left, bottom, right))
+
+
+def _best(scores: Array, threshold: float) -> Array:
+    """The places of the scores of at least the threshold, the best first. NaN is never among them."""
+    order = np.argsort(-scores, kind="stable")
+    return order[scores[order] >= threshold]
+
+
+def suppress(boxes: Array, scores: Array, classes: Array, iou: float, threshold: float) -> list[int]:
+    """Greedy non-maximum suppression: the best box stays, and those of its class that it covers too far go.
+
+    Args:
+        boxes: (N, 4), top, left, bottom, right.
+        scores: (N,).
+        classes: (N,); boxes of different classes leave each other alone.
+        iou: intersection over union above which a box goes.
+        threshold: least score.
+
+    Returns:
+        The places of the boxes that stay, the best first.
+    """
+    left = _best(scores, threshold)
+    kept = []
+    while len(left):
+        best, left = int(left[0]), left[1:]
+        kept.append(best)
+        covered = (classes[left] == classes[best]) & (_ious(boxes[best], boxes[left]) > iou)
+        left = left[~covered]
+    return kept
+
+
+def _ious(box: Array, others: Array) -> Array:
+    """Intersection over union of one box with each of the others, (N,); 0 where both are empty."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = _areas(low, high)
+    union = _areas(box[:2], box[2:]) + _areas(others[:, :2], others[:, 2:]) - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+
+
+def _areas(low: Array, high: Array) -> Array:
+    sides: Array = np.maximum(high - low, 0)
+    return np.asarray(sides[..., 0] * sides[..., 1])
+
+
+def softmax(logits: Array) -> Array:
+    """``exp(x) / sum(exp(x))`` over the last axis, shifted so that nothing overflows."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: Array) -> Array:
+    """``1 / (1 + exp(-x))``, by way of tanh, which overflows nowhere."""
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))
+
+
+def _from_xyxy(boxes: Array) -> Array:
+    return boxes[:, [1, 0, 3, 2]]
+
+
+def _from_centres(boxes: Array) -> Array:
+    """Centre x, centre y, width, height → top, left, bottom, right."""
+    centres, sizes = boxes[:, [1, 0]], boxes[:, [3, 2]]
+    return np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"none": np.asarray, "softmax": softmax, "sigmoid": sigmoid}
+BOX_FORMATS: dict[str, Callable[[Array], Array]] = {"yxyx": np.asarray, "xyxy": _from_xyxy, "cxcywh": _from_centres}

@@ -1,0 +1,153 @@
+"""Answers held to numbers worked out by hand, and suppression to the definition written as loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgekit_runtime
+from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.manifest import Manifest, OutputSpec, Postprocessing
+from edgekit_runtime.postprocess import Answer, answers, sigmoid, softmax, suppress
+
+LABELS = {"scores": ("cat", "dog", "owl")}
+
+
+def classes(scores: list[float], **how: Any) -> list[tuple[str, float]]:
+    declared = Postprocessing("scores", **how)
+    found = answers(declared, {"scores": np.array([scores], np.float32)}, LABELS)
+    return [(answer.label, round(answer.score, 6)) for answer in found]
+
+
+def test_classes_come_best_first() -> None:
+    assert classes([0.25, 0.5, 0.125]) == [("dog", 0.5), ("cat", 0.25), ("owl", 0.125)]
+    assert classes([0.25, 0.5, 0.125], top=1) == [("dog", 0.5)]
+    assert classes([0.25, 0.5, 0.125], threshold=0.25) == [("dog", 0.5), ("cat", 0.25)]
+    assert classes([0.5, 0.25, 0.5]) == [("cat", 0.5), ("owl", 0.5), ("dog", 0.25)]  # equal ones in their order
+    assert classes([math.nan, 0.25, 0.5]) == [("owl", 0.5), ("dog", 0.25)]
+    assert classes([0.1, 0.2, 0.3], threshold=0.9) == []
+
+
+def test_activations_are_the_formulas() -> None:
+    # e^0 : e^ln2 : e^ln5 = 1 : 2 : 5
+    assert classes([0.0, math.log(2), math.log(5)], activation="softmax") == [
+        ("owl", 0.625),
+        ("dog", 0.25),
+        ("cat", 0.125),
+    ]
+    assert classes([0.0, math.log(3), -math.log(3)], activation="sigmoid") == [
+        ("dog", 0.75),
+        ("cat", 0.5),
+        ("owl", 0.25),
+    ]
+    huge = np.array([[1e4, -1e4, 1e4]], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        np.testing.assert_array_equal(softmax(huge), [[0.5, 0, 0.5]])
+        np.testing.assert_array_equal(sigmoid(huge), [[1, 0, 1]])
+
+
+def test_without_labels_the_index_is_the_name() -> None:
+    found = answers(Postprocessing("s", top=1), {"s": np.array([[0.1, 0.7]])}, {})
+    assert found == (Answer(1, "1", pytest.approx(0.7)),)
+
+
+@pytest.mark.parametrize(
+    ("box_format", "numbers"),
+    [("yxyx", [2, 4, 10, 8]), ("xyxy", [4, 2, 8, 10]), ("cxcywh", [6, 6, 4, 8])],
+)
+def test_a_box_is_top_left_bottom_right_whatever_the_format(box_format: str, numbers: list[float]) -> None:
+    declared = Postprocessing("scores", boxes="boxes", box_format=box_format)
+    outputs = {"scores": np.array([[[0.1, 0.8, 0.3]]]), "boxes": np.array([[numbers]], np.float32)}
+    assert answers(declared, outputs, LABELS) == (Answer(1, "dog", pytest.approx(0.8), (2.0, 4.0, 10.0, 8.0)),)
+
+
+def test_detection_by_hand() -> None:
+    # The second box covers 80 of the first's 100 and has 80 itself: 80 / 100. The third touches both nowhere.
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30], [0, 0, 10, 9]]], np.float32)
+    scores = np.array([[[0.9, 0, 0], [0.8, 0, 0], [0, 0, 0.7], [0, 0.6, 0]]], np.float32)
+    outputs = {"scores": scores, "boxes": boxes}
+
+    def found(**how: Any) -> list[tuple[str, float]]:
+        declared = Postprocessing("scores", boxes="boxes", **how)
+        return [(a.label, round(a.score, 3)) for a in answers(declared, outputs, LABELS)]
+
+    assert found() == [("cat", 0.9), ("owl", 0.7), ("dog", 0.6)]  # another class is left alone
+    assert found(iou=0.8) == [("cat", 0.9), ("cat", 0.8), ("owl", 0.7), ("dog", 0.6)]  # 0.8 is not above 0.8
+    assert found(iou=0.79, top=2) == [("cat", 0.9), ("owl", 0.7)]
+    assert found(threshold=0.65) == [("cat", 0.9), ("owl", 0.7)]
+
+
+def naive(boxes: Any, scores: Any, of: Any, iou: float, threshold: float) -> list[int]:
+    """The definition: walk down the scores, keep what no kept box of its class covers by more than ``iou``."""
+    kept: list[int] = []
+    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+        if scores[i] < threshold:
+            continue
+        for k in kept:
+            height = min(boxes[i][2], boxes[k][2]) - max(boxes[i][0], boxes[k][0])
+            width = min(boxes[i][3], boxes[k][3]) - max(boxes[i][1], boxes[k][1])
+            shared = max(height, 0) * max(width, 0)
+            areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (boxes[i], boxes[k])]
+            if of[i] == of[k] and sum(areas) > shared and shared / (sum(areas) - shared) > iou:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_suppression_is_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(0, 120))
+    corner = rng.integers(0, 40, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(0, 25, (count, 2))], axis=1).astype(np.float64)
+    scores = rng.integers(0, 50, count) / 50  # with ties
+    of = rng.integers(0, 3, count)
+    for iou in (0.0, 0.3, 0.5, 1.0):
+        assert suppress(boxes, scores, of, iou, 0.2) == naive(boxes, scores, of, iou, 0.2)
+
+
+def test_a_model_answers_as_its_bundle_declares(make: Callable[..., Path], weights: np.ndarray) -> None:
+    with edgekit_runtime.load(make(postprocessing=Postprocessing("scores", "softmax", top=2))) as model:
+        x = np.random.default_rng(5).normal(size=(1, 2, 2, 3)).astype(np.float32)
+        y = model(x)
+        found = model.postprocess(y)
+        assert found == model.postprocess({"scores": y})
+        shares = np.exp(y[0]) / np.exp(y[0]).sum()
+        assert [answer.index for answer in found] == np.argsort(-shares)[:2].tolist()
+        assert found[0].label == ("north", "east", "south", "west")[int(np.argmax(y))]
+        assert found[0].score == pytest.approx(shares.max(), rel=1e-5)
+
+
+def test_a_bundle_that_declares_nothing_says_so(bundle_path: Path) -> None:
+    with edgekit_runtime.load(bundle_path) as model, pytest.raises(MalformedBundle, match="does not declare"):
+        model.postprocess(np.zeros((1, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (Postprocessing("logits"), r"postprocessing\.scores: there is no output 'logits' of floats"),
+        (Postprocessing("count"), r"postprocessing\.scores: there is no output 'count' of floats"),
+        (Postprocessing("scores", boxes="places"), r"postprocessing\.boxes: there is no output 'places'"),
+        (Postprocessing("grid"), r"postprocessing\.scores: \[1, 7, 3\] is not one row"),
+        (Postprocessing("grid", boxes="scores"), r"postprocessing\.boxes: is not \[1, 7, 4\]"),
+        (Postprocessing("scores", "relu"), r"postprocessing\.activation: is 'relu'"),
+        (Postprocessing("scores", top=0), r"postprocessing\.top: is 0"),
+        (Postprocessing("scores", threshold=math.inf), r"cannot be written"),
+        (Postprocessing("scores", iou=-0.1), r"postprocessing\.iou: is -0.1"),
+        (Postprocessing("scores", box_format="xywh"), r"postprocessing\.box_format: is 'xywh'"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_outputs_is_refused(
+    make: Callable[..., Path], manifest: Manifest, steps: Postprocessing, said: str
+) -> None:
+    more = (OutputSpec("grid", (1, 7, 3), "float32"), OutputSpec("count", (1,), "int32"))
+    with pytest.raises(MalformedBundle, match=said):
+        make(outputs=(*manifest.outputs, *more), postprocessing=steps)
