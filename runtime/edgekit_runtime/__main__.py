@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             write_outputs(args.output, outputs)
         records = {name: show.output_record(o, _labels(model, name), args.top) for name, o in outputs.items()}
+        placement = model.placement
     lines = [line for name, record in records.items() for line in show.output_lines(name, record)]
-    _tell(args, {"variant": model.placement.variant, "outputs": records}, lines)
+    _tell(args, {"variant": placement.variant, "outputs": records}, [*show.taken_lines(placement), *lines])
     return 0
 
 

@@ -35,10 +35,17 @@ def _variant(variant: Variant) -> str:
     return f"{variant.name}  {where}  {variant.scheme}{measured}"
 
 
-def placement_lines(placement: Placement) -> Iterator[str]:
-    """What runs, how far its golden outputs were off here, and why nothing better runs."""
+def taken_lines(placement: Placement) -> Iterator[str]:
+    """What runs, and why nothing better does."""
     versions = ", ".join(f"{name} {version}" for name, version in placement.versions.items())
     yield f"runs {placement.variant} on {placement.engine}:{placement.device} ({versions})"
+    for refusal in placement.refused:
+        yield f"  not {refusal.variant}: {refusal.reason}"
+
+
+def placement_lines(placement: Placement) -> Iterator[str]:
+    """All that is known of what runs: how, on what, and how far its golden outputs were off here."""
+    yield from taken_lines(placement)
     if placement.delegate is not None and placement.delegated is not None:
         yield f"  {placement.delegate} took {placement.delegated[0]} of {placement.delegated[1]} operators"
     precision, threads = placement.precision or "its own precision", placement.threads or "its own number of"
@@ -49,8 +56,6 @@ def placement_lines(placement: Placement) -> Iterator[str]:
         yield f"  probe: {placement.probe.verdict}{' (earlier)' if placement.probe.remembered else ''}"
     for difference in placement.checked:
         yield f"  {difference}"
-    for refusal in placement.refused:
-        yield f"  not {refusal.variant}: {refusal.reason}"
 
 
 def verdict_lines(verdicts: tuple[Verdict, ...]) -> Iterator[str]:

@@ -91,8 +91,9 @@ def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np
     label = ["north", "east", "south", "west"][best]
     assert run("run", bundle_path, x_path, "--top", 2) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[1].split() == [f"{scores[best]:.4f}", label, f"({best})"]
+    assert len(lines) == 4
+    assert lines[0].startswith("runs null-float32 on null:cpu")
+    assert lines[2].split() == [f"{scores[best]:.4f}", label, f"({best})"]
     assert run("run", bundle_path, x_path, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["variant"] == "null-float32"
