@@ -20,6 +20,7 @@ SECTIONS = {
     "runtime": "runtime_cost.py",
     "preprocess": "runtime_preprocess.py",
     "stream": "runtime_stream.py",
+    "cold": "runtime_cold.py",
 }
 
 
