@@ -118,16 +118,18 @@ class _Line:
         self._offset = np.tile(offset, pixels)
         self._dtype = dtype
         self._unsigned = np.dtype(f"u{dtype.itemsize}")
-        most = float(np.iinfo(self._unsigned).max)
-        self._most = np.float32(most)
-        self._clips = bool((offset < 0).any() or (255 * slope.astype(np.float64) + offset > most).any())
+        self._most = np.float32(np.iinfo(self._unsigned).max)
+        ends = np.multiply([[0], [255]], slope, dtype=np.float32) + offset  # (2, C), as they will be computed
+        self._clips = bool((ends < 0).any() or (ends >= self._most + 1).any())
         # Signed integers are counted from their least one up to here, and brought back by flipping the top bit.
         self._top_bit = self._unsigned.type(1 << (8 * dtype.itemsize - 1)) if dtype.kind == "i" else None
 
     def __call__(self, images: Array) -> Array:
         flat = images.reshape(-1)
         steps = np.empty(flat.size, self._unsigned)
-        block = len(self._slope)
+        channels = images.shape[-1]
+        blocks = -(-flat.size // len(self._slope))
+        block = -(-flat.size // (blocks * channels)) * channels  # all of about one size, none a mere rest
         scratch = np.empty(min(block, flat.size), np.float32)
         for start in range(0, flat.size, block):
             part = flat[start : start + block]
