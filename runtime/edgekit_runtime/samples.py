@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import zlib
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from edgekit_runtime.tensors import Array
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
+# What numpy lets through of a .npy or .npz that is cut off or changed: RuntimeError is zipfile's for what it cannot
+# unpack, TokenError that of a header whose brackets do not close, MemoryError that of a size nobody has.
+DAMAGED = (OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError, TokenError, MemoryError)
 
 
 def read_sample(path: str, inputs: tuple[InputSpec, ...]) -> tuple[Any, bool]:
@@ -34,7 +40,7 @@ def read_sample(path: str, inputs: tuple[InputSpec, ...]) -> tuple[Any, bool]:
             return found, False
         with found:
             return {name: found[name] for name in found.files}, False
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
 

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from edgekit_runtime import __main__ as command
+from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import Golden, OutputSpec, Variant
+from edgekit_runtime.samples import read_sample
 
 Make = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -124,6 +126,34 @@ def test_run_preprocesses_arrays_when_asked(bundle_path: Path, tmp_path: Path, c
     assert run("run", bundle_path, tmp_path / "image.npy") == 7
     assert run("run", bundle_path, tmp_path / "image.npy", "--raw") == 0
     assert "input 'image'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_cut_off_or_changed_npz_is_refused(x_path: Path, tmp_path: Path, save: Callable[..., None]) -> None:
+    path = tmp_path / "broken.npz"
+    save(path, image=np.load(x_path))
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 7):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"broken\.npz: cannot be read as \.npz"):
+            read_sample(str(path), ())
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x2D]) + whole[place + 1 :])
+        with suppress(DataError):  # or it is read: not every byte of a ZIP says something
+            read_sample(str(path), ())
+
+
+def test_a_npy_whose_header_does_not_close_is_refused(x_path: Path) -> None:
+    x_path.write_bytes(x_path.read_bytes().replace(b"2, 3), }", b"2, 3 , }"))
+    with pytest.raises(DataError, match=r"x\.npy: cannot be read as \.npy"):
+        read_sample(str(x_path), ())
+
+
+def test_run_refuses_a_cut_off_npz_without_a_traceback(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.savez(tmp_path / "x.npz", image=np.zeros((1, 2, 2, 3), np.float32))
+    (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:100])
+    assert run("run", bundle_path, tmp_path / "x.npz") == 3
+    assert "x.npz: cannot be read as .npz" in capsys.readouterr().err
 
 
 @pytest.mark.needs_image
