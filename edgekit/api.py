@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgekit import pipeline
-from edgekit.plan import Options, parse_input_shape, resolve
+from edgekit import live, pipeline
+from edgekit.options import Options
+from edgekit.plan import resolve
 from edgekit.report import Report
 from edgekit_converters.runner import Watch
-from edgekit_runtime.errors import PlanError, SourceError
+from edgekit_runtime.errors import PlanError
 
 
 def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any) -> Report:
@@ -44,7 +43,7 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
         if not isinstance(model, (str, Path)):
             given.setdefault("name", type(model).__name__.lower())
             given.setdefault("output", f"{given['name']}.edgekit")
-            model = _save_live(model, given.get("input_shape", ()), Path(folder))
+            model = live.save(model, given.get("input_shape", ()), Path(folder))
             given["input_shape"] = ()
         return pipeline.convert(resolve(Options(**given, model=str(model))), watch)
 
@@ -62,35 +61,17 @@ def _as_option(name: str, value: Any) -> Any:
 
 
 def _input_shapes(value: Any) -> tuple[str, ...]:
+    """Return shapes as the command line takes them, from a text, a shape, a mapping by name, or several of them."""
     if isinstance(value, str):
         return (value,)
-    if isinstance(value, dict):
-        return tuple(f"{name}={','.join(map(str, shape))}" for name, shape in value.items())
-    if all(isinstance(size, int) for size in value):
-        return (",".join(map(str, value)),)
-    return tuple(shape if isinstance(shape, str) else ",".join(map(str, shape)) for shape in value)
+    if isinstance(value, Mapping):
+        return tuple(f"{name}={_shape_text(shape)}" for name, shape in value.items())
+    if isinstance(value, Sequence) and all(isinstance(size, int) for size in value):
+        return (_shape_text(value),)
+    if not isinstance(value, Sequence):
+        raise PlanError(f"input_shape is {value!r}; wanted such as (1, 3, 224, 224), or {{'image': (1, 3, 224, 224)}}")
+    return tuple(shape if isinstance(shape, str) else _shape_text(shape) for shape in value)
 
 
-def _save_live(model: Any, input_shapes: tuple[str, ...], folder: Path) -> Path:
-    """Save a live model as a file the pipeline can open in a process of its own.
-
-    Only frameworks the caller has imported are asked: a live model has imported its own.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
-        if not input_shapes:
-            raise SourceError("a torch.nn.Module does not say what it takes; give input_shape=(1, 3, 224, 224)")
-        shapes = [parse_input_shape(text) for text in input_shapes]
-        examples = [torch.from_numpy(np.zeros(said.shape, said.dtype or "float32")) for said in shapes]
-        was_training = model.training
-        program = torch.export.export(model.eval(), tuple(examples))
-        model.train(was_training)
-        torch.export.save(program, folder / "model.pt2")
-        return folder / "model.pt2"
-    for name in ("keras", "tf_keras"):
-        framework = sys.modules.get(name)
-        if framework is not None and isinstance(model, framework.Model):
-            path = folder / "model.keras"
-            model.save(path)
-            return path
-    raise SourceError(f"{type(model).__name__} is neither a path, a Keras model nor a torch.nn.Module")
+def _shape_text(shape: Any) -> str:
+    return shape if isinstance(shape, str) else ",".join(map(str, shape))

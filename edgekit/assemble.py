@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan
 from edgekit_converters.artifact import settings_for
 from edgekit_converters.data import DataSet
@@ -51,6 +52,7 @@ class Contents:
     baseline: Evaluation | None
     calibration: DataSet | None
     labels: tuple[str, ...]
+    notes: tuple[str, ...]  # what assembling it decided
     versions: dict[str, str]
 
 
@@ -97,7 +99,7 @@ def labels(plan: Plan, source: Source, data: DataSet | None) -> tuple[tuple[str,
     """
     classes = source.outputs[0].shape[-1] if len(source.outputs[0].shape) == 2 else 0
     if plan.labels is not None:
-        names = tuple(plan.labels.read_text(encoding="utf-8").splitlines())
+        names = read_labels(plan.labels)
         if len(names) != classes:
             raise DataError(f"{plan.labels}: {len(names)} labels; the output {source.outputs[0].name!r} has {classes}")
         return names, ()

@@ -56,7 +56,8 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         inputs = _with_preprocessing(source, plan)
         calibration = _prepare(runner, plan, inputs, plan.calibrate, "calibration")
         evaluation = _prepare(runner, plan, inputs, plan.evaluate, "evaluation")
-        samples = ProbeRequest(source, inputs, calibration or evaluation)
+        # both sets: artifacts whose ranges come from a calibration set too narrow are right on that set alone
+        samples = ProbeRequest(source, inputs, tuple(data for data in (calibration, evaluation) if data))
         probe: Probe = runner.run("probe", toolchain, samples)
 
         work = _Work(runner, plan, source, inputs, probe, calibration, evaluation)
@@ -74,21 +75,28 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
 
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
         labels, notes = assemble.labels(plan, source, evaluation or calibration)
-        contents = assemble.Contents(plan, source, inputs, probe, made, baseline, calibration, labels, versions)
-        _write(contents)
-        report = Report(
-            edgekit=__version__,
-            source=_source_report(plan, source, baseline),
-            variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.variants),
-            bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
-            versions=versions,
-            stages=tuple(runner.costs),
-            wall_seconds=round(time.monotonic() - started, 3),
-            notes=(*plan.notes, *source.notes, *_data_notes(calibration, evaluation), *notes),
-        )
-    if plan.report:
-        reports.write(report, plan.report)
+        contents = assemble.Contents(plan, source, inputs, probe, made, baseline, calibration, labels, notes, versions)
+        with reports.to_file(plan.report) as write_report:
+            _write(contents)
+            report = _report(work, contents, runner, started)
+            write_report(report)
     return report
+
+
+def _report(work: _Work, contents: assemble.Contents, runner: Runner, started: float) -> Report:
+    plan, source, baseline = work.plan, work.source, contents.baseline
+    return Report(
+        edgekit=__version__,
+        source=_source_report(plan, source, baseline),
+        variants=tuple(
+            _variant_report(variant, contents.made[variant.artifact], baseline) for variant in plan.variants
+        ),
+        bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
+        versions=contents.versions,
+        stages=tuple(runner.costs),
+        wall_seconds=round(time.monotonic() - started, 3),
+        notes=(*plan.notes, *work.source.notes, *_data_notes(work.calibration, work.evaluation), *contents.notes),
+    )
 
 
 def _write(contents: assemble.Contents) -> None:

@@ -1,18 +1,18 @@
-"""From what the user typed, or a TOML file, to a :class:`Plan`: every decision made before any toolchain starts."""
+"""From :class:`Options` to a :class:`Plan`: every decision that is made before any toolchain starts."""
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.options import Options, check, check_outputs, parse_input_shape
 from edgekit.profiles import DeviceProfile, load_profile
 from edgekit_converters.load import LOADERS, kind_of
 from edgekit_converters.lower import engines_for
-from edgekit_converters.records import InputShape, SourceRequest
+from edgekit_converters.records import SourceRequest
 from edgekit_converters.schemes import SCHEMES, scheme
 from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.manifest import Preprocessing
@@ -29,35 +29,6 @@ FRAMEWORKS = {
     "onnx": "openvino",
     "ir": "openvino",
 }
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``edgekit convert`` may be told; a plan file has the same keys. Paths are as typed."""
-
-    model: str = ""
-    output: str | None = None
-    name: str | None = None
-    version: str = "1"
-    weights: str | None = None
-    input_shape: tuple[str, ...] = ()
-    custom_objects: str | None = None
-    allow_pickle: bool = False
-    keep_layout: bool = False
-    device: tuple[str, ...] = ()
-    quantize: tuple[str, ...] = ()
-    calibrate: str | None = None
-    evaluate: str | None = None
-    max_drop: float | None = None
-    samples: int | None = None
-    layout: str | None = None
-    labels: str | None = None
-    resize: tuple[int, int] | None = None
-    scale: float | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    report: str | None = None
-    cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,9 +99,10 @@ def resolve(options: Options) -> Plan:
     wanted = options.quantize or (("int8-static",) if options.calibrate else ("float32",))
     schemes = tuple(dict.fromkeys(scheme(name).name for name in wanted))
     variants, preferred, notes = _variants(devices, schemes, source.kind)
-    _check(options, schemes)
+    _check_calibration(options, schemes)
+    check(options)
     output = Path(options.output or f"{_stem(options.model)}.edgekit")
-    _check_output(output, options)
+    check_outputs(output, options)
     return Plan(
         source=source,
         output=output,
@@ -177,53 +149,6 @@ def as_it_came(plan: Plan, came: str) -> Plan:
     return dataclasses.replace(plan, variants=variants, preferred=preferred, notes=(*plan.notes, note))
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """Read a plan file: the keys of :class:`Options`, the preprocessing in a table of its own.
-
-    Relative paths in it are meant from the folder of the file.
-
-    Raises:
-        PlanError: it cannot be read, or has a key or a type nobody knows.
-    """
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{path}: not TOML ({error})") from error
-    preprocessing = data.pop("preprocessing", {})
-    if not isinstance(preprocessing, dict) or set(preprocessing) - PREPROCESSING_KEYS:
-        raise PlanError(f"{path}: [preprocessing] has the keys {', '.join(sorted(PREPROCESSING_KEYS))}")
-    return {key: _plan_value(path, key, value) for key, value in (data | preprocessing).items()}
-
-
-PREPROCESSING_KEYS = {"resize", "scale", "mean", "std"}
-PATH_KEYS = {"model", "output", "weights", "custom_objects", "calibrate", "evaluate", "labels", "report"}
-_FIELDS = {field.name: field for field in dataclasses.fields(Options)}
-
-
-def _plan_value(path: Path, key: str, value: Any) -> Any:
-    """Check one entry of a plan file against the option of its name."""
-    if key not in _FIELDS:
-        raise PlanError(f"{path}: unknown key {key!r}; known: {', '.join(_FIELDS)}")
-    wanted = str(_FIELDS[key].type)
-    if wanted.startswith("tuple"):
-        value = tuple(value) if isinstance(value, list) else (value,)
-        kind: Any = str if "str" in wanted else (int, float)
-        fits = all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
-    elif wanted == "bool":
-        fits = isinstance(value, bool)
-    elif "float" in wanted or "int" in wanted:
-        fits = isinstance(value, (int, float) if "float" in wanted else int) and not isinstance(value, bool)
-    else:
-        fits = isinstance(value, str)
-    if not fits:
-        raise PlanError(f"{path}: {key} = {value!r} is not what the option takes ({wanted})")
-    if key in PATH_KEYS and not Path(value).is_absolute():
-        return str(path.parent / value)
-    return value
-
-
 def _stem(model: str) -> str:
     return Path(model.partition(".py:")[0]).stem or "model"
 
@@ -240,9 +165,6 @@ def _source(options: Options) -> SourceRequest:
         raise SourceError(f"{path}: say which function returns the model, such as {path.name}:build")
     if options.weights and kind != "python":
         raise PlanError("--weights goes with FILE.py:function; other kinds of models carry their weights")
-    for named in (options.weights, options.custom_objects):
-        if named and not Path(named).is_file():
-            raise SourceError(f"{named}: no such file")
     return SourceRequest(
         kind=kind,
         path=path.absolute(),
@@ -253,27 +175,6 @@ def _source(options: Options) -> SourceRequest:
         allow_pickle=options.allow_pickle,
         keep_layout=options.keep_layout,
     )
-
-
-def parse_input_shape(text: str) -> InputShape:
-    """Read ``[NAME=]1,3,32,32[:int64]``.
-
-    Raises:
-        PlanError: it is not of that form, or the batch is not 1.
-    """
-    name, _, rest = text.rpartition("=")
-    numbers, _, dtype = rest.partition(":")
-    try:
-        shape = tuple(int(number) for number in numbers.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise PlanError(f"--input-shape {text!r}: such as 1,3,224,224 or image=1,3,224,224 or ids=1,128:int64")
-    if shape[0] != 1:
-        raise PlanError(f"--input-shape {text!r}: the first dimension is the batch, and must be 1")
-    if dtype not in ("", "float32", "float16", "int64", "int32", "int8", "uint8", "bool"):
-        raise PlanError(f"--input-shape {text!r}: unknown dtype {dtype!r}")
-    return InputShape(shape, name or None, dtype or None)
 
 
 def _default_devices(kind: str) -> tuple[DeviceProfile, ...]:
@@ -336,31 +237,13 @@ def _refuse_or_note(
         )
 
 
-def _check(options: Options, schemes: tuple[str, ...]) -> None:
+def _check_calibration(options: Options, schemes: tuple[str, ...]) -> None:
     calibrated = [name for name in schemes if SCHEMES[name].calibrated]
     if calibrated and not options.calibrate:
         raise PlanError(
             f"{calibrated[0]} needs calibration data: add --calibrate DATA "
             f"(a folder of images, .npz, .npy or FILE.py:function; 100 samples or more)"
         )
-    if options.max_drop is not None and not options.evaluate:
-        raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
-    if options.max_drop is not None and options.max_drop < 0:
-        raise PlanError(f"--max-drop {options.max_drop}: a fraction of 0 or more, such as 0.01")
-    if options.samples is not None and options.samples < 1:
-        raise PlanError(f"--samples {options.samples}: 1 or more")
-    if options.labels and not Path(options.labels).is_file():
-        raise PlanError(f"--labels {options.labels}: no such file")
-    if any(value == 0 for value in options.std):
-        raise PlanError("--std has a 0, which would divide by zero")
-
-
-def _check_output(output: Path, options: Options) -> None:
-    for path, option in ((output, "-o"), (Path(options.report) if options.report else None, "--report")):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise PlanError(f"{option} {path}: there is no folder {path.absolute().parent}")
-        if path is not None and path.is_dir():
-            raise PlanError(f"{option} {path}: is a folder; give the name of a file")
 
 
 def _preprocessing(options: Options) -> Preprocessing | None:

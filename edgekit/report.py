@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit_converters.records import Latency, Parity
 from edgekit_converters.runner import StageCost
+from edgekit_runtime.errors import ConversionError
 
 REPORT_VERSION = 1
 
@@ -70,14 +73,32 @@ class Report:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def write(report: Report, path: Path) -> None:
-    """Write the report's JSON in one step: a reader sees all of it or nothing."""
+@contextlib.contextmanager
+def to_file(path: Path | None) -> Iterator[Callable[[Report], None]]:
+    """Give a function that writes the report to ``path``; a place that cannot be written to is known at once.
+
+    A reader of ``path`` sees all of the report or nothing. Without a path the function does nothing.
+
+    Raises:
+        ConversionError: it cannot be written there.
+    """
+    if path is None:
+        yield lambda report: None
+        return
     aside = path.with_name(f".{path.name}.new")
     try:
-        aside.write_text(report.to_json())
+        with aside.open("w", encoding="utf-8") as file:
+            yield lambda report: print(report.to_json(), end="", file=file)
         aside.replace(path)
+    except OSError as error:
+        raise ConversionError(
+            f"{path} cannot be written: {error.strerror or error}",
+            stage="report",
+            advice="give another place with --report",
+        ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
@@ -89,7 +110,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
         table.append(
             {
                 "variant": variant.name,
-                "size": _size(variant.size_bytes),
+                "size": size_text(variant.size_bytes),
                 "value": _number(variant.value, metric),
                 "drop": "" if variant.drop is None else _drop(variant.drop, metric),
                 "snr": f"{variant.parity.snr_db:.1f} dB",
@@ -111,5 +132,6 @@ def _drop(value: float, metric: str | None) -> str:
     return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.3g}"
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """Return a size for people."""
     return f"{size_bytes / 1024:.1f} KiB" if size_bytes < 2**20 else f"{size_bytes / 2**20:.2f} MiB"

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from edgekit.report import Report, rows
+from edgekit.report import Report, rows, size_text
 from edgekit_converters.runner import Watch
 
 HEADINGS = {
@@ -89,7 +89,7 @@ def show_report(report: Report) -> None:
     for note in report.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(
-        f"{report.bundle.path}  {report.bundle.size_bytes / 1024:.1f} KiB  "
+        f"{report.bundle.path}  {size_text(report.bundle.size_bytes)}  "
         f"{len(report.variants)} variants  {report.wall_seconds:.1f} s",
         highlight=False,
         soft_wrap=True,

@@ -100,7 +100,7 @@ class ProbeRequest:
 
     source: Source
     inputs: tuple[InputSpec, ...]  # with preprocessing
-    data: DataSet | None = None  # where the samples come from; seeded noise without
+    data: tuple[DataSet, ...] = ()  # where the samples come from, as many from each; seeded noise without
     samples: int = 8
 
 

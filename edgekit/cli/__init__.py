@@ -21,7 +21,7 @@ COMMANDS = {
     "run": ("edgekit.cli.run", "Run a bundle on an input."),
     "devices": ("edgekit.cli.devices", "List the devices edgekit knows."),
 }
-INTERRUPTED = 130
+INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 and the signal's number, as shells say it
 
 
 class Verbs(click.Group):
@@ -47,7 +47,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgekit")
 def cli() -> None:
-    r"""Turn trained Keras and PyTorch models into verified TFLite and OpenVINO bundles.
+    """Turn trained Keras and PyTorch models into verified TFLite and OpenVINO bundles.
 
     \b
     edgekit convert model.keras -o model.edgekit --quantize int8 --calibrate images/
@@ -58,7 +58,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: clean up as after Ctrl-C
+    for asked_to_end in (signal.SIGTERM, signal.SIGHUP):  # clean up as after Ctrl-C
+        signal.signal(asked_to_end, signal.default_int_handler)
     try:
         cli.main(args=arguments, prog_name="edgekit", standalone_mode=False)
     except EdgekitError as error:
@@ -72,4 +73,4 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(PIPE_CLOSED)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from edgekit.plan import Options, describe, read_plan, resolve
+from edgekit.options import Options, read_plan
+from edgekit.plan import describe, resolve
 
 
 class Numbers(click.ParamType[Any]):
@@ -73,7 +74,7 @@ class Numbers(click.ParamType[Any]):
 @click.option("--json", "as_json", is_flag=True, help="Print the report (or the plan) as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> None:
-    r"""Convert MODEL into a verified bundle.
+    """Convert MODEL into a verified bundle.
 
     MODEL is .keras, .h5, a SavedModel folder, .pt2, FILE.py:function, .onnx, .xml or .tflite.
 
@@ -84,7 +85,8 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
     """
-    given = {name: value for name, value in options.items() if value is not None and value not in ((), False)}
+    # what was not typed is None, (), or the False of a flag; a 0 was typed
+    given = {name: value for name, value in options.items() if value is not None and value != () and value is not False}
     if options["cache"] is False:
         given["cache"] = False
     from_file = read_plan(Path(plan_file)) if plan_file else {}

@@ -21,7 +21,7 @@ from edgekit_runtime import __main__ as runtime
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.")
 @click.option("--json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> None:
-    r"""Run BUNDLE on INPUT: an image, .npy or .npz.
+    """Run BUNDLE on INPUT: an image, .npy or .npz.
 
     \b
     Examples:

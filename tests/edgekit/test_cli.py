@@ -65,6 +65,22 @@ def test_the_command_line_overrules_the_plan_file(tmp_path):
     assert [variant["name"] for variant in plan["variants"]] == ["litert-float16"]
 
 
+def test_a_zero_that_was_typed_is_taken_for_what_it_is(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"")
+    (tmp_path / "d.npz").write_bytes(b"")
+    (tmp_path / "plan.toml").write_text('model = "m.keras"\nevaluate = "d.npz"\nmax_drop = 0.5')
+    done = edgekit("convert", "--plan", tmp_path / "plan.toml", "--max-drop", "0", "--dry-run", "--json")
+    assert json.loads(done.stdout)["max_drop"] == 0
+    assert edgekit("convert", tmp_path / "m.keras", "--scale", "0").returncode == 3
+    assert edgekit("convert", tmp_path / "m.keras", "--samples", "0").returncode == 3
+
+
+def test_examples_stand_on_lines_of_their_own():
+    lines = [line.strip() for line in edgekit("convert", "--help").stdout.splitlines()]
+    assert "edgekit convert model.keras -o model.edgekit" in lines
+    assert not any("\b" in line or "\\b" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

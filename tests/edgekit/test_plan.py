@@ -5,9 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.plan import Options, describe, parse_input_shape, read_plan, resolve
+from edgekit.options import Options, parse_input_shape, read_plan
+from edgekit.plan import describe, resolve
 from edgekit_converters.records import InputShape
-from edgekit_runtime.errors import PlanError, ProfileError, SourceError
+from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Data that are there, by a relative path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.npz").write_bytes(b"not opened here")
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def test_the_simplest_request_makes_float32_for_both_engines(options):
 
 
 def test_with_calibration_data_int8_is_the_default(options):
-    plan = resolve(replace(options, calibrate="data.npz"))
+    plan = resolve(replace(options, calibrate="d.npz"))
     assert plan.schemes == ("int8-static",)
 
 
@@ -82,8 +91,22 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"samples": 0}, PlanError, "1 or more"),
         ({"weights": "w.pth"}, PlanError, "FILE.py:function"),
         ({"custom_objects": "missing.py"}, SourceError, "missing.py"),
-        ({"std": (1.0, 0.0, 1.0)}, PlanError, "divide by zero"),
-        ({"labels": "missing.txt"}, PlanError, "missing.txt"),
+        ({"max_drop": float("nan"), "evaluate": "d.npz"}, PlanError, "0 or more"),
+        ({"std": (1.0, 0.0, 1.0)}, PlanError, "--std 1.0,0.0,1.0"),
+        ({"std": (float("nan"),)}, PlanError, "--std"),
+        ({"mean": (float("inf"),)}, PlanError, "--mean"),
+        ({"scale": 0.0}, PlanError, "--scale"),
+        ({"scale": float("inf")}, PlanError, "--scale"),
+        ({"resize": (8, 8, 8)}, PlanError, "--resize"),
+        ({"resize": (8.0, 8.0)}, PlanError, "--resize"),
+        ({"layout": "HWC"}, PlanError, "NHWC or NCHW"),
+        ({"calibrate": "missing.npz"}, DataError, "--calibrate missing.npz"),
+        ({"evaluate": "missing.py:samples"}, DataError, "--evaluate missing.py:samples"),
+        ({"labels": "missing.txt"}, DataError, "missing.txt"),
+        ({"labels": "latin1.txt"}, DataError, "latin1.txt"),
+        ({"output": "net.keras"}, PlanError, "-o net.keras"),
+        ({"output": "d.npz", "calibrate": "d.npz"}, PlanError, "-o d.npz"),
+        ({"report": "net.edgekit"}, PlanError, "--report net.edgekit"),
         ({"output": "no/such/folder/out.edgekit"}, PlanError, "no folder"),
         ({"report": "no/such/folder/r.json"}, PlanError, "--report"),
         ({"input_shape": ("3,32,32",)}, PlanError, "batch"),
@@ -129,7 +152,7 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         model = "{model}"
         device = ["raspberry-pi-5"]
         quantize = "int8"
-        calibrate = "calibration.npz"
+        calibrate = "d.npz"
         samples = 64
         [preprocessing]
         resize = [224, 224]
@@ -139,7 +162,7 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         """
     )
     plan = resolve(Options(**read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit")))
-    assert plan.calibrate == str(tmp_path / "calibration.npz")  # relative to the file
+    assert plan.calibrate == str(tmp_path / "d.npz")  # relative to the file
     assert plan.preprocessing.resize == (224, 224)
     assert plan.preprocessing.mean == (0.485, 0.456, 0.406)
     assert plan.samples == 64
@@ -154,7 +177,8 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         ("samples = true", "samples"),
         ("allow_pickle = 1", "allow_pickle"),
         ("device = [1]", "device"),
-        ("[preprocessing]\nmeans = [1]", r"\[preprocessing\]"),
+        ("[preprocessing]\nmeans = [1]", r"\[preprocessing\]: unknown key 'means'"),
+        ("mean = [1]\n[preprocessing]\nmean = [2]", "'mean' is said twice"),
         ("model = ", "not TOML"),
     ],
 )
@@ -167,3 +191,9 @@ def test_a_plan_file_with_a_mistake_is_refused(tmp_path, text, said):
 def test_a_plan_file_that_is_not_there(tmp_path):
     with pytest.raises(PlanError, match="cannot be read"):
         read_plan(tmp_path / "plan.toml")
+
+
+def test_a_plan_files_device_is_looked_for_beside_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "plan.toml").write_text('device = ["intel-cpu", "my-board.toml"]')
+    assert read_plan(tmp_path / "sub" / "plan.toml")["device"] == ("intel-cpu", str(tmp_path / "sub" / "my-board.toml"))

@@ -6,11 +6,12 @@ import math
 
 import pytest
 
-from edgekit.report import BundleReport, Report, SourceReport, VariantReport, rows, write
+from edgekit.report import BundleReport, Report, SourceReport, VariantReport, rows, to_file
 from edgekit_converters.records import Latency, Parity
 from edgekit_converters.runner import STAGES, StageCost
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.metrics import METRICS
+from edgekit_runtime.errors import ConversionError
 
 RECORDS = {
     (): Report,
@@ -94,11 +95,18 @@ def test_a_number_that_json_lacks_is_never_written():
 
 
 def test_writing_leaves_the_report_whole_or_not_at_all(tmp_path):
-    write(report(), tmp_path / "r.json")
+    with to_file(tmp_path / "r.json") as write:
+        write(report())
+        assert not (tmp_path / "r.json").exists()
     assert json.loads((tmp_path / "r.json").read_text())["report_version"] == 1
-    with pytest.raises(FileNotFoundError):
-        write(report(), tmp_path / "missing" / "r.json")
+    with pytest.raises(RuntimeError, match="meanwhile"), to_file(tmp_path / "s.json"):
+        raise RuntimeError("meanwhile")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_place_that_cannot_be_written_to_is_known_before_anything_else_is_written(tmp_path):
+    with pytest.raises(ConversionError, match="cannot be written"), to_file(tmp_path / "missing" / "r.json"):
+        raise AssertionError("not reached")
 
 
 def test_the_table_speaks_in_the_metric_of_the_model():

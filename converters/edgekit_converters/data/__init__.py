@@ -22,7 +22,7 @@ from edgekit_runtime import preprocess
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import InputSpec
 
-__all__ = ["READERS", "DataRequest", "DataSet", "batches", "labels", "prepare"]
+__all__ = ["READERS", "DataRequest", "DataSet", "batches", "labels", "pick", "prepare"]
 
 Reads = Callable[[str], bool]
 Read = Callable[[DataRequest], Samples]
@@ -78,6 +78,13 @@ def batches(data: DataSet, inputs: tuple[InputSpec, ...], size: int) -> Iterator
     for start in range(0, data.count, size):
         rows = slice(start, start + size)
         yield [_normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
+
+
+def pick(data: DataSet, inputs: tuple[InputSpec, ...], count: int) -> list[Array]:
+    """Return ``count`` samples, or all there are, spread evenly over the set; normalised as by :func:`batches`."""
+    rows = np.unique(np.linspace(0, data.count - 1, min(count, data.count)).astype(int))
+    columns = [np.load(path, mmap_mode="r") for path in data.inputs]
+    return [_normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def labels(data: DataSet) -> Array | None:

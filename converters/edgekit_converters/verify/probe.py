@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data import batches
+from edgekit_converters.data import pick
 from edgekit_converters.load import one_by_one, open_source
 from edgekit_converters.records import Probe, ProbeRequest
 from edgekit_runtime.errors import SourceError
@@ -34,8 +34,12 @@ def probe(request: ProbeRequest, folder: Path) -> Probe:
 
 
 def _from_data(request: ProbeRequest) -> list[np.ndarray]:
-    assert request.data is not None
-    return next(iter(batches(request.data, request.inputs, min(request.samples, request.data.count))))
+    """Take as many samples from each set, one of each in turn: the first few of all are of every set."""
+    share = -(-request.samples // len(request.data))
+    sets = [pick(data, request.inputs, share) for data in request.data]
+    turns = [turn for arrays in sets for turn in range(len(arrays[0]))]
+    order = np.argsort(turns, kind="stable")[: request.samples]
+    return [np.concatenate(column)[order] for column in zip(*sets, strict=True)]
 
 
 def _noise(specs: tuple[InputSpec, ...], samples: int) -> list[np.ndarray]:

@@ -39,14 +39,29 @@ def test_noise_is_the_same_each_time_and_of_the_inputs_types(model, tmp_path):
     assert np.array_equal(np.load(again.inputs[0]), x)
 
 
-def test_samples_come_from_the_data_where_there_are_any(model, tmp_path):
+def dataset(folder, first, count):
+    """Samples of which the first value of input a tells which they are."""
+    folder.mkdir()
+    a = np.repeat(np.arange(first, first + count, dtype=np.float32)[:, None], 3, axis=1)
+    for name, array in (("a", a), ("b", np.zeros((count, 2), np.int64))):
+        np.save(folder / f"{name}.npy", array)
+    return DataSet((str(folder / "a.npy"), str(folder / "b.npy")), None, (), count, "", ())
+
+
+def taken(model, folder, *sets):
     model(lambda batch: [batch[0]])
-    arrays = np.arange(30, dtype=np.float32).reshape(10, 3), np.zeros((10, 2), np.int64)
-    for name, array in zip("ab", arrays, strict=True):
-        np.save(tmp_path / f"{name}.npy", array)
-    data = DataSet((str(tmp_path / "a.npy"), str(tmp_path / "b.npy")), None, (), 10, "", ())
-    made = probing.probe(ProbeRequest(SOURCE, INPUTS, data), tmp_path)
-    assert np.array_equal(np.load(made.inputs[0]), arrays[0][:8])
+    made = probing.probe(ProbeRequest(SOURCE, INPUTS, sets), folder)
+    return np.load(made.inputs[0])[:, 0].tolist()
+
+
+def test_samples_are_spread_over_the_data(model, tmp_path):
+    assert taken(model, tmp_path, dataset(tmp_path / "d", 0, 71)) == [0, 10, 20, 30, 40, 50, 60, 70]
+    assert taken(model, tmp_path, dataset(tmp_path / "few", 0, 3)) == [0, 1, 2]
+
+
+def test_samples_come_from_both_sets_in_turn(model, tmp_path):
+    calibration, evaluation = dataset(tmp_path / "c", 0, 31), dataset(tmp_path / "e", 100, 31)
+    assert taken(model, tmp_path, calibration, evaluation) == [0, 100, 10, 110, 20, 120, 30, 130]
 
 
 def test_a_model_that_looks_at_its_batch_is_asked_sample_by_sample(model, tmp_path):
