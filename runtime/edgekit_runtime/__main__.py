@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgekit_runtime import show
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import EdgekitError
+from edgekit_runtime.manifest import to_json
 from edgekit_runtime.model import load
 from edgekit_runtime.samples import read_sample, write_outputs
 from edgekit_runtime.verify import failure, verify
@@ -39,7 +40,7 @@ def check(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Say what the bundle is and which variant would run here."""
     with load(args.bundle, args.device, args.require, args.threads) as model:
-        record = {"manifest": asdict(model.manifest), "placement": asdict(model.placement)}
+        record = {"manifest": json.loads(to_json(model.manifest)), "placement": asdict(model.placement)}
         lines = [*show.manifest_lines(model.manifest), *show.placement_lines(model.placement)]
     _tell(args, record, lines)
     return 0

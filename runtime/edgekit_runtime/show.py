@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgekit_runtime.manifest import Manifest, Variant
+    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, Preprocessing, Requirements, Variant
     from edgekit_runtime.place import Placement
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.verify import Verdict
@@ -18,14 +18,61 @@ if TYPE_CHECKING:
 def manifest_lines(manifest: Manifest) -> Iterator[str]:
     """What the bundle says of itself."""
     yield f"{manifest.model_name} {manifest.model_version}"
-    for side, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
-        for spec in specs:
-            yield f"  {side:<8} {spec.name}  {spec.dtype} {list(spec.shape)}"
+    yield from (f"  input    {_input(spec)}" for spec in manifest.inputs)
+    yield from (f"  output   {_output(spec)}" for spec in manifest.outputs)
     sizes_bytes = {record.path: record.size_bytes for record in manifest.files}
     for variant in manifest.variants:
         yield f"  variant  {_variant(variant)}  {sum(sizes_bytes[path] for path in variant.files):,} bytes"
+        if needs := ", ".join(_needs(variant.requirements, variant.engine)):
+            yield f"           needs {needs}"
     if manifest.devices:
         yield f"  devices  {', '.join(str(device['name']) for device in manifest.devices)}"
+    if manifest.calibration:
+        samples, digest = (_plain(manifest.calibration.get(key)) for key in ("samples", "sha256"))
+        yield f"  data     calibrated on {samples} samples, sha256 {digest}"
+    if manifest.versions:
+        yield f"  made by  {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"
+
+
+def _input(spec: InputSpec) -> str:
+    parts = [f"{spec.name}  {spec.dtype} {list(spec.shape)}"]
+    parts += [spec.layout] if spec.layout else []
+    parts += [_preprocessing(spec.preprocessing)] if spec.preprocessing else []
+    return "  ".join(parts)
+
+
+def _output(spec: OutputSpec) -> str:
+    return f"{spec.name}  {spec.dtype} {list(spec.shape)}" + (f"  labels in {spec.labels}" if spec.labels else "")
+
+
+def _preprocessing(steps: Preprocessing) -> str:
+    """The formula, without the steps that change nothing; x is what the sensor gave."""
+    formula = "x" if steps.scale == 1 else f"x * {steps.scale:.6g}"
+    formula += f" - {_values(steps.mean)}" if any(steps.mean) else ""
+    if any(value != 1 for value in steps.std):
+        formula = f"({formula}) / {_values(steps.std)}" if " " in formula else f"x / {_values(steps.std)}"
+    resized = f"resized to {steps.resize[0]}x{steps.resize[1]}, " if steps.resize else ""
+    return resized + (f"as {formula}" if formula != "x" else "as it is")
+
+
+def _values(values: tuple[float, ...]) -> str:
+    """One value, or one a channel; of many channels the first."""
+    told = [f"{value:.6g}" for value in values[:4]] + (["..."] if len(values) > 4 else [])
+    return told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+
+
+def _needs(wanted: Requirements, engine: str) -> Iterator[str]:
+    if wanted.arch:
+        yield " or ".join(wanted.arch)
+    if wanted.engine_version is not None:
+        yield f"{engine} {wanted.engine_version} or newer"
+    if wanted.memory_bytes is not None:
+        yield f"{wanted.memory_bytes >> 20:,} MiB of memory"
+
+
+def _plain(value: object) -> str:
+    """The beginning of a value that the format leaves to the writer, without what would steer a terminal."""
+    return "".join(filter(str.isprintable, str(value)[:12]))
 
 
 def _variant(variant: Variant) -> str:

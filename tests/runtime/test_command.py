@@ -47,10 +47,12 @@ def test_info_says_what_it_is_and_what_runs(bundle_path: Path, capsys: Capture) 
     assert f"runs null-float32 on null:cpu (numpy {np.__version__})" in told
 
 
-def test_info_as_json(bundle_path: Path, capsys: Capture) -> None:
-    assert run("info", bundle_path, "--json") == 0
+def test_info_as_json(make: Make, capsys: Capture) -> None:
+    path = make(folder=True)
+    assert run("info", path, "--json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["manifest"]["model_name"] == "quarters"
+    assert record["manifest"] == json.loads((path / "manifest.json").read_bytes())
+    assert record["manifest"]["model"] == {"name": "quarters", "version": "1.0"}
     assert record["placement"]["variant"] == "null-float32"
 
 
