@@ -124,7 +124,8 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
             outputs=tuple(f"golden/{folder}/output-{index}.npy" for index in range(len(made.comparison.computed))),
             max_abs=tuple(_tolerance(made, index, variant) for index in range(len(made.comparison.computed))),
         ),
-        requirements=Requirements(),
+        # any processor the engine runs on; in memory, at the least the artifact itself
+        requirements=Requirements(engine_version=made.artifact.engine_version, memory_bytes=made.artifact.size_bytes),
         accuracy=_accuracy(contents.baseline, made.evaluation),
         settings=settings_for(variant.engine, variant.scheme, variant.precision, variant.device),
     )

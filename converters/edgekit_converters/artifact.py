@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.lowest_version import lowest_version
 from edgekit_converters.records import Artifact
 from edgekit_runtime.engines import TensorInfo, open_engine
 from edgekit_runtime.errors import EngineError, ToolchainError
@@ -68,7 +69,8 @@ def bind(engine: str, scheme: str, files: tuple[Path, ...], notes: tuple[str, ..
         ports = signature(files[0])
         inputs = tuple(inputs[port.position] for port in ports.inputs)
         outputs = tuple(outputs[port.position] for port in ports.outputs)
-    return Artifact(engine, scheme, files, tuple(map(_binding, inputs)), tuple(map(_binding, outputs)), notes)
+    bindings = tuple(map(_binding, inputs)), tuple(map(_binding, outputs))
+    return Artifact(engine, scheme, files, *bindings, notes, lowest_version(engine, files[0]))
 
 
 def bind_made(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> Artifact:

@@ -69,6 +69,7 @@ class Artifact:
     inputs: tuple[TensorBinding, ...]
     outputs: tuple[TensorBinding, ...]
     notes: tuple[str, ...] = ()
+    engine_version: str | None = None  # the lowest that can open it, where the artifact tells
 
     @property
     def size_bytes(self) -> int:

@@ -1,0 +1,30 @@
+"""The lowest version of an engine that opens an artifact, read off the artifact."""
+
+from importlib import metadata
+
+import pytest
+
+from edgekit_converters.lowest_version import lowest_version
+
+
+@pytest.mark.parametrize(
+    ("sets", "version"),
+    [((1, 5), "2022.1"), ((1, 8), "2022.1"), ((1, 9), "2022.3"), ((10, 1), "2023.0"), ((), "2022.1")],
+)
+def test_ir_needs_the_release_of_its_newest_operator_set(tmp_path, sets, version):
+    layers = "".join(f'<layer type="X" version="opset{number}" />' for number in sets)
+    (tmp_path / "m.xml").write_text(f'<net version="11">{layers}</net>')
+    assert lowest_version("openvino", tmp_path / "m.xml") == version
+
+
+@pytest.mark.needs_openvino
+def test_an_operator_set_newer_than_known_needs_the_release_that_wrote_it(tmp_path):
+    (tmp_path / "m.xml").write_text('<net version="11"><layer version="opset99" /></net>')
+    assert lowest_version("openvino", tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]
+
+
+@pytest.mark.needs_litert
+@pytest.mark.needs_data
+def test_tflite_says_it_itself(shared_data):
+    folder = shared_data / "mlperf_tiny" / "image_classification"
+    assert lowest_version("litert", folder / "pretrainedResnet.tflite") == "1.5.0"
