@@ -7,25 +7,28 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime import show
 from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.errors import EdgekitError
+from edgekit_runtime.edges import CALL_RAW
+from edgekit_runtime.errors import EdgekitError, InputMismatch
 from edgekit_runtime.manifest import to_json
 from edgekit_runtime.model import load
+from edgekit_runtime.quiet import quiet_engines
 from edgekit_runtime.samples import read_sample, write_outputs
 from edgekit_runtime.verify import failure, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from edgekit_runtime.model import Model
+    from edgekit_runtime.model import Model, Outputs
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
+@quiet_engines()
 def check(args: argparse.Namespace) -> int:
     """Verify digests and golden outputs here; say which variants cannot run and why."""
     with open_bundle(args.bundle) as bundle:
@@ -37,6 +40,7 @@ def check(args: argparse.Namespace) -> int:
     return 0
 
 
+@quiet_engines()
 def info(args: argparse.Namespace) -> int:
     """Say what the bundle is and which variant would run here."""
     with load(args.bundle, args.device, args.require, args.threads) as model:
@@ -46,11 +50,12 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+@quiet_engines()
 def run(args: argparse.Namespace) -> int:
     """Run the model once on a file."""
     with load(args.bundle, args.device, args.require, args.threads) as model:
         sample, raw = read_sample(args.input, model.inputs)
-        result = model(sample, raw=raw or args.raw)
+        result = _call(model, sample, raw or args.raw)
         outputs = result if isinstance(result, dict) else {model.outputs[0].name: result}
         if args.output:
             write_outputs(args.output, outputs)
@@ -61,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@quiet_engines()
 def measure(args: argparse.Namespace) -> int:
     """Measure how fast it is here, cold and steady, and say how far to trust it."""
     from edgekit_runtime import measure as measuring
@@ -71,6 +77,7 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
+@quiet_engines()
 def doctor(args: argparse.Namespace) -> int:
     """Say what this machine is, which engines and accelerators it has, and what to install."""
     from edgekit_runtime import doctor as doctors
@@ -78,6 +85,13 @@ def doctor(args: argparse.Namespace) -> int:
     found = doctors.diagnose()
     _tell(args, asdict(found), doctors.lines(found))
     return 0
+
+
+def _call(model: Model, sample: Any, raw: bool) -> Outputs:
+    try:
+        return model(sample, raw=raw)
+    except InputMismatch as error:
+        raise InputMismatch(str(error).replace(CALL_RAW, "say --raw")) from error
 
 
 def _labels(model: Model, output: str) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Feed = Callable[[Any], Array]
     Fetch = Callable[[Array], Array]
 
+CALL_RAW = "call model(x, raw=True)"  # on a command line it is an option, and this is what its message replaces
+
 
 def feed(spec: InputSpec, binding: TensorBinding) -> Feed:
     """The way of one input; integers in the artifact's own dtype go in as they are.
@@ -30,7 +32,7 @@ def feed(spec: InputSpec, binding: TensorBinding) -> Feed:
     def way(value: Any) -> Array:
         array = value if type(value) is np.ndarray else np.asarray(value)
         if array.shape != shape:
-            raise InputMismatch(f"{named(spec)}: its shape is {list(array.shape)}")
+            raise InputMismatch(f"{named(spec)}: its shape is {list(array.shape)}{_advice(spec, array)}")
         if array.dtype is as_it_is or (as_it_is is not None and array.dtype == as_it_is):
             return array  # numpy has one object for each of its own dtypes, so the first question mostly settles it
         return convert(array)
@@ -76,7 +78,7 @@ def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
 def _advice(spec: InputSpec, array: Array) -> str:
     """A raw image where the model's own numbers are wanted is the mistake everybody makes once."""
     if array.dtype == np.uint8 and spec.preprocessing is not None:
-        return "; for a raw image call model(x, raw=True), which applies the declared preprocessing"
+        return f"; for a raw image {CALL_RAW}, which applies the declared preprocessing"
     return ""
 
 

@@ -58,7 +58,7 @@ def open_isolated(variant: Variant, bundle: Bundle, threads: int | None, run_tim
         raise EngineUnavailable("isolate=True hands file descriptors to a child, which needs a Unix")
     request = {**to_request(bundle, variant, threads), "timeout_s": run_timeout_s + GRACE_S}
     with ExitStack() as unless_open:
-        shared = unless_open.enter_context(_memory_file())
+        shared = unless_open.enter_context(memory_file())
         noise = unless_open.enter_context(tempfile.TemporaryFile("a+b"))
         child = start_child("edgekit_runtime.isolate", noise, str(shared.fileno()), pass_fds=(shared.fileno(),))
         unless_open.callback(end_child, child)
@@ -67,7 +67,7 @@ def open_isolated(variant: Variant, bundle: Bundle, threads: int | None, run_tim
         return engine
 
 
-def _memory_file() -> Any:
+def memory_file() -> Any:
     """A file that is only memory, where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("edgekit"), "w+b")

@@ -123,11 +123,16 @@ def test_run_takes_inputs_by_name(bundle_path: Path, x_path: Path, tmp_path: Pat
     assert run("run", bundle_path, tmp_path / "x.npz") == 0
 
 
-def test_run_preprocesses_arrays_when_asked(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
-    np.save(tmp_path / "image.npy", np.zeros((5, 5, 3), np.uint8))
+@pytest.mark.parametrize("shape", [(5, 5, 3), (1, 2, 2, 3)])
+def test_run_preprocesses_arrays_when_asked(
+    bundle_path: Path, tmp_path: Path, capsys: Capture, shape: tuple[int, ...]
+) -> None:
+    np.save(tmp_path / "image.npy", np.zeros(shape, np.uint8))
     assert run("run", bundle_path, tmp_path / "image.npy") == 7
     assert run("run", bundle_path, tmp_path / "image.npy", "--raw") == 0
-    assert "input 'image'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "input 'image'" in err
+    assert "; for a raw image say --raw, which applies the declared preprocessing" in err
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
