@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.engines import Facts, TensorInfo
-from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, EngineUnavailable
-from edgekit_runtime.probe import (
+from edgekit_runtime.child import (
     asked_variant,
     end_child,
     how_it_ended,
@@ -33,6 +31,8 @@ from edgekit_runtime.probe import (
     timeout_s,
     to_request,
 )
+from edgekit_runtime.engines import Facts, TensorInfo
+from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle

@@ -70,16 +70,11 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         EngineError: no variant can be opened and proven here; the message gives every reason.
         ProfileError: the bundle was not made for that device.
     """
-    if threads not in (None, "auto") and (not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads is {threads!r}, wanted None, 'auto' or at least 1")
-    if concurrency is not None and concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}, wanted None or at least 1")
-    if check not in CHECKS:
-        raise ValueError(f"check is {check!r}, wanted one of {', '.join(CHECKS)}")
+    _refuse_wrong_values(threads, check, concurrency)
+    how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate))
     bundle = open_bundle(path)
     try:
         labels = read_labels(bundle)
-        how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate))
         if isinstance(threads, str):
             from edgekit_runtime.tune import best_threads
 
@@ -95,6 +90,15 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     wish = Wish(device, require, threads, how)
     safe = Failover(bundle, session, placement, wish, on_event)
     return Model(bundle, safe, placement, labels, concurrency)
+
+
+def _refuse_wrong_values(threads: int | str | None, check: str, concurrency: int | None) -> None:
+    if threads not in (None, "auto") and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is {threads!r}, wanted None, 'auto' or at least 1")
+    if concurrency is not None and concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}, wanted None or at least 1")
+    if check not in CHECKS:
+        raise ValueError(f"check is {check!r}, wanted one of {', '.join(CHECKS)}")
 
 
 def _isolate_s(isolate: bool | float) -> float | None:

@@ -1,0 +1,119 @@
+"""A variant tried or run in a child process: how that is asked, started, bounded and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgekit_runtime.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.manifest import Variant
+
+TIMEOUT_S, TIMEOUT_NAME = 60.0, "EDGEKIT_PROBE_TIMEOUT_S"
+MEMORY_NAME = "EDGEKIT_PROBE_MEMORY_MIB"  # no limit where it is not set
+
+
+def timeout_s() -> float:
+    """How long a child may take to open a variant."""
+    return float(os.environ.get(TIMEOUT_NAME, TIMEOUT_S))
+
+
+def to_request(bundle: Bundle, variant: Variant, threads: int | None) -> dict[str, Any]:
+    """What a child has to know to open a variant; ``asked_variant`` reads it there."""
+    return {
+        "bundle": os.path.abspath(bundle.path),
+        "variant": variant.name,
+        "delegate": variant.delegate,
+        "settings": variant.settings,
+        "threads": threads,
+    }
+
+
+def start_child(module: str, noise: Any, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    """Start a module of this package in a process of its own, its stderr going to the file ``noise``.
+
+    Raises:
+        EngineUnavailable: this Python does not know its own executable, as when it is embedded.
+    """
+    if not sys.executable:
+        raise EngineUnavailable("an accelerator is tried in a child process first, and sys.executable is not set")
+    # The child stands where this package lies, so that a json.py in the caller's folder is not taken for Python's.
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join(os.path.abspath(entry) for entry in [home, *sys.path] if entry)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=noise,
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+        **more,
+    )
+
+
+def end_child(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child with all that it started. One that the kernel cannot kill, as a driver hangs, is left behind."""
+    if child.poll() is None:
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(child.pid, signal.SIGKILL)
+            else:
+                child.kill()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=5)
+    for pipe in (child.stdin, child.stdout):
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code, for people: negative ones are signals."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    known = {int(number): number.name for number in signal.Signals}
+    return f"its process was ended by {known.get(-code, f'signal {-code}')}"
+
+
+def last_words(noise: Any) -> str:
+    """The last line that the child printed."""
+    noise.seek(max(0, noise.seek(0, os.SEEK_END) - 4096))
+    lines = [line.strip() for line in noise.read().decode(errors="replace").splitlines() if line.strip()]
+    return f", its last words: {lines[-1][:200]}" if lines else ""
+
+
+# In the child. ---------------------------------------------------------------------------------------
+
+
+def own_stdout() -> int:
+    """Keep stdout for this module; what libraries print goes to stderr."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+def limit_memory() -> None:
+    """Bound the memory of this process as the environment says, and have it leave no core file."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_mib = os.environ.get(MEMORY_NAME)
+    if limit_mib:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_mib) << 20, int(limit_mib) << 20))
+
+
+def asked_variant(bundle: Bundle, request: Mapping[str, Any]) -> Variant:
+    """The variant of a request, with the delegate and settings that the caller chose."""
+    variant = next(v for v in bundle.manifest.variants if v.name == request["variant"])
+    return replace(variant, delegate=request["delegate"], settings=request["settings"])
