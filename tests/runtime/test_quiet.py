@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgekit.bundle_writer import write_bundle
+from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 SCRIPT = """
-import os, subprocess, sys
+import atexit, os, subprocess, sys
 from edgekit_runtime import errors
 from edgekit_runtime.quiet import quiet_engines
 
+atexit.register(os.write, 2, b"a library leaves, after all that was registered later\\n")
+
 @quiet_engines()
 def verb():
+    os.write(1, b"INFO: a library is well\\n")
     os.write(2, b"INFO: a library is well\\nERROR: a library is not\\n")
     subprocess.run([sys.executable, "-c", "import os; os.write(2, b'ERROR: nor is its child\\\\n')"], check=True)
+    print("an answer")
     print("Python's own", file=sys.stderr)
     {then}
 
@@ -29,6 +36,7 @@ try:
     verb()
 except Exception as error:
     print("error:", error, file=sys.stderr)
+print("another")
 os.write(2, b"the end\\n")
 """
 OWN, HELD, END = ["Python's own"], ["ERROR: a library is not", "ERROR: nor is its child"], ["the end"]
@@ -49,6 +57,7 @@ def test_engines_are_heard_only_when_one_fails(then: str, told: list[str]) -> No
         [sys.executable, "-c", SCRIPT.format(then=then)], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr.splitlines() == told
+    assert done.stdout.splitlines() == ["an answer", "another"]
 
 
 def test_a_closed_stderr_stays_closed(bundle_path: Path) -> None:
@@ -79,6 +88,21 @@ def test_the_library_leaves_an_applications_stderr_alone(litert_bundle: Path) ->
     program = "import sys, edgekit_runtime; edgekit_runtime.load(sys.argv[1]).close()"
     done = subprocess.run([sys.executable, "-c", program, litert_bundle], capture_output=True, text=True, check=True)
     assert "INFO: " in done.stderr
+
+
+@pytest.mark.needs_litert
+@pytest.mark.needs_gpu_driver
+def test_the_gpu_leaves_json_whole(litert_bundle: Path, gpu_driver: Path) -> None:
+    with open_bundle(litert_bundle) as bundle:
+        (cpu,) = bundle.manifest.variants
+        files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
+        changed = replace(bundle.manifest, variants=(replace(cpu, name="gpu", device="gpu"),), files=())
+    path = litert_bundle.with_name("gpu.edgekit")
+    write_bundle(changed, files, path)
+    typed = [sys.executable, "-m", "edgekit_runtime", "info", str(path), "--json"]
+    done = subprocess.run(typed, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["placement"]["variant"] == "gpu"
 
 
 @pytest.mark.needs_litert
