@@ -1,4 +1,4 @@
-"""No function of the runtime is longer than a person reads at once."""
+"""The runtime's sources: functions that a person reads at once, and a place for each module in docs/layout.md."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ def test_functions_are_short(path: Path) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_every_module_has_its_place_in_the_layout(repository: Path) -> None:
+    page = (repository / "docs" / "layout.md").read_text(encoding="utf-8")
+    drawn = page.partition("  edgekit_runtime/\n")[2].partition("devices/edgekit_devices")[0].split()
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} <= set(drawn)
