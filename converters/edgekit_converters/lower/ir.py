@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import openvino as ov
-from openvino import preprocess
+from openvino import opset13, preprocess
 
 from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
@@ -18,6 +18,9 @@ from edgekit_runtime.errors import EdgekitError, ToolchainError, UnsupportedOper
 MISSING_OPERATOR = re.compile(
     r"No conversion rule found for operations?:? ([\w:., ]+)|[Uu]nsupported operation:? (\w+)"
 )
+
+OPERATORS = frozenset(name.replace("_", "") for name in dir(opset13))  # "reducemean" for ReduceMean
+AUTOMATIC_NAME = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+(?![A-Za-z0-9])")
 
 
 @contextlib.contextmanager
@@ -59,9 +62,38 @@ def save(model: ov.Model, live: Live, folder: Path) -> tuple[Path, ...]:
         if len(model.inputs) == len(live.inputs):
             _name_and_fix(model, live)
             model = _move_channels(model, live)
-        path = folder / "model.xml"
-        ov.save_model(model, path, compress_to_fp16=False)
+        return write(model, folder)
+
+
+def write(model: ov.Model, folder: Path, *, half: bool = False) -> tuple[Path, ...]:
+    """Write ``model.xml`` and ``model.bin``; equal models give equal bytes, whatever this process made before.
+
+    OpenVINO names what has no name by its type and a count of all nodes its process ever made, which differs from run
+    to run. Those nodes are counted anew in the order of the graph; telling names and tensors' names stay.
+    """
+    _number_anew(model, {})
+    path = folder / "model.xml"
+    ov.save_model(model, path, compress_to_fp16=half)
     return path, path.with_suffix(".bin")
+
+
+def _number_anew(model: ov.Model, names: dict[str, str]) -> None:
+    """Rename ``Type_123`` and what is named after it (``Type_123/scale``); ``names`` holds old names and new ones."""
+    for node in model.get_ordered_ops():
+        automatic = AUTOMATIC_NAME.match(node.get_friendly_name())
+        if automatic and automatic.group(1).lower() in OPERATORS:
+            new = names.setdefault(automatic.group(), f"{automatic.group(1)}_{len(names)}")
+            node.set_friendly_name(new + node.get_friendly_name()[automatic.end() :])
+        for body in _bodies(node):
+            _number_anew(body, names)
+
+
+def _bodies(node: Any) -> tuple[ov.Model, ...]:
+    """Return the graphs inside a loop or a branch."""
+    kind = node.get_type_name()
+    if kind == "If":
+        return node.get_then_body(), node.get_else_body()
+    return (node.get_function(),) if kind in ("Loop", "TensorIterator") else ()
 
 
 def _in_order(model: ov.Model) -> ov.Model:

@@ -11,7 +11,7 @@ import openvino as ov
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from edgekit_converters.data import batches
-from edgekit_converters.lower.ir import openvino_errors
+from edgekit_converters.lower.ir import openvino_errors, write
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError
@@ -24,15 +24,13 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         CalibrationError: there are no calibration data.
         ToolchainError: NNCF or OpenVINO failed.
     """
-    path = folder / "model.xml"
     with openvino_errors("quantize"):
         model = ov.Core().read_model(request.artifact.files[0])
         if request.scheme == "int8-static":
             model = _calibrated(model, request)
         elif request.scheme == "int8-weights":
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-        ov.save_model(model, path, compress_to_fp16=request.scheme == "float16")
-    return path, path.with_suffix(".bin")
+        return write(model, folder, half=request.scheme == "float16")
 
 
 def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:

@@ -1,0 +1,119 @@
+"""Equal input gives equal bytes: IR made twice, in processes that have made other nodes before, is the same IR."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edgekit_converters.worker import ENVIRONMENT
+
+pytestmark = pytest.mark.needs_openvino
+
+# OpenVINO counts every node of the process in the names it gives; the two counts differ in length, too, so that
+# whatever is sorted by such a name is sorted differently
+NODES_BEFORE = (0, 12345)
+MAKE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from openvino import opset13
+from edgekit_converters.cache import digest
+from edgekit_converters.data import DataRequest, prepare
+from edgekit_converters.load import load
+from edgekit_converters.lower import lower
+from edgekit_converters.quantize import quantize
+from edgekit_converters.records import LowerRequest, QuantizeRequest, SourceRequest
+
+kind, path, folder, nodes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+source = load(SourceRequest(kind, path), folder)
+np.save(folder / "samples.npy", np.random.default_rng(0).random((32, *source.inputs[0].shape[1:]), np.float32))
+data = prepare(DataRequest(str(folder / "samples.npy"), source.inputs), folder)
+made = [opset13.constant(0) for _ in range(nodes)]
+artifact = lower(LowerRequest(source, "openvino"), folder)
+digests = [digest(path) for path in artifact.files]
+for scheme in ("float16", "int8-weights", "int8-static"):
+    (folder / scheme).mkdir()
+    made += [opset13.constant(0) for _ in range(nodes)]
+    files = quantize(QuantizeRequest(artifact, scheme, source.inputs, data), folder / scheme).files
+    digests += [digest(path) for path in files]
+print("made:", json.dumps(digests))
+"""
+
+
+def keras_net(path):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(image))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, strides=2)(x))
+    keras.Model(image, layers.Dense(3, activation="softmax", name="telling")(x)).save(path)
+
+
+def keras_loop(path):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    series = keras.Input((5, 3))
+    keras.Model(series, layers.Dense(2)(layers.SimpleRNN(4)(series))).save(path)
+
+
+def torch_net(path):
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5)]
+    torch.export.save(torch.export.export(nn.Sequential(*layers).eval(), (torch.zeros(1, 3, 8, 8),)), path)
+
+
+def make(kind, path, folder, nodes):
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE, kind, str(path), str(folder), str(nodes)],
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.rpartition("made:")[2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "build"),
+    [
+        pytest.param("keras", keras_net, marks=pytest.mark.needs_keras),
+        pytest.param("keras", keras_loop, marks=pytest.mark.needs_keras),
+        pytest.param("torch_program", torch_net, marks=pytest.mark.needs_torch),
+    ],
+)
+def test_what_the_process_made_before_does_not_show(tmp_path, kind, build):
+    path = tmp_path / ("net.keras" if kind == "keras" else "net.pt2")
+    build(path)
+    first, second = (make(kind, path, tmp_path / str(nodes), nodes) for nodes in NODES_BEFORE)
+    assert first == second
+    assert build is not keras_net or "/telling" in (tmp_path / "0" / "model.xml").read_text()
+
+
+@pytest.mark.needs_keras
+def test_bundles_are_the_same_to_the_byte(tmp_path, demo):
+    import edgekit
+
+    digests = {
+        edgekit.convert(
+            demo / "digits.keras",
+            tmp_path / f"{time}.edgekit",
+            device=["intel-cpu"],
+            quantize=["float16", "int8-static"],
+            scale=1 / 256,
+            calibrate=demo / "calibration.npz",
+            cache=False,
+        ).bundle.sha256
+        for time in range(3)
+    }
+    assert len(digests) == 1
