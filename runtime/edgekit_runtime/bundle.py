@@ -216,7 +216,7 @@ class Bundle:
         from pathlib import Path
 
         extent = self._extent(path)
-        target = Path(extent.source) if extent.whole else Path(self._private_folder(), *path.split("/"))
+        target = Path(extent.source) if extent.whole else Path(self.scratch(), *path.split("/"))
         if path not in self._held:
             if not extent.whole:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +232,14 @@ class Bundle:
         """
         for path in self._records:
             self._digest(path, None)
+
+    def scratch(self) -> str:
+        """A private folder that goes when the bundle is closed, also for children, which may be killed."""
+        if self._extracted is None:
+            from tempfile import TemporaryDirectory
+
+            self._extracted = TemporaryDirectory(prefix="edgekit-")
+        return self._extracted.name
 
     def close(self) -> None:
         """Remove what was taken out of an archive. Paths given out before are not valid any more."""
@@ -252,13 +260,6 @@ class Bundle:
         if path not in self._records:
             raise MalformedBundle(f"{self._name}: {path!r} is not in the manifest's files")
         return self._extents[path]
-
-    def _private_folder(self) -> str:
-        if self._extracted is None:
-            from tempfile import TemporaryDirectory
-
-            self._extracted = TemporaryDirectory(prefix="edgekit-")
-        return self._extracted.name
 
     def _digest(self, path: str, copy_to: Path | None) -> None:
         """Read a file in pieces, copying it on the way if asked, and hold it against its digest."""

@@ -37,8 +37,11 @@ def to_request(bundle: Bundle, variant: Variant, threads: int | None) -> dict[st
     }
 
 
-def start_child(module: str, noise: Any, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
-    """Start a module of this package in a process of its own, its stderr going to the file ``noise``.
+def start_child(module: str, noise: Any, scratch: str, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    """Start a module of this package in a process of its own.
+
+    Its stderr goes to the file ``noise``, and its temporary files to the folder ``scratch``, which whoever asked
+    removes: a child that crashes or is killed cannot.
 
     Raises:
         EngineUnavailable: this Python does not know its own executable, as when it is embedded.
@@ -54,7 +57,7 @@ def start_child(module: str, noise: Any, *arguments: str, **more: Any) -> subpro
         stdout=subprocess.PIPE,
         stderr=noise,
         cwd=home,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": scratch},
         start_new_session=True,
         **more,
     )

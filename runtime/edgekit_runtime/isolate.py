@@ -60,7 +60,8 @@ def open_isolated(variant: Variant, bundle: Bundle, threads: int | None, run_tim
     with ExitStack() as unless_open:
         shared = unless_open.enter_context(memory_file())
         noise = unless_open.enter_context(tempfile.TemporaryFile("a+b"))
-        child = start_child("edgekit_runtime.isolate", noise, str(shared.fileno()), pass_fds=(shared.fileno(),))
+        number = shared.fileno()
+        child = start_child("edgekit_runtime.isolate", noise, bundle.scratch(), str(number), pass_fds=(number,))
         unless_open.callback(end_child, child)
         engine = IsolatedEngine(child, noise, _first_answer(child, noise, request), shared, run_timeout_s)
         unless_open.pop_all()

@@ -140,7 +140,7 @@ def _in_child(bundle: Bundle, variant: Variant, threads: int | None) -> Probe:
     request = to_request(bundle, variant, threads)
     limit_s = timeout_s()
     with tempfile.TemporaryFile() as noise:
-        child = start_child("edgekit_runtime.probe", noise)
+        child = start_child("edgekit_runtime.probe", noise, bundle.scratch())
         try:
             answer, _ = child.communicate(json.dumps(request).encode(), timeout=limit_s)
         except subprocess.TimeoutExpired:
