@@ -56,9 +56,8 @@ def compared(tmp_path: Path) -> Callable[..., Comparison]:
 
         folder = tmp_path / "compared"
         folder.mkdir(exist_ok=True)
-        return compare(
-            CompareRequest(artifact, probe(ProbeRequest(source, source.inputs, data), folder), source.outputs), folder
-        )
+        reference = probe(ProbeRequest(source, source.inputs, (data,) if data else ()), folder)
+        return compare(CompareRequest(artifact, reference, source.outputs), folder)
 
     return run
 
