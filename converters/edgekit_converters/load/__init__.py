@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,11 +138,37 @@ def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | Non
     return (1, *(int(size) for size in shape[1:] if size is not None))
 
 
-def said_shape(request: SourceRequest, index: int, name: str) -> InputShape | None:
-    """Return what the user said of an input: by its name, else by its place among those without a name."""
-    named = [said for said in request.input_shapes if said.name == name]
+def said_shapes(request: SourceRequest, names: Sequence[str]) -> tuple[InputShape | None, ...]:
+    """Return what the user said of each input: by its name, else in the order of the inputs without one.
+
+    Raises:
+        SourceError: a shape is for no input: its name is unknown or said before, or there are more than inputs.
+    """
+    named = {said.name: said for said in request.input_shapes if said.name is not None}
     unnamed = [said for said in request.input_shapes if said.name is None]
-    return named[0] if named else unnamed[index] if index < len(unnamed) else None
+    refuse_repeated(request)
+    unknown = [name for name in named if name not in names]
+    if unknown:
+        raise SourceError(f"{request.path}: --input-shape: no input {unknown[0]!r}; there are {', '.join(names)}")
+    if len(request.input_shapes) > len(names):
+        raise SourceError(
+            f"{request.path}: --input-shape is given {len(request.input_shapes)} times; "
+            f"the inputs are {', '.join(names)}"
+        )
+    rest = iter(unnamed)
+    return tuple(named[name] if name in named else next(rest, None) for name in names)
+
+
+def refuse_repeated(request: SourceRequest) -> None:
+    """Refuse two shapes for one input.
+
+    Raises:
+        SourceError: naming it.
+    """
+    names = [said.name for said in request.input_shapes if said.name is not None]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise SourceError(f"{request.path}: --input-shape says the shape of input {repeated[0]!r} more than once")
 
 
 def one_by_one(run: Callable[[Arrays], Arrays], batch: Arrays) -> Arrays:

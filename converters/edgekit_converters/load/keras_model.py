@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters.foreign import told
-from edgekit_converters.load import Live, fixed_shape, in_batches, said_shape
+from edgekit_converters.load import Live, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.load.python_function import import_file
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
@@ -175,6 +175,7 @@ def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
             f"give every input's shape, such as --input-shape 1,224,224,3"
         )
     if not tensors:
+        refuse_repeated(request)
         return tuple(
             _spec(said.name or f"input_{index}", said.shape, said.dtype or "float32")
             for index, said in enumerate(request.input_shapes)
@@ -183,10 +184,10 @@ def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
     return tuple(
         _spec(
             name,
-            fixed_shape(name, tuple(tensor.shape), said_shape(request, index, name)),
+            fixed_shape(name, tuple(tensor.shape), said),
             tf.as_dtype(tensor.dtype).name,
         )
-        for index, (name, tensor) in enumerate(zip(names, tensors, strict=True))
+        for name, tensor, said in zip(names, tensors, said_shapes(request, names), strict=True)
     )
 
 
@@ -204,10 +205,10 @@ def load_saved_model(request: SourceRequest) -> Live:
             f"{request.path}: the SavedModel has no serving_default signature (it has: {list(signatures)})"
         )
     signature = signatures.get("serving_default") or next(iter(signatures.values()))
-    wanted = signature.structured_input_signature[1]
+    wanted = dict(sorted(signature.structured_input_signature[1].items()))
     inputs = tuple(
-        _spec(name, fixed_shape(name, tuple(spec.shape), said_shape(request, index, name)), spec.dtype.name)
-        for index, (name, spec) in enumerate(sorted(wanted.items()))
+        _spec(name, fixed_shape(name, tuple(spec.shape), said), spec.dtype.name)
+        for (name, spec), said in zip(wanted.items(), said_shapes(request, list(wanted)), strict=True)
     )
     outputs = sorted(signature.structured_outputs)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shape
+from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shapes
 from edgekit_converters.lower.ir import openvino_errors
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError
@@ -29,8 +29,8 @@ def load_file(request: SourceRequest) -> Live:
         raise SourceError(f"{request.path}: OpenVINO cannot read it ({error.args[0]})") from error
     names = [_name(port, f"input_{index}") for index, port in enumerate(model.inputs)]
     shapes = [
-        fixed_shape(name, _open_shape(port), said_shape(request, index, name))
-        for index, (name, port) in enumerate(zip(names, model.inputs, strict=True))
+        fixed_shape(name, _open_shape(port), said)
+        for name, port, said in zip(names, model.inputs, said_shapes(request, names), strict=True)
     ]
     model.reshape(dict(zip(model.inputs, map(list, shapes), strict=True)))
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgekit_converters.artifact import OpenArtifact, bind, signature
-from edgekit_converters.load import Live, one_by_one
+from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shapes
 from edgekit_converters.load.tflite_scheme import scheme_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.engines import TensorInfo
@@ -19,7 +19,7 @@ def load_file(request: SourceRequest) -> Live:
     """Open the file with LiteRT.
 
     Raises:
-        SourceError: LiteRT cannot read it.
+        SourceError: LiteRT cannot read it, or the user said other shapes than it has.
     """
     try:
         artifact = bind("litert", "float32", (request.path,))
@@ -35,6 +35,10 @@ def load_file(request: SourceRequest) -> Live:
     ports = signature(request.path)
     inputs = [opened.engine.inputs[binding.index] for binding in artifact.inputs]
     outputs = [opened.engine.outputs[binding.index] for binding in artifact.outputs]
+    said_of = said_shapes(request, [port.name for port in ports.inputs])
+    for port, info, said in zip(ports.inputs, inputs, said_of, strict=True):
+        if said:
+            fixed_shape(port.name, info.shape, said)
     return Live(
         framework="tflite",
         inputs=tuple(

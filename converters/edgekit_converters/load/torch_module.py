@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgekit_converters.foreign import told
-from edgekit_converters.load import Live, fixed_shape, in_batches, said_shape
+from edgekit_converters.load import Live, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
@@ -87,33 +87,52 @@ def load_program(request: SourceRequest) -> Live:
         values = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs]
     names = [str(name) for name in program.graph_signature.user_inputs]
     shapes = [
-        InputShape(_program_shape(request, index, name, value), name, str(value.dtype).removeprefix("torch."))
-        for index, (name, value) in enumerate(zip(names, values, strict=True))
+        InputShape(_program_shape(request, said, name, value), name, str(value.dtype).removeprefix("torch."))
+        for name, value, said in zip(names, values, said_shapes(request, names), strict=True)
     ]
     return _live(module, names, shapes, request)
 
 
-def _program_shape(request: SourceRequest, index: int, name: str, value: torch.Tensor) -> tuple[int, ...]:
+def _program_shape(request: SourceRequest, said: InputShape | None, name: str, value: torch.Tensor) -> tuple[int, ...]:
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)  # else symbolic: left open
     if sizes and sizes[0] not in (1, None):
         raise SourceError(
             f"{request.path}: input {name!r} was exported with a fixed batch of {sizes[0]}; "
             f"export with example inputs of batch 1, or with a dynamic batch"
         )
-    return fixed_shape(name, sizes, said_shape(request, index, name))
+    return fixed_shape(name, sizes, said)
 
 
 def load_pickle(request: SourceRequest) -> Live:
     """Load a pickled module, only when the user has allowed what that means."""
     code = "; a pickled module needs the code it was made from: add its folder to PYTHONPATH"
-    with torch_errors(request.path, "PyTorch cannot load it" + (code if request.allow_pickle else "")):
-        content = torch.load(request.path, map_location="cpu", weights_only=not request.allow_pickle)
+    content = _read(request.path, code if request.allow_pickle else "", allow_pickle=request.allow_pickle)
     if not isinstance(content, torch.nn.Module):
         raise SourceError(
             f"{request.path}: holds weights, not a model; give the function that builds the model, too: "
             f"edgekit convert FILE.py:function --weights {request.path.name} --input-shape 1,3,224,224"
         )
     return from_module(content, request)
+
+
+def _read(path: Path, hint: str = "", *, allow_pickle: bool) -> Any:
+    with torch_errors(path, "PyTorch cannot load it" + hint):
+        if not _looks_saved_by_torch(path):
+            raise SourceError(f"{path}: not a file that PyTorch has saved")
+        if _is_torchscript(path):
+            raise SourceError(
+                f"{path}: is TorchScript, which edgekit does not read; save the module with torch.export instead: "
+                f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
+            )
+        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell ``torch.jit.save`` from ``torch.save``: only the former keeps constants and code beside the tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[Path, ...] = ()) -> Live:
@@ -129,21 +148,15 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
             f"{request.path}: a PyTorch module does not say what it takes; "
             f"give every input's shape, such as --input-shape 1,3,224,224"
         )
-    parameters = [
-        parameter.name
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    shapes = request.input_shapes
-    unknown = [said.name for said in shapes if said.name is not None and parameters and said.name not in parameters]
-    if unknown:
-        raise SourceError(f"{request.path}: forward() has no input {unknown[0]!r}; it has {', '.join(parameters)}")
-    order = sorted(shapes, key=lambda said: parameters.index(said.name) if said.name in parameters else -1)
-    names = [
-        said.name or (parameters[index] if index < len(parameters) else f"input_{index}")
-        for index, said in enumerate(order)
-    ]
-    return _live(module.eval(), names, list(order), request, code)
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if any(one.kind == one.VAR_POSITIONAL for one in parameters):  # *tensors: as many as are said, by any name
+        refuse_repeated(request)
+        more = request.input_shapes[len(names) :]
+        names += [said.name or f"input_{index}" for index, said in enumerate(more, len(names))]
+    said_of = zip(names, said_shapes(request, names), strict=True)
+    given = {name: said for name, said in said_of if said}
+    return _live(module.eval(), list(given), list(given.values()), request, code)
 
 
 def load_weights(module: torch.nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
@@ -152,8 +165,7 @@ def load_weights(module: torch.nn.Module, path: Path, *, allow_pickle: bool = Fa
     Raises:
         SourceError: it is no state dict, holds pickled objects, or does not fit the module.
     """
-    with torch_errors(path):
-        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    content = _read(path, allow_pickle=allow_pickle)
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
     for wrapper in ("state_dict", "model_state_dict", "model"):

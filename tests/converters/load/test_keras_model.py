@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.load import open_source
+from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import SourceError
 
 pytestmark = pytest.mark.needs_keras
@@ -102,10 +103,16 @@ def test_an_open_size_is_asked_for_and_taken(tmp_path, loaded):
     keras.Model(image, layers.GlobalAveragePooling2D()(image)).save(tmp_path / "open.keras")
     with pytest.raises(SourceError, match="--input-shape image=1,N,N,3"):
         loaded(tmp_path / "open.keras")
-    from edgekit_converters.records import InputShape
-
     source = loaded(tmp_path / "open.keras", input_shapes=(InputShape((1, 9, 7, 3)),))
     assert source.inputs[0].shape == (1, 9, 7, 3)
+
+
+def test_a_shape_for_no_input_is_refused(net, tmp_path, loaded):
+    net.save(tmp_path / "net.keras")
+    net.export(str(tmp_path / "net"))
+    for name in ("net.keras", "net"):
+        with pytest.raises(SourceError, match=r"no input 'foo'; there are \w+"):
+            loaded(tmp_path / name, input_shapes=(InputShape((1, 8, 8, 3), "foo"),))
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters import load as loading
-from edgekit_converters.load import LOADERS, fixed_shape, in_batches, kind_of, one_by_one, said_shape
+from edgekit_converters.load import LOADERS, fixed_shape, in_batches, kind_of, one_by_one, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
@@ -51,9 +51,23 @@ def test_a_said_shape_must_fit(said):
 def test_shapes_are_said_by_name_or_by_place(tmp_path):
     named, unnamed = InputShape((1, 2), "b"), InputShape((1, 3))
     request = SourceRequest("keras", tmp_path, input_shapes=(named, unnamed))
-    assert said_shape(request, 1, "b") is named
-    assert said_shape(request, 0, "a") is unnamed
-    assert said_shape(request, 1, "c") is None
+    assert said_shapes(request, ["a", "b", "c"]) == (unnamed, named, None)
+    assert said_shapes(request, ["b", "a"]) == (named, unnamed)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["foo"], "no input 'foo'; there are a, b"),
+        (["a", "a"], "says the shape of input 'a' more than once"),
+        ([None, None, None], "given 3 times; the inputs are a, b"),
+        (["a", "b", None], "given 3 times; the inputs are a, b"),
+    ],
+)
+def test_a_shape_for_no_input_is_refused(tmp_path, names, message):
+    request = SourceRequest("keras", tmp_path, input_shapes=tuple(InputShape((1, 2), name) for name in names))
+    with pytest.raises(SourceError, match=message):
+        said_shapes(request, ["a", "b"])
 
 
 def test_a_model_that_takes_batches_gets_them():

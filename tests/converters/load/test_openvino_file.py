@@ -75,6 +75,8 @@ def test_an_open_size_is_asked_for_and_taken(tmp_path, loaded):
     with pytest.raises(SourceError, match="--input-shape seen=1,N,3"):
         loaded(tmp_path / "net.xml")
     assert loaded(tmp_path / "net.xml", input_shapes=(InputShape((1, 5, 3), "seen"),)).outputs[0].shape == (1, 5, 3)
+    with pytest.raises(SourceError, match="no input 'foo'; there are seen"):
+        loaded(tmp_path / "net.xml", input_shapes=(InputShape((1, 5, 3), "foo"),))
 
 
 @pytest.mark.parametrize("name", ["garbage.onnx", "garbage.xml"])

@@ -106,8 +106,10 @@ def test_inputs_by_name_in_any_order_and_outputs_of_a_dictionary(code, tmp_path,
         ("more", (1, 6)),
     ]
     assert [(spec.name, spec.shape) for spec in source.outputs] == [("zed", (1, 2)), ("aye", (1, 1))]
-    with pytest.raises(SourceError, match=r"forward\(\) has no input 'lft'; it has left, right, more"):
+    with pytest.raises(SourceError, match="no input 'lft'; there are left, right, more"):
         loaded(file, function="pair", input_shapes=(InputShape((1, 3, 9, 9), "lft"), *said[:2]))
+    with pytest.raises(SourceError, match="shape of input 'more' more than once"):
+        loaded(file, function="pair", input_shapes=(*said, said[0]))
 
 
 def test_a_pickled_module_needs_leave_and_its_code(net, tmp_path, loaded):
@@ -195,6 +197,18 @@ def test_shapes_that_are_missing_or_wrong(net, tmp_path, shapes, message):
 
     with pytest.raises(SourceError, match=message):
         from_module(net, SourceRequest("python", tmp_path / "net.py", input_shapes=shapes))
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_torchscript_and_text_are_called_what_they_are(tmp_path, loaded, allow_pickle):
+    import torch
+
+    torch.jit.trace(torch.nn.Linear(3, 2), torch.zeros(1, 3)).save(str(tmp_path / "script.pt"))
+    with pytest.raises(SourceError, match=r"is TorchScript, .*torch\.export\.save\(.*'model\.pt2'\)$"):
+        loaded(tmp_path / "script.pt", input_shapes=(InputShape((1, 3)),), allow_pickle=allow_pickle)
+    (tmp_path / "text.pth").write_text("hello, this is no model\n")
+    with pytest.raises(SourceError, match=r"text\.pth: not a file that PyTorch has saved$"):
+        loaded(tmp_path / "text.pth", allow_pickle=allow_pickle)
 
 
 @pytest.mark.parametrize("name", ["garbage.pt", "garbage.pt2"])
