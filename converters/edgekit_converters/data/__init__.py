@@ -52,7 +52,7 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
             for index, spec in enumerate(request.inputs)
         ]
         targets = files.enter_context(Column(folder / "labels.npy", "the label"))
-        fits = _write(samples, request, columns, targets)
+        notes = _write(samples, request, columns, targets)
         _refuse_too_few(request, columns[0].count)
         for spec, column in zip(request.inputs, columns, strict=True):
             _refuse_values(request, spec, column)
@@ -64,7 +64,7 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
         classes=samples.classes,
         count=columns[0].count,
         sha256=hashlib.sha256(b"".join(column.digest() for column in [*columns, targets])).hexdigest(),
-        notes=(*samples.notes, *(note for way in fits for note in way.notes()), *_worries(request, columns)),
+        notes=(*samples.notes, *notes, *_worries(request, columns)),
     )
 
 
@@ -101,9 +101,10 @@ def _read(request: DataRequest) -> Samples:
     raise DataError(f"{request.spec}: {found}; {request.purpose} data may be: {accepted}")
 
 
-def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column) -> list[fit.Fit]:
-    """Stream every block into the columns; the first sample decides how all are laid out."""
+def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column) -> list[str]:
+    """Stream every block into the columns; the first sample decides how all are laid out. Gives what was done."""
     fits: list[fit.Fit] = []
+    resized: set[fit.Fit] = set()
     for block in samples.blocks:
         name = block.names[0]
         if not fits:
@@ -113,9 +114,11 @@ def _write(samples: Samples, request: DataRequest, columns: list[Column], target
             ]
         for column, way, array in zip(columns, fits, block.inputs, strict=True):
             column.append(way.apply(array, name), block.names)
+            if way.resizes(array.shape[1:]):
+                resized.add(way)
         if block.labels is not None:
             targets.append(_target(block.labels, block), block.names)
-    return fits
+    return [note for way in fits for note in way.notes(resized=way in resized)]
 
 
 def _target(given: Array, block: Block) -> Array:
@@ -137,13 +140,19 @@ def _target(given: Array, block: Block) -> Array:
 
 def _refuse_too_few(request: DataRequest, count: int) -> None:
     if count == 0:
-        raise DataError(f"{request.spec}: no samples in it for {request.purpose}")
+        raise DataError(f"{request.spec}: no samples in it for {request.purpose}{_instead(Path(request.spec))}")
     if count < request.minimum:
         limit = f" (--samples {request.samples})" if count == request.samples else ""
         raise DataError(
             f"{request.spec}: {count} samples{limit} are too few for {request.purpose}; "
             f"at least {request.minimum} are needed, {max(request.minimum, request.recommended)} are advised"
         )
+
+
+def _instead(folder: Path) -> str:
+    """Point to a file of samples in a folder where only images were looked for."""
+    found = sorted(entry for entry in folder.iterdir() if arrays.reads(entry.name)) if folder.is_dir() else []
+    return f"; it holds {found[0].name}: give the file itself, {found[0]}" if found else ""
 
 
 def _refuse_values(request: DataRequest, spec: InputSpec, column: Column) -> None:

@@ -54,8 +54,15 @@ class Fit:
             self.spec, (*shape, 1) if self.grey else shape, self.sample_layout, self.input_layout
         )
 
-    def notes(self) -> tuple[str, ...]:
-        """What is done to the samples, for people."""
+    def resizes(self, shape: Shape) -> bool:
+        """Whether samples of ``shape`` (no batch) have another size than the input."""
+        size = _resize(self.spec)
+        if not size or not self.sample_layout:
+            return False
+        return shape[:2] != size if self.grey else _height_width_channels(shape, self.sample_layout)[:2] != size
+
+    def notes(self, *, resized: bool = False) -> tuple[str, ...]:
+        """What is done to the samples, for people; ``resized`` says whether any had another size."""
         found = []
         if self.grey:
             found.append(f"input {self.spec.name!r}: channel axis added: samples are grey images without one")
@@ -65,7 +72,7 @@ class Fit:
                 f"the input is {self.input_layout}"
             )
         size = _resize(self.spec)
-        if size:
+        if size and resized:
             found.append(f"input {self.spec.name!r}: samples resized to {size[0]}x{size[1]}")
         return tuple(found)
 
@@ -84,6 +91,11 @@ def choose(spec: InputSpec, shape: Shape, layout: str | None, name: str) -> Fit:
     if grey:
         shape, layout = (*shape, 1), "NHWC"
     ways = _ways(spec, shape, layout)
+    if not ways and layout and _ways(spec, shape, None):
+        raise DataError(
+            f"{name}: the sample is {_text(shape)}, which has not the layout {layout} that --layout says "
+            f"where input {spec.name!r} wants {_text(spec.shape[1:])}; leave --layout out, or say the other"
+        )
     if not ways:
         raise DataError(_wrong_shape(spec, shape[:2] if grey else shape, name))
     if len(ways) > 1 and layout is None:

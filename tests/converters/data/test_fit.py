@@ -72,8 +72,20 @@ def test_the_said_layout_settles_it(input_layout, said, axes):
 
 def test_the_said_layout_is_believed():
     spec = InputSpec("x", (1, 6, 8, 3), "float32", "NHWC")
-    with pytest.raises(DataError, match="sample is 6x8x3, input 'x' wants 6x8x3 NHWC"):
+    with pytest.raises(DataError, match="sample is 6x8x3, which has not the layout NCHW that --layout says"):
         choose(spec, (6, 8, 3), "NCHW", "sample 0")
+    with pytest.raises(DataError, match=r"sample is 5x8x3, input 'x' wants 6x8x3 NHWC; .*--resize"):
+        choose(spec, (5, 8, 3), "NCHW", "sample 0")
+
+
+@pytest.mark.parametrize(("layout", "sample"), [("NHWC", (6, 8, 3)), ("NCHW", (3, 6, 8)), (None, (6, 8))])
+def test_resizing_is_said_only_where_the_size_differs(layout, sample):
+    spec = InputSpec("x", (1, 6, 8, 3 if layout else 1), "float32", "NHWC", Preprocessing(resize=(6, 8)))
+    way = choose(spec, sample, layout, "sample 0")
+    assert not way.resizes(sample)
+    assert way.resizes(tuple(size * 2 if size in (6, 8) else size for size in sample))
+    assert not [note for note in way.notes() if "resized" in note]
+    assert way.notes(resized=True)[-1] == "input 'x': samples resized to 6x8"
 
 
 @pytest.mark.parametrize("sample", [(12, 16, 3), (3, 12, 16)])

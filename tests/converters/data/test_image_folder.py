@@ -80,6 +80,7 @@ def test_another_size_needs_resize(prepared, folder, image_input, resized_input)
     with pytest.raises(DataError, match=r"other\.jpg: the sample is 30x20x3.*wants 6x8x3.*--resize 6,8"):
         prepared(str(folder), image_input)
     data = prepared(str(folder), resized_input)
+    assert "input 'image': samples resized to 6x8" in data.notes
     assert np.load(data.inputs[0]).shape == (13, 6, 8, 3)
     assert np.abs(np.load(data.inputs[0])[-1].astype(int) - (1, 2, 3)).max() <= 2
 
@@ -140,7 +141,10 @@ def test_loose_images_beside_classes_are_refused(prepared, folder, image_input):
 @pytest.mark.needs_image
 def test_an_empty_folder_has_no_samples(prepared, tmp_path, image_input):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no samples"):
+    with pytest.raises(DataError, match=r"no samples in it for \w+$"):
+        prepared(str(tmp_path / "empty"), image_input)
+    np.savez(tmp_path / "empty" / "test.npz", x=np.zeros((4, 6, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"no samples in it .*; it holds test\.npz: give the file itself, .*test\.npz$"):
         prepared(str(tmp_path / "empty"), image_input)
 
 
