@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgekit_converters.records import Artifact, Comparison, Evaluation
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Source
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import VerificationError
 
+DOUBTFUL_DB = 20.0  # a file that came quantized, in another engine: below this, people are told
 CAUSES = {
     "lower": "the toolchain that lowered the model computes something else than the model",
     "quantize": "the float artifact was right, so the quantization broke it",
@@ -29,6 +30,17 @@ def check_parity(artifact: Artifact, comparison: Comparison, *, stage: str) -> N
         f"{worst.snr_db:.1f} dB signal to noise against the source, {floor_db:.0f} dB are needed "
         f"(max abs error {worst.max_abs_error:.4g}, cosine {worst.cosine:.4f})\n"
         f"{CAUSES[stage]}; no bundle was written"
+    )
+
+
+def doubts(source: Source, artifact: Artifact, comparison: Comparison) -> tuple[str, ...]:
+    """Return a note when a file that came quantized computes something rather different in another engine."""
+    worst = comparison.worst
+    if not source.quantized or worst.snr_db >= DOUBTFUL_DB:
+        return ()
+    return (
+        f"{artifact.engine} {artifact.scheme}: agrees with the file as it came by only {worst.snr_db:.1f} dB "
+        f"(output {worst.output!r}): measure it with --evaluate before you rely on it",
     )
 
 

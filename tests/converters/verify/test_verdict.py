@@ -1,9 +1,12 @@
 """A loss is a loss in the metric's own direction."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from edgekit_converters.records import Evaluation
-from edgekit_converters.verify.verdict import check_drop, drop
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Parity, Source, SourceRequest
+from edgekit_converters.verify.verdict import check_drop, doubts, drop
 from edgekit_runtime.errors import VerificationError
 
 
@@ -42,3 +45,13 @@ def test_more_is_refused_and_every_such_variant_named(source, worse):
 def test_nothing_is_refused_without_a_limit_or_a_measure():
     check_drop(None, accuracy(1.0), {"litert int8-static": accuracy(0.0)})
     check_drop(0.0, accuracy(1.0), {"litert int8-static": None})
+
+
+@pytest.mark.parametrize(("scheme", "snr_db", "count"), [("int8-static", 12.3, 1), ("int8-static", 20.0, 0)])
+def test_a_quantized_file_that_changes_in_another_engine_is_doubted(scheme, snr_db, count):
+    source = Source(SourceRequest("tflite", Path("net.tflite")), "tflite", (), (), (), scheme)
+    comparison = Comparison((Parity("scores", 0.5, snr_db, 0.97), Parity("boxes", 0.1, 40.0, 1.0)), ())
+    notes = doubts(source, Artifact("openvino", scheme, (), (), ()), comparison)
+    assert len(notes) == count
+    assert all(note.startswith("openvino int8-static: ") and "12.3 dB (output 'scores')" in note for note in notes)
+    assert doubts(replace(source, scheme="float32"), Artifact("openvino", "float32", (), (), ()), comparison) == ()
