@@ -15,17 +15,19 @@ class Toolchain:
 
     modules: tuple[str, ...]  # import names; all must be there
     packages: tuple[str, ...]  # distributions whose versions count
-    extra: str  # pip install 'edgekit[extra]'
+    extras: tuple[str, ...]  # pip install 'edgekit[extra]': any of them brings all
     warm: str = ""  # module of ours whose import takes long, started before it is needed
 
 
 TOOLCHAINS = {
-    "data": Toolchain((), ("numpy", "pillow"), ""),
-    "keras": Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), "keras"),
-    "python": Toolchain((), ("tensorflow", "keras", "tf-keras", "torch", "litert-torch", "litert-converter"), ""),
-    "torch": Toolchain(("torch",), ("torch", "litert-torch", "litert-converter"), "torch"),
-    "litert": Toolchain(("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), "keras"),
-    "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), "openvino", "edgekit_converters.quantize.ir"),
+    "data": Toolchain((), ("numpy", "pillow"), ()),
+    "keras": Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), ("keras",)),
+    "python": Toolchain((), ("tensorflow", "keras", "tf-keras", "torch", "litert-torch", "litert-converter"), ()),
+    "torch": Toolchain(("torch",), ("torch", "litert-torch", "litert-converter"), ("torch",)),
+    "litert": Toolchain(
+        ("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), ("keras", "torch")
+    ),
+    "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), ("openvino",), "edgekit_converters.quantize.ir"),
 }
 
 
@@ -46,10 +48,10 @@ def require(name: str, stage: str) -> None:
     Raises:
         ToolchainError: naming the extra that brings it.
     """
-    require_modules(TOOLCHAINS[name].modules, TOOLCHAINS[name].extra, stage)
+    require_modules(TOOLCHAINS[name].modules, TOOLCHAINS[name].extras, stage)
 
 
-def require_modules(modules: tuple[str, ...], extra: str, stage: str) -> None:
+def require_modules(modules: tuple[str, ...], extras: tuple[str, ...], stage: str) -> None:
     """Refuse when a module is not installed.
 
     Raises:
@@ -60,5 +62,5 @@ def require_modules(modules: tuple[str, ...], extra: str, stage: str) -> None:
         raise ToolchainError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             stage=stage,
-            advice=f"pip install 'edgekit[{extra}]'",
+            advice="pip install " + " or ".join(f"'edgekit[{extra}]'" for extra in extras),
         )

@@ -54,12 +54,12 @@ def test_errors_pass_and_leave_nothing(tmp_path):
 
 
 def test_a_missing_toolchain_names_the_extra(tmp_path, monkeypatch):
-    missing = toolchains.Toolchain(("no_such_module",), (), "torch")
+    missing = toolchains.Toolchain(("no_such_module",), (), ("keras", "torch"))
     monkeypatch.setitem(toolchains.TOOLCHAINS, "torch", missing)
     with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner, pytest.raises(ToolchainError) as caught:
         (tmp_path / "m.pt2").write_bytes(b"")
         runner.run("load", "torch", SourceRequest("torch_program", tmp_path / "m.pt2"))
-    assert "pip install 'edgekit[torch]'" in str(caught.value)
+    assert "pip install 'edgekit[keras]' or 'edgekit[torch]'" in str(caught.value)
 
 
 def test_old_logs_are_removed(tmp_path):

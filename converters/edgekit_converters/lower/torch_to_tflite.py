@@ -25,7 +25,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
         UnsupportedOperator: litert-torch has no lowering for something in the module.
         ToolchainError: litert-torch failed otherwise, or is not installed.
     """
-    toolchains.require_modules(("litert_torch",), "torch", "lower")
+    toolchains.require_modules(("litert_torch",), ("torch",), "lower")
     import litert_torch
 
     last = [index for index, moved in enumerate(live.moved) if moved]
