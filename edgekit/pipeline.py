@@ -32,7 +32,7 @@ from edgekit_converters.records import (
 )
 from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_converters.schemes import SCHEMES
-from edgekit_converters.verify.verdict import check_drop, check_parity, drop
+from edgekit_converters.verify.verdict import check_drop, check_parity, doubts, drop
 from edgekit_runtime.errors import ConversionError, PlanError
 from edgekit_runtime.manifest import InputSpec
 
@@ -95,7 +95,13 @@ def _report(work: _Work, contents: assemble.Contents, runner: Runner, started: f
         versions=contents.versions,
         stages=tuple(runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
-        notes=(*plan.notes, *work.source.notes, *_data_notes(work.calibration, work.evaluation), *contents.notes),
+        notes=(
+            *plan.notes,
+            *work.source.notes,
+            *_data_notes(work.calibration, work.evaluation),
+            *contents.notes,
+            *doubtful,
+        ),
     )
 
 
