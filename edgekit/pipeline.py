@@ -84,24 +84,18 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
 
 
 def _report(work: _Work, contents: assemble.Contents, runner: Runner, started: float) -> Report:
-    plan, source, baseline = work.plan, work.source, contents.baseline
+    plan, source, made, baseline = work.plan, work.source, contents.made, contents.baseline
+    notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation), *contents.notes]
+    notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     return Report(
         edgekit=__version__,
         source=_source_report(plan, source, baseline),
-        variants=tuple(
-            _variant_report(variant, contents.made[variant.artifact], baseline) for variant in plan.variants
-        ),
+        variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.variants),
         bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
         versions=contents.versions,
         stages=tuple(runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
-        notes=(
-            *plan.notes,
-            *work.source.notes,
-            *_data_notes(work.calibration, work.evaluation),
-            *contents.notes,
-            *doubtful,
-        ),
+        notes=tuple(notes),
     )
 
 
