@@ -16,6 +16,7 @@ from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache, cache_root, digest
 from edgekit_converters.data import DataRequest, DataSet
 from edgekit_converters.load import LOADERS
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import (
     Artifact,
     CompareRequest,
@@ -148,7 +149,7 @@ def _quantize(work: _Work, lowered: Artifact, scheme: str) -> Artifact:
     if scheme == "float32":
         return lowered
     calibration = work.calibration if SCHEMES[scheme].calibrated else None
-    request = QuantizeRequest(lowered, scheme, work.inputs, calibration)
+    request = QuantizeRequest(lowered, Recipe(scheme), work.inputs, calibration)
     artifact: Artifact = work.runner.run("quantize", lowered.engine, request, f"{lowered.engine} {scheme}")
     return artifact
 

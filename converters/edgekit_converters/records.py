@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit_converters.data import DataSet
+from edgekit_converters.recipe import Recipe
 from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
 
 
@@ -87,12 +88,18 @@ class LowerRequest:
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """Quantize a float artifact to one scheme."""
+    """Quantize a float artifact as a recipe says."""
 
     artifact: Artifact
-    scheme: str
+    recipe: Recipe
     inputs: tuple[InputSpec, ...]
     calibration: DataSet | None = None
+    nodes: tuple[tuple[str, str], ...] = ()  # (node of the artifact, its scheme): what the recipe's rules come to
+
+    @property
+    def scheme(self) -> str:
+        """What becomes of every node that is not in ``nodes``."""
+        return self.recipe.scheme
 
 
 @dataclass(frozen=True)

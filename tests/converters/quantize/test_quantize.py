@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.quantize import quantize
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.verdict import check_parity
@@ -56,7 +57,7 @@ def request_for(loaded, lowered, prepared):
         if calibrated and SCHEMES[scheme].calibrated:
             generator = np.random.default_rng(1)
             data = prepared(source, generator.standard_normal((32, *source.inputs[0].shape[1:])).astype(np.float32))
-        return source, QuantizeRequest(lowered(source, engine), scheme, source.inputs, data)
+        return source, QuantizeRequest(lowered(source, engine), Recipe(scheme), source.inputs, data)
 
     return make
 
@@ -115,6 +116,8 @@ def test_two_inputs_are_calibrated_each_with_its_own(loaded, lowered, prepared, 
     generator = np.random.default_rng(0)
     wide, narrow = generator.standard_normal((32, 8)) * 100, generator.standard_normal((32, 8))
     data = prepared(source, wide.astype(np.float32), narrow.astype(np.float32))
-    artifact = quantize(QuantizeRequest(lowered(source, "litert"), "int8-static", source.inputs, data), tmp_path)
+    artifact = quantize(
+        QuantizeRequest(lowered(source, "litert"), Recipe("int8-static"), source.inputs, data), tmp_path
+    )
     assert artifact.inputs[0].scale > 50 * artifact.inputs[1].scale
     assert compared(source, artifact, data).worst.snr_db > FLOOR_DB

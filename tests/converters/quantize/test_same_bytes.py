@@ -24,6 +24,7 @@ from edgekit_converters.data import DataRequest, prepare
 from edgekit_converters.load import load
 from edgekit_converters.lower import lower
 from edgekit_converters.quantize import quantize
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import LowerRequest, QuantizeRequest, SourceRequest
 
 kind, path, folder, nodes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -36,7 +37,7 @@ digests = [digest(path) for path in artifact.files]
 for scheme in ("float16", "int8-weights", "int8-static"):
     (folder / scheme).mkdir()
     made += [opset13.constant(0) for _ in range(nodes)]
-    files = quantize(QuantizeRequest(artifact, scheme, source.inputs, data), folder / scheme).files
+    files = quantize(QuantizeRequest(artifact, Recipe(scheme), source.inputs, data), folder / scheme).files
     digests += [digest(path) for path in files]
 print("made:", json.dumps(digests))
 """

@@ -14,6 +14,7 @@ import pytest
 
 from edgekit_converters.artifact import bind
 from edgekit_converters.quantize import quantize
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import VerificationError
@@ -68,7 +69,9 @@ def made(source, lowered, prepared, tmp_path):
         samples = np.random.default_rng(1).standard_normal((32, 12, 12, 3)).astype(np.float32)
         folder = tmp_path / "quantized"
         folder.mkdir()
-        return quantize(QuantizeRequest(artifact, "int8-static", source.inputs, prepared(source, samples)), folder)
+        return quantize(
+            QuantizeRequest(artifact, Recipe("int8-static"), source.inputs, prepared(source, samples)), folder
+        )
 
     return make
 
