@@ -22,9 +22,9 @@ PLACED = re.compile(r"(?:input|args|output)_\d+")  # names that carry their plac
 class LooseFiles:
     """Files outside any bundle, for engines that ask a bundle where a file is."""
 
-    def local_path(self, path: str) -> Path:
+    def local_path(self, path: str) -> str:
         """Return the path itself."""
-        return Path(path)
+        return path
 
 
 class OpenArtifact:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.record import dataclass
 
 ALIGNMENT_BYTES = 64  # contents can be mapped in place and read by any vector unit
 MAX_ENTRIES = 1026  # the manifest's 1024 files, manifest.json and model.sig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgekit_runtime.record import dataclass
 from edgekit_runtime.requirements import machine
 
 # What libraries choose their kernels by: the words of /proc/cpuinfo, any of which says that it is there.

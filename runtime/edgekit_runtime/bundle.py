@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
 
-from edgekit_runtime import archive, npy
+from edgekit_runtime import npy
+from edgekit_runtime.digest import sha256
 from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle
 from edgekit_runtime.manifest import (
     MANIFEST_NAME,
@@ -21,18 +21,19 @@ from edgekit_runtime.manifest import (
     Manifest,
     parse,
 )
+from edgekit_runtime.record import dataclass
 from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from tempfile import TemporaryDirectory
 
+    from edgekit_runtime.archive import Entry
     from edgekit_runtime.tensors import Array
 
 BundlePath = Union[str, "os.PathLike[str]"]
 
 MAX_SIGNATURE_BYTES = 1 << 16
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def open_bundle(path: BundlePath) -> Bundle:
 
 def _archive_extents(name: str) -> dict[str, _Extent]:
     """The extents of an archive; its manifest is the first entry and has the CRC its header says."""
+    from edgekit_runtime import archive  # a folder does without
+
     with open(name, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise MalformedBundle(f"{name}: is neither a file nor a folder")
@@ -88,7 +91,7 @@ def _archive_extents(name: str) -> dict[str, _Extent]:
     return extents
 
 
-def _check_crc(name: str, file: BinaryIO, entry: archive.Entry) -> None:
+def _check_crc(name: str, file: BinaryIO, entry: Entry) -> None:
     """Hold the manifest, which no digest covers, against the archive's own checksum."""
     from binascii import crc32
 
@@ -204,7 +207,7 @@ class Bundle:
         self._hold(path, content)
         return npy.view(content, f"{self._name}: {path}")
 
-    def local_path(self, path: str) -> Path:
+    def local_path(self, path: str) -> str:
         """A real file with the content, for engines that open files themselves.
 
         In a folder that is the file itself; from an archive it is taken out into a private folder that
@@ -213,13 +216,11 @@ class Bundle:
         Raises:
             DigestMismatch: it is not the file that was packed.
         """
-        from pathlib import Path
-
         extent = self._extent(path)
-        target = Path(extent.source) if extent.whole else Path(self.scratch(), *path.split("/"))
+        target = extent.source if extent.whole else os.path.join(self.scratch(), *path.split("/"))
         if path not in self._held:
             if not extent.whole:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(os.path.dirname(target), exist_ok=True)
             self._digest(path, None if extent.whole else target)
             self._held.add(path)
         return target
@@ -261,13 +262,12 @@ class Bundle:
             raise MalformedBundle(f"{self._name}: {path!r} is not in the manifest's files")
         return self._extents[path]
 
-    def _digest(self, path: str, copy_to: Path | None) -> None:
+    def _digest(self, path: str, copy_to: str | None) -> None:
         """Read a file in pieces, copying it on the way if asked, and hold it against its digest."""
         from contextlib import ExitStack
-        from hashlib import sha256
 
-        digest = sha256()
         left_bytes = self._extents[path].size_bytes
+        digest = sha256(left_bytes)
         with ExitStack() as stack:
             stack.enter_context(_reading(self._name, path))
             source = stack.enter_context(self._extents[path].open())
@@ -280,9 +280,9 @@ class Bundle:
         self._compare(path, digest.hexdigest())
 
     def _hold(self, path: str, content: Any) -> None:
-        from hashlib import sha256
-
-        self._compare(path, sha256(content).hexdigest())
+        digest = sha256(len(content))
+        digest.update(content)
+        self._compare(path, digest.hexdigest())
 
     def _compare(self, path: str, have: str) -> None:
         want = self._records[path].sha256

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import MISSING, fields
 from typing import Any, Callable, NoReturn, TypeVar
 
 from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.record import needed
 
 T = TypeVar("T")
 Check = Callable[[Any, str], T]
@@ -120,10 +120,10 @@ def known(value: Any, where: str, allowed: set[str], needed: set[str]) -> dict[s
 
 def record(kind: type[T], **checks: Check[Any]) -> Check[T]:
     """An object that becomes the dataclass ``kind``; keys with a default may be left out."""
-    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
+    without_default = needed(kind)
 
     def check(value: Any, where: str) -> T:
-        found = known(value, where, set(checks), needed)
+        found = known(value, where, set(checks), without_default)
         return kind(**{key: checks[key](item, f"{where}.{key}") for key, item in found.items()})
 
     return check

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime.errors import EngineUnavailable
+from edgekit_runtime.record import replace
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from glob import glob
 
 from edgekit_runtime.board import read_text
+from edgekit_runtime.record import dataclass
 
 # The bits of a Raspberry Pi's firmware word `get_throttled`; 16 higher: it has happened since the start.
 PI_LIMITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}

@@ -11,11 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from glob import glob
 from typing import TYPE_CHECKING, Union
 
 from edgekit_runtime.errors import DelegateUnavailable
+from edgekit_runtime.record import dataclass, field, replace
 
 if TYPE_CHECKING:
     from edgekit_runtime.manifest import Variant

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from edgekit_runtime.condition import Condition, read_condition
 from edgekit_runtime.delegates import DELEGATES, SIGNS, found_signs, library_path
 from edgekit_runtime.engines import library
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice
+from edgekit_runtime.record import dataclass
 from edgekit_runtime.wheels import PACKAGES, advice, check_wheel
 
 HOT_C = 80.0  # where boards without a fan begin to slow down

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError
 from edgekit_runtime.place import key_of, place
+from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgekit_runtime.checks import (
@@ -21,6 +20,7 @@ from edgekit_runtime.checks import (
 )
 from edgekit_runtime.consistency import MAX_TOTAL_BYTES, problems
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
+from edgekit_runtime.record import dataclass, field
 from edgekit_runtime.strict_json import decode
 
 FORMAT_VERSION = 1
@@ -275,6 +275,7 @@ def to_json(manifest: Manifest) -> bytes:
         MalformedBundle: a value is not finite, or is none that JSON can hold.
     """
     import json
+    from dataclasses import asdict
 
     fields = asdict(manifest)
     model = {"name": fields["model_name"], "version": fields["model_version"]}

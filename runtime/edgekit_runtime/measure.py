@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import cycle, islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.condition import Condition, changes, read_condition
 from edgekit_runtime.model import Model, load
 from edgekit_runtime.power import Meter
+from edgekit_runtime.record import dataclass, field
 from edgekit_runtime.stream import cores
 
 if TYPE_CHECKING:

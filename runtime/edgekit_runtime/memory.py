@@ -11,8 +11,9 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import sha256
 from typing import Any
+
+from edgekit_runtime.digest import sha256
 
 LIMIT = 512  # entries a topic; the oldest go first
 
@@ -64,8 +65,10 @@ def forget(topic: str, key: Mapping[str, str]) -> None:
 
 
 def _path(topic: str, key: Mapping[str, str]) -> str:
-    name = sha256(json.dumps(sorted(key.items())).encode()).hexdigest()[:32]
-    return os.path.join(folder(), topic, f"{name}.json")
+    told = json.dumps(sorted(key.items())).encode()
+    digest = sha256(len(told))
+    digest.update(told)
+    return os.path.join(folder(), topic, f"{digest.hexdigest()[:32]}.json")
 
 
 def _forget_oldest(place: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from edgekit_runtime.choose import answers, candidates
@@ -18,6 +17,7 @@ from edgekit_runtime.errors import (
     IncompatibleDevice,
     VerificationError,
 )
+from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.requirements import check_machine, machine, numbers
 from edgekit_runtime.selfcheck import Difference, check_key, checked
 from edgekit_runtime.session import Session

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
 import numpy as np
+
+from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
     from edgekit_runtime.manifest import Postprocessing

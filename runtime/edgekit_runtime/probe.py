@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime import __version__, delegates, memory
@@ -37,6 +37,7 @@ from edgekit_runtime.errors import (
     EngineUnavailable,
     VerificationError,
 )
+from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from edgekit_runtime.edges import converter, named
 from edgekit_runtime.errors import InputMismatch
 from edgekit_runtime.fold import channels_of, fold
 from edgekit_runtime.manifest import Preprocessing
+from edgekit_runtime.record import replace
 
 if TYPE_CHECKING:
     from edgekit_runtime.edges import Feed

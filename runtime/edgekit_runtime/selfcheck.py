@@ -7,12 +7,12 @@ depends on; in between the answer is remembered.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit_runtime.errors import MalformedBundle, VerificationError
+from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.choose import candidates
 from edgekit_runtime.errors import EdgekitError, EngineUnavailable, VerificationError
 from edgekit_runtime.place import REASONS, How, prove
+from edgekit_runtime.record import dataclass
 from edgekit_runtime.selfcheck import Difference
 
 if TYPE_CHECKING:

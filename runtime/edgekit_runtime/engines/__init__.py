@@ -9,15 +9,13 @@ An engine's module has two functions, and what it opens has the five members of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgekit_runtime.errors import EngineUnavailable
+from edgekit_runtime.record import dataclass, field
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
 
@@ -104,7 +102,7 @@ class Engine(Protocol):
 class Files(Protocol):
     """Where an engine finds a variant's files: a Bundle, or anything that knows."""
 
-    def local_path(self, path: str) -> Path:
+    def local_path(self, path: str) -> str:
         """A real file for the path."""
 
 

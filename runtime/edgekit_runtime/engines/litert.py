@@ -20,8 +20,6 @@ from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable, IncompatibleDevice
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit_runtime.engines import Engine
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
@@ -97,7 +95,7 @@ def _interpreter() -> tuple[str, Any]:
     raise EngineUnavailable(f"LiteRT is not installed: {INSTALL}")
 
 
-def open_model(path: Path, variant: Variant, threads: int | None) -> Engine:
+def open_model(path: str, variant: Variant, threads: int | None) -> Engine:
     """Open a ``.tflite`` file. ``threads`` None means one, LiteRT's own default.
 
     Raises:
@@ -113,29 +111,27 @@ def open_model(path: Path, variant: Variant, threads: int | None) -> Engine:
         return litert_gpu.open_model(path, variant)
     if variant.device != "cpu":
         raise EngineUnavailable(f"LiteRT runs on the {variant.device.upper()} here only through a delegate")
-    with Mapped(f"LiteRT cannot open {path.name}", EngineUnavailable):
-        interpreter = interpreter_class(model_path=str(path), num_threads=threads or 1)
+    with Mapped(f"LiteRT cannot open {os.path.basename(path)}", EngineUnavailable):
+        interpreter = interpreter_class(model_path=path, num_threads=threads or 1)
         interpreter.allocate_tensors()
     facts = Facts("CPU", "float32", threads or 1)
     return LiteRTEngine(interpreter, facts, again=lambda: open_model(path, variant, threads))
 
 
-def _open_delegated(path: Path, variant: Variant, threads: int | None) -> LiteRTEngine:
+def _open_delegated(path: str, variant: Variant, threads: int | None) -> LiteRTEngine:
     """Open a file with as much of it in the delegate as that takes, and the rest on the CPU."""
     package, interpreter_class = _interpreter()
-    name, found = str(variant.delegate), library_path(str(variant.delegate))
+    name, found, file = str(variant.delegate), library_path(str(variant.delegate)), os.path.basename(path)
     with Mapped(f"the delegate {found} does not load", DelegateUnavailable):
         import_module("ctypes").CDLL(found)  # load_delegate would print a second, pointless error
         delegate = import_module(f"{package}.interpreter").load_delegate(found, options_for(variant))
-    with Mapped(f"the delegate {found} refused {path.name}", DelegateUnavailable):
-        interpreter = interpreter_class(
-            model_path=str(path), num_threads=threads or 1, experimental_delegates=[delegate]
-        )
+    with Mapped(f"the delegate {found} refused {file}", DelegateUnavailable):
+        interpreter = interpreter_class(model_path=path, num_threads=threads or 1, experimental_delegates=[delegate])
         del delegate  # the interpreter keeps it, and lets go of it after itself
         taken = _taken(interpreter._get_ops_details())
         interpreter.allocate_tensors()
     if taken[0] == 0:
-        raise DelegateUnavailable(f"the delegate {found} took 0 of the {taken[1]} operators of {path.name}")
+        raise DelegateUnavailable(f"the delegate {found} took 0 of the {taken[1]} operators of {file}")
     return LiteRTEngine(interpreter, Facts(name, None, threads or 1, taken, {name: found}))
 
 

@@ -14,8 +14,6 @@ from edgekit_runtime.engines.litert import Mapped, tensors
 from edgekit_runtime.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit_runtime.engines import TensorInfo
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
@@ -24,7 +22,7 @@ PRECISION = "INFERENCE_PRECISION_HINT"
 PRECISIONS = {"f32": "float32", "f16": "float16"}
 
 
-def open_model(path: Path, variant: Variant) -> LiteRTGPUEngine:
+def open_model(path: str, variant: Variant) -> LiteRTGPUEngine:
     """Compile a ``.tflite`` file for the GPU alone, so that nothing falls back to the CPU.
 
     Float arithmetic is float32 unless the settings' ``INFERENCE_PRECISION_HINT`` is ``f16``.
@@ -35,16 +33,16 @@ def open_model(path: Path, variant: Variant) -> LiteRTGPUEngine:
     precision = variant.settings.get(PRECISION, "f32")
     if precision not in PRECISIONS:
         raise EngineUnavailable(f"LiteRT computes in {' or '.join(PRECISIONS)} on the GPU, not in {precision}")
-    with Mapped(f"LiteRT cannot run {path.name} on the GPU", EngineUnavailable):
+    with Mapped(f"LiteRT cannot run {os.path.basename(path)} on the GPU", EngineUnavailable):
         parts = [import_module(f"ai_edge_litert.{name}") for name in ("compiled_model", "options", "interpreter")]
         compiled_model, options, interpreter = parts
         # The interpreter says the order of the tensors and their quantization, which a compiled model does not.
-        inputs, outputs = tensors(interpreter.Interpreter(model_path=str(path)))
+        inputs, outputs = tensors(interpreter.Interpreter(model_path=path))
         wanted = options.Options(
             hardware_accelerators=options.HardwareAccelerator.GPU,
             gpu_options=options.GpuOptions(enforce_f32=precision == "f32"),
         )
-        compiled = compiled_model.CompiledModel.from_file(str(path), options=wanted)
+        compiled = compiled_model.CompiledModel.from_file(path, options=wanted)
         library = os.path.dirname(str(compiled_model.__file__))
         return LiteRTGPUEngine(
             compiled, inputs, outputs, Facts("GPU", PRECISIONS[precision], None, None, {"gpu": library})

@@ -5,6 +5,7 @@ It makes bundle, placement, command and store testable anywhere, and is the shor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import EngineUnavailable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
 
@@ -25,7 +24,7 @@ def library() -> Library:
     return Library("numpy", np.__version__, np.__version__, np.__path__[0])
 
 
-def open_model(path: Path, variant: Variant, threads: int | None) -> NullEngine:
+def open_model(path: str, variant: Variant, threads: int | None) -> NullEngine:
     """Open an ``.npy`` of shape (*input shape without batch, out_features).
 
     Raises:
@@ -36,9 +35,9 @@ def open_model(path: Path, variant: Variant, threads: int | None) -> NullEngine:
     try:
         weights = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise EngineUnavailable(f"the null engine cannot read {path.name}: {error}") from error
+        raise EngineUnavailable(f"the null engine cannot read {os.path.basename(path)}: {error}") from error
     if not isinstance(weights, np.ndarray) or weights.ndim < 2:
-        raise EngineUnavailable(f"the null engine wants one array of at least 2 dimensions in {path.name}")
+        raise EngineUnavailable(f"the null engine wants one array of at least 2 dimensions in {os.path.basename(path)}")
     return NullEngine(weights)
 
 

@@ -13,8 +13,6 @@ from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
 
@@ -70,7 +68,7 @@ def _openvino() -> Any:
         return openvino
 
 
-def open_model(path: Path, variant: Variant, threads: int | None) -> OpenVINOEngine:
+def open_model(path: str, variant: Variant, threads: int | None) -> OpenVINOEngine:
     """Compile an ``.xml``, its ``.bin`` beside it, for the lowest latency and with the variant's settings.
 
     Float arithmetic is float32 unless the settings say otherwise.
@@ -110,7 +108,7 @@ def _devices(core: Any, kind: str, number: str | None) -> list[str]:
     return found
 
 
-def _open_on(core: Any, path: Path, variant: Variant, device: str, threads: int | None) -> OpenVINOEngine:
+def _open_on(core: Any, path: str, variant: Variant, device: str, threads: int | None) -> OpenVINOEngine:
     # Left alone, OpenVINO computes in bfloat16, float16 or float32, whichever the processor is fastest in. NPUs
     # have no choice; elsewhere the numbers must not depend on the machine.
     pinned = {} if device.startswith("NPU") else {PRECISION: "f32"}
@@ -118,8 +116,8 @@ def _open_on(core: Any, path: Path, variant: Variant, device: str, threads: int 
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **pinned, **settings}
     if threads is not None and device == "CPU":
         options[THREADS] = threads
-    with Mapped(f"OpenVINO cannot run {path.name} on {device}", EngineUnavailable):
-        compiled = core.compile_model(str(path), device, options)
+    with Mapped(f"OpenVINO cannot run {os.path.basename(path)} on {device}", EngineUnavailable):
+        compiled = core.compile_model(path, device, options)
         _refuse_other(compiled, device, options.get(PRECISION))
         return OpenVINOEngine(compiled, _facts(compiled, device))
 
