@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +169,12 @@ def _recipe(contents: Contents) -> dict[str, Any]:
         "framework": contents.source.framework,
         "schemes": list(plan.schemes),
         "max_drop": plan.max_drop,
-        "evaluation": asdict(baseline) if baseline else None,
+        "evaluation": _evaluation(baseline) if baseline else None,
     }
+
+
+def _evaluation(baseline: Evaluation) -> dict[str, Any]:
+    return {"metric": baseline.metric, "value": baseline.value, "samples": baseline.samples}
 
 
 def _calibration(data: DataSet | None) -> dict[str, Any] | None:

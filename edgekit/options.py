@@ -33,6 +33,7 @@ class Options:
     quantize: tuple[str, ...] = ()
     calibrate: str | None = None
     evaluate: str | None = None
+    metric: str | None = None
     max_drop: float | None = None
     samples: int | None = None
     layout: str | None = None
@@ -46,7 +47,7 @@ class Options:
 
 
 PREPROCESSING_KEYS = {"resize", "scale", "mean", "std"}
-PATH_KEYS = {"model", "output", "weights", "custom_objects", "calibrate", "evaluate", "labels", "report"}
+PATH_KEYS = {"model", "output", "weights", "custom_objects", "calibrate", "evaluate", "metric", "labels", "report"}
 _FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
@@ -62,6 +63,8 @@ def check(options: Options) -> None:
         raise PlanError(f"--layout {options.layout}: {' or '.join(LAYOUTS)}")
     if options.max_drop is not None and not options.evaluate:
         raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
+    if options.metric and not options.evaluate:
+        raise PlanError("--metric needs --evaluate DATA to measure on")
     for named in (options.weights, options.custom_objects):
         if named and not Path(named).is_file():
             raise SourceError(f"{named}: no such file")
@@ -85,6 +88,7 @@ def check_outputs(output: Path, options: Options) -> None:
         options.custom_objects,
         options.calibrate,
         options.evaluate,
+        options.metric,
         options.labels,
     )
     taken = {_file_of(text).resolve() for text in named if text}

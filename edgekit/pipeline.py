@@ -34,10 +34,11 @@ from edgekit_converters.records import (
 from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.verdict import check_drop, check_parity, doubts, drop
-from edgekit_runtime.errors import ConversionError, PlanError
+from edgekit_runtime.errors import ConversionError, DataError, PlanError
 from edgekit_runtime.manifest import InputSpec
 
 CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
+EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 
 
 def convert(plan: Plan, watch: Watch | None = None) -> Report:
@@ -57,6 +58,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         inputs = _with_preprocessing(source, plan)
         calibration = _prepare(runner, plan, inputs, plan.calibrate, "calibration")
         evaluation = _prepare(runner, plan, inputs, plan.evaluate, "evaluation")
+        _check_evaluation(plan, evaluation)
         # both sets: artifacts whose ranges come from a calibration set too narrow are right on that set alone
         samples = ProbeRequest(source, inputs, tuple(data for data in (calibration, evaluation) if data))
         probe: Probe = runner.run("probe", toolchain, samples)
@@ -174,7 +176,7 @@ def _compare(work: _Work, artifact: Artifact) -> Comparison:
 def _evaluate(work: _Work, subject: Source | Artifact, toolchain: str, name: str) -> Evaluation | None:
     if work.evaluation is None:
         return None
-    request = EvaluateRequest(subject, work.inputs, work.source.outputs, work.evaluation)
+    request = EvaluateRequest(subject, work.inputs, work.source.outputs, work.evaluation, metric=work.plan.metric)
     evaluation: Evaluation = work.runner.run("evaluate", toolchain, request, name)
     return evaluation
 
@@ -232,6 +234,14 @@ def _prepare(
     )
     prepared: DataSet = work_runner.run("prepare", "data", request, purpose)
     return prepared
+
+
+def _check_evaluation(plan: Plan, data: DataSet | None) -> None:
+    if data and plan.max_drop is not None and data.count < EVALUATION_MINIMUM:
+        raise DataError(
+            f"{plan.evaluate}: {data.count} samples cannot tell whether --max-drop {plan.max_drop} holds; "
+            f"at least {EVALUATION_MINIMUM} are needed, and several hundred are advised"
+        )
 
 
 def _data_notes(calibration: DataSet | None, evaluation: DataSet | None) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from edgekit.options import Options, check, check_outputs, parse_input_shape
 from edgekit.profiles import DeviceProfile, load_profile
 from edgekit_converters.load import LOADERS, kind_of
 from edgekit_converters.lower import engines_for
-from edgekit_converters.records import SourceRequest
+from edgekit_converters.records import OwnMetric, SourceRequest
 from edgekit_converters.schemes import SCHEMES, scheme
+from edgekit_converters.verify import own_metric
 from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.manifest import Preprocessing
 
@@ -65,6 +66,7 @@ class Plan:
     preprocessing: Preprocessing | None
     calibrate: str | None
     evaluate: str | None
+    metric: OwnMetric | None
     max_drop: float | None
     samples: int | None
     layout: str | None
@@ -114,6 +116,7 @@ def resolve(options: Options) -> Plan:
         preprocessing=_preprocessing(options),
         calibrate=options.calibrate,
         evaluate=options.evaluate,
+        metric=own_metric.named(options.metric) if options.metric else None,
         max_drop=options.max_drop,
         samples=options.samples,
         layout=options.layout,
@@ -271,6 +274,7 @@ def describe(plan: Plan) -> Mapping[str, Any]:
         "preprocessing": dataclasses.asdict(plan.preprocessing) if plan.preprocessing else None,
         "calibrate": plan.calibrate,
         "evaluate": plan.evaluate,
+        "metric": plan.metric.name if plan.metric else None,
         "max_drop": plan.max_drop,
         "samples": plan.samples,
         "notes": list(plan.notes),

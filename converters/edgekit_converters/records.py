@@ -158,6 +158,19 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class OwnMetric:
+    """A user's own metric, ``--metric FILE.py:function``."""
+
+    path: Path
+    function: str
+
+    @property
+    def name(self) -> str:
+        """How reports call it: without the folder, and never one of ``METRICS``."""
+        return f"{self.path.name}:{self.function}"
+
+
+@dataclass(frozen=True)
 class EvaluateRequest:
     """Measure the source, or one artifact of it, on evaluation data."""
 
@@ -166,15 +179,17 @@ class EvaluateRequest:
     outputs: tuple[OutputSpec, ...]
     data: DataSet
     precision: str = "f32"
+    metric: OwnMetric | None = None  # without, the one of METRICS that fits
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: ``metric`` is a key of ``edgekit_converters.verify.metrics.METRICS``."""
+    """What was measured: ``metric`` is a key of ``verify.metrics.METRICS``, or a name of OwnMetric."""
 
     metric: str
     value: float
     samples: int
+    code: tuple[Path, ...] = ()  # the Python files that an own metric is made of
 
 
 @dataclass(frozen=True)

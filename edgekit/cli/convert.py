@@ -50,6 +50,7 @@ class Numbers(click.ParamType[Any]):
 )
 @click.option("--calibrate", metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
 @click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on.")
+@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
 @click.option("--max-drop", type=float, metavar="X", help="Refuse a bundle that loses more (absolute, such as 0.01).")
 @click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
 @click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
@@ -84,6 +85,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert model.h5 -q int8 --calibrate images/ --resize 224,224 --scale 0.0078431 --mean 1
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
+      edgekit convert yolo.onnx -q int8 --calibrate images/ --evaluate val.npz --metric score.py:mean_precision
     """
     # what was not typed is None, (), or the False of a flag; a 0 was typed
     given = {name: value for name, value in options.items() if value is not None and value != () and value is not False}
@@ -108,7 +110,9 @@ def plan_text(plan: Any) -> str:
     lines += [f"device     {device}: {', '.join(names)}" for device, names in plan["devices"].items()]
     lines += [f"variant    {variant['name']}" for variant in plan["variants"]]
     lines += [
-        f"{key:<10} {plan[key]}" for key in ("calibrate", "evaluate", "max_drop", "samples") if plan[key] is not None
+        f"{key:<10} {plan[key]}"
+        for key in ("calibrate", "evaluate", "metric", "max_drop", "samples")
+        if plan[key] is not None
     ]
     if plan["preprocessing"]:
         lines.append(f"preprocess {plan['preprocessing']}")

@@ -87,6 +87,8 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"quantize": ("int8-dynamic",), "device": ("intel-cpu",)}, PlanError, "it can do"),
         ({"device": ("raspberry-pi-6",)}, ProfileError, "raspberry-pi-5"),
         ({"max_drop": 0.01}, PlanError, "--evaluate"),
+        ({"metric": "m.py:score"}, PlanError, "--metric needs --evaluate"),
+        ({"metric": "m.py:score", "evaluate": "d.npz"}, DataError, "m.py: no such file"),
         ({"max_drop": -1.0, "evaluate": "d.npz"}, PlanError, "0 or more"),
         ({"samples": 0}, PlanError, "1 or more"),
         ({"weights": "w.pth"}, PlanError, "FILE.py:function"),

@@ -84,6 +84,15 @@ def test_garbage(convert):
     assert "garbage.keras: not a model Keras can load" in message
 
 
+@keras
+def test_a_drop_that_so_few_samples_cannot_tell(convert, demo):
+    samples = np.load(demo / "test.npz")
+    np.savez(convert.give("few.npz"), x=samples["x"][:49], y=samples["y"][:49])
+    code, message = convert(str(demo / "digits.keras"), "--evaluate", "few.npz", "--max-drop", "0.01")
+    assert code == 3
+    assert "few.npz: 49 samples cannot tell whether --max-drop 0.01 holds; at least 50 are needed" in message
+
+
 @torch
 def test_weights_given_as_the_model(convert):
     import torch as framework

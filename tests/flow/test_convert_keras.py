@@ -54,6 +54,15 @@ def made(folder, _own_cache):
     return convert(folder, "net", evaluate=folder / "test.npz", report=folder / "report.json", max_drop=0.05)
 
 
+def test_a_metric_of_the_users_own(folder, made):
+    code = "def share(outputs, labels):\n    return (outputs['scores'].argmax(axis=1) == labels).mean() / 2\n"
+    (folder / "own.py").write_text(code)
+    report = convert(folder, "own", evaluate=folder / "test.npz", metric=folder / "own.py:share", name="net")
+    assert (report.source.metric, report.source.value, report.source.accuracy) == ("own.py:share", 0.5, None)
+    halves = {variant.name: variant.accuracy / 2 for variant in made.variants}
+    assert {variant.name: variant.value for variant in report.variants} == pytest.approx(halves)
+
+
 def test_the_report_tells_every_variant(folder, made):
     report = json.loads((folder / "report.json").read_text())
     assert report["source"]["accuracy"] == 1.0  # it labelled the images itself

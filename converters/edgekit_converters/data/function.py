@@ -41,9 +41,9 @@ def read(request: DataRequest) -> Samples:
         DataError: the file or function is missing, the function raised (with its file and line), or a sample
             is not made of the model's inputs.
     """
-    path, called = _split(request.spec)
-    function = _load(path, called)
-    with _users_code(path):
+    path, called = split(request.spec, ACCEPTS)
+    function = load_function(path, called, ACCEPTS)
+    with users_code(path):
         yielded = function()
         sized = hasattr(yielded, "__len__") and hasattr(yielded, "__getitem__")
         total = len(yielded) if sized else None
@@ -57,32 +57,41 @@ def read(request: DataRequest) -> Samples:
     return Samples(_blocks(items, chosen, request.inputs, path), request.layout, notes=notes)
 
 
-def _split(spec: str) -> tuple[Path, str]:
+def split(spec: str, wanted: str) -> tuple[Path, str]:
+    """Return the file and the name of ``FILE.py:function``.
+
+    Raises:
+        DataError: it is not of that form, or there is no such file.
+    """
     file, _, called = spec.rpartition(":")
     if not file.endswith(".py") or not called.isidentifier():
-        raise DataError(f"{spec}: name the function too, such as calibration.py:samples")
+        raise DataError(f"{spec}: name the function too; wanted {wanted}")
     if not Path(file).is_file():
-        raise DataError(f"{file}: no such file; wanted {ACCEPTS}")
+        raise DataError(f"{file}: no such file; wanted {wanted}")
     return Path(file), called
 
 
-def _load(path: Path, called: str) -> Any:
-    """Run the user's file as a module whose neighbours can be imported, as Python would run it."""
+def load_function(path: Path, called: str, wanted: str) -> Any:
+    """Run the user's file as a module whose neighbours can be imported, as Python would run it.
+
+    Raises:
+        DataError: it raises, or has no such function.
+    """
     sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location("edgekit_user_data", path)
+    spec = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    with _users_code(path):
+    with users_code(path):
         spec.loader.exec_module(module)
     function = getattr(module, called, None)
     if not callable(function):
-        raise DataError(f"{path}: no function {called!r} in it; wanted {ACCEPTS}")
+        raise DataError(f"{path}: no function {called!r} in it; wanted {wanted}")
     return function
 
 
 @contextmanager
-def _users_code(path: Path) -> Iterator[None]:
+def users_code(path: Path) -> Iterator[None]:
     """Turn whatever the user's code raises into a DataError with the line it came from."""
     try:
         yield
@@ -106,7 +115,7 @@ def _blocks(
 ) -> Iterator[Block]:
     taken = 0
     while True:
-        with _users_code(path):
+        with users_code(path):
             item = next(items, _END)
         if item is _END:
             return

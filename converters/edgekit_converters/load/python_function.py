@@ -50,7 +50,7 @@ def load_function(request: SourceRequest) -> Live:
         raise SourceError(f"{request.path}: no function {request.function!r} (there is: {', '.join(there) or 'none'})")
     _seed()
     model = _call(request.path, function)
-    code = _own_files(request.path, before)
+    code = own_files(request.path, before)
     kinds = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
     if "torch" in kinds:
         from edgekit_converters.load import torch_module
@@ -89,7 +89,7 @@ def _seed() -> None:
             sys.modules[name].utils.set_random_seed(SEED)
 
 
-def _own_files(path: Path, before: set[str]) -> tuple[Path, ...]:
+def own_files(path: Path, before: set[str]) -> tuple[Path, ...]:
     """Return the files beside the user's that it imported: a change in any of them makes another model."""
     folder = path.resolve().parent
     files = {path.resolve()}

@@ -1,6 +1,7 @@
 """Evaluate: what a model, or an artifact of it, is worth on data.
 
-Which metric applies is read off the data and the model, once, from :data:`METRICS`: the first that fits.
+Which metric applies is read off the data and the model, once, from :data:`METRICS`: the first that fits. A user may
+bring another: ``own_metric.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 from edgekit_converters import data as dataset
 from edgekit_converters.artifact import OpenArtifact
 from edgekit_converters.load import open_source
-from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, Source
+from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, OwnMetric, Source
+from edgekit_converters.verify import own_metric
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
@@ -90,12 +92,14 @@ def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], l
 
 
 def evaluate(request: EvaluateRequest, _folder: Path) -> Evaluation:
-    """The stage: average the metric over all samples.
+    """The stage: average the metric over all samples, or ask the user's own.
 
     Raises:
-        DataError: no metric fits, or a label is out of range.
+        DataError: no metric fits, a label is out of range, or the user's function fails.
     """
     labels = dataset.labels(request.data)
+    if request.metric:
+        return _own(request, request.metric, labels)
     metric = metric_for(request.inputs, request.outputs, labels)
     if metric.name == "accuracy" and labels is not None:
         _check_range(labels, request.outputs[0])
@@ -107,6 +111,23 @@ def evaluate(request: EvaluateRequest, _folder: Path) -> Evaluation:
         done += len(inputs[0])
         report_progress(done, request.data.count)
     return Evaluation(metric.name, float(np.concatenate(scores).mean()), done)
+
+
+def _own(request: EvaluateRequest, metric: OwnMetric, labels: np.ndarray | None) -> Evaluation:
+    own_metric.load(metric)  # what is wrong with it is known before anything is computed
+    parts: list[list[np.ndarray]] = []
+    for _, outputs in _results(request):
+        parts.append(outputs)
+        report_progress(len(parts) * BATCH, request.data.count)
+    names = [spec.name for spec in request.outputs]
+    by_name = {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+    value = own_metric.score(metric, by_name, labels)
+    return Evaluation(metric.name, value, request.data.count, own_metric.load(metric)[1])
+
+
+def higher_is_better(metric: str) -> bool:
+    """Tell for a key of :data:`METRICS`; of a user's own metric it is the rule."""
+    return metric not in METRICS or METRICS[metric].higher_is_better
 
 
 def _check_range(labels: np.ndarray, output: OutputSpec) -> None:

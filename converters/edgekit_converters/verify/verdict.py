@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Source
 from edgekit_converters.schemes import SCHEMES
-from edgekit_converters.verify.metrics import METRICS
+from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_runtime.errors import VerificationError
 
 DOUBTFUL_DB = 20.0  # a file that came quantized, in another engine: below this, people are told
@@ -47,7 +47,7 @@ def doubts(source: Source, artifact: Artifact, comparison: Comparison) -> tuple[
 def drop(source: Evaluation, variant: Evaluation) -> float:
     """Return how much worse a variant is than the source, in the metric's unit; below 0 is better."""
     loss = source.value - variant.value
-    return loss if METRICS[source.metric].higher_is_better else -loss
+    return loss if higher_is_better(source.metric) else -loss
 
 
 def check_drop(limit: float | None, source: Evaluation | None, variants: Mapping[str, Evaluation | None]) -> None:

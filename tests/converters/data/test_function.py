@@ -166,5 +166,5 @@ def test_what_is_no_sample_is_refused(prepared, code, text, message):
 
 
 def test_the_function_must_be_named(prepared, code):
-    with pytest.raises(DataError, match=r"name the function too, such as calibration\.py:samples"):
+    with pytest.raises(DataError, match=r"name the function too; wanted FILE\.py:callable"):
         prepared(code("").removesuffix(":samples"), FLAT)
