@@ -1,16 +1,24 @@
 """A quantization recipe: what becomes of which layer, from which statistics, with which corrections.
 
-It speaks of the source's layers and of no toolchain; each quantizer compiles it to its own terms.
+It speaks of the source's layers and of no toolchain; :func:`resolve` turns its rules into nodes of an artifact, and
+each quantizer compiles those to its own terms. ``recipe_file.py`` reads and writes it.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from edgekit_runtime.errors import PlanError
 
 # How a tensor's range is drawn from what calibration saw of it.
 STATISTICS = ("min-max", "moving-average", "percentile", "mse", "histogram")
 # What is done about the error that quantization makes; each quantizer says which of them it knows.
 CORRECTIONS = ("equalize", "bias", "bias-fast", "smooth")
+DEPTHS = ("first", "last")
+BLOCK_SIZES = (0, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,8 @@ class Rule:
 
     scheme: str  # "float32" keeps them in float
     layers: tuple[str, ...] = ()  # names in the source, or patterns such as "head.*"
-    operators: tuple[str, ...] = ()  # types, such as "softmax"
-    depth: tuple[str, ...] = ()  # "first", "last": of the layers that have weights
+    operators: tuple[str, ...] = ()  # types, such as "softmax", in any case
+    depth: tuple[str, ...] = ()  # "first", "last": of the layers that multiply by weights
 
 
 @dataclass(frozen=True)
@@ -33,3 +41,84 @@ class Recipe:
     corrections: tuple[str, ...] = ()
     block_size: int = 0  # weights that share a scale, for int4; 0 is a whole channel
     rules: tuple[Rule, ...] = ()
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """Every scheme in it, each once."""
+        return tuple(dict.fromkeys((self.scheme, *(rule.scheme for rule in self.rules))))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the source; a tuple of them is in the order of execution."""
+
+    name: str
+    operator: str  # its type, as its framework calls it
+    shape: tuple[int, ...]  # of its first output, batch 1
+    parameters: int
+    macs: int  # multiplications by weights for one sample
+    nodes: tuple[str, ...] = ()  # of the artifact: what computes it there
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it multiplies by weights, as convolutions and dense layers do and normalization does not."""
+        return self.parameters > 0 and self.macs > 0
+
+
+def resolve(recipe: Recipe, layers: Sequence[Layer]) -> tuple[tuple[str, str], ...]:
+    """Return ``(node, scheme)`` for every node that the rules give another scheme than the recipe's own.
+
+    Layers that an artifact computes in one node share its scheme: the last rule for any of them decides.
+
+    Raises:
+        PlanError: a rule selects no layer, or only such as no node of the artifact computes.
+    """
+    schemes: dict[str, str] = {}
+    for number, rule in enumerate(recipe.rules, 1):
+        chosen = _select(rule, layers, f"rule {number}")
+        nodes = [node for layer in chosen for node in layer.nodes]
+        if not nodes:
+            names = ", ".join(layer.name for layer in chosen[:5])
+            raise PlanError(f"rule {number}: nothing in the artifact computes {names} alone; remove the rule")
+        schemes |= dict.fromkeys(nodes, rule.scheme)
+    return tuple((node, scheme) for node, scheme in schemes.items() if scheme != recipe.scheme)
+
+
+def _select(rule: Rule, layers: Sequence[Layer], where: str) -> list[Layer]:
+    weighted = [layer for layer in layers if layer.weighted]
+    ends = {"first": weighted[:1], "last": weighted[-1:]}
+    deep = [layer for depth in rule.depth for layer in ends[depth]]
+    if rule.depth and not deep:
+        raise PlanError(f"{where}: depth: the model has no layer that multiplies by weights")
+    _refuse_strangers(f"{where}: layers", rule.layers, [layer.name for layer in layers], _matches)
+    _refuse_strangers(f"{where}: operators", rule.operators, [layer.operator for layer in layers], _matches_any_case)
+    chosen = [
+        layer
+        for layer in layers
+        if (not rule.layers or any(_matches(layer.name, pattern) for pattern in rule.layers))
+        and (not rule.operators or any(_matches_any_case(layer.operator, pattern) for pattern in rule.operators))
+        and (not rule.depth or layer in deep)
+    ]
+    if not chosen:
+        raise PlanError(f"{where}: no layer meets all of its criteria; `edgekit layers MODEL` lists them")
+    return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _matches_any_case(name: str, pattern: str) -> bool:
+    return _matches(name.lower(), pattern.lower())
+
+
+def _refuse_strangers(
+    where: str, patterns: Iterable[str], names: Sequence[str], matches: Callable[[str, str], bool]
+) -> None:
+    """Refuse a pattern that fits no name, with the names that are nearest."""
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            by_case = {name.lower(): name for name in names}
+            near = difflib.get_close_matches(pattern.lower(), by_case, n=3, cutoff=0.5)
+            told = f"; near it: {', '.join(by_case[name] for name in near)}" if near else ""
+            raise PlanError(f"{where}: nothing is called {pattern!r}{told}; `edgekit layers MODEL` lists all")
