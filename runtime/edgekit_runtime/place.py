@@ -159,7 +159,7 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
     What may take the process with it, delegates and accelerators, is first tried in a child process.
 
     Raises:
-        IncompatibleDevice: the machine is not what the variant requires.
+        IncompatibleDevice: the machine, or the version of the engine's library, is not what the variant requires.
         EngineError: it cannot be opened or run.
         VerificationError: it gives other outputs than where it was made.
         BundleError: the bundle is damaged.
@@ -169,8 +169,8 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
     used = library(variant.engine)
     lowest = variant.requirements.engine_version
     if lowest is not None and numbers(used.level) < numbers(lowest):
-        raise EngineUnavailable(
-            f"needs {variant.engine} {lowest} or newer, and {used.name} {used.version} is installed"
+        raise IncompatibleDevice(
+            f"needs {variant.engine} {lowest} or newer, and {used.name} {used.version} is installed: update that"
         )
     probed = _probe(bundle, variant, used, threads, how)
     engine = _open(bundle, variant, threads, how.isolate_s)

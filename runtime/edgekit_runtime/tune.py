@@ -9,6 +9,7 @@ from edgekit_runtime import memory
 from edgekit_runtime.place import place
 from edgekit_runtime.selfcheck import processor
 from edgekit_runtime.stream import cores
+from edgekit_runtime.wheels import installed
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
@@ -23,14 +24,16 @@ WORTH = 0.9  # another number is taken when a call then takes at most this much 
 def best_threads(bundle: Bundle, device: str, require: str | None, how: How) -> int:
     """The number of threads with which the bundle runs fastest here; fewer where more gain less than a tenth.
 
-    Measured on the golden inputs, when the bundle, what is asked of it, or the processor is new.
+    Measured on the golden inputs, when the bundle, what is asked of it, a library or the processor is new.
 
     Raises:
         EdgekitError: as ``place``.
     """
+    engines = dict.fromkeys(variant.engine for variant in bundle.manifest.variants)
     key = {
         "files": " ".join(record.sha256 for record in bundle.manifest.files),
         "asked": repr((device, require, how.delegate, how.delegate_options)),
+        "libraries": " ".join(installed(engine) for engine in engines),
         "cpu": processor(),
         "cores": str(cores()),
     }

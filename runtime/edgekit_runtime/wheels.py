@@ -44,21 +44,31 @@ def check_wheel(engine: str) -> None:
     Raises:
         IncompatibleDevice: it cannot load here; the message says what is missing.
     """
-    for package in PACKAGES.get(engine, ()):
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            continue
-        site = os.path.dirname(os.path.dirname(spec.origin))
-        tags = [tag for path in glob(f"{site}/{package}-*.dist-info/WHEEL") for tag in TAG.findall(_text(path))]
-        misfits = [misfit(platform, arch, machine(), glibc()) for platform, arch in tags]
-        if misfits and all(misfits):
-            raise IncompatibleDevice(f"the installed {package.replace('_', '-')} needs {misfits[0]}")
-        break
+    package, records = _records(engine)
+    tags = [tag for record in records for tag in TAG.findall(_text(os.path.join(record, "WHEEL")))]
+    misfits = [misfit(platform, arch, machine(), glibc()) for platform, arch in tags]
+    if misfits and all(misfits):
+        raise IncompatibleDevice(f"the installed {package.replace('_', '-')} needs {misfits[0]}")
     wheel = WHEELS.get((engine, machine()))
     if wheel and wheel.feature:
         features = read_board().features
         if features and wheel.feature not in features:
             raise IncompatibleDevice(f"needs a processor with {wheel.feature}, this has {', '.join(features)}")
+
+
+def installed(engine: str) -> str:
+    """Which version of an engine's library is installed, told without loading it; empty where that is not known."""
+    return " ".join(os.path.basename(record).rpartition(".")[0] for record in _records(engine)[1])
+
+
+def _records(engine: str) -> tuple[str, list[str]]:
+    """The package that an engine would load, and where pip keeps what it knows of it: NAME-VERSION.dist-info."""
+    for package in PACKAGES.get(engine, ()):
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            site = os.path.dirname(os.path.dirname(spec.origin))
+            return package, sorted(glob(f"{site}/{package}-*.dist-info"))
+    return "", []
 
 
 def misfit(platform: str, arch: str, have_arch: str, have_glibc: str | None) -> str | None:
@@ -87,5 +97,8 @@ def advice(engine: str, arch: str, have_glibc: str | None, python: tuple[int, ..
 
 
 def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:  # distributors' packages have none
+        return ""

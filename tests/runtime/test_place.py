@@ -81,6 +81,12 @@ def test_every_variant_before_it_has_its_reason(
         assert said in told[name]
 
 
+def test_a_library_that_is_too_old_is_an_incompatible_device(make: Make, variant: Variant) -> None:
+    newer = replace(variant, requirements=Requirements(engine_version="99.1"))
+    with pytest.raises(IncompatibleDevice, match=rf"needs null 99\.1 or newer, and numpy {np.__version__} is installed"):
+        edgekit_runtime.load(make(newer))
+
+
 def test_an_artifact_that_is_no_model_is_passed_over(make: Make, variant: Variant, wrong: Variant) -> None:
     placement = placed(make(wrong, variant, also={OTHER_WEIGHTS: b"nonsense"}))
     assert "weights.npy" in refusals(placement)["wrong"]

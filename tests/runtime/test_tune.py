@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime import memory, tune
+from edgekit_runtime import memory, tune, wheels
 from edgekit_runtime.bundle import Bundle, open_bundle
 from edgekit_runtime.place import AS_USUAL
 
@@ -53,6 +53,26 @@ def test_more_threads_must_be_worth_it_and_the_answer_is_remembered(
     assert tune.best_threads(bundle, "auto", None, AS_USUAL) == best
     assert list(measured) == []
     assert tune.best_threads(bundle, "auto", None, AS_USUAL) == best  # without measuring: there is nothing left
+
+
+def test_another_version_of_a_library_is_measured_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own_matmul").mkdir()
+    (tmp_path / "own_matmul" / "__init__.py").touch()
+    (tmp_path / "own_matmul-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(wheels.PACKAGES, "null", ("own_matmul",))
+    monkeypatch.setattr(tune, "cores", lambda: 2)
+    measured: list[int] = []
+    place = tune.place
+    monkeypatch.setattr(tune, "place", lambda *args: measured.append(args[3]) or place(*args))
+    for _ in range(2):
+        tune.best_threads(bundle, "auto", None, AS_USUAL)
+    assert measured == [1, 2]
+    (tmp_path / "own_matmul-1.0.dist-info").rename(tmp_path / "own_matmul-1.1.dist-info")
+    tune.best_threads(bundle, "auto", None, AS_USUAL)
+    assert measured == [1, 2, 1, 2]
 
 
 def test_a_memory_that_makes_no_sense_is_not_believed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
