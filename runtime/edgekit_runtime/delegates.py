@@ -64,6 +64,12 @@ SIGNS = {
     ("litert", "gpu"): "/dev/dri/renderD* /dev/mali* /dev/kgsl-3d0 /dev/dxg "
     "/usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json $VK_DRIVER_FILES $VK_ICD_FILENAMES",
 }
+# The libraries with which they do, beside the engine's own.
+PLUGINS = {
+    ("openvino", "gpu"): "libs/*openvino_intel_gpu_plugin*",
+    ("openvino", "npu"): "libs/*openvino_intel_npu_plugin*",
+    ("litert", "gpu"): "*LiteRt*Accelerator*",
+}
 SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
 FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib", "/usr/lib64", "/usr/lib/*-linux-gnu*", "/opt/*/lib")
 
@@ -163,6 +169,18 @@ def signs_of(variant: Variant) -> str:
     if variant.delegate is not None:
         return DELEGATES[variant.delegate].signs if variant.delegate in DELEGATES else ""
     return SIGNS.get((variant.engine, variant.device), "")
+
+
+def plugins_of(variant: Variant, place: str) -> list[str]:
+    """The libraries besides an engine's own, which is installed at a place, that running the variant loads.
+
+    Raises:
+        DelegateUnavailable: as ``library_path``.
+    """
+    if variant.delegate is not None:
+        return [library_path(variant.delegate)]
+    files = PLUGINS.get((variant.engine, variant.device))
+    return sorted(glob(os.path.join(place, files))) if files else []
 
 
 def found_signs(signs: str, root: str = "/") -> list[str]:

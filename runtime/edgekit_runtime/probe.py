@@ -58,7 +58,7 @@ PASSING = (MISSING, REFUSED)
 ERRORS = {CRASHED: DelegateCrashed, HUNG: DelegateCrashed, WRONG: VerificationError}
 SLOW_TIMES, SLOW_MS = 2.0, 1.0  # a delegate that is so much slower than the CPU alone is in the way
 RUNS = 5
-TOPIC = "probe"
+TOPIC, DIGESTS = "probe", "digests"
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,13 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
 def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None) -> dict[str, str]:
     """All that the verdict depends on."""
     signs = delegates.signs_of(variant)
-    if variant.delegate is not None:
-        path = delegates.library_path(variant.delegate)
-        loaded = f"{path} {_digest(path)}"
-    else:
-        loaded = library.path
-        if signs and sys.platform == "linux" and not delegates.found_signs(signs):
-            raise EngineUnavailable(
-                f"there is no {variant.device.upper()} here that {library.name} could use ({signs})"
-            )
+    if variant.delegate is None and signs and sys.platform == "linux" and not delegates.found_signs(signs):
+        raise EngineUnavailable(f"there is no {variant.device.upper()} here that {library.name} could use ({signs})")
+    loaded = delegates.plugins_of(variant, library.path) or [library.path]
     digests = {record.path: record.sha256 for record in bundle.manifest.files}
     used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)
     return {
-        "library": loaded,
+        "library": " ".join(f"{path} {_digest(path)}" for path in loaded),
         "engine": f"{library.name} {library.version}",
         "artifact": " ".join(digests[path] for path in used),
         "settings": json.dumps([variant.device, variant.settings, variant.golden.max_abs, threads], sort_keys=True),
@@ -128,6 +122,19 @@ def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None
 
 
 def _digest(path: str) -> str:
+    """A library's SHA-256, remembered for as long as the file is not written again; empty for a folder."""
+    if os.path.isdir(path):
+        return ""
+    found = os.stat(path)
+    key = {"path": path, "written": f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"}
+    digest = (memory.recall(DIGESTS, key) or {}).get("sha256")
+    if not isinstance(digest, str):
+        digest = _sha256(path)
+        memory.remember(DIGESTS, key, {"sha256": digest})
+    return digest
+
+
+def _sha256(path: str) -> str:
     from hashlib import sha256
 
     digest = sha256()

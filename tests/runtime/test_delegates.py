@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
-from edgekit_runtime import delegates, probe
+from edgekit_runtime import delegates, engines, probe
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.place import Placement
@@ -207,6 +208,43 @@ def test_options_are_read(options: object, bare: str, read: dict[str, str]) -> N
 def test_a_bare_option_needs_a_delegate_that_knows_it() -> None:
     with pytest.raises(ValueError, match="name=value"):
         delegates.read_options("usb")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        pytest.param(("openvino", "gpu"), marks=pytest.mark.needs_openvino),
+        pytest.param(("openvino", "npu"), marks=pytest.mark.needs_openvino),
+        pytest.param(("litert", "gpu"), marks=pytest.mark.needs_litert),
+    ],
+)
+def test_the_library_that_drives_an_accelerator_is_known(plain: Variant, unit: tuple[str, str]) -> None:
+    variant = replace(plain, engine=unit[0], device=unit[1])
+    (found,) = delegates.plugins_of(variant, engines.library(unit[0]).path)
+    assert Path(found).stat().st_size > 1 << 20
+
+
+def test_a_plugin_is_probed_again_once_its_content_changes(
+    bundle_path: Path, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = tmp_path / "libs" / "libopenvino_intel_gpu_plugin.so"
+    plugin.parent.mkdir()
+    plugin.write_bytes(b"one")
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(delegates, "found_signs", lambda signs: ["/dev/dri/renderD128"])
+    hashed: list[str] = []
+    sha256 = probe._sha256
+    monkeypatch.setattr(probe, "_sha256", lambda path: hashed.append(path) or sha256(path))
+    gpu = replace(variant, engine="openvino", device="gpu")
+    library = engines.Library("openvino", "1", "1", str(tmp_path))
+    with edgekit_runtime.open_bundle(bundle_path) as opened:
+        first, again = (probe._key(opened, gpu, library, None) for _ in range(2))
+        assert (again, hashed) == (first, [str(plugin)])
+        before = plugin.stat()
+        plugin.write_bytes(b"two")
+        os.utime(plugin, ns=(before.st_atime_ns, before.st_mtime_ns))
+        changed = probe._key(opened, gpu, library, None)
+    assert {name for name in first if first[name] != changed[name]} == {"library"}
 
 
 def test_options_without_a_delegate_are_a_mistake(bundle_path: Path) -> None:
