@@ -22,18 +22,17 @@ from edgekit_runtime.manifest import (
     parse,
 )
 from edgekit_runtime.record import dataclass
+from edgekit_runtime.scratch import Scratch
 from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
-
     from edgekit_runtime.archive import Entry
     from edgekit_runtime.tensors import Array
 
 BundlePath = Union[str, "os.PathLike[str]"]
 
 MAX_SIGNATURE_BYTES = 1 << 16
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class Bundle:
         self._extents = extents
         self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
         self._held: set[str] = set()  # paths of whole files whose digest has been checked
-        self._extracted: TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
 
     def __repr__(self) -> str:
         return f"<Bundle {self._name!r}>"
@@ -236,17 +235,15 @@ class Bundle:
 
     def scratch(self) -> str:
         """A private folder that goes when the bundle is closed, also for children, which may be killed."""
-        if self._extracted is None:
-            from tempfile import TemporaryDirectory
-
-            self._extracted = TemporaryDirectory(prefix="edgekit-")
-        return self._extracted.name
+        if self._scratch is None:
+            self._scratch = Scratch()
+        return self._scratch.path
 
     def close(self) -> None:
         """Remove what was taken out of an archive. Paths given out before are not valid any more."""
-        if self._extracted is not None:
-            self._extracted.cleanup()
-            self._extracted = None
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._scratch = None
             self._held.clear()
 
     def __enter__(self) -> Bundle:

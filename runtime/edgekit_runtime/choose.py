@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.delegates import DELEGATES, with_delegate
 from edgekit_runtime.errors import EngineUnavailable, ProfileError
 from edgekit_runtime.requirements import machine
 
@@ -33,7 +32,12 @@ def candidates(
         EngineUnavailable: none is what was required.
         DelegateUnavailable: there is no such delegate.
     """
-    return required(manifest, with_delegate(order(manifest, device), delegate, delegate_options), require)
+    variants = order(manifest, device)
+    if delegate is not None or delegate_options:
+        from edgekit_runtime.delegates import with_delegate
+
+        variants = with_delegate(variants, delegate, delegate_options)
+    return required(manifest, variants, require)
 
 
 def order(manifest: Manifest, device: str = "auto") -> list[Variant]:
@@ -64,6 +68,8 @@ def answers(variant: Variant) -> dict[str, str]:
     }
     if variant.delegate is None:
         return words
+    from edgekit_runtime.delegates import DELEGATES
+
     units = {"npu": "device"} if variant.delegate in DELEGATES else {}
     return {**words, **units, variant.delegate: "delegate"}
 

@@ -90,7 +90,7 @@ def with_delegate(variants: Sequence[Variant], delegate: str | None, options: Op
     if delegate not in DELEGATES and not _is_path(delegate):
         raise DelegateUnavailable(_unknown(delegate))
     chosen = delegate if delegate in DELEGATES else os.path.abspath(delegate)
-    wanted = read_options(options or {}, DELEGATES[delegate].option if delegate in DELEGATES else "")
+    wanted = options_given(delegate, options or {})
     driven = [
         replace(variant, delegate=chosen, settings={**variant.settings, **wanted})
         for variant in variants
@@ -108,6 +108,15 @@ def _drives(delegate: str, variant: Variant) -> bool:
 
 def _is_path(delegate: str) -> bool:
     return os.sep in delegate or delegate.endswith(tuple(SUFFIXES.values())) or ".so." in delegate
+
+
+def options_given(delegate: str, options: Options) -> dict[str, str]:
+    """The caller's options for a delegate, as names and values.
+
+    Raises:
+        ValueError: as ``read_options``.
+    """
+    return read_options(options, DELEGATES[delegate].option if delegate in DELEGATES else "")
 
 
 def read_options(options: Options, option: str = "") -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Union
 
@@ -142,7 +142,7 @@ class Model:
         self._run_one = session.run_one
         self._executor: Executor | None = None
         self._closed = False
-        self._lock = Lock()
+        self._lock = allocate_lock()
         self._single_input = len(self.inputs) == 1
         self._single_output = len(self.outputs) == 1
 

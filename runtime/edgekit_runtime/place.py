@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable
 
 from edgekit_runtime.choose import answers, candidates
-from edgekit_runtime.delegates import is_foreign, options_for
 from edgekit_runtime.engines import Facts, Library, library, open_engine
 from edgekit_runtime.errors import (
     DelegateCrashed,
@@ -19,9 +19,8 @@ from edgekit_runtime.errors import (
 )
 from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.requirements import check_machine, machine, numbers
-from edgekit_runtime.selfcheck import Difference, check_key, checked
+from edgekit_runtime.selfcheck import Difference, check_key, checked, processor
 from edgekit_runtime.session import Session
-from edgekit_runtime.wheels import check_wheel
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
@@ -77,7 +76,8 @@ class How:
     fallen: Mapping[tuple[str, str | None], str] = field(default_factory=dict)  # key_of what was lost -> how
 
 
-class Proof(NamedTuple):
+@dataclass(frozen=True)
+class Proof:
     """A variant that was opened and proven."""
 
     session: Session
@@ -147,10 +147,19 @@ def _placement(manifest: Manifest, variant: Variant, proof: Proof, refused: tupl
         runs_on=facts.device,
         libraries={used.name: used.path, **facts.libraries},
         delegated=facts.delegated,
-        delegate_options=options_for(variant) if variant.delegate else {},
+        delegate_options=_options(variant),
         delegate_asked=variant not in manifest.variants,
         probe=proof.probe,
     )
+
+
+def _options(variant: Variant) -> dict[str, str]:
+    """What the variant's delegate was given."""
+    if variant.delegate is None:
+        return {}
+    from edgekit_runtime.delegates import options_for
+
+    return options_for(variant)
 
 
 def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How = AS_USUAL) -> Proof:
@@ -165,8 +174,7 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
         BundleError: the bundle is damaged.
     """
     check_machine(variant)
-    check_wheel(variant.engine)
-    used = library(variant.engine)
+    used = _library(variant.engine)
     lowest = variant.requirements.engine_version
     if lowest is not None and numbers(used.level) < numbers(lowest):
         raise IncompatibleDevice(
@@ -184,6 +192,30 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
     return Proof(session, differences, used, engine.facts, probed)
 
 
+def _library(engine: str) -> Library:
+    """An engine's library, held against the machine before it is loaded: once, and again when it does not load.
+
+    Raises:
+        IncompatibleDevice: the machine lacks what it was built for.
+        EngineUnavailable: it is missing, or does not load for another reason.
+    """
+    from edgekit_runtime import memory
+
+    key = {"engine": engine, "python": sys.prefix, "cpu": processor()}
+    if not memory.recall("wheels", key):
+        from edgekit_runtime.wheels import check_wheel
+
+        check_wheel(engine)
+        memory.remember("wheels", key, {"fits": True})
+    try:
+        return library(engine)
+    except EngineUnavailable:
+        from edgekit_runtime.wheels import check_wheel
+
+        check_wheel(engine)  # it may have been replaced since
+        raise
+
+
 def _open(bundle: Bundle, variant: Variant, threads: int | None, isolate_s: float | None) -> Engine:
     if isolate_s is None:
         return open_engine(variant, bundle, threads)
@@ -193,10 +225,13 @@ def _open(bundle: Bundle, variant: Variant, threads: int | None, isolate_s: floa
 
 
 def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None, how: How) -> Probe | None:
+    if variant.device == "cpu" and variant.delegate is None:
+        return None  # said here as well, so that the tables are not loaded for what is most common
+    from edgekit_runtime import probe
+    from edgekit_runtime.delegates import is_foreign
+
     if not is_foreign(variant):
         return None
-    from edgekit_runtime import probe
-
     found = probe.probe(bundle, variant, used, threads, how.probe_again)
     if found.verdict == probe.OK or (found.verdict == probe.SLOW and how.slow_is_fine):
         return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Sequence
-from threading import Condition
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import EngineError
 
 if TYPE_CHECKING:
+    from threading import Condition
+
     from edgekit_runtime.engines import Engine
     from edgekit_runtime.tensors import Array
 
@@ -29,7 +31,8 @@ class Pool:
         self._count = 1
         self._closed = False
         self._alert = 0  # threads that wait, and one more once closed: whoever gives back has to look
-        self._changed = Condition()
+        self._waiting: Condition | None = None
+        self._lock = allocate_lock()
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once.
@@ -50,15 +53,24 @@ class Pool:
 
     def close(self) -> None:
         """Close every engine: those that are idle now, the others when the calls that use them end."""
-        with self._changed:
+        with self._changed():
             if not self._closed:
                 self._closed = True
                 self._alert += 1
             self._close_idle()
-            self._changed.notify_all()
+            self._changed().notify_all()
+
+    def _changed(self) -> Condition:
+        """What those who wait are told by; a process with a single thread never imports it."""
+        with self._lock:
+            if self._waiting is None:
+                from threading import Condition
+
+                self._waiting = Condition()
+            return self._waiting
 
     def _wait(self) -> Engine:
-        with self._changed:
+        with self._changed():
             self._alert += 1
             try:
                 while True:
@@ -67,7 +79,7 @@ class Pool:
                     engine = self._free() or self._grown()
                     if engine is not None:
                         return engine
-                    self._changed.wait()
+                    self._changed().wait()
             finally:
                 self._alert -= 1
 
@@ -92,11 +104,11 @@ class Pool:
         return engine
 
     def _returned(self) -> None:
-        with self._changed:
+        with self._changed():
             if self._closed:
                 self._close_idle()
             else:
-                self._changed.notify()
+                self._changed().notify()
 
     def _close_idle(self) -> None:
         while (engine := self._free()) is not None:

@@ -177,7 +177,8 @@ def main() -> None:
 def _try(request: Mapping[str, Any]) -> Probe:
     from edgekit_runtime.bundle import open_bundle
     from edgekit_runtime.engines import open_engine
-    from edgekit_runtime.selfcheck import check, wrong
+    from edgekit_runtime.golden import check
+    from edgekit_runtime.selfcheck import wrong
     from edgekit_runtime.session import Session
 
     with open_bundle(request["bundle"]) as bundle:

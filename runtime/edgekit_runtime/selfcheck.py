@@ -9,17 +9,14 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgekit_runtime.errors import MalformedBundle, VerificationError
+from edgekit_runtime.errors import VerificationError
 from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
     from edgekit_runtime.engines import Facts, Library
-    from edgekit_runtime.manifest import InputSpec, OutputSpec, Variant
+    from edgekit_runtime.manifest import Variant
     from edgekit_runtime.session import Session
-    from edgekit_runtime.tensors import Array
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ def checked(
 
     Raises:
         VerificationError: an output differs by more than is allowed.
-        BundleError: as ``check``.
-        EngineError: as ``check``.
+        BundleError: as ``golden.check``.
+        EngineError: as ``golden.check``.
     """
     if how == "never":
         return ()
@@ -69,6 +66,8 @@ def checked(
     known = memory.recall(TOPIC, key) if how == "auto" else None
     differences = _remembered(known, bundle, variant) if known else None
     if differences is None:
+        from edgekit_runtime.golden import check
+
         differences = check(session, bundle, variant)
         if not wrong(differences):
             memory.remember(TOPIC, key, {each.output: each.max_abs for each in differences})
@@ -114,43 +113,3 @@ def processor() -> str:
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(line for line in first if line.startswith(CPU_LINES))
-
-
-def check(session: Session, bundle: Bundle, variant: Variant) -> tuple[Difference, ...]:
-    """Run the golden inputs and measure how far each output is from its golden values.
-
-    Raises:
-        MalformedBundle: the golden arrays are not those of the manifest's inputs and outputs, or are none.
-        DigestMismatch: a golden array is not the one that was packed.
-        EngineError: the engine failed.
-    """
-    manifest = bundle.manifest
-    inputs = [_golden(bundle, path, spec) for path, spec in zip(manifest.golden_inputs, manifest.inputs)]
-    wanted = [_golden(bundle, path, spec) for path, spec in zip(variant.golden.outputs, manifest.outputs)]
-    samples = len(inputs[0])
-    if samples == 0 or any(len(array) != samples for array in (*inputs, *wanted)):
-        raise MalformedBundle("the golden arrays do not all hold the same number of samples, at least one")
-    worst = np.zeros(len(wanted))  # (outputs,)
-    for i in range(samples):
-        results = session.run([array[i] for array in inputs])
-        # np.maximum, unlike max, keeps a NaN.
-        worst = np.maximum(worst, [_distance(have, want[i]) for have, want in zip(results, wanted)])
-    return tuple(
-        Difference(spec.name, float(far), allowed)
-        for spec, far, allowed in zip(manifest.outputs, worst, variant.golden.max_abs)
-    )
-
-
-def _golden(bundle: Bundle, path: str, spec: InputSpec | OutputSpec) -> Array:
-    """A golden array, (samples, *shape)."""
-    array = bundle.array(path)
-    if array.shape[1:] != spec.shape or array.dtype != np.dtype(spec.dtype):
-        raise MalformedBundle(
-            f"{path} is {array.dtype} {list(array.shape)}, wanted {spec.dtype} samples of {list(spec.shape)}"
-        )
-    return array
-
-
-def _distance(have: Array, want: Array) -> Any:
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN does not hold
-        return np.max(np.abs(have.astype(np.float64) - want.astype(np.float64)), initial=0.0)

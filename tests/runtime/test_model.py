@@ -172,7 +172,7 @@ def test_nothing_is_left_behind(
 ) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with edgekit_runtime.load(bundle_path):
         assert list(temporary.iterdir())
     assert not list(temporary.iterdir())

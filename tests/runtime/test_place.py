@@ -83,7 +83,9 @@ def test_every_variant_before_it_has_its_reason(
 
 def test_a_library_that_is_too_old_is_an_incompatible_device(make: Make, variant: Variant) -> None:
     newer = replace(variant, requirements=Requirements(engine_version="99.1"))
-    with pytest.raises(IncompatibleDevice, match=rf"needs null 99\.1 or newer, and numpy {np.__version__} is installed"):
+    with pytest.raises(
+        IncompatibleDevice, match=rf"needs null 99\.1 or newer, and numpy {np.__version__} is installed"
+    ):
         edgekit_runtime.load(make(newer))
 
 

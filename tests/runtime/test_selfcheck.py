@@ -12,7 +12,7 @@ import pytest
 
 import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
-from edgekit_runtime import memory, selfcheck
+from edgekit_runtime import golden, memory, selfcheck
 from edgekit_runtime.errors import EngineUnavailable
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.selfcheck import Difference
@@ -27,13 +27,13 @@ X = np.random.default_rng(6).normal(size=(3, 1, 64)).astype(np.float32)
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the variants whose golden outputs were really computed."""
     names: list[str] = []
-    original = selfcheck.check
+    original = golden.check
 
     def counted(*args: object) -> tuple[Difference, ...]:
         names.append(args[2].name)
         return original(*args)
 
-    monkeypatch.setattr(selfcheck, "check", counted)
+    monkeypatch.setattr(golden, "check", counted)
     return names
 
 

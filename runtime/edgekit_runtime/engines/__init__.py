@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit_runtime.errors import EngineUnavailable
 from edgekit_runtime.record import dataclass, field
@@ -41,7 +41,8 @@ class TensorInfo:
     zero_point: int | None = None
 
 
-class Library(NamedTuple):
+@dataclass(frozen=True)
+class Library:
     """The library under an engine."""
 
     name: str

@@ -1,6 +1,6 @@
 """``.tflite`` in LiteRT's interpreter, or tflite-runtime's where LiteRT has none (32-bit ARM).
 
-On the CPU, or through a delegate; LiteRT's own GPU support is in litert_gpu.py.
+On the CPU; litert_delegate.py has the delegates, litert_gpu.py LiteRT's own GPU support.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.delegates import library_path, options_for
 from edgekit_runtime.engines import Facts, Library, TensorInfo
-from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable, IncompatibleDevice
+from edgekit_runtime.errors import EngineError, EngineUnavailable, IncompatibleDevice
 
 if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine
@@ -78,14 +77,14 @@ def library() -> Library:
     Raises:
         EngineUnavailable: neither is installed, or the one that is does not load.
     """
-    package, _ = _interpreter()
+    package, _ = interpreter_of()
     module = import_module(package)
     version = str(getattr(module, "__version__", "0"))
     level = LEVELS.get(version.split(".", maxsplit=1)[0], max(LEVELS.values())) if package == PACKAGES[0] else version
     return Library(package.replace("_", "-"), version, level, os.path.dirname(str(module.__file__)))
 
 
-def _interpreter() -> tuple[str, Any]:
+def interpreter_of() -> tuple[str, Any]:
     """The package and its Interpreter class. Only a package that is not there is passed over."""
     for package in PACKAGES:
         with suppress(ModuleNotFoundError):
@@ -102,9 +101,11 @@ def open_model(path: str, variant: Variant, threads: int | None) -> Engine:
         EngineUnavailable: the library or the device is missing, or the file is refused.
         DelegateUnavailable: the variant's delegate is missing, refuses, or takes nothing of the model.
     """
-    package, interpreter_class = _interpreter()
+    package, interpreter_class = interpreter_of()
     if variant.delegate is not None:
-        return _open_delegated(path, variant, threads)
+        from edgekit_runtime.engines import litert_delegate
+
+        return litert_delegate.open_model(path, variant, threads)
     if variant.device == "gpu" and package == PACKAGES[0]:
         from edgekit_runtime.engines import litert_gpu
 
@@ -116,45 +117,6 @@ def open_model(path: str, variant: Variant, threads: int | None) -> Engine:
         interpreter.allocate_tensors()
     facts = Facts("CPU", "float32", threads or 1)
     return LiteRTEngine(interpreter, facts, again=lambda: open_model(path, variant, threads))
-
-
-def _open_delegated(path: str, variant: Variant, threads: int | None) -> LiteRTEngine:
-    """Open a file with as much of it in the delegate as that takes, and the rest on the CPU."""
-    package, interpreter_class = _interpreter()
-    name, found, file = str(variant.delegate), library_path(str(variant.delegate)), os.path.basename(path)
-    with Mapped(f"the delegate {found} does not load", DelegateUnavailable):
-        import_module("ctypes").CDLL(found)  # load_delegate would print a second, pointless error
-        delegate = import_module(f"{package}.interpreter").load_delegate(found, options_for(variant))
-    with Mapped(f"the delegate {found} refused {file}", DelegateUnavailable):
-        interpreter = interpreter_class(model_path=path, num_threads=threads or 1, experimental_delegates=[delegate])
-        del delegate  # the interpreter keeps it, and lets go of it after itself
-        taken = _taken(interpreter._get_ops_details())
-        interpreter.allocate_tensors()
-    if taken[0] == 0:
-        raise DelegateUnavailable(f"the delegate {found} took 0 of the {taken[1]} operators of {file}")
-    return LiteRTEngine(interpreter, Facts(name, None, threads or 1, taken, {name: found}))
-
-
-def _taken(nodes: list[dict[str, Any]]) -> tuple[int, int]:
-    """How many of the model's operators a delegate took, and how many there are.
-
-    Delegating leaves the operators where they were and appends a node for each stretch that was taken: what lies
-    between the tensors such a node reads and those it writes. To be read before tensors are allocated, which is
-    when LiteRT appends nodes of its own for the CPU.
-    """
-    own = [node for node in nodes if node["op_name"] != "DELEGATE"]
-    makers = {int(tensor): node for node in own for tensor in node["outputs"]}
-    taken = set()
-    for stretch in (node for node in nodes if node["op_name"] == "DELEGATE"):
-        reads = {int(tensor) for tensor in stretch["inputs"]}
-        wanted = [int(tensor) for tensor in stretch["outputs"]]
-        while wanted:
-            tensor = wanted.pop()
-            node = makers.get(tensor)
-            if node is not None and tensor not in reads and node["index"] not in taken:
-                taken.add(node["index"])
-                wanted += [int(before) for before in node["inputs"]]
-    return len(taken), len(own)
 
 
 class LiteRTEngine:
