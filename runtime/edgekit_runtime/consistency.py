@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, Postprocessing, TensorBinding, Variant
+    from edgekit_runtime.manifest import (
+        InputSpec,
+        JoinedBinding,
+        Manifest,
+        OutputSpec,
+        Postprocessing,
+        TensorBinding,
+        Variant,
+    )
 
 RESERVED = ("manifest.json", "model.sig")
 MAX_TOTAL_BYTES = (1 << 32) - (1 << 24)  # a ZIP without the 64-bit extension, with room for its headers
@@ -148,10 +156,18 @@ def _variant(manifest: Manifest, variant: Variant, where: str) -> Iterator[Probl
             yield f"{where}.{key}", f"has {have} values, wanted {want}: one for each of the manifest's"
     for i, (spec, binding) in enumerate(zip(manifest.inputs, variant.inputs)):
         yield from _binding(spec, binding, f"{where}.inputs[{i}]")
-    for i, (output, binding) in enumerate(zip(manifest.outputs, variant.outputs)):
-        yield from _binding(output, binding, f"{where}.outputs[{i}]")
-    for key, bindings in (("inputs", variant.inputs), ("outputs", variant.outputs)):
-        yield from _unique(f"{where}.{key}", (f"index {binding.index}" for binding in bindings))
+    for i, (output, bound) in enumerate(zip(manifest.outputs, variant.outputs)):
+        yield from _output(output, bound, f"{where}.outputs[{i}]")
+    for key, side in (("inputs", variant.inputs), ("outputs", variant.outputs)):
+        yield from _unique(f"{where}.{key}", (f"index {part.index}" for bound in side for part in bound.parts))
+
+
+def _output(output: OutputSpec, bound: TensorBinding | JoinedBinding, where: str) -> Iterator[Problem]:
+    """Each part could stand for the output, and the axis is one of its own."""
+    if len(bound.parts) > 1 and bound.axis >= len(output.shape):
+        yield f"{where}.axis", f"{bound.axis} is none of the axes of {list(output.shape)}"
+    for part in bound.parts:
+        yield from _binding(output, part, where)
 
 
 def _binding(spec: InputSpec | OutputSpec, binding: TensorBinding, where: str) -> Iterator[Problem]:

@@ -11,11 +11,14 @@ from edgekit_runtime.errors import InputMismatch
 from edgekit_runtime.tensors import dequantization_table, dequantize, quantizer
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+    from collections.abc import Sequence
+
+    from edgekit_runtime.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
     from edgekit_runtime.tensors import Array
 
     Feed = Callable[[Any], Array]
     Fetch = Callable[[Array], Array]
+    Join = Callable[[Sequence[Array]], Array]
 
 CALL_RAW = "call model(x, raw=True)"  # on a command line it is an option, and this is what its message replaces
 
@@ -80,6 +83,12 @@ def _advice(spec: InputSpec, array: Array) -> str:
     if array.dtype == np.uint8 and spec.preprocessing is not None:
         return f"; for a raw image {CALL_RAW}, which applies the declared preprocessing"
     return ""
+
+
+def join(spec: OutputSpec, binding: JoinedBinding) -> Join:
+    """The way of one output that the artifact gives in several tensors: from all of its results."""
+    ways = [(part.index, fetch(spec, part)) for part in binding.parts]
+    return lambda results: np.concatenate([way(results[index]) for index, way in ways], binding.axis)
 
 
 def fetch(spec: OutputSpec, binding: TensorBinding) -> Fetch:

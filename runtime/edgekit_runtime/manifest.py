@@ -92,6 +92,22 @@ class TensorBinding:
     scale: float | None = None
     zero_point: int | None = None
 
+    @property
+    def parts(self) -> tuple[TensorBinding, ...]:
+        """The tensors it speaks of: itself alone."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class JoinedBinding:
+    """An output that the artifact gives in several tensors, each with a scale of its own: the runtime joins them.
+
+    One scale for boxes in 0..640 and scores in 0..1 would leave nothing of the scores.
+    """
+
+    axis: int  # of the output: along it the parts lie one behind the other
+    parts: tuple[TensorBinding, ...]
+
 
 @dataclass(frozen=True)
 class Requirements:
@@ -129,7 +145,7 @@ class Variant:
     scheme: str  # such as "int8-static"
     files: tuple[str, ...]  # paths; the first is what the engine opens
     inputs: tuple[TensorBinding, ...]  # in the order of Manifest.inputs
-    outputs: tuple[TensorBinding, ...]
+    outputs: tuple[TensorBinding | JoinedBinding, ...]
     golden: Golden
     delegate: str | None = None
     requirements: Requirements = Requirements()
@@ -220,6 +236,7 @@ _binding = record(
     scale=optional(number(above=0)),
     zero_point=optional(integer(-(1 << 15), (1 << 16) - 1)),
 )
+_joined = record(JoinedBinding, axis=integer(0, 7), parts=many(_binding, 2))
 _requirements = record(
     Requirements,
     arch=many(_word),
@@ -228,6 +245,13 @@ _requirements = record(
 )
 _accuracy = record(Accuracy, value=number(), drop=number(), samples=integer(1, 1 << 50))
 _golden = record(Golden, outputs=many(_path, 1), max_abs=many(number(0), 1))
+
+
+def _output_binding(value: Any, where: str) -> TensorBinding | JoinedBinding:
+    """What is joined has parts."""
+    return _joined(value, where) if "parts" in anything(value, where) else _binding(value, where)
+
+
 _variant = record(
     Variant,
     name=_word,
@@ -236,7 +260,7 @@ _variant = record(
     scheme=_word,
     files=many(_path, 1),
     inputs=many(_binding, 1),
-    outputs=many(_binding, 1),
+    outputs=many(_output_binding, 1),
     golden=_golden,
     delegate=optional(_word),
     requirements=_requirements,

@@ -6,13 +6,14 @@ is opened; a call then only walks it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.edges import feed, fetch
+from edgekit_runtime.edges import feed, fetch, join
 from edgekit_runtime.errors import EngineUnavailable
+from edgekit_runtime.manifest import JoinedBinding
 from edgekit_runtime.pool import Pool
 
 if TYPE_CHECKING:
@@ -42,10 +43,8 @@ class Session:
         self._order = [place for _, place in in_order]
         self._feeds = [(place, feed(*self._sides[place])) for place in self._order]
         self._raw_feeds: list[tuple[int, Feed]] | None = None
-        self._fetches = [
-            (binding.index, fetch(spec, binding)) for spec, binding in zip(manifest.outputs, variant.outputs)
-        ]
-        self.run_one = self._one_way() if len(self._feeds) == len(self._fetches) == 1 else None
+        self._fetches = [_fetch(spec, bound) for spec, bound in zip(manifest.outputs, variant.outputs)]
+        self.run_one = self._one_way() if len(engine.inputs) == len(engine.outputs) == 1 else None
 
     def run(self, values: Sequence[Any], raw: bool = False) -> list[Array]:
         """Run once.
@@ -87,6 +86,13 @@ class Session:
         self._pool.close()
 
 
+def _fetch(spec: OutputSpec, bound: TensorBinding | JoinedBinding) -> tuple[Any, Callable[[Any], Array]]:
+    """Which of the results to take, one or all of them, and their way."""
+    if isinstance(bound, JoinedBinding):
+        return slice(None), join(spec, bound)
+    return bound.index, fetch(spec, bound)
+
+
 def _check_tensors(manifest: Manifest, variant: Variant, engine: Engine) -> None:
     """The artifact has exactly the tensors that the manifest binds, in shape, dtype and quantization."""
     _check_side("input", manifest.inputs, variant.inputs, engine.inputs)
@@ -96,18 +102,36 @@ def _check_tensors(manifest: Manifest, variant: Variant, engine: Engine) -> None
 def _check_side(
     side: str,
     specs: Sequence[InputSpec | OutputSpec],
-    bindings: Sequence[TensorBinding],
+    bindings: Sequence[TensorBinding | JoinedBinding],
     tensors: Sequence[TensorInfo],
 ) -> None:
-    if len(tensors) != len(bindings):
-        raise EngineUnavailable(f"the artifact has {len(tensors)} {side}s, the manifest binds {len(bindings)}")
+    bound = sum(len(binding.parts) for binding in bindings)
+    if len(tensors) != bound:
+        raise EngineUnavailable(f"the artifact has {len(tensors)} {side}s, the manifest binds {bound}")
     for spec, binding in zip(specs, bindings):
-        have = tensors[binding.index] if binding.index < len(tensors) else None
-        if have is None or not _same(spec.shape, binding, have):
-            raise EngineUnavailable(
-                f"{side} {spec.name!r}: the artifact has {have} where tensor {binding.index} is bound as "
-                f"{binding.dtype} {list(spec.shape)}, scale {binding.scale}, zero point {binding.zero_point}"
-            )
+        for part, shape in _shapes(spec, binding, tensors):
+            have = tensors[part.index] if part.index < len(tensors) else None
+            if have is None or not _same(shape, part, have):
+                raise EngineUnavailable(
+                    f"{side} {spec.name!r}: the artifact has {have} where tensor {part.index} is bound as "
+                    f"{part.dtype} {list(shape)}, scale {part.scale}, zero point {part.zero_point}"
+                )
+
+
+def _shapes(
+    spec: InputSpec | OutputSpec, binding: TensorBinding | JoinedBinding, tensors: Sequence[TensorInfo]
+) -> Iterator[tuple[TensorBinding, tuple[int, ...]]]:
+    """Each part with the shape it must have: along the axis, the last of them has what the others leave."""
+    if not isinstance(binding, JoinedBinding):
+        yield binding, spec.shape
+        return
+    before, left, behind = spec.shape[: binding.axis], spec.shape[binding.axis], spec.shape[binding.axis + 1 :]
+    for part in binding.parts[:-1]:
+        have = tensors[part.index].shape if part.index < len(tensors) else ()
+        size = have[binding.axis] if binding.axis < len(have) else 0
+        left -= size
+        yield part, (*before, size, *behind)
+    yield binding.parts[-1], (*before, left, *behind)
 
 
 def _same(shape: tuple[int, ...], binding: TensorBinding, have: TensorInfo) -> bool:

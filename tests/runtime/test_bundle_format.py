@@ -19,6 +19,7 @@ RECORDS = {
     "postprocessing": records.Postprocessing,
     "variant": records.Variant,
     "binding": records.TensorBinding,
+    "joined": records.JoinedBinding,
     "requirements": records.Requirements,
     "accuracy": records.Accuracy,
     "golden": records.Golden,

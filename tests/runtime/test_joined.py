@@ -1,0 +1,159 @@
+"""An output in several tensors: what the manifest may say of it, and how its parts become one array again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit_runtime.engines import TensorInfo
+from edgekit_runtime.errors import EngineUnavailable, MalformedBundle
+from edgekit_runtime.manifest import (
+    InputSpec,
+    JoinedBinding,
+    Manifest,
+    OutputSpec,
+    TensorBinding,
+    Variant,
+    parse,
+    to_json,
+)
+from edgekit_runtime.session import Session
+
+BOXES = TensorBinding(1, "boxes", "int8", 2.5, -128)
+SCORES = TensorBinding(0, "scores", "uint8", 1 / 256, 0)
+JOINED = JoinedBinding(2, (BOXES, SCORES))
+RESULTS = {
+    "scores": np.array([[[0], [128], [255]]], np.uint8),  # (1, 3, 1)
+    "count": np.array([3.0], np.float32),
+    "boxes": np.arange(-128, -116, dtype=np.int8).reshape(1, 3, 4),
+}
+INDICES = {"scores": 0, "boxes": 1, "count": 2}
+
+
+class Detector:
+    """An engine that gives scores, boxes and a count, whatever it is asked."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        self.inputs = (TensorInfo(0, "image", (1, 2), "float32"),)
+        self.results = [RESULTS[name] for name in INDICES]
+        self.outputs = tuple(
+            TensorInfo(index, name, shapes.get(name, RESULTS[name].shape), str(RESULTS[name].dtype))
+            for name, index in INDICES.items()
+        )
+        self.closed = False
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self.results
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def described(manifest: Manifest, variant: Variant) -> Manifest:
+    """The manifest of a detector with one joined output and one of its own."""
+    bound = (JOINED, TensorBinding(2, "count", "float32"))
+    golden = replace(variant.golden, outputs=variant.golden.outputs * 2, max_abs=(1e-5, 1e-5))
+    return replace(
+        manifest,
+        inputs=(InputSpec("image", (1, 2), "float32"),),
+        outputs=(OutputSpec("detections", (1, 3, 5), "float32"), OutputSpec("count", (1,), "float32")),
+        variants=(replace(variant, outputs=bound, golden=golden),),
+    )
+
+
+def test_the_parts_are_dequantized_each_by_its_own_scale_and_joined(described: Manifest) -> None:
+    session = Session(described, described.variants[0], Detector())
+    detections, count = session.run([np.zeros((1, 2), np.float32)])
+    assert detections.dtype == np.float32
+    np.testing.assert_array_equal(detections[..., :4], np.arange(0, 30, 2.5).reshape(1, 3, 4))
+    np.testing.assert_array_equal(detections[..., 4], [[0, 0.5, 255 / 256]])
+    assert count == [3.0]
+
+
+def test_a_single_joined_output_takes_the_way_of_several_tensors(described: Manifest) -> None:
+    alone = replace(described.variants[0], outputs=(JOINED,))
+    detector = Detector()
+    detector.outputs, detector.results = detector.outputs[:2], detector.results[:2]
+    session = Session(replace(described, outputs=described.outputs[:1]), alone, detector)
+    assert session.run_one is None
+    assert session.run([np.zeros((1, 2), np.float32)])[0].shape == (1, 3, 5)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"boxes": (1, 3, 5)},  # nothing is left for the scores
+        {"boxes": (1, 3, 3)},
+        {"boxes": (3, 4)},
+        {"boxes": (1, 4, 3)},
+        {"scores": (1, 3, 2)},
+        {"scores": (1, 4, 1)},
+        {"scores": (1,)},
+    ],
+)
+def test_parts_that_do_not_make_up_the_output_are_refused(described: Manifest, shapes: Any) -> None:
+    detector = Detector(**shapes)
+    with pytest.raises(EngineUnavailable, match="'detections': the artifact has"):
+        Session(described, described.variants[0], detector)
+    assert detector.closed
+
+
+def test_an_artifact_with_fewer_tensors_is_refused(described: Manifest) -> None:
+    detector = Detector()
+    detector.outputs = detector.outputs[:2]
+    with pytest.raises(EngineUnavailable, match="has 2 outputs, the manifest binds 3"):
+        Session(described, described.variants[0], detector)
+
+
+def test_a_joined_output_reads_back_equal(described: Manifest) -> None:
+    assert to_json(described).count(b'"parts"') == 1
+    text = _listed(described)
+    assert parse(text).variants[0].outputs[0] == JOINED
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"axis": 3}, "outputs[0].axis: 3 is none of the axes of [1, 3, 5]"),
+        ({"axis": 8}, "outputs[0].axis"),
+        ({"axis": -1}, "outputs[0].axis"),
+        ({"axis": None}, "outputs[0].axis"),
+        ({"parts": []}, "outputs[0].parts"),
+        ({"parts": 1}, "outputs[0].parts"),
+        ({"parts": [{"index": 0, "name": "x", "dtype": "int8"}] * 65}, "outputs[0].parts"),
+        ({"parts": [{"index": 1, "name": "x", "dtype": "float32"}]}, "outputs[0].parts"),
+        ({"index": 0}, "outputs[0].index: unknown key"),
+        ({"scale": 1.0}, "outputs[0].scale: unknown key"),
+        ({"parts": [{"index": 1, "name": "x", "dtype": "float32"}] * 2}, "'index 1' is there twice"),
+        ({"parts": [{"index": i, "name": "x", "dtype": "float32"} for i in (2, 3)]}, "'index 2' is there twice"),
+        ({"parts": [{"index": i, "name": "x", "dtype": "int8"} for i in (0, 1)]}, "cannot stand for float32"),
+        ({"parts": [{"axis": 0, "parts": []}, {"axis": 0, "parts": []}]}, "outputs[0].parts[0].axis: unknown key"),
+    ],
+)
+def test_joined_outputs_that_cannot_be_are_refused(described: Manifest, change: dict[str, Any], said: str) -> None:
+    document = json.loads(_listed(described))
+    document["variants"][0]["outputs"][0] |= change
+    with pytest.raises(MalformedBundle) as refusal:
+        parse(json.dumps(document).encode())
+    assert said in str(refusal.value)
+
+
+def test_an_input_is_never_joined(described: Manifest) -> None:
+    document = json.loads(_listed(described))
+    document["variants"][0]["inputs"][0] = document["variants"][0]["outputs"][0]
+    with pytest.raises(MalformedBundle, match=r"inputs\[0\]\.axis: unknown key"):
+        parse(json.dumps(document).encode())
+
+
+def _listed(described: Manifest) -> bytes:
+    """The manifest's bytes, every file it speaks of listed."""
+    document = json.loads(to_json(described))
+    paths = {"labels.txt", "golden/inputs/0.npy", "golden/null-float32/0.npy", "variants/null-float32/weights.npy"}
+    document["files"] = [{"path": path, "size_bytes": 1, "sha256": "0" * 64} for path in sorted(paths)]
+    return json.dumps(document).encode()
