@@ -164,8 +164,9 @@ def _variant(manifest: Manifest, variant: Variant, where: str) -> Iterator[Probl
 
 def _output(output: OutputSpec, bound: TensorBinding | JoinedBinding, where: str) -> Iterator[Problem]:
     """Each part could stand for the output, and the axis is one of its own."""
-    if len(bound.parts) > 1 and bound.axis >= len(output.shape):
-        yield f"{where}.axis", f"{bound.axis} is none of the axes of {list(output.shape)}"
+    axis = getattr(bound, "axis", None)
+    if axis is not None and axis >= len(output.shape):
+        yield f"{where}.axis", f"{axis} is none of the axes of {list(output.shape)}"
     for part in bound.parts:
         yield from _binding(output, part, where)
 
