@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgekit.cli.where import where
 from edgekit_runtime import __main__ as runtime
 
 
@@ -16,9 +17,7 @@ from edgekit_runtime import __main__ as runtime
 @click.option("--raw", is_flag=True, help="Preprocess arrays too; images always are.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="So many labels or values.")
 @click.option("--output", metavar="FILE", help="Write the outputs to a .npy or .npz.")
-@click.option("--device", default="auto", metavar="NAME", help="Prefer the variants of this device.")
-@click.option("--require", metavar="WHAT", help="Only an engine, device, scheme or variant of this name.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.")
+@where()
 @click.option("--json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> None:
     """Run BUNDLE on INPUT: an image, .npy or .npz.
@@ -27,5 +26,6 @@ def command(**options: Any) -> None:
     Examples:
       edgekit run model.edgekit cat.jpg
       edgekit run model.edgekit features.npy --require openvino --json
+      edgekit run model.edgekit cat.jpg --delegate edgetpu --delegate-options usb --isolate 2
     """
     runtime.run(Namespace(**options))

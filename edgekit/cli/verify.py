@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
+from edgekit.cli.where import COUNT, where
 from edgekit_runtime import __main__ as runtime
 
 
 @click.command()
 @click.argument("bundle")
-@click.option("--device", default="auto", metavar="NAME", help="Prefer the variants of this device.")
-@click.option("--require", metavar="WHAT", help="Only an engine, device, scheme or variant of this name.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.")
+@where(COUNT)
 @click.option("--json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> None:
     """Check BUNDLE on this machine: every digest, and every variant's numbers.

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime import show
+from edgekit_runtime.arguments import add_where, asked, positive, threads
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.edges import CALL_RAW
 from edgekit_runtime.errors import EdgekitError, InputMismatch
 from edgekit_runtime.manifest import to_json
 from edgekit_runtime.model import load
+from edgekit_runtime.place import How
 from edgekit_runtime.quiet import quiet_engines
 from edgekit_runtime.samples import read_sample, write_outputs
 from edgekit_runtime.verify import failure, verify
@@ -22,6 +24,7 @@ from edgekit_runtime.verify import failure, verify
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from edgekit_runtime.failover import Event
     from edgekit_runtime.model import Model, Outputs
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -31,8 +34,10 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 @quiet_engines()
 def check(args: argparse.Namespace) -> int:
     """Verify digests and golden outputs here; say which variants cannot run and why."""
+    wish = asked(args)
+    how = How(wish["delegate"], wish["delegate_options"], isolate_s=wish["isolate"] or None)
     with open_bundle(args.bundle) as bundle:
-        verdicts = verify(bundle, args.device, args.require, args.threads)
+        verdicts = verify(bundle, args.device, args.require, args.threads, how)
     problem = failure(verdicts)
     _tell(args, {"ok": problem is None, "variants": [asdict(v) for v in verdicts]}, show.verdict_lines(verdicts))
     if problem is not None:
@@ -43,7 +48,7 @@ def check(args: argparse.Namespace) -> int:
 @quiet_engines()
 def info(args: argparse.Namespace) -> int:
     """Say what the bundle is and which variant would run here."""
-    with load(args.bundle, args.device, args.require, args.threads) as model:
+    with load(**asked(args), on_event=_show_event) as model:
         record = {"manifest": json.loads(to_json(model.manifest)), "placement": asdict(model.placement)}
         lines = [*show.manifest_lines(model.manifest), *show.placement_lines(model.placement)]
     _tell(args, record, lines)
@@ -53,16 +58,17 @@ def info(args: argparse.Namespace) -> int:
 @quiet_engines()
 def run(args: argparse.Namespace) -> int:
     """Run the model once on a file."""
-    with load(args.bundle, args.device, args.require, args.threads) as model:
+    with load(**asked(args), on_event=_show_event) as model:
         sample, raw = read_sample(args.input, model.inputs)
         result = _call(model, sample, raw or args.raw)
         outputs = result if isinstance(result, dict) else {model.outputs[0].name: result}
         if args.output:
             write_outputs(args.output, outputs)
         records = {name: show.output_record(o, _labels(model, name), args.top) for name, o in outputs.items()}
-        placement = model.placement
+        placement, events = model.placement, [asdict(event) for event in model.events]
     lines = [line for name, record in records.items() for line in show.output_lines(name, record)]
-    _tell(args, {"variant": placement.variant, "outputs": records}, [*show.taken_lines(placement), *lines])
+    told = {"variant": placement.variant, "events": events, "outputs": records}
+    _tell(args, told, [*show.taken_lines(placement), *lines])
     return 0
 
 
@@ -71,8 +77,7 @@ def measure(args: argparse.Namespace) -> int:
     """Measure how fast it is here, cold and steady, and say how far to trust it."""
     from edgekit_runtime import measure as measuring
 
-    wish = measuring.Wish(args.bundle, args.device, args.require, args.threads)
-    found = measuring.measure(wish, args.seconds)
+    found = measuring.measure(measuring.Wish(**asked(args)), args.seconds, _show_event)
     _tell(args, asdict(found), measuring.lines(found))
     return 0
 
@@ -85,6 +90,10 @@ def doctor(args: argparse.Namespace) -> int:
     found = doctors.diagnose()
     _tell(args, asdict(found), doctors.lines(found))
     return 0
+
+
+def _show_event(event: Event) -> None:
+    print(show.event_line(event), file=sys.stderr, flush=True)
 
 
 def _call(model: Model, sample: Any, raw: bool) -> Outputs:
@@ -102,13 +111,13 @@ def _tell(args: argparse.Namespace, record: Mapping[str, object], lines: Iterabl
     print(json.dumps(record, indent=2) if args.json else "\n".join(lines))
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
+EXAMPLES = {
+    "check": "check model.edgekit --require edgetpu",
+    "run": "run model.edgekit cat.jpg --delegate edgetpu --delegate-options usb",
+    "info": "info model.edgekit --delegate /opt/npu/libnpu_delegate.so --delegate-options cores=2,fast=1",
+    "measure": "measure model.edgekit --threads auto --isolate 2",
+    "doctor": "doctor --json",
+}
 VERBS = (check, run, info, measure, doctor)
 
 
@@ -117,26 +126,20 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(verb.__name__ for verb in VERBS))
     for verb in VERBS:
         said = (verb.__doc__ or "").strip()
-        sub = verbs.add_parser(verb.__name__, help=said, description=said)
+        example = f"example: python -m edgekit_runtime {EXAMPLES[verb.__name__]}"
+        sub = verbs.add_parser(verb.__name__, help=said, description=said, epilog=example)
         sub.set_defaults(function=verb)
         if verb is not doctor:
-            _bundle_arguments(sub)
+            add_where(sub, threads if verb is not check else positive)
         if verb is run:
             sub.add_argument("input", metavar="INPUT", help=".npy, .npz, or an image file (needs Pillow)")
             sub.add_argument("--raw", action="store_true", help="preprocess arrays too; images always are")
-            sub.add_argument("--top", type=_positive, default=5, metavar="N", help="so many labels or values")
+            sub.add_argument("--top", type=positive, default=5, metavar="N", help="so many labels or values")
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
         if verb is measure:
             sub.add_argument("--seconds", type=float, default=3.0, metavar="N", help="about so long a scenario")
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("bundle", metavar="BUNDLE", help="a .edgekit file or folder")
-    sub.add_argument("--device", default="auto", help="prefer the variants of this device profile")
-    sub.add_argument("--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do")
-    sub.add_argument("--threads", type=_positive, metavar="N", help="threads of the engine")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ class Event:
     lost: str  # the variant's name
     reason: str  # how its process crashed or hung
     now: str | None  # the variant that runs instead; its own name where it was opened again; None where none could
+    delegate: str | None = None  # that drove the variant that was lost
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,15 @@ class Failover:
 
     def _replace(self, reason: str) -> Event:
         """Open what comes next. Where nothing can be opened the lost one stays, and the next call tries again."""
-        lost, name = self._session, self.placement.variant
-        self._fallen[key_of(self.placement)] = reason
+        lost, (name, delegate) = self._session, key_of(self.placement)
+        self._fallen[name, delegate] = reason
         try:
             self._session, self.placement = self._next()
         except EdgekitError:
-            return Event(name, reason, None)
+            return Event(name, reason, None, delegate)
         self._session.share(self._engines)
         lost.close()
-        return Event(name, reason, self.placement.variant)
+        return Event(name, reason, self.placement.variant, delegate)
 
     def _next(self) -> tuple[Session, Placement]:
         wish = self._wish

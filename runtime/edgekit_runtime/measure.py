@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from edgekit_runtime.record import dataclass, field
 from edgekit_runtime.stream import cores
 
 if TYPE_CHECKING:
+    from edgekit_runtime.delegates import Options
+    from edgekit_runtime.failover import Event
     from edgekit_runtime.tensors import Array
 
     Sample = dict[str, Array]
@@ -40,11 +42,11 @@ LEAST = 11  # calls a scenario, however long they take: enough for p50
 # getrusage begins with what the parent had.
 CHILD = """
 import json, sys
-path, device, require, threads = json.loads(sys.argv[1])
+asked = json.loads(sys.argv[1])
 from edgekit_runtime import load
 from edgekit_runtime.measure import golden
-model = load(path, device, require, threads)
-model(golden(path)[0])
+model = load(**asked)
+model(golden(asked["path"])[0])
 print("answered", flush=True)
 with open("/proc/self/status") as status:
     print(*(line.split()[1] for line in status if line.startswith("VmHWM:")))
@@ -58,7 +60,10 @@ class Wish:
     path: str
     device: str = "auto"
     require: str | None = None
-    threads: int | None = None
+    threads: int | str | None = None
+    delegate: str | None = None
+    delegate_options: Options | None = None
+    isolate: bool | float = False
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,16 @@ class Measurement:
     load_ms: float  # of the first load in a process, the library's import included
     first_ms: float
     scenarios: tuple[Scenario, ...]
-    peak_memory_bytes: int | None  # of that process
+    peak_memory_bytes: int | None  # of that process; None for an isolated model, most of which is in its child
     energy_mj: dict[str, float]  # a call, by rail; empty where there is none to read
+    events: tuple[Event, ...]  # what an isolated model has lost meanwhile
     distrust: tuple[str, ...]  # what was the matter with the machine meanwhile
     before: Condition
     after: Condition
 
 
-def measure(wish: Wish, seconds: float = 3.0) -> Measurement:
-    """Measure one bundle, each scenario for about so many seconds.
+def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] | None = None) -> Measurement:
+    """Measure one bundle, each scenario for about so many seconds; ``on_event`` is called as ``load`` calls it.
 
     Raises:
         EdgekitError: as ``load`` does.
@@ -99,7 +105,7 @@ def measure(wish: Wish, seconds: float = 3.0) -> Measurement:
     before = read_condition()
     samples = golden(wish.path)
     started = perf_counter()
-    with load(wish.path, wish.device, wish.require, wish.threads) as model:
+    with load(**wish.__dict__, on_event=on_event) as model:
         loaded = perf_counter()
         model(samples[0])
         first_ms = (perf_counter() - loaded) * 1e3
@@ -112,7 +118,7 @@ def measure(wish: Wish, seconds: float = 3.0) -> Measurement:
             _callers("multi-stream", model, samples, cores(), seconds),
             _offline(model, samples, single.per_second, seconds),
         )
-        placement = model.placement
+        placement, events = model.placement, model.events
     cold_ms, peak_memory_bytes = _cold(wish)  # now that the self-check is remembered, as it is on any later day
     after = read_condition()
     return Measurement(
@@ -122,8 +128,9 @@ def measure(wish: Wish, seconds: float = 3.0) -> Measurement:
         load_ms=(loaded - started) * 1e3,
         first_ms=first_ms,
         scenarios=scenarios,
-        peak_memory_bytes=peak_memory_bytes,
+        peak_memory_bytes=None if wish.isolate else peak_memory_bytes,
         energy_mj={rail: joules * 1e3 / single.calls for rail, joules in meter.joules.items()},
+        events=events,
         distrust=tuple(changes(before, after)),
         before=before,
         after=after,
@@ -159,7 +166,7 @@ def percentiles(times_ms: list[float]) -> dict[str, float]:
 
 def _cold(wish: Wish) -> tuple[float | None, int | None]:
     """Time and peak memory of a process that starts, loads, and gives one result."""
-    what = json.dumps([wish.path, wish.device, wish.require, wish.threads])
+    what = json.dumps(wish.__dict__)
     started = perf_counter()
     try:
         child = subprocess.Popen([sys.executable, "-c", CHILD, what], stdout=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgekit_runtime.failover import Event
     from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, Preprocessing, Requirements, Variant
     from edgekit_runtime.place import Placement
     from edgekit_runtime.tensors import Array
@@ -105,10 +106,17 @@ def placement_lines(placement: Placement) -> Iterator[str]:
         yield f"  {difference}"
 
 
+def event_line(event: Event) -> str:
+    """What an isolated model has lost, and what runs instead."""
+    lost = event.lost + (f" with {event.delegate}" if event.delegate else "")
+    return f"lost {lost}: {event.reason}; now {event.now or 'nothing'} runs"
+
+
 def verdict_lines(verdicts: tuple[Verdict, ...]) -> Iterator[str]:
     """What became of every variant."""
     for verdict in verdicts:
-        yield f"{verdict.variant}: {verdict.state}" + (f": {verdict.reason}" if verdict.reason else "")
+        name = verdict.variant + (f" ({verdict.delegate})" if verdict.delegate else "")
+        yield f"{name}: {verdict.state}" + (f": {verdict.reason}" if verdict.reason else "")
         for difference in verdict.checked:
             yield f"  {difference}"
 

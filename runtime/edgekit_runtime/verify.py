@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from edgekit_runtime.choose import candidates
 from edgekit_runtime.errors import EdgekitError, EngineUnavailable, VerificationError
-from edgekit_runtime.place import REASONS, How, prove
-from edgekit_runtime.record import dataclass
+from edgekit_runtime.place import AS_USUAL, REASONS, How, prove
+from edgekit_runtime.record import dataclass, replace
 from edgekit_runtime.selfcheck import Difference
 
 if TYPE_CHECKING:
@@ -24,33 +24,39 @@ class Verdict:
     state: str  # PROVEN, WRONG or CANNOT_RUN
     reason: str = ""  # empty when proven
     checked: tuple[Difference, ...] = ()
+    delegate: str | None = None
 
 
 def verify(
-    bundle: Bundle, device: str = "auto", require: str | None = None, threads: int | None = None
+    bundle: Bundle,
+    device: str = "auto",
+    require: str | None = None,
+    threads: int | None = None,
+    how: How = AS_USUAL,
 ) -> tuple[Verdict, ...]:
     """Hold every file against its digest, then every variant against its golden outputs.
 
     Nothing is taken from memory: accelerators are probed again, and golden outputs computed again.
-    ``require`` narrows the variants as it does for ``place``.
+    ``require`` narrows the variants as it does for ``place``, ``how`` brings the caller's delegate and a child process.
 
     Raises:
         BundleError: a file is not what was packed, or a golden array is malformed.
         ProfileError: the bundle has no such device.
         EngineUnavailable: no variant is what was required.
+        DelegateUnavailable: there is no such delegate.
     """
     bundle.verify_all()
-    how = How(check="always", probe_again=True, slow_is_fine=True)
+    how = replace(how, check="always", probe_again=True, slow_is_fine=True)
     verdicts = []
-    for variant in candidates(bundle.manifest, device, require):
+    for variant in candidates(bundle.manifest, device, require, how.delegate, how.delegate_options):
         try:
             proof = prove(bundle, variant, threads, how)
         except REASONS as error:
             state = WRONG if isinstance(error, VerificationError) else CANNOT_RUN
-            verdicts.append(Verdict(variant.name, state, str(error)))
+            verdicts.append(Verdict(variant.name, state, str(error), delegate=variant.delegate))
             continue
         proof.session.close()
-        verdicts.append(Verdict(variant.name, PROVEN, "", proof.checked))
+        verdicts.append(Verdict(variant.name, PROVEN, "", proof.checked, variant.delegate))
     return tuple(verdicts)
 
 

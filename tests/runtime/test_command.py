@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,8 +211,74 @@ def test_an_error_is_one_clear_line_and_its_familys_code(
     assert said in err
 
 
+@pytest.mark.parametrize("verb", ["info", "run", "check", "measure"])
+def test_where_it_runs_may_be_a_child_process(verb: str, bundle_path: Path, x_path: Path, capsys: Capture) -> None:
+    asked = {"run": [x_path], "measure": ["--seconds", "0.05"]}.get(verb, [])
+    threads = "1" if verb == "check" else "auto"
+    assert run(verb, bundle_path, *asked, "--isolate", "20", "--threads", threads, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record.get("events", []) == []
+    if verb == "measure":
+        assert record["peak_memory_bytes"] is None
+
+
+def test_an_isolated_model_that_is_lost_is_told_of(
+    make: Make, variant: Variant, x_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_its_child(path: str, specs: Any) -> Any:
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        return read_sample(path, specs)
+
+    monkeypatch.setattr(command, "read_sample", kill_its_child)
+    path = make(variant, replace(variant, name="second"))
+    assert run("run", path, x_path, "--isolate", "--json") == 0
+    out, err = capsys.readouterr()
+    assert err == "lost null-float32: crashed: its process was ended by SIGKILL; now second runs\n"
+    (event,) = json.loads(out)["events"]
+    assert (event["lost"], event["now"]) == ("null-float32", "second")
+    assert json.loads(out)["variant"] == "second"
+
+
 @pytest.mark.parametrize(
-    "args", [[], ["dance"], ["run", "x"], ["info", "x", "--threads", "0"], ["info", "x", "--top", "1"]]
+    ("options", "said"),
+    [
+        (["--delegate-options", "usb"], "--delegate-options is for a --delegate: say which"),
+        (["--delegate", "vx", "--delegate-options", "fast"], "--delegate-options: delegate options are written name="),
+    ],
+)
+@pytest.mark.parametrize("verb", ["info", "check"])
+def test_options_of_a_delegate_are_refused_with_what_to_write(
+    verb: str, bundle_path: Path, capsys: Capture, options: list[str], said: str
+) -> None:
+    assert run(verb, bundle_path, *options) == 3
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "ours"), [("run", "run"), ("verify", "check")])
+def test_the_tools_verb_takes_the_same_options(verb: str, ours: str, capsys: Capture) -> None:
+    from edgekit.cli import cli
+
+    with pytest.raises(SystemExit):
+        run(ours, "--help")
+    runtimes = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    tools = {name for param in cli.get_command(None, verb).params for name in param.opts if name.startswith("--")}
+    assert tools | {"--help"} == runtimes
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["dance"],
+        ["run", "x"],
+        ["info", "x", "--threads", "0"],
+        ["info", "x", "--threads", "fast"],
+        ["check", "x", "--threads", "auto"],
+        ["info", "x", "--isolate", "0"],
+        ["info", "x", "--isolate", "nan"],
+        ["info", "x", "--top", "1"],
+    ],
 )
 def test_wrong_usage_is_2(args: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit) as end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
+from edgekit_runtime import __main__ as command
 from edgekit_runtime import delegates, engines, probe
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
@@ -180,6 +182,22 @@ class TestADelegateThat:
             (event,) = model.events
             assert how in event.reason
             assert how in model.placement.refused[0].reason
+
+    def test_crashes_is_told_of_by_check(self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        asked = ["--delegate", str(library), "--delegate-options", "mode=crash-run"]
+        assert command.main(["check", str(bundle), *asked]) == 0
+        first, second, _ = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"plain ({library}): cannot run: crashed in its probe")
+        assert second == "plain: proven"
+
+    def test_is_asked_for_on_the_command_line_is_shown(
+        self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        asked = ["--delegate", str(library), "--delegate-options", "mode=works,other=1", "--isolate", "--json"]
+        assert command.main(["info", str(bundle), *asked]) == 0
+        placement = json.loads(capsys.readouterr().out)["placement"]
+        assert (placement["delegate"], placement["delegate_asked"]) == (str(library), True)
+        assert placement["delegate_options"] == {"mode": "works", "other": "1"}
 
     def test_prints_leaves_stdout_to_the_application(self, bundle: Path, library: Path) -> None:
         code = (
