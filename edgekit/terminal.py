@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from edgekit.layers import LayersReport
 from edgekit.report import Report, rows, size_text
 from edgekit_converters.runner import Watch
 
@@ -35,6 +36,7 @@ HEADINGS = {
 
 
 WIDE, FULL = 160, 100  # columns: of a pipe, and what the whole table needs
+NODE_WIDTH = 36  # characters of a node's name
 
 
 @contextlib.contextmanager
@@ -94,3 +96,30 @@ def show_report(report: Report) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_layers(report: LayersReport) -> None:
+    """Print a model's layers, and under each engine its nodes, one a line; long names keep their ends."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    totals = report.totals
+    table.add_column("layer", "total", overflow="fold")
+    table.add_column("type", no_wrap=True)
+    table.add_column("output", no_wrap=True)
+    table.add_column("parameters", f"{totals['parameters']:,}", justify="right", no_wrap=True)
+    table.add_column("MACs", f"{totals['macs']:,}", justify="right", no_wrap=True)
+    for engine in report.nodes:
+        table.add_column(f"nodes in {engine}", no_wrap=True)
+    for place, layer in enumerate(report.layers):
+        nodes = ["\n".join(_end(name) for name in named[place]) for named in report.nodes.values()]
+        shape = "x".join(map(str, layer.shape))
+        table.add_row(layer.name, layer.operator, shape, f"{layer.parameters:,}", f"{layer.macs:,}", *nodes)
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _end(name: str) -> str:
+    return name if len(name) <= NODE_WIDTH else f"…{name[1 - NODE_WIDTH :]}"

@@ -37,15 +37,20 @@ class OpenArtifact:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Run one sample; arrays are (1, ...) in the model's own units."""
-        own: list[Any] = [None] * len(inputs)
-        for array, binding in zip(inputs, self.artifact.inputs, strict=True):
-            own[binding.index] = _enter(array, binding)
-        results = self.engine.run(own)
+        results = self.engine.run(entered(self.artifact, inputs))
         return [_leave(results[binding.index], binding) for binding in self.artifact.outputs]
 
     def close(self) -> None:
         """Release the engine."""
         self.engine.close()
+
+
+def entered(artifact: Artifact, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Return inputs in the source's order and units as the artifact's own: in its order, dtypes and quantization."""
+    own: list[Any] = [None] * len(inputs)
+    for array, binding in zip(inputs, artifact.inputs, strict=True):
+        own[binding.index] = _enter(array, binding)
+    return own
 
 
 def settings_for(engine: str, scheme: str, precision: str, device: str = "cpu") -> dict[str, str]:

@@ -21,6 +21,8 @@ STAGES = {
     "prepare": ("edgekit_converters.data:prepare", False),  # reading is as quick as checking a copy
     "probe": ("edgekit_converters.verify.probe:probe", True),
     "lower": ("edgekit_converters.lower:lower", True),
+    "trace": ("edgekit_converters.trace:trace", True),
+    "match": ("edgekit_converters.trace:match", True),
     "quantize": ("edgekit_converters.quantize:quantize", True),
     "verify": ("edgekit_converters.verify.parity:compare", True),
     "evaluate": ("edgekit_converters.verify.metrics:evaluate", True),

@@ -16,6 +16,7 @@ from edgekit_runtime.errors import EdgekitError
 # verb: (module, one line for the overview)
 COMMANDS = {
     "convert": ("edgekit.cli.convert", "Convert a model into a verified bundle."),
+    "layers": ("edgekit.cli.layers", "List a model's layers, and what becomes of each in either format."),
     "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),
     "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
     "run": ("edgekit.cli.run", "Run a bundle on an input."),

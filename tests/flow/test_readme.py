@@ -49,10 +49,10 @@ def shell(command, place):
 @pytest.mark.needs_image
 def test_every_edgekit_command_works_and_prints_what_is_shown(readme, place):
     typed = [command for command in commands(readme) if command.startswith("edgekit ")]
-    assert [command.split()[1] for command in typed] == ["convert", "inspect", "verify", "run"]
+    assert [command.split()[1] for command in typed] == ["convert", "layers", "inspect", "verify", "run"]
     printed = [shell(command, place) for command in typed]
-    assert [done.returncode for done in printed] == [0, 0, 0, 0], [done.stderr for done in printed]
-    converted, _, _, ran = (done.stdout for done in printed)
+    assert [done.returncode for done in printed] == [0] * 5, [done.stderr for done in printed]
+    converted, *_, ran = (done.stdout for done in printed)
     for variant in ("litert-int8-static", "openvino-int8-static"):
         assert variant in converted
         assert variant in readme

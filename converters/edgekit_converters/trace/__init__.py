@@ -1,0 +1,112 @@
+"""Trace: run a model on one sample and note what each of its layers computes; match: find that in an artifact.
+
+Names do not survive lowering, values do. :func:`trace` runs the source in its own framework and keeps fingerprints of
+what its layers give; :func:`match` runs the float artifact in its engine with every tensor kept, and looks for them.
+One file a framework; ``TRACERS`` and ``ARTIFACT_TRACERS`` say which.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit_converters.load import open_source
+from edgekit_converters.recipe import Layer
+from edgekit_converters.records import Artifact, Probe, Source
+from edgekit_converters.trace.match import pair
+from edgekit_converters.trace.steps import Step, Steps
+
+# framework: "module:function", (Live, inputs) -> Steps; inputs are (1, ...) as the application gives them
+TRACERS = {
+    "keras": "edgekit_converters.trace.keras_calls:steps",
+    "torch": "edgekit_converters.trace.torch_graph:steps",
+    "tflite": "edgekit_converters.trace.tflite_nodes:steps",
+    "openvino": "edgekit_converters.trace.ir_nodes:steps",
+}
+# engine: "module:function", (Artifact, inputs) -> Steps
+ARTIFACT_TRACERS = {
+    "litert": "edgekit_converters.trace.tflite_nodes:artifact_steps",
+    "openvino": "edgekit_converters.trace.ir_nodes:artifact_steps",
+}
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """Trace a source on the first sample of a probe."""
+
+    source: Source
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The steps of a source and what they computed."""
+
+    steps: tuple[Step, ...]
+    values: Path  # fingerprints, (steps, QUANTILES) .npy
+
+
+@dataclass(frozen=True)
+class MatchRequest:
+    """Find the steps of a source in its float artifact."""
+
+    artifact: Artifact
+    probe: Probe  # what was traced
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The source's layers, each with the nodes of one artifact that compute it."""
+
+    engine: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def lost(self) -> tuple[Layer, ...]:
+        """Layers with weights that no node of the artifact was found for."""
+        return tuple(layer for layer in self.layers if layer.weighted and not layer.nodes)
+
+
+def trace(request: TraceRequest, folder: Path) -> Trace:
+    """The stage: run the source on one sample and note what each of its layers computes."""
+    source = request.source
+    found = _steps(TRACERS[source.framework], open_source(source.request), _sample(request.probe))
+    path = folder / "values.npy"
+    np.save(path, found.values)
+    return Trace(tuple(found.steps), path)
+
+
+def match(request: MatchRequest, _folder: Path) -> LayerMap:
+    """The stage: run the artifact on the same sample and say which of its nodes compute which layer."""
+    engine, traced = request.artifact.engine, request.trace
+    found = _steps(ARTIFACT_TRACERS[engine], request.artifact, _sample(request.probe))
+    nodes = pair(traced.steps, np.load(traced.values), found.steps, found.values)
+    return LayerMap(engine, tuple(_layers(traced.steps, nodes)))
+
+
+def _sample(probe: Probe) -> list[np.ndarray]:
+    return [np.load(path)[:1] for path in probe.inputs]
+
+
+def _steps(path: str, *arguments: Any) -> Steps:
+    module, _, name = path.partition(":")
+    found: Steps = getattr(importlib.import_module(module), name)(*arguments)
+    return found
+
+
+def _layers(steps: Sequence[Step], nodes: Sequence[tuple[str, ...]]) -> Iterator[Layer]:
+    """Bring the calls of one layer together: a shared layer is called more than once."""
+    calls: dict[str, list[int]] = {}
+    for place, step in enumerate(steps):
+        calls.setdefault(step.name, []).append(place)
+    for name, places in calls.items():
+        first = steps[places[0]]
+        macs = sum(steps[place].macs for place in places)
+        found = tuple(dict.fromkeys(node for place in places for node in nodes[place]))
+        yield Layer(name, first.operator, first.shape, first.parameters, macs, found)

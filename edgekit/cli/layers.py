@@ -1,0 +1,42 @@
+"""``edgekit layers``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgekit.options import Options
+from edgekit.plan import resolve
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("model")
+@click.option("--weights", metavar="FILE", help="State dict for FILE.py:function.")
+@click.option("--input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="Shape of an input the model leaves open.")
+@click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers.")
+@click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
+@click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
+@click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
+@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every node's whole name.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(as_json: bool, quiet: bool, **options: Any) -> None:
+    """List the layers of MODEL, and the nodes that compute each of them in TFLite and IR.
+
+    Their names and types are what the rules of a recipe select by. Layers that a format computes in one node, such as
+    a convolution with its normalization and activation, share it; one without a node computes nothing there.
+
+    \b
+    Examples:
+      edgekit layers model.keras
+      edgekit layers net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5
+      edgekit layers model.pt2 --json
+    """
+    plan = resolve(Options(**options))
+    from edgekit import terminal
+    from edgekit.layers import list_layers
+
+    with terminal.progress(enabled=not quiet) as watch:
+        report = list_layers(plan, watch)
+    click.echo(report.to_json(), nl=False) if as_json else terminal.show_layers(report)

@@ -1,0 +1,86 @@
+"""``edgekit layers``: a model's layers, and the nodes that compute each of them in the artifacts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from edgekit.plan import Plan
+from edgekit_converters.cache import Cache, cache_root
+from edgekit_converters.load import LOADERS
+from edgekit_converters.recipe import Layer
+from edgekit_converters.records import Artifact, LowerRequest, Probe, ProbeRequest, Source
+from edgekit_converters.runner import Runner, Watch, new_log
+from edgekit_converters.trace import LayerMap, MatchRequest, Trace, TraceRequest
+
+
+@dataclass(frozen=True)
+class LayersReport:
+    """What ``edgekit layers`` tells: one layer a row, in the order of execution."""
+
+    model: str
+    framework: str
+    layers: tuple[Layer, ...]  # their nodes are in ``nodes``
+    nodes: dict[str, tuple[tuple[str, ...], ...]]  # engine: the nodes of each layer, in the order of ``layers``
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return it as JSON: each layer with its nodes by engine."""
+        layers = [
+            {
+                "name": layer.name,
+                "operator": layer.operator,
+                "shape": layer.shape,
+                "parameters": layer.parameters,
+                "macs": layer.macs,
+                "nodes": {engine: nodes[place] for engine, nodes in self.nodes.items()},
+            }
+            for place, layer in enumerate(self.layers)
+        ]
+        whole = {"model": self.model, "framework": self.framework, "layers": layers, **self.totals, "notes": self.notes}
+        return json.dumps(whole, indent=2) + "\n"
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Parameters and multiplications of the whole model."""
+        return {key: sum(getattr(layer, key) for layer in self.layers) for key in ("parameters", "macs")}
+
+
+def list_layers(plan: Plan, watch: Watch | None = None) -> LayersReport:
+    """Lower the model for every engine of the plan, and find its layers there.
+
+    Raises:
+        EdgekitError: a stage refused.
+    """
+    root = cache_root()
+    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), watch) as runner:
+        toolchain = LOADERS[plan.source.kind].toolchain
+        for engine in plan.engines:
+            runner.start(engine, "match")
+        source: Source = runner.run("load", toolchain, plan.source)
+        probe: Probe = runner.run("probe", toolchain, ProbeRequest(source, source.inputs))
+        maps = []
+        for engine in plan.engines:
+            lowered: Artifact = runner.run("lower", toolchain, LowerRequest(source, engine), engine)
+            maps.append(map_layers(runner, source, probe, lowered))
+    return LayersReport(
+        model=plan.name,
+        framework=source.framework,
+        layers=tuple(dataclasses.replace(layer, nodes=()) for layer in maps[0].layers),
+        nodes={one.engine: tuple(layer.nodes for layer in one.layers) for one in maps},
+        notes=(*plan.notes, *source.notes, *(note for one in maps for note in lost(one))),
+    )
+
+
+def map_layers(runner: Runner, source: Source, probe: Probe, lowered: Artifact) -> LayerMap:
+    """Find the layers of a source in its float artifact, by what they compute for the probe's first sample."""
+    trace: Trace = runner.run("trace", LOADERS[source.request.kind].toolchain, TraceRequest(source, probe))
+    found: LayerMap = runner.run("match", lowered.engine, MatchRequest(lowered, probe, trace), lowered.engine)
+    return found
+
+
+def lost(found: LayerMap) -> tuple[str, ...]:
+    """Return a note on the layers with weights that were not found."""
+    names = ", ".join(layer.name for layer in found.lost)
+    return (f"{found.engine}: not found there, so no rule of a recipe reaches them: {names}",) if names else ()

@@ -1,0 +1,83 @@
+"""Pairing two traces by values alone: what is fused, what is split, what only moves, and what is equal."""
+
+import numpy as np
+
+from edgekit_converters.trace.match import pair
+from edgekit_converters.trace.steps import Steps, Weights, fingerprint, same
+
+GENERATOR = np.random.default_rng(0)
+
+
+def array(*shape):
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def steps(*rows):
+    """Steps from (name, places it takes from, what it gives)."""
+    found = Steps()
+    for name, takes, result in rows:
+        found.add((name, name), Weights(), takes, result, [rows[place][2] for place in takes])
+    return found
+
+
+def paired(source, artifact):
+    names = pair(source.steps, source.values, artifact.steps, artifact.values)
+    return dict(zip([step.name for step in source.steps], names, strict=True))
+
+
+def test_values_are_found_in_another_layout_and_rounding():
+    a, b = array(1, 5, 6, 7), array(1, 5, 6, 7)
+    source = steps(("a", (), a), ("b", (0,), b))
+    artifact = steps(("x", (), a.transpose(0, 3, 1, 2) * (1 + 1e-6)), ("y", (0,), b.reshape(1, -1) - 1e-5))
+    assert paired(source, artifact) == {"a": ("x",), "b": ("y",)}
+
+
+def test_what_was_fused_belongs_to_the_first_later_step_that_is_left():
+    conv, bn, relu, head = array(1, 9), array(1, 9), array(1, 9), array(1, 3)
+    source = steps(("conv", (), conv), ("bn", (0,), bn), ("relu", (1,), relu), ("head", (2,), head))
+    artifact = steps(("conv;relu", (), relu), ("out", (0,), head))
+    fused = ("conv;relu",)
+    assert paired(source, artifact) == {"conv": fused, "bn": fused, "relu": fused, "head": ("out",)}
+
+
+def test_later_is_along_the_data_not_along_time():
+    left, right, left_bn, right_bn = (array(1, 9) for _ in range(4))
+    source = steps(("left", (), left), ("right", (), right), ("left_bn", (0,), left_bn), ("right_bn", (1,), right_bn))
+    artifact = steps(("r", (), right_bn), ("l", (), left_bn))
+    assert paired(source, artifact) == {"left": ("l",), "right": ("r",), "left_bn": ("l",), "right_bn": ("r",)}
+
+
+def test_nodes_the_source_never_had_belong_to_the_step_they_lead_to():
+    dense, out = array(1, 4), array(1, 2)
+    source = steps(("dense", (), dense), ("out", (0,), out))
+    artifact = steps(("MatMul", (), array(1, 4)), ("Add", (0,), dense), ("Mul", (1,), array(1, 2)), ("Sum", (2,), out))
+    assert paired(source, artifact) == {"dense": ("MatMul", "Add"), "out": ("Mul", "Sum")}
+
+
+def test_a_step_that_only_moves_values_takes_no_node_that_computes():
+    conv = array(1, 4, 4, 2)
+    source = steps(("conv", (), conv), ("drop", (0,), conv), ("flatten", (1,), conv.reshape(1, -1)))
+    assert paired(source, steps(("CONV", (), conv))) == {"conv": ("CONV",), "drop": (), "flatten": ()}
+    moved = steps(("CONV", (), conv), ("RESHAPE", (0,), conv.reshape(1, -1)))
+    assert paired(source, moved) == {"conv": ("CONV",), "drop": ("RESHAPE",), "flatten": ()}
+
+
+def test_equal_values_are_told_apart_by_the_order_of_execution():
+    same_twice = array(1, 6)
+    source = steps(("first", (), same_twice), ("second", (), same_twice))
+    assert paired(source, steps(("x", (), same_twice), ("y", (), same_twice))) == {"first": ("x",), "second": ("y",)}
+    # computed once for both: a common subexpression
+    assert paired(source, steps(("x", (), same_twice))) == {"first": ("x",), "second": ("x",)}
+
+
+def test_what_is_nowhere_is_nowhere():
+    source = steps(("lost", (), array(1, 6)))
+    assert paired(source, steps(("other", (), array(1, 6)), ("size", (), array(1, 7)))) == {"lost": ()}
+
+
+def test_a_fingerprint_knows_values_and_not_their_places():
+    a = array(1, 20, 30, 3)
+    assert same(fingerprint(a), fingerprint(a.transpose(0, 3, 2, 1)))
+    assert not same(fingerprint(a), fingerprint(np.maximum(a, 0)))
+    assert not same(fingerprint(a), fingerprint(a * 1.01))
+    assert same(fingerprint(np.zeros((1, 3))), fingerprint(np.zeros((3, 1))))

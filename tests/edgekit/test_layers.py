@@ -1,0 +1,48 @@
+"""The command `edgekit layers`, on the embedded model."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from edgekit.cli import cli
+from edgekit.layers import LayersReport, lost
+from edgekit_converters.recipe import Layer
+from edgekit_converters.trace import LayerMap
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.needs_keras
+@pytest.mark.needs_openvino
+@pytest.mark.needs_rich
+def test_the_layers_of_a_model_in_both_formats(demo):
+    model = str(demo / "digits.keras")
+    done = CliRunner().invoke(cli, ["layers", model, "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    by_type = {layer["operator"]: layer for layer in told["layers"]}
+    assert by_type["Dense"]["macs"] > 0
+    assert all(set(layer["nodes"]) == {"litert", "openvino"} for layer in told["layers"])
+    assert all(layer["nodes"]["litert"] and layer["nodes"]["openvino"] for layer in told["layers"] if layer["macs"])
+    assert told["macs"] == sum(layer["macs"] for layer in told["layers"])
+
+    table = CliRunner().invoke(cli, ["layers", model, "--device", "raspberry-pi-5"]).output
+    assert all(layer["name"] in table for layer in told["layers"])
+    assert "nodes in litert" in table and "openvino" not in table
+    assert f"{told['parameters']:,}" in table
+
+
+def test_what_was_not_found_is_said():
+    layers = (
+        Layer("a", "Dense", (1, 2), 4, 4),
+        Layer("b", "Dense", (1, 2), 4, 4, ("x",)),
+        Layer("c", "Drop", (1,), 0, 0),
+    )
+    assert lost(LayerMap("litert", layers)) == ("litert: not found there, so no rule of a recipe reaches them: a",)
+    assert lost(LayerMap("litert", layers[1:])) == ()
+    report = LayersReport("m", "keras", layers, {"litert": ((), ("x",), ())}, ())
+    assert report.totals == {"parameters": 8, "macs": 8}
