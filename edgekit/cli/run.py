@@ -15,7 +15,7 @@ from edgekit_runtime import __main__ as runtime
 @click.argument("bundle")
 @click.argument("input")
 @click.option("--raw", is_flag=True, help="Preprocess arrays too; images always are.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="So many labels or values.")
+@click.option("--top", type=click.IntRange(min=1), help="At most so many answers, labels or values.")
 @click.option("--output", metavar="FILE", help="Write the outputs to a .npy or .npz.")
 @where()
 @click.option("--json", is_flag=True, help="Print JSON.")

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
     from edgekit_runtime.failover import Event
     from edgekit_runtime.model import Model, Outputs
+    from edgekit_runtime.tensors import Array
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+TOP = 5  # values of an output that are shown
 
 
 @quiet_engines()
@@ -64,11 +66,10 @@ def run(args: argparse.Namespace) -> int:
         outputs = result if isinstance(result, dict) else {model.outputs[0].name: result}
         if args.output:
             write_outputs(args.output, outputs)
-        records = {name: show.output_record(o, _labels(model, name), args.top) for name, o in outputs.items()}
-        placement, events = model.placement, [asdict(event) for event in model.events]
-    lines = [line for name, record in records.items() for line in show.output_lines(name, record)]
-    told = {"variant": placement.variant, "events": events, "outputs": records}
-    _tell(args, told, [*show.taken_lines(placement), *lines])
+        found, lines = _results(model, outputs, args.top)
+        told = {"variant": model.placement.variant, "events": [asdict(event) for event in model.events], **found}
+        lines = [*show.taken_lines(model.placement), *lines]
+    _tell(args, told, lines)
     return 0
 
 
@@ -103,6 +104,18 @@ def _call(model: Model, sample: Any, raw: bool) -> Outputs:
         raise InputMismatch(str(error).replace(CALL_RAW, "say --raw")) from error
 
 
+def _results(model: Model, outputs: dict[str, Array], top: int | None) -> tuple[dict[str, Any], list[str]]:
+    """What a call gave, for programs and for people; people get the answers instead of what they are made of."""
+    records = {name: show.output_record(out, _labels(model, name), top or TOP) for name, out in outputs.items()}
+    means = model.manifest.postprocessing
+    explained = (means.scores, means.boxes) if means else ()
+    others = [line for name in records if name not in explained for line in show.output_lines(name, records[name])]
+    if means is None:
+        return {"outputs": records}, others
+    answers = model.postprocess(outputs)[:top]
+    return {"answers": [asdict(each) for each in answers], "outputs": records}, [*show.answer_lines(answers), *others]
+
+
 def _labels(model: Model, output: str) -> tuple[str, ...]:
     return model.labels.get(output, ())
 
@@ -134,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         if verb is run:
             sub.add_argument("input", metavar="INPUT", help=".npy, .npz, or an image file (needs Pillow)")
             sub.add_argument("--raw", action="store_true", help="preprocess arrays too; images always are")
-            sub.add_argument("--top", type=positive, default=5, metavar="N", help="so many labels or values")
+            sub.add_argument(
+                "--top", type=positive, metavar="N", help=f"at most so many answers, labels or values [{TOP}]"
+            )
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
         if verb is measure:
             sub.add_argument("--seconds", type=float, default=3.0, metavar="N", help="about so long a scenario")

@@ -69,6 +69,13 @@ def number(low: float = -math.inf, *, above: float = -math.inf) -> Check[float]:
     return check
 
 
+def boolean(value: Any, where: str) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        refuse(where, f"is {_shown(value)}, wanted true or false")
+    return value
+
+
 def one_of(*allowed: str) -> Check[str]:
     """One of a few words."""
 

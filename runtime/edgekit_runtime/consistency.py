@@ -132,16 +132,29 @@ def _postprocessing(manifest: Manifest, steps: Postprocessing) -> Iterator[Probl
             yield f"postprocessing.{key}", f"there is no output {name!r} of floats"
             return
     scores = outputs[steps.scores].shape
-    if not scores:
-        yield "postprocessing.scores", "an output without dimensions has no classes"
-    elif steps.boxes is None:
-        if any(dim != 1 for dim in scores[:-1]):
-            yield "postprocessing.scores", f"{list(scores)} is not one row of scores: all but the last must be 1"
-    elif outputs[steps.boxes].shape != (*scores[:-1], 4) or any(dim != 1 for dim in scores[:-2]):
-        yield (
-            "postprocessing.boxes",
-            f"is not {[*scores[:-1], 4]}, four numbers for each row of {list(scores)} of one call",
-        )
+    if steps.boxes is not None:
+        yield from _boxes(steps, scores, outputs[steps.boxes].shape)
+    elif not scores or any(dim != 1 for dim in scores[:-1]):
+        yield "postprocessing.scores", f"{list(scores)} is not one row of scores: all but the last must be 1"
+    elif steps.boxes_last:
+        yield "postprocessing.boxes_last", "is for boxes, and none are declared"
+
+
+def _boxes(steps: Postprocessing, scores: tuple[int, ...], boxes: tuple[int, ...]) -> Iterator[Problem]:
+    """Four numbers for each row of scores, in an output of their own or before the scores in theirs."""
+    if len(scores) < 2 or any(dim != 1 for dim in scores[:-2]):
+        yield "postprocessing.scores", f"{list(scores)} is not the rows of one call: all but the last two must be 1"
+        return
+    if steps.boxes == steps.scores:
+        if steps.classes(scores) < 1:
+            yield (
+                "postprocessing.boxes",
+                f"{list(scores)} has no room for four numbers of a box and a score behind them",
+            )
+        return
+    wanted = (*scores[:-2], 4, scores[-1]) if steps.boxes_last else (*scores[:-1], 4)
+    if boxes != wanted:
+        yield "postprocessing.boxes", f"is not {list(wanted)}, four numbers for each row of {list(scores)} of one call"
 
 
 def _variant(manifest: Manifest, variant: Variant, where: str) -> Iterator[Problem]:

@@ -140,8 +140,10 @@ class IsolatedEngine:
             EngineError: the engine failed and lives, or is closed.
         """
         child = self._child
-        if child is None or child.poll() is not None:
+        if child is None:
             raise DelegateCrashed("crashed: its process is gone")
+        if child.poll() is not None:
+            raise DelegateCrashed(f"crashed: {how_it_ended(child.returncode)}{last_words(self._noise)}")
         for view, array in zip(self._in, arrays):
             np.copyto(view, array)
         assert child.stdin is not None

@@ -7,6 +7,7 @@ from typing import Any
 from edgekit_runtime.checks import (
     Check,
     anything,
+    boolean,
     integer,
     known,
     many,
@@ -68,15 +69,24 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What the outputs of one call mean: classes, or boxes with classes where ``boxes`` is set."""
+    """What the outputs of one call mean: classes, or boxes with classes where ``boxes`` is set.
+
+    ``boxes`` may be the output that ``scores`` is: a row is then a box's four numbers, and its scores behind them.
+    """
 
     scores: str  # the output with a score a class: (1, ..., classes), for boxes (1, ..., boxes, classes)
     activation: str = "none"  # what makes scores of it: "none", "softmax" or "sigmoid"
     threshold: float = 0.0  # least score of an answer
     top: int = 5  # most answers
     boxes: str | None = None  # the output with the boxes: (1, ..., boxes, 4)
+    boxes_last: bool = False  # the boxes lie along the last axis of both, their numbers along the one before it
     box_format: str = "yxyx"  # or "xyxy", or "cxcywh"
     iou: float = 0.5  # a box that overlaps a better one of its class by more than this is dropped
+
+    def classes(self, shape: tuple[int, ...]) -> int:
+        """How many classes an output of scores of this shape has."""
+        numbers = shape[-2] if self.boxes_last else shape[-1]
+        return numbers - 4 if self.boxes == self.scores else numbers
 
 
 @dataclass(frozen=True)
@@ -225,6 +235,7 @@ _postprocessing = record(
     threshold=number(),
     top=integer(1, 1 << 16),
     boxes=optional(text()),
+    boxes_last=boolean,
     box_format=one_of("yxyx", "xyxy", "cxcywh"),
     iou=number(0),
 )

@@ -270,7 +270,7 @@ class Model:
 
 
 def read_labels(bundle: Bundle) -> dict[str, tuple[str, ...]]:
-    """The labels of every output that has them: one a line, as many as the output's last dimension.
+    """The labels of every output that has them: one a line, as many as the output has classes.
 
     Raises:
         MalformedBundle: they are not UTF-8, or not as many.
@@ -283,7 +283,12 @@ def read_labels(bundle: Bundle) -> dict[str, tuple[str, ...]]:
             labels = tuple(bundle.read(spec.labels).decode("utf-8").splitlines())
         except UnicodeDecodeError as error:
             raise MalformedBundle(f"{spec.labels}: is not UTF-8: {error}") from error
-        if len(labels) != (spec.shape[-1] if spec.shape else 1):
+        means = bundle.manifest.postprocessing
+        if means is not None and means.scores == spec.name:
+            classes = means.classes(spec.shape)
+        else:
+            classes = spec.shape[-1] if spec.shape else 1
+        if len(labels) != classes:
             raise MalformedBundle(
                 f"{spec.labels}: has {len(labels)} labels for output {spec.name!r} {list(spec.shape)}"
             )

@@ -31,21 +31,29 @@ def answers(
 
     Args:
         declared: what the manifest says.
-        outputs: by name, dequantized: scores (1, ..., classes) or (1, ..., boxes, classes), boxes (1, ..., boxes, 4).
+        outputs: by name, dequantized: scores (1, ..., classes) or (1, ..., boxes, classes), boxes (1, ..., boxes, 4),
+            the last two axes the other way round where ``boxes_last`` says so.
         labels: by output name.
     """
-    scores = ACTIVATIONS[declared.activation](outputs[declared.scores].astype(np.float32))
-    names = labels.get(declared.scores, ())
+    activation, names = ACTIVATIONS[declared.activation], labels.get(declared.scores, ())
     if declared.boxes is None:
-        scores = scores.reshape(-1)  # (classes,)
+        scores = activation(outputs[declared.scores].astype(np.float32).reshape(-1))  # (classes,)
         best = _best(scores, declared.threshold)[: declared.top]
         return tuple(_answer(int(index), float(scores[index]), names) for index in best)
-    scores = scores.reshape(-1, scores.shape[-1])  # (boxes, classes)
-    boxes = BOX_FORMATS[declared.box_format](outputs[declared.boxes].astype(np.float32).reshape(-1, 4))
+    boxes, scores = _rows(declared, outputs[declared.boxes]), _rows(declared, outputs[declared.scores])
+    if declared.boxes == declared.scores:
+        scores = scores[:, 4:]
+    boxes, scores = BOX_FORMATS[declared.box_format](boxes[:, :4]), activation(scores)  # (boxes, 4), (boxes, classes)
     classes = np.argmax(scores, axis=1)  # (boxes,)
     of_class = scores[np.arange(len(scores)), classes]  # (boxes,)
     kept = suppress(boxes, of_class, classes, declared.iou, declared.threshold)[: declared.top]
     return tuple(_answer(int(classes[i]), float(of_class[i]), names, boxes[i]) for i in kept)
+
+
+def _rows(declared: Postprocessing, output: Array) -> Array:
+    """What belongs to each box, (boxes, numbers)."""
+    rows = output.astype(np.float32).reshape(output.shape[-2:])
+    return rows.T if declared.boxes_last else rows
 
 
 def _answer(index: int, score: float, names: Sequence[str], box: Array | None = None) -> Answer:

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from edgekit_runtime.failover import Event
-    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, Preprocessing, Requirements, Variant
+    from edgekit_runtime.manifest import (
+        InputSpec,
+        Manifest,
+        OutputSpec,
+        Postprocessing,
+        Preprocessing,
+        Requirements,
+        Variant,
+    )
     from edgekit_runtime.place import Placement
+    from edgekit_runtime.postprocess import Answer
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.verify import Verdict
 
@@ -21,6 +30,8 @@ def manifest_lines(manifest: Manifest) -> Iterator[str]:
     yield f"{manifest.model_name} {manifest.model_version}"
     yield from (f"  input    {_input(spec)}" for spec in manifest.inputs)
     yield from (f"  output   {_output(spec)}" for spec in manifest.outputs)
+    if manifest.postprocessing is not None:
+        yield f"  answers  {_postprocessing(manifest.postprocessing)}"
     sizes_bytes = {record.path: record.size_bytes for record in manifest.files}
     for variant in manifest.variants:
         yield f"  variant  {_variant(variant)}  {sum(sizes_bytes[path] for path in variant.files):,} bytes"
@@ -54,6 +65,15 @@ def _preprocessing(steps: Preprocessing) -> str:
         formula = f"({formula}) / {_values(steps.std)}" if " " in formula else f"x / {_values(steps.std)}"
     resized = f"resized to {steps.resize[0]}x{steps.resize[1]}, " if steps.resize else ""
     return resized + (f"as {formula}" if formula != "x" else "as it is")
+
+
+def _postprocessing(means: Postprocessing) -> str:
+    """What the outputs mean, in a line."""
+    scores = means.scores if means.activation == "none" else f"{means.activation} of {means.scores}"
+    bounds = f"at most {means.top}, of {means.threshold:g} or more"
+    if means.boxes is None:
+        return f"classes by {scores}, {bounds}"
+    return f"boxes ({means.box_format}) in {means.boxes} by {scores}, {bounds}, overlapping by at most {means.iou:g}"
 
 
 def _values(values: tuple[float, ...]) -> str:
@@ -131,10 +151,20 @@ def top(output: Array, labels: tuple[str, ...], count: int) -> list[dict[str, An
 def output_record(output: Array, labels: tuple[str, ...], count: int) -> dict[str, Any]:
     """What an output is, for programs: the best labels if it has labels, else its first ``count`` values."""
     record: dict[str, Any] = {"shape": list(output.shape), "dtype": output.dtype.name}
-    if labels:
+    if labels and output.shape[-1] == len(labels):  # where boxes lie along that axis, it is not that of the classes
         return {**record, "top": top(output, labels, count)}
     first = output.reshape(-1)[:count].tolist()
     return {**record, "min": output.min().item(), "max": output.max().item(), "first": first}
+
+
+def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
+    """What the outputs of a call mean, the best first."""
+    yield "answers" if answers else "answers: none"
+    for answer in answers:
+        place = (
+            "" if answer.box is None else "  top {:.4g}, left {:.4g}, bottom {:.4g}, right {:.4g}".format(*answer.box)
+        )
+        yield f"  {answer.score:10.4f}  {answer.label} ({answer.index}){place}"
 
 
 def output_lines(name: str, record: dict[str, Any]) -> Iterator[str]:

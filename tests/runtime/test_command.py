@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import pytest
 
 from edgekit_runtime import __main__ as command
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import Golden, OutputSpec, Variant
+from edgekit_runtime.manifest import Golden, OutputSpec, Postprocessing, Variant
 from edgekit_runtime.samples import read_sample
 
 Make = Callable[..., Path]
@@ -103,6 +104,50 @@ def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np
     record = json.loads(capsys.readouterr().out)
     assert record["variant"] == "null-float32"
     assert record["outputs"]["scores"]["top"][0]["label"] == label
+
+
+def test_run_answers_as_the_bundle_declares(make: Make, x_path: Path, weights: np.ndarray, capsys: Capture) -> None:
+    scores = np.load(x_path).reshape(12) @ weights.reshape(12, 4)
+    shares = np.exp(scores) / np.exp(scores).sum()
+    order = np.argsort(-shares)
+    path = make(postprocessing=Postprocessing("scores", "softmax", top=3))
+    assert run("run", path, x_path, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["answers"]
+    assert [each["label"] for each in found] == [("north", "east", "south", "west")[i] for i in order[:3]]
+    assert found[0]["score"] == pytest.approx(shares.max(), rel=1e-5)
+    assert found[0]["box"] is None
+    assert run("run", path, x_path, "--top", 1) == 0
+    _, title, line = capsys.readouterr().out.splitlines()
+    assert (title, line.split()) == ("answers", [f"{shares.max():.4f}", found[0]["label"], f"({order[0]})"])
+    assert run("info", path) == 0
+    assert "  answers  classes by softmax of scores, at most 3, of 0 or more" in capsys.readouterr().out.splitlines()
+
+
+def test_run_tells_where_boxes_are(
+    make: Make, files: dict[str, bytes], npy: Any, x_path: Path, capsys: Capture
+) -> None:
+    weights = np.zeros((2, 2, 3, 5), np.float32)
+    weights[0, 0, 0] = [30, 20, 8, 4, 0.75]  # centre, size and score of a box, for the first pixel's red
+    inputs = np.load(io.BytesIO(files["golden/inputs/0.npy"]))
+    made = {
+        "labels.txt": b"thing\n",
+        "variants/null-float32/weights.npy": npy(weights),
+        "golden/null-float32/0.npy": npy(inputs.reshape(3, 1, 12) @ weights.reshape(12, 5)),
+    }
+    means = Postprocessing("found", boxes="found", box_format="cxcywh", threshold=0.5)
+    path = make(also=made, outputs=(OutputSpec("found", (1, 5), "float32", "labels.txt"),), postprocessing=means)
+    np.save(x_path, np.ones((1, 2, 2, 3), np.float32))
+    assert run("run", path, x_path) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split(maxsplit=1) == [
+        "0.7500",
+        "thing (0)  top 18, left 26, bottom 22, right 34",
+    ]
+    np.save(x_path, np.ones((1, 2, 2, 3), np.float32) / 2)
+    assert run("run", path, x_path) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "answers: none"
+    assert run("info", path) == 0
+    declared = "boxes (cxcywh) in found by found, at most 5, of 0.5 or more, overlapping by at most 0.5"
+    assert f"  answers  {declared}" in capsys.readouterr().out.splitlines()
 
 
 def test_run_prints_values_without_labels(make: Make, x_path: Path, capsys: Capture) -> None:

@@ -13,6 +13,7 @@ import pytest
 import edgekit_runtime
 from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.manifest import Manifest, OutputSpec, Postprocessing
+from edgekit_runtime.model import read_labels
 from edgekit_runtime.postprocess import Answer, answers, sigmoid, softmax, suppress
 
 LABELS = {"scores": ("cat", "dog", "owl")}
@@ -82,6 +83,38 @@ def test_detection_by_hand() -> None:
     assert found(threshold=0.65) == [("cat", 0.9), ("owl", 0.7)]
 
 
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("boxes_last", [False, True])
+def test_boxes_may_lie_along_the_last_axis_and_with_their_scores_in_one_output(joint: bool, boxes_last: bool) -> None:
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 40, (50, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 25, (50, 2))], axis=1)[None].astype(np.float32)
+    scores = rng.normal(size=(1, 50, 3)).astype(np.float32)
+    how = {"activation": "sigmoid", "threshold": 0.4, "top": 20, "iou": 0.2}
+    wanted = answers(Postprocessing("scores", boxes="boxes", **how), {"scores": scores, "boxes": boxes}, LABELS)
+    assert 5 < len(wanted) <= 20
+    outputs = {"scores": np.concatenate([boxes, scores], axis=2)} if joint else {"scores": scores, "boxes": boxes}
+    if boxes_last:
+        outputs = {name: output.swapaxes(1, 2).copy() for name, output in outputs.items()}
+    declared = Postprocessing("scores", boxes="scores" if joint else "boxes", boxes_last=boxes_last, **how)
+    assert answers(declared, outputs, LABELS) == wanted
+    assert declared.classes(outputs["scores"].shape) == 3
+
+
+def test_labels_are_as_many_as_there_are_classes_beside_boxes(make: Callable[..., Path], npy: Any) -> None:
+    # four numbers of a box from four weights, and one class: the scores' output has 5 x 1
+    declared = Postprocessing("scores", boxes="scores", boxes_last=True)
+    spec = OutputSpec("scores", (1, 5, 1), "float32", "labels.txt")
+    made = {"outputs": (spec,), "postprocessing": declared}
+    with edgekit_runtime.open_bundle(make(also={"labels.txt": b"thing\n"}, **made)) as bundle:
+        assert read_labels(bundle) == {"scores": ("thing",)}
+    with (
+        edgekit_runtime.open_bundle(make(also={"labels.txt": b"a\nb\nc\nd\ne\n"}, **made)) as bundle,
+        pytest.raises(MalformedBundle, match="has 5 labels"),
+    ):
+        read_labels(bundle)
+
+
 def naive(boxes: Any, scores: Any, of: Any, iou: float, threshold: float) -> list[int]:
     """The definition: walk down the scores, keep what no kept box of its class covers by more than ``iou``."""
     kept: list[int] = []
@@ -137,6 +170,10 @@ def test_a_bundle_that_declares_nothing_says_so(bundle_path: Path) -> None:
         (Postprocessing("scores", boxes="places"), r"postprocessing\.boxes: there is no output 'places'"),
         (Postprocessing("grid"), r"postprocessing\.scores: \[1, 7, 3\] is not one row"),
         (Postprocessing("grid", boxes="scores"), r"postprocessing\.boxes: is not \[1, 7, 4\]"),
+        (Postprocessing("grid", boxes="grid"), r"postprocessing\.boxes: \[1, 7, 3\] has no room"),
+        (Postprocessing("count_", boxes="grid"), r"there is no output 'count_'"),
+        (Postprocessing("scores", boxes_last=True), r"postprocessing\.boxes_last: is for boxes"),
+        (Postprocessing("deep", boxes="grid"), r"postprocessing\.scores: \[2, 7, 9\] is not the rows of one call"),
         (Postprocessing("scores", "relu"), r"postprocessing\.activation: is 'relu'"),
         (Postprocessing("scores", top=0), r"postprocessing\.top: is 0"),
         (Postprocessing("scores", threshold=math.inf), r"cannot be written"),
@@ -149,5 +186,6 @@ def test_what_does_not_fit_the_outputs_is_refused(
     make: Callable[..., Path], manifest: Manifest, steps: Postprocessing, said: str
 ) -> None:
     more = (OutputSpec("grid", (1, 7, 3), "float32"), OutputSpec("count", (1,), "int32"))
+    more = (*more, OutputSpec("deep", (2, 7, 9), "float32"))
     with pytest.raises(MalformedBundle, match=said):
         make(outputs=(*manifest.outputs, *more), postprocessing=steps)
