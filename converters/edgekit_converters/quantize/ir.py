@@ -1,4 +1,4 @@
-"""IR quantization with NNCF; the only file that imports it."""
+"""IR quantization with NNCF."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from edgekit_converters.data import batches
 from edgekit_converters.lower.ir import openvino_errors, write
+from edgekit_converters.quantize.ir_rules import compress, in_use, left_alone
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError
@@ -26,10 +27,9 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
     """
     with openvino_errors("quantize"):
         model = ov.Core().read_model(request.artifact.files[0])
-        if request.scheme == "int8-static":
+        if in_use(request, "int8-static"):
             model = _calibrated(model, request)
-        elif request.scheme == "int8-weights":
-            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        model = compress(model, request)
         return write(model, folder, half=request.scheme == "float16")
 
 
@@ -54,6 +54,7 @@ def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:
         model,
         nncf.Dataset(Restartable(arrays)),
         subset_size=data.count,
+        ignored_scope=left_alone(model, request, "int8-static"),
         fast_bias_correction=False,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX

@@ -1,4 +1,4 @@
-"""TFLite quantization with AI Edge Quantizer; the only file that imports it."""
+"""TFLite quantization with AI Edge Quantizer."""
 
 from __future__ import annotations
 
@@ -9,26 +9,16 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
-from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from ai_edge_quantizer import calibrator, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
 from edgekit_converters.artifact import signature
 from edgekit_converters.data import batches
 from edgekit_converters.foreign import told
+from edgekit_converters.quantize.tflite_rules import rules
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError, ToolchainError, UnsupportedOperator
-
-RECIPES = {
-    "int8-static": recipe.static_wi8_ai8,
-    "int16x8-static": recipe.static_wi8_ai16,
-    "int8-dynamic": recipe.dynamic_wi8_afp32,
-    "int8-weights": recipe.weight_only_wi8_afp32,
-}
-# In int8 a softmax counts in steps of 1/256 whatever the model: a thousand classes of similar probability are all 0.
-# As the last operator it costs no time in float.
-KEPT_FLOAT = {"int8-static": (qtyping.TFLOperationName.SOFTMAX,)}
 
 
 class Samples(Sequence[dict[str, np.ndarray]]):
@@ -68,22 +58,11 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
     path = folder / "model.tflite"
     with quantizer_errors():
         tool = quantizer.Quantizer(str(request.artifact.files[0]))
-        if request.scheme == "float16":
-            _cast_to_float16(tool)
-        else:
-            tool.load_quantization_recipe(_recipe(request.scheme))
+        tool.load_quantization_recipe(rules(request))
         ranges = _ranges(request) if tool.need_calibration else None
         result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
         path.write_bytes(result.quantized_model)
     return (path,)
-
-
-def _recipe(scheme: str) -> Any:
-    rules = recipe_manager.RecipeManager()
-    rules.load_quantization_recipe(RECIPES[scheme]())
-    for operator in KEPT_FLOAT.get(scheme, ()):
-        rules.add_quantization_config(".*", operator, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    return rules.get_quantization_recipe()
 
 
 def _ranges(request: QuantizeRequest) -> Any:
@@ -103,7 +82,7 @@ def _ranges(request: QuantizeRequest) -> Any:
         )
     ports = signature(request.artifact.files[0])
     recipes = recipe_manager.RecipeManager()
-    recipes.load_quantization_recipe(_recipe(request.scheme))
+    recipes.load_quantization_recipe(rules(request))
     calibration = calibrator.Calibrator(
         content,
         num_threads=1,
@@ -112,20 +91,6 @@ def _ranges(request: QuantizeRequest) -> Any:
     )
     calibration.calibrate({ports.key: Samples(request, [port.name for port in ports.inputs])}, recipes)
     return calibration.get_model_qsvs()
-
-
-def _cast_to_float16(tool: quantizer.Quantizer) -> None:
-    """Store weights as float16; the engine widens them when it loads the model."""
-    tool.update_quantization_recipe(
-        ".*",
-        qtyping.TFLOperationName.ALL_SUPPORTED,
-        qtyping.OpQuantizationConfig(
-            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
-            compute_precision=qtyping.ComputePrecision.FLOAT,
-            explicit_dequantize=True,
-        ),
-        AlgorithmName.FLOAT_CASTING,
-    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,39 @@
+"""A recipe's schemes in NNCF's terms: each of its steps is told the nodes it must leave alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nncf
+import openvino as ov
+
+from edgekit_converters.records import QuantizeRequest
+
+WEIGHTS = {
+    "int8-weights": {"mode": nncf.CompressWeightsMode.INT8_SYM},
+}
+
+
+def in_use(request: QuantizeRequest, scheme: str) -> bool:
+    """Tell whether anything of a model is to be in a scheme."""
+    return scheme in (request.scheme, *(one for _, one in request.nodes))
+
+
+def left_alone(model: ov.Model, request: QuantizeRequest, scheme: str) -> nncf.IgnoredScope | None:
+    """Return the nodes that are not to be in a scheme; None when all of them are."""
+    schemes = dict(request.nodes)
+    others = [
+        node.get_friendly_name()
+        for node in model.get_ops()
+        if schemes.get(node.get_friendly_name(), request.scheme) != scheme
+    ]
+    # what was decided of the float model may name a node that has since been cut away
+    return nncf.IgnoredScope(names=others, validate=False) if others else None
+
+
+def compress(model: ov.Model, request: QuantizeRequest) -> Any:
+    """Store the weights of the nodes whose scheme says so in fewer bits; they are made whole where they are used."""
+    for scheme, options in WEIGHTS.items():
+        if in_use(request, scheme):
+            model = nncf.compress_weights(model, ignored_scope=left_alone(model, request, scheme), **options)
+    return model

@@ -1,0 +1,126 @@
+"""A recipe's schemes as rules of AI Edge Quantizer, which go by operators and by the names of their outputs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert.tools import flatbuffer_utils
+from ai_edge_quantizer import algorithm_manager, qtyping, recipe
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from ai_edge_quantizer.recipe_manager import RecipeManager
+from ai_edge_quantizer.utils.tfl_flatbuffer_utils import TFL_OP_CODE_TO_NAME
+
+from edgekit_converters.records import QuantizeRequest
+from edgekit_converters.trace.tflite_nodes import node_name
+from edgekit_runtime.errors import ConversionError
+
+Operator = qtyping.TFLOperationName
+ALL = Operator.ALL_SUPPORTED
+
+
+def _float16() -> Any:
+    """Store weights as float16; the engine widens them when it loads the model."""
+    rules = RecipeManager()
+    rules.add_quantization_config(
+        ".*",
+        ALL,
+        qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        AlgorithmName.FLOAT_CASTING,
+    )
+    return rules.get_quantization_recipe()
+
+
+# What a scheme asks for; where an operator can do several, the last one counts, and float32 where it can do none.
+RECIPES: dict[str, tuple[Callable[[], Any], ...]] = {
+    "float32": (),
+    "float16": (_float16,),
+    "int8-static": (recipe.static_wi8_ai8,),
+    "int16x8-static": (recipe.static_wi8_ai16,),
+    "int8-dynamic": (recipe.dynamic_wi8_afp32,),
+    "int8-weights": (recipe.weight_only_wi8_afp32,),
+}
+# In int8 a softmax counts in steps of 1/256 whatever the model: a thousand classes of similar probability are all 0.
+# As the last operator it costs no time in float.
+KEPT_FLOAT = {"int8-static": (Operator.SOFTMAX,)}
+
+
+def rules(request: QuantizeRequest) -> Any:
+    """Return the quantizer's rules for a request: its scheme everywhere, and over it those of its nodes.
+
+    Raises:
+        ConversionError: of the nodes of a scheme, not one can do it.
+    """
+    wanted = [(".*", ALL, request.scheme)]
+    wanted += [(".*", operator, "float32") for operator in KEPT_FLOAT.get(request.scheme, ())]
+    if request.nodes:
+        wanted += [(f"^{re.escape(name)};$", ALL, scheme) for name, scheme in _of_nodes(request)]
+    found = RecipeManager()
+    numbers = itertools.count()
+    for names, operator, scheme in wanted:
+        _add(found, (f"{names}|^{number}$" for number in numbers), operator, scheme)
+    return found.get_quantization_recipe()
+
+
+def _add(found: RecipeManager, patterns: Iterator[str], operator: Any, scheme: str) -> None:
+    """Add a scheme's rules after all others: of those that fit an operator, the last that it can do decides.
+
+    A rule replaces an earlier one of the very same pattern, so each pattern has a number in it, which is the name of
+    nothing: the names that patterns are held against end with a semicolon.
+    """
+    found.add_quantization_config(next(patterns), operator, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    for rule in _rules_of(scheme):
+        config = qtyping.OpQuantizationConfig.from_dict(rule["op_config"])
+        found.add_quantization_config(next(patterns), operator, config, rule["algorithm_key"])
+
+
+def _rules_of(scheme: str) -> list[Any]:
+    return [rule for make in RECIPES[scheme] for rule in make()]
+
+
+def _of_nodes(request: QuantizeRequest) -> Iterator[tuple[str, str]]:
+    """Yield name and scheme of the request's nodes, and of the inputs that only float nodes take: they stay float."""
+    wanted = dict(request.nodes)
+    graph, operators = _operators(request.artifact.files[0])
+    for scheme in dict.fromkeys(wanted.values()):
+        kinds = {operators.get(name) for name in wanted if wanted[name] == scheme}
+        if not any(_can(kind, scheme) for kind in kinds):
+            raise ConversionError(
+                f"{scheme} is nothing that AI Edge Quantizer can do with "
+                f"{', '.join(sorted(kind or 'the operators chosen' for kind in kinds))}",
+                stage="quantize",
+                subject="litert",
+                advice="choose another scheme in the recipe's rule, or other layers",
+            )
+    yield from wanted.items()
+    for index in graph.inputs:
+        takers = [node_name(graph, one) for one in graph.operators if index in one.inputs]
+        if takers and all(wanted.get(name) == "float32" for name in takers):
+            yield graph.tensors[index].name.decode(), "float32"
+
+
+def _operators(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the main graph, and the kind of each of its nodes, None where the quantizer does not know it."""
+    model = flatbuffer_utils.read_model(str(path))
+    graph = model.subgraphs[0]
+    codes = [TFL_OP_CODE_TO_NAME.get(code.builtinCode) for code in model.operatorCodes]
+    return graph, {node_name(graph, one): codes[one.opcodeIndex] for one in graph.operators}
+
+
+def _can(operator: Any, scheme: str) -> bool:
+    """Tell whether one of a scheme's rules fits an operator; everything can be float32."""
+    for rule in _rules_of(scheme):
+        config = qtyping.OpQuantizationConfig.from_dict(rule["op_config"])
+        try:
+            algorithm_manager.check_op_quantization_config(rule["algorithm_key"], operator, config)
+        except ValueError:
+            continue
+        return True
+    return not RECIPES[scheme]
