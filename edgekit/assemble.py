@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from edgekit_converters.data import DataSet
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Probe, Source
 from edgekit_converters.verify.verdict import drop
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import Accuracy, Golden, InputSpec, Manifest, OutputSpec, Requirements, Variant
+from edgekit_runtime.manifest import (
+    Accuracy,
+    Golden,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    Postprocessing,
+    Requirements,
+    Variant,
+)
 
 GOLDEN_SAMPLES, GOLDEN_BYTES = 4, 2**20  # at most so many samples, and about so many bytes of inputs
 LABELS = "labels.txt"
@@ -52,6 +61,7 @@ class Contents:
     baseline: Evaluation | None
     calibration: DataSet | None
     labels: tuple[str, ...]
+    postprocessing: Postprocessing | None
     notes: tuple[str, ...]  # what assembling it decided
     versions: dict[str, str]
 
@@ -71,6 +81,7 @@ def manifest(contents: Contents) -> Manifest:
         recipe=_recipe(contents),
         calibration=_calibration(contents.calibration),
         versions=contents.versions,
+        postprocessing=contents.postprocessing,
     )
 
 
@@ -91,22 +102,32 @@ def files(contents: Contents) -> dict[str, Path | bytes]:
     return found
 
 
-def labels(plan: Plan, source: Source, data: DataSet | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the class names of the first output, and notes: from ``--labels``, else from the data.
+def labels(
+    plan: Plan, source: Source, data: DataSet | None, declared: Postprocessing | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the class names of the output that has the scores, and notes: from ``--labels``, else from the data.
 
     Raises:
         DataError: the file does not name each class once.
     """
-    classes = source.outputs[0].shape[-1] if len(source.outputs[0].shape) == 2 else 0
+    output = source.outputs[_labelled(source, declared)]
+    classes = declared.classes(output.shape) if declared else output.shape[-1] if len(output.shape) == 2 else 0
     if plan.labels is not None:
         names = read_labels(plan.labels)
         if len(names) != classes:
-            raise DataError(f"{plan.labels}: {len(names)} labels; the output {source.outputs[0].name!r} has {classes}")
+            raise DataError(f"{plan.labels}: {len(names)} labels; the output {output.name!r} has {classes} classes")
         return names, ()
     names = data.classes if data else ()
     if names and len(names) != classes:
-        return (), (f"the data name {len(names)} classes, the first output has {classes}: no labels were taken",)
+        return (), (
+            f"the data name {len(names)} classes, the output {output.name!r} has {classes}: no labels were taken",
+        )
     return names, ()
+
+
+def _labelled(source: Source, declared: Postprocessing | None) -> int:
+    """Which output the class names are for: that of the scores, else the first."""
+    return [output.name for output in source.outputs].index(declared.scores) if declared else 0
 
 
 def _variant(contents: Contents, variant: VariantPlan) -> Variant:
@@ -158,8 +179,11 @@ def _accuracy(baseline: Evaluation | None, evaluation: Evaluation | None) -> Acc
 
 
 def _outputs(contents: Contents) -> tuple[OutputSpec, ...]:
-    first, *rest = contents.source.outputs
-    return OutputSpec(first.name, first.shape, first.dtype, LABELS if contents.labels else None), *rest
+    outputs = list(contents.source.outputs)
+    if contents.labels:
+        place = _labelled(contents.source, contents.postprocessing)
+        outputs[place] = replace(outputs[place], labels=LABELS)
+    return tuple(outputs)
 
 
 def _recipe(contents: Contents) -> dict[str, Any]:

@@ -38,6 +38,13 @@ class Options:
     samples: int | None = None
     layout: str | None = None
     labels: str | None = None
+    scores: str | None = None
+    activation: str | None = None
+    threshold: float | None = None
+    top: int | None = None
+    boxes: str | None = None
+    box_format: str | None = None
+    iou: float | None = None
     resize: tuple[int, int] | None = None
     scale: float | None = None
     mean: tuple[float, ...] = ()
@@ -46,7 +53,9 @@ class Options:
     cache: bool = True
 
 
-PREPROCESSING_KEYS = {"resize", "scale", "mean", "std"}
+PREPROCESSING_KEYS = ("resize", "scale", "mean", "std")
+POSTPROCESSING_KEYS = ("scores", "activation", "threshold", "top", "boxes", "box_format", "iou")
+TABLES = {"preprocessing": PREPROCESSING_KEYS, "postprocessing": POSTPROCESSING_KEYS}  # of a plan file
 PATH_KEYS = {"model", "output", "weights", "custom_objects", "calibrate", "evaluate", "metric", "labels", "report"}
 _FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
@@ -136,7 +145,7 @@ def parse_input_shape(text: str) -> InputShape:
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """Read a plan file: the keys of :class:`Options`, the preprocessing in a table of its own.
+    """Read a plan file: the keys of :class:`Options`, those of pre- and postprocessing in tables of their own.
 
     Relative paths in it are meant from the folder of the file.
 
@@ -149,13 +158,16 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise PlanError(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{path}: not TOML ({error})") from error
-    preprocessing = data.pop("preprocessing", {})
-    wrong = set(preprocessing) - PREPROCESSING_KEYS if isinstance(preprocessing, dict) else {"preprocessing"}
-    twice = set(preprocessing) & set(data)
-    if wrong or twice:
-        problem = f"unknown key {min(wrong)!r}" if wrong else f"{min(twice)!r} is said twice"
-        raise PlanError(f"{path}: [preprocessing]: {problem}; its keys are {', '.join(sorted(PREPROCESSING_KEYS))}")
-    return {key: _plan_value(path, key, value) for key, value in (data | preprocessing).items()}
+    tables = {name: data.pop(name) for name in TABLES if name in data}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise PlanError(f"{path}: {name} = {table!r} is not the table [{name}]")
+        wrong, twice = set(table) - set(TABLES[name]), set(table) & set(data)
+        if wrong or twice:
+            problem = f"unknown key {min(wrong)!r}" if wrong else f"{min(twice)!r} is said twice"
+            raise PlanError(f"{path}: [{name}]: {problem}; its keys are {', '.join(sorted(TABLES[name]))}")
+        data |= table
+    return {key: _plan_value(path, key, value) for key, value in data.items()}
 
 
 def _plan_value(path: Path, key: str, value: Any) -> Any:

@@ -6,10 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from edgekit import __version__, assemble
+from edgekit import __version__, assemble, postprocessing
 from edgekit import report as reports
 from edgekit.assemble import Made
 from edgekit.bundle_writer import write_bundle
+from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan, as_it_came
 from edgekit.report import BundleReport, Report, SourceReport, VariantReport
 from edgekit_converters import toolchains
@@ -35,7 +36,7 @@ from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.verdict import check_drop, check_parity, doubts, drop
 from edgekit_runtime.errors import ConversionError, DataError, PlanError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.manifest import InputSpec, Postprocessing
 
 CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
 EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
@@ -56,12 +57,17 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         source: Source = runner.run("load", toolchain, plan.source)
         plan = as_it_came(plan, source.scheme)
         inputs = _with_preprocessing(source, plan)
+        declared = _declared(source, plan)
         calibration = _prepare(runner, plan, inputs, plan.calibrate, "calibration")
         evaluation = _prepare(runner, plan, inputs, plan.evaluate, "evaluation")
         _check_evaluation(plan, evaluation)
         # both sets: artifacts whose ranges come from a calibration set too narrow are right on that set alone
         samples = ProbeRequest(source, inputs, tuple(data for data in (calibration, evaluation) if data))
         probe: Probe = runner.run("probe", toolchain, samples)
+        labels, notes = assemble.labels(plan, source, evaluation or calibration, declared)
+        if labels and declared is None:
+            declared, more = postprocessing.suggest(source.outputs[0], probe.outputs[0])
+            notes += more
 
         work = _Work(runner, plan, source, inputs, probe, calibration, evaluation)
         lowered = [_lower(work, engine, toolchain) for engine in plan.engines]
@@ -77,8 +83,9 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         made = {key: replace(one, latency=_measure(work, one)) for key, one in made.items()}
 
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
-        labels, notes = assemble.labels(plan, source, evaluation or calibration)
-        contents = assemble.Contents(plan, source, inputs, probe, made, baseline, calibration, labels, notes, versions)
+        contents = assemble.Contents(
+            plan, source, inputs, probe, made, baseline, calibration, labels, declared, notes, versions
+        )
         with reports.to_file(plan.report) as write_report:
             _write(contents)
             report = _report(work, contents, runner, started)
@@ -209,6 +216,15 @@ def _with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
         _check_resize(spec, plan.preprocessing.resize)
     declared = replace(spec, preprocessing=plan.preprocessing)
     return tuple(declared if one is spec else one for one in source.inputs)
+
+
+def _declared(source: Source, plan: Plan) -> Postprocessing | None:
+    """What was asked for of the outputs, held against those there are."""
+    if plan.postprocessing is None:
+        return None
+    return postprocessing.declare(
+        plan.postprocessing, source.outputs, len(read_labels(plan.labels)) if plan.labels else 0
+    )
 
 
 def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:

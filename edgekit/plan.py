@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit import postprocessing
 from edgekit.options import Options, check, check_outputs, parse_input_shape
+from edgekit.postprocessing import Meaning
 from edgekit.profiles import DeviceProfile, load_profile
 from edgekit_converters.load import LOADERS, kind_of
 from edgekit_converters.lower import engines_for
@@ -71,6 +73,7 @@ class Plan:
     samples: int | None
     layout: str | None
     labels: Path | None
+    postprocessing: Meaning | None
     report: Path | None
     cache: bool
     notes: tuple[str, ...]
@@ -121,6 +124,7 @@ def resolve(options: Options) -> Plan:
         samples=options.samples,
         layout=options.layout,
         labels=Path(options.labels) if options.labels else None,
+        postprocessing=postprocessing.asked(options),
         report=Path(options.report) if options.report else None,
         cache=options.cache,
         notes=notes,
@@ -272,6 +276,7 @@ def describe(plan: Plan) -> Mapping[str, Any]:
         "devices": {device.name: list(plan.preferred[device.name]) for device in plan.devices},
         "variants": [dataclasses.asdict(variant) | {"name": variant.name} for variant in plan.variants],
         "preprocessing": dataclasses.asdict(plan.preprocessing) if plan.preprocessing else None,
+        "postprocessing": dataclasses.asdict(plan.postprocessing) if plan.postprocessing else None,
         "calibrate": plan.calibrate,
         "evaluate": plan.evaluate,
         "metric": plan.metric.name if plan.metric else None,

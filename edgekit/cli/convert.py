@@ -58,7 +58,14 @@ class Numbers(click.ParamType[Any]):
 @click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first.")
 @click.option("--mean", type=Numbers(float), help="Preprocessing: subtracted after --scale, per channel.")
 @click.option("--std", type=Numbers(float), help="Preprocessing: divides at last, per channel.")
-@click.option("--labels", metavar="FILE", help="Class names, one a line.")
+@click.option("--labels", metavar="FILE", help="Class names, one a line; the bundle names the best classes with them.")
+@click.option("--scores", metavar="OUTPUT", help="Answers: the output with a score a class, where there are several.")
+@click.option("--activation", type=click.Choice(["none", "softmax", "sigmoid"]), help="Answers: what makes the scores.")
+@click.option("--threshold", type=float, metavar="X", help="Answers: least score.  [default: 0; of boxes 0.25]")
+@click.option("--top", type=int, metavar="N", help="Answers: most classes or boxes.  [default: 5; of boxes 100]")
+@click.option("--boxes", metavar="OUTPUT", help="Answers: the output with boxes; it may be that of the scores.")
+@click.option("--box-format", type=click.Choice(["xyxy", "yxyx", "cxcywh"]), help="Answers: what a box's numbers are.")
+@click.option("--iou", type=float, metavar="X", help="Answers: how far boxes of a class may overlap.  [default: 0.5]")
 @click.option("--name", help="The model's name in the bundle.  [default: the file's]")
 @click.option("--version", "version", help="The model's version in the bundle.  [default: 1]")
 @click.option("--report", metavar="FILE.json", help="Write what was made and measured.")
@@ -85,6 +92,8 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert model.h5 -q int8 --calibrate images/ --resize 224,224 --scale 0.0078431 --mean 1
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
+      edgekit convert model.keras --labels classes.txt --activation softmax --top 3
+      edgekit convert yolov8n.onnx --boxes output0 --box-format cxcywh --labels coco.txt --iou 0.7
       edgekit convert yolo.onnx -q int8 --calibrate images/ --evaluate val.npz --metric score.py:mean_precision
     """
     # what was not typed is None, (), or the False of a flag; a 0 was typed
@@ -116,5 +125,8 @@ def plan_text(plan: Any) -> str:
     ]
     if plan["preprocessing"]:
         lines.append(f"preprocess {plan['preprocessing']}")
+    if plan["postprocessing"]:
+        asked = {key: value for key, value in plan["postprocessing"].items() if value is not None}
+        lines.append(f"answers    {', '.join(f'{key} {value}' for key, value in asked.items())}")
     lines.append(f"toolchains {', '.join(plan['toolchains'])}")
     return "\n".join(lines + [f"note       {note}" for note in plan["notes"]])

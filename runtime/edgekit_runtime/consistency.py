@@ -42,7 +42,7 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
     for i, output in enumerate(manifest.outputs):
         yield from _elements(output.shape, f"outputs[{i}].shape")
     if manifest.postprocessing is not None:
-        yield from _postprocessing(manifest, manifest.postprocessing)
+        yield from postprocessing_problems(manifest.outputs, manifest.postprocessing)
     for i, variant in enumerate(manifest.variants):
         yield from _variant(manifest, variant, f"variants[{i}]")
     names = {variant.name for variant in manifest.variants}
@@ -124,9 +124,9 @@ def _input(spec: InputSpec, where: str) -> Iterator[Problem]:
         )
 
 
-def _postprocessing(manifest: Manifest, steps: Postprocessing) -> Iterator[Problem]:
+def postprocessing_problems(specs: Iterable[OutputSpec], steps: Postprocessing) -> Iterator[Problem]:
     """The outputs it speaks of are there, hold floats, and have as many boxes as there are scores for."""
-    outputs = {output.name: output for output in manifest.outputs}
+    outputs = {output.name: output for output in specs}
     for key, name in (("scores", steps.scores), ("boxes", steps.boxes)):
         if name is not None and (name not in outputs or _kind(outputs[name].dtype) != "float"):
             yield f"postprocessing.{key}", f"there is no output {name!r} of floats"

@@ -104,6 +104,7 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"layout": "HWC"}, PlanError, "NHWC or NCHW"),
         ({"calibrate": "missing.npz"}, DataError, "--calibrate missing.npz"),
         ({"evaluate": "missing.py:samples"}, DataError, "--evaluate missing.py:samples"),
+        ({"boxes": "output0"}, PlanError, "--boxes needs --box-format"),
         ({"labels": "missing.txt"}, DataError, "missing.txt"),
         ({"labels": "latin1.txt"}, DataError, "latin1.txt"),
         ({"output": "net.keras"}, PlanError, "-o net.keras"),
@@ -161,12 +162,16 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         scale = 0.00392156862745098
         mean = [0.485, 0.456, 0.406]
         std = [0.229, 0.224, 0.225]
+        [postprocessing]
+        activation = "softmax"
+        top = 3
         """
     )
     plan = resolve(Options(**read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit")))
     assert plan.calibrate == str(tmp_path / "d.npz")  # relative to the file
     assert plan.preprocessing.resize == (224, 224)
     assert plan.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert (plan.postprocessing.activation, plan.postprocessing.top, plan.postprocessing.boxes) == ("softmax", 3, None)
     assert plan.samples == 64
     json.dumps(describe(plan))
 
@@ -180,6 +185,10 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         ("allow_pickle = 1", "allow_pickle"),
         ("device = [1]", "device"),
         ("[preprocessing]\nmeans = [1]", r"\[preprocessing\]: unknown key 'means'"),
+        ("[postprocessing]\nmean = [1]", r"\[postprocessing\]: unknown key 'mean'"),
+        ("postprocessing = 3", r"is not the table \[postprocessing\]"),
+        ("top = 1\n[postprocessing]\ntop = 2", "'top' is said twice"),
+        ("[postprocessing]\ntop = 1.5", "top"),
         ("mean = [1]\n[preprocessing]\nmean = [2]", "'mean' is said twice"),
         ("model = ", "not TOML"),
     ],

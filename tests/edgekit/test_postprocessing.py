@@ -1,0 +1,93 @@
+"""What is declared of the outputs: what was asked for, with what was left open filled in from the model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgekit.options import Options
+from edgekit.postprocessing import asked, declare, suggest
+from edgekit_runtime.errors import PlanError
+from edgekit_runtime.manifest import OutputSpec, Postprocessing
+
+SCORES = OutputSpec("scores", (1, 10), "float32")
+YOLO = OutputSpec("output0", (1, 84, 8400), "float32")  # four numbers and 80 classes, for 8400 boxes
+SSD = (OutputSpec("places", (1, 1917, 4), "float32"), OutputSpec("classes", (1, 1917, 91), "float32"))
+
+
+def declared(outputs, names=0, **options):
+    return declare(asked(Options(**options)), outputs, names)
+
+
+def test_nothing_asked_for_is_nothing():
+    assert asked(Options(labels="classes.txt", scale=0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"activation": "relu"}, "--activation relu: none, softmax, sigmoid"),
+        ({"threshold": float("nan")}, "--threshold nan"),
+        ({"top": 0}, "--top 0: 1 to 65536"),
+        ({"boxes": "b", "box_format": "xyxy", "iou": 1.5}, r"--iou 1\.5: 0 to 1"),
+        ({"boxes": "b", "box_format": "xywh"}, "--box-format xywh: yxyx, xyxy, cxcywh"),
+        ({"boxes": "b"}, "--boxes needs --box-format"),
+        ({"iou": 0.5}, "--box-format and --iou are for --boxes"),
+        ({"box_format": "xyxy"}, "--box-format and --iou are for --boxes"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_model_is_opened(options, said):
+    with pytest.raises(PlanError, match=said):
+        asked(Options(**options))
+
+
+def test_classes_of_the_only_output():
+    assert declared([SCORES], activation="softmax") == Postprocessing("scores", "softmax")
+    assert declared([SCORES], top=3, threshold=0.0) == Postprocessing("scores", top=3)
+
+
+def test_a_yolo_output_is_read_along_its_last_axis():
+    wanted = Postprocessing("output0", "none", 0.25, 100, "output0", True, "cxcywh", 0.7)
+    asked_for = {"boxes": "output0", "box_format": "cxcywh", "iou": 0.7}
+    assert declared([YOLO], 80, **asked_for) == declared([YOLO], **asked_for) == wanted
+    turned = replace(YOLO, shape=(1, 8400, 84))
+    assert declared([turned], 80, **asked_for).boxes_last is declared([turned], **asked_for).boxes_last is False
+    few = replace(YOLO, shape=(1, 84, 12))  # fewer boxes than numbers a box: only the names can tell
+    assert declared([few], 80, **asked_for).boxes_last is True
+    assert declared([few], 8, **asked_for).boxes_last is False
+
+
+def test_boxes_in_an_output_of_their_own():
+    wanted = Postprocessing("classes", "sigmoid", 0.4, 100, "places", False, "yxyx", 0.5)
+    asked_for = {"boxes": "places", "box_format": "yxyx", "activation": "sigmoid", "threshold": 0.4}
+    assert declared(SSD, **asked_for) == wanted
+    turned = [replace(spec, shape=(1, spec.shape[2], spec.shape[1])) for spec in SSD]
+    assert declared(turned, **asked_for).boxes_last is True
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "said"),
+    [
+        (SSD, {"activation": "softmax"}, "--scores: say which output has a score a class: places, classes"),
+        ([SCORES], {"scores": "logits", "top": 1}, "--scores: there is no output 'logits' .* scores float32 .1, 10."),
+        ([SCORES], {"boxes": "b", "box_format": "xyxy"}, "--boxes: there is no output 'b' of floats"),
+        ([OutputSpec("a", (1, 10), "int64")], {"top": 1}, "--scores: there is no output 'a' of floats"),
+        ([OutputSpec("a", (1, 7, 3), "float32")], {"top": 1}, "--scores: .1, 7, 3. is not one row of scores"),
+        ([OutputSpec("a", (1, 4, 3), "float32")], {"boxes": "a", "box_format": "xyxy"}, "no room for four numbers"),
+        ([*SSD[:1], SCORES], {"boxes": "places", "box_format": "xyxy"}, "--boxes: is not .1, 4., four numbers for"),
+    ],
+)
+def test_what_the_outputs_are_not_is_refused_with_what_they_are(outputs, options, said):
+    with pytest.raises(PlanError, match=said):
+        declared(outputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "probabilities"),
+    [([[0.1, 0.9], [1.0, 0.0]], True), ([[0.0, 1.0004]], True), ([[-0.5, 0.5]], False), ([[3.0, 0.5]], False)],
+)
+def test_named_probabilities_are_classes_and_logits_are_told(tmp_path, values, probabilities):
+    np.save(tmp_path / "y.npy", np.array(values, np.float32))
+    found, notes = suggest(SCORES, tmp_path / "y.npy")
+    assert (found, notes == ()) == ((Postprocessing("scores"), True) if probabilities else (None, False))
+    assert all("--activation softmax" in note for note in notes)
