@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from edgekit_converters.lowest_version import lowest_version
 from edgekit_converters.records import Artifact
 from edgekit_runtime.engines import TensorInfo, open_engine
 from edgekit_runtime.errors import EngineError, ToolchainError
-from edgekit_runtime.manifest import Golden, TensorBinding, Variant
+from edgekit_runtime.manifest import Golden, JoinedBinding, TensorBinding, Variant
 from edgekit_runtime.tensors import dequantize, quantize
 
 PLACED = re.compile(r"(?:input|args|output)_\d+")  # names that carry their place
@@ -25,6 +26,10 @@ class LooseFiles:
     def local_path(self, path: str) -> str:
         """Return the path itself."""
         return path
+
+    def digest(self, path: str) -> str:  # engines keep nothing of files that are still being made
+        """Return that nobody knows."""
+        return ""
 
 
 class OpenArtifact:
@@ -38,7 +43,7 @@ class OpenArtifact:
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Run one sample; arrays are (1, ...) in the model's own units."""
         results = self.engine.run(entered(self.artifact, inputs))
-        return [_leave(results[binding.index], binding) for binding in self.artifact.outputs]
+        return [_left(results, bound) for bound in self.artifact.outputs]
 
     def close(self) -> None:
         """Release the engine."""
@@ -95,10 +100,23 @@ def bind_made(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> 
         ) from error
 
 
+def joined(artifact: Artifact, groups: tuple[tuple[int, int | None], ...]) -> Artifact:
+    """Return an artifact with its outputs grouped: (how many tensors, the axis that joins them or None) an output."""
+    tensors = iter(part for bound in artifact.outputs for part in bound.parts)
+    taken = [(tuple(islice(tensors, count)), axis) for count, axis in groups]
+    outputs = tuple(parts[0] if axis is None else JoinedBinding(axis, parts) for parts, axis in taken)
+    return replace(artifact, outputs=outputs)
+
+
+def joined_like(original: Artifact, made: Artifact) -> Artifact:
+    """Return ``made`` with its outputs grouped as those of ``original``."""
+    return joined(made, tuple((len(bound.parts), getattr(bound, "axis", None)) for bound in original.outputs))
+
+
 def scaled_like(original: Artifact, made: Artifact) -> Artifact:
     """Return ``made`` with the scales of ``original``: IR keeps a quantized file's integer inputs, not their scale."""
 
-    def scaled(one: TensorBinding, like: TensorBinding) -> TensorBinding:
+    def scaled(one: Any, like: Any) -> Any:
         same = one.dtype == like.dtype and one.scale is None
         return replace(one, scale=like.scale, zero_point=like.zero_point) if same else one
 
@@ -180,6 +198,12 @@ def _enter(array: np.ndarray, binding: TensorBinding) -> np.ndarray:
     if binding.scale is None or binding.zero_point is None:
         return np.ascontiguousarray(array, dtype=binding.dtype)
     return quantize(array, binding.scale, binding.zero_point, binding.dtype)
+
+
+def _left(results: list[np.ndarray], bound: TensorBinding | JoinedBinding) -> np.ndarray:
+    if isinstance(bound, JoinedBinding):
+        return np.concatenate([_leave(results[part.index], part) for part in bound.parts], bound.axis)
+    return _leave(results[bound.index], bound)
 
 
 def _leave(array: np.ndarray, binding: TensorBinding) -> np.ndarray:

@@ -224,6 +224,10 @@ class Bundle:
             self._held.add(path)
         return target
 
+    def digest(self, path: str) -> str:
+        """The SHA-256 that the manifest gives for a listed file, in hexadecimal digits."""
+        return self._records[path].sha256
+
     def verify_all(self) -> None:
         """Hold every file against its digest.
 

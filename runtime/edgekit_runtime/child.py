@@ -26,7 +26,7 @@ def timeout_s() -> float:
     return float(os.environ.get(TIMEOUT_NAME, TIMEOUT_S))
 
 
-def to_request(bundle: Bundle, variant: Variant, threads: int | None) -> dict[str, Any]:
+def to_request(bundle: Bundle, variant: Variant, threads: int | None, cache: bool) -> dict[str, Any]:
     """What a child has to know to open a variant; ``asked_variant`` reads it there."""
     return {
         "bundle": os.path.abspath(bundle.path),
@@ -34,6 +34,7 @@ def to_request(bundle: Bundle, variant: Variant, threads: int | None) -> dict[st
         "delegate": variant.delegate,
         "settings": variant.settings,
         "threads": threads,
+        "cache": cache,
     }
 
 

@@ -46,7 +46,9 @@ LOOK_EVERY = 256  # runs after which that is looked at
 GRACE_S = 1.0  # the parent ends a child that hangs; the child ends itself only when there is no parent any more
 
 
-def open_isolated(variant: Variant, bundle: Bundle, threads: int | None, run_timeout_s: float) -> IsolatedEngine:
+def open_isolated(
+    variant: Variant, bundle: Bundle, threads: int | None, run_timeout_s: float, *, cache: bool = True
+) -> IsolatedEngine:
     """Open a variant in a child process.
 
     Raises:
@@ -56,7 +58,7 @@ def open_isolated(variant: Variant, bundle: Bundle, threads: int | None, run_tim
     """
     if sys.platform == "win32":
         raise EngineUnavailable("isolate=True hands file descriptors to a child, which needs a Unix")
-    request = {**to_request(bundle, variant, threads), "timeout_s": run_timeout_s + GRACE_S}
+    request = {**to_request(bundle, variant, threads, cache), "timeout_s": run_timeout_s + GRACE_S}
     with ExitStack() as unless_open:
         shared = unless_open.enter_context(memory_file())
         noise = unless_open.enter_context(tempfile.TemporaryFile("a+b"))
@@ -207,7 +209,7 @@ def main() -> None:
         variant = asked_variant(bundle, request)
         signal.setitimer(signal.ITIMER_REAL, timeout_s() + GRACE_S)  # SIGALRM ends it, wherever it hangs
         try:
-            engine = open_engine(variant, bundle, request["threads"])
+            engine = open_engine(variant, bundle, request["threads"], keep=request["cache"])
         except EdgekitError as error:
             _tell(report, {"error": str(error), "kind": type(error).__name__})
             return

@@ -44,6 +44,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     concurrency: int | None = None,
     isolate: bool | float = False,
     on_event: Callable[[Event], Any] | None = None,
+    cache: bool = True,
 ) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
@@ -64,6 +65,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         isolate: run in a child process. When that crashes, or a run takes longer than so many seconds (True is
             ``ISOLATE_S``), the next variant takes over and the call goes on there.
         on_event: called with each ``Event`` of an isolated model, in the thread of the call that met it.
+        cache: an engine may keep what it makes of the artifact on this machine, to start sooner or to share it.
 
     Raises:
         BundleError: the bundle must not be used, or no variant is made for such a machine.
@@ -71,7 +73,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         ProfileError: the bundle was not made for that device.
     """
     _refuse_wrong_values(threads, check, concurrency)
-    how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate))
+    how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate), cache=cache)
     bundle = open_bundle(path)
     try:
         labels = read_labels(bundle)

@@ -72,6 +72,7 @@ class How:
     check: str = "auto"  # one of selfcheck.CHECKS
     probe_again: bool = False
     slow_is_fine: bool = False  # take a delegate that is slower than the CPU
+    cache: bool = True  # what engines make of the artifact may be kept, and used again
     isolate_s: float | None = None  # run in a child process, which is ended when a run takes longer
     fallen: Mapping[tuple[str, str | None], str] = field(default_factory=dict)  # key_of what was lost -> how
 
@@ -181,7 +182,7 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
             f"needs {variant.engine} {lowest} or newer, and {used.name} {used.version} is installed: update that"
         )
     probed = _probe(bundle, variant, used, threads, how)
-    engine = _open(bundle, variant, threads, how.isolate_s)
+    engine = _open(bundle, variant, threads, how)
     session = Session(bundle.manifest, variant, engine)
     try:
         key = check_key(bundle, variant, used, engine.facts)
@@ -216,12 +217,12 @@ def _library(engine: str) -> Library:
         raise
 
 
-def _open(bundle: Bundle, variant: Variant, threads: int | None, isolate_s: float | None) -> Engine:
-    if isolate_s is None:
-        return open_engine(variant, bundle, threads)
+def _open(bundle: Bundle, variant: Variant, threads: int | None, how: How) -> Engine:
+    if how.isolate_s is None:
+        return open_engine(variant, bundle, threads, keep=how.cache)
     from edgekit_runtime.isolate import open_isolated
 
-    return open_isolated(variant, bundle, threads, isolate_s)
+    return open_isolated(variant, bundle, threads, how.isolate_s, cache=how.cache)
 
 
 def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None, how: How) -> Probe | None:
@@ -232,7 +233,7 @@ def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None,
 
     if not is_foreign(variant):
         return None
-    found = probe.probe(bundle, variant, used, threads, how.probe_again)
+    found = probe.probe(bundle, variant, used, threads, how)
     if found.verdict == probe.OK or (found.verdict == probe.SLOW and how.slow_is_fine):
         return found
     raise found.error()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
     from edgekit_runtime.engines import Library
     from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.place import How
 
 OK, MISSING, REFUSED, CRASHED, HUNG, WRONG, SLOW = (
     "ok",
@@ -76,7 +77,7 @@ class Probe:
         return kind(f"{self.verdict} in its probe: {self.reason}{when if self.remembered else ''}")
 
 
-def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | None, fresh: bool = False) -> Probe:
+def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | None, how: How) -> Probe:
     """Say what becomes of a variant on this machine, from memory, else by trying it in a child.
 
     Args:
@@ -84,17 +85,17 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
         variant: as it will be opened.
         library: of its engine.
         threads: as it will be opened.
-        fresh: do not ask the memory.
+        how: ``probe_again`` does not ask the memory.
 
     Raises:
         EngineUnavailable: there is no sign of the hardware.
         DelegateUnavailable: the delegate's library is not installed.
     """
     key = _key(bundle, variant, library, threads)
-    known = None if fresh else memory.recall(TOPIC, key)
+    known = None if how.probe_again else memory.recall(TOPIC, key)
     if known is not None:
         return Probe(str(known.get("verdict")), str(known.get("reason")), remembered=True)
-    found = _in_child(bundle, variant, threads)
+    found = _in_child(bundle, to_request(bundle, variant, threads, how.cache))
     if found.verdict in PASSING:
         memory.forget(TOPIC, key)
     else:
@@ -144,8 +145,7 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _in_child(bundle: Bundle, variant: Variant, threads: int | None) -> Probe:
-    request = to_request(bundle, variant, threads)
+def _in_child(bundle: Bundle, request: dict[str, Any]) -> Probe:
     limit_s = timeout_s()
     with tempfile.TemporaryFile() as noise:
         child = start_child("edgekit_runtime.probe", noise, bundle.scratch())
@@ -184,7 +184,9 @@ def _try(request: Mapping[str, Any]) -> Probe:
     with open_bundle(request["bundle"]) as bundle:
         variant = asked_variant(bundle, request)
         try:
-            session = Session(bundle.manifest, variant, open_engine(variant, bundle, request["threads"]))
+            session = Session(
+                bundle.manifest, variant, open_engine(variant, bundle, request["threads"], keep=request["cache"])
+            )
             try:
                 differing = wrong(check(session, bundle, variant))
             finally:

@@ -29,6 +29,9 @@ class Loose:
     def local_path(self, path: str) -> str:
         return path
 
+    def digest(self, path: str) -> str:
+        return ""
+
 
 @pytest.fixture
 def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]:
@@ -62,7 +65,7 @@ def opening(variant: Variant, artifact: Callable[[str], Path]) -> Callable[..., 
 def test_the_module_imports_without_its_library_and_has_the_two_functions(name: str) -> None:
     module = import_module(ENGINES[name])
     assert list(inspect.signature(module.library).parameters) == []
-    assert list(inspect.signature(module.open_model).parameters) == ["path", "variant", "threads"]
+    assert list(inspect.signature(module.open_model).parameters) == ["path", "variant", "threads", "artifact"]
     code = f"import sys; before = set(sys.modules); import {ENGINES[name]}; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {n.partition(".")[0] for n in done.stdout.split()} & {"ai_edge_litert", "tflite_runtime", "openvino"}

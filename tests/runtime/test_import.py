@@ -15,7 +15,7 @@ PACKAGE = Path(edgekit_runtime.__file__).parent
 # What is outside numpy and the standard library, and the only files that may name it.
 FOREIGN = {
     "engines/litert.py": {"ai_edge_litert", "tflite_runtime"},
-    "engines/litert_gpu.py": {"ai_edge_litert"},
+    "engines/litert_compiled.py": {"ai_edge_litert"},
     "engines/openvino.py": {"openvino"},
     "samples.py": {"PIL"},
 }

@@ -3,7 +3,7 @@
 An engine's module has two functions, and what it opens has the five members of ``Engine``:
 
     library() -> Library                      import the library; EngineUnavailable when it cannot be had
-    open_model(path, variant, threads)        open the artifact as the variant says, or refuse
+    open_model(path, variant, threads, artifact)   open the artifact as the variant says, or refuse
 """
 
 from __future__ import annotations
@@ -106,6 +106,9 @@ class Files(Protocol):
     def local_path(self, path: str) -> str:
         """A real file for the path."""
 
+    def digest(self, path: str) -> str:
+        """What identifies the content; "" where nobody knows."""
+
 
 def library(name: str) -> Library:
     """The library of the engine ``name``.
@@ -117,13 +120,14 @@ def library(name: str) -> Library:
     return found
 
 
-def open_engine(variant: Variant, files: Files, threads: int | None = None) -> Engine:
+def open_engine(variant: Variant, files: Files, threads: int | None = None, *, keep: bool = True) -> Engine:
     """Open a variant's artifact in its engine, on its device.
 
     Args:
         variant: what to open and how.
         files: a Bundle; every file of the variant is asked for, so all are checked and lie side by side.
         threads: None leaves the number to the engine.
+        keep: the engine may use, and fill, the cache of what it makes of artifacts.
 
     Raises:
         EngineUnavailable: the engine, its library or the device is not here, or it refuses the artifact.
@@ -132,7 +136,8 @@ def open_engine(variant: Variant, files: Files, threads: int | None = None) -> E
     module = _module(variant.engine)
     module.library()  # names what is missing before any file is taken out of the bundle
     paths = [files.local_path(path) for path in variant.files]
-    engine: Engine = module.open_model(paths[0], variant, threads)
+    artifact = " ".join(files.digest(path) for path in variant.files) if keep else ""
+    engine: Engine = module.open_model(paths[0], variant, threads, artifact)
     return engine
 
 

@@ -1,6 +1,6 @@
 """``.tflite`` in LiteRT's interpreter, or tflite-runtime's where LiteRT has none (32-bit ARM).
 
-On the CPU; litert_delegate.py has the delegates, litert_gpu.py LiteRT's own GPU support.
+On the CPU; litert_delegate.py has the delegates, litert_compiled.py LiteRT's compiled models.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ INSTALL = "pip install 'edgekit-runtime[litert]' (on 32-bit ARM: 'edgekit-runtim
 # Requirements are in TensorFlow's numbering, which a .tflite file's own metadata uses. LiteRT began its own
 # after TensorFlow 2.17; these are the levels that each of its major versions at least reaches.
 LEVELS = {"1": "2.17", "2": "2.20"}
+# Weights that several engines had better share, as XNNPACK packs them; integers stay as they are in the file. A
+# compiled model takes longer to start than an interpreter, so the first engine, often the only one, is none.
+PACKED, PACKED_BYTES = ("float32", "float16"), 4 << 20
 QUANTIZED = ("int8", "uint8", "int16")
 NEWER_OPERATOR = re.compile(r"builtin opcode '(\w+)' version '(\d+)'")  # that the library does not know
 FOREIGN = (ValueError, RuntimeError, OSError, SystemError)  # what LiteRT raises
@@ -94,7 +97,7 @@ def interpreter_of() -> tuple[str, Any]:
     raise EngineUnavailable(f"LiteRT is not installed: {INSTALL}")
 
 
-def open_model(path: str, variant: Variant, threads: int | None) -> Engine:
+def open_model(path: str, variant: Variant, threads: int | None, artifact: str = "") -> Engine:
     """Open a ``.tflite`` file. ``threads`` None means one, LiteRT's own default.
 
     Raises:
@@ -107,16 +110,27 @@ def open_model(path: str, variant: Variant, threads: int | None) -> Engine:
 
         return litert_delegate.open_model(path, variant, threads)
     if variant.device == "gpu" and package == PACKAGES[0]:
-        from edgekit_runtime.engines import litert_gpu
+        from edgekit_runtime.engines import litert_compiled
 
-        return litert_gpu.open_model(path, variant)
+        return litert_compiled.open_on_gpu(path, variant)
     if variant.device != "cpu":
         raise EngineUnavailable(f"LiteRT runs on the {variant.device.upper()} here only through a delegate")
     with Mapped(f"LiteRT cannot open {os.path.basename(path)}", EngineUnavailable):
         interpreter = interpreter_class(model_path=path, num_threads=threads or 1)
         interpreter.allocate_tensors()
     facts = Facts("CPU", "float32", threads or 1)
-    return LiteRTEngine(interpreter, facts, again=lambda: open_model(path, variant, threads))
+    return LiteRTEngine(interpreter, facts, again=lambda: _twin(path, variant, threads, artifact))
+
+
+def _twin(path: str, variant: Variant, threads: int | None, artifact: str) -> Engine:
+    """One more engine; where that saves much memory, on packed weights that all but the first one share."""
+    if artifact and variant.scheme in PACKED and os.path.getsize(path) >= PACKED_BYTES:
+        from edgekit_runtime.engines import litert_compiled
+
+        engine = litert_compiled.open_with_kept_weights(path, threads or 1, artifact)
+        if engine is not None:
+            return engine
+    return open_model(path, variant, threads, artifact)
 
 
 class LiteRTEngine:
@@ -144,7 +158,7 @@ class LiteRTEngine:
                 raise
 
     def twin(self) -> Engine | None:
-        """One more interpreter on the same mapped file; a delegate's unit is given to one alone."""
+        """One more on the same mapped file; a delegate's unit is given to one alone."""
         return self._again() if self._again else None
 
     def close(self) -> None:

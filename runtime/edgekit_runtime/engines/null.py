@@ -24,7 +24,7 @@ def library() -> Library:
     return Library("numpy", np.__version__, np.__version__, np.__path__[0])
 
 
-def open_model(path: str, variant: Variant, threads: int | None) -> NullEngine:
+def open_model(path: str, variant: Variant, threads: int | None, artifact: str = "") -> NullEngine:
     """Open an ``.npy`` of shape (*input shape without batch, out_features).
 
     Raises:

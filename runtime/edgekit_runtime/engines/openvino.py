@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit_runtime import cache
+from edgekit_runtime.delegates import SIGNS, driver_versions
 from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
+from edgekit_runtime.selfcheck import processor
 
 if TYPE_CHECKING:
     from edgekit_runtime.manifest import Variant
@@ -21,6 +26,7 @@ PRECISION = "INFERENCE_PRECISION_HINT"
 PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as asked, and as reported
 THREADS = "INFERENCE_NUM_THREADS"
 DEVICE_ID = "DEVICE_ID"  # in a variant's settings: which of several GPUs
+WORTH = 1 / 3  # of the time of compiling: what importing may take, for a compiled model to be kept
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
@@ -68,7 +74,7 @@ def _openvino() -> Any:
         return openvino
 
 
-def open_model(path: str, variant: Variant, threads: int | None) -> OpenVINOEngine:
+def open_model(path: str, variant: Variant, threads: int | None, artifact: str = "") -> OpenVINOEngine:
     """Compile an ``.xml``, its ``.bin`` beside it, for the lowest latency and with the variant's settings.
 
     Float arithmetic is float32 unless the settings say otherwise.
@@ -85,7 +91,7 @@ def open_model(path: str, variant: Variant, threads: int | None) -> OpenVINOEngi
     refusals = []
     for device in _devices(core, kind, variant.settings.get(DEVICE_ID)):
         try:
-            return _open_on(core, path, variant, device, threads)
+            return _open_on(core, path, device, _options(variant, device, threads), artifact)
         except EngineUnavailable as error:
             refusals.append(str(error))
     raise EngineUnavailable("; ".join(refusals))
@@ -108,7 +114,7 @@ def _devices(core: Any, kind: str, number: str | None) -> list[str]:
     return found
 
 
-def _open_on(core: Any, path: str, variant: Variant, device: str, threads: int | None) -> OpenVINOEngine:
+def _options(variant: Variant, device: str, threads: int | None) -> dict[str, Any]:
     # Left alone, OpenVINO computes in bfloat16, float16 or float32, whichever the processor is fastest in. NPUs
     # have no choice; elsewhere the numbers must not depend on the machine.
     pinned = {} if device.startswith("NPU") else {PRECISION: "f32"}
@@ -116,10 +122,59 @@ def _open_on(core: Any, path: str, variant: Variant, device: str, threads: int |
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **pinned, **settings}
     if threads is not None and device == "CPU":
         options[THREADS] = threads
+    return options
+
+
+def _open_on(core: Any, path: str, device: str, options: dict[str, Any], artifact: str) -> OpenVINOEngine:
     with Mapped(f"OpenVINO cannot run {os.path.basename(path)} on {device}", EngineUnavailable):
-        compiled = core.compile_model(path, device, options)
+        compiled, libraries = _compiled(core, path, device, options, artifact)
         _refuse_other(compiled, device, options.get(PRECISION))
-        return OpenVINOEngine(compiled, _facts(compiled, device))
+        return OpenVINOEngine(compiled, _facts(compiled, device, libraries))
+
+
+def _compiled(core: Any, path: str, device: str, options: dict[str, Any], artifact: str) -> tuple[Any, dict[str, str]]:
+    """The compiled model, and where it was kept if it was."""
+    if not artifact:
+        return core.compile_model(path, device, options), {}
+    key = _key(core, device, options, artifact)
+    kept = cache.find(key)
+    if kept is None:
+        start = time.perf_counter()
+        compiled = core.compile_model(path, device, options)
+        _keep(core, compiled, device, options, key, time.perf_counter() - start)
+        return compiled, {}
+    with suppress(RuntimeError, OSError), open(kept, "rb") as file:  # it saves time; whoever refuses it compiles
+        content = file.read()
+        if content:
+            return core.import_model(content, device, options), {"compiled model": kept}
+    return core.compile_model(path, device, options), {}
+
+
+def _keep(
+    core: Any, compiled: Any, device: str, options: dict[str, Any], key: dict[str, str], compiled_s: float
+) -> None:
+    """Keep a compiled model where importing it is much quicker than compiling, as with int8; else, that it is not."""
+    content = b""
+    with suppress(RuntimeError):  # not every device's can be exported
+        exported = bytes(compiled.export_model().getbuffer())
+        start = time.perf_counter()
+        core.import_model(exported, device, options)
+        if time.perf_counter() - start < WORTH * compiled_s:
+            content = exported
+    cache.keep_content(key, content)
+
+
+def _key(core: Any, device: str, options: dict[str, Any], artifact: str) -> dict[str, str]:
+    """All that a compiled model depends on."""
+    signs = SIGNS.get(("openvino", device.split(".", maxsplit=1)[0].lower()), "")
+    return {
+        "artifact": artifact,
+        "openvino": str(_openvino().__version__),
+        "device": f"{device} {core.get_property(device, 'FULL_DEVICE_NAME')}",
+        "options": repr(sorted(options.items())),
+        "cpu": processor(),
+        "drivers": repr(driver_versions(signs)),
+    }
 
 
 def _refuse_other(compiled: Any, device: str, precision: str | None) -> None:
@@ -140,10 +195,10 @@ def _computed(compiled: Any) -> str | None:
     return next((name for name in PRECISIONS.values() if f"'{name}'" in said), said)
 
 
-def _facts(compiled: Any, device: str) -> Facts:
+def _facts(compiled: Any, device: str, libraries: dict[str, str]) -> Facts:
     known = compiled.get_property("SUPPORTED_PROPERTIES")
     threads = int(compiled.get_property(THREADS)) if THREADS in known else None
-    return Facts(device, _computed(compiled), threads)
+    return Facts(device, _computed(compiled), threads, None, libraries)
 
 
 class OpenVINOEngine:

@@ -1,0 +1,169 @@
+"""What engines keep is used while it is what was kept, stays within its bound, and is never missed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit_runtime import cache
+from edgekit_runtime.engines import litert, openvino
+from edgekit_runtime.manifest import Golden, Variant
+
+KEY = {"artifact": "a", "library": "1.0"}
+WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+X = np.random.default_rng(4).normal(size=(1, 4)).astype(np.float32)
+
+
+def entries() -> list[Path]:
+    """What is kept, the oldest first."""
+    return sorted(Path(cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def test_what_was_kept_is_found_under_its_key_alone() -> None:
+    cache.keep_content(KEY, b"compiled")
+    found = cache.find(KEY)
+    assert found is not None
+    assert Path(found).read_bytes() == b"compiled"
+    assert cache.find({**KEY, "library": "1.1"}) is None
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_flipped_bit_is_not_used_and_not_kept(place: int) -> None:
+    cache.keep_content(KEY, b"compiled")
+    (entry,) = entries()
+    content = bytearray(entry.read_bytes())
+    content[place] ^= 1 << place
+    entry.write_bytes(content)
+    assert cache.find(KEY) is None
+    assert entries() == []
+
+
+def test_what_was_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT_NAME, "1")
+    for number in range(3):
+        cache.keep_content({"number": str(number)}, bytes([number]) * 400_000)
+        os.utime(entries()[-1], (1000 + number, 1000 + number))
+    kept = [cache.find({"number": str(number)}) is not None for number in range(3)]
+    assert kept == [False, True, True]
+    cache.keep_content(KEY, bytes(2 << 20))
+    assert cache.find(KEY) is None
+
+
+def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            cache.keep_content(KEY, b"compiled")
+            assert cache.find(KEY) is None
+    assert len(said) == 1
+    assert "compiled models are not kept on this machine" in str(said[0].message)
+
+
+def test_a_limit_of_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT_NAME, "0")
+    cache.keep_content(KEY, b"compiled")
+    assert cache.find(KEY) is None
+
+
+def a_variant(engine: str, path: Path) -> Variant:
+    """A variant for the CPU, in float."""
+    return Variant("v", engine, "cpu", "float32", (str(path),), (), (), Golden((), ()))
+
+
+@pytest.mark.needs_openvino
+class TestOpenVINO:
+    """Compiled models."""
+
+    @pytest.fixture
+    def opened(self, make_ir: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+        """Open the product, hold it against numpy, and tell what it was opened from."""
+        monkeypatch.setattr(openvino, "WORTH", float("inf"))
+        path = make_ir(WEIGHTS)
+
+        def open_it(artifact: str = "digest", threads: int = 1) -> dict[str, str]:
+            engine = openvino.open_model(str(path), a_variant("openvino", path), threads, artifact)
+            np.testing.assert_allclose(engine.run([X])[0], X @ WEIGHTS, rtol=1e-5)
+            engine.close()
+            return dict(engine.facts.libraries)
+
+        return open_it
+
+    def test_the_second_time_it_is_imported(self, opened: Callable[..., dict[str, str]]) -> None:
+        assert opened() == {}
+        assert opened() == {"compiled model": str(entries()[0])}
+        assert opened(threads=2) == {}
+        assert opened("another") == {}
+        assert opened("") == {}
+
+    def test_a_damaged_one_is_compiled_anew(self, opened: Callable[..., dict[str, str]]) -> None:
+        opened()
+        (entry,) = entries()
+        content = bytearray(entry.read_bytes())
+        content[len(content) // 2] ^= 1
+        entry.write_bytes(content)
+        assert opened() == {}
+        assert list(opened()) == ["compiled model"]
+
+    def test_what_openvino_refuses_is_compiled(
+        self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cache, "keep_content", lambda key, _: KEPT(key, b"no compiled model"))
+        opened()
+        assert opened() == {}
+
+    def test_what_does_not_pay_is_not_kept(
+        self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(openvino, "WORTH", 0.0)
+        opened()
+        assert [entry.stat().st_size for entry in entries()] == [0]
+        assert opened() == {}
+
+
+KEPT = cache.keep_content
+
+
+@pytest.mark.needs_litert
+class TestLiteRT:
+    """Packed weights."""
+
+    @pytest.fixture
+    def engine(self, make_tflite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> litert.LiteRTEngine:
+        """The product, large enough for its twins to share weights."""
+        monkeypatch.setattr(litert, "PACKED_BYTES", 0)
+        ends = [(end, (1, n), "float32", None, None) for end, n in (("x", 4), ("y", 3))]
+        weights = ("w", (3, 4), "float32", None, np.ascontiguousarray(WEIGHTS.T))
+        path = make_tflite("FULLY_CONNECTED", ends[0], weights, ends[1])
+        return litert.open_model(str(path), a_variant("litert", path), None, "digest")
+
+    def test_twins_share_their_weights_and_compute_the_same(self, engine: litert.LiteRTEngine) -> None:
+        twins = [engine.twin(), engine.twin()]
+        (entry,) = entries()
+        for twin in twins:
+            assert twin.facts.libraries == {"packed weights": str(entry)}
+            np.testing.assert_array_equal(twin.run([X])[0], engine.run([X])[0])
+        assert twins[0].twin().facts == twins[0].facts
+
+    def test_without_a_place_twins_have_their_own(
+        self, engine: litert.LiteRTEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(cache.LIMIT_NAME, "0")
+        twin = engine.twin()
+        assert twin.facts.libraries == {}
+        np.testing.assert_array_equal(twin.run([X])[0], engine.run([X])[0])
+
+    def test_damaged_weights_are_packed_anew(self, engine: litert.LiteRTEngine) -> None:
+        engine.twin().close()
+        (entry,) = entries()
+        content = bytearray(entry.read_bytes())
+        content[-1] ^= 1
+        entry.write_bytes(content)
+        np.testing.assert_array_equal(engine.twin().run([X])[0], engine.run([X])[0])
+        assert [path.name for path in entries()] == [entry.name]
