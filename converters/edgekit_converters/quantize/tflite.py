@@ -13,27 +13,26 @@ from ai_edge_quantizer import calibrator, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
 from edgekit_converters.artifact import signature
-from edgekit_converters.data import batches
 from edgekit_converters.foreign import told
+from edgekit_converters.quantize.kept_tensors import samples
+from edgekit_converters.quantize.narrow import narrow
 from edgekit_converters.quantize.tflite_rules import rules
 from edgekit_converters.records import QuantizeRequest
-from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError, ToolchainError, UnsupportedOperator
+
+# How the quantizer joins the extremes of one sample to those of the samples before; other statistics need all values.
+UPDATES = {"min-max": qsv_utils.min_max_update, "moving-average": qsv_utils.moving_average_update}
 
 
 class Samples(Sequence[dict[str, np.ndarray]]):
     """Calibration samples by signature name, read when asked for; the quantizer walks them more than once."""
 
     def __init__(self, request: QuantizeRequest, names: list[str]) -> None:
-        if request.calibration is None:
-            raise CalibrationError(
-                f"{request.scheme} needs calibration data", stage="quantize", advice="--calibrate DATA"
-            )
-        self._request, self._data, self._names = request, request.calibration, names
+        self._request, self._names = request, names
 
     def __len__(self) -> int:
         """Number of samples."""
-        return self._data.count
+        return self._request.calibration.count if self._request.calibration else 0
 
     def __getitem__(self, index: Any) -> Any:
         """Sequence protocol; iteration is what the quantizer uses."""
@@ -41,9 +40,7 @@ class Samples(Sequence[dict[str, np.ndarray]]):
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield one sample at a time, each array (1, ...) as the model takes it."""
-        for done, arrays in enumerate(batches(self._data, self._request.inputs, 1)):
-            if done % 16 == 0:
-                report_progress(done, len(self))
+        for arrays in samples(self._request):
             yield dict(zip(self._names, arrays, strict=True))
 
 
@@ -66,11 +63,12 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
 
 
 def _ranges(request: QuantizeRequest) -> Any:
-    """Return every tensor's least and greatest value over all samples.
+    """Return the range of every tensor that the recipe's statistics draw from all samples.
 
     The quantizer's own default, a moving average, forgets all but the last samples and cuts off what is above the
-    average: it costs 4 to 12 dB on the models of the benchmarks.
+    average: it costs 4 to 12 dB on the models of the benchmarks. Here it is taken only where it is asked for.
     """
+    statistics = request.recipe.statistics
     content = request.artifact.files[0].read_bytes()
     if schema.Model.GetRootAs(content, 0).SubgraphsLength() > 1:
         raise UnsupportedOperator(
@@ -87,10 +85,11 @@ def _ranges(request: QuantizeRequest) -> Any:
         content,
         num_threads=1,
         mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,  # the ranges of the other mode, ten times sooner
-        qsv_update_func=qsv_utils.min_max_update,
+        qsv_update_func=UPDATES.get(statistics, qsv_utils.min_max_update),
     )
     calibration.calibrate({ports.key: Samples(request, [port.name for port in ports.inputs])}, recipes)
-    return calibration.get_model_qsvs()
+    extremes = calibration.get_model_qsvs()
+    return extremes if statistics in UPDATES else narrow(request, extremes)
 
 
 @contextlib.contextmanager

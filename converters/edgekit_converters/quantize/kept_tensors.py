@@ -1,0 +1,63 @@
+"""A ``.tflite`` that keeps every tensor while it runs, so that calibration can look at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from edgekit_converters.artifact import signature
+from edgekit_converters.data import batches
+from edgekit_converters.records import QuantizeRequest
+from edgekit_converters.worker import report_progress
+from edgekit_runtime.errors import CalibrationError
+from edgekit_runtime.tensors import dequantize, quantize
+
+
+class KeptTensors:
+    """LiteRT with its own kernels: a delegate such as XNNPACK keeps what lies between its operators to itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._places = [port.position for port in signature(path).inputs]
+        self.interpreter = Interpreter(
+            str(path),
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        self.interpreter.allocate_tensors()
+        self._entrances = self.interpreter.get_input_details()
+        self._details = {detail["index"]: detail for detail in self.interpreter.get_tensor_details()}
+
+    def run(self, sample: Sequence[np.ndarray]) -> None:
+        """Run one sample; arrays are (1, ...) in real numbers and the source's order."""
+        for array, place in zip(sample, self._places, strict=True):
+            detail = self._entrances[place]
+            scale, zero_point = detail["quantization"]
+            quantized = scale and np.issubdtype(detail["dtype"], np.integer)
+            value = quantize(array, scale, zero_point, detail["dtype"]) if quantized else array
+            self.interpreter.set_tensor(detail["index"], np.ascontiguousarray(value, dtype=detail["dtype"]))
+        self.interpreter.invoke()
+
+    def value(self, index: int) -> Any:
+        """Return what the last run left in a tensor of the main graph, in real numbers."""
+        value = self.interpreter.get_tensor(index)
+        scale, zero_point = self._details[index]["quantization"]
+        return dequantize(value, scale, zero_point) if scale else value
+
+
+def samples(request: QuantizeRequest) -> Iterator[list[np.ndarray]]:
+    """Yield the calibration samples one at a time, each input (1, ...) as the model takes it, and report progress.
+
+    Raises:
+        CalibrationError: there are none.
+    """
+    data = request.calibration
+    if data is None:
+        raise CalibrationError(f"{request.scheme} needs calibration data", stage="quantize", advice="--calibrate DATA")
+    for done, sample in enumerate(batches(data, request.inputs, 1)):
+        if done % 16 == 0:
+            report_progress(done, data.count)
+        yield sample

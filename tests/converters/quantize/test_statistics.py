@@ -1,0 +1,54 @@
+"""Statistics of calibration on a net with rare large values that do not matter, on both engines."""
+
+import numpy as np
+import pytest
+
+from edgekit_converters.recipe import Recipe
+
+pytestmark = pytest.mark.needs_keras
+
+ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
+STATISTICS = ("moving-average", "percentile", "mse", "histogram")
+GAIN_DB = 2.0  # over the extremes, at least
+
+
+@pytest.fixture
+def heavy_tailed(lowered_model):
+    """The exponential of one pixel in 131,072 is by far the greatest, and what is above 6 is cut off afterwards."""
+    import keras
+    from keras import layers
+
+    def make(engine):
+        keras.utils.set_random_seed(0)
+        image = keras.Input((32, 32, 4))
+        x = layers.Conv2D(16, 1, kernel_initializer="orthogonal", activation="exponential")(image)
+        kernel = keras.initializers.Constant(np.eye(16, dtype=np.float32).reshape(1, 1, 16, 16))
+        x = layers.Conv2D(16, 1, kernel_initializer=kernel, activation="relu6")(x)
+        samples = np.random.default_rng(0).standard_normal((128, 32, 32, 4)).clip(-1.5, 1.5)
+        samples[70, 3, 5] = 4
+        return lowered_model(keras.Model(image, x), engine, samples.astype(np.float32))
+
+    return make
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_cuts_rare_values_off_helps_where_they_do_not_matter(heavy_tailed, engine):
+    model = heavy_tailed(engine)
+    extremes = model.snr_db(Recipe("int8-static"))
+    won = {name: model.snr_db(Recipe("int8-static", name)) - extremes for name in STATISTICS}
+    assert min(won.values()) > GAIN_DB, won
+
+
+def test_int16_keeps_what_it_has(heavy_tailed):
+    model = heavy_tailed("litert")
+    plain = model.snr_db(Recipe("int16x8-static"))
+    for name in ("mse", "histogram"):
+        assert model.snr_db(Recipe("int16x8-static", name)) == pytest.approx(plain, abs=0.5)
+
+
+def test_what_the_model_takes_and_gives_keeps_its_extremes(heavy_tailed):
+    model = heavy_tailed("litert")
+    for name in ("percentile", "mse", "histogram"):
+        made = model.quantized(Recipe("int8-static", name, percentile=90.0))
+        plain = model.quantized(Recipe("int8-static"))
+        assert (made.inputs, made.outputs) == (plain.inputs, plain.outputs)
