@@ -125,3 +125,20 @@ def test_a_quantized_file_is_copied_to_the_byte(converted, tmp_path):
     folder = tmp_path / "lowered"
     folder.mkdir()
     assert lower(live, folder)[0].read_bytes() == path.read_bytes()
+
+
+@pytest.mark.needs_openvino
+def test_loose_files_are_never_taken_for_one_another(tmp_path):
+    import openvino as ov
+    from openvino import opset13
+
+    def times(factor):
+        x = opset13.parameter([1, 2], np.float32, "x")
+        ov.save_model(ov.Model([opset13.multiply(x, opset13.constant(np.float32(factor)))], [x]), tmp_path / "m.xml")
+        opened = OpenArtifact(bind("openvino", "float32", (tmp_path / "m.xml", tmp_path / "m.bin")))
+        (computed,) = opened.run([X])
+        opened.close()
+        return computed
+
+    assert np.array_equal(times(2), 2 * X)
+    assert np.array_equal(times(3), 3 * X)

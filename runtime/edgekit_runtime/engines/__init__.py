@@ -136,7 +136,8 @@ def open_engine(variant: Variant, files: Files, threads: int | None = None, *, k
     module = _module(variant.engine)
     module.library()  # names what is missing before any file is taken out of the bundle
     paths = [files.local_path(path) for path in variant.files]
-    artifact = " ".join(files.digest(path) for path in variant.files) if keep else ""
+    digests = [files.digest(path) for path in variant.files] if keep else []
+    artifact = " ".join(digests) if all(digests) else ""  # without a digest, what was kept may be of another file
     engine: Engine = module.open_model(paths[0], variant, threads, artifact)
     return engine
 
