@@ -13,7 +13,7 @@ from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan
 from edgekit_converters.artifact import settings_for
 from edgekit_converters.data import DataSet
-from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Probe, Source
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Finding, Latency, Probe, Source
 from edgekit_converters.verify.verdict import drop
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import (
@@ -42,6 +42,7 @@ class Made:
     comparison: Comparison
     evaluation: Evaluation | None
     latency: Latency | None = None
+    findings: tuple[Finding, ...] = ()  # of what it was made from
 
     @property
     def name(self) -> str:
@@ -163,7 +164,7 @@ def _tolerance(made: Made, index: int, variant: VariantPlan) -> float:
     integer = variant.scheme.startswith("int") and not variant.scheme.endswith("weights")
     fraction = TOLERANCE_INT8 if integer else TOLERANCE[_precision(variant)]
     largest = float(np.abs(computed).max(initial=0.0))
-    step = made.artifact.outputs[index].scale or 0.0
+    step = max(part.scale or 0.0 for part in made.artifact.outputs[index].parts)
     error = made.comparison.parity[index].max_abs_error
     return float(f"{max(fraction * largest, 2 * step, error / 2, 1e-6):.6g}")
 

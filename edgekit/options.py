@@ -50,6 +50,7 @@ class Options:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     report: str | None = None
+    remedies: bool = True
     cache: bool = True
 
 

@@ -24,6 +24,8 @@ from edgekit_converters.records import (
     Comparison,
     EvaluateRequest,
     Evaluation,
+    Examination,
+    ExamineRequest,
     Latency,
     LowerRequest,
     MeasureRequest,
@@ -31,6 +33,7 @@ from edgekit_converters.records import (
     ProbeRequest,
     QuantizeRequest,
     Source,
+    SplitRequest,
 )
 from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_converters.schemes import SCHEMES
@@ -38,6 +41,7 @@ from edgekit_converters.verify.verdict import check_drop, check_parity, doubts, 
 from edgekit_runtime.errors import ConversionError, DataError, PlanError
 from edgekit_runtime.manifest import InputSpec, Postprocessing
 
+EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for
 CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
 EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 
@@ -106,6 +110,7 @@ def _report(work: _Work, contents: assemble.Contents, runner: Runner, started: f
         stages=tuple(runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
         notes=tuple(notes),
+        findings=tuple(dict.fromkeys(found for one in made.values() for found in one.findings)),
     )
 
 
@@ -151,14 +156,36 @@ def _make(work: _Work, lowered: Artifact) -> dict[tuple[str, str], Made]:
     check_parity(lowered, comparison, stage="lower")
     if work.source.quantized:  # there is nothing left to quantize
         return {(lowered.engine, lowered.scheme): _evaluated(work, lowered, comparison)}
-    return {(lowered.engine, scheme): _verified(work, _quantize(work, lowered, scheme)) for scheme in schemes}
+    examined = _examine(work, lowered)
+    made = {(lowered.engine, one): _verified(work, _quantize(work, lowered, one, examined)) for one in schemes}
+    return {key: replace(one, findings=examined.findings) for key, one in made.items()}
 
 
-def _quantize(work: _Work, lowered: Artifact, scheme: str) -> Artifact:
+def _examine(work: _Work, lowered: Artifact) -> Examination:
+    """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
+    if EXAMINED not in work.plan.schemes_of(lowered.engine) or work.calibration is None:
+        return Examination()
+    request = ExamineRequest(lowered, work.inputs, work.calibration)
+    found: Examination = work.runner.run("examine", lowered.engine, request, lowered.engine)
+    if work.plan.remedies:
+        return found
+    return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
+
+
+def _split(work: _Work, lowered: Artifact, examined: Examination) -> Artifact:
+    if not examined.splits:
+        return lowered
+    split: Artifact = work.runner.run("split", lowered.engine, SplitRequest(lowered, examined.splits), lowered.engine)
+    return split
+
+
+def _quantize(work: _Work, lowered: Artifact, scheme: str, examined: Examination) -> Artifact:
     if scheme == "float32":
         return lowered
+    nodes = examined.nodes if scheme == EXAMINED else ()
+    lowered = _split(work, lowered, examined) if scheme == EXAMINED else lowered
     calibration = work.calibration if SCHEMES[scheme].calibrated else None
-    request = QuantizeRequest(lowered, Recipe(scheme), work.inputs, calibration)
+    request = QuantizeRequest(lowered, Recipe(scheme), work.inputs, calibration, nodes)
     artifact: Artifact = work.runner.run("quantize", lowered.engine, request, f"{lowered.engine} {scheme}")
     return artifact
 

@@ -75,6 +75,7 @@ class Plan:
     labels: Path | None
     postprocessing: Meaning | None
     report: Path | None
+    remedies: bool  # whether findings come to anything
     cache: bool
     notes: tuple[str, ...]
 
@@ -126,6 +127,7 @@ def resolve(options: Options) -> Plan:
         labels=Path(options.labels) if options.labels else None,
         postprocessing=postprocessing.asked(options),
         report=Path(options.report) if options.report else None,
+        remedies=options.remedies,
         cache=options.cache,
         notes=notes,
     )
@@ -282,5 +284,6 @@ def describe(plan: Plan) -> Mapping[str, Any]:
         "metric": plan.metric.name if plan.metric else None,
         "max_drop": plan.max_drop,
         "samples": plan.samples,
+        "remedies": plan.remedies,
         "notes": list(plan.notes),
     }

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit_converters.records import Latency, Parity
+from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import StageCost
 from edgekit_runtime.errors import ConversionError
 
 REPORT_VERSION = 1
+SHOWN = 3  # findings of one kind
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Report:
     stages: tuple[StageCost, ...]
     wall_seconds: float
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     report_version: int = REPORT_VERSION
 
     def to_json(self) -> str:
@@ -130,6 +132,18 @@ def _number(value: float | None, metric: str | None) -> str:
 
 def _drop(value: float, metric: str | None) -> str:
     return f"{100 * value:+.2f}" if metric == "accuracy" else f"{value:+.3g}"
+
+
+def finding_lines(report: Report) -> list[str]:
+    """Return what was found, a line each, and of many of one kind the first few."""
+    lines: list[str] = []
+    kinds = dict.fromkeys((one.engine, one.kind) for one in report.findings)
+    for engine, kind in kinds:
+        alike = [one for one in report.findings if (one.engine, one.kind) == (engine, kind)]
+        lines += [f"{engine}: {one.node}: {one.says}\n  done about it: {one.does}" for one in alike[:SHOWN]]
+        if len(alike) > SHOWN:
+            lines.append(f"{engine}: {kind} {len(alike) - SHOWN} times more; --report lists all")
+    return lines
 
 
 def size_text(size_bytes: int) -> str:

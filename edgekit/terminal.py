@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from edgekit.layers import LayersReport
-from edgekit.report import Report, rows, size_text
+from edgekit.report import Report, finding_lines, rows, size_text
 from edgekit_converters.runner import Watch
 
 HEADINGS = {
@@ -88,6 +88,8 @@ def show_report(report: Report) -> None:
     for row in cells:
         table.add_row(*[row.get(key, "") for key in shown])
     console.print(table)
+    for line in finding_lines(report):
+        console.print(f"found: {line}", highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(

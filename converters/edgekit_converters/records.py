@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit_converters.data import DataSet
 from edgekit_converters.recipe import Recipe
-from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+from edgekit_runtime.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Artifact:
     scheme: str
     files: tuple[Path, ...]  # the first is what the engine opens
     inputs: tuple[TensorBinding, ...]
-    outputs: tuple[TensorBinding, ...]
+    outputs: tuple[TensorBinding | JoinedBinding, ...]
     notes: tuple[str, ...] = ()
     engine_version: str | None = None  # the lowest that can open it, where the artifact tells
 
@@ -84,6 +84,51 @@ class LowerRequest:
 
     source: Source
     engine: str
+
+
+@dataclass(frozen=True)
+class ExamineRequest:
+    """Look for what makes a float artifact hard to quantize."""
+
+    artifact: Artifact
+    inputs: tuple[InputSpec, ...]
+    data: DataSet
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in an artifact that quantization in the usual way would harm."""
+
+    engine: str
+    kind: str  # a key of edgekit_converters.examine.findings.FINDERS
+    node: str  # of the artifact
+    says: str  # what it is, and what that means
+    does: str  # what is done about it in int8-static
+
+
+@dataclass(frozen=True)
+class Split:
+    """An output to be given in parts: those that its last node concatenates."""
+
+    output: int  # place among the artifact's outputs
+    axis: int
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found, and what the findings come to."""
+
+    findings: tuple[Finding, ...] = ()
+    splits: tuple[Split, ...] = ()
+    nodes: tuple[tuple[str, str], ...] = ()  # (node of the artifact, its scheme), as in QuantizeRequest
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """Cut an artifact's outputs into parts."""
+
+    artifact: Artifact
+    splits: tuple[Split, ...]
 
 
 @dataclass(frozen=True)
@@ -180,6 +225,16 @@ class EvaluateRequest:
     data: DataSet
     precision: str = "f32"
     metric: OwnMetric | None = None  # without, the one of METRICS that fits
+    agreement: bool = False  # the labels are the source's own answers
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """Have the source answer every sample of some data: labels for data that have none."""
+
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    data: DataSet
 
 
 @dataclass(frozen=True)
@@ -190,6 +245,7 @@ class Evaluation:
     value: float
     samples: int
     code: tuple[Path, ...] = ()  # the Python files that an own metric is made of
+    scores: Path | None = None  # .npy (samples,): the metric of each sample, where it is a mean over them
 
 
 @dataclass(frozen=True)
@@ -197,6 +253,15 @@ class MeasureRequest:
     """Time an artifact on this machine."""
 
     artifact: Artifact
+    probe: Probe
+    precision: str = "f32"
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """Time several artifacts of one engine against each other."""
+
+    artifacts: tuple[Artifact, ...]
     probe: Probe
     precision: str = "f32"
 

@@ -23,9 +23,13 @@ STAGES = {
     "lower": ("edgekit_converters.lower:lower", True),
     "trace": ("edgekit_converters.trace:trace", True),
     "match": ("edgekit_converters.trace:match", True),
+    "examine": ("edgekit_converters.examine:examine", True),
+    "split": ("edgekit_converters.split:split", True),
     "quantize": ("edgekit_converters.quantize:quantize", True),
     "verify": ("edgekit_converters.verify.parity:compare", True),
+    "answer": ("edgekit_converters.verify.answers:answer", False),  # as "prepare": it only adds to that
     "evaluate": ("edgekit_converters.verify.metrics:evaluate", True),
+    "rank": ("edgekit_converters.verify.latency:rank", False),
     "measure": ("edgekit_converters.verify.latency:measure", False),  # the machine changes by the minute
 }
 

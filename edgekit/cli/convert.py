@@ -71,6 +71,14 @@ class Numbers(click.ParamType[Any]):
 @click.option("--report", metavar="FILE.json", help="Write what was made and measured.")
 @click.option("--plan", "plan_file", metavar="FILE.toml", help="Options from a file; the command line overrules it.")
 @click.option(
+    "--no-remedies",
+    "remedies",
+    flag_value=False,
+    type=bool,
+    default=None,
+    help="Quantize the graph as it is: split no output, keep nothing in float.",
+)
+@click.option(
     "--no-cache",
     "cache",
     flag_value=False,
@@ -98,8 +106,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     """
     # what was not typed is None, (), or the False of a flag; a 0 was typed
     given = {name: value for name, value in options.items() if value is not None and value != () and value is not False}
-    if options["cache"] is False:
-        given["cache"] = False
+    given |= {name: False for name in ("cache", "remedies") if options[name] is False}
     from_file = read_plan(Path(plan_file)) if plan_file else {}
     plan = resolve(Options(**(from_file | given)))
     if dry_run:

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from edgekit.report import BundleReport, Report, SourceReport, VariantReport, rows, to_file
-from edgekit_converters.records import Latency, Parity
+from edgekit.report import BundleReport, Report, SourceReport, VariantReport, finding_lines, rows, to_file
+from edgekit_converters.examine.findings import FINDERS
+from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import STAGES, StageCost
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.metrics import METRICS
@@ -21,6 +22,7 @@ RECORDS = {
     ("variants", "items", "latency_ms"): Latency,
     ("bundle",): BundleReport,
     ("stages", "items"): StageCost,
+    ("findings", "items"): Finding,
 }
 
 
@@ -52,6 +54,7 @@ def report(metric="accuracy", value=0.97):
         stages=(StageCost("load", "", 2.5, 700.0, False), StageCost("lower", "litert", 0.0, None, True)),
         wall_seconds=4.2,
         notes=("only 40 samples",),
+        findings=tuple(Finding("litert", "rare-values", f"relu_{place}", "is wide", "nothing") for place in range(5)),
     )
 
 
@@ -69,6 +72,7 @@ def test_the_schema_has_the_words_of_the_tables(schema):
     assert set(variant["scheme"]["enum"]) == set(SCHEMES)
     metric = schema["properties"]["source"]["properties"]["metric"]["pattern"]
     assert metric == rf"^({'|'.join(METRICS)}|.*\.py:.*)$"
+    assert list(schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]) == list(FINDERS)
     assert set(schema["properties"]["stages"]["items"]["properties"]["stage"]["enum"]) == set(STAGES)
 
 
@@ -118,3 +122,9 @@ def test_the_table_speaks_in_the_metric_of_the_model():
     assert (variant["size"], variant["drop"], variant["p50"]) == ("24.9 KiB", "+0.25", "0.011 ms")
     assert rows(report("reconstruction_error", 154.2))[0]["value"] == "154.2"
     assert len(rows(report(None, None))) == 1  # nothing was evaluated: no line for the source
+
+
+def test_of_many_findings_of_one_kind_the_first_are_shown():
+    lines = finding_lines(report())
+    assert lines[0] == "litert: relu_0: is wide\n  done about it: nothing"
+    assert lines[3:] == ["litert: rare-values 2 times more; --report lists all"]

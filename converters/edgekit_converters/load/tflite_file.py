@@ -34,7 +34,7 @@ def load_file(request: SourceRequest) -> Live:
         raise SourceError(f"{request.path}: LiteRT cannot read it ({error})") from error
     ports = signature(request.path)
     inputs = [opened.engine.inputs[binding.index] for binding in artifact.inputs]
-    outputs = [opened.engine.outputs[binding.index] for binding in artifact.outputs]
+    outputs = [opened.engine.outputs[part.index] for bound in artifact.outputs for part in bound.parts]
     said_of = said_shapes(request, [port.name for port in ports.inputs])
     for port, info, said in zip(ports.inputs, inputs, said_of, strict=True):
         if said:

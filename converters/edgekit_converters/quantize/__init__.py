@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from edgekit_converters.artifact import bind_made
+from edgekit_converters.artifact import bind_made, joined_like
 from edgekit_converters.records import Artifact, QuantizeRequest
 
 # engine: "module:function", (QuantizeRequest, folder) -> files
@@ -24,4 +24,4 @@ def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
     """
     module, _, name = QUANTIZERS[request.artifact.engine].partition(":")
     files = getattr(importlib.import_module(module), name)(request, folder)
-    return bind_made("quantize", request.artifact.engine, request.scheme, files)
+    return joined_like(request.artifact, bind_made("quantize", request.artifact.engine, request.scheme, files))

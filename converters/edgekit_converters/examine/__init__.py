@@ -1,0 +1,31 @@
+"""Examine: what in a float artifact makes it hard to quantize, found by structure and by ranges, and what is done."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from edgekit_converters.data import pick
+from edgekit_converters.examine.findings import examine_graph
+from edgekit_converters.records import Examination, ExamineRequest
+
+# engine: "module:function", (Artifact, samples: an array (n, *shape[1:]) an input) -> Graph
+READERS = {
+    "litert": "edgekit_converters.examine.tflite:read",
+    "openvino": "edgekit_converters.examine.ir:read",
+}
+SAMPLES = 32
+
+
+def examine(request: ExamineRequest, _folder: Path) -> Examination:
+    """The stage: run the artifact on a few calibration samples, and look at its graph and at all it computes.
+
+    Nothing is known of particular models or names.
+
+    Raises:
+        ToolchainError: the artifact cannot be read or run.
+    """
+    engine = request.artifact.engine
+    module, _, name = READERS[engine].partition(":")
+    samples = pick(request.data, request.inputs, SAMPLES)
+    return examine_graph(engine, getattr(importlib.import_module(module), name)(request.artifact, samples))

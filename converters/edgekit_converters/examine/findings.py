@@ -1,0 +1,220 @@
+"""The finders: each looks for one thing in a graph, says what it means, and what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit_converters.examine.graph import ARITHMETIC, MOVES, Graph, Node, Range
+from edgekit_converters.records import Examination, Finding, Split
+
+STEPS = 255  # of an int8 range
+WIDE = 4  # times: a part that gets so much less of a shared range than the widest has lost 2 of its 8 bits
+MOST_PARTS = 16
+MOST_BINS = 64  # of a softmax whose expectation is taken
+RARE = 8  # times the 99.9th percentile: of 8 bits, 3 are for values that hardly ever come
+SPREAD = 100  # times, between the weights of a depthwise convolution's channels
+FLOAT = "float32"
+CUTTING = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finding before it is told, with what follows from it."""
+
+    node: Node
+    says: str
+    does: str
+    keep: tuple[Node, ...] = ()  # in float
+    split: Split | None = None
+
+
+def examine_graph(engine: str, graph: Graph) -> Examination:
+    """Ask every finder."""
+    found = [(kind, one) for kind, find in FINDERS.items() for one in find(graph, engine)]
+    splits = tuple(one.split for _, one in found if one.split)
+    cut = {graph.makers[graph.outputs[split.output]].name for split in splits}
+    kept = dict.fromkeys(node.name for _, one in found for node in one.keep if node.name not in cut)
+    return Examination(
+        findings=tuple(Finding(engine, kind, one.node.name, one.says, one.does) for kind, one in found),
+        splits=splits,
+        nodes=tuple((name, FLOAT) for name in kept),
+    )
+
+
+def wide_concats(graph: Graph, engine: str) -> Iterator[Found]:
+    """Concatenations of wide with narrow ranges that reach an output, such as boxes in pixels beside scores."""
+    for node in graph.nodes:
+        spans = [graph.ranges[place].span for place in graph.values(node) if place in graph.ranges]
+        narrow, wide = min(filter(None, spans), default=0.0), max(spans, default=0.0)
+        if node.kind != "concat" or not narrow or wide < WIDE * narrow:
+            continue
+        leads = list(graph.behind(node.outputs, MOVES))
+        reached = set(node.outputs).union(*(one.outputs for one in leads))
+        if not reached & set(graph.outputs):
+            continue
+        says = (
+            f"concatenates ranges as different as {wide:.3g} and {narrow:.3g} into an output: with one scale, "
+            f"a step of int8 is {wide / STEPS:.2g}, {100 * wide / STEPS / narrow:.2g} % of the narrow range"
+        )
+        yield _cut_or_kept(graph, engine, node, leads, says)
+
+
+def _cut_or_kept(graph: Graph, engine: str, node: Node, leads: list[Node], says: str) -> Found:
+    numbers = tuple(_wide_numbers(graph, node))
+    arithmetic = ", and the arithmetic that makes the wide numbers is kept in float" if numbers else ""
+    if engine not in CUTTING:
+        return Found(
+            node, says, f"nothing is lost there, since this format gives outputs in float{arithmetic}", numbers
+        )
+    if _can_be_cut(graph, node):
+        split = Split(graph.outputs.index(node.outputs[0]), node.axis or 0)
+        does = f"the artifact gives the parts, each with a scale of its own, and the runtime joins them{arithmetic}"
+        return Found(node, says, does, numbers, split)
+    return Found(node, says, f"from there to the output it is kept in float{arithmetic}", (node, *leads, *numbers))
+
+
+def _can_be_cut(graph: Graph, node: Node) -> bool:
+    """Its result is an output and nothing else, and its parts are made by nodes and are no outputs themselves."""
+    places = node.inputs
+    return (
+        node.plain
+        and graph.outputs.count(node.outputs[0]) == 1
+        and not graph.takers(node.outputs[0])
+        and len(set(places)) == len(places) <= MOST_PARTS
+        and all(place in graph.makers and place not in graph.outputs for place in places)
+    )
+
+
+def _wide_numbers(graph: Graph, node: Node) -> Iterator[Node]:
+    """The arithmetic without weights behind the parts that are wide, back to what a convolution gave."""
+    spans = {place: graph.ranges[place].span for place in graph.values(node) if place in graph.ranges}
+    narrow = min(filter(None, spans.values()))
+    for place, span in spans.items():
+        nodes = list(graph.before(place, (*MOVES, *ARITHMETIC))) if span >= WIDE * narrow else []
+        if any(one.kind in ARITHMETIC for one in nodes):
+            yield from nodes
+
+
+def expectations(graph: Graph, _engine: str) -> Iterator[Found]:
+    """A softmax over a few bins whose expectation is taken with fixed, even weights (0, 1, 2 …).
+
+    This is how detectors with a distribution focal loss say distances (Li et al. 2020, Generalized Focal Loss,
+    arXiv:2006.04388, section 3).
+    """
+    for node in graph.nodes:
+        if node.kind != "softmax" or node.axis is None:
+            continue
+        bins = graph.tensors[node.outputs[0]].shape[node.axis]
+        taker = _expectation(graph, node, bins) if 2 <= bins <= MOST_BINS else None
+        if taker is None:
+            continue
+        between = tuple(graph.behind(node.outputs, ("shape", "multiply")))
+        follows = tuple(graph.behind(taker.outputs))
+        yield Found(
+            node,
+            f"takes the expectation of a softmax over {bins} bins: in steps of 1/256, small probabilities of far "
+            f"bins are lost or double, and every number that is computed from it moves",
+            "it and what follows it is kept in float",
+            (node, *between, taker, *follows),
+        )
+
+
+def _expectation(graph: Graph, softmax: Node, bins: int) -> Node | None:
+    """The node that multiplies by even weights and adds up; where two nodes do that, the one that adds up."""
+    for node in graph.nodes:
+        moved = set(softmax.outputs).union(*(one.outputs for one in graph.behind(softmax.outputs, ("shape",))))
+        if not moved & set(node.inputs) or not any(_even(constant, bins) for constant in graph.constants(node)):
+            continue
+        if graph.weighted(node):
+            return node
+        if node.kind == "multiply":
+            after = set(node.outputs).union(*(one.outputs for one in graph.behind(node.outputs, ("shape",))))
+            return next((one for one in graph.nodes if one.kind == "sum" and after & set(one.inputs)), None)
+    return None
+
+
+def _even(constant: np.ndarray, bins: int) -> bool:
+    """Whether it counts, as 0, 1, 2 … does."""
+    steps = np.diff(constant.astype(np.float64).ravel())
+    return constant.size == bins and bool(np.all(np.abs(steps - steps[0]) < 1e-3 * abs(steps[0])))
+
+
+def rare_values(graph: Graph, _engine: str) -> Iterator[Found]:
+    """Unbounded activations whose largest values hardly ever come."""
+    unbounded = (*ARITHMETIC, "conv", "depthwise", "dense", "relu")
+    for node in graph.nodes:
+        seen = graph.ranges.get(node.outputs[0]) if node.kind in unbounded else None
+        if seen is not None and seen.largest > RARE * seen.tail > 0:
+            yield Found(
+                node,
+                f"its values go up to {seen.largest:.3g}, but 99.9 % of them stay below {seen.tail:.3g}: most of "
+                f"the int8 range is for values that hardly ever come",
+                'nothing by itself: a recipe with statistics = "percentile" or "mse" cuts them off; measure whether '
+                "that helps",
+            )
+
+
+def depthwise_spreads(graph: Graph, _engine: str) -> Iterator[Found]:
+    """Depthwise convolutions with weights of very different size from channel to channel."""
+    for node in graph.nodes:
+        weights = graph.constants(node) if node.kind == "depthwise" else []
+        largest = _by_channel(weights[0], node.axis) if weights else np.zeros(0)  # (channels,)
+        alive = largest[largest > 0]
+        if alive.size and alive.max() > SPREAD * alive.min():
+            yield Found(
+                node,
+                f"the largest weights of its channels differ by a factor of {alive.max() / alive.min():.3g}, so one "
+                f"scale for its result leaves little of the small channels; their weights have scales of their own",
+                'nothing by itself: a recipe with corrections = ["equalize"] evens the channels out',
+            )
+
+
+def _by_channel(weights: np.ndarray, axis: int | None) -> np.ndarray:
+    """The largest absolute weight of each channel."""
+    return np.asarray(np.abs(weights).max(axis=tuple(at for at in range(weights.ndim) if at != axis)))
+
+
+def far_pads(graph: Graph, _engine: str) -> Iterator[Found]:
+    """Padding with a constant far outside of what it pads, such as -inf before a maximum."""
+    for node in graph.nodes:
+        seen = graph.ranges.get(node.inputs[0]) if node.kind == "pad" else None
+        values = [one for one in graph.constants(node) if one.size == 1 and one.dtype.kind == "f"]
+        if seen is None or not values or not _far(float(values[-1].ravel()[0]), seen):
+            continue
+        takers = tuple(taker for place in node.outputs for taker in graph.takers(place))
+        yield Found(
+            node,
+            f"pads with {float(values[-1].ravel()[0]):.3g} what lies in {seen.low:.3g}..{seen.high:.3g}: the int8 "
+            f"range would be for the padding",
+            "it and what takes its result are kept in float",
+            (node, *takers),
+        )
+
+
+def _far(value: float, seen: Range) -> bool:
+    return not min(seen.low, 0.0) - seen.span <= value <= max(seen.high, 0.0) + seen.span
+
+
+def quantizers(graph: Graph, _engine: str) -> Iterator[Found]:
+    """Quantization that is in the model already."""
+    there = [node for node in graph.nodes if node.kind == "quantize"]
+    if there:
+        yield Found(
+            there[0],
+            f"the model has {len(there)} quantizing nodes of its own: quantized again it loses twice",
+            "nothing: convert the float model that it was made from",
+        )
+
+
+Finder = Callable[[Graph, str], Iterable[Found]]
+FINDERS: dict[str, Finder] = {
+    "wide-concat": wide_concats,
+    "softmax-expectation": expectations,
+    "rare-values": rare_values,
+    "depthwise-spread": depthwise_spreads,
+    "far-pad": far_pads,
+    "quantized-already": quantizers,
+}

@@ -1,0 +1,28 @@
+"""Split: give an output in the parts it is concatenated from, so that each gets a scale of its own."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from edgekit_converters.artifact import bind_made, joined
+from edgekit_converters.records import Artifact, SplitRequest
+
+# engine: "module:function", (Artifact, splits, folder) -> (files, parts of each output)
+SPLITTERS = {"litert": "edgekit_converters.split.tflite:split"}
+
+
+def split(request: SplitRequest, folder: Path) -> Artifact:
+    """The stage: write a float artifact without the last concatenation of some outputs.
+
+    Law: its outputs, joined again, are those of the artifact it was made from, to the bit.
+
+    Raises:
+        ToolchainError: the engine refuses what was written.
+    """
+    artifact = request.artifact
+    module, _, name = SPLITTERS[artifact.engine].partition(":")
+    files, counts = getattr(importlib.import_module(module), name)(artifact, request.splits, folder)
+    axes = {one.output: one.axis for one in request.splits}
+    made = bind_made("split", artifact.engine, artifact.scheme, files)
+    return joined(made, tuple((count, axes.get(place)) for place, count in enumerate(counts)))

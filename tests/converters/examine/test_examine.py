@@ -1,0 +1,122 @@
+"""Models as the toolchains lower them: the same is found in either format, whoever made the model."""
+
+import numpy as np
+import pytest
+
+from edgekit_converters.examine import examine
+from edgekit_converters.records import ExamineRequest
+
+ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
+KERAS, TORCH = pytest.mark.needs_keras, pytest.mark.needs_torch
+
+HEAD = """
+import torch
+from torch import nn
+
+
+class Head(nn.Module):
+    '''Anchor-free, with a distribution over 8 bins for each side of a box, as YOLO has had it since its version 8.'''
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(3, 1, 1))
+        self.box, self.score = nn.Conv2d(8, 32, 1), nn.Conv2d(8, 3, 1)
+        self.count = nn.Conv2d(8, 1, 1, bias=False)
+        self.count.weight.data = torch.arange(8.0).view(1, 8, 1, 1)
+        y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+        self.register_buffer("centres", torch.stack((x, y)).view(1, 2, 64) * 2 + 1)
+
+    def forward(self, image):
+        features = self.stem(image)
+        sides = self.box(features).view(1, 4, 8, 64).transpose(1, 2).softmax(1)
+        near, far = (self.count(sides).view(1, 4, 64) * 20).chunk(2, 1)
+        boxes = torch.cat((self.centres - near, self.centres + far), 1)
+        return torch.cat((boxes, self.score(features).view(1, 3, 64).sigmoid()), 1)
+
+
+def head():
+    torch.manual_seed(0)
+    return Head().eval()
+"""
+
+
+@pytest.fixture
+def examined(lowered, prepared, tmp_path):
+    """Examine a Source's artifact on noise."""
+
+    def run(source, engine, scale=1.0):
+        noise = np.random.default_rng(0).standard_normal((40, *source.inputs[0].shape[1:])) * scale
+        data = prepared(source, noise.astype(np.float32))
+        return examine(ExamineRequest(lowered(source, engine), source.inputs, data), tmp_path)
+
+    return run
+
+
+def kinds(examined):
+    return [finding.kind for finding in examined.findings]
+
+
+@TORCH
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_detector_of_pytorch(loaded, examined, tmp_path, engine):
+    from edgekit_converters.records import InputShape
+
+    (tmp_path / "head.py").write_text(HEAD)
+    source = loaded(tmp_path / "head.py", kind="python", function="head", input_shapes=(InputShape((1, 3, 16, 16)),))
+    found = examined(source, engine)
+    assert kinds(found) == ["wide-concat", "softmax-expectation"]
+    assert [(split.output, split.axis) for split in found.splits] == ([(0, 1)] if engine == "litert" else [])
+    assert len(found.nodes) >= 6  # softmax, count, product, both sums, and what moves them
+
+
+@KERAS
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_expectation_by_a_product_and_a_sum_of_keras(loaded, examined, tmp_path, engine):
+    import keras
+    from keras import layers, ops
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    chances = layers.Softmax()(layers.Reshape((64, 4, 8))(layers.Conv2D(32, 1)(image)))
+    sides = ops.sum(chances * np.arange(8, dtype=np.float32), axis=-1)
+    keras.Model(image, sides).save(tmp_path / "sides.keras")
+    found = examined(loaded(tmp_path / "sides.keras"), engine)
+    assert kinds(found) == ["softmax-expectation"]
+    assert len(found.nodes) == 3
+
+
+@KERAS
+@pytest.mark.parametrize("engine", ENGINES)
+def test_padding_depthwise_spread_and_rare_values_of_keras(loaded, examined, tmp_path, engine):
+    import keras
+    from keras import layers, ops
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = layers.DepthwiseConv2D(3, name="uneven")(image)
+    x = layers.MaxPooling2D(2)(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1e9))
+    x = layers.Conv2D(4, 1)(x)
+    x = layers.ReLU()(layers.Conv2D(4, 1, kernel_initializer="ones")(x * x * x * x * x * x))
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    kernel, bias = model.get_layer("uneven").get_weights()
+    model.get_layer("uneven").set_weights([kernel * np.array([1.0, 1e-3, 1.0]).reshape(1, 1, 3, 1), bias])
+    model.save(tmp_path / "odd.keras")
+    found = examined(loaded(tmp_path / "odd.keras"), engine)
+    assert {"far-pad", "depthwise-spread", "rare-values"} == set(kinds(found))
+    assert kinds(found).count("far-pad") == kinds(found).count("depthwise-spread") == 1
+    assert len(found.nodes) == 2  # the padding and the pooling
+    assert found.splits == ()
+
+
+@KERAS
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("layer", ["Conv2D", "LSTM"])
+def test_an_ordinary_model_and_one_with_a_loop_have_nothing(loaded, examined, tmp_path, engine, layer):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    given = keras.Input((8, 8, 3) if layer == "Conv2D" else (5, 3))
+    x = layers.Conv2D(8, 3, activation="relu")(given) if layer == "Conv2D" else layers.LSTM(4)(given)
+    keras.Model(given, layers.Dense(10, activation="softmax")(layers.Flatten()(x))).save(tmp_path / "net.keras")
+    assert examined(loaded(tmp_path / "net.keras"), engine).findings == ()
