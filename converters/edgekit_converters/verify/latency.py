@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact import OpenArtifact
-from edgekit_converters.records import Latency, MeasureRequest
+from edgekit_converters.records import Latency, MeasureRequest, RankRequest
+from edgekit_converters.worker import report_progress
 
 MIN_RUNS, MAX_RUNS, BUDGET_S = 20, 1000, 1.0
+ROUNDS, ROUND_S = 15, 0.03  # of a ranking: turns of each artifact, and how long one lasts
 
 
 def measure(request: MeasureRequest, _folder: Path) -> Latency:
@@ -34,3 +36,38 @@ def measure(request: MeasureRequest, _folder: Path) -> Latency:
         opened.close()
     p50, p90 = np.percentile(times_ms, [50, 90])
     return Latency(round(float(p50), 4), round(float(p90), 4), len(times_ms))
+
+
+def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
+    """The stage: time the artifacts in turns, so that what else the machine does meets all of them alike.
+
+    Returns:
+        A latency for each artifact: the median, and the 90th percentile, of its turns' mean times.
+
+    Raises:
+        EngineError: the engine cannot open or run one of them.
+    """
+    sample = [np.load(path)[:1] for path in request.probe.inputs]
+    opened = []
+    try:
+        for artifact in request.artifacts:
+            opened.append(OpenArtifact(artifact, request.precision))
+        turns_ms: list[list[float]] = [[] for _ in opened]
+        for done in range(ROUNDS + 1):  # the first one warms up
+            for place, one in enumerate(opened):
+                turns_ms[place].append(_turn_ms(one, sample))
+            report_progress(done, ROUNDS + 1)
+    finally:
+        for one in opened:
+            one.close()
+    percentiles = [np.percentile(turns[1:], [50, 90]) for turns in turns_ms]
+    return tuple(Latency(round(float(p50), 4), round(float(p90), 4), ROUNDS) for p50, p90 in percentiles)
+
+
+def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
+    """The mean time of the calls of one turn, at least one."""
+    started, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - started < ROUND_S:
+        opened.run(sample)
+        calls += 1
+    return (time.perf_counter() - started) * 1e3 / calls

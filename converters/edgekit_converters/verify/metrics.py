@@ -64,12 +64,24 @@ def _mean_square(error: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean(flat * flat, axis=1))
 
 
+def _relative_error(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
+    """Power of the error over power of the answer, a sample."""
+    assert labels is not None
+    return _mean_square(outputs[0] - labels) / np.maximum(_mean_square(labels), 1e-12)
+
+
+def _only_when_asked_for(*_: object) -> bool:
+    return False
+
+
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy", True, _is_classifier, _top1),
         Metric("mean_squared_error", False, _has_targets, _squared_error),
         Metric("reconstruction_error", False, _reconstructs, _reconstruction_error),
+        Metric("agreement", True, _only_when_asked_for, _top1),
+        Metric("relative_error", False, _only_when_asked_for, _relative_error),
     )
 }
 
@@ -91,7 +103,7 @@ def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], l
     )
 
 
-def evaluate(request: EvaluateRequest, _folder: Path) -> Evaluation:
+def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     """The stage: average the metric over all samples, or ask the user's own.
 
     Raises:
@@ -101,6 +113,8 @@ def evaluate(request: EvaluateRequest, _folder: Path) -> Evaluation:
     if request.metric:
         return _own(request, request.metric, labels)
     metric = metric_for(request.inputs, request.outputs, labels)
+    if request.agreement:
+        metric = METRICS["agreement" if metric.name == "accuracy" else "relative_error"]
     if metric.name == "accuracy" and labels is not None:
         _check_range(labels, request.outputs[0])
     scores = []
@@ -110,7 +124,9 @@ def evaluate(request: EvaluateRequest, _folder: Path) -> Evaluation:
         scores.append(metric.score(inputs, outputs, some))
         done += len(inputs[0])
         report_progress(done, request.data.count)
-    return Evaluation(metric.name, float(np.concatenate(scores).mean()), done)
+    all_scores = np.concatenate(scores)
+    np.save(folder / "scores.npy", all_scores)
+    return Evaluation(metric.name, float(all_scores.mean()), done, scores=folder / "scores.npy")
 
 
 def _own(request: EvaluateRequest, metric: OwnMetric, labels: np.ndarray | None) -> Evaluation:

@@ -1,0 +1,35 @@
+"""Answer: what the source says of data without labels, to be held against as if it were the truth."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekit_converters import data as dataset
+from edgekit_converters.load import open_source
+from edgekit_converters.records import AnswerRequest
+from edgekit_converters.worker import report_progress
+
+BATCH = 32
+
+
+def answer(request: AnswerRequest, folder: Path) -> dataset.DataSet:
+    """The stage: the same samples, labelled by the source.
+
+    Of a classifier, whose first output is (1, classes), that is the class with the greatest score; of anything else,
+    the first output itself.
+    """
+    run = open_source(request.source.request).run
+    answers = []
+    for batch in dataset.batches(request.data, request.inputs, BATCH):
+        answers.append(run(batch)[0])
+        report_progress(len(answers) * BATCH, request.data.count)
+    outputs = np.concatenate(answers)
+    labels = outputs.argmax(axis=1) if outputs.ndim == 2 and outputs.shape[1] > 1 else outputs
+    path = folder / "labels.npy"
+    np.save(path, labels)
+    digest = hashlib.sha256(request.data.sha256.encode() + labels.tobytes()).hexdigest()
+    return replace(request.data, labels=str(path), sha256=digest)
