@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from edgekit import __version__, assemble, postprocessing
+from edgekit import __version__, assemble, postprocessing, steps
 from edgekit import report as reports
 from edgekit.assemble import Made
 from edgekit.bundle_writer import write_bundle
 from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan, as_it_came
 from edgekit.report import BundleReport, Report, SourceReport, VariantReport
+from edgekit.steps import Work
 from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache, cache_root, digest
 from edgekit_converters.data import DataRequest, DataSet
@@ -20,28 +21,16 @@ from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import (
     Artifact,
-    CompareRequest,
-    Comparison,
-    EvaluateRequest,
     Evaluation,
-    Examination,
-    ExamineRequest,
-    Latency,
-    LowerRequest,
-    MeasureRequest,
     Probe,
     ProbeRequest,
-    QuantizeRequest,
     Source,
-    SplitRequest,
 )
 from edgekit_converters.runner import Runner, Watch, new_log
-from edgekit_converters.schemes import SCHEMES
-from edgekit_converters.verify.verdict import check_drop, check_parity, doubts, drop
+from edgekit_converters.verify.verdict import check_drop, doubts, drop
 from edgekit_runtime.errors import ConversionError, DataError, PlanError
 from edgekit_runtime.manifest import InputSpec, Postprocessing
 
-EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for
 CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
 EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 
@@ -73,18 +62,18 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
             declared, more = postprocessing.suggest(source.outputs[0], probe.outputs[0])
             notes += more
 
-        work = _Work(runner, plan, source, inputs, probe, calibration, evaluation)
-        lowered = [_lower(work, engine, toolchain) for engine in plan.engines]
+        work = Work(runner, plan, source, inputs, probe, calibration, evaluation)
+        lowered = [steps.lower(work, engine) for engine in plan.engines]
         branches = ThreadPoolExecutor(len(lowered))
         try:  # the formats are made side by side, while the source is evaluated in its own process
             making = [branches.submit(_make, work, artifact) for artifact in lowered]
-            baseline = _evaluate(work, source, toolchain, "source")
+            baseline = steps.evaluate_source(work)
             made = {key: one for branch in making for key, one in branch.result().items()}
         finally:
             branches.shutdown(wait=False, cancel_futures=True)
         check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in made.values()})
         # timed one after the other, when nothing else of ours runs
-        made = {key: replace(one, latency=_measure(work, one)) for key, one in made.items()}
+        made = {key: replace(one, latency=steps.measure(work, one)) for key, one in made.items()}
 
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
         contents = assemble.Contents(
@@ -97,7 +86,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
     return report
 
 
-def _report(work: _Work, contents: assemble.Contents, runner: Runner, started: float) -> Report:
+def _report(work: Work, contents: assemble.Contents, runner: Runner, started: float) -> Report:
     plan, source, made, baseline = work.plan, work.source, contents.made, contents.baseline
     notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
@@ -131,95 +120,14 @@ def _write(contents: assemble.Contents) -> None:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What every branch needs."""
-
-    runner: Runner
-    plan: Plan
-    source: Source
-    inputs: tuple[InputSpec, ...]
-    probe: Probe
-    calibration: DataSet | None
-    evaluation: DataSet | None
-
-
-def _lower(work: _Work, engine: str, toolchain: str) -> Artifact:
-    artifact: Artifact = work.runner.run("lower", toolchain, LowerRequest(work.source, engine), engine)
-    return artifact
-
-
-def _make(work: _Work, lowered: Artifact) -> dict[tuple[str, str], Made]:
-    """One format's branch: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
-    schemes = work.plan.schemes_of(lowered.engine)
-    comparison = _compare(work, lowered)
-    check_parity(lowered, comparison, stage="lower")
+def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
+    """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
+    engine, schemes = artifact.engine, work.plan.schemes_of(artifact.engine)
+    lowered = steps.prove(work, artifact, schemes)
     if work.source.quantized:  # there is nothing left to quantize
-        return {(lowered.engine, lowered.scheme): _evaluated(work, lowered, comparison)}
-    examined = _examine(work, lowered)
-    made = {(lowered.engine, one): _verified(work, _quantize(work, lowered, one, examined)) for one in schemes}
-    return {key: replace(one, findings=examined.findings) for key, one in made.items()}
-
-
-def _examine(work: _Work, lowered: Artifact) -> Examination:
-    """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
-    if EXAMINED not in work.plan.schemes_of(lowered.engine) or work.calibration is None:
-        return Examination()
-    request = ExamineRequest(lowered, work.inputs, work.calibration)
-    found: Examination = work.runner.run("examine", lowered.engine, request, lowered.engine)
-    if work.plan.remedies:
-        return found
-    return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
-
-
-def _split(work: _Work, lowered: Artifact, examined: Examination) -> Artifact:
-    if not examined.splits:
-        return lowered
-    split: Artifact = work.runner.run("split", lowered.engine, SplitRequest(lowered, examined.splits), lowered.engine)
-    return split
-
-
-def _quantize(work: _Work, lowered: Artifact, scheme: str, examined: Examination) -> Artifact:
-    if scheme == "float32":
-        return lowered
-    nodes = examined.nodes if scheme == EXAMINED else ()
-    lowered = _split(work, lowered, examined) if scheme == EXAMINED else lowered
-    calibration = work.calibration if SCHEMES[scheme].calibrated else None
-    request = QuantizeRequest(lowered, Recipe(scheme), work.inputs, calibration, nodes)
-    artifact: Artifact = work.runner.run("quantize", lowered.engine, request, f"{lowered.engine} {scheme}")
-    return artifact
-
-
-def _verified(work: _Work, artifact: Artifact) -> Made:
-    comparison = _compare(work, artifact)
-    check_parity(artifact, comparison, stage="quantize")
-    return _evaluated(work, artifact, comparison)
-
-
-def _evaluated(work: _Work, artifact: Artifact, comparison: Comparison) -> Made:
-    evaluation = _evaluate(work, artifact, artifact.engine, f"{artifact.engine} {artifact.scheme}")
-    return Made(artifact, comparison, evaluation)
-
-
-def _compare(work: _Work, artifact: Artifact) -> Comparison:
-    request = CompareRequest(artifact, work.probe, work.source.outputs)
-    comparison: Comparison = work.runner.run("verify", artifact.engine, request, f"{artifact.engine} {artifact.scheme}")
-    return comparison
-
-
-def _evaluate(work: _Work, subject: Source | Artifact, toolchain: str, name: str) -> Evaluation | None:
-    if work.evaluation is None:
-        return None
-    request = EvaluateRequest(subject, work.inputs, work.source.outputs, work.evaluation, metric=work.plan.metric)
-    evaluation: Evaluation = work.runner.run("evaluate", toolchain, request, name)
-    return evaluation
-
-
-def _measure(work: _Work, made: Made) -> Latency:
-    latency: Latency = work.runner.run(
-        "measure", made.artifact.engine, MeasureRequest(made.artifact, work.probe), made.name
-    )
-    return latency
+        return {(engine, artifact.scheme): Made(artifact, lowered.comparison, steps.evaluate_artifact(work, artifact))}
+    made = {(engine, scheme): steps.verified(work, steps.quantize(work, lowered, Recipe(scheme))) for scheme in schemes}
+    return {key: replace(one, findings=lowered.examined.findings) for key, one in made.items()}
 
 
 def _with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:

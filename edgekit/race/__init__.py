@@ -1,0 +1,168 @@
+"""The race: make many candidates, drop the hopeless early, measure the rest, and let ``choice.py`` take the best.
+
+It runs once an engine, and knows no toolchain: a ``Lane`` makes, evaluates and times what it asks for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from edgekit.race import candidates
+from edgekit.race.choice import Budget, hopeless
+from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial
+from edgekit_converters.recipe import Recipe
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
+from edgekit_converters.verify.metrics import higher_is_better
+from edgekit_converters.verify.verdict import check_parity, drop
+from edgekit_runtime.errors import ConversionError, EngineError, PlanError, VerificationError
+
+PART = 512  # samples that decide whether a candidate is hopeless
+
+# What takes a candidate out of the race. Bad data, a full disk or a bug are none of these: they end it.
+REASONS = (ConversionError, EngineError, PlanError)
+
+
+class Lane(Protocol):
+    """What a race needs of one engine."""
+
+    engine: str
+    schemes: tuple[str, ...]  # that a device of this engine allows
+
+    def make(self, recipe: Recipe) -> Artifact:
+        """Quantize the float artifact."""
+
+    def compare(self, artifact: Artifact) -> Comparison:
+        """Hold it against the source's outputs."""
+
+    def evaluate(self, artifact: Artifact, *, part: bool) -> Evaluation:
+        """Evaluate it on ``PART`` samples, or on all."""
+
+    def rank(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+        """Time them in turns."""
+
+    def harm(self) -> Sequence[str]:
+        """The source's layers, those that int8 harms most first."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What candidates are held against."""
+
+    whole: Evaluation
+    part: Evaluation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial, and what was made for it."""
+
+    trial: Trial
+    artifact: Artifact | None = None
+    comparison: Comparison | None = None
+    evaluation: Evaluation | None = None
+
+
+@dataclass
+class Race:
+    """One engine's race. ``entries`` holds what was found, also when it ends early."""
+
+    lane: Lane
+    source: Source
+    budget: Budget
+    stop: Callable[[], str]  # why no further candidate is to be tried; "" while there is time
+    entries: list[Entry] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Try the candidates: first what costs nothing at run time, then, if none fits, what does."""
+        engine, schemes = self.lane.engine, self.lane.schemes
+        self._try_all(candidates.first(engine, schemes))
+        if self._best_int8() is not None and not self._fits("int8-static"):
+            self._try_until_one_fits(self._partial())
+        if not self._fits("int"):
+            self._try_until_one_fits(candidates.last(engine, schemes))
+
+    def rank(self) -> None:
+        """Time everything that is still in the race; to be called when nothing else of ours runs."""
+        timed = [entry for entry in self.entries if entry.trial.state == MEASURED and entry.artifact]
+        latencies = self.lane.rank([entry.artifact for entry in timed if entry.artifact]) if timed else ()
+        by_id = {id(entry): latency.p50 for entry, latency in zip(timed, latencies, strict=True)}
+        self.entries = [
+            replace(entry, trial=replace(entry.trial, latency_ms=by_id[id(entry)])) if id(entry) in by_id else entry
+            for entry in self.entries
+        ]
+
+    def _try_all(self, recipes: Iterable[Recipe]) -> None:
+        for recipe in recipes:
+            self.entries.append(self._try(recipe))
+
+    def _try_until_one_fits(self, recipes: Iterable[Recipe]) -> None:
+        for recipe in recipes:
+            self.entries.append(self._try(recipe))
+            if self._keeps(self.entries[-1].trial):
+                return
+
+    def _partial(self) -> Iterable[Recipe]:
+        best = self._best_int8()
+        if best is None or self.stop():
+            return ()
+        return candidates.partial(best.recipe, self.lane.harm())
+
+    def _keeps(self, trial: Trial) -> bool:
+        return trial.state == MEASURED and trial.drop is not None and trial.drop <= self.budget.max_drop
+
+    def _fits(self, scheme: str) -> bool:
+        return any(one.trial.recipe.scheme.startswith(scheme) and self._keeps(one.trial) for one in self.entries)
+
+    def _best_int8(self) -> Trial | None:
+        """The int8-static candidate that lost least, on a part or on all."""
+        known = [one.trial for one in self.entries if one.trial.recipe.scheme == "int8-static"]
+        known = [trial for trial in known if trial.drop is not None]
+        return min(known, key=lambda trial: trial.drop or 0.0, default=None)
+
+    def _try(self, recipe: Recipe) -> Entry:
+        trial = Trial(self.lane.engine, recipe, SKIPPED, self.stop())
+        if trial.reason:
+            return Entry(trial)
+        started = time.monotonic()
+        entry = self._made(trial)
+        return replace(entry, trial=replace(entry.trial, seconds=round(time.monotonic() - started, 2)))
+
+    def _made(self, trial: Trial) -> Entry:
+        try:
+            artifact = self.lane.make(trial.recipe)
+            comparison = self.lane.compare(artifact)
+            check_parity(artifact, comparison, stage="quantize")
+            return self._evaluated(trial, artifact, comparison)
+        except VerificationError as error:
+            return Entry(replace(trial, state=BROKEN, reason=_line(error)))
+        except REASONS as error:
+            return Entry(replace(trial, state=FAILED, reason=_line(error)))
+
+    def _evaluated(self, trial: Trial, artifact: Artifact, comparison: Comparison) -> Entry:
+        trial = replace(trial, size_bytes=artifact.size_bytes)
+        part = self.lane.evaluate(artifact, part=True)
+        known = _measured(trial, self.source.part, part)
+        if self._hopeless(part):
+            return Entry(replace(known, state=DROPPED, reason=f"loses too much on {part.samples} samples"))
+        whole = self.lane.evaluate(artifact, part=False)
+        return Entry(replace(_measured(trial, self.source.whole, whole), state=MEASURED), artifact, comparison, whole)
+
+    def _hopeless(self, part: Evaluation) -> bool:
+        source = self.source.part
+        if part.scores is None or source.scores is None:  # one number for the whole set says nothing of its parts
+            return False
+        better = higher_is_better(part.metric)
+        return hopeless(np.load(source.scores), np.load(part.scores), self.budget.max_drop, higher_is_better=better)
+
+
+def _measured(trial: Trial, source: Evaluation, evaluation: Evaluation) -> Trial:
+    return replace(trial, samples=evaluation.samples, value=evaluation.value, drop=drop(source, evaluation))
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,137 @@
+"""Which of the trials to take: the best within the budgets, and why; pure functions of what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.race.trial import MEASURED, Trial
+
+OBJECTIVES = ("latency", "size", "accuracy")
+ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too
+SURE = 2.0  # standard errors: when a part of the data is enough to know that a candidate loses too much
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a variant may cost."""
+
+    max_drop: float
+    max_latency_ms: float | None = None
+    max_size_mib: float | None = None
+    objective: str = "latency"  # one of OBJECTIVES
+
+    def misses(self, trial: Trial) -> dict[str, float]:
+        """By how much a measured trial is over each budget, as a ratio to it or beyond it; empty when it fits."""
+        over = {}
+        if trial.drop is not None and trial.drop > self.max_drop:
+            over["drop"] = trial.drop - self.max_drop
+        if self.max_latency_ms is not None and trial.latency_ms is not None and trial.latency_ms > self.max_latency_ms:
+            over["latency"] = trial.latency_ms / self.max_latency_ms - 1
+        size_mib = (trial.size_bytes or 0) / 2**20
+        if self.max_size_mib is not None and size_mib > self.max_size_mib:
+            over["size"] = size_mib / self.max_size_mib - 1
+        return over
+
+
+def hopeless(source: np.ndarray, candidate: np.ndarray, max_drop: float, *, higher_is_better: bool) -> bool:
+    """Tell from the scores of a part of the samples that a candidate loses more than is allowed.
+
+    The difference is taken sample by sample, so that what both get wrong does not blur it: it is hopeless when the
+    mean loss less ``SURE`` standard errors is above the limit.
+
+    Args:
+        source: what the metric gives the source, a sample, (n,).
+        candidate: likewise the candidate, (n,).
+        max_drop: the limit of the mean.
+        higher_is_better: of the metric.
+    """
+    loss = (source - candidate) if higher_is_better else (candidate - source)
+    error = loss.std(ddof=1) / math.sqrt(len(loss)) if len(loss) > 1 else math.inf
+    return bool(loss.mean() - SURE * error > max_drop)
+
+
+def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
+    """The best measured trial within the budgets; None when none fits.
+
+    For latency it is the fastest, so never an integer variant that is slower than float; among those as fast within
+    ``ALIKE`` the one that loses least, then the smallest. For size the smallest, then the fastest; for accuracy the one
+    that loses least, then the fastest.
+    """
+    fitting = [trial for trial in trials if trial.state == MEASURED and not budget.misses(trial)]
+    if not fitting:
+        return None
+    if budget.objective == "latency":
+        best_ms = min(_latency(trial) for trial in fitting)
+        fitting = [trial for trial in fitting if _latency(trial) <= ALIKE * best_ms]
+        return min(fitting, key=lambda trial: (_drop(trial), trial.size_bytes or 0))
+    if budget.objective == "size":
+        return min(fitting, key=lambda trial: (trial.size_bytes or 0, _latency(trial), _drop(trial)))
+    return min(fitting, key=lambda trial: (_drop(trial), _latency(trial), trial.size_bytes or 0))
+
+
+def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Those measured trials that no other beats in loss, latency and size at once."""
+    measured = [trial for trial in trials if trial.state == MEASURED]
+    keys: dict[int, tuple[float, ...]] = {
+        id(trial): (_drop(trial), _latency(trial), float(trial.size_bytes or 0)) for trial in measured
+    }
+
+    def beaten(trial: Trial) -> bool:
+        own = keys[id(trial)]
+        return any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in keys.values())
+
+    return tuple(trial for trial in measured if not beaten(trial))
+
+
+def closest(trials: Sequence[Trial], budget: Budget, count: int = 3) -> tuple[Trial, ...]:
+    """The measured or dropped trials that miss the budgets by least, the nearest first."""
+    known = [trial for trial in trials if trial.drop is not None]
+    return tuple(sorted(known, key=lambda trial: sum(budget.misses(trial).values()))[:count])
+
+
+def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, percent: Callable[[float], str]) -> str:
+    """One paragraph: what was taken, what it was held against, and why not the others.
+
+    Args:
+        chosen: the trial taken.
+        trials: all of the same engine.
+        budget: what it had to keep to.
+        percent: how a drop is said.
+    """
+    rest = [trial for trial in trials if trial is not chosen]
+    measured = [trial for trial in rest if trial.state == MEASURED]
+    said = [
+        f"{chosen.engine}: took {_told(chosen)}: it loses {percent(_drop(chosen))} of {percent(budget.max_drop)} "
+        f"allowed, takes {_latency(chosen):.3f} ms a call here and {(chosen.size_bytes or 0) / 1024:.0f} KiB"
+    ]
+    float32 = next((trial for trial in measured if trial.recipe.scheme == "float32"), None)
+    if float32 is not None:
+        said.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
+    over = [trial for trial in measured if "drop" in budget.misses(trial)]
+    lost = [trial for trial in rest if trial.state == "dropped"]
+    if over or lost:
+        worst = max((_drop(trial) for trial in (*over, *lost)), default=0.0)
+        said.append(f"{len(over) + len(lost)} of {len(trials)} candidates lose too much, up to {percent(worst)}")
+    slower = [trial for trial in measured if trial not in over and _latency(trial) > ALIKE * _latency(chosen)]
+    if slower and budget.objective == "latency":
+        said.append(f"{len(slower)} keep the accuracy and are slower")
+    unfit = [trial for trial in rest if trial.state in ("broken", "failed")]
+    if unfit:
+        said.append(f"{len(unfit)} could not be made")
+    return "; ".join(said) + "."
+
+
+def _told(trial: Trial) -> str:
+    return trial.name.partition(" ")[2]
+
+
+def _drop(trial: Trial) -> float:
+    return math.inf if trial.drop is None else trial.drop
+
+
+def _latency(trial: Trial) -> float:
+    return math.inf if trial.latency_ms is None else trial.latency_ms

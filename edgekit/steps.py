@@ -1,0 +1,175 @@
+"""The steps of a conversion: each asks the runner for one stage, and knows what that stage is to be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgekit.assemble import Made
+from edgekit.layers import map_layers
+from edgekit.plan import Plan
+from edgekit.race.trial import told
+from edgekit_converters.data import DataSet
+from edgekit_converters.load import LOADERS
+from edgekit_converters.recipe import Layer, Recipe, resolve
+from edgekit_converters.records import (
+    Artifact,
+    CompareRequest,
+    Comparison,
+    EvaluateRequest,
+    Evaluation,
+    Examination,
+    ExamineRequest,
+    Latency,
+    LowerRequest,
+    MeasureRequest,
+    Probe,
+    QuantizeRequest,
+    RankRequest,
+    Source,
+    SplitRequest,
+)
+from edgekit_converters.runner import Runner
+from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.verify.verdict import check_parity
+from edgekit_runtime.manifest import InputSpec
+
+EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step needs."""
+
+    runner: Runner
+    plan: Plan
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    probe: Probe
+    calibration: DataSet | None
+    evaluation: DataSet | None
+    agreement: bool = False  # the labels of the evaluation data are the source's own answers
+
+    @property
+    def toolchain(self) -> str:
+        """Of the source."""
+        return LOADERS[self.plan.source.kind].toolchain
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A float artifact that was proven, and what is known of it before it is quantized."""
+
+    artifact: Artifact
+    comparison: Comparison
+    examined: Examination
+
+
+def lower(work: Work, engine: str) -> Artifact:
+    """The source in one format."""
+    artifact: Artifact = work.runner.run("lower", work.toolchain, LowerRequest(work.source, engine), engine)
+    return artifact
+
+
+def prove(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
+    """Hold a float artifact against the source, and look for what the schemes would harm.
+
+    Raises:
+        VerificationError: it computes something else.
+    """
+    comparison = compare(work, artifact)
+    check_parity(artifact, comparison, stage="lower")
+    return Lowered(artifact, comparison, _examined(work, artifact, schemes))
+
+
+def _examined(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examination:
+    """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
+    if EXAMINED not in schemes or work.calibration is None or work.source.quantized:
+        return Examination()
+    request = ExamineRequest(artifact, work.inputs, work.calibration)
+    found: Examination = work.runner.run("examine", artifact.engine, request, artifact.engine)
+    if work.plan.remedies:
+        return found
+    return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
+
+
+def layers(work: Work, artifact: Artifact) -> tuple[Layer, ...]:
+    """The source's layers, and the nodes of a float artifact that compute them."""
+    return map_layers(work.runner, work.source, work.probe, artifact).layers
+
+
+def quantize(work: Work, lowered: Lowered, recipe: Recipe) -> Artifact:
+    """A float artifact as a recipe says; float32 is the artifact itself."""
+    artifact = lowered.artifact
+    if recipe == Recipe("float32"):
+        return artifact
+    nodes = resolve(recipe, layers(work, artifact)) if recipe.rules else ()
+    if recipe.scheme == EXAMINED:
+        artifact, nodes = _split(work, lowered), (*lowered.examined.nodes, *nodes)
+    calibration = work.calibration if any(SCHEMES[scheme].calibrated for scheme in recipe.schemes) else None
+    request = QuantizeRequest(artifact, recipe, work.inputs, calibration, nodes)
+    made: Artifact = work.runner.run("quantize", artifact.engine, request, f"{artifact.engine} {told(recipe)}")
+    return made
+
+
+def _split(work: Work, lowered: Lowered) -> Artifact:
+    """The float artifact with the outputs in parts that are better apart."""
+    artifact, splits = lowered.artifact, lowered.examined.splits
+    if not splits:
+        return artifact
+    made: Artifact = work.runner.run("split", artifact.engine, SplitRequest(artifact, splits), artifact.engine)
+    return made
+
+
+def verified(work: Work, artifact: Artifact) -> Made:
+    """A quantized artifact, held against the source and evaluated.
+
+    Raises:
+        VerificationError: it computes something else.
+    """
+    comparison = compare(work, artifact)
+    check_parity(artifact, comparison, stage="quantize")
+    return Made(artifact, comparison, evaluate_artifact(work, artifact))
+
+
+def compare(work: Work, artifact: Artifact) -> Comparison:
+    """How far an artifact is from the source."""
+    request = CompareRequest(artifact, work.probe, work.source.outputs)
+    comparison: Comparison = work.runner.run("verify", artifact.engine, request, f"{artifact.engine} {artifact.scheme}")
+    return comparison
+
+
+def evaluate_source(work: Work) -> Evaluation | None:
+    """What the source is worth; None without evaluation data."""
+    return _evaluate(work, work.source, work.toolchain, "source", work.evaluation)
+
+
+def evaluate_artifact(work: Work, artifact: Artifact) -> Evaluation | None:
+    """What an artifact is worth; None without evaluation data."""
+    return _evaluate(work, artifact, artifact.engine, f"{artifact.engine} {artifact.scheme}", work.evaluation)
+
+
+def _evaluate(
+    work: Work, subject: Source | Artifact, toolchain: str, name: str, data: DataSet | None
+) -> Evaluation | None:
+    if data is None:
+        return None
+    request = EvaluateRequest(
+        subject, work.inputs, work.source.outputs, data, metric=work.plan.metric, agreement=work.agreement
+    )
+    evaluation: Evaluation = work.runner.run("evaluate", toolchain, request, name)
+    return evaluation
+
+
+def measure(work: Work, made: Made) -> Latency:
+    """Time one artifact."""
+    request = MeasureRequest(made.artifact, work.probe)
+    latency: Latency = work.runner.run("measure", made.artifact.engine, request, made.name)
+    return latency
+
+
+def rank(work: Work, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+    """Time several artifacts of one engine in turns."""
+    engine = artifacts[0].engine
+    latencies: Sequence[Latency] = work.runner.run("rank", engine, RankRequest(tuple(artifacts), work.probe), engine)
+    return latencies
