@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from edgekit_converters.artifact import bind_made, joined_like
+from edgekit_converters.quantize.corrections import refuse_corrections
 from edgekit_converters.records import Artifact, QuantizeRequest
 
 # engine: "module:function", (QuantizeRequest, folder) -> files
@@ -19,9 +20,11 @@ def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
     """The stage: write the quantized artifact, its tensors bound as the float one's were.
 
     Raises:
+        PlanError: the recipe asks for a correction that the engine's quantizer lacks.
         CalibrationError: the calibration data do not drive the model.
         ToolchainError: the quantizer failed.
     """
+    refuse_corrections(request.recipe, request.artifact.engine)
     module, _, name = QUANTIZERS[request.artifact.engine].partition(":")
     files = getattr(importlib.import_module(module), name)(request, folder)
     return joined_like(request.artifact, bind_made("quantize", request.artifact.engine, request.scheme, files))

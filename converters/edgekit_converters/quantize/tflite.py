@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from ai_edge_quantizer.utils import qsv_utils
 
 from edgekit_converters.artifact import signature
 from edgekit_converters.foreign import told
+from edgekit_converters.quantize.correct_bias import correct_bias
+from edgekit_converters.quantize.equalize_tflite import equalized
 from edgekit_converters.quantize.kept_tensors import samples
 from edgekit_converters.quantize.narrow import narrow
 from edgekit_converters.quantize.tflite_rules import rules
@@ -52,13 +56,18 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         UnsupportedOperator: the scheme needs ranges from inside a loop or branch.
         ToolchainError: the quantizer failed otherwise.
     """
-    path = folder / "model.tflite"
-    with quantizer_errors():
+    path, corrections = folder / "model.tflite", request.recipe.corrections
+    with quantizer_errors(), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if "equalize" in corrections:
+            even = equalized(request.artifact.files[0], Path(scratch) / "equalized.tflite")
+            request = replace(request, artifact=replace(request.artifact, files=(even,)))
         tool = quantizer.Quantizer(str(request.artifact.files[0]))
         tool.load_quantization_recipe(rules(request))
         ranges = _ranges(request) if tool.need_calibration else None
         result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
         path.write_bytes(result.quantized_model)
+        if {"bias", "bias-fast"} & set(corrections):
+            correct_bias(request, path, alone="bias-fast" in corrections)
     return (path,)
 
 

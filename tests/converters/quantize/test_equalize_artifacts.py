@@ -1,0 +1,99 @@
+"""Cross-layer equalization of real artifacts: the same function in float, and a better one in int8."""
+
+import numpy as np
+import pytest
+
+from edgekit_converters.artifact import OpenArtifact, bind
+from edgekit_converters.recipe import Recipe
+
+pytestmark = pytest.mark.needs_keras
+
+ENGINES = ["litert"]
+SAME = 1e-5
+SPREAD = 1000.0
+GAIN_DB = 10.0
+
+
+def separable(activation="relu"):
+    """Return a conv, a depthwise conv, a gate of squeeze and excitation and a conv, their channels 1000:1 apart."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, 3))
+    first = layers.Conv2D(16, 3, strides=2, padding="same", activation=activation, bias_initializer="random_normal")
+    deep = layers.DepthwiseConv2D(3, padding="same", activation=activation, bias_initializer="random_normal")
+    squeeze, gate = layers.Dense(8, activation="relu"), layers.Dense(16, activation="sigmoid")
+    last = layers.Conv2D(8, 1, bias_initializer="random_normal")
+    x = deep(first(image))
+    squeezed = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = last(layers.Multiply()([x, gate(squeeze(squeezed))]))
+    model = keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+    if activation == "relu":
+        shuffle = np.random.default_rng(0).permutation
+        _spread(first, [deep], shuffle(np.geomspace(1 / SPREAD, 1, 16)))
+        _spread(deep, [squeeze, last], shuffle(np.geomspace(1 / SPREAD, 1, 16)))
+    return model
+
+
+def _spread(maker, takers, scales):
+    """Scale the channels between layers, (channels,); the model computes the same."""
+    kernel, bias = maker.get_weights()
+    along = scales[:, np.newaxis] if kernel.shape[-1] == 1 else scales  # of a depthwise kernel: (rows, cols, c, 1)
+    maker.set_weights([kernel * along, bias * scales])
+    for taker in takers:
+        kernel, *bias = taker.get_weights()
+        taker.set_weights([kernel / scales[:, np.newaxis], *bias])
+
+
+def samples(count=16):
+    return np.random.default_rng(0).uniform(0, 1, (count, 12, 12, 3)).astype(np.float32)
+
+
+def equalized(model, folder):
+    """Return the equalized float artifact."""
+    if model.artifact.engine == "litert":
+        from edgekit_converters.quantize.equalize_tflite import equalized
+
+        return bind("litert", "float32", (equalized(model.artifact.files[0], folder / "even.tflite"),))
+    raise NotImplementedError
+
+
+def outputs(artifact):
+    opened = OpenArtifact(artifact)
+    results = np.concatenate([opened.run([sample[np.newaxis]])[0] for sample in samples()])
+    opened.close()
+    return results
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hard_silu", None])
+def test_the_float_function_stays(lowered_model, tmp_path, engine, activation):
+    model = lowered_model(separable(activation), engine, samples())
+    even, plain = outputs(equalized(model, tmp_path)), outputs(model.artifact)
+    np.testing.assert_allclose(even, plain, rtol=0, atol=SAME * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_channels_a_thousand_to_one_apart_become_usable(lowered_model, engine):
+    model = lowered_model(separable(), engine, samples())
+    plain, even = (model.snr_db(Recipe("int8-static", corrections=names)) for names in ((), ("equalize",)))
+    assert even > plain + GAIN_DB, (plain, even)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hard_swish_is_left_alone(lowered_model, tmp_path, engine):
+    model = lowered_model(separable("hard_silu"), engine, samples())
+    even = equalized(model, tmp_path)
+    before, after = (sorted(np.abs(kernels(artifact)).max(axis=(0, 1, 2))) for artifact in (model.artifact, even))
+    np.testing.assert_array_equal(before, after)
+
+
+def kernels(artifact):
+    """Return the depthwise kernel, (1, rows, columns, channels)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(artifact.files[0]), experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    (index,) = (one["index"] for one in interpreter.get_tensor_details() if list(one["shape"]) == [1, 3, 3, 16])
+    return interpreter.get_tensor(index)
