@@ -18,7 +18,6 @@ STATISTICS = ("min-max", "moving-average", "percentile", "mse", "histogram")
 # What is done about the error that quantization makes; each quantizer says which of them it knows.
 CORRECTIONS = ("equalize", "bias", "bias-fast", "smooth")
 DEPTHS = ("first", "last")
-BLOCK_SIZES = (0, 32, 64, 128)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit_converters.recipe import BLOCK_SIZES, CORRECTIONS, DEPTHS, STATISTICS, Recipe, Rule
-from edgekit_converters.schemes import scheme
+from edgekit_converters.recipe import CORRECTIONS, DEPTHS, STATISTICS, Recipe, Rule
+from edgekit_converters.schemes import BLOCK_SIZES, scheme
 from edgekit_runtime.errors import PlanError
 
 SELECTORS = ("layers", "operators", "depth")
 KEYS = (*(field.name for field in fields(Recipe) if field.name != "rules"), "rule")
-WORDS = {"statistics": STATISTICS, "corrections": CORRECTIONS, "depth": DEPTHS, "block_size": BLOCK_SIZES}
+WORDS = {
+    "statistics": STATISTICS,
+    "corrections": CORRECTIONS,
+    "depth": DEPTHS,
+    "block_size": tuple(sorted({size for sizes in BLOCK_SIZES.values() for size in sizes})),
+}
 
 
 def read(path: Path) -> Recipe:

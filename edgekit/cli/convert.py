@@ -10,6 +10,7 @@ import click
 
 from edgekit.options import Options, read_plan
 from edgekit.plan import describe, resolve
+from edgekit.race.choice import OBJECTIVES
 
 
 class Numbers(click.ParamType[Any]):
@@ -46,12 +47,18 @@ class Numbers(click.ParamType[Any]):
     "-q",
     multiple=True,
     metavar="SCHEME",
-    help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static; repeatable.",
+    help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static; repeatable. Or auto: try them.",
 )
 @click.option("--calibrate", metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
 @click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on.")
 @click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
 @click.option("--max-drop", type=float, metavar="X", help="Refuse a bundle that loses more (absolute, such as 0.01).")
+@click.option("--objective", type=click.Choice(OBJECTIVES), help="With -q auto: what is best.  [default: latency]")
+@click.option("--max-latency-ms", type=float, metavar="MS", help="With -q auto: most a call may take here.")
+@click.option("--max-size-mib", type=float, metavar="MIB", help="With -q auto: most an artifact may have.")
+@click.option(
+    "--budget-minutes", type=float, metavar="MIN", help="With -q auto: begin nothing new after.  [default: 20]"
+)
 @click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
 @click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
 @click.option("--resize", type=Numbers(int, 2), help="Preprocessing: resize images.")
@@ -100,6 +107,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert model.h5 -q int8 --calibrate images/ --resize 224,224 --scale 0.0078431 --mean 1
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
+      edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --max-drop 0.01 --max-latency-ms 20
       edgekit convert model.keras --labels classes.txt --activation softmax --top 3
       edgekit convert yolov8n.onnx --boxes output0 --box-format cxcywh --labels coco.txt --iou 0.7
       edgekit convert yolo.onnx -q int8 --calibrate images/ --evaluate val.npz --metric score.py:mean_precision

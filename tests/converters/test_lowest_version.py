@@ -28,3 +28,16 @@ def test_an_operator_set_newer_than_known_needs_the_release_that_wrote_it(tmp_pa
 def test_tflite_says_it_itself(shared_data):
     folder = shared_data / "mlperf_tiny" / "image_classification"
     assert lowest_version("litert", folder / "pretrainedResnet.tflite") == "1.5.0"
+
+
+@pytest.mark.parametrize(("element", "version"), [("i4", "2024.0"), ("u4", "2024.0"), ("i8", "2022.1")])
+def test_ir_in_four_bits_needs_a_release_that_computes_with_them(tmp_path, element, version):
+    constant = f'<layer type="Const" version="opset1"><data element_type="{element}" /></layer>'
+    (tmp_path / "m.xml").write_text(f'<net version="11">{constant}</net>')
+    assert lowest_version("openvino", tmp_path / "m.xml") == version
+
+
+@pytest.mark.needs_openvino
+def test_a_newer_operator_set_asks_for_more_than_four_bits_do(tmp_path):
+    (tmp_path / "m.xml").write_text('<net><layer version="opset99"><data element_type="i4" /></layer></net>')
+    assert lowest_version("openvino", tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]

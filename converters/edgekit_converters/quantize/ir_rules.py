@@ -8,9 +8,26 @@ import nncf
 import openvino as ov
 
 from edgekit_converters.records import QuantizeRequest
+from edgekit_converters.trace.ir_nodes import is_constant
 
+
+def _int4(block_size: int) -> dict[str, Any]:
+    """Matrices in 4 bits; in 8 what NNCF stores in 4 bits nowhere (convolutions), or the block does not divide."""
+    return {
+        "mode": nncf.CompressWeightsMode.INT4_SYM,
+        "group_size": block_size or -1,
+        "all_layers": True,
+        "backup_mode": nncf.BackupMode.INT8_SYM,
+        "advanced_parameters": nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE
+        ),
+    }
+
+
+# scheme: block size -> what NNCF is asked for
 WEIGHTS = {
-    "int8-weights": {"mode": nncf.CompressWeightsMode.INT8_SYM},
+    "int8-weights": lambda _: {"mode": nncf.CompressWeightsMode.INT8_SYM},
+    "int4-weights": _int4,
 }
 
 
@@ -25,7 +42,7 @@ def left_alone(model: ov.Model, request: QuantizeRequest, scheme: str) -> nncf.I
     others = [
         node.get_friendly_name()
         for node in model.get_ops()
-        if schemes.get(node.get_friendly_name(), request.scheme) != scheme
+        if schemes.get(node.get_friendly_name(), request.scheme) != scheme and not is_constant(node)
     ]
     # what was decided of the float model may name a node that has since been cut away
     return nncf.IgnoredScope(names=others, validate=False) if others else None
@@ -35,5 +52,6 @@ def compress(model: ov.Model, request: QuantizeRequest) -> Any:
     """Store the weights of the nodes whose scheme says so in fewer bits; they are made whole where they are used."""
     for scheme, options in WEIGHTS.items():
         if in_use(request, scheme):
-            model = nncf.compress_weights(model, ignored_scope=left_alone(model, request, scheme), **options)
+            ignored = left_alone(model, request, scheme)
+            model = nncf.compress_weights(model, ignored_scope=ignored, **options(request.recipe.block_size))
     return model

@@ -46,6 +46,7 @@ RECIPES: dict[str, tuple[Callable[[], Any], ...]] = {
     "int16x8-static": (recipe.static_wi8_ai16,),
     "int8-dynamic": (recipe.dynamic_wi8_afp32,),
     "int8-weights": (recipe.weight_only_wi8_afp32,),
+    "int4-weights": (recipe.weight_only_wi8_afp32, recipe.weight_only_wi4_afp32),
 }
 # In int8 a softmax counts in steps of 1/256 whatever the model: a thousand classes of similar probability are all 0.
 # As the last operator it costs no time in float.

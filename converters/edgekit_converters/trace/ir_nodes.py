@@ -33,7 +33,7 @@ def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
 
 def _steps(model: ov.Model, inputs: Arrays) -> Steps:
     with openvino_errors("match"):
-        nodes = [node for node in model.get_ordered_ops() if not _is_constant(node)]
+        nodes = [node for node in model.get_ordered_ops() if not is_constant(node)]
         values = _values(model, nodes, inputs)
     found = Steps()
     places: dict[str, int] = {}
@@ -45,7 +45,7 @@ def _steps(model: ov.Model, inputs: Arrays) -> Steps:
         taken = [one.get_friendly_name() for one in before]
         places[name] = found.add(
             (name, kind),
-            _weights([one for one in before if _is_constant(one)], kind, values[name]),
+            _weights([one for one in before if is_constant(one)], kind, values[name]),
             [places[one] for one in taken if one in places],
             values[name],
             [values[one] for one in taken if one in values],
@@ -66,12 +66,12 @@ def _values(model: ov.Model, nodes: list[Any], inputs: Arrays) -> dict[str, np.n
     return given | {name: np.array(results[index]) for index, name in reversed(list(enumerate(names)))}
 
 
-def _is_constant(node: Any) -> bool:
+def is_constant(node: Any) -> bool:
     """Tell constants, and what is computed from constants alone, such as half weights made whole."""
     kind = node.get_type_name()
     if kind in STRUCTURE:
         return bool(kind == "Constant")
-    return all(_is_constant(value.get_source_output().get_node()) for value in node.inputs())
+    return all(is_constant(value.get_source_output().get_node()) for value in node.inputs())
 
 
 def _weights(constants: list[Any], kind: str, result: np.ndarray) -> Weights:
