@@ -10,7 +10,7 @@ from edgekit_runtime.errors import PlanError
 # and smooths itself.
 CORRECTS = {
     "litert": ("equalize", "bias", "bias-fast"),
-    "openvino": ("bias", "bias-fast", "smooth"),
+    "openvino": ("equalize", "bias", "bias-fast", "smooth"),
 }
 NEED_CALIBRATION = ("bias", "bias-fast", "smooth")
 

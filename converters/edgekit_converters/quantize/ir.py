@@ -18,6 +18,7 @@ from nncf.quantization.range_estimator import (
 
 from edgekit_converters.data import batches
 from edgekit_converters.lower.ir import openvino_errors, write
+from edgekit_converters.quantize.equalize_ir import equalize_model
 from edgekit_converters.quantize.ir_rules import compress, in_use, left_alone
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
@@ -34,6 +35,8 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
     """
     with openvino_errors("quantize"):
         model = ov.Core().read_model(request.artifact.files[0])
+        if "equalize" in request.recipe.corrections:
+            equalize_model(model)
         if in_use(request, "int8-static"):
             model = _calibrated(model, request)
         model = compress(model, request)

@@ -8,7 +8,7 @@ from edgekit_converters.recipe import Recipe
 
 pytestmark = pytest.mark.needs_keras
 
-ENGINES = ["litert"]
+ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 SAME = 1e-5
 SPREAD = 1000.0
 GAIN_DB = 10.0
@@ -56,7 +56,14 @@ def equalized(model, folder):
         from edgekit_converters.quantize.equalize_tflite import equalized
 
         return bind("litert", "float32", (equalized(model.artifact.files[0], folder / "even.tflite"),))
-    raise NotImplementedError
+    import openvino as ov
+
+    from edgekit_converters.lower.ir import write
+    from edgekit_converters.quantize.equalize_ir import equalize_model
+
+    even = ov.Core().read_model(model.artifact.files[0])
+    equalize_model(even)
+    return bind("openvino", "float32", write(even, folder))
 
 
 def outputs(artifact):
@@ -91,6 +98,12 @@ def test_hard_swish_is_left_alone(lowered_model, tmp_path, engine):
 
 def kernels(artifact):
     """Return the depthwise kernel, (1, rows, columns, channels)."""
+    if artifact.engine == "openvino":
+        import openvino as ov
+
+        nodes = ov.Core().read_model(artifact.files[0]).get_ops()
+        (kernel,) = (node.input_value(1).get_node() for node in nodes if node.get_type_name() == "GroupConvolution")
+        return np.moveaxis(kernel.get_data()[:, 0], 0, -1)
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(artifact.files[0]), experimental_preserve_all_tensors=True)
