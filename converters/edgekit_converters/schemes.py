@@ -62,6 +62,11 @@ MIXED = {
     "litert": tuple(name for name, scheme in SCHEMES.items() if "litert" in scheme.engines),
     "openvino": ("float32", "int8-weights", "int4-weights", "int8-static"),
 }
+# From the finest to the coarsest arithmetic: what is verified of an artifact, and how it is run, goes by the coarsest.
+COARSER = (
+    *("float32", "float16", "int8-weights", "int4-weights"),
+    *("int8-dynamic", "int16x8-static", "int8-static"),
+)
 # How many weights share a scale in 4 bits; 0 is a whole channel. AI Edge Quantizer has blocks for activations that are
 # quantized on the way alone, where they measured no better than channels.
 BLOCK_SIZES = {"litert": (0,), "openvino": (0, 32, 64, 128)}
@@ -82,6 +87,12 @@ def refuse_mixture(engine: str, names: Sequence[str], block_size: int = 0) -> No
         raise PlanError(
             f"{engine} cannot mix {unmixed[0]} with {next(name for name in names if name != unmixed[0])} in one "
             f"artifact; it can mix {', '.join(MIXED[engine])}"
+        )
+    coarsest = max(names, key=COARSER.index)
+    if coarsest != names[0]:
+        raise PlanError(
+            f'a recipe\'s own scheme must be its coarsest: say scheme = "{coarsest}", and select in rules what is to be '
+            f"be {names[0]}"
         )
     if block_size not in BLOCK_SIZES[engine]:
         able = ", ".join(map(str, BLOCK_SIZES[engine]))
