@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 SECTIONS = {
     "accuracy": "accuracy.py",
     "tiny": "tiny.py",
+    "detector": "detector.py",
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "runtime": "runtime_cost.py",

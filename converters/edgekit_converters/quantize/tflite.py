@@ -18,6 +18,7 @@ from edgekit_converters.artifact import signature
 from edgekit_converters.foreign import told
 from edgekit_converters.quantize.correct_bias import correct_bias
 from edgekit_converters.quantize.equalize_tflite import equalized
+from edgekit_converters.quantize.float_outputs import float_outputs
 from edgekit_converters.quantize.kept_tensors import samples
 from edgekit_converters.quantize.narrow import narrow
 from edgekit_converters.quantize.tflite_rules import rules
@@ -65,7 +66,7 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         tool.load_quantization_recipe(rules(request))
         ranges = _ranges(request) if tool.need_calibration else None
         result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-        path.write_bytes(result.quantized_model)
+        path.write_bytes(float_outputs(bytes(result.quantized_model), request.nodes))
         if {"bias", "bias-fast"} & set(corrections):
             correct_bias(request, path, alone="bias-fast" in corrections)
     return (path,)

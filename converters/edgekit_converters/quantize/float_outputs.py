@@ -1,0 +1,49 @@
+"""Outputs that are computed in float leave in float: AI Edge Quantizer quantizes all of a model's outputs or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ai_edge_litert.tools import flatbuffer_utils
+
+from edgekit_converters.trace.tflite_nodes import node_name
+
+
+def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:
+    """Return a quantized ``.tflite`` without the QUANTIZE between a node kept in float and an output.
+
+    Args:
+        content: the file.
+        nodes: as in QuantizeRequest; where none of them makes an output in float, the content is given back as it is.
+    """
+    kept = {name for name, scheme in nodes if scheme == "float32"}
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content)) if kept else None
+    graph = model.subgraphs[0] if model else None
+    bared = {} if graph is None else _bared(model, graph, kept)
+    if not bared:
+        return content
+    graph.outputs = [bared.get(int(tensor), int(tensor)) for tensor in graph.outputs]
+    graph.operators = [one for one in graph.operators if not set(map(int, one.outputs)) & set(bared)]
+    for definition in model.signatureDefs or ():
+        for port in definition.outputs:
+            port.tensorIndex = bared.get(port.tensorIndex, port.tensorIndex)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _bared(model: Any, graph: Any, kept: set[str]) -> dict[int, int]:
+    """Return quantized output → the float tensor behind it, which takes its place."""
+    makers = {int(tensor): one for one in graph.operators for tensor in one.outputs}
+    taken = {int(tensor) for one in graph.operators for tensor in one.inputs}
+    found = {}
+    for tensor in map(int, graph.outputs):
+        last = makers.get(tensor)
+        if tensor in taken or last is None or not _quantizes(model, last):
+            continue
+        before = int(last.inputs[0])
+        if before in makers and node_name(graph, makers[before]) in kept:
+            found[tensor] = before
+    return found
+
+
+def _quantizes(model: Any, operator: Any) -> bool:
+    return bool(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) == "QUANTIZE")

@@ -1,0 +1,86 @@
+"""A detector, trained here: its boxes and scores survive int8 in both formats, without anything said about it."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import edgekit
+import edgekit_runtime
+from edgekit_runtime.manifest import JoinedBinding
+
+pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]
+
+ONE_POINT = 0.01
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, repository):
+    """Weights after a few seconds of training, and scenes."""
+    folder = tmp_path_factory.mktemp("detector")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(repository / "benchmarks")
+        import detector_model
+
+        detector_model.trained(steps=200, batch=32, count=1500).save_weights(folder / "trained.weights.h5")
+        images, objects = detector_model.scenes(300, seed=1)
+        np.save(folder / "train.npy", detector_model.scenes(100, seed=2)[0])
+        np.savez(folder / "test.npz", x=images, y=objects)
+        yield folder
+        del sys.modules["detector_model"]
+
+
+@pytest.fixture(scope="module")
+def convert(folder, repository, _own_cache):
+    model = repository / "benchmarks" / "detector_model.py"
+
+    def run(name, **options):
+        return edgekit.convert(
+            f"{model}:detector",
+            folder / f"{name}.edgekit",
+            weights=folder / "trained.weights.h5",
+            quantize="int8-static",
+            calibrate=folder / "train.npy",
+            evaluate=folder / "test.npz",
+            metric=f"{model}:mean_precision",
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(convert):
+    return convert("made", max_drop=ONE_POINT)
+
+
+def test_it_loses_less_than_one_point(made):
+    assert made.source.value > 0.3
+    assert {variant.name for variant in made.variants} == {"litert-int8-static", "openvino-int8-static"}
+    assert all(variant.drop <= ONE_POINT for variant in made.variants)
+    assert [(found.engine, found.kind) for found in made.findings] == [
+        (engine, kind) for engine in ("litert", "openvino") for kind in ("wide-concat", "softmax-expectation")
+    ]
+
+
+def test_without_remedies_it_loses_much_more_and_is_told_why(made, convert):
+    plain = convert("plain", device="generic-arm64", remedies=False)
+    (variant,) = plain.variants
+    assert variant.drop > 5 * ONE_POINT
+    assert {found.does for found in plain.findings} == {"nothing: --no-remedies"}
+
+
+def test_the_application_sees_one_output_in_every_variant(folder, made):
+    image = np.load(folder / "test.npz")["x"][:1]
+    results = []
+    for variant in made.variants:
+        with edgekit_runtime.load(made.bundle.path, require=variant.name, check="always") as model:
+            assert [(spec.name, spec.shape) for spec in model.outputs] == [("detections", (1, 64, 6))]
+            results.append(model(image))
+    assert [(array.shape, array.dtype) for array in results] == [((1, 64, 6), np.float32)] * 2
+    np.testing.assert_allclose(results[0][..., 4:], results[1][..., 4:], atol=0.1)
+    with edgekit_runtime.open_bundle(made.bundle.path) as bundle:
+        joined, whole = (variant.outputs[0] for variant in bundle.manifest.variants)
+        assert isinstance(joined, JoinedBinding)
+        assert [part.dtype for part in joined.parts] == ["float32", "int8"]
+        assert whole.dtype == "float32"
