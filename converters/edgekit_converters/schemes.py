@@ -91,8 +91,8 @@ def refuse_mixture(engine: str, names: Sequence[str], block_size: int = 0) -> No
     coarsest = max(names, key=COARSER.index)
     if coarsest != names[0]:
         raise PlanError(
-            f'a recipe\'s own scheme must be its coarsest: say scheme = "{coarsest}", and select in rules what is to be '
-            f"be {names[0]}"
+            f'a recipe\'s own scheme must be its coarsest: say scheme = "{coarsest}", and select in rules what is '
+            f"to be {names[0]}"
         )
     if block_size not in BLOCK_SIZES[engine]:
         able = ", ".join(map(str, BLOCK_SIZES[engine]))
