@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan
+from edgekit_converters import recipe_file
 from edgekit_converters.artifact import settings_for
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Finding, Latency, Probe, Source
@@ -195,7 +196,7 @@ def _recipe(contents: Contents) -> dict[str, Any]:
         "schemes": list(plan.schemes),
         "max_drop": plan.max_drop,
         "evaluation": _evaluation(baseline) if baseline else None,
-    }
+    } | ({"recipe": recipe_file.write(plan.recipe)} if plan.recipe else {})
 
 
 def _evaluation(baseline: Evaluation) -> dict[str, Any]:

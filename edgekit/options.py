@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.race.choice import OBJECTIVES
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, SourceError
 
@@ -31,10 +32,15 @@ class Options:
     keep_layout: bool = False
     device: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
+    recipe: str | None = None
     calibrate: str | None = None
     evaluate: str | None = None
     metric: str | None = None
     max_drop: float | None = None
+    max_latency_ms: float | None = None
+    max_size_mib: float | None = None
+    objective: str | None = None
+    budget_minutes: float | None = None
     samples: int | None = None
     layout: str | None = None
     labels: str | None = None
@@ -54,10 +60,13 @@ class Options:
     cache: bool = True
 
 
+AUTO = "auto"  # for --quantize: race the schemes
+RACE_KEYS = ("objective", "max_latency_ms", "max_size_mib", "budget_minutes")
 PREPROCESSING_KEYS = ("resize", "scale", "mean", "std")
 POSTPROCESSING_KEYS = ("scores", "activation", "threshold", "top", "boxes", "box_format", "iou")
 TABLES = {"preprocessing": PREPROCESSING_KEYS, "postprocessing": POSTPROCESSING_KEYS}  # of a plan file
-PATH_KEYS = {"model", "output", "weights", "custom_objects", "calibrate", "evaluate", "metric", "labels", "report"}
+FILES_READ = ("weights", "custom_objects", "recipe", "calibrate", "evaluate", "metric", "labels")
+PATH_KEYS = {"model", "output", *FILES_READ, "report"}
 _FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
@@ -71,8 +80,7 @@ def check(options: Options) -> None:
     _check_numbers(options)
     if options.layout not in (None, *LAYOUTS):
         raise PlanError(f"--layout {options.layout}: {' or '.join(LAYOUTS)}")
-    if options.max_drop is not None and not options.evaluate:
-        raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
+    _check_race(options)
     if options.metric and not options.evaluate:
         raise PlanError("--metric needs --evaluate DATA to measure on")
     for named in (options.weights, options.custom_objects):
@@ -85,6 +93,26 @@ def check(options: Options) -> None:
         read_labels(Path(options.labels))
 
 
+def _check_race(options: Options) -> None:
+    """Hold the options of ``--quantize auto`` against it."""
+    racing = AUTO in options.quantize
+    if racing and len(options.quantize) > 1:
+        raise PlanError(f"--quantize {AUTO} tries every scheme that the devices allow: give no other beside it")
+    if racing and options.recipe:
+        raise PlanError(f"--quantize {AUTO} makes its own recipes: leave --recipe out")
+    if options.max_drop is not None and not options.evaluate and not racing:
+        raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
+    for name in RACE_KEYS:
+        if getattr(options, name) is not None and not racing:
+            raise PlanError(f"--{name.replace('_', '-')} goes with --quantize {AUTO}")
+    if options.objective not in (None, *OBJECTIVES):
+        raise PlanError(f"--objective {options.objective}: {', '.join(OBJECTIVES)}")
+    for name in RACE_KEYS[1:]:
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise PlanError(f"--{name.replace('_', '-')} {value}: wanted more than 0")
+
+
 def check_outputs(output: Path, options: Options) -> None:
     """Refuse a place that cannot be written to, or that holds something else that is named.
 
@@ -92,15 +120,7 @@ def check_outputs(output: Path, options: Options) -> None:
         PlanError: likewise.
     """
     outputs = {"-o": output} | ({"--report": Path(options.report)} if options.report else {})
-    named = (
-        options.model,
-        options.weights,
-        options.custom_objects,
-        options.calibrate,
-        options.evaluate,
-        options.metric,
-        options.labels,
-    )
+    named = [options.model, *(getattr(options, name) for name in FILES_READ)]
     taken = {_file_of(text).resolve() for text in named if text}
     for option, path in outputs.items():
         if not path.absolute().parent.is_dir():

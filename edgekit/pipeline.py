@@ -6,19 +6,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from edgekit import __version__, assemble, postprocessing, steps
+from edgekit import __version__, assemble, auto, postprocessing, steps
 from edgekit import report as reports
 from edgekit.assemble import Made
 from edgekit.bundle_writer import write_bundle
 from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan, as_it_came
 from edgekit.report import BundleReport, Report, SourceReport, VariantReport
-from edgekit.steps import Work
+from edgekit.steps import Outcome, Work
 from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache, cache_root, digest
-from edgekit_converters.data import DataRequest, DataSet
+from edgekit_converters.data import DataSet
 from edgekit_converters.load import LOADERS
-from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import (
     Artifact,
     Evaluation,
@@ -31,7 +30,6 @@ from edgekit_converters.verify.verdict import check_drop, doubts, drop
 from edgekit_runtime.errors import ConversionError, DataError, PlanError
 from edgekit_runtime.manifest import InputSpec, Postprocessing
 
-CALIBRATION_MINIMUM, CALIBRATION_ADVISED = 16, 100
 EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 
 
@@ -51,8 +49,8 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         plan = as_it_came(plan, source.scheme)
         inputs = _with_preprocessing(source, plan)
         declared = _declared(source, plan)
-        calibration = _prepare(runner, plan, inputs, plan.calibrate, "calibration")
-        evaluation = _prepare(runner, plan, inputs, plan.evaluate, "evaluation")
+        calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
+        evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
         _check_evaluation(plan, evaluation)
         # both sets: artifacts whose ranges come from a calibration set too narrow are right on that set alone
         samples = ProbeRequest(source, inputs, tuple(data for data in (calibration, evaluation) if data))
@@ -64,30 +62,46 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
 
         work = Work(runner, plan, source, inputs, probe, calibration, evaluation)
         lowered = [steps.lower(work, engine) for engine in plan.engines]
-        branches = ThreadPoolExecutor(len(lowered))
-        try:  # the formats are made side by side, while the source is evaluated in its own process
-            making = [branches.submit(_make, work, artifact) for artifact in lowered]
-            baseline = steps.evaluate_source(work)
-            made = {key: one for branch in making for key, one in branch.result().items()}
-        finally:
-            branches.shutdown(wait=False, cancel_futures=True)
-        check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in made.values()})
-        # timed one after the other, when nothing else of ours runs
-        made = {key: replace(one, latency=steps.measure(work, one)) for key, one in made.items()}
+        outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
 
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
         contents = assemble.Contents(
-            plan, source, inputs, probe, made, baseline, calibration, labels, declared, notes, versions
+            outcome.plan,
+            source,
+            inputs,
+            probe,
+            outcome.made,
+            outcome.baseline,
+            calibration,
+            labels,
+            declared,
+            (*notes, *outcome.notes),
+            versions,
         )
         with reports.to_file(plan.report) as write_report:
             _write(contents)
-            report = _report(work, contents, runner, started)
+            report = _report(work, contents, outcome, started)
             write_report(report)
     return report
 
 
-def _report(work: Work, contents: assemble.Contents, runner: Runner, started: float) -> Report:
-    plan, source, made, baseline = work.plan, work.source, contents.made, contents.baseline
+def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
+    """Make every variant of the plan: the formats side by side, while the source is evaluated in its own process."""
+    plan, branches = work.plan, ThreadPoolExecutor(len(lowered))
+    try:
+        making = [branches.submit(_make, work, artifact) for artifact in lowered]
+        baseline = steps.evaluate_source(work)
+        made = {key: one for branch in making for key, one in branch.result().items()}
+    finally:
+        branches.shutdown(wait=False, cancel_futures=True)
+    check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in made.values()})
+    # timed one after the other, when nothing else of ours runs
+    made = {key: replace(one, latency=steps.measure(work, one)) for key, one in made.items()}
+    return Outcome(plan, baseline, made)
+
+
+def _report(work: Work, contents: assemble.Contents, outcome: Outcome, started: float) -> Report:
+    plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
     notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     return Report(
@@ -96,10 +110,12 @@ def _report(work: Work, contents: assemble.Contents, runner: Runner, started: fl
         variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.variants),
         bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
         versions=contents.versions,
-        stages=tuple(runner.costs),
+        stages=tuple(work.runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
         notes=tuple(notes),
         findings=tuple(dict.fromkeys(found for one in made.values() for found in one.findings)),
+        trials=reports.trial_reports(outcome.trials),
+        choices=outcome.choices,
     )
 
 
@@ -122,12 +138,13 @@ def _write(contents: assemble.Contents) -> None:
 
 def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
     """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
-    engine, schemes = artifact.engine, work.plan.schemes_of(artifact.engine)
+    plan, engine = work.plan, artifact.engine
+    schemes = plan.schemes_of(engine)
     lowered = steps.prove(work, artifact, schemes)
     if work.source.quantized:  # there is nothing left to quantize
         return {(engine, artifact.scheme): Made(artifact, lowered.comparison, steps.evaluate_artifact(work, artifact))}
-    made = {(engine, scheme): steps.verified(work, steps.quantize(work, lowered, Recipe(scheme))) for scheme in schemes}
-    return {key: replace(one, findings=lowered.examined.findings) for key, one in made.items()}
+    made = [steps.verified(work, steps.quantize(work, lowered, plan.recipe_of(scheme))) for scheme in schemes]
+    return {(engine, one.artifact.scheme): replace(one, findings=lowered.examined.findings) for one in made}
 
 
 def _with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
@@ -166,25 +183,6 @@ def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:
     wanted = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
     if spec.layout is None or wanted != size:
         raise PlanError(f"--resize {size[0]},{size[1]}: input {spec.name!r} has the shape {spec.shape}")
-
-
-def _prepare(
-    work_runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: str
-) -> DataSet | None:
-    if spec is None:
-        return None
-    calibrating = purpose == "calibration"
-    request = DataRequest(
-        spec=spec,
-        inputs=inputs,
-        samples=plan.samples if calibrating else None,
-        layout=plan.layout,
-        minimum=CALIBRATION_MINIMUM if calibrating else 1,
-        recommended=CALIBRATION_ADVISED if calibrating else 1,
-        purpose=purpose,
-    )
-    prepared: DataSet = work_runner.run("prepare", "data", request, purpose)
-    return prepared
 
 
 def _check_evaluation(plan: Plan, data: DataSet | None) -> None:

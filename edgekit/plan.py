@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import postprocessing
-from edgekit.options import Options, check, check_outputs, parse_input_shape
+from edgekit.options import AUTO, Options, check, check_outputs, parse_input_shape
 from edgekit.postprocessing import Meaning
 from edgekit.profiles import DeviceProfile, load_profile
+from edgekit.race.choice import Budget
+from edgekit_converters import recipe_file
 from edgekit_converters.load import LOADERS, kind_of
 from edgekit_converters.lower import engines_for
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import OwnMetric, SourceRequest
-from edgekit_converters.schemes import SCHEMES, scheme
+from edgekit_converters.schemes import SCHEMES, refuse_mixture, scheme
 from edgekit_converters.verify import own_metric
 from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.manifest import Preprocessing
 
+DEFAULT_MAX_DROP = 0.01  # of a race
 DEFAULT_DEVICES = ("generic-arm64", "x86-64")  # without --device: TFLite and IR, in an order that suits most
 # the frameworks a kind of file may turn out to be
 FRAMEWORKS = {
@@ -70,6 +74,8 @@ class Plan:
     evaluate: str | None
     metric: OwnMetric | None
     max_drop: float | None
+    recipe: Recipe | None  # how the artifacts of its scheme are made
+    race: Budget | None  # the variants are all that may be tried; the race leaves the best of them
     samples: int | None
     layout: str | None
     labels: Path | None
@@ -88,6 +94,10 @@ class Plan:
         """The schemes to be made for an engine, each once."""
         return tuple(dict.fromkeys(variant.scheme for variant in self.variants if variant.engine == engine))
 
+    def recipe_of(self, scheme: str) -> Recipe:
+        """How the artifacts of a scheme are made."""
+        return self.recipe if self.recipe and self.recipe.scheme == scheme else Recipe(scheme)
+
     @property
     def engines(self) -> tuple[str, ...]:
         """The engines in use, each once."""
@@ -102,11 +112,14 @@ def resolve(options: Options) -> Plan:
     """
     source = _source(options)
     devices = tuple(map(load_profile, options.device)) or _default_devices(source.kind)
-    wanted = options.quantize or (("int8-static",) if options.calibrate else ("float32",))
-    schemes = tuple(dict.fromkeys(scheme(name).name for name in wanted))
-    variants, preferred, notes = _variants(devices, schemes, source.kind)
-    _check_calibration(options, schemes)
     check(options)
+    race = _race(options)
+    recipe = recipe_file.read(Path(options.recipe)) if options.recipe else None
+    schemes = _schemes(options, recipe)
+    variants, preferred, notes = _variants(devices, schemes, source.kind)
+    _check_calibration(options, (*schemes, *(recipe.schemes if recipe else ())))
+    if recipe:
+        _check_recipe(recipe, devices, variants)
     output = Path(options.output or f"{_stem(options.model)}.edgekit")
     check_outputs(output, options)
     return Plan(
@@ -122,6 +135,8 @@ def resolve(options: Options) -> Plan:
         evaluate=options.evaluate,
         metric=own_metric.named(options.metric) if options.metric else None,
         max_drop=options.max_drop,
+        recipe=recipe,
+        race=race,
         samples=options.samples,
         layout=options.layout,
         labels=Path(options.labels) if options.labels else None,
@@ -141,6 +156,8 @@ def as_it_came(plan: Plan, came: str) -> Plan:
     """
     if came == "float32":
         return plan
+    if plan.recipe:
+        raise PlanError(f"{plan.source.path.name} came as {came}: there is nothing left for --recipe to quantize")
     kept = {
         variant.name: dataclasses.replace(variant, scheme=came)
         for variant in plan.variants
@@ -156,6 +173,38 @@ def as_it_came(plan: Plan, came: str) -> Plan:
     note = f"the model came as {came} and is bundled as it is"
     variants = tuple({variant.name: variant for variant in kept.values()}.values())
     return dataclasses.replace(plan, variants=variants, preferred=preferred, notes=(*plan.notes, note))
+
+
+def _race(options: Options) -> Budget | None:
+    if AUTO not in options.quantize:
+        return None
+    asked: dict[str, Any] = {
+        "max_drop": DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop,
+        "max_latency_ms": options.max_latency_ms,
+        "max_size_mib": options.max_size_mib,
+        "objective": options.objective,
+        "minutes": options.budget_minutes,
+    }
+    return Budget(**{name: value for name, value in asked.items() if value is not None})
+
+
+def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: tuple[VariantPlan, ...]) -> None:
+    """Refuse a recipe that a format, or a device that gets what it makes, cannot do."""
+    for engine in dict.fromkeys(one.engine for one in variants if one.scheme == recipe.scheme):
+        refuse_mixture(engine, recipe.schemes, recipe.block_size)
+    for device in devices:
+        lacking = [name for name in recipe.schemes if name not in (*device.schemes, "float32")]
+        if recipe.scheme in device.schemes and lacking:
+            raise PlanError(f"{device.name} cannot do the recipe's {lacking[0]}; it can do {', '.join(device.schemes)}")
+
+
+def _schemes(options: Options, recipe: Recipe | None) -> tuple[str, ...]:
+    """The schemes that were asked for, each once."""
+    if AUTO in options.quantize:
+        return tuple(SCHEMES)
+    wanted = (*options.quantize, *([recipe.scheme] if recipe else []))
+    wanted = wanted or (("int8-static",) if options.calibrate else ("float32",))
+    return tuple(dict.fromkeys(scheme(name).name for name in wanted))
 
 
 def _stem(model: str) -> str:
@@ -236,7 +285,8 @@ def _refuse_or_note(
         )
     if not names:
         raise PlanError(f"{device.name} can do none of {', '.join(schemes)}; it can do {', '.join(able)}")
-    left = [name for name in schemes if not any(made.endswith(name) for made in names)]
+    asked = schemes if schemes != tuple(SCHEMES) else ()  # who asked for any is not told of each
+    left = [name for name in asked if not any(made.endswith(name) for made in names)]
     if left:
         notes.append(f"{device.name}: no {', '.join(left)}; it can do {', '.join(able)}")
     if device.accelerator:
@@ -283,6 +333,8 @@ def describe(plan: Plan) -> Mapping[str, Any]:
         "evaluate": plan.evaluate,
         "metric": plan.metric.name if plan.metric else None,
         "max_drop": plan.max_drop,
+        "recipe": recipe_file.write(plan.recipe) if plan.recipe else None,
+        "race": dataclasses.asdict(plan.race) if plan.race else None,
         "samples": plan.samples,
         "remedies": plan.remedies,
         "notes": list(plan.notes),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.race.choice import pareto
+from edgekit.race.trial import Trial, told
 from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import StageCost
 from edgekit_runtime.errors import ConversionError
@@ -47,6 +49,23 @@ class VariantReport:
 
 
 @dataclass(frozen=True)
+class TrialReport:
+    """One candidate of a race."""
+
+    engine: str
+    recipe: str  # in a few words
+    state: str  # "measured", "dropped", "broken", "failed" or "skipped"
+    reason: str
+    samples: int | None
+    value: float | None
+    drop: float | None
+    latency_ms: float | None
+    size_bytes: int | None
+    seconds: float
+    pareto: bool  # none of its engine loses less, is faster and is smaller
+
+
+@dataclass(frozen=True)
 class BundleReport:
     """The file."""
 
@@ -68,6 +87,8 @@ class Report:
     wall_seconds: float
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]
+    trials: tuple[TrialReport, ...]  # of a race
+    choices: tuple[str, ...]  # of a race: what was taken, and why
     report_version: int = REPORT_VERSION
 
     def to_json(self) -> str:
@@ -101,6 +122,18 @@ def to_file(path: Path | None) -> Iterator[Callable[[Report], None]]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def trial_reports(trials: Sequence[Trial]) -> tuple[TrialReport, ...]:
+    """Tell what became of the candidates of a race."""
+    best = [
+        one
+        for engine in {trial.engine for trial in trials}
+        for one in pareto([t for t in trials if t.engine == engine])
+    ]
+    return tuple(
+        TrialReport(**{**vars(trial), "recipe": told(trial.recipe), "pareto": trial in best}) for trial in trials
+    )
 
 
 def rows(report: Report) -> list[dict[str, Any]]:

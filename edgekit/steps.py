@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from edgekit.assemble import Made
 from edgekit.layers import map_layers
 from edgekit.plan import Plan
-from edgekit.race.trial import told
-from edgekit_converters.data import DataSet
+from edgekit.race.trial import Trial, told
+from edgekit_converters.data import DataRequest, DataSet
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Layer, Recipe, resolve
 from edgekit_converters.records import (
+    AnswerRequest,
     Artifact,
     CompareRequest,
     Comparison,
@@ -38,6 +39,19 @@ EXAMINED = "int8-static"  # the scheme that findings are about, and that remedie
 
 
 @dataclass(frozen=True)
+class Purpose:
+    """What samples are for, and how many that takes."""
+
+    name: str
+    minimum: int = 1
+    recommended: int = 1
+    samples: int | None = None  # at most, spread over all
+
+
+CALIBRATION, EVALUATION = Purpose("calibration", 16, 100), Purpose("evaluation")
+
+
+@dataclass(frozen=True)
 class Work:
     """What every step needs."""
 
@@ -57,12 +71,43 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What was made, and how it was come by."""
+
+    plan: Plan
+    baseline: Evaluation | None  # of the source
+    made: dict[tuple[str, str], Made]  # by (engine, scheme)
+    trials: tuple[Trial, ...] = ()  # of a race
+    choices: tuple[str, ...] = ()  # of a race: a paragraph each
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Lowered:
     """A float artifact that was proven, and what is known of it before it is quantized."""
 
     artifact: Artifact
     comparison: Comparison
     examined: Examination
+
+
+def prepare(
+    runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: Purpose
+) -> DataSet | None:
+    """The samples that a user named; None where none were."""
+    if spec is None:
+        return None
+    request = DataRequest(
+        spec=spec,
+        inputs=inputs,
+        samples=purpose.samples or (plan.samples if purpose is CALIBRATION else None),
+        layout=plan.layout,
+        minimum=purpose.minimum,
+        recommended=purpose.recommended,
+        purpose=purpose.name,
+    )
+    prepared: DataSet = runner.run("prepare", "data", request, purpose.name)
+    return prepared
 
 
 def lower(work: Work, engine: str) -> Artifact:
@@ -96,6 +141,11 @@ def _examined(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examina
 def layers(work: Work, artifact: Artifact) -> tuple[Layer, ...]:
     """The source's layers, and the nodes of a float artifact that compute them."""
     return map_layers(work.runner, work.source, work.probe, artifact).layers
+
+
+def harm(work: Work, lowered: Lowered) -> tuple[str, ...]:
+    """The source's layers, those that int8 harms most first."""
+    return ()
 
 
 def quantize(work: Work, lowered: Lowered, recipe: Recipe) -> Artifact:
@@ -137,6 +187,13 @@ def compare(work: Work, artifact: Artifact) -> Comparison:
     request = CompareRequest(artifact, work.probe, work.source.outputs)
     comparison: Comparison = work.runner.run("verify", artifact.engine, request, f"{artifact.engine} {artifact.scheme}")
     return comparison
+
+
+def answer(work: Work, data: DataSet) -> DataSet:
+    """The same samples, with what the source says of them as their labels."""
+    request = AnswerRequest(work.source, work.inputs, data)
+    answered: DataSet = work.runner.run("answer", work.toolchain, request, "source")
+    return answered
 
 
 def evaluate_source(work: Work) -> Evaluation | None:

@@ -22,6 +22,7 @@ from rich.table import Table
 from edgekit.layers import LayersReport
 from edgekit.report import Report, finding_lines, rows, size_text
 from edgekit_converters.runner import Watch
+from edgekit_converters.verify.metrics import METRICS
 
 HEADINGS = {
     "variant": "variant",
@@ -83,11 +84,13 @@ def show_report(report: Report) -> None:
         shown = [key for key in shown if key not in ("cosine", "p90")]
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
-        heading = (report.source.metric or "").replace("_", " ") if key == "value" else HEADINGS[key]
+        heading = _metric(report.source.metric) if key == "value" else HEADINGS[key]
         table.add_column(heading, justify="left" if key == "variant" else "right", no_wrap=True)
     for row in cells:
         table.add_row(*[row.get(key, "") for key in shown])
     console.print(table)
+    for paragraph in report.choices:
+        console.print(paragraph, highlight=False)
     for line in finding_lines(report):
         console.print(f"found: {line}", highlight=False, soft_wrap=True)
     for note in report.notes:
@@ -98,6 +101,11 @@ def show_report(report: Report) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _metric(name: str | None) -> str:
+    """A metric's name in words; a user's own is told as it was given."""
+    return (name or "") if name not in METRICS else name.replace("_", " ")
 
 
 def show_layers(report: LayersReport) -> None:

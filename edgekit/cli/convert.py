@@ -47,8 +47,10 @@ class Numbers(click.ParamType[Any]):
     "-q",
     multiple=True,
     metavar="SCHEME",
-    help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static; repeatable. Or auto: try them.",
+    help="float32, float16, int8-dynamic, int8-weights, int8-static (int8), int16x8-static, int4-weights; "
+    "repeatable. Or auto.",
 )
+@click.option("--recipe", metavar="FILE.toml", help="How to quantize which layer; see `edgekit layers MODEL`.")
 @click.option("--calibrate", metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
 @click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on.")
 @click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
@@ -108,6 +110,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
       edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --max-drop 0.01 --max-latency-ms 20
+      edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit convert model.keras --labels classes.txt --activation softmax --top 3
       edgekit convert yolov8n.onnx --boxes output0 --box-format cxcywh --labels coco.txt --iou 0.7
       edgekit convert yolo.onnx -q int8 --calibrate images/ --evaluate val.npz --metric score.py:mean_precision
@@ -138,6 +141,8 @@ def plan_text(plan: Any) -> str:
         for key in ("calibrate", "evaluate", "metric", "max_drop", "samples")
         if plan[key] is not None
     ]
+    if plan["recipe"]:
+        lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
     if plan["preprocessing"]:
         lines.append(f"preprocess {plan['preprocessing']}")
     if plan["postprocessing"]:

@@ -14,14 +14,12 @@ import numpy as np
 
 from edgekit.race import candidates
 from edgekit.race.choice import Budget, hopeless
-from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial
+from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_converters.verify.verdict import check_parity, drop
 from edgekit_runtime.errors import ConversionError, EngineError, PlanError, VerificationError
-
-PART = 512  # samples that decide whether a candidate is hopeless
 
 # What takes a candidate out of the race. Bad data, a full disk or a bug are none of these: they end it.
 REASONS = (ConversionError, EngineError, PlanError)
@@ -30,8 +28,13 @@ REASONS = (ConversionError, EngineError, PlanError)
 class Lane(Protocol):
     """What a race needs of one engine."""
 
-    engine: str
-    schemes: tuple[str, ...]  # that a device of this engine allows
+    @property
+    def engine(self) -> str:
+        """Its name."""
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """Those that some device allows."""
 
     def make(self, recipe: Recipe) -> Artifact:
         """Quantize the float artifact."""
@@ -40,7 +43,7 @@ class Lane(Protocol):
         """Hold it against the source's outputs."""
 
     def evaluate(self, artifact: Artifact, *, part: bool) -> Evaluation:
-        """Evaluate it on ``PART`` samples, or on all."""
+        """Evaluate it on a part of the samples, or on all."""
 
     def rank(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
         """Time them in turns."""
@@ -65,6 +68,7 @@ class Entry:
     artifact: Artifact | None = None
     comparison: Comparison | None = None
     evaluation: Evaluation | None = None
+    latency: Latency | None = None
 
 
 @dataclass
@@ -86,15 +90,23 @@ class Race:
         if not self._fits("int"):
             self._try_until_one_fits(candidates.last(engine, schemes))
 
-    def rank(self) -> None:
-        """Time everything that is still in the race; to be called when nothing else of ours runs."""
-        timed = [entry for entry in self.entries if entry.trial.state == MEASURED and entry.artifact]
-        latencies = self.lane.rank([entry.artifact for entry in timed if entry.artifact]) if timed else ()
-        by_id = {id(entry): latency.p50 for entry, latency in zip(timed, latencies, strict=True)}
-        self.entries = [
-            replace(entry, trial=replace(entry.trial, latency_ms=by_id[id(entry)])) if id(entry) in by_id else entry
-            for entry in self.entries
-        ]
+    def rank(self, trials: Sequence[Trial]) -> None:
+        """Time these against each other; to be called when nothing else of ours runs.
+
+        Statistics and corrections change constants and no kernel, so one candidate is timed for all that differ in
+        nothing else.
+        """
+        alike: dict[Recipe, list[int]] = {}
+        for place, entry in enumerate(self.entries):
+            if entry.trial in trials:
+                alike.setdefault(arithmetic(entry.trial.recipe), []).append(place)
+        groups = list(alike.values())
+        latencies = self.lane.rank([_artifact(self.entries[group[0]]) for group in groups]) if groups else ()
+        for group, latency in zip(groups, latencies, strict=True):
+            for place in group:
+                entry = self.entries[place]
+                timed = replace(entry.trial, latency_ms=latency.p50)
+                self.entries[place] = replace(entry, trial=timed, latency=latency)
 
     def _try_all(self, recipes: Iterable[Recipe]) -> None:
         for recipe in recipes:
@@ -158,6 +170,11 @@ class Race:
             return False
         better = higher_is_better(part.metric)
         return hopeless(np.load(source.scores), np.load(part.scores), self.budget.max_drop, higher_is_better=better)
+
+
+def _artifact(entry: Entry) -> Artifact:
+    assert entry.artifact is not None  # every measured trial has one
+    return entry.artifact
 
 
 def _measured(trial: Trial, source: Evaluation, evaluation: Evaluation) -> Trial:

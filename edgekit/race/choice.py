@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.race.trial import MEASURED, Trial
+from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial
+from edgekit_converters.recipe import Recipe
 
 OBJECTIVES = ("latency", "size", "accuracy")
 ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too
+NEAR = 1.15  # latencies so near may change places when they are measured again
 SURE = 2.0  # standard errors: when a part of the data is enough to know that a candidate loses too much
 
 
@@ -23,6 +25,7 @@ class Budget:
     max_latency_ms: float | None = None
     max_size_mib: float | None = None
     objective: str = "latency"  # one of OBJECTIVES
+    minutes: float = 20.0  # the race itself: nothing new is begun after these
 
     def misses(self, trial: Trial) -> dict[str, float]:
         """By how much a measured trial is over each budget, as a ratio to it or beyond it; empty when it fits."""
@@ -93,36 +96,58 @@ def closest(trials: Sequence[Trial], budget: Budget, count: int = 3) -> tuple[Tr
     return tuple(sorted(known, key=lambda trial: sum(budget.misses(trial).values()))[:count])
 
 
-def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, percent: Callable[[float], str]) -> str:
+def finalists(trials: Sequence[Trial], budget: Budget) -> tuple[Trial, ...]:
+    """Those worth timing a second time: what may be chosen, and float32 and plain int8 to hold it against."""
+    fitting = [trial for trial in trials if trial.state == MEASURED and not budget.misses(trial)]
+    best_ms = min((_latency(trial) for trial in fitting), default=0.0)
+    usual = (Recipe("float32"), Recipe("int8-static"))
+    near = [trial for trial in fitting if _latency(trial) <= NEAR * best_ms or trial.recipe in usual]
+    return tuple(near)
+
+
+def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
     """One paragraph: what was taken, what it was held against, and why not the others.
 
     Args:
         chosen: the trial taken.
         trials: all of the same engine.
         budget: what it had to keep to.
-        percent: how a drop is said.
+        metric: what drops are measured in.
     """
-    rest = [trial for trial in trials if trial is not chosen]
-    measured = [trial for trial in rest if trial.state == MEASURED]
+    others = [trial for trial in trials if trial is not chosen]
+    measured = [trial for trial in others if trial.state == MEASURED]
+    limit = _amount(budget.max_drop, metric)
     said = [
-        f"{chosen.engine}: took {_told(chosen)}: it loses {percent(_drop(chosen))} of {percent(budget.max_drop)} "
-        f"allowed, takes {_latency(chosen):.3f} ms a call here and {(chosen.size_bytes or 0) / 1024:.0f} KiB"
+        f"{chosen.engine}: took {_told(chosen)}: it {_loses(_drop(chosen), metric)} where {limit} may be lost, takes "
+        f"{_latency(chosen):.3f} ms a call here and {(chosen.size_bytes or 0) / 1024:.0f} KiB"
     ]
     float32 = next((trial for trial in measured if trial.recipe.scheme == "float32"), None)
     if float32 is not None:
         said.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
     over = [trial for trial in measured if "drop" in budget.misses(trial)]
-    lost = [trial for trial in rest if trial.state == "dropped"]
-    if over or lost:
-        worst = max((_drop(trial) for trial in (*over, *lost)), default=0.0)
-        said.append(f"{len(over) + len(lost)} of {len(trials)} candidates lose too much, up to {percent(worst)}")
-    slower = [trial for trial in measured if trial not in over and _latency(trial) > ALIKE * _latency(chosen)]
+    over += [trial for trial in others if trial.state == DROPPED]
+    if over:
+        worst = _amount(max(map(_drop, over)), metric)
+        said.append(f"{len(over)} of {len(trials)} candidates lose too much, up to {worst}")
+    fitting = [trial for trial in measured if not budget.misses(trial)]
+    slower = [trial for trial in fitting if _latency(trial) > ALIKE * _latency(chosen)]
     if slower and budget.objective == "latency":
-        said.append(f"{len(slower)} keep the accuracy and are slower")
-    unfit = [trial for trial in rest if trial.state in ("broken", "failed")]
+        times = min(map(_latency, slower)) / _latency(chosen)
+        said.append(f"{len(slower)} fit and are slower, the next {times:.2f} times")
+    unfit = [trial for trial in others if trial.state in (BROKEN, FAILED)]
     if unfit:
         said.append(f"{len(unfit)} could not be made")
     return "; ".join(said) + "."
+
+
+def _loses(drop: float, metric: str) -> str:
+    if drop == 0:
+        return "loses nothing"
+    return f"loses {_amount(drop, metric)}" if drop > 0 else f"gains {_amount(-drop, metric)}"
+
+
+def _amount(drop: float, metric: str) -> str:
+    return f"{100 * drop:.2f} points" if metric in ("accuracy", "agreement") else f"{drop:.4g} of {metric}"
 
 
 def _told(trial: Trial) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit_converters.recipe import Recipe
 
@@ -30,6 +30,11 @@ class Trial:
     def name(self) -> str:
         """Engine and recipe, such as ``litert int8-static percentile equalize, 3 layers float32``."""
         return f"{self.engine} {told(self.recipe)}"
+
+
+def arithmetic(recipe: Recipe) -> Recipe:
+    """The recipe as far as it decides which kernels run."""
+    return replace(recipe, statistics=Recipe.statistics, percentile=Recipe.percentile, corrections=())
 
 
 def told(recipe: Recipe) -> str:

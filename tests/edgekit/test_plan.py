@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from edgekit.options import Options, parse_input_shape, read_plan
-from edgekit.plan import describe, resolve
+from edgekit.plan import as_it_came, describe, resolve
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
 
@@ -208,3 +209,61 @@ def test_a_plan_files_device_is_looked_for_beside_it(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "plan.toml").write_text('device = ["intel-cpu", "my-board.toml"]')
     assert read_plan(tmp_path / "sub" / "plan.toml")["device"] == ("intel-cpu", str(tmp_path / "sub" / "my-board.toml"))
+
+
+@pytest.fixture
+def with_recipe(options, tmp_path):
+    """Options with a recipe of this text, calibration data, and other options."""
+
+    def write(text, **more):
+        (tmp_path / "r.toml").write_text(text)
+        return replace(options, **({"recipe": "r.toml", "calibrate": "d.npz"} | more))
+
+    return write
+
+
+FLOAT_HEAD = 'scheme = "int8"\n[[rule]]\nscheme = "float32"\ndepth = "last"'
+
+
+def test_a_recipe_says_the_scheme_and_how_its_artifacts_are_made(with_recipe):
+    plan = resolve(with_recipe(FLOAT_HEAD))
+    assert plan.schemes == ("int8-static",)
+    assert plan.recipe_of("int8-static") == plan.recipe
+    assert plan.recipe.rules[0].scheme == "float32"
+    assert 'depth = ["last"]' in describe(plan)["recipe"]
+
+
+def test_beside_a_recipe_other_schemes_are_made_as_ever(with_recipe):
+    plan = resolve(with_recipe(FLOAT_HEAD, quantize=("float16",)))
+    assert set(plan.schemes) == {"float16", "int8-static"}
+    assert plan.recipe_of("float16") == Recipe("float16")
+
+
+def test_a_plan_file_names_a_recipe_beside_it(with_recipe, tmp_path):
+    with_recipe(FLOAT_HEAD)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "plan.toml").write_text('recipe = "../r.toml"')
+    assert resolve(with_recipe(FLOAT_HEAD, **read_plan(tmp_path / "sub" / "plan.toml"))).recipe is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        ("scheme = ", {}, "r.toml: not TOML"),
+        (FLOAT_HEAD, {"recipe": "missing.toml"}, "missing.toml: cannot be read"),
+        (FLOAT_HEAD, {"calibrate": None}, "int8-static needs calibration data"),
+        (FLOAT_HEAD, {"output": "r.toml"}, "-o r.toml"),
+        (FLOAT_HEAD.replace("float32", "int16x8"), {}, "openvino cannot do int16x8-static; it can do float32"),
+        (FLOAT_HEAD.replace("float32", "int8-weights"), {"device": ("coral-usb",)}, "coral-usb cannot do the recipe's"),
+        (FLOAT_HEAD.replace('"int8"', '"float32"').replace('"float32"\nd', '"int8"\nd'), {}, "its coarsest"),
+        ('scheme = "int4-weights"\nblock_size = 32', {}, "litert cannot do block_size 32"),
+    ],
+)
+def test_a_recipe_that_cannot_be_met_is_refused(with_recipe, text, more, said):
+    with pytest.raises(PlanError, match=said):
+        resolve(with_recipe(text, **more))
+
+
+def test_a_model_that_came_quantized_takes_no_recipe(with_recipe):
+    with pytest.raises(PlanError, match="nothing left for --recipe"):
+        as_it_came(resolve(with_recipe(FLOAT_HEAD)), "int8-static")

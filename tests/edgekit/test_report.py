@@ -6,8 +6,20 @@ import math
 
 import pytest
 
-from edgekit.report import BundleReport, Report, SourceReport, VariantReport, finding_lines, rows, to_file
+from edgekit.race.trial import Trial
+from edgekit.report import (
+    BundleReport,
+    Report,
+    SourceReport,
+    TrialReport,
+    VariantReport,
+    finding_lines,
+    rows,
+    to_file,
+    trial_reports,
+)
 from edgekit_converters.examine.findings import FINDERS
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import STAGES, StageCost
 from edgekit_converters.schemes import SCHEMES
@@ -23,6 +35,7 @@ RECORDS = {
     ("bundle",): BundleReport,
     ("stages", "items"): StageCost,
     ("findings", "items"): Finding,
+    ("trials", "items"): TrialReport,
 }
 
 
@@ -55,6 +68,13 @@ def report(metric="accuracy", value=0.97):
         wall_seconds=4.2,
         notes=("only 40 samples",),
         findings=tuple(Finding("litert", "rare-values", f"relu_{place}", "is wide", "nothing") for place in range(5)),
+        trials=trial_reports(
+            [
+                Trial("litert", Recipe("int8-static", "mse"), "measured", "", 400, 0.97, 0.0025, 0.011, 25520, 3.1),
+                Trial("litert", Recipe("float32"), "skipped", "the time was over"),
+            ]
+        ),
+        choices=("litert: took int8-static mse.",),
     )
 
 

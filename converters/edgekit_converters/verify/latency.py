@@ -1,4 +1,7 @@
-"""Measure: how long one call takes on this machine. Times of another machine, or a busy one, are other times."""
+"""Measure: how long one call of the engine takes on this machine; another machine, or a busy one, takes another time.
+
+Arrays go in and come out in the artifact's own dtypes: what an application does to get there depends on what it has.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.artifact import OpenArtifact
-from edgekit_converters.records import Latency, MeasureRequest, RankRequest
+from edgekit_converters.artifact import OpenArtifact, entered
+from edgekit_converters.records import Artifact, Latency, MeasureRequest, Probe, RankRequest
 from edgekit_converters.worker import report_progress
 
 MIN_RUNS, MAX_RUNS, BUDGET_S = 20, 1000, 1.0
@@ -21,16 +24,16 @@ def measure(request: MeasureRequest, _folder: Path) -> Latency:
     Raises:
         EngineError: the engine cannot open or run the artifact.
     """
-    sample = [np.load(path)[:1] for path in request.probe.inputs]
     opened = OpenArtifact(request.artifact, request.precision)
+    sample = _own(request.artifact, request.probe)
     try:
         for _ in range(3):
-            opened.run(sample)
+            opened.engine.run(sample)
         times_ms: list[float] = []
         deadline = time.perf_counter() + BUDGET_S
         while len(times_ms) < MIN_RUNS or (len(times_ms) < MAX_RUNS and time.perf_counter() < deadline):
             started = time.perf_counter()
-            opened.run(sample)
+            opened.engine.run(sample)
             times_ms.append((time.perf_counter() - started) * 1e3)
     finally:
         opened.close()
@@ -47,15 +50,15 @@ def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
     Raises:
         EngineError: the engine cannot open or run one of them.
     """
-    sample = [np.load(path)[:1] for path in request.probe.inputs]
-    opened = []
+    opened: list[OpenArtifact] = []
     try:
         for artifact in request.artifacts:
             opened.append(OpenArtifact(artifact, request.precision))
+        samples = [_own(artifact, request.probe) for artifact in request.artifacts]
         turns_ms: list[list[float]] = [[] for _ in opened]
         for done in range(ROUNDS + 1):  # the first one warms up
-            for place, one in enumerate(opened):
-                turns_ms[place].append(_turn_ms(one, sample))
+            for turns, one, sample in zip(turns_ms, opened, samples, strict=True):
+                turns.append(_turn_ms(one, sample))
             report_progress(done, ROUNDS + 1)
     finally:
         for one in opened:
@@ -68,6 +71,11 @@ def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
     """The mean time of the calls of one turn, at least one."""
     started, calls = time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - started < ROUND_S:
-        opened.run(sample)
+        opened.engine.run(sample)
         calls += 1
     return (time.perf_counter() - started) * 1e3 / calls
+
+
+def _own(artifact: Artifact, probe: Probe) -> list[np.ndarray]:
+    """The probe's first sample, as the artifact takes it."""
+    return entered(artifact, [np.load(path)[:1] for path in probe.inputs])

@@ -1,0 +1,220 @@
+"""``--quantize auto``: race the engines side by side, choose for each device, narrow the plan to what was chosen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from edgekit import steps
+from edgekit.assemble import Made
+from edgekit.plan import Plan, VariantPlan
+from edgekit.profiles import DeviceProfile
+from edgekit.race import Entry, Race
+from edgekit.race import Source as RaceSource
+from edgekit.race.choice import Budget, choose, closest, explain, finalists
+from edgekit.race.trial import MEASURED, Trial
+from edgekit.steps import Lowered, Outcome, Work
+from edgekit_converters.recipe import Recipe
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
+from edgekit_runtime.errors import DataError, VerificationError
+from edgekit_runtime.requirements import machine
+
+Key = tuple[str, str]  # engine, scheme
+PART = steps.Purpose("evaluation", samples=512)  # decides whether a candidate is hopeless
+EVALUATION_MINIMUM = 50
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One engine's steps, as a race asks for them."""
+
+    work: Work
+    part: Work  # the same, with a part of the evaluation data
+    lowered: Lowered
+    schemes: tuple[str, ...]
+
+    @property
+    def engine(self) -> str:
+        """Its name."""
+        return self.lowered.artifact.engine
+
+    def make(self, recipe: Recipe) -> Artifact:
+        """Quantize the float artifact."""
+        return steps.quantize(self.work, self.lowered, recipe)
+
+    def compare(self, artifact: Artifact) -> Comparison:
+        """Hold it against the source's outputs."""
+        return steps.compare(self.work, artifact)
+
+    def evaluate(self, artifact: Artifact, *, part: bool) -> Evaluation:
+        """Evaluate it on a part, or on all."""
+        evaluation = steps.evaluate_artifact(self.part if part else self.work, artifact)
+        assert evaluation is not None
+        return evaluation
+
+    def rank(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+        """Time them in turns."""
+        return steps.rank(self.work, artifacts)
+
+    def harm(self) -> Sequence[str]:
+        """The source's layers, those that int8 harms most first."""
+        return steps.harm(self.work, self.lowered)
+
+
+def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
+    """Race, and choose.
+
+    Ctrl-C ends the race as the end of its time does: what is being tried is finished, nothing new is begun, and the
+    best so far is taken. A second one ends the command.
+
+    Args:
+        work: with evaluation data, or calibration data alone: then agreement with the source is what counts.
+        artifacts: the float artifacts, one an engine.
+
+    Raises:
+        DataError: the evaluation data are too few to tell.
+        VerificationError: nothing fits the budgets of a device; the message has what comes nearest.
+    """
+    budget = _budget(work.plan)
+    work, part, notes = _stakes(work)
+    whole, some = steps.evaluate_source(work), steps.evaluate_source(part)
+    assert whole is not None
+    assert some is not None
+    interrupted = threading.Event()
+    stop = _until(budget, interrupted)
+
+    def one(artifact: Artifact) -> tuple[Lowered, Race]:
+        schemes = work.plan.schemes_of(artifact.engine)
+        lowered = steps.prove(work, artifact, schemes)
+        engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop)
+        engine.run()
+        return lowered, engine
+
+    with ThreadPoolExecutor(len(artifacts)) as lanes:
+        running = [lanes.submit(one, artifact) for artifact in artifacts]
+        try:
+            raced = [lane.result() for lane in running]
+        except KeyboardInterrupt:
+            interrupted.set()
+            raced = [lane.result() for lane in running]
+    for _, engine in raced:  # one after the other, when nothing else of ours runs
+        engine.rank([entry.trial for entry in engine.entries if entry.trial.state == MEASURED])
+        # once more among those that may be chosen: who was first by chance is second now
+        engine.rank(finalists([entry.trial for entry in engine.entries], budget))
+    found = {engine.lane.engine: (lowered, engine.entries) for lowered, engine in raced}
+    return replace(_chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *_ended(stop())))
+
+
+def _stakes(work: Work) -> tuple[Work, Work, tuple[str, ...]]:
+    """The work with the data that decide, the same with a part of them, and what is to be said of them."""
+    plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
+    whole = work.evaluation or work.calibration
+    part = steps.prepare(work.runner, plan, work.inputs, spec, PART)
+    assert whole is not None
+    assert part is not None
+    if whole.count < EVALUATION_MINIMUM:
+        raise DataError(
+            f"{spec}: {whole.count} samples cannot tell which candidate is better; at least {EVALUATION_MINIMUM} are "
+            f"needed, and several hundred are advised"
+        )
+    same = work.inputs[0].shape == work.source.outputs[0].shape  # what reconstructs its input needs no labels
+    if plan.metric or whole.labels is not None or same:
+        return replace(work, evaluation=whole), replace(work, evaluation=part), ()
+    note = f"race: {spec} has no labels, so what counts is agreement with the float model"
+    whole, part = steps.answer(work, whole), steps.answer(work, part)
+    answered = replace(work, evaluation=whole, agreement=True)
+    return answered, replace(answered, evaluation=part), (note,)
+
+
+def _ended(why: str) -> tuple[str, ...]:
+    return (f"race: ended early: {why}; what was tried is kept, the same command goes on from there",) if why else ()
+
+
+def _budget(plan: Plan) -> Budget:
+    assert plan.race is not None
+    return plan.race
+
+
+def _until(budget: Budget, interrupted: threading.Event) -> Callable[[], str]:
+    """Why nothing new is to be begun."""
+    ends = time.monotonic() + 60 * budget.minutes
+
+    def stop() -> str:
+        if interrupted.is_set():
+            return "interrupted before its turn"
+        return f"the {budget.minutes:g} minutes of --budget-minutes were over" if time.monotonic() > ends else ""
+
+    return stop
+
+
+def _chosen(plan: Plan, budget: Budget, found: Mapping[str, tuple[Lowered, Sequence[Entry]]], metric: str) -> Outcome:
+    trials = tuple(entry.trial for _, entries in found.values() for entry in entries)
+    taken: dict[Key, Entry] = {}
+    variants: dict[str, VariantPlan] = {}
+    preferred: dict[str, tuple[str, ...]] = {}
+    said: list[str] = []
+    for device in plan.devices:
+        names = {}
+        for variant in _targets(plan, device):
+            entries = [entry for entry in found[variant.engine][1] if entry.trial.recipe.scheme in device.schemes]
+            entry = _best(entries, budget, taken)
+            if entry is not None:
+                taken.setdefault((variant.engine, entry.trial.recipe.scheme), entry)
+                said.append(explain(entry.trial, [one.trial for one in entries], budget, metric))
+                one = replace(variant, scheme=entry.trial.recipe.scheme)
+                names[variants.setdefault(one.name, one).name] = entry.trial.latency_ms or 0.0
+        if not names:
+            raise VerificationError(
+                _nothing(device, [one.trial for _, entries in found.values() for one in entries], budget)
+            )
+        preferred[device.name] = _in_order(names, device, budget)
+    made = {key: _made(entry, found[key[0]][0]) for key, entry in taken.items()}
+    narrowed = replace(plan, variants=tuple(variants.values()), preferred=preferred)
+    return Outcome(narrowed, None, made, trials, tuple(dict.fromkeys(said)))
+
+
+def _targets(plan: Plan, device: DeviceProfile) -> list[VariantPlan]:
+    """A variant for each engine and unit of the device, in its order; the scheme is still open."""
+    by_target: dict[tuple[str, str], VariantPlan] = {}
+    for variant in plan.variants:
+        if variant.name in plan.preferred[device.name]:
+            by_target.setdefault((variant.engine, variant.device), variant)
+    return list(by_target.values())
+
+
+def _best(entries: Sequence[Entry], budget: Budget, taken: Mapping[Key, Entry]) -> Entry | None:
+    """The best entry; where another device took the same scheme, that device's recipe."""
+    trial = choose([entry.trial for entry in entries], budget)
+    if trial is None:
+        return None
+    known = taken.get((trial.engine, trial.recipe.scheme))
+    return known or next(entry for entry in entries if entry.trial is trial)
+
+
+def _in_order(names: Mapping[str, float], device: DeviceProfile, budget: Budget) -> tuple[str, ...]:
+    """The device's own order, or, where this is such a machine and speed is wanted, that of what was measured."""
+    if budget.objective == "latency" and device.arch == machine() and all(name.count("-gpu-") == 0 for name in names):
+        return tuple(sorted(names, key=lambda name: names[name]))
+    return tuple(names)
+
+
+def _made(entry: Entry, lowered: Lowered) -> Made:
+    assert entry.artifact is not None
+    assert entry.comparison is not None
+    return Made(entry.artifact, entry.comparison, entry.evaluation, entry.latency, lowered.examined.findings)
+
+
+def _nothing(device: DeviceProfile, trials: Sequence[Trial], budget: Budget) -> str:
+    near = "".join(
+        f"\n  {trial.name}: " + ", ".join(f"{what} over by {over:.4g}" for what, over in budget.misses(trial).items())
+        for trial in closest(trials, budget)
+    )
+    return (
+        f"race: nothing fits the budgets of {device.name} (at most {budget.max_drop:g} lost"
+        + (f", {budget.max_latency_ms:g} ms" if budget.max_latency_ms else "")
+        + (f", {budget.max_size_mib:g} MiB" if budget.max_size_mib else "")
+        + f"); nearest are:{near}\nallow more, or give more --calibrate samples; no bundle was written"
+    )

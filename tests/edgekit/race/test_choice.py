@@ -1,0 +1,100 @@
+"""The best within the budgets is taken, a hopeless candidate is known early, and the reasons are said."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgekit.race.choice import Budget, choose, closest, explain, finalists, hopeless, pareto
+from edgekit.race.trial import DROPPED, FAILED, MEASURED, Trial, told
+from edgekit_converters.recipe import Recipe, Rule
+
+BUDGET = Budget(max_drop=0.01)
+
+
+def trial(scheme, drop, latency_ms, size_bytes=100_000, state=MEASURED, **recipe):
+    return Trial("litert", Recipe(scheme, **recipe), state, "", 2000, 0.9 - drop, drop, latency_ms, size_bytes)
+
+
+FLOAT = trial("float32", 0.0, 2.0, 400_000)
+PLAIN = trial("int8-static", 0.05, 1.0)
+PARTIAL = trial("int8-static", 0.008, 1.3, 130_000, rules=(Rule("float32", layers=("a", "b")),))
+HALF = trial("float16", 0.0001, 2.1, 200_000)
+
+
+@pytest.mark.parametrize(
+    ("budget", "taken"),
+    [
+        (BUDGET, PARTIAL),
+        (replace(BUDGET, max_drop=0.06), PLAIN),
+        (replace(BUDGET, max_drop=0.001), FLOAT),
+        (replace(BUDGET, objective="size"), PARTIAL),
+        (replace(BUDGET, objective="accuracy"), FLOAT),
+        (replace(BUDGET, objective="accuracy", max_size_mib=0.25), HALF),
+        (replace(BUDGET, max_latency_ms=1.2), None),
+        (replace(BUDGET, max_latency_ms=1.2, max_drop=0.06), PLAIN),
+    ],
+)
+def test_the_best_that_fits_is_taken(budget, taken):
+    assert choose([FLOAT, PLAIN, PARTIAL, HALF], budget) is taken
+
+
+def test_an_integer_variant_that_is_slower_than_float_is_not_taken_for_speed():
+    slow = trial("int8-static", 0.0, 2.5)
+    assert choose([FLOAT, slow], BUDGET) is FLOAT
+    assert choose([FLOAT, slow], replace(BUDGET, objective="size")) is slow
+
+
+def test_of_those_as_fast_the_one_that_loses_least_is_taken():
+    alike = [trial("int8-static", drop, 1.0 + 0.01 * place) for place, drop in enumerate((0.004, 0.001, 0.003))]
+    assert choose([FLOAT, *alike], BUDGET) is alike[1]
+
+
+def test_only_what_was_measured_may_be_taken():
+    assert choose([replace(PLAIN, state=DROPPED, drop=0.0), trial("float32", 0.0, None, state=FAILED)], BUDGET) is None
+
+
+def test_what_another_beats_in_everything_is_not_in_the_pareto_set():
+    worse = trial("int8-weights", 0.009, 1.9, 150_000)
+    assert pareto([FLOAT, PLAIN, PARTIAL, HALF, worse]) == (FLOAT, PLAIN, PARTIAL, HALF)
+
+
+def test_what_comes_nearest_is_first():
+    assert closest([PLAIN, FLOAT, PARTIAL], replace(BUDGET, max_latency_ms=1.2)) == (PLAIN, PARTIAL, FLOAT)
+
+
+def test_finalists_are_those_near_the_best_and_the_usual():
+    far = trial("int8-weights", 0.0, 3.0)
+    near = trial("int8-dynamic", 0.0, 1.4)
+    assert finalists([FLOAT, PARTIAL, far, near, PLAIN], BUDGET) == (FLOAT, PARTIAL, near)
+
+
+@pytest.mark.parametrize(("lost", "known"), [(0, False), (2, False), (60, True)])
+def test_a_part_of_the_samples_tells_what_is_hopeless(lost, known):
+    source = np.ones(500)
+    source[:100] = 0  # what the source gets wrong itself says nothing
+    candidate = source.copy()
+    candidate[100 : 100 + lost] = 0
+    assert hopeless(source, candidate, 0.01, higher_is_better=True) is known
+    assert hopeless(1 - source, 1 - candidate, 0.01, higher_is_better=False) is known
+
+
+def test_a_loss_that_chance_explains_is_not_hopeless():
+    generator = np.random.default_rng(0)
+    source, candidate = (generator.random((2, 200)) < 0.7).astype(float)  # both right as often
+    assert not hopeless(source, candidate - 0.02, 0.01, higher_is_better=True)
+
+
+def test_the_choice_is_explained():
+    said = explain(PARTIAL, [FLOAT, PLAIN, PARTIAL, HALF], BUDGET, "accuracy")
+    assert said == (
+        "litert: took int8-static, 2 layers float32: it loses 0.80 points where 1.00 points may be lost, "
+        "takes 1.300 ms a call here and 127 KiB; float32 takes 1.54 times as long; "
+        "1 of 4 candidates lose too much, up to 5.00 points; 2 fit and are slower, the next 1.54 times."
+    )
+
+
+def test_recipes_are_told_in_a_few_words():
+    assert told(Recipe("int8-static", statistics="mse", corrections=("equalize", "bias"))) == (
+        "int8-static mse equalize+bias"
+    )

@@ -1,0 +1,138 @@
+"""What a race tries, in which order, what it drops early, and how it ends. The lane is scripted: it is no toolchain."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.race import Race, Source
+from edgekit.race.choice import Budget, choose
+from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
+from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Parity
+from edgekit_runtime.errors import CalibrationError
+
+COUNT, PART = 2000, 400
+SCHEMES = ("int8-static", "float16", "int8-dynamic", "int8-weights", "float32", "int16x8-static")
+HARM = tuple("abcdefgh")
+
+
+class Lane:
+    """An engine in which a recipe loses what ``lost`` says of it."""
+
+    engine, schemes = "litert", SCHEMES
+
+    def __init__(self, folder: Path, lost):
+        self.folder, self.lost, self.whole, self.ranked = folder, lost, [], []
+
+    def make(self, recipe):
+        if recipe.corrections == ("bias",):
+            raise CalibrationError("no ranges", stage="quantize")
+        path = self.folder / f"{abs(hash(recipe))}.tflite"
+        path.write_bytes(bytes(1000))
+        self.lost_of = {**getattr(self, "lost_of", {}), path: self.lost(recipe)}
+        self.recipes = {**getattr(self, "recipes", {}), path: recipe}
+        return Artifact("litert", recipe.scheme, (path,), (), ())
+
+    def compare(self, artifact):
+        broken = self.recipes[artifact.files[0]].corrections == ("equalize",)
+        return Comparison((Parity("y", 0.1, 1.0 if broken else 70.0, 1.0),), ())
+
+    def evaluate(self, artifact, *, part):
+        if not part:
+            self.whole.append(self.recipes[artifact.files[0]])
+        return scored(self.folder, PART if part else COUNT, self.lost_of[artifact.files[0]])
+
+    def rank(self, artifacts):
+        self.ranked.append([self.recipes[one.files[0]] for one in artifacts])
+        slow = {"float32": 4.0, "float16": 4.0, "int16x8-static": 3.0}
+        return [
+            Latency(slow.get(one.scheme, 1.0 + 0.1 * len(self.recipes[one.files[0]].rules)), 1.0, 9)
+            for one in artifacts
+        ]
+
+    def harm(self):
+        return HARM
+
+
+def scored(folder, count, lost):
+    """An evaluation in which every tenth sample is wrong, and a share of the others besides."""
+    scores = np.ones(count)
+    scores[::10] = 0
+    scores[1 : 1 + round(lost * count)] = 0
+    path = folder / f"{count}-{lost}.npy"
+    np.save(path, scores)
+    return Evaluation("accuracy", float(scores.mean()), count, scores=path)
+
+
+@pytest.fixture
+def race(tmp_path):
+    """Race candidates that lose what a function says of their recipes."""
+
+    def run(lost, stop=lambda: "", max_drop=0.01):
+        lane = Lane(tmp_path, lost)
+        source = Source(scored(tmp_path, COUNT, 0.0), scored(tmp_path, PART, 0.0))
+        one = Race(lane, source, Budget(max_drop), stop)
+        one.run()
+        one.rank([entry.trial for entry in one.entries if entry.trial.state == MEASURED])
+        return one
+
+    return run
+
+
+def by_state(race):
+    states = {}
+    for entry in race.entries:
+        states.setdefault(entry.trial.state, []).append(entry.trial)
+    return states
+
+
+def test_what_fits_ends_the_search_and_is_taken(race):
+    done = race(lambda recipe: 0.0)
+    states = by_state(done)
+    assert [trial.recipe.corrections for trial in states[FAILED]] == [("bias",)]
+    assert [trial.recipe.corrections for trial in states[BROKEN]] == [("equalize",)]
+    assert not any(trial.recipe.rules for trial in states[MEASURED])
+    assert choose([entry.trial for entry in done.entries], done.budget).recipe.scheme == "int8-static"
+
+
+def test_what_loses_far_too_much_is_dropped_on_a_part(race):
+    done = race(lambda recipe: 0.2 if recipe.scheme == "int8-dynamic" else 0.0)
+    (dropped,) = by_state(done)[DROPPED]
+    assert dropped.recipe.scheme == "int8-dynamic"
+    assert dropped.samples == PART
+    assert not any(recipe.scheme == "int8-dynamic" for recipe in done.lane.whole)
+
+
+def test_when_int8_does_not_fit_its_worst_layers_stay_float_until_it_does(race):
+    def lost(recipe):
+        kept = len(recipe.rules[0].layers) if recipe.rules else 0
+        return max(0.0, 0.06 - 0.02 * kept) if recipe.scheme == "int8-static" else 0.0
+
+    done = race(lost)
+    kept = [entry.trial.recipe.rules[0].layers for entry in done.entries if entry.trial.recipe.rules]
+    assert kept == [HARM[:1], HARM[:2], HARM[:4]]
+    taken = choose([entry.trial for entry in done.entries], replace(done.budget, max_latency_ms=1.2))
+    assert taken.recipe.scheme.startswith("int8")
+
+
+def test_sixteen_bits_are_tried_when_eight_do_not_do(race):
+    done = race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
+    assert done.entries[-1].trial.recipe.scheme == "int16x8-static"
+    assert done.entries[-1].trial.state == MEASURED
+
+
+def test_when_the_time_is_up_the_rest_is_skipped_and_what_was_found_stays(race):
+    left = iter([""] * 4)
+    done = race(lambda recipe: 0.0, stop=lambda: next(left, "the time was over"))
+    states = by_state(done)
+    assert len(states[MEASURED]) == 4
+    assert {trial.reason for trial in states[SKIPPED]} == {"the time was over"}
+
+
+def test_one_of_those_with_the_same_kernels_is_timed(race):
+    done = race(lambda recipe: 0.0)
+    (ranked,) = done.lane.ranked
+    assert [recipe.scheme for recipe in ranked] == ["float32", "int8-static", "float16", "int8-dynamic", "int8-weights"]
+    alike = [entry.trial for entry in done.entries if entry.trial.recipe.scheme == "int8-static"]
+    assert {trial.latency_ms for trial in alike if trial.state == MEASURED} == {1.0}
