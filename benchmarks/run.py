@@ -19,6 +19,8 @@ SECTIONS = {
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "runtime": "runtime_cost.py",
+    "call": "runtime_call.py",
+    "queue": "runtime_queue.py",
     "preprocess": "runtime_preprocess.py",
     "stream": "runtime_stream.py",
     "cold": "runtime_cold.py",

@@ -1,113 +1,141 @@
-"""What one `model(x)` costs over the bare interpreter: both sides interleaved in one process.
+"""What one `model(x)` costs over the bare interpreter, or a bare request: both sides take turns in one process.
 
-The model is MLPerf Tiny's int8 ResNet-8; `--data` or $EDGEKIT_DATA says where it is.
+The models are MLPerf Tiny's int8 ResNet-8, where a call takes microseconds, and Coral's int8 MobileNetV2.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
+import real_data
 from runtime_bundle import interpreter, write_bundle_of
 
 import edgekit_runtime
 
-MODEL = "mlperf_tiny/image_classification/pretrainedResnet_quant.tflite"
-ROUNDS = 200
-CALLS_A_ROUND = 50
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, how long it is measured, and the most that a call may cost over the raw one."""
+
+    name: str
+    path: str  # below the folder of real data
+    rounds: int
+    calls: int  # a round and side
+    limit: float
+    by_hand: bool = False  # with float input, too
+
+
+SUBJECTS = (
+    Subject("ResNet-8", "mlperf_tiny/image_classification/pretrainedResnet_quant.tflite", 200, 50, 1.05, by_hand=True),
+    Subject("MobileNetV2", "coral/models/mobilenet_v2_1.0_224_quant.tflite", 40, 5, 1.01),
+)
 
 
 def main() -> None:
-    """Print the medians and their ratio, for int8 and for float input."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("EDGEKIT_DATA", "../shared/data"), type=Path)
-    path = parser.parse_args().data / MODEL
-    if not path.is_file():
-        raise SystemExit(f"{path} is not there: say with --data where the real models are")
-    raw_interpreter = interpreter(path)
-    (detail,), (out,) = raw_interpreter.get_input_details(), raw_interpreter.get_output_details()
-    in_scale, in_zero = detail["quantization"]
-    out_scale, out_zero = out["quantization"]
-    quantized = np.random.default_rng(0).integers(-128, 128, (1, 32, 32, 3)).astype(np.int8)
-    real = (quantized.astype(np.float32) - in_zero) * np.float32(in_scale)  # (1, 32, 32, 3)
+    """Print the medians of both sides and of their ratio, for each model and engine."""
+    data = real_data.folder(__doc__)
+    real_data.need(*(data / subject.path for subject in SUBJECTS))
+    for subject in SUBJECTS:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(subject, data / subject.path, Path(folder))
 
-    def raw() -> Any:
-        raw_interpreter.set_tensor(detail["index"], quantized)
-        raw_interpreter.invoke()
-        return raw_interpreter.get_tensor(out["index"])
 
-    def by_hand() -> Any:
-        steps = np.clip(np.rint(real / in_scale) + in_zero, -128, 127).astype(np.int8)
-        raw_interpreter.set_tensor(detail["index"], steps)
-        raw_interpreter.invoke()
-        return (raw_interpreter.get_tensor(out["index"]).astype(np.float32) - out_zero) * out_scale
+def measure(subject: Subject, path: Path, folder: Path) -> None:
+    """Measure a model in LiteRT, then in OpenVINO."""
+    bare = interpreter(path)
+    detail, out = bare.get_input_details()[0], bare.get_output_details()[0]
+    dtype = np.dtype(detail["dtype"])
+    quantized = np.random.default_rng(0).integers(0, 256, detail["shape"]).astype(np.uint8).view(dtype)
 
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "resnet8.edgekit"
-        write_bundle_of(path, bundle, raw_interpreter)
-        with edgekit_runtime.load(bundle) as model:
-            if not np.allclose(model(quantized), by_hand(), atol=float(out_scale)):
+    def raw(x: np.ndarray = quantized) -> Any:
+        bare.set_tensor(detail["index"], x)
+        bare.invoke()
+        return bare.get_tensor(out["index"])
+
+    bundle = folder / "model.edgekit"
+    write_bundle_of(path, bundle, bare)
+    with edgekit_runtime.load(bundle, threads=1) as model:
+        compare(f"{subject.name} int8 in LiteRT", subject, raw, lambda: model(quantized))
+        if subject.by_hand:
+            real, call = by_hand(raw, detail, out, quantized)
+            if not np.allclose(model(real), call(), atol=float(out["quantization"][0])):
                 raise SystemExit("the two sides compute different things")
-            _compare("int8 input", "set_tensor+invoke+get_tensor", raw, lambda: model(quantized))
-            _compare("float32 input", "quantized by hand with numpy", by_hand, lambda: model(real))
-        ir = _ir(path, Path(folder))
-        write_bundle_of(ir, bundle, raw_interpreter)
-        request = _request(ir)
-        with edgekit_runtime.load(bundle, threads=1) as model:
-            _compare(
-                "OpenVINO, int8 input", "filled and read by hand", lambda: request(quantized), lambda: model(quantized)
-            )
+            compare(f"{subject.name} float32, quantized by hand", subject, call, lambda: model(real), target=False)
+    write_bundle_of(ir(path, folder), bundle, bare)
+    request = bare_request(folder / "model.xml")
+    with edgekit_runtime.load(bundle, threads=1) as model:
+        compare(f"{subject.name} int8 in OpenVINO", subject, lambda: request(quantized), lambda: model(quantized))
 
 
-def _ir(path: Path, folder: Path) -> Path:
-    """The same model as OpenVINO reads it, for a batch of one."""
+def by_hand(
+    raw: Callable[[np.ndarray], Any], detail: dict[str, Any], out: dict[str, Any], quantized: np.ndarray
+) -> tuple[np.ndarray, Call]:
+    """Return the input in float, and the call that one writes for it with numpy."""
+    (scale, zero), (out_scale, out_zero) = detail["quantization"], out["quantization"]
+    real = (quantized.astype(np.float32) - zero) * np.float32(scale)
+
+    def call() -> Any:
+        steps = np.clip(np.rint(real / scale) + zero, -128, 127).astype(np.int8)
+        return (raw(steps).astype(np.float32) - out_zero) * out_scale
+
+    return real, call
+
+
+def ir(path: Path, folder: Path) -> Path:
+    """Write the same model as OpenVINO reads it, for a batch of one."""
     import openvino
 
     model = openvino.Core().read_model(path)
     model.reshape([1, *[dim.get_length() for dim in list(model.inputs[0].get_partial_shape())[1:]]])
-    openvino.save_model(model, folder / "resnet8.xml", compress_to_fp16=False)
-    return folder / "resnet8.xml"
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    return folder / "model.xml"
 
 
-def _request(ir: Path) -> Callable[[np.ndarray], Any]:
-    """The least that a call costs by hand: fill the tensor, infer, copy the result out."""
+def bare_request(path: Path) -> Callable[[np.ndarray], Any]:
+    """Return the least that a call costs by hand: fill the tensor, infer, copy the result out."""
     import openvino
 
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    request = openvino.Core().compile_model(str(ir), "CPU", options).create_infer_request()
+    request = openvino.Core().compile_model(str(path), "CPU", options).create_infer_request()
     tensor = request.get_input_tensor(0).data
 
     def call(x: np.ndarray) -> Any:
         np.copyto(tensor, x)
-        request.infer()
+        request.infer(share_outputs=True)  # without it the outputs are copied into a dict as well
         return request.get_output_tensor(0).data.copy()
 
     return call
 
 
-def _compare(what: str, other: str, theirs: Callable[[], Any], ours: Callable[[], Any]) -> None:
-    """Median microseconds of each side with the middle half's spread, and the median of the rounds' ratios."""
-    times = np.array([[_round_us(theirs), _round_us(ours)] for _ in range(ROUNDS)])  # (rounds, 2)
-    low, middle, high = np.percentile(times, [25, 50, 75], axis=0)
-    ratios = times[:, 1] / times[:, 0]
-    print(
-        f"{what}: model(x) {middle[1]:.2f} us ({low[1]:.2f}..{high[1]:.2f}), {other} {middle[0]:.2f} us "
-        f"({low[0]:.2f}..{high[0]:.2f}), ratio {np.median(ratios):.3f} "
-        f"({np.percentile(ratios, 25):.3f}..{np.percentile(ratios, 75):.3f})"
-    )
+def compare(what: str, subject: Subject, theirs: Call, ours: Call, *, target: bool = True) -> None:
+    """Print microseconds of each side, and the ratio of the rounds against the target."""
+    times = np.array([_round_us(theirs, ours, subject.calls) for _ in range(subject.rounds)])  # (rounds, 2)
+    figures.show(f"{what}: raw, model(x)", " us, ".join(f"{median:.5g}" for median in np.median(times, axis=0)) + " us")
+    ratios = list(times[:, 1] / times[:, 0])
+    if target:
+        figures.show_at_most(f"{what}: model(x) over raw", ratios, subject.limit)
+    else:
+        figures.show(f"{what}: model(x) over it", figures.with_spread(ratios))
 
 
-def _round_us(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    for _ in range(CALLS_A_ROUND):
-        call()
-    return (time.perf_counter() - start) / CALLS_A_ROUND * 1e6
+def _round_us(theirs: Call, ours: Call, calls: int) -> tuple[float, float]:
+    """Return the median of each side's calls, in turn, so that what disturbs a call disturbs either side's."""
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(calls):
+        for call, taken in zip((theirs, ours), times, strict=True):
+            start = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - start)
+    return float(np.median(times[0])) * 1e6, float(np.median(times[1])) * 1e6
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -98,9 +97,8 @@ def fetch(spec: OutputSpec, binding: TensorBinding) -> Fetch:
     if scale is not None and zero_point is not None:
         if np.dtype(binding.dtype).itemsize > 1:
             return lambda result: dequantize(result, scale, zero_point, want)
-        look_up = dequantization_table(binding.dtype, scale, zero_point, spec.dtype).take
-        # Wrapped around, a negative int8 is the place of its own bit pattern, and nothing has to be checked.
-        return partial(look_up, mode="wrap")
+        # Counted from the end, a negative int8 is the place of its own bit pattern.
+        return dequantization_table(binding.dtype, scale, zero_point, spec.dtype).take
     if binding.dtype == spec.dtype:
         return lambda result: result
     return lambda result: result.astype(want)

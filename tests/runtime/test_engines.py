@@ -186,6 +186,17 @@ def test_openvino_computes_in_float32_unless_told_otherwise(
 
 
 @pytest.mark.needs_openvino
+@pytest.mark.parametrize("threads", [1, None])
+def test_openvinos_twins_wait_for_each_other_only_where_each_takes_the_whole_processor(
+    opening: Callable[..., Variant], threads: int | None
+) -> None:
+    engine = open_engine(opening("openvino"), Loose(), threads)
+    twin = engine.twin()
+    assert twin is not None
+    assert (twin._compiled is engine._compiled) is (threads is None)
+
+
+@pytest.mark.needs_openvino
 def test_openvino_names_a_setting_it_does_not_know(opening: Callable[..., Variant]) -> None:
     with pytest.raises(EngineUnavailable, match="banana"):
         open_engine(opening("openvino", settings={"INFERENCE_PRECISION_HINT": "banana"}), Loose())

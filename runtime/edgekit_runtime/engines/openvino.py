@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -27,6 +28,7 @@ PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as aske
 THREADS = "INFERENCE_NUM_THREADS"
 DEVICE_ID = "DEVICE_ID"  # in a variant's settings: which of several GPUs
 WORTH = 1 / 3  # of the time of compiling: what importing may take, for a compiled model to be kept
+FOREIGN = (RuntimeError, ValueError, TypeError, OSError)  # what OpenVINO raises
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
@@ -45,7 +47,7 @@ class Mapped:
     ) -> None:
         if isinstance(error, ImportError):
             raise EngineUnavailable(f"{self._what} ({error}): {INSTALL}") from error
-        if isinstance(error, (RuntimeError, ValueError, TypeError, OSError)):
+        if isinstance(error, FOREIGN):
             raise self._kind(f"{self._what}: {_gist(str(error))}") from error
 
 
@@ -129,7 +131,9 @@ def _open_on(core: Any, path: str, device: str, options: dict[str, Any], artifac
     with Mapped(f"OpenVINO cannot run {os.path.basename(path)} on {device}", EngineUnavailable):
         compiled, libraries = _compiled(core, path, device, options, artifact)
         _refuse_other(compiled, device, options.get(PRECISION))
-        return OpenVINOEngine(compiled, _facts(compiled, device, libraries))
+        # Requests of a model that has one stream wait for each other, however few threads they use.
+        again = partial(_open_on, core, path, device, options, artifact) if THREADS in options else None
+        return OpenVINOEngine(compiled, _facts(compiled, device, libraries), again)
 
 
 def _compiled(core: Any, path: str, device: str, options: dict[str, Any], artifact: str) -> tuple[Any, dict[str, str]]:
@@ -204,33 +208,39 @@ def _facts(compiled: Any, device: str, libraries: dict[str, str]) -> Facts:
 class OpenVINOEngine:
     """A compiled model and one request, whose tensors are filled and read in place."""
 
-    def __init__(self, compiled: Any, facts: Facts) -> None:
+    def __init__(self, compiled: Any, facts: Facts, again: Callable[[], OpenVINOEngine] | None = None) -> None:
         self.facts = facts
+        self._again = again
         self.inputs = tuple(_info(i, port) for i, port in enumerate(compiled.inputs))
         self.outputs = tuple(_info(i, port) for i, port in enumerate(compiled.outputs))
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._in = [self._request.get_input_tensor(i).data for i in range(len(self.inputs))]
+        self._out = [self._request.get_output_tensor(i).data for i in range(len(self.outputs))]
         self._mapped = Mapped("OpenVINO failed while running the model", EngineError)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Fill, infer, copy out."""
-        request = self._request
-        with self._mapped:
+        try:  # which costs nothing, where entering the context manager each time would be felt
             for tensor, array in zip(self._in, arrays):
                 np.copyto(tensor, array)
-            request.infer()
-            return [request.get_output_tensor(i).data.copy() for i in range(len(self.outputs))]
+            self._request.infer(share_outputs=True)  # without which OpenVINO copies the outputs, too
+            return [tensor.copy() for tensor in self._out]
+        except FOREIGN:
+            with self._mapped:
+                raise
 
     def twin(self) -> OpenVINOEngine:
-        """One more request of the same compiled model."""
+        """The model compiled once more, where it was given a part of the processor; else one more request of it."""
+        if self._again is not None:
+            return self._again()
         with self._mapped:
             return OpenVINOEngine(self._compiled, self.facts)
 
     def close(self) -> None:
         """Drop the request, and with the last one the compiled model."""
         self._compiled = None
-        self._in = []
+        self._in, self._out = [], []
         self._request = None
 
 
