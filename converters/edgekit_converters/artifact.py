@@ -17,6 +17,7 @@ from edgekit_runtime.errors import EngineError, ToolchainError
 from edgekit_runtime.manifest import Golden, JoinedBinding, TensorBinding, Variant
 from edgekit_runtime.tensors import dequantize, quantize
 
+LONGEST_NAME = 256  # in a manifest; what litert-torch calls tensors inside a model may be longer
 PLACED = re.compile(r"(?:input|args|output)_\d+")  # names that carry their place
 
 
@@ -191,7 +192,8 @@ def _variant(artifact: Artifact, settings: dict[str, str]) -> Variant:
 
 
 def _binding(info: TensorInfo) -> TensorBinding:
-    return TensorBinding(info.index, info.name, info.dtype, info.scale, info.zero_point)
+    name = info.name if len(info.name) <= LONGEST_NAME else f"…{info.name[1 - LONGEST_NAME :]}"
+    return TensorBinding(info.index, name, info.dtype, info.scale, info.zero_point)
 
 
 def _enter(array: np.ndarray, binding: TensorBinding) -> np.ndarray:

@@ -55,6 +55,17 @@ def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_part_may_have_a_longer_name_than_a_manifest_takes(loaded, lowered, tmp_path):
+    import keras
+    from keras import layers
+
+    vector = keras.Input((8,))
+    parts = [layers.Dense(size, activation="sigmoid", name=str(size) * 300)(vector) for size in (3, 4)]
+    keras.Model(vector, layers.Concatenate()(parts)).save(tmp_path / "long.keras")
+    made = split(SplitRequest(lowered(loaded(tmp_path / "long.keras"), "litert"), (Split(0, 1),)), tmp_path)
+    assert [len(part.name) for part in made.outputs[0].parts] == [256, 256]
+
+
 def test_each_part_is_quantized_by_its_own_range(source, samples, lowered, prepared, tmp_path):
     artifact, data = lowered(source, "litert"), prepared(source, samples)
     examined = examine(ExamineRequest(artifact, source.inputs, data), tmp_path)
