@@ -16,6 +16,7 @@ from edgekit.race.choice import Budget
 from edgekit_converters import recipe_file
 from edgekit_converters.load import LOADERS, kind_of
 from edgekit_converters.lower import engines_for
+from edgekit_converters.quantize.corrections import refuse_corrections
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import OwnMetric, SourceRequest
 from edgekit_converters.schemes import SCHEMES, refuse_mixture, scheme
@@ -192,6 +193,7 @@ def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: 
     """Refuse a recipe that a format, or a device that gets what it makes, cannot do."""
     for engine in dict.fromkeys(one.engine for one in variants if one.scheme == recipe.scheme):
         refuse_mixture(engine, recipe.schemes, recipe.block_size)
+        refuse_corrections(recipe, engine)
     for device in devices:
         lacking = [name for name in recipe.schemes if name not in (*device.schemes, "float32")]
         if recipe.scheme in device.schemes and lacking:
