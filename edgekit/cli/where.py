@@ -24,8 +24,10 @@ class Read(click.ParamType[Any]):
         """Read the text."""
         try:
             return self.read(str(value))
-        except (ArgumentTypeError, ValueError) as error:
+        except ArgumentTypeError as error:
             self.fail(str(error), param, ctx)
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
 
 
 COUNT, THREADS, SECONDS = (

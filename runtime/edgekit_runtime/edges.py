@@ -79,9 +79,11 @@ def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
 
 def _advice(spec: InputSpec, array: Array) -> str:
     """A raw image where the model's own numbers are wanted is the mistake everybody makes once."""
-    if array.dtype == np.uint8 and spec.preprocessing is not None:
-        return f"; for a raw image {CALL_RAW}, which applies the declared preprocessing"
-    return ""
+    if array.dtype != np.uint8 or (spec.preprocessing is None and spec.layout is None):
+        return ""
+    return f"; for a raw image {CALL_RAW}" + (
+        ", which applies the declared preprocessing" if spec.preprocessing else ""
+    )
 
 
 def join(spec: OutputSpec, binding: JoinedBinding) -> Join:

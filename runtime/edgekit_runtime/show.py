@@ -87,7 +87,7 @@ def _needs(wanted: Requirements, engine: str) -> Iterator[str]:
         yield " or ".join(wanted.arch)
     if wanted.engine_version is not None:
         yield f"{engine} {wanted.engine_version} or newer"
-    if wanted.memory_bytes is not None:
+    if wanted.memory_bytes is not None and wanted.memory_bytes >> 20:  # less, every board has
         yield f"{wanted.memory_bytes >> 20:,} MiB of memory"
 
 
@@ -117,7 +117,7 @@ def placement_lines(placement: Placement) -> Iterator[str]:
     if placement.delegate is not None and placement.delegated is not None:
         yield f"  {placement.delegate} took {placement.delegated[0]} of {placement.delegated[1]} operators"
     precision, threads = placement.precision or "its own precision", placement.threads or "its own number of"
-    yield f"  computes in {precision}, {threads} threads"
+    yield f"  computes in {precision}, {threads} thread{'' if threads == 1 else 's'}"
     for name, path in placement.libraries.items():
         yield f"  {name} is {path}"
     if placement.probe is not None:

@@ -20,7 +20,7 @@ import pytest
 
 from edgekit_runtime import __main__ as command
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import Golden, OutputSpec, Postprocessing, Variant
+from edgekit_runtime.manifest import Golden, Manifest, OutputSpec, Postprocessing, Variant
 from edgekit_runtime.samples import read_sample
 
 Make = Callable[..., Path]
@@ -179,6 +179,30 @@ def test_run_preprocesses_arrays_when_asked(
     err = capsys.readouterr().err
     assert "input 'image'" in err
     assert "; for a raw image say --raw, which applies the declared preprocessing" in err
+
+
+def test_run_asks_for_raw_where_nothing_is_to_be_preprocessed_too(
+    make: Make, manifest: Manifest, tmp_path: Path, capsys: Capture
+) -> None:
+    path = make(inputs=(replace(manifest.inputs[0], preprocessing=None),))
+    np.save(tmp_path / "image.npy", np.zeros((2, 2, 3), np.uint8))
+    assert run("run", path, tmp_path / "image.npy") == 7
+    assert capsys.readouterr().err.endswith("its shape is [2, 2, 3]; for a raw image say --raw\n")
+    assert run("run", path, tmp_path / "image.npy", "--raw") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--threads", "fast"], "'fast' is not N|auto"), (["--isolate", "0"], "0 is not a time above 0")],
+)
+def test_the_tool_says_what_it_wants(bundle_path: Path, options: list[str], said: str) -> None:
+    from click.testing import CliRunner
+
+    from edgekit.cli import cli
+
+    done = CliRunner().invoke(cli, ["run", str(bundle_path), "x.npy", *options])
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
