@@ -16,6 +16,7 @@ SECTIONS = {
     "accuracy": "accuracy.py",
     "tiny": "tiny.py",
     "detector": "detector.py",
+    "mobilenet_v3": "mobilenet_v3.py",
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "runtime": "runtime_cost.py",
