@@ -120,6 +120,21 @@ def test_a_layer_that_is_kept_computes_in_float_and_the_others_do_not(net, engin
     assert [one for place, one in enumerate(stored) if place != kept] == [("INT8", {"INT8"})] * 2
 
 
+def test_a_nodes_name_is_no_pattern(file, loaded, lowered, prepared, tmp_path):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    source = loaded(file)
+    data = prepared(source, np.random.default_rng(1).standard_normal((32, 8, 8, 3)).astype(np.float32))
+    artifact = lowered(source, "litert")
+    model = flatbuffer_utils.read_model(str(artifact.files[0]))
+    for operator, name in zip(model.subgraphs[0].operators, (b"conv(1)+[2]$", b"conv(1)", b"wide.*"), strict=False):
+        model.subgraphs[0].tensors[operator.outputs[0]].name = name
+    flatbuffer_utils.write_model(model, str(artifact.files[0]))
+    nodes = (("conv(1)+[2]$", "float32"),)
+    made = quantize(QuantizeRequest(artifact, Recipe("int8-static"), source.inputs, data, nodes), tmp_path)
+    assert [activations for _, _, activations in weights_of(made)] == [{"FLOAT32"}, {"INT8"}, {"INT8"}]
+
+
 def test_an_input_that_only_floats_take_stays_float(net):
     assert net("litert", keeping("head"))[0].inputs[0].dtype == "int8"
     assert net("litert", keeping("conv"))[0].inputs[0].dtype == "float32"

@@ -62,6 +62,15 @@ def test_a_step_that_only_moves_values_takes_no_node_that_computes():
     assert paired(source, moved) == {"conv": ("CONV",), "drop": ("RESHAPE",), "flatten": ()}
 
 
+def test_a_step_that_only_moves_values_has_nothing_to_do_with_what_comes_after():
+    conv, dense = array(1, 4, 4, 2), array(1, 3)
+    source = steps(("conv", (), conv), ("drop", (0,), conv), ("dense", (1,), dense))
+    artifact = steps(("CONV", (), conv), ("FULLY_CONNECTED", (0,), dense))
+    assert paired(source, artifact) == {"conv": ("CONV",), "drop": (), "dense": ("FULLY_CONNECTED",)}
+    twice = steps(("CONV", (), conv), ("CONV_AGAIN", (), conv), ("FULLY_CONNECTED", (0,), dense))
+    assert paired(source, twice)["drop"] == ()
+
+
 def test_equal_values_are_told_apart_by_the_order_of_execution():
     same_twice = array(1, 6)
     source = steps(("first", (), same_twice), ("second", (), same_twice))
