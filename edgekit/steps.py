@@ -32,7 +32,9 @@ from edgekit_converters.records import (
 )
 from edgekit_converters.runner import Runner
 from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.sense import SenseRequest, Sensitivity
 from edgekit_converters.verify.verdict import check_parity
+from edgekit_runtime.errors import CalibrationError
 from edgekit_runtime.manifest import InputSpec
 
 EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for
@@ -144,8 +146,25 @@ def layers(work: Work, artifact: Artifact) -> tuple[Layer, ...]:
 
 
 def harm(work: Work, lowered: Lowered) -> tuple[str, ...]:
-    """The source's layers, those that int8 harms most first."""
-    return ()
+    """The source's layers that int8 harms, the worst first."""
+    return tuple(one.layer for one in sense(work, lowered, Recipe(EXAMINED)).harms)
+
+
+def sense(work: Work, lowered: Lowered, recipe: Recipe) -> Sensitivity:
+    """What a recipe does to each layer. Its corrections are left out: they hide, and make up for, what others do.
+
+    Raises:
+        CalibrationError: there are no calibration data to run.
+    """
+    if work.calibration is None:
+        raise CalibrationError("layers are compared on samples", stage="sense", advice="add --calibrate DATA")
+    plain = replace(recipe, corrections=())
+    artifact = _split(work, lowered) if recipe.scheme == EXAMINED else lowered.artifact
+    request = SenseRequest(
+        artifact, quantize(work, lowered, plain), layers(work, lowered.artifact), work.inputs, work.calibration
+    )
+    sensed: Sensitivity = work.runner.run("sense", artifact.engine, request, f"{artifact.engine} {told(plain)}")
+    return sensed
 
 
 def quantize(work: Work, lowered: Lowered, recipe: Recipe) -> Artifact:

@@ -26,6 +26,7 @@ STAGES = {
     "examine": ("edgekit_converters.examine:examine", True),
     "split": ("edgekit_converters.split:split", True),
     "quantize": ("edgekit_converters.quantize:quantize", True),
+    "sense": ("edgekit_converters.sense:sense", True),
     "verify": ("edgekit_converters.verify.parity:compare", True),
     "answer": ("edgekit_converters.verify.answers:answer", False),  # as "prepare": it only adds to that
     "evaluate": ("edgekit_converters.verify.metrics:evaluate", True),

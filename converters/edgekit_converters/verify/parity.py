@@ -58,12 +58,13 @@ def parity_of(output: str, reference: np.ndarray, computed: np.ndarray) -> Parit
     return Parity(
         output,
         max_abs_error=float(np.abs(error).max(initial=0.0)),
-        snr_db=_snr_db(float(wanted @ wanted), float(error @ error)),
+        snr_db=snr_db(float(wanted @ wanted), float(error @ error)),
         cosine=_cosine(wanted, got),
     )
 
 
-def _snr_db(signal: float, noise: float) -> float:
+def snr_db(signal: float, noise: float) -> float:
+    """Return the ratio of two powers in dB, between -150 and 150: no noise at all is 150."""
     if noise == 0.0:
         return EXACT_DB
     if signal == 0.0:
