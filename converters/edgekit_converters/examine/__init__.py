@@ -14,7 +14,7 @@ READERS = {
     "litert": "edgekit_converters.examine.tflite:read",
     "openvino": "edgekit_converters.examine.ir:read",
 }
-SAMPLES = 32
+SAMPLES = 16  # spread over the set; ranges are wanted to a factor, and quantizing looks at all samples anyway
 
 
 def examine(request: ExamineRequest, _folder: Path) -> Examination:

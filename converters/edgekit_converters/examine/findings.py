@@ -105,9 +105,10 @@ def expectations(graph: Graph, _engine: str) -> Iterator[Found]:
     arXiv:2006.04388, section 3).
     """
     for node in graph.nodes:
-        if node.kind != "softmax" or node.axis is None:
+        shape = graph.tensors[node.outputs[0]].shape
+        if node.kind != "softmax" or node.axis is None or node.axis >= len(shape):
             continue
-        bins = graph.tensors[node.outputs[0]].shape[node.axis]
+        bins = shape[node.axis]
         taker = _expectation(graph, node, bins) if 2 <= bins <= MOST_BINS else None
         if taker is None:
             continue

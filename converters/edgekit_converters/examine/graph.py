@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 TAIL_PERCENT = 99.9
+ENOUGH = 1 << 15  # values of a sample, evenly spread over the tensor, to tell its percentile from
 WEIGHTED = ("conv", "depthwise", "dense")
 ARITHMETIC = ("add", "subtract", "multiply", "divide")
 MOVES = ("shape", "slice", "concat")  # change no number
@@ -111,12 +112,15 @@ class Watcher:
 
     def see(self, tensor: int, array: np.ndarray) -> None:
         """Take in what a tensor holds for one sample; values that are not finite are passed over."""
-        values = array[np.isfinite(array)]
+        values = array.ravel()
+        if values.size and not np.isfinite([values.min(), values.max()]).all():  # NaN is either
+            values = values[np.isfinite(values)]
         if not values.size:
             return
         low, high = self._extremes.get(tensor, (np.inf, -np.inf))
         self._extremes[tensor] = min(low, float(values.min())), max(high, float(values.max()))
-        self._tails.setdefault(tensor, []).append(float(np.percentile(np.abs(values), TAIL_PERCENT)))
+        some = values[:: -(-values.size // ENOUGH)]
+        self._tails.setdefault(tensor, []).append(float(np.percentile(np.abs(some), TAIL_PERCENT)))
 
     def ranges(self) -> dict[int, Range]:
         """What was seen."""

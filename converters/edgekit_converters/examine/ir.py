@@ -21,6 +21,7 @@ KINDS = {
     **{"ReduceSum": "sum", "Pad": "pad", "FakeQuantize": "quantize"},
     **{"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Divide": "divide"},
 }
+OPEN = -1  # a size that the artifact leaves open
 STRUCTURE = ("Parameter", "Constant", "Result")
 
 
@@ -53,8 +54,9 @@ def _key(port: Any) -> tuple[str, int]:
 
 def _tensor(port: Any) -> Tensor:
     node = port.get_node()
-    shape = tuple(port.get_partial_shape().to_shape()) if port.get_partial_shape().is_static else ()
-    return Tensor(shape, _constant(node))
+    partial = port.get_partial_shape()
+    sizes = partial if partial.rank.is_static else ()
+    return Tensor(tuple(size.get_length() if size.is_static else OPEN for size in sizes), _constant(node))
 
 
 def _constant(node: Any) -> np.ndarray | None:

@@ -67,7 +67,7 @@ def _mean_square(error: np.ndarray) -> np.ndarray:
 def _relative_error(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
     """Power of the error over power of the answer, a sample."""
     assert labels is not None
-    return _mean_square(outputs[0] - labels) / np.maximum(_mean_square(labels), 1e-12)
+    return np.asarray(_mean_square(outputs[0] - labels) / np.maximum(_mean_square(labels), 1e-12))
 
 
 def _only_when_asked_for(*_: object) -> bool:
