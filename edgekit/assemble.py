@@ -14,6 +14,7 @@ from edgekit.plan import Plan, VariantPlan
 from edgekit_converters import recipe_file
 from edgekit_converters.artifact import settings_for
 from edgekit_converters.data import DataSet
+from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Finding, Latency, Probe, Source
 from edgekit_converters.verify.verdict import drop
 from edgekit_runtime.errors import DataError
@@ -44,6 +45,7 @@ class Made:
     evaluation: Evaluation | None
     latency: Latency | None = None
     findings: tuple[Finding, ...] = ()  # of what it was made from
+    recipe: Recipe | None = None  # how it was made; None of what came quantized
 
     @property
     def name(self) -> str:
@@ -196,7 +198,12 @@ def _recipe(contents: Contents) -> dict[str, Any]:
         "schemes": list(plan.schemes),
         "max_drop": plan.max_drop,
         "evaluation": _evaluation(baseline) if baseline else None,
-    } | ({"recipe": recipe_file.write(plan.recipe)} if plan.recipe else {})
+        "recipes": {
+            variant.name: recipe_file.write(made.recipe)
+            for variant in plan.variants
+            if (made := contents.made[variant.artifact]).recipe not in (None, Recipe(variant.scheme))
+        },
+    }
 
 
 def _evaluation(baseline: Evaluation) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from edgekit.plan import Plan, VariantPlan
 from edgekit.profiles import DeviceProfile
 from edgekit.race import Entry, Race
 from edgekit.race import Source as RaceSource
-from edgekit.race.choice import Budget, choose, closest, explain, finalists
+from edgekit.race.choice import Budget, amount, choose, closest, explain, finalists, measured
 from edgekit.race.trial import MEASURED, Trial
 from edgekit.steps import Lowered, Outcome, Work
 from edgekit_converters.recipe import Recipe
@@ -122,7 +122,8 @@ def _stakes(work: Work) -> tuple[Work, Work, tuple[str, ...]]:
         )
     same = work.inputs[0].shape == work.source.outputs[0].shape  # what reconstructs its input needs no labels
     if plan.metric or whole.labels is not None or same:
-        return replace(work, evaluation=whole), replace(work, evaluation=part), ()
+        own = () if work.evaluation else (f"race: measured on {spec}, for there is no --evaluate: that flatters",)
+        return replace(work, evaluation=whole), replace(work, evaluation=part), own
     note = f"race: {spec} has no labels, so what counts is agreement with the float model"
     whole, part = steps.answer(work, whole), steps.answer(work, part)
     answered = replace(work, evaluation=whole, agreement=True)
@@ -167,9 +168,7 @@ def _chosen(plan: Plan, budget: Budget, found: Mapping[str, tuple[Lowered, Seque
                 one = replace(variant, scheme=entry.trial.recipe.scheme)
                 names[variants.setdefault(one.name, one).name] = entry.trial.latency_ms or 0.0
         if not names:
-            raise VerificationError(
-                _nothing(device, [one.trial for _, entries in found.values() for one in entries], budget)
-            )
+            raise VerificationError(_nothing(device, trials, budget, metric))
         preferred[device.name] = _in_order(names, device, budget)
     made = {key: _made(entry, found[key[0]][0]) for key, entry in taken.items()}
     narrowed = replace(plan, variants=tuple(variants.values()), preferred=preferred)
@@ -204,17 +203,22 @@ def _in_order(names: Mapping[str, float], device: DeviceProfile, budget: Budget)
 def _made(entry: Entry, lowered: Lowered) -> Made:
     assert entry.artifact is not None
     assert entry.comparison is not None
-    return Made(entry.artifact, entry.comparison, entry.evaluation, entry.latency, lowered.examined.findings)
-
-
-def _nothing(device: DeviceProfile, trials: Sequence[Trial], budget: Budget) -> str:
-    near = "".join(
-        f"\n  {trial.name}: " + ", ".join(f"{what} over by {over:.4g}" for what, over in budget.misses(trial).items())
-        for trial in closest(trials, budget)
+    return Made(
+        entry.artifact,
+        entry.comparison,
+        entry.evaluation,
+        entry.latency,
+        lowered.examined.findings,
+        entry.trial.recipe,
     )
+
+
+def _nothing(device: DeviceProfile, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
+    limits = [f"at most {amount(budget.max_drop, metric)} lost"]
+    limits += [f"{budget.max_latency_ms:g} ms"] if budget.max_latency_ms else []
+    limits += [f"{budget.max_size_mib:g} MiB"] if budget.max_size_mib else []
+    near = "".join(f"\n  {measured(trial, metric)}" for trial in closest(trials, budget))
     return (
-        f"race: nothing fits the budgets of {device.name} (at most {budget.max_drop:g} lost"
-        + (f", {budget.max_latency_ms:g} ms" if budget.max_latency_ms else "")
-        + (f", {budget.max_size_mib:g} MiB" if budget.max_size_mib else "")
-        + f"); nearest are:{near}\nallow more, or give more --calibrate samples; no bundle was written"
+        f"race: nothing fits the budgets of {device.name} ({', '.join(limits)}); nearest are:{near}\n"
+        f"allow more, or give more --calibrate samples; no bundle was written"
     )

@@ -143,8 +143,11 @@ def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
     lowered = steps.prove(work, artifact, schemes)
     if work.source.quantized:  # there is nothing left to quantize
         return {(engine, artifact.scheme): Made(artifact, lowered.comparison, steps.evaluate_artifact(work, artifact))}
-    made = [steps.verified(work, steps.quantize(work, lowered, plan.recipe_of(scheme))) for scheme in schemes]
-    return {(engine, one.artifact.scheme): replace(one, findings=lowered.examined.findings) for one in made}
+    made = {}
+    for recipe in map(plan.recipe_of, schemes):
+        one = steps.verified(work, steps.quantize(work, lowered, recipe))
+        made[engine, one.artifact.scheme] = replace(one, findings=lowered.examined.findings, recipe=recipe)
+    return made
 
 
 def _with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:

@@ -115,21 +115,21 @@ def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str)
         metric: what drops are measured in.
     """
     others = [trial for trial in trials if trial is not chosen]
-    measured = [trial for trial in others if trial.state == MEASURED]
-    limit = _amount(budget.max_drop, metric)
+    timed = [trial for trial in others if trial.state == MEASURED]
+    limit = amount(budget.max_drop, metric)
     said = [
         f"{chosen.engine}: took {_told(chosen)}: it {_loses(_drop(chosen), metric)} where {limit} may be lost, takes "
         f"{_latency(chosen):.3f} ms a call here and {(chosen.size_bytes or 0) / 1024:.0f} KiB"
     ]
-    float32 = next((trial for trial in measured if trial.recipe.scheme == "float32"), None)
+    float32 = next((trial for trial in timed if trial.recipe.scheme == "float32"), None)
     if float32 is not None:
         said.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
-    over = [trial for trial in measured if "drop" in budget.misses(trial)]
+    over = [trial for trial in timed if "drop" in budget.misses(trial)]
     over += [trial for trial in others if trial.state == DROPPED]
     if over:
-        worst = _amount(max(map(_drop, over)), metric)
+        worst = amount(max(map(_drop, over)), metric)
         said.append(f"{len(over)} of {len(trials)} candidates lose too much, up to {worst}")
-    fitting = [trial for trial in measured if not budget.misses(trial)]
+    fitting = [trial for trial in timed if not budget.misses(trial)]
     slower = [trial for trial in fitting if _latency(trial) > ALIKE * _latency(chosen)]
     if slower and budget.objective == "latency":
         times = min(map(_latency, slower)) / _latency(chosen)
@@ -140,13 +140,22 @@ def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str)
     return "; ".join(said) + "."
 
 
+def measured(trial: Trial, metric: str) -> str:
+    """A trial and what is known of it, in a line."""
+    facts = [_loses(_drop(trial), metric)]
+    facts += [f"{trial.latency_ms:.4g} ms"] if trial.latency_ms is not None else []
+    facts += [f"{trial.size_bytes / 2**20:.3g} MiB"] if trial.size_bytes is not None else []
+    return f"{trial.name}: {', '.join(facts)}"
+
+
 def _loses(drop: float, metric: str) -> str:
     if drop == 0:
         return "loses nothing"
-    return f"loses {_amount(drop, metric)}" if drop > 0 else f"gains {_amount(-drop, metric)}"
+    return f"loses {amount(drop, metric)}" if drop > 0 else f"gains {amount(-drop, metric)}"
 
 
-def _amount(drop: float, metric: str) -> str:
+def amount(drop: float, metric: str) -> str:
+    """A drop, for people."""
     return f"{100 * drop:.2f} points" if metric in ("accuracy", "agreement") else f"{drop:.4g} of {metric}"
 
 

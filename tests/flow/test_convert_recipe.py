@@ -64,7 +64,7 @@ def test_the_worst_layer_in_float_brings_both_formats_nearer_to_the_source(conve
     assert kept.keys() == plain.keys() == {"litert-int8-static", "openvino-int8-static"}
     assert all(kept[name] > plain[name] + 3 for name in plain)
     with edgekit_runtime.open_bundle(tmp_path / "net.edgekit") as bundle:
-        assert parse(bundle.manifest.recipe["recipe"]) == parse(recipe)
+        assert parse(bundle.manifest.recipe["recipes"]["litert-int8-static"]) == parse(recipe)
 
 
 def test_a_rule_that_selects_nothing_leaves_nothing_behind(convert, tmp_path):
