@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S, TIMEOUT_NAME = 60.0, "EDGEKIT_PROBE_TIMEOUT_S"
 MEMORY_NAME = "EDGEKIT_PROBE_MEMORY_MIB"  # no limit where it is not set
+CHATTER = "INFO: "  # so LiteRT begins what explains no failure
 
 
 def timeout_s() -> float:
@@ -89,9 +90,10 @@ def how_it_ended(code: int) -> str:
 
 
 def last_words(noise: Any) -> str:
-    """The last line that the child printed."""
+    """The last line that the child printed, but for chatter."""
     noise.seek(max(0, noise.seek(0, os.SEEK_END) - 4096))
-    lines = [line.strip() for line in noise.read().decode(errors="replace").splitlines() if line.strip()]
+    printed = noise.read().decode(errors="replace").splitlines()
+    lines = [line.strip() for line in printed if line.strip() and not line.startswith(CHATTER)]
     return f", its last words: {lines[-1][:200]}" if lines else ""
 
 

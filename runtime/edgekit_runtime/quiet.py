@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from edgekit_runtime.child import CHATTER
 from edgekit_runtime.errors import BundleError, InputMismatch, PlanError, VerificationError
 from edgekit_runtime.isolate import memory_file
 
 # How a verb ends when it was not an engine that failed.
 NOT_THE_ENGINE = (PlanError, VerificationError, BundleError, InputMismatch, KeyboardInterrupt, BrokenPipeError)
-CHATTER = b"INFO: "  # so LiteRT begins what explains no failure
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _descriptor_leads_to(target: int, name: str) -> Iterator[None]:
 def _show(held: Any) -> None:
     if sys.__stderr__ is not None:
         held.seek(0)
-        os.write(2, b"".join(line for line in held if not line.startswith(CHATTER)))
+        os.write(2, b"".join(line for line in held if not line.startswith(CHATTER.encode())))
 
 
 def _silence_the_end() -> None:

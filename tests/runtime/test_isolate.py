@@ -90,6 +90,17 @@ def test_the_only_variant_is_opened_again(bundle_path: Path, wanted: np.ndarray)
         assert [(event.lost, event.now) for event in model.events] == [("null-float32", "null-float32")] * 3
 
 
+@pytest.mark.parametrize(
+    ("printed", "told"), [(b"INFO: all is well\n", ""), (b"ERROR: hot\nINFO: a\n\n", "ERROR: hot")]
+)
+def test_chatter_is_no_last_word(bundle_path: Path, printed: bytes, told: str) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+        model._session._session._pool._first._noise.write(printed)
+        os.kill(child_of(model), signal.SIGKILL)
+        model(X)
+        assert model.events[0].reason.endswith(f"SIGKILL, its last words: {told}" if told else "SIGKILL")
+
+
 def test_a_child_that_hangs_costs_the_timeout(make: Make, variant: Variant, wanted: np.ndarray) -> None:
     with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=1.5) as model:
         pid = child_of(model)
