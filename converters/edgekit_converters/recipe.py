@@ -78,7 +78,7 @@ def resolve(recipe: Recipe, layers: Sequence[Layer]) -> tuple[tuple[str, str], .
         nodes = [node for layer in chosen for node in layer.nodes]
         if not nodes:
             names = ", ".join(layer.name for layer in chosen[:5])
-            raise PlanError(f"rule {number}: nothing in the artifact computes {names} alone; remove the rule")
+            raise PlanError(f"rule {number}: no node of the artifact computes {names}; remove the rule")
         schemes |= dict.fromkeys(nodes, rule.scheme)
     return tuple((node, scheme) for node, scheme in schemes.items() if scheme != recipe.scheme)
 

@@ -8,7 +8,7 @@ import nncf
 import openvino as ov
 
 from edgekit_converters.records import QuantizeRequest
-from edgekit_converters.trace.ir_nodes import is_constant
+from edgekit_converters.trace.ir_nodes import constants
 
 
 def _int4(block_size: int) -> dict[str, Any]:
@@ -39,11 +39,9 @@ def in_use(request: QuantizeRequest, scheme: str) -> bool:
 def left_alone(model: ov.Model, request: QuantizeRequest, scheme: str) -> nncf.IgnoredScope | None:
     """Return the nodes that are not to be in a scheme; None when all of them are."""
     schemes = dict(request.nodes)
-    others = [
-        node.get_friendly_name()
-        for node in model.get_ops()
-        if schemes.get(node.get_friendly_name(), request.scheme) != scheme and not is_constant(node)
-    ]
+    names = [node.get_friendly_name() for node in model.get_ops()]
+    fixed = constants(model)
+    others = [name for name in names if schemes.get(name, request.scheme) != scheme and name not in fixed]
     # what was decided of the float model may name a node that has since been cut away
     return nncf.IgnoredScope(names=others, validate=False) if others else None
 

@@ -33,7 +33,8 @@ def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
 
 def _steps(model: ov.Model, inputs: Arrays) -> Steps:
     with openvino_errors("match"):
-        nodes = [node for node in model.get_ordered_ops() if not is_constant(node)]
+        fixed = constants(model)
+        nodes = [node for node in model.get_ordered_ops() if node.get_friendly_name() not in fixed]
         values = _values(model, nodes, inputs)
     found = Steps()
     places: dict[str, int] = {}
@@ -45,7 +46,7 @@ def _steps(model: ov.Model, inputs: Arrays) -> Steps:
         taken = [one.get_friendly_name() for one in before]
         places[name] = found.add(
             (name, kind),
-            _weights([one for one in before if is_constant(one)], kind, values[name]),
+            _weights([one for one in before if one.get_friendly_name() in fixed], kind, values[name]),
             [places[one] for one in taken if one in places],
             values[name],
             [values[one] for one in taken if one in values],
@@ -66,12 +67,15 @@ def _values(model: ov.Model, nodes: list[Any], inputs: Arrays) -> dict[str, np.n
     return given | {name: np.array(results[index]) for index, name in reversed(list(enumerate(names)))}
 
 
-def is_constant(node: Any) -> bool:
-    """Tell constants, and what is computed from constants alone, such as half weights made whole."""
-    kind = node.get_type_name()
-    if kind in STRUCTURE:
-        return bool(kind == "Constant")
-    return all(is_constant(value.get_source_output().get_node()) for value in node.inputs())
+def constants(model: ov.Model) -> frozenset[str]:
+    """Return the names of constants, and of what is computed from them alone, such as half weights made whole."""
+    found: set[str] = set()
+    for node in model.get_ordered_ops():
+        before = [value.get_source_output().get_node().get_friendly_name() for value in node.inputs()]
+        kind = node.get_type_name()
+        if kind == "Constant" or (kind not in STRUCTURE and before and found.issuperset(before)):
+            found.add(node.get_friendly_name())
+    return frozenset(found)
 
 
 def _weights(constants: list[Any], kind: str, result: np.ndarray) -> Weights:

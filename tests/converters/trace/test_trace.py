@@ -241,3 +241,20 @@ def test_an_ir_is_its_own_layers(keras_file, loaded, mapped, tmp_path):
     made = mapped(loaded(file), "openvino")
     assert all(layer.nodes == (layer.name,) for layer in made.found.layers)
     assert sum(layer.weighted for layer in made.found.layers) == 8
+
+
+@pytest.mark.needs_openvino
+def test_a_deep_ir(tmp_path):
+    import openvino as ov
+    from openvino import opset13
+
+    from edgekit_converters.trace.ir_nodes import constants
+
+    x = parameter = opset13.parameter([1, 2], np.float32, "x")
+    half = opset13.convert(opset13.constant(np.float16(0.5)), "f32")
+    half.set_friendly_name("half")
+    for _ in range(2000):  # deeper than Python may call itself
+        x = opset13.add(x, half)
+    found = constants(ov.Model([x], [parameter]))
+    assert "half" in found
+    assert len(found) == 2
