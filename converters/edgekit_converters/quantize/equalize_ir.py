@@ -56,7 +56,8 @@ class _Reach:
     def follow(self, start: Any) -> bool:
         """Go on to all who take the channels; False where one of them cannot be scaled."""
         self._channels = start.get_shape()[self.axis]
-        self._axes = {start.get_node().get_friendly_name(): self.axis}
+        self._start = start.get_node().get_friendly_name()
+        self._axes = {self._start: self.axis}
         pending, products = [start], []
         while pending:
             output = pending.pop()
@@ -71,8 +72,8 @@ class _Reach:
                 if node.get_friendly_name() not in self._axes:
                     pending.append(node.output(0))
                 self._axes[node.get_friendly_name()] = after
-        if self.bounded and (products or len(self.biases) > 1):
-            return False  # what ReLU6 gets is more than one sum of weights, so their bound says nothing
+        if self.bounded and len(self.biases) > 1:
+            return False  # the bound is that of one sum of weights
         return all(self._comes_once(product) for product in products)
 
     def _comes_once(self, product: Any) -> bool:
@@ -96,12 +97,21 @@ class _Reach:
         kind = node.get_type_name()
         if kind == "Add":
             return axis if self._adds_own(node, 1 - port, axis) else None
-        if kind == "Clamp" and _ends_at_six(node):
+        if kind == "Clamp":
             self.bounded = True
-            return axis
+            return axis if _ends_at_six(node) and self._clips_the_sum(node) else None
         if kind in HOMOGENEOUS:
-            return axis if kind != "Pad" or _pads_with_zeros(node) else None
+            widened = len(node.output(0).get_shape()) != len(node.input(port).get_shape())
+            return None if widened or (kind == "Pad" and not _pads_with_zeros(node)) else axis
         return _moved_axis(node, axis) if kind in MOVES and port == 0 else None
+
+    def _clips_the_sum(self, clamp: Any) -> bool:
+        """Tell whether a node clips what the layer itself adds up, and nothing that became of it."""
+        clipped = clamp.input_value(0).get_node()
+        before = (
+            [clipped] if clipped.get_type_name() != "Add" else [value.get_node() for value in clipped.input_values()]
+        )
+        return self._start in [node.get_friendly_name() for node in before]
 
     def _adds_own(self, node: Any, other: int, axis: int) -> bool:
         """Tell whether a node adds a constant to each channel, and note it as a bias; behind ReLU6 it is none."""

@@ -82,9 +82,10 @@ def test_the_float_function_stays(lowered_model, tmp_path, engine, activation):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_channels_a_thousand_to_one_apart_become_usable(lowered_model, engine):
+@pytest.mark.parametrize("scheme", ["int8-static", "int8-weights"])
+def test_channels_a_thousand_to_one_apart_become_usable(lowered_model, engine, scheme):
     model = lowered_model(separable(), engine, samples())
-    plain, even = (model.snr_db(Recipe("int8-static", corrections=names)) for names in ((), ("equalize",)))
+    plain, even = (model.snr_db(Recipe(scheme, corrections=names)) for names in ((), ("equalize",)))
     assert even > plain + GAIN_DB, (plain, even)
 
 
@@ -94,6 +95,22 @@ def test_hard_swish_is_left_alone(lowered_model, tmp_path, engine):
     even = equalized(model, tmp_path)
     before, after = (sorted(np.abs(kernels(artifact)).max(axis=(0, 1, 2))) for artifact in (model.artifact, even))
     np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_relu6_is_passed_where_it_never_clips(lowered_model, tmp_path, engine):
+    net = separable("relu6")
+    deep = net.layers[2]
+    kernel, bias = deep.get_weights()
+    small = np.arange(16) < 8
+    deep.set_weights([np.where(small[:, np.newaxis], 0.01, 30.0) * kernel, np.zeros_like(bias)])
+    model = lowered_model(net, engine, 6 * samples())
+    even = equalized(model, tmp_path)
+    plain = outputs(model.artifact)
+    np.testing.assert_allclose(outputs(even), plain, rtol=0, atol=SAME * np.abs(plain).max())
+    before, after = (np.abs(kernels(artifact)).max(axis=(0, 1, 2)) for artifact in (model.artifact, even))
+    assert np.all(after[small] > 1.5 * before[small])
+    np.testing.assert_array_equal(after[~small], before[~small])
 
 
 def kernels(artifact):

@@ -1,8 +1,12 @@
 """Statistics of calibration on a net with rare large values that do not matter, on both engines."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from edgekit_converters.artifact import open_interpreter
 from edgekit_converters.recipe import Recipe
 
 pytestmark = pytest.mark.needs_keras
@@ -52,3 +56,26 @@ def test_what_the_model_takes_and_gives_keeps_its_extremes(heavy_tailed):
         made = model.quantized(Recipe("int8-static", name, percentile=90.0))
         plain = model.quantized(Recipe("int8-static"))
         assert (made.inputs, made.outputs) == (plain.inputs, plain.outputs)
+
+
+def test_memory_does_not_grow_with_samples(lowered_model):
+    import keras
+    from keras import layers
+
+    from edgekit_converters.quantize.narrow import narrow
+
+    image = keras.Input((32, 32, 4))
+    net = keras.Model(image, layers.Conv2D(4, 1)(layers.Conv2D(16, 1)(image)))
+    samples = np.random.default_rng(0).standard_normal((512, 32, 32, 4)).astype(np.float32)  # 8 MiB
+    model = lowered_model(net, "litert", samples)
+    request = model.request(Recipe("int8-static", "mse"))
+    few = replace(request, calibration=replace(request.calibration, count=8))
+    names = (detail["name"] for detail in open_interpreter(request.artifact.files[0]).get_tensor_details())
+    extremes = {name: {"min": np.float32([-100]), "max": np.float32([100])} for name in names}
+    peaks = []
+    for one in (few, request):
+        tracemalloc.start()
+        narrow(one, extremes)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + samples.nbytes // 32, peaks
