@@ -18,6 +18,7 @@ import numpy as np
 from edgekit_converters.data import arrays, fit, function, image_folder
 from edgekit_converters.data.column import Column
 from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples
+from edgekit_converters.data.survey import Survey
 from edgekit_runtime import preprocess
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import InputSpec
@@ -52,7 +53,8 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
             for index, spec in enumerate(request.inputs)
         ]
         targets = files.enter_context(Column(folder / "labels.npy", "the label"))
-        notes = _write(samples, request, columns, targets)
+        survey = Survey(request.inputs)
+        notes = _write(samples, request, columns, targets, survey)
         _refuse_too_few(request, columns[0].count)
         for spec, column in zip(request.inputs, columns, strict=True):
             _refuse_values(request, spec, column)
@@ -64,7 +66,7 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
         classes=samples.classes,
         count=columns[0].count,
         sha256=hashlib.sha256(b"".join(column.digest() for column in [*columns, targets])).hexdigest(),
-        notes=(*samples.notes, *notes, *_worries(request, columns)),
+        notes=(*samples.notes, *notes, *_worries(request, columns), *survey.notes(samples.classes)),
     )
 
 
@@ -101,7 +103,7 @@ def _read(request: DataRequest) -> Samples:
     raise DataError(f"{request.spec}: {found}; {request.purpose} data may be: {accepted}")
 
 
-def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column) -> list[str]:
+def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column, survey: Survey) -> list[str]:
     """Stream every block into the columns; the first sample decides how all are laid out. Gives what was done."""
     fits: list[fit.Fit] = []
     resized: set[fit.Fit] = set()
@@ -112,12 +114,14 @@ def _write(samples: Samples, request: DataRequest, columns: list[Column], target
                 fit.choose(spec, array.shape[1:], samples.layout, name)
                 for spec, array in zip(request.inputs, block.inputs, strict=True)
             ]
-        for column, way, array in zip(columns, fits, block.inputs, strict=True):
-            column.append(way.apply(array, name), block.names)
-            if way.resizes(array.shape[1:]):
-                resized.add(way)
-        if block.labels is not None:
-            targets.append(_target(block.labels, block), block.names)
+        arrays = [way.apply(array, name) for way, array in zip(fits, block.inputs, strict=True)]
+        resized |= {way for way, array in zip(fits, block.inputs, strict=True) if way.resizes(array.shape[1:])}
+        labels = None if block.labels is None else _target(block.labels, block)
+        for column, array in zip(columns, arrays, strict=True):
+            column.append(array, block.names)
+        if labels is not None:
+            targets.append(labels, block.names)
+        survey.see(arrays, labels)
     return [note for way in fits for note in way.notes(resized=way in resized)]
 
 

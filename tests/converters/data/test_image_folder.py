@@ -38,7 +38,10 @@ def test_one_folder_a_class(prepared, folder, image_input):
     ]
     assert data.classes == ("ant", "bee", "cat")
     assert list(labels(data)) == [0] * 4 + [1] * 4 + [2] * 4
-    assert data.notes == ("3 classes, numbered in the order of their folder names: ant, bee, cat",)
+    assert data.notes == (
+        "3 classes, numbered in the order of their folder names: ant, bee, cat",
+        "input 'image': 1 of 3 channels never change: 2",
+    )
 
 
 @pytest.mark.needs_image
