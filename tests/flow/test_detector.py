@@ -84,3 +84,12 @@ def test_the_application_sees_one_output_in_every_variant(folder, made):
         assert isinstance(joined, JoinedBinding)
         assert [part.dtype for part in joined.parts] == ["float32", "int8"]
         assert whole.dtype == "float32"
+
+
+def test_parts_are_joined_in_a_child_process_and_for_several_threads_too(folder, made):
+    images = np.load(folder / "test.npz")["x"][:4, None]
+    with edgekit_runtime.load(made.bundle.path, require="litert-int8-static", concurrency=2) as model:
+        expected = [model(image) for image in images]
+        np.testing.assert_array_equal(list(model.stream(images)), expected)
+    with edgekit_runtime.load(made.bundle.path, require="litert-int8-static", isolate=True) as model:
+        np.testing.assert_array_equal([model(image) for image in images], expected)

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from edgekit_converters.artifact import bind
 from edgekit_converters.examine import examine
 from edgekit_converters.records import ExamineRequest
+from edgekit_runtime.manifest import InputSpec
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 KERAS, TORCH = pytest.mark.needs_keras, pytest.mark.needs_torch
@@ -120,3 +122,26 @@ def test_an_ordinary_model_and_one_with_a_loop_have_nothing(loaded, examined, tm
     x = layers.Conv2D(8, 3, activation="relu")(given) if layer == "Conv2D" else layers.LSTM(4)(given)
     keras.Model(given, layers.Dense(10, activation="softmax")(layers.Flatten()(x))).save(tmp_path / "net.keras")
     assert examined(loaded(tmp_path / "net.keras"), engine).findings == ()
+
+
+@pytest.mark.needs_openvino
+def test_an_ir_that_quantizes_already_and_leaves_its_batch_open(tmp_path):
+    import openvino as ov
+    from openvino import opset13 as op
+
+    from edgekit_converters.data import DataRequest, prepare
+
+    x = op.parameter([-1, 8], dtype=np.float32, name="x")
+    low, high = op.constant(np.float32(-1)), op.constant(np.float32(1))
+    steps = op.fake_quantize(x, low, high, low, high, 256)
+    model = ov.Model([op.softmax(op.matmul(steps, op.constant(np.eye(8, dtype=np.float32)), False, False), 1)], [x])
+    ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32))
+    inputs = (InputSpec("x", (1, 8), "float32"),)
+    (tmp_path / "data").mkdir()
+    data = prepare(DataRequest(str(tmp_path / "x.npy"), inputs), tmp_path / "data")
+    artifact = bind("openvino", "float32", (tmp_path / "model.xml", tmp_path / "model.bin"))
+    found = examine(ExamineRequest(artifact, inputs, data), tmp_path)
+    assert [(finding.kind, finding.node) for finding in found.findings] == [
+        ("quantized-already", steps.get_friendly_name())
+    ]
