@@ -47,7 +47,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
             runner.start(engine, "quantize")
         source: Source = runner.run("load", toolchain, plan.source)
         plan = as_it_came(plan, source.scheme)
-        inputs = _with_preprocessing(source, plan)
+        inputs = with_preprocessing(source, plan)
         declared = _declared(source, plan)
         calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
         evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
@@ -150,7 +150,7 @@ def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
     return made
 
 
-def _with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
+def with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
     """Give the declared preprocessing to the model's image input, or to its only one.
 
     Raises:

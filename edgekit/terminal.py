@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import rich.box
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from edgekit.layers import LayersReport
 from edgekit.report import Report, finding_lines, rows, size_text
+from edgekit.sensitivity import Figures, SensitivityReport
 from edgekit_converters.runner import Watch
 from edgekit_converters.verify.metrics import METRICS
 
@@ -38,6 +39,7 @@ HEADINGS = {
 
 WIDE, FULL = 160, 100  # columns: of a pipe, and what the whole table needs
 NODE_WIDTH = 36  # characters of a node's name
+BAR = 10  # characters of a whole
 
 
 @contextlib.contextmanager
@@ -129,6 +131,62 @@ def show_layers(report: LayersReport) -> None:
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def show_sensitivity(report: SensitivityReport) -> None:
+    """Print the layers, the most harmful first; a narrow terminal gets what each alone does to the output."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("type", no_wrap=True)
+    for heading in ("parameters", "MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    columns = _columns(report, narrow=console.width < WIDE)
+    for engine in report.whole:
+        for heading in columns:
+            table.add_column(f"{engine}\n{heading}", justify="left" if heading == "share" else "right", no_wrap=True)
+    for row in report.rows:
+        cells = [
+            cell(row.figures[engine]) if engine in row.figures else ""
+            for engine in report.whole
+            for cell in columns.values()
+        ]
+        table.add_row(row.layer, row.operator, f"{row.parameters:,}", f"{row.macs:,}", *cells)
+    console.print(table)
+    for engine, whole in report.whole.items():
+        value = "" if whole.value is None else f", {report.metric} {whole.value:.4g} of {report.source:.4g}"
+        said = "nothing in it is quantized" if whole.snr_db is None else f"{whole.snr_db:.1f} dB{value}"
+        console.print(f"{engine}, all in {report.recipe.scheme}: {said}", highlight=False)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _columns(report: SensitivityReport, *, narrow: bool) -> dict[str, Callable[[Figures], str]]:
+    """Return what is told of a layer in one format: heading → cell."""
+    columns: dict[str, Callable[[Figures], str]] = {
+        "alone": lambda one: _decibels(one.harm.alone_db),
+        "share": lambda one: f"{100 * one.share:3.0f} % {'█' * round(BAR * one.share)}",
+    }
+    if not narrow:
+        columns["its own"] = lambda one: _decibels(one.harm.own_db)
+        columns["in model"] = lambda one: _decibels(one.harm.layer_db)
+    if report.exact:
+        columns["made alone"] = lambda one: _decibels(one.alone.snr_db if one.alone else None)
+        columns["all but it"] = lambda one: _decibels(one.kept.snr_db if one.kept else None)
+    if report.exact and report.metric:
+        columns["value alone"] = lambda one: _number(one.alone.value if one.alone else None)
+        columns["all but"] = lambda one: _number(one.kept.value if one.kept else None)
+    return columns
+
+
+def _decibels(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} dB"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _end(name: str) -> str:

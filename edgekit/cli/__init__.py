@@ -17,6 +17,7 @@ from edgekit_runtime.errors import EdgekitError
 COMMANDS = {
     "convert": ("edgekit.cli.convert", "Convert a model into a verified bundle."),
     "layers": ("edgekit.cli.layers", "List a model's layers, and what becomes of each in either format."),
+    "sensitivity": ("edgekit.cli.sensitivity", "Tell which layers cost accuracy when they are quantized."),
     "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),
     "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
     "run": ("edgekit.cli.run", "Run a bundle on an input."),

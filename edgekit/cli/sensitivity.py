@@ -1,0 +1,94 @@
+"""``edgekit sensitivity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.cli.convert import Numbers
+from edgekit.options import Options
+from edgekit.plan import resolve
+from edgekit_converters import recipe_file
+from edgekit_runtime.errors import ConversionError
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("model")
+@click.option("--calibrate", required=True, metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
+@click.option("--evaluate", metavar="DATA", help="Labelled data, to measure artifacts on as well.")
+@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
+@click.option("--exact", is_flag=True, help="Make and measure two artifacts a layer: only it quantized, only it not.")
+@click.option("--quantize", "-q", metavar="SCHEME", help="What layers are quantized to.  [default: int8-static]")
+@click.option("--recipe", metavar="FILE.toml", help="What layers are quantized to, instead of a scheme.")
+@click.option("--write-recipe", metavar="FILE.toml", help="Write a recipe that keeps the worst layers in float.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="In that recipe: the N worst.")
+@click.option("--keep-db", type=float, metavar="X", help="In that recipe: those that alone leave less than X dB.")
+@click.option("--report", metavar="FILE.html|.json", help="Write the figures: as a page with a chart, or as JSON.")
+@click.option("--weights", metavar="FILE", help="State dict for FILE.py:function.")
+@click.option("--input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="Shape of an input the model leaves open.")
+@click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers.")
+@click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
+@click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
+@click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
+@click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
+@click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
+@click.option("--resize", type=Numbers(int, 2), help="Preprocessing: resize images.")
+@click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first.")
+@click.option("--mean", type=Numbers(float), help="Preprocessing: subtracted after --scale, per channel.")
+@click.option("--std", type=Numbers(float), help="Preprocessing: divides at last, per channel.")
+@click.option("--no-remedies", "remedies", flag_value=False, type=bool, default=True, help="As `edgekit convert` does.")
+@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(**options: Any) -> None:
+    """Tell which layers of MODEL cost accuracy when they are quantized, in TFLite and in IR; the worst come first.
+
+    Without labels, from one run of the float and the quantized model on up to 64 calibration samples. --exact quantizes
+    twice for every layer, which takes long; what was made is cached, so the command may be interrupted and go on.
+
+    \b
+    Examples:
+      edgekit sensitivity model.keras --calibrate train.npz
+      edgekit sensitivity model.keras --calibrate train.npz --write-recipe recipe.toml --keep 3
+      edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
+      edgekit sensitivity model.keras --calibrate train.npz --evaluate test.npz --exact --report layers.html
+    """
+    own = {name: options.pop(name) for name in ("exact", "write_recipe", "keep", "keep_db", "as_json", "quiet")}
+    _check(own, options)
+    options["quantize"] = (options["quantize"],) if options["quantize"] else ()
+    plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
+    from edgekit import terminal
+    from edgekit.sensitivity import keeping, sense
+    from edgekit.sensitivity_page import page
+
+    with terminal.progress(enabled=not own["quiet"]) as watch:
+        report = sense(plan, exact=own["exact"], watch=watch)
+    if own["write_recipe"]:
+        recipe = keeping(report, count=own["keep"], below_db=own["keep_db"])
+        _write(Path(own["write_recipe"]), recipe_file.write(recipe))
+    if plan.report:
+        _write(plan.report, page(report) if plan.report.suffix == ".html" else report.to_json())
+    click.echo(report.to_json(), nl=False) if own["as_json"] else terminal.show_sensitivity(report)
+
+
+def _check(own: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuse what contradicts itself or cannot be written, before anything is computed."""
+    if options["quantize"] and options["recipe"]:
+        raise click.UsageError("--recipe says the scheme: leave --quantize out")
+    if own["keep"] is not None and own["keep_db"] is not None:
+        raise click.UsageError("--keep and --keep-db are two ways to say which layers; take one")
+    if (own["keep"] is not None or own["keep_db"] is not None) and not own["write_recipe"]:
+        raise click.UsageError("--keep and --keep-db go with --write-recipe FILE.toml")
+    if options["report"] and Path(options["report"]).suffix not in (".html", ".json"):
+        raise click.UsageError(f"--report {options['report']}: give a name that ends in .html or .json")
+    if own["write_recipe"] and not Path(own["write_recipe"]).absolute().parent.is_dir():
+        raise click.UsageError(f"--write-recipe {own['write_recipe']}: there is no such folder")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConversionError(f"{path} cannot be written: {error.strerror or error}", stage="sensitivity") from error
