@@ -18,7 +18,7 @@ def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:
     """
     kept = {name for name, scheme in nodes if scheme == "float32"}
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content)) if kept else None
-    graph = model.subgraphs[0] if model else None
+    graph: Any = model.subgraphs[0] if model else None
     bared = {} if graph is None else _bared(model, graph, kept)
     if not bared:
         return content

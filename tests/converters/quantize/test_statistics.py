@@ -1,7 +1,8 @@
 """Statistics of calibration on a net with rare large values that do not matter, on both engines."""
 
-import tracemalloc
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,8 +66,8 @@ def test_memory_does_not_grow_with_samples(lowered_model):
     from edgekit_converters.quantize.narrow import narrow
 
     image = keras.Input((32, 32, 4))
-    net = keras.Model(image, layers.Conv2D(4, 1)(layers.Conv2D(16, 1)(image)))
-    samples = np.random.default_rng(0).standard_normal((512, 32, 32, 4)).astype(np.float32)  # 8 MiB
+    net = keras.Model(image, layers.Conv2D(4, 1)(layers.Conv2D(32, 1)(image)))
+    samples = np.random.default_rng(0).standard_normal((512, 32, 32, 4)).astype(np.float32)  # 8 MiB, mapped into memory
     model = lowered_model(net, "litert", samples)
     request = model.request(Recipe("int8-static", "mse"))
     few = replace(request, calibration=replace(request.calibration, count=8))
@@ -74,8 +75,7 @@ def test_memory_does_not_grow_with_samples(lowered_model):
     extremes = {name: {"min": np.float32([-100]), "max": np.float32([100])} for name in names}
     peaks = []
     for one in (few, request):
-        tracemalloc.start()
+        Path("/proc/self/clear_refs").write_text("5")
         narrow(one, extremes)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < peaks[0] + samples.nbytes // 32, peaks
+        peaks.append(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+    assert peaks[1] < peaks[0] + 24, peaks  # MiB, where the hidden tensor of all samples takes 64
