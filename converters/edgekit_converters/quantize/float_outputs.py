@@ -17,9 +17,11 @@ def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:
         nodes: as in QuantizeRequest; where none of them makes an output in float, the content is given back as it is.
     """
     kept = {name for name, scheme in nodes if scheme == "float32"}
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content)) if kept else None
-    graph: Any = model.subgraphs[0] if model else None
-    bared = {} if graph is None else _bared(model, graph, kept)
+    if not kept:
+        return content
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    bared = _bared(model, graph, kept)
     if not bared:
         return content
     graph.outputs = [bared.get(int(tensor), int(tensor)) for tensor in graph.outputs]

@@ -64,7 +64,9 @@ def test_accuracy_over_several_batches(evaluate):
     x = np.eye(4, dtype=np.float32)[np.arange(600) % 3]
     labels = np.arange(600) % 3
     labels[:150] = (labels[:150] + 1) % 3
-    assert evaluate(x, labels) == metrics.Evaluation("accuracy", 0.75, 600)
+    evaluated = evaluate(x, labels)
+    assert (evaluated.metric, evaluated.value, evaluated.samples) == ("accuracy", 0.75, 600)
+    np.testing.assert_array_equal(np.load(evaluated.scores), np.arange(600) >= 150)
 
 
 @pytest.mark.parametrize("label", [3, -1])
