@@ -75,6 +75,17 @@ def test_a_zero_that_was_typed_is_taken_for_what_it_is(tmp_path):
     assert edgekit("convert", tmp_path / "m.keras", "--samples", "0").returncode == 3
 
 
+def test_a_metric_and_remedies_are_said_on_the_command_line_and_in_a_plan_file(tmp_path):
+    for name, text in (("m.keras", ""), ("d.npz", ""), ("mine.py", "def score(outputs, labels): ...")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "plan.toml").write_text('model = "m.keras"\nevaluate = "d.npz"\nmetric = "mine.py:score"')
+    planned = json.loads(edgekit("convert", "--plan", tmp_path / "plan.toml", "--dry-run", "--json").stdout)
+    assert (planned["metric"], planned["remedies"]) == ("mine.py:score", True)
+    typed = ("--evaluate", tmp_path / "d.npz", "--metric", f"{tmp_path / 'mine.py'}:other", "--no-remedies")
+    planned = json.loads(edgekit("convert", tmp_path / "m.keras", *typed, "--dry-run", "--json").stdout)
+    assert (planned["metric"], planned["remedies"]) == ("mine.py:other", False)
+
+
 def test_examples_stand_on_lines_of_their_own():
     lines = [line.strip() for line in edgekit("convert", "--help").stdout.splitlines()]
     assert "edgekit convert model.keras -o model.edgekit" in lines
