@@ -137,9 +137,10 @@ class Race:
         return min(known, key=lambda trial: trial.drop or 0.0, default=None)
 
     def _try(self, recipe: Recipe) -> Entry:
-        trial = Trial(self.lane.engine, recipe, SKIPPED, self.stop())
-        if trial.reason:
-            return Entry(trial)
+        reason = self.stop() if self.entries else ""  # there is always something to take: float32, the first
+        if reason:
+            return Entry(Trial(self.lane.engine, recipe, SKIPPED, reason))
+        trial = Trial(self.lane.engine, recipe, SKIPPED)
         started = time.monotonic()
         entry = self._made(trial)
         return replace(entry, trial=replace(entry.trial, seconds=round(time.monotonic() - started, 2)))

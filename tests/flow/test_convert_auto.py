@@ -1,0 +1,129 @@
+"""A race all the way: candidates made by the real toolchains, the best of them in the bundle, and how it ends early."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import edgekit
+import edgekit_runtime
+from edgekit.cli import cli
+from edgekit_converters.recipe_file import parse
+from edgekit_runtime.errors import DataError, VerificationError
+
+pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]
+
+
+@pytest.fixture
+def race(demo, tmp_path):
+    """Race the digits model."""
+
+    def run(**options):
+        usual = {
+            "device": "raspberry-pi-5",
+            "quantize": "auto",
+            "scale": 1 / 256,
+            "calibrate": demo / "calibration.npz",
+            "samples": 64,
+            "evaluate": demo / "test.npz",
+        }
+        given = {name: value for name, value in {**usual, **options}.items() if value is not None}
+        return edgekit.convert(demo / "digits.keras", tmp_path / "digits.edgekit", **given)
+
+    return run
+
+
+def test_both_formats_race_and_the_best_of_each_is_in_the_bundle(race, tmp_path):
+    report = race(device=["raspberry-pi-5", "intel-cpu"], max_drop=0.01, report=tmp_path / "report.json")
+    trials = report.trials
+    assert len(trials) >= 12
+    assert {trial.engine for trial in trials} == {"litert", "openvino"}
+    assert len(report.choices) == len(report.variants) == 2
+    for variant in report.variants:
+        fitting = [one for one in trials if one.engine == variant.engine and one.drop is not None and one.drop <= 0.01]
+        fastest_ms = min(one.latency_ms for one in fitting if one.latency_ms)
+        assert variant.latency_ms.p50 <= 1.03 * fastest_ms
+        assert variant.drop <= 0.01
+    assert json.loads((tmp_path / "report.json").read_text())["trials"][0]["recipe"] == "float32"
+    with edgekit_runtime.load(tmp_path / "digits.edgekit") as model:
+        assert model(np.zeros(model.inputs[0].shape, np.float32)).shape == (1, 10)
+
+
+def test_by_size_an_integer_variant_is_taken_and_its_recipe_is_kept(race, tmp_path):
+    report = race(objective="size")
+    (variant,) = report.variants
+    assert variant.size_bytes == min(one.size_bytes for one in report.trials if one.state == "measured")
+    with edgekit_runtime.open_bundle(tmp_path / "digits.edgekit") as bundle:
+        recipes = bundle.manifest.recipe["recipes"]
+    assert all(parse(text).scheme == variant.scheme for text in recipes.values())
+
+
+def test_without_labels_agreement_with_the_float_model_counts(race, demo, tmp_path):
+    samples = np.load(demo / "calibration.npz")["x"]
+    np.save(tmp_path / "unlabelled.npy", samples)
+    report = race(calibrate=tmp_path / "unlabelled.npy", evaluate=None, objective="size")
+    assert (report.source.metric, report.source.value) == ("agreement", 1.0)
+    assert any("has no labels, so what counts is agreement with the float model" in note for note in report.notes)
+
+
+def test_when_nothing_fits_the_nearest_are_named_and_no_bundle_is_written(race, tmp_path):
+    with pytest.raises(
+        VerificationError, match=r"nothing fits the budgets of raspberry-pi-5 .*nearest are:\n  litert "
+    ):
+        race(max_size_mib=0.001)
+    assert not (tmp_path / "digits.edgekit").exists()
+
+
+def test_too_few_samples_cannot_tell(race, demo, tmp_path):
+    few = np.load(demo / "test.npz")
+    np.savez(tmp_path / "few.npz", x=few["x"][:40], y=few["y"][:40])
+    with pytest.raises(DataError, match="40 samples cannot tell which candidate is better"):
+        race(evaluate=tmp_path / "few.npz")
+
+
+def test_when_the_time_is_up_the_best_so_far_is_taken(race):
+    report = race(budget_minutes=1e-6, cache=False)
+    assert [trial.state for trial in report.trials] == ["measured"] + ["skipped"] * (len(report.trials) - 1)
+    assert [variant.scheme for variant in report.variants] == ["float32"]
+
+
+@pytest.mark.needs_rich
+def test_ctrl_c_takes_the_best_so_far(demo, tmp_path):
+    command = [sys.executable, "-m", "edgekit", "convert", demo / "digits.keras", "-o", tmp_path / "digits.edgekit"]
+    command += ["-d", "raspberry-pi-5", "-q", "auto", "--scale", "0.00390625", "--no-cache", "--json"]
+    command += ["--calibrate", demo / "calibration.npz", "--evaluate", demo / "test.npz"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    process = subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(scratch.glob("edgekit-*/quantize-*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    assert any(trial["state"] == "skipped" for trial in report["trials"])
+    assert any("ended early: interrupted" in note for note in report["notes"])
+    assert not list(scratch.iterdir())
+
+
+def test_wrong_requests_are_refused_at_once(demo):
+    for extra, said in (
+        (["-q", "auto", "-q", "int8"], "give no other beside it"),
+        (["-q", "int8", "--objective", "size"], "--objective goes with --quantize auto"),
+        (["-q", "auto", "--max-latency-ms", "0"], "wanted more than 0"),
+        (["-q", "auto"], "needs calibration data"),
+    ):
+        calibrate = ["--calibrate", str(demo / "calibration.npz")] if extra != ["-q", "auto"] else []
+        done = CliRunner().invoke(cli, ["convert", str(demo / "digits.keras"), *extra, *calibrate])
+        assert done.exception is not None
+        assert said in str(done.exception)
