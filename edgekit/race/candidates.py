@@ -34,14 +34,17 @@ FIRST = {
         replace(PLAIN, statistics="percentile", corrections=("equalize",)),
     ),
 }
+# What nothing else is as small as, and what is slower than int8 everywhere.
+SMALL = {"litert": (Recipe("int4-weights"),), "openvino": (Recipe("int4-weights", block_size=64),)}
 # When none of these fits: some layers of the best int8 in float, then what is slower everywhere.
 LAST = {"litert": (Recipe("int16x8-static"),), "openvino": ()}
 SHARES = (1, 2, 4, 8, 16)  # layers to keep in float
 
 
-def first(engine: str, schemes: Collection[str]) -> tuple[Recipe, ...]:
+def first(engine: str, schemes: Collection[str], objective: str) -> tuple[Recipe, ...]:
     """The candidates that need to know nothing of the model; float32 is always there, to be compared with."""
-    return tuple(recipe for recipe in FIRST[engine] if recipe is FLOAT or recipe.scheme in schemes)
+    recipes = (*FIRST[engine], *(SMALL[engine] if objective == "size" else ()))
+    return tuple(recipe for recipe in recipes if recipe is FLOAT or recipe.scheme in schemes)
 
 
 def partial(best: Recipe, harm: Sequence[str]) -> Iterator[Recipe]:
