@@ -19,6 +19,7 @@ SECTIONS = {
     "mobilenet_v3": "mobilenet_v3.py",
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
+    "sensitivity": "sensitivity.py",
     "runtime": "runtime_cost.py",
     "call": "runtime_call.py",
     "queue": "runtime_queue.py",

@@ -136,6 +136,11 @@ def _nodes(unit: Sequence[Layer]) -> frozenset[str]:
     return frozenset(node for layer in unit for node in layer.nodes)
 
 
+def _power(values: np.ndarray) -> float:
+    """Return the sum of squares. A product of vectors would wake BLAS's threads, thousands of times for little work."""
+    return float(np.square(values, dtype=np.float64).sum())
+
+
 @dataclass
 class _Ratio:
     """Powers of a signal and of the noise in it, summed over samples."""
@@ -144,10 +149,8 @@ class _Ratio:
     noise: float = 0.0
 
     def add(self, wanted: np.ndarray, got: np.ndarray) -> None:
-        wanted, got = (np.asarray(array, dtype=np.float64).ravel() for array in (wanted, got))
-        error = got - wanted
-        self.signal += float(wanted @ wanted)
-        self.noise += float(error @ error)
+        self.signal += _power(wanted)
+        self.noise += _power(np.subtract(got, wanted, dtype=np.float64))
 
     @property
     def db(self) -> float:

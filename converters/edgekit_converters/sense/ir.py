@@ -21,7 +21,8 @@ from edgekit_converters.sense import Arrays, SenseRequest, Sight
 from edgekit_runtime.errors import ToolchainError
 
 Key = tuple[str, int]  # a node's friendly name in the float model, and which of its outputs
-AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False}  # no int8 kernels
+# no int8 kernels, and no threads to wait for: samples are small, and the other format runs beside
+AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False, "INFERENCE_NUM_THREADS": 1}
 INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias correction may add
 
 

@@ -237,6 +237,9 @@ class _Running:
     """A model that keeps every tensor while it runs; what is put into an input stays there."""
 
     def __init__(self, model: Any) -> None:
+        for buffer in model.buffers:
+            if buffer.data is not None:  # anything else is packed byte by byte
+                buffer.data = np.asarray(bytearray(buffer.data), np.uint8)
         self._interpreter = Interpreter(
             model_content=bytes(flatbuffer_utils.convert_object_to_bytearray(model)),
             experimental_preserve_all_tensors=True,
