@@ -108,7 +108,7 @@ def sense(plan: Plan, *, exact: bool = False, watch: Watch | None = None) -> Sen
     Raises:
         EdgekitError: a stage refused.
     """
-    recipe = _recipe(plan)
+    recipe = recipe_of(plan)
     root = cache_root()
     with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), watch) as runner:
         work = _work(runner, plan)
@@ -178,7 +178,12 @@ def shares(decibels: Sequence[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def _recipe(plan: Plan) -> Recipe:
+def recipe_of(plan: Plan) -> Recipe:
+    """The one recipe that a plan is about.
+
+    Raises:
+        PlanError: there are several, or it quantizes nothing.
+    """
     if plan.race:
         raise PlanError("sensitivity is that of one scheme: give -q int8-static, or a --recipe")
     recipe = plan.recipe or Recipe(plan.schemes[0])

@@ -59,8 +59,10 @@ def command(**options: Any) -> None:
     _check(own, options)
     options["quantize"] = (options["quantize"],) if options["quantize"] else ()
     plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
+    from edgekit.sensitivity import keeping, recipe_of, sense
+
+    recipe_of(plan)  # what cannot be is refused before anything is loaded
     from edgekit import terminal
-    from edgekit.sensitivity import keeping, sense
     from edgekit.sensitivity_page import page
 
     with terminal.progress(enabled=not own["quiet"]) as watch:
