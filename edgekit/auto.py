@@ -111,7 +111,8 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
 def _stakes(work: Work) -> tuple[Work, Work, tuple[str, ...]]:
     """The work with the data that decide, the same with a part of them, and what is to be said of them."""
     plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
-    whole = work.evaluation or work.calibration
+    # without --evaluate all that was given to calibrate is evaluated, also where less of it calibrates
+    whole = work.evaluation or steps.prepare(work.runner, plan, work.inputs, spec, steps.CALIBRATION)
     part = steps.prepare(work.runner, plan, work.inputs, spec, PART)
     assert whole is not None
     assert part is not None

@@ -7,7 +7,7 @@ import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.race.choice import OBJECTIVES
 from edgekit_converters.records import InputShape
@@ -41,7 +41,7 @@ class Options:
     max_size_mib: float | None = None
     objective: str | None = None
     budget_minutes: float | None = None
-    samples: int | None = None
+    samples: int | Literal["auto"] | None = None
     layout: str | None = None
     labels: str | None = None
     scores: str | None = None
@@ -60,7 +60,7 @@ class Options:
     cache: bool = True
 
 
-AUTO = "auto"  # for --quantize: race the schemes
+AUTO = "auto"  # for --quantize: race the schemes; for --samples: as many as ranges take to settle
 RACE_KEYS = ("objective", "max_latency_ms", "max_size_mib", "budget_minutes")
 PREPROCESSING_KEYS = ("resize", "scale", "mean", "std")
 POSTPROCESSING_KEYS = ("scores", "activation", "threshold", "top", "boxes", "box_format", "iou")
@@ -206,6 +206,7 @@ def _plan_value(path: Path, key: str, value: Any) -> Any:
         fits = isinstance(value, (int, float) if "float" in wanted else int) and not isinstance(value, bool)
     else:
         fits = isinstance(value, str)
+    fits = fits or (value == AUTO and AUTO in wanted)
     if not fits:
         raise PlanError(f"{path}: {key} = {value!r} is not what the option takes ({wanted})")
     if key in PATH_KEYS:
@@ -223,8 +224,10 @@ def _beside(path: Path, value: str) -> str:
 def _check_numbers(options: Options) -> None:
     if options.max_drop is not None and not 0 <= options.max_drop < math.inf:
         raise PlanError(f"--max-drop {options.max_drop}: a number of 0 or more, such as 0.01")
-    if options.samples is not None and options.samples < 1:
-        raise PlanError(f"--samples {options.samples}: 1 or more")
+    if options.samples not in (None, AUTO) and not (type(options.samples) is int and options.samples >= 1):
+        raise PlanError(f"--samples {options.samples}: {AUTO}, or 1 or more")
+    if options.samples == AUTO and not options.calibrate:
+        raise PlanError(f"--samples {AUTO} needs --calibrate DATA to take them from")
     if options.scale is not None and not 0 < options.scale < math.inf:
         raise PlanError(f"--scale {options.scale}: a number above 0, such as 0.00392156862745098")
     if not all(0 < value < math.inf for value in options.std):

@@ -62,6 +62,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
 
         work = Work(runner, plan, source, inputs, probe, calibration, evaluation)
         lowered = [steps.lower(work, engine) for engine in plan.engines]
+        work, coverage = steps.cover(work, lowered)
         outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
 
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
@@ -72,7 +73,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
             probe,
             outcome.made,
             outcome.baseline,
-            calibration,
+            work.calibration,
             labels,
             declared,
             (*notes, *outcome.notes),
@@ -80,7 +81,7 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         )
         with reports.to_file(plan.report) as write_report:
             _write(contents)
-            report = _report(work, contents, outcome, started)
+            report = _report(work, contents, replace(outcome, coverage=coverage), started)
             write_report(report)
     return report
 
@@ -102,7 +103,8 @@ def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
 
 def _report(work: Work, contents: assemble.Contents, outcome: Outcome, started: float) -> Report:
     plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
-    notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation), *contents.notes]
+    notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation)]
+    notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     return Report(
         edgekit=__version__,
@@ -114,6 +116,7 @@ def _report(work: Work, contents: assemble.Contents, outcome: Outcome, started: 
         wall_seconds=round(time.monotonic() - started, 3),
         notes=tuple(notes),
         findings=tuple(dict.fromkeys(found for one in made.values() for found in one.findings)),
+        coverage=outcome.coverage,
         trials=reports.trial_reports(outcome.trials),
         choices=outcome.choices,
     )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit import postprocessing
 from edgekit.options import AUTO, Options, check, check_outputs, parse_input_shape
@@ -77,7 +77,7 @@ class Plan:
     max_drop: float | None
     recipe: Recipe | None  # how the artifacts of its scheme are made
     race: Budget | None  # the variants are all that may be tried; the race leaves the best of them
-    samples: int | None
+    samples: int | Literal["auto"] | None  # of calibration
     layout: str | None
     labels: Path | None
     postprocessing: Meaning | None

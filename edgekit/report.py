@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekit.race.choice import pareto
 from edgekit.race.trial import Trial, told
-from edgekit_converters.records import Finding, Latency, Parity
+from edgekit_converters.records import Coverage, Finding, Latency, Parity
 from edgekit_converters.runner import StageCost
 from edgekit_runtime.errors import ConversionError
 
@@ -87,6 +87,7 @@ class Report:
     wall_seconds: float
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]
+    coverage: Coverage | None  # of the calibration data, where any were needed
     trials: tuple[TrialReport, ...]  # of a race
     choices: tuple[str, ...]  # of a race: what was taken, and why
     report_version: int = REPORT_VERSION
@@ -173,10 +174,29 @@ def finding_lines(report: Report) -> list[str]:
     kinds = dict.fromkeys((one.engine, one.kind) for one in report.findings)
     for engine, kind in kinds:
         alike = [one for one in report.findings if (one.engine, one.kind) == (engine, kind)]
-        lines += [f"{engine}: {one.node}: {one.says}\n  done about it: {one.does}" for one in alike[:SHOWN]]
+        lines += [f"{engine}: {_short(one.node)}: {one.says}\n  done about it: {one.does}" for one in alike[:SHOWN]]
         if len(alike) > SHOWN:
             lines.append(f"{engine}: {kind} {len(alike) - SHOWN} times more; --report lists all")
     return lines
+
+
+def coverage_notes(coverage: Coverage | None) -> tuple[str, ...]:
+    """Say whether more calibration samples would widen ranges further; LiteRT joins a tensor's names by semicolons."""
+    if coverage is None or not coverage.doublings:
+        return ()
+    last, seen = coverage.doublings[-1], coverage.samples
+    facts = f"the last half of {seen} samples made {100 * last.mean:.0f} % of them on average"
+    if coverage.settled is not None:
+        return (f"calibration: ranges have settled after {coverage.settled} samples: {facts}",)
+    worst = f"{coverage.worst[0].tensor.partition(';')[0]} ({100 * coverage.worst[0].part:.0f} %)"
+    share = f"more than a twentieth in {100 * last.grown:.0f} % of {coverage.tensors} tensors, most in {worst}"
+    return (f"calibration: ranges still grow: {facts}, {share}; give more samples",)
+
+
+def _short(node: str) -> str:
+    """A node's name; TFLite joins those of all that was fused into it, of which the first will do."""
+    first, *rest = node.split(";")
+    return f"{first}; ..." if rest else first
 
 
 def size_text(size_bytes: int) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from edgekit.assemble import Made
 from edgekit.layers import map_layers
+from edgekit.options import AUTO
 from edgekit.plan import Plan
 from edgekit.race.trial import Trial, told
-from edgekit_converters.data import DataRequest, DataSet
+from edgekit_converters.data import DataRequest, DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Layer, Recipe, resolve
 from edgekit_converters.records import (
@@ -17,6 +18,8 @@ from edgekit_converters.records import (
     Artifact,
     CompareRequest,
     Comparison,
+    Coverage,
+    CoverRequest,
     EvaluateRequest,
     Evaluation,
     Examination,
@@ -82,6 +85,7 @@ class Outcome:
     trials: tuple[Trial, ...] = ()  # of a race
     choices: tuple[str, ...] = ()  # of a race: a paragraph each
     notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None  # of the calibration data
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,11 @@ def prepare(
     """The samples that a user named; None where none were."""
     if spec is None:
         return None
+    most = plan.samples if purpose is CALIBRATION and isinstance(plan.samples, int) else None  # of "auto", all
     request = DataRequest(
         spec=spec,
         inputs=inputs,
-        samples=purpose.samples or (plan.samples if purpose is CALIBRATION else None),
+        samples=purpose.samples or most,
         layout=plan.layout,
         minimum=purpose.minimum,
         recommended=purpose.recommended,
@@ -116,6 +121,26 @@ def lower(work: Work, engine: str) -> Artifact:
     """The source in one format."""
     artifact: Artifact = work.runner.run("lower", work.toolchain, LowerRequest(work.source, engine), engine)
     return artifact
+
+
+def cover(work: Work, artifacts: Sequence[Artifact]) -> tuple[Work, Coverage | None]:
+    """See whether ranges have settled; with ``--samples auto`` the work goes on with the samples that took.
+
+    All formats compute the same, so one is enough; LiteRT is the quicker one when every tensor is looked at.
+    """
+    plan, data = work.plan, work.calibration
+    schemes = (*plan.schemes, *(plan.recipe.schemes if plan.recipe else ()))
+    if data is None or work.source.quantized or not any(SCHEMES[scheme].calibrated for scheme in schemes):
+        return work, None
+    artifact = min(artifacts, key=lambda one: one.engine)
+    request = CoverRequest(artifact, work.inputs, data, stop=plan.samples == AUTO)
+    coverage: Coverage = work.runner.run("cover", artifact.engine, request, artifact.engine)
+    if coverage.samples == data.count:
+        return work, coverage
+    taken: DataSet = work.runner.run(
+        "take", "data", TakeRequest(data, coverage.samples, f"--samples {AUTO}"), CALIBRATION.name
+    )
+    return replace(work, calibration=taken), coverage
 
 
 def prove(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Lowered:

@@ -96,6 +96,44 @@ class ExamineRequest:
 
 
 @dataclass(frozen=True)
+class CoverRequest:
+    """Tell whether the activation ranges of a float artifact still grow with more calibration samples."""
+
+    artifact: Artifact
+    inputs: tuple[InputSpec, ...]
+    data: DataSet
+    stop: bool = False  # as soon as they have settled
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How much of a tensor's range came with the second half of the samples: 0..1."""
+
+    tensor: str  # of the artifact
+    part: float
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """What twice as many samples did to the ranges."""
+
+    samples: int  # at its end
+    mean: float  # part of a tensor's range that came with it, on average
+    grown: float  # share of the tensors of whose range more than a twentieth came with it
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How activation ranges grew from doubling to doubling."""
+
+    samples: int  # seen
+    tensors: int
+    doublings: tuple[Doubling, ...]
+    worst: tuple[Growth, ...]  # in the last doubling
+    settled: int | None  # after so many samples
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something in an artifact that quantization in the usual way would harm."""
 

@@ -24,6 +24,8 @@ STAGES = {
     "trace": ("edgekit_converters.trace:trace", True),
     "match": ("edgekit_converters.trace:match", True),
     "examine": ("edgekit_converters.examine:examine", True),
+    "cover": ("edgekit_converters.examine.coverage:cover", True),
+    "take": ("edgekit_converters.data:take", False),  # as "prepare"
     "split": ("edgekit_converters.split:split", True),
     "quantize": ("edgekit_converters.quantize:quantize", True),
     "sense": ("edgekit_converters.sense:sense", True),

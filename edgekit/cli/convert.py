@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgekit.options import Options, read_plan
+from edgekit.options import AUTO, Options, read_plan
 from edgekit.plan import describe, resolve
 from edgekit.race.choice import OBJECTIVES
 
@@ -31,6 +31,16 @@ class Numbers(click.ParamType[Any]):
         if self.count is not None and len(numbers) != self.count:
             self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
         return numbers
+
+
+class Count(click.ParamType[Any]):
+    """A number, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text."""
+        return value if value == AUTO else click.INT.convert(value, param, ctx)
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -61,7 +71,9 @@ class Numbers(click.ParamType[Any]):
 @click.option(
     "--budget-minutes", type=float, metavar="MIN", help="With -q auto: begin nothing new after.  [default: 20]"
 )
-@click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
+@click.option(
+    "--samples", type=Count(), metavar="N|auto", help="Most calibration samples; auto: until their ranges have settled."
+)
 @click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
 @click.option("--resize", type=Numbers(int, 2), help="Preprocessing: resize images.")
 @click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first.")
@@ -110,6 +122,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
       edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --max-drop 0.01 --max-latency-ms 20
+      edgekit convert model.keras -q int8 --calibrate images/ --samples auto
       edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit convert model.keras --labels classes.txt --activation softmax --top 3
       edgekit convert yolov8n.onnx --boxes output0 --box-format cxcywh --labels coco.txt --iou 0.7

@@ -92,6 +92,9 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"metric": "m.py:score", "evaluate": "d.npz"}, DataError, "m.py: no such file"),
         ({"max_drop": -1.0, "evaluate": "d.npz"}, PlanError, "0 or more"),
         ({"samples": 0}, PlanError, "1 or more"),
+        ({"samples": "many"}, PlanError, "--samples many: auto, or 1 or more"),
+        ({"samples": True}, PlanError, "1 or more"),
+        ({"samples": "auto"}, PlanError, "--samples auto needs --calibrate"),
         ({"weights": "w.pth"}, PlanError, "FILE.py:function"),
         ({"custom_objects": "missing.py"}, SourceError, "missing.py"),
         ({"max_drop": float("nan"), "evaluate": "d.npz"}, PlanError, "0 or more"),
@@ -177,11 +180,18 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
     json.dumps(describe(plan))
 
 
+def test_a_plan_file_may_leave_the_number_of_samples_open(tmp_path):
+    (tmp_path / "plan.toml").write_text('samples = "auto"')
+    assert read_plan(tmp_path / "plan.toml") == {"samples": "auto"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("modell = 'x'", "unknown key 'modell'"),
         ("samples = '12'", "samples"),
+        ("name = 1", "name"),
+        ("top = 'auto'", "top"),
         ("samples = true", "samples"),
         ("allow_pickle = 1", "allow_pickle"),
         ("device = [1]", "device"),

@@ -13,6 +13,7 @@ from edgekit.report import (
     SourceReport,
     TrialReport,
     VariantReport,
+    coverage_notes,
     finding_lines,
     rows,
     to_file,
@@ -20,7 +21,7 @@ from edgekit.report import (
 )
 from edgekit_converters.examine.findings import FINDERS
 from edgekit_converters.recipe import Recipe
-from edgekit_converters.records import Finding, Latency, Parity
+from edgekit_converters.records import Coverage, Doubling, Finding, Growth, Latency, Parity
 from edgekit_converters.runner import STAGES, StageCost
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.metrics import METRICS
@@ -35,6 +36,9 @@ RECORDS = {
     ("bundle",): BundleReport,
     ("stages", "items"): StageCost,
     ("findings", "items"): Finding,
+    ("coverage",): Coverage,
+    ("coverage", "doublings", "items"): Doubling,
+    ("coverage", "worst", "items"): Growth,
     ("trials", "items"): TrialReport,
 }
 
@@ -42,6 +46,11 @@ RECORDS = {
 @pytest.fixture
 def schema(repository):
     return json.loads((repository / "docs" / "report.schema.json").read_text())
+
+
+def coverage(settled=200):
+    doublings = (Doubling(100, 0.2, 0.5), Doubling(200, 0.02, 0.25))
+    return Coverage(200, 34, doublings, (Growth("relu;bias", 0.31), Growth("add", 0.3)), settled)
 
 
 def report(metric="accuracy", value=0.97):
@@ -68,6 +77,7 @@ def report(metric="accuracy", value=0.97):
         wall_seconds=4.2,
         notes=("only 40 samples",),
         findings=tuple(Finding("litert", "rare-values", f"relu_{place}", "is wide", "nothing") for place in range(5)),
+        coverage=coverage(),
         trials=trial_reports(
             [
                 Trial("litert", Recipe("int8-static", "mse"), "measured", "", 400, 0.97, 0.0025, 0.011, 25520, 3.1),
@@ -148,3 +158,12 @@ def test_of_many_findings_of_one_kind_the_first_are_shown():
     lines = finding_lines(report())
     assert lines[0] == "litert: relu_0: is wide\n  done about it: nothing"
     assert lines[3:] == ["litert: rare-values 2 times more; --report lists all"]
+
+
+def test_coverage_is_told_in_a_sentence():
+    facts = "the last half of 200 samples made 2 % of them on average"
+    assert coverage_notes(coverage()) == (f"calibration: ranges have settled after 200 samples: {facts}",)
+    (note,) = coverage_notes(coverage(settled=None))
+    assert note.startswith(f"calibration: ranges still grow: {facts}")
+    assert note.endswith("in 25 % of 34 tensors, most in relu (31 %); give more samples")
+    assert coverage_notes(None) == ()

@@ -118,3 +118,21 @@ def test_a_live_model_is_converted_like_its_file(folder, made):
     x = np.random.default_rng(3).random((1, 16, 16, 3), dtype=np.float32)
     with edgekit_runtime.load(folder / "live.edgekit") as loaded:
         assert np.allclose(loaded(x), model(x).numpy(), atol=1e-5)
+
+
+def test_calibration_stops_when_ranges_have_settled(folder):
+    images = np.random.default_rng(1).integers(0, 256, (320, 16, 16, 3), dtype=np.uint8)
+    np.save(folder / "many.npy", images)
+    whole = convert(folder, "whole", calibrate=folder / "many.npy", quantize="int8-static", name="net")
+    assert (whole.coverage.samples, whole.coverage.settled) == (320, 80)
+    report = convert(folder, "auto", calibrate=folder / "many.npy", quantize="int8-static", name="net", samples="auto")
+    assert (report.coverage.samples, report.coverage.settled) == (80, 80)
+    assert "80 of 320 samples taken: --samples auto" in " ".join(report.notes)
+    with (
+        edgekit_runtime.open_bundle(folder / "whole.edgekit") as all_of_them,
+        edgekit_runtime.open_bundle(folder / "auto.edgekit") as some,
+    ):
+        assert all_of_them.manifest.calibration["samples"] == 320
+        assert some.manifest.calibration["samples"] == 80
+        assert some.manifest.calibration["sha256"] != all_of_them.manifest.calibration["sha256"]
+    assert convert(folder, "float", quantize="float32", name="net").coverage is None

@@ -17,13 +17,25 @@ import numpy as np
 
 from edgekit_converters.data import arrays, fit, function, image_folder
 from edgekit_converters.data.column import Column
-from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples
+from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, TakeRequest, nested
 from edgekit_converters.data.survey import Survey
 from edgekit_runtime import preprocess
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import InputSpec
 
-__all__ = ["READERS", "DataRequest", "DataSet", "batches", "labels", "pick", "prepare"]
+__all__ = [
+    "READERS",
+    "DataRequest",
+    "DataSet",
+    "TakeRequest",
+    "batches",
+    "labels",
+    "one_by_one",
+    "pick",
+    "prepare",
+    "take",
+]
+BLOCK = 256  # samples copied at a time
 
 Reads = Callable[[str], bool]
 Read = Callable[[DataRequest], Samples]
@@ -68,6 +80,41 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
         sha256=hashlib.sha256(b"".join(column.digest() for column in [*columns, targets])).hexdigest(),
         notes=(*samples.notes, *notes, *_worries(request, columns), *survey.notes(samples.classes)),
     )
+
+
+def take(request: TakeRequest, folder: Path) -> DataSet:
+    """Copy the first samples, in the order of ``nested``, and their labels into ``folder``; they keep the set's order.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    data = request.data
+    rows = np.sort(nested(data.count)[: request.count])
+    with ExitStack() as files:
+        columns = [
+            files.enter_context(Column(folder / Path(path).name, path))
+            for path in (*data.inputs, *((data.labels,) if data.labels else ()))
+        ]
+        for column in columns:
+            whole = np.load(column.title, mmap_mode="r")
+            for start in range(0, len(rows), BLOCK):
+                some = rows[start : start + BLOCK]
+                column.append(whole[some], tuple(map(str, some)))
+    return replace(
+        data,
+        inputs=tuple(str(column.path) for column in columns[: len(data.inputs)]),
+        labels=str(columns[-1].path) if data.labels else None,
+        count=len(rows),
+        sha256=hashlib.sha256(b"".join(column.digest() for column in columns)).hexdigest(),
+        notes=(*data.notes, f"{len(rows)} of {data.count} samples taken: {request.why}"),
+    )
+
+
+def one_by_one(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Array]]:
+    """The samples in the order of ``nested``: one array an input, (1, *input shape without batch), normalised."""
+    columns = [np.load(path, mmap_mode="r") for path in data.inputs]
+    for row in nested(data.count):
+        yield [_normalise(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def batches(data: DataSet, inputs: tuple[InputSpec, ...], size: int) -> Iterator[list[Array]]:

@@ -40,6 +40,15 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class TakeRequest:
+    """The first samples of a set, in the order of :func:`nested`."""
+
+    data: DataSet
+    count: int
+    why: str  # for the note
+
+
+@dataclass(frozen=True)
 class Block:
     """Some samples in a row."""
 
@@ -72,6 +81,15 @@ def spread(total: int, limit: int | None) -> list[int]:
         start + ((index * 2654435769 % 2**32) * (end - start) >> 32)
         for index, (start, end) in enumerate(pairwise(starts))
     ]
+
+
+def nested(total: int) -> list[int]:
+    """All positions out of ``total``, in an order whose every beginning is spread evenly over the set.
+
+    They come by the fractional parts of their multiples of the golden ratio: below any bound lie about as many in
+    every stretch of the set, whatever its period (Weyl 1916), so a longer beginning holds a shorter one.
+    """
+    return sorted(range(total), key=lambda position: position * 2654435769 % 2**32)
 
 
 def spread_note(taken: int, total: int) -> tuple[str, ...]:

@@ -103,6 +103,14 @@ class Graph:
                 yield node
 
 
+def finite(array: np.ndarray) -> np.ndarray:
+    """The values of an array, (n,), without infinities and NaN."""
+    values = array.ravel()
+    if values.size and not np.isfinite([values.min(), values.max()]).all():  # NaN is either
+        values = values[np.isfinite(values)]
+    return values
+
+
 class Watcher:
     """Gathers ranges from one sample after the other, in constant memory but for a number a sample."""
 
@@ -112,9 +120,7 @@ class Watcher:
 
     def see(self, tensor: int, array: np.ndarray) -> None:
         """Take in what a tensor holds for one sample; values that are not finite are passed over."""
-        values = array.ravel()
-        if values.size and not np.isfinite([values.min(), values.max()]).all():  # NaN is either
-            values = values[np.isfinite(values)]
+        values = finite(array)
         if not values.size:
             return
         low, high = self._extremes.get(tensor, (np.inf, -np.inf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -89,20 +90,40 @@ def _axis(kind: str, node: Any) -> int | None:
     return None
 
 
+def values(artifact: Artifact, samples: Iterable[list[np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield, for one sample after the other, what every float operation gives, by its name.
+
+    Raises:
+        ToolchainError: OpenVINO cannot read or run it.
+    """
+    with openvino_errors("examine"):
+        model = ov.Core().read_model(artifact.files[0])
+        nodes = [node for node in model.get_ordered_ops() if node.get_type_name() not in STRUCTURE]
+        ports = [port for node in nodes if _constant(node) is None for port in node.outputs()]
+        for held in _run(model, artifact, samples, ports):
+            yield {f"{name}.{index}" if index else name: value for (name, index), value in held.items()}
+
+
 def _ranges(
     model: ov.Model, artifact: Artifact, samples: list[np.ndarray], ports: list[Any], places: dict[tuple[str, int], int]
 ) -> dict[int, Range]:
-    watched = [port for port in ports if port.get_element_type() == ov.Type.f32]
+    watcher = Watcher()
+    rows = ([array[row : row + 1] for array in samples] for row in range(len(samples[0])))
+    for held in _run(model, artifact, rows, ports):
+        for key, value in held.items():
+            watcher.see(places[key], value)
+    return watcher.ranges()
+
+
+def _run(
+    model: ov.Model, artifact: Artifact, samples: Iterable[list[np.ndarray]], ports: list[Any]
+) -> Iterator[dict[tuple[str, int], np.ndarray]]:
+    watched = {_key(port) for port in ports if port.get_element_type() == ov.Type.f32}
     copy = model.clone()
     twins = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
-    copy.add_outputs([twins[name].output(index) for name, index in map(_key, watched)])
+    copy.add_outputs([twins[name].output(index) for name, index in sorted(watched)])
     compiled = ov.Core().compile_model(copy, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    results = [places[_key(result.input_value(0))] for result in copy.get_results()]
-    floats = {places[_key(port)] for port in watched}
-    watcher = Watcher()
-    for row in range(len(samples[0])):
-        computed = compiled(entered(artifact, [array[row : row + 1] for array in samples]))
-        for index, place in enumerate(results):
-            if place in floats:
-                watcher.see(place, np.asarray(computed[index]))
-    return watcher.ranges()
+    results = [_key(result.input_value(0)) for result in copy.get_results()]
+    for sample in samples:
+        computed = compiled(entered(artifact, sample))
+        yield {key: np.asarray(computed[index]) for index, key in enumerate(results) if key in watched}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,30 @@ def _made_floats(model: Any, graph: Any) -> list[int]:
     return [int(place) for place in made if graph.tensors[place].type == schema.TensorType.FLOAT32]
 
 
+def values(artifact: Artifact, samples: Iterable[list[np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield, for one sample after the other, what every float tensor holds, by its name.
+
+    Raises:
+        ToolchainError: LiteRT cannot run it with every tensor kept.
+    """
+    model = flatbuffer_utils.read_model(str(artifact.files[0]))
+    graph = model.subgraphs[0]
+    for held in _run(artifact, samples, _made_floats(model, graph)):
+        yield {graph.tensors[place].name.decode(): value for place, value in held.items()}
+
+
 def _ranges(artifact: Artifact, samples: list[np.ndarray], watched: list[int]) -> dict[int, Range]:
     watcher = Watcher()
+    rows = ([array[row : row + 1] for array in samples] for row in range(len(samples[0])))
+    for held in _run(artifact, rows, watched):
+        for place, value in held.items():
+            watcher.see(place, value)
+    return watcher.ranges()
+
+
+def _run(
+    artifact: Artifact, samples: Iterable[list[np.ndarray]], watched: list[int]
+) -> Iterator[dict[int, np.ndarray]]:
     try:
         interpreter = Interpreter(
             str(artifact.files[0]),
@@ -110,13 +133,10 @@ def _ranges(artifact: Artifact, samples: list[np.ndarray], watched: list[int]) -
         )
         interpreter.allocate_tensors()
         entrances = [detail["index"] for detail in interpreter.get_input_details()]
-        for row in range(len(samples[0])):
-            arrays = entered(artifact, [array[row : row + 1] for array in samples])
-            for place, array in zip(entrances, arrays, strict=True):
+        for sample in samples:
+            for place, array in zip(entrances, entered(artifact, sample), strict=True):
                 interpreter.set_tensor(place, array)
             interpreter.invoke()
-            for place in watched:
-                watcher.see(place, interpreter.get_tensor(place))
+            yield {place: interpreter.get_tensor(place) for place in watched}
     except (RuntimeError, ValueError) as error:
         raise ToolchainError(str(error), stage="examine", subject="litert") from error
-    return watcher.ranges()

@@ -1,0 +1,106 @@
+"""Cover: whether calibration has seen what there is to see, told by whether ranges still grow with more samples.
+
+The extremes of an activation grow for as long as rare values come, so they never stand quite still. What matters is how
+much: a range of which a tenth came last has steps that are a ninth coarser, 20 log10(1 / 0.9) = 0.9 dB more noise.
+docs/calibration.md has what that is in accuracy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from edgekit_converters.data import one_by_one
+from edgekit_converters.examine.graph import finite
+from edgekit_converters.records import Coverage, CoverRequest, Doubling, Growth
+from edgekit_converters.worker import report_progress
+
+# engine: "module:function", (Artifact, samples) -> for each sample {tensor: its values}
+WATCHERS = {
+    "litert": "edgekit_converters.examine.tflite:values",
+    "openvino": "edgekit_converters.examine.ir:values",
+}
+FIRST = 8  # samples: what fewer have shown says nothing of ranges
+ENOUGH = 64  # samples: fewer are never taken for enough
+STILL = 0.10  # of a range, on average over the tensors: ranges have settled when no more came with twice the samples
+NOTABLE = 0.05  # of a range: tensors of which more came are counted
+WORST = 3  # tensors named
+
+
+def cover(request: CoverRequest, _folder: Path) -> Coverage:
+    """The stage: run a float artifact on the calibration samples, and look at all ranges each time they have doubled.
+
+    The number of samples is halved for as long as ``FIRST`` are left; so the last doubling is the last half. Samples
+    come in the order of ``data.samples.nested``.
+
+    Raises:
+        ToolchainError: the artifact cannot be read or run.
+    """
+    artifact, total = request.artifact, request.data.count
+    module, _, name = WATCHERS[artifact.engine].partition(":")
+    watch = getattr(importlib.import_module(module), name)
+    spans = _Spans()
+    before: dict[str, float] = {}
+    doublings: list[Doubling] = []
+    growths: list[Growth] = []
+    looks = halves(total)
+    for count, held in enumerate(watch(artifact, one_by_one(request.data, request.inputs)), start=1):
+        report_progress(count, total)
+        spans.see(held.items())
+        if count not in looks:
+            continue
+        now = spans.spans()
+        if before:
+            growths = [Growth(tensor, _grown(before.get(tensor, 0.0), span)) for tensor, span in now.items()]
+            doublings.append(_doubling(count, growths))
+        before = now
+        if request.stop and settled(doublings):
+            break
+    worst = sorted(growths, key=lambda growth: -growth.part)[:WORST]
+    return Coverage(count, len(before), tuple(doublings), tuple(worst), settled(doublings))
+
+
+def halves(total: int) -> list[int]:
+    """Half of all samples, half of that, and so on, ascending, all at last."""
+    found = [total]
+    while found[0] // 2 >= FIRST:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def settled(doublings: Iterable[Doubling]) -> int | None:
+    """After how many samples ranges had settled: the first doubling to ``ENOUGH`` from which on all are ``STILL``."""
+    found = None
+    for doubling in doublings:
+        still = doubling.mean <= STILL and doubling.samples >= ENOUGH
+        found = (found or doubling.samples) if still else None
+    return found
+
+
+def _grown(before: float, after: float) -> float:
+    return 1 - before / after if after else 0.0
+
+
+def _doubling(samples: int, growths: list[Growth]) -> Doubling:
+    parts = [growth.part for growth in growths]
+    return Doubling(samples, float(np.mean(parts)), float(np.mean([part > NOTABLE for part in parts])))
+
+
+class _Spans:
+    """How much a quantized range of each tensor has to cover; it always holds 0."""
+
+    def __init__(self) -> None:
+        self._ends: dict[str, tuple[float, float]] = {}
+
+    def see(self, held: Iterable[tuple[str, np.ndarray]]) -> None:
+        for tensor, array in held:
+            values = finite(array)
+            if values.size:
+                low, high = self._ends.get(tensor, (0.0, 0.0))
+                self._ends[tensor] = min(low, float(values.min())), max(high, float(values.max()))
+
+    def spans(self) -> dict[str, float]:
+        return {tensor: high - low for tensor, (low, high) in self._ends.items()}
