@@ -25,7 +25,9 @@ def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:
     if not bared:
         return content
     graph.outputs = [bared.get(int(tensor), int(tensor)) for tensor in graph.outputs]
-    graph.operators = [one for one in graph.operators if not set(map(int, one.outputs)) & set(bared)]
+    # what other nodes take quantized, too, is still made for them; the signature names the float tensor already then
+    needless = set(bared) - {int(tensor) for one in graph.operators for tensor in one.inputs}
+    graph.operators = [one for one in graph.operators if not set(map(int, one.outputs)) & needless]
     for definition in model.signatureDefs or ():
         for port in definition.outputs:
             port.tensorIndex = bared.get(port.tensorIndex, port.tensorIndex)
@@ -35,11 +37,10 @@ def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:
 def _bared(model: Any, graph: Any, kept: set[str]) -> dict[int, int]:
     """Return quantized output → the float tensor behind it, which takes its place."""
     makers = {int(tensor): one for one in graph.operators for tensor in one.outputs}
-    taken = {int(tensor) for one in graph.operators for tensor in one.inputs}
     found = {}
     for tensor in map(int, graph.outputs):
         last = makers.get(tensor)
-        if tensor in taken or last is None or not _quantizes(model, last):
+        if last is None or not _quantizes(model, last):
             continue
         before = int(last.inputs[0])
         if before in makers and node_name(graph, makers[before]) in kept:

@@ -55,3 +55,21 @@ def test_one_output_in_float_beside_one_in_int8(request_for, tmp_path):
     assert np.abs(fine[0] - reference[0]).mean() < np.abs(coarse[0] - reference[0]).mean()
     assert len(np.unique(coarse[0])) < 130 < len(np.unique(fine[0]))
     np.testing.assert_array_equal(fine[1], coarse[1])
+
+
+def test_an_output_in_float_that_another_node_takes_in_int8(loaded, lowered, prepared, tmp_path):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    vector = keras.Input((8,))
+    middle = layers.Dense(4)(layers.Dense(6)(vector))
+    keras.Model(vector, [layers.Dense(3)(middle), middle]).save(tmp_path / "net.keras")
+    source = loaded(tmp_path / "net.keras")
+    samples = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    artifact, data = lowered(source, "litert"), prepared(source, samples)
+    kept = ((artifact.outputs[1].name, "float32"),)
+    made = quantize(QuantizeRequest(artifact, Recipe("int8-static"), source.inputs, data, kept), tmp_path)
+    assert [bound.dtype for bound in made.outputs] == ["int8", "float32"]
+    for wanted, got in zip(run(artifact, samples), run(made, samples), strict=True):
+        assert np.square(wanted - got).mean() < 1e-3 * np.square(wanted).mean()
