@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime import show
-from edgekit_runtime.arguments import add_where, asked, positive, threads
+from edgekit_runtime.arguments import add_where, asked, positive, seconds, threads
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.edges import CALL_RAW
 from edgekit_runtime.errors import EdgekitError, InputMismatch
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
         if verb is measure:
-            sub.add_argument("--seconds", type=float, default=3.0, metavar="N", help="about so long a scenario")
+            sub.add_argument("--seconds", type=seconds, default=3.0, metavar="N", help="about so long a scenario")
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

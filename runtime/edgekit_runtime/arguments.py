@@ -6,7 +6,7 @@ import argparse
 from typing import Any, Callable
 
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.model import ISOLATE_S
+from edgekit_runtime.model import ISOLATE_S, MOST_S
 
 
 def add_where(parser: argparse.ArgumentParser, kind: Callable[[str], Any]) -> None:
@@ -59,8 +59,8 @@ def threads(text: str) -> int | str:
 
 
 def seconds(text: str) -> float:
-    """Read a time above 0."""
+    """Read a time above 0, of at most a day."""
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+    if not 0 < value <= MOST_S:
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0 and of at most {MOST_S:g} s")
     return value

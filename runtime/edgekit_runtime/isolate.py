@@ -1,6 +1,7 @@
 """An engine in a process of its own: when it crashes or hangs, the application does not.
 
-Arrays travel through memory that both processes map; through the pipes go single bytes, "run" and "done".
+Arrays travel through memory that both processes map; through the pipes go the numbers of runs: when
+one is asked for, and, with what the engine raised if it did, when it is done.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.tensors import Array
 
-RUN, DONE, FAILED = b"r", b"d", b"f"
+NUMBER_BYTES, ANSWER_BYTES = 8, 1024  # the number of a run; it with a message: small enough for a pipe to keep whole
 ALIGNED_BYTES = 64
 NOISE_BYTES = 1 << 20  # of what the child prints, the last so many bytes are kept
 LOOK_EVERY = 256  # runs after which that is looked at
@@ -148,14 +149,15 @@ class IsolatedEngine:
             raise DelegateCrashed(f"crashed: {how_it_ended(child.returncode)}{last_words(self._noise)}")
         for view, array in zip(self._in, arrays):
             np.copyto(view, array)
+        self._runs += 1
+        asked = self._runs.to_bytes(NUMBER_BYTES, "little")
         assert child.stdin is not None
         with suppress(BrokenPipeError):  # it has just died; reading says how
-            child.stdin.write(RUN)
-            child.stdin.flush()
-        answer = _read(child, self._noise, self._timeout_s, 1 << 16)
+            os.write(child.stdin.fileno(), asked)
+        problem = self._answer(child, asked)
         self._bound_noise()
-        if answer[:1] != DONE:
-            raise EngineError(answer[1:].decode(errors="replace"))
+        if problem:
+            raise EngineError(problem)
         return [view.copy() for view in self._out]
 
     def twin(self) -> None:
@@ -172,8 +174,14 @@ class IsolatedEngine:
             self._child = None
             self._noise.close()
 
+    def _answer(self, child: subprocess.Popen[bytes], asked: bytes) -> str:
+        """What the engine raised, or "". Answers to runs that were left, as by KeyboardInterrupt, are passed over."""
+        while True:
+            last = _read(child, self._noise, self._timeout_s, 1 << 16)[-ANSWER_BYTES:]
+            if last[:NUMBER_BYTES] == asked:
+                return last[NUMBER_BYTES:].rstrip(b"\0").decode(errors="replace")
+
     def _bound_noise(self) -> None:
-        self._runs += 1
         if self._runs % LOOK_EVERY == 0 and os.fstat(self._noise.fileno()).st_size > NOISE_BYTES:
             os.ftruncate(self._noise.fileno(), 0)
 
@@ -217,16 +225,16 @@ def main() -> None:
         views = _views(shared, (*inputs, *outputs))
         _tell(report, {"inputs": _told(inputs), "outputs": _told(outputs), "facts": asdict(engine.facts)})
         signal.setitimer(signal.ITIMER_REAL, 0)
-        while os.read(0, 1):
+        while asked := os.read(0, NUMBER_BYTES):
             signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
             try:
                 for view, result in zip(views[len(inputs) :], engine.run(views[: len(inputs)])):
                     np.copyto(view, result)
-                answer = DONE
+                problem = b""
             except EngineError as error:
-                answer = FAILED + str(error).encode()[:4000]
+                problem = str(error).encode()
             signal.setitimer(signal.ITIMER_REAL, 0)
-            os.write(report, answer)
+            os.write(report, (asked + problem)[:ANSWER_BYTES].ljust(ANSWER_BYTES, b"\0"))
         engine.close()
 
 

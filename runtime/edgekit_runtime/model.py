@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Outputs = Union[Array, dict[str, Array]]
 
 
-ISOLATE_S = 10.0
+ISOLATE_S, MOST_S = 10.0, 86400.0  # what a run in a child process may take, unless said; and may at most
 
 
 def load(  # noqa: PLR0913  # each is a question of its own, and all but the path are seldom asked
@@ -107,8 +107,8 @@ def _isolate_s(isolate: bool | float) -> float | None:
     """How long a run in a child process may take; None without one."""
     if isolate is True or isolate is False:
         return ISOLATE_S if isolate else None
-    if isolate <= 0:
-        raise ValueError(f"isolate is {isolate}, wanted True, False, or positive seconds")
+    if not 0 < isolate <= MOST_S:  # which NaN is not either
+        raise ValueError(f"isolate is {isolate}, wanted True, False, or positive seconds, at most {MOST_S:g}")
     return float(isolate)
 
 

@@ -346,6 +346,8 @@ def test_the_tools_verb_takes_the_same_options(verb: str, ours: str, capsys: Cap
         ["check", "x", "--threads", "auto"],
         ["info", "x", "--isolate", "0"],
         ["info", "x", "--isolate", "nan"],
+        ["info", "x", "--isolate", "1e8"],
+        ["measure", "x", "--seconds", "inf"],
         ["info", "x", "--top", "1"],
     ],
 )

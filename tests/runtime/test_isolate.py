@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
@@ -110,6 +111,32 @@ def test_a_child_that_hangs_costs_the_timeout(make: Make, variant: Variant, want
         assert (event.lost, event.now) == ("null-float32", "second")
         assert "hung: no answer within 1.5 s" in event.reason
         assert gone(pid)
+
+
+class Left(Exception):
+    """What a signal's handler raises."""
+
+
+def test_a_call_that_was_left_gives_its_answer_to_no_other(bundle_path: Path, wanted: np.ndarray) -> None:
+    def leave(*_: object) -> None:
+        raise Left
+
+    before = signal.signal(signal.SIGALRM, leave)
+    try:
+        with edgekit_runtime.load(bundle_path, isolate=True) as model:
+            pid = child_of(model)
+            os.kill(pid, signal.SIGSTOP)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(Left):
+                model(X * 2)
+            os.kill(pid, signal.SIGCONT)
+            select.select([model._session._session._pool._first._child.stdout], [], [], 20)  # the answer is there
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
+            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+            assert model.events == ()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def children() -> set[int]:
@@ -222,7 +249,7 @@ def test_what_a_chatty_library_prints_is_bounded(bundle_path: Path) -> None:
         assert os.fstat(noise.fileno()).st_size == 0
 
 
-@pytest.mark.parametrize("isolated", [0.0, -1])
+@pytest.mark.parametrize("isolated", [0.0, -1, float("nan"), float("inf"), 1e8])
 def test_a_timeout_is_positive(bundle_path: Path, isolated: float) -> None:
     with pytest.raises(ValueError, match="positive seconds"):
         edgekit_runtime.load(bundle_path, isolate=isolated)
