@@ -94,19 +94,18 @@ class Race:
         """Time these against each other; to be called when nothing else of ours runs.
 
         Statistics and corrections change constants and no kernel, so one candidate is timed for all that differ in
-        nothing else.
+        nothing else, whether they are named or not.
         """
-        alike: dict[Recipe, list[int]] = {}
-        for place, entry in enumerate(self.entries):
+        timed: dict[Recipe, Artifact] = {}
+        for entry in self.entries:
             if entry.trial in trials:
-                alike.setdefault(arithmetic(entry.trial.recipe), []).append(place)
-        groups = list(alike.values())
-        latencies = self.lane.rank([_artifact(self.entries[group[0]]) for group in groups]) if groups else ()
-        for group, latency in zip(groups, latencies, strict=True):
-            for place in group:
-                entry = self.entries[place]
-                timed = replace(entry.trial, latency_ms=latency.p50)
-                self.entries[place] = replace(entry, trial=timed, latency=latency)
+                timed.setdefault(arithmetic(entry.trial.recipe), _artifact(entry))
+        latencies = dict(zip(timed, self.lane.rank(list(timed.values())) if timed else (), strict=True))
+        for place, entry in enumerate(self.entries):
+            latency = latencies.get(arithmetic(entry.trial.recipe))
+            if latency and entry.trial.state == MEASURED:
+                trial = replace(entry.trial, latency_ms=latency.p50)
+                self.entries[place] = replace(entry, trial=trial, latency=latency)
 
     def _try_all(self, recipes: Iterable[Recipe]) -> None:
         for recipe in recipes:

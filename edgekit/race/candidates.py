@@ -16,6 +16,7 @@ FIRST = {
         Recipe("float16"),
         Recipe("int8-dynamic"),
         Recipe("int8-weights"),
+        Recipe("int8-dynamic", corrections=("equalize",)),
         replace(PLAIN, statistics="percentile"),
         replace(PLAIN, statistics="mse"),
         replace(PLAIN, corrections=("bias",)),
@@ -36,7 +37,18 @@ FIRST = {
     ),
 }
 # What nothing else is as small as, and what is slower than int8 everywhere.
-SMALL = {"litert": (Recipe("int4-weights"),), "openvino": (Recipe("int4-weights", block_size=64),)}
+SMALL = {
+    "litert": (
+        Recipe("int8-weights", corrections=("equalize",)),
+        Recipe("int4-weights"),
+        Recipe("int4-weights", corrections=("equalize",)),
+    ),
+    "openvino": (
+        Recipe("int8-weights", corrections=("equalize",)),
+        Recipe("int4-weights", block_size=64),
+        Recipe("int4-weights", block_size=64, corrections=("equalize",)),
+    ),
+}
 # When none of these fits: some layers of the best int8 in float, then what is slower everywhere.
 LAST = {"litert": (Recipe("int16x8-static"),), "openvino": ()}
 SHARES = (1, 2, 4, 8, 16)  # layers to keep in float

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial
-from edgekit_converters.recipe import Recipe
 
 OBJECTIVES = ("latency", "size", "accuracy")
 ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too
-NEAR = 1.15  # latencies so near may change places when they are measured again
 SURE = 2.0  # standard errors: when a part of the data is enough to know that a candidate loses too much
 
 
@@ -97,12 +95,8 @@ def closest(trials: Sequence[Trial], budget: Budget, count: int = 3) -> tuple[Tr
 
 
 def finalists(trials: Sequence[Trial], budget: Budget) -> tuple[Trial, ...]:
-    """Those worth timing a second time: what may be chosen, and float32 and plain int8 to hold it against."""
-    fitting = [trial for trial in trials if trial.state == MEASURED and not budget.misses(trial)]
-    best_ms = min((_latency(trial) for trial in fitting), default=0.0)
-    usual = (Recipe("float32"), Recipe("int8-static"))
-    near = [trial for trial in fitting if _latency(trial) <= NEAR * best_ms or trial.recipe in usual]
-    return tuple(near)
+    """Those worth timing a second time: all that may be chosen, since times of two turns do not compare."""
+    return tuple(trial for trial in trials if trial.state == MEASURED and not budget.misses(trial))
 
 
 def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
@@ -133,10 +127,13 @@ def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str)
     slower = [trial for trial in fitting if _latency(trial) > ALIKE * _latency(chosen)]
     if slower and budget.objective == "latency":
         times = min(map(_latency, slower)) / _latency(chosen)
-        said.append(f"{len(slower)} fit and are slower, the next {times:.2f} times")
-    unfit = [trial for trial in others if trial.state in (BROKEN, FAILED)]
-    if unfit:
-        said.append(f"{len(unfit)} could not be made")
+        said.append(f"{len(slower)} fit and are slower, the next takes {times:.2f} times as long")
+    larger = [trial for trial in fitting if (trial.size_bytes or 0) > (chosen.size_bytes or 0)]
+    if larger and budget.objective == "size":
+        said.append(f"{len(larger)} fit and are larger")
+    for state, why in ((BROKEN, "turned out to compute something else than the model"), (FAILED, "could not be made")):
+        unfit = [trial for trial in others if trial.state == state]
+        said += [f"{len(unfit)} {why}"] if unfit else []
     return "; ".join(said) + "."
 
 

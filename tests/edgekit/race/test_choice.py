@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from edgekit.race.choice import Budget, choose, closest, explain, finalists, hopeless, pareto
-from edgekit.race.trial import DROPPED, FAILED, MEASURED, Trial, told
+from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
 from edgekit_converters.recipe import Recipe, Rule
 
 BUDGET = Budget(max_drop=0.01)
 
 
 def trial(scheme, drop, latency_ms, size_bytes=100_000, state=MEASURED, **recipe):
-    return Trial("litert", Recipe(scheme, **recipe), state, "", 2000, 0.9 - drop, drop, latency_ms, size_bytes)
+    return Trial("litert", Recipe(scheme, **recipe), state, "", 2000, 0.9 - (drop or 0), drop, latency_ms, size_bytes)
 
 
 FLOAT = trial("float32", 0.0, 2.0, 400_000)
@@ -63,10 +63,19 @@ def test_what_comes_nearest_is_first():
     assert closest([PLAIN, FLOAT, PARTIAL], replace(BUDGET, max_latency_ms=1.2)) == (PLAIN, PARTIAL, FLOAT)
 
 
-def test_finalists_are_those_near_the_best_and_the_usual():
+def test_finalists_are_all_that_may_be_chosen():
     far = trial("int8-weights", 0.0, 3.0)
-    near = trial("int8-dynamic", 0.0, 1.4)
-    assert finalists([FLOAT, PARTIAL, far, near, PLAIN], BUDGET) == (FLOAT, PARTIAL, near)
+    broken = trial("int8-dynamic", None, None, state=BROKEN, statistics="mse")
+    assert finalists([FLOAT, PARTIAL, far, broken, PLAIN], BUDGET) == (FLOAT, PARTIAL, far)
+
+
+def test_what_is_wrong_and_what_was_never_made_are_told_apart():
+    broken = replace(PLAIN, state=BROKEN, drop=None, latency_ms=None)
+    failed = replace(HALF, state=FAILED, drop=None, latency_ms=None)
+    said = explain(PARTIAL, [FLOAT, broken, PARTIAL, failed], replace(BUDGET, objective="size"), "accuracy")
+    assert said.endswith(
+        "; 1 fit and are larger; 1 turned out to compute something else than the model; 1 could not be made."
+    )
 
 
 @pytest.mark.parametrize(("lost", "known"), [(0, False), (2, False), (60, True)])
@@ -90,7 +99,7 @@ def test_the_choice_is_explained():
     assert said == (
         "litert: took int8-static, 2 layers float32: it loses 0.80 points where 1.00 points may be lost, "
         "takes 1.300 ms a call here and 127 KiB; float32 takes 1.54 times as long; "
-        "1 of 4 candidates lose too much, up to 5.00 points; 2 fit and are slower, the next 1.54 times."
+        "1 of 4 candidates lose too much, up to 5.00 points; 2 fit and are slower, the next takes 1.54 times as long."
     )
 
 
