@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.errors import EngineUnavailable
+from edgekit_runtime.errors import EngineUnavailable, PlanError
 from edgekit_runtime.record import replace
 
 if TYPE_CHECKING:
@@ -23,8 +23,33 @@ CHATTER = "INFO: "  # so LiteRT begins what explains no failure
 
 
 def timeout_s() -> float:
-    """How long a child may take to open a variant."""
-    return float(os.environ.get(TIMEOUT_NAME, TIMEOUT_S))
+    """How long a child may take to open a variant.
+
+    Raises:
+        PlanError: the environment says something else than seconds.
+    """
+    return _told(TIMEOUT_NAME, TIMEOUT_S, "seconds above 0, at most 86400", 86400.0)
+
+
+def memory_bytes() -> int | None:
+    """How much memory a child may take; None without a limit.
+
+    Raises:
+        PlanError: the environment says something else than a number.
+    """
+    if not os.environ.get(MEMORY_NAME):
+        return None
+    return int(_told(MEMORY_NAME, 0.0, "mebibytes above 0", 2.0**40) * 2**20)
+
+
+def _told(name: str, usual: float, wanted: str, most: float) -> float:
+    """A number above 0 from the environment."""
+    text = os.environ.get(name, "")
+    with suppress(ValueError):
+        value = float(text or usual)
+        if 0 < value <= most:  # NaN is not
+            return value
+    raise PlanError(f"the environment says {name}={text}, wanted {wanted}: set it anew, or unset it")
 
 
 def to_request(bundle: Bundle, variant: Variant, threads: int | None, cache: bool) -> dict[str, Any]:
@@ -47,7 +72,9 @@ def start_child(module: str, noise: Any, scratch: str, *arguments: str, **more: 
 
     Raises:
         EngineUnavailable: this Python does not know its own executable, as when it is embedded.
+        PlanError: the environment's limits are none.
     """
+    timeout_s(), memory_bytes()  # said here, where people see it
     if not sys.executable:
         raise EngineUnavailable("an accelerator is tried in a child process first, and sys.executable is not set")
     # The child stands where this package lies, so that a json.py in the caller's folder is not taken for Python's.
@@ -114,9 +141,9 @@ def limit_memory() -> None:
     except ImportError:  # not a Unix
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limit_mib = os.environ.get(MEMORY_NAME)
-    if limit_mib:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_mib) << 20, int(limit_mib) << 20))
+    limit_bytes = memory_bytes()
+    if limit_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
 def asked_variant(bundle: Bundle, request: Mapping[str, Any]) -> Variant:

@@ -41,7 +41,7 @@ from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.engines import Library
+    from edgekit_runtime.engines import Engine, Library
     from edgekit_runtime.manifest import Variant
     from edgekit_runtime.place import How
 
@@ -155,7 +155,7 @@ def _in_child(bundle: Bundle, request: dict[str, Any]) -> Probe:
             return Probe(HUNG, f"no answer within {limit_s:g} s ({TIMEOUT_NAME}){last_words(noise)}")
         finally:
             end_child(child)
-        if child.returncode != 0:
+        if child.returncode != 0 or not answer:  # a library may end its process as if all were well
             return Probe(CRASHED, f"{how_it_ended(child.returncode)}{last_words(noise)}")
     told = json.loads(answer)
     return Probe(str(told["verdict"]), str(told["reason"]))
@@ -183,12 +183,14 @@ def _try(request: Mapping[str, Any]) -> Probe:
 
     with open_bundle(request["bundle"]) as bundle:
         variant = asked_variant(bundle, request)
+        run_ms = 0.0
         try:
-            session = Session(
-                bundle.manifest, variant, open_engine(variant, bundle, request["threads"], keep=request["cache"])
-            )
+            engine = open_engine(variant, bundle, request["threads"], keep=request["cache"])
+            session = Session(bundle.manifest, variant, engine)
             try:
                 differing = wrong(check(session, bundle, variant))
+                if variant.delegate is not None and not differing:
+                    run_ms = _best_ms(engine)
             finally:
                 session.close()
         except EdgekitError as error:
@@ -196,39 +198,38 @@ def _try(request: Mapping[str, Any]) -> Probe:
             return Probe(MISSING if missing else REFUSED, str(error))
         except MemoryError:
             return Probe(REFUSED, f"needs more memory than {MEMORY_NAME} allows")
-        return Probe(WRONG, differing) if differing else _pace(bundle, variant, request["threads"])
+        return Probe(WRONG, differing) if differing else _pace(bundle, variant, request["threads"], run_ms)
 
 
-def _pace(bundle: Bundle, variant: Variant, threads: int | None) -> Probe:
+def _pace(bundle: Bundle, variant: Variant, threads: int | None, delegate_ms: float) -> Probe:
     """Whether a delegate that answers rightly is worth having: the CPU may run the same file faster."""
     if variant.delegate is None:
         return Probe(OK)
+    from edgekit_runtime.engines import open_engine
+
     try:
-        cpu_ms = _best_ms(bundle, replace(variant, delegate=None, device="cpu", settings={}), threads)
+        engine = open_engine(replace(variant, delegate=None, device="cpu", settings={}), bundle, threads)
+        cpu_ms = _best_ms(engine)
     except EdgekitError:  # the CPU cannot run it at all, as with models compiled for an accelerator
         return Probe(OK)
-    delegate_ms = _best_ms(bundle, variant, threads)
+    engine.close()
     if delegate_ms > SLOW_TIMES * cpu_ms and delegate_ms - cpu_ms > SLOW_MS:
         return Probe(SLOW, f"a run takes {delegate_ms:.3g} ms with the delegate, {cpu_ms:.3g} ms on the CPU alone")
     return Probe(OK)
 
 
-def _best_ms(bundle: Bundle, variant: Variant, threads: int | None) -> float:
+def _best_ms(engine: Engine) -> float:
     """The quickest of a few runs on zeros."""
     from time import perf_counter
 
     import numpy as np
 
-    from edgekit_runtime.engines import open_engine
-
-    engine = open_engine(variant, bundle, threads)
     zeros = [np.zeros(info.shape, info.dtype) for info in engine.inputs]
     best_s = float("inf")
     for _ in range(RUNS):
         start_s = perf_counter()
         engine.run(zeros)
         best_s = min(best_s, perf_counter() - start_s)
-    engine.close()
     return best_s * 1e3
 
 

@@ -56,7 +56,7 @@ struct Delegate {
 };
 
 static char mode[64], flag[256];
-static int calls;
+static int calls, made;
 
 static int is(const char *word) { return strcmp(mode, word) == 0; }
 
@@ -115,9 +115,11 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t count
   puts("a delegate may print what it likes");
   fflush(stdout);
   if (is("crash-create")) abort();
+  if (is("exit-create")) exit(0);
   if (is("hang-create")) sleep(600);
   if (is("eat-memory")) while (memset(malloc(1 << 24), 1, 1 << 24)) calls++;
   if (is("refuse")) { report("no accelerator was found, options were "); report(told); return NULL; }
+  if (is("once") && made++) { report("the accelerator is taken"); return NULL; }
   Delegate *delegate = calloc(1, sizeof *delegate);
   delegate->prepare = take;
   return delegate;

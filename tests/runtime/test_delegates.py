@@ -19,7 +19,8 @@ import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
 from edgekit_runtime import __main__ as command
 from edgekit_runtime import delegates, engines, probe
-from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable
+from edgekit_runtime.child import MEMORY_NAME
+from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, PlanError
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.place import Placement
 
@@ -85,6 +86,7 @@ class TestADelegateThat:
         [
             ("refuse", r"refused in its probe: .*no accelerator was found, options were \[mode=refuse\]"),
             ("crash-create", r"crashed in its probe: its process was ended by SIGABRT"),
+            ("exit-create", r"crashed in its probe: its process ended with exit code 0"),
             ("crash-prepare", r"crashed in its probe: its process was ended by SIGSEGV"),
             ("crash-run", r"crashed in its probe: its process was ended by SIGABRT"),
             ("crash-destroy", r"crashed in its probe: its process was ended by SIGABRT"),
@@ -103,6 +105,22 @@ class TestADelegateThat:
         (refusal,) = placement.refused
         assert refusal.variant == "plain"
         assert re.search(reason, refusal.reason), refusal.reason
+
+    def test_can_be_had_once_by_a_process_is_taken(self, placed: Callable[..., Placement], library: Path) -> None:
+        assert placed("once").delegate == str(library)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [(probe.TIMEOUT_NAME, "soon"), (probe.TIMEOUT_NAME, "0"), (probe.TIMEOUT_NAME, "nan"), (MEMORY_NAME, "all")],
+    )
+    def test_a_limit_that_is_none_is_named(
+        self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch, name: str, said: str
+    ) -> None:
+        monkeypatch.setenv(name, said)
+        with pytest.raises(PlanError, match=f"{name}={said}, wanted"):
+            placed("works")
+        monkeypatch.delenv(name)
+        assert placed("works").delegate is not None  # and nothing false is remembered
 
     def test_hangs_costs_the_timeout_once(
         self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch
