@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Union
 
 import numpy as np
 
@@ -214,15 +214,16 @@ class Bundle:
 
         Raises:
             DigestMismatch: it is not the file that was packed.
+            EngineUnavailable: there is no room for it, or no place.
         """
         extent = self._extent(path)
-        target = extent.source if extent.whole else os.path.join(self.scratch(), *path.split("/"))
         if path not in self._held:
-            if not extent.whole:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-            self._digest(path, None if extent.whole else target)
+            if extent.whole:
+                self._digest(path)
+            else:
+                self._private().write(path, lambda write: self._digest(path, write))
             self._held.add(path)
-        return target
+        return extent.source if extent.whole else os.path.join(self.scratch(), *path.split("/"))
 
     def digest(self, path: str) -> str:
         """The SHA-256 that the manifest gives for a listed file, in hexadecimal digits."""
@@ -235,13 +236,20 @@ class Bundle:
             DigestMismatch: the first file that is not the one that was packed.
         """
         for path in self._records:
-            self._digest(path, None)
+            self._digest(path)
 
     def scratch(self) -> str:
-        """A private folder that goes when the bundle is closed, also for children, which may be killed."""
+        """A private folder that goes when the bundle is closed, also for children, which may be killed.
+
+        Raises:
+            EngineUnavailable: there is no place for it.
+        """
+        return self._private().path
+
+    def _private(self) -> Scratch:
         if self._scratch is None:
             self._scratch = Scratch()
-        return self._scratch.path
+        return self._scratch
 
     def close(self) -> None:
         """Remove what was taken out of an archive. Paths given out before are not valid any more."""
@@ -263,22 +271,21 @@ class Bundle:
             raise MalformedBundle(f"{self._name}: {path!r} is not in the manifest's files")
         return self._extents[path]
 
-    def _digest(self, path: str, copy_to: str | None) -> None:
+    def _digest(self, path: str, copy: Callable[[bytes], Any] | None = None) -> None:
         """Read a file in pieces, copying it on the way if asked, and hold it against its digest."""
-        from contextlib import ExitStack
+        digest = sha256(self._extents[path].size_bytes)
+        for piece in self._pieces(path):
+            digest.update(piece)
+            if copy is not None:
+                copy(piece)
+        self._compare(path, digest.hexdigest())
 
+    def _pieces(self, path: str) -> Iterator[bytes]:
         left_bytes = self._extents[path].size_bytes
-        digest = sha256(left_bytes)
-        with ExitStack() as stack:
-            stack.enter_context(_reading(self._name, path))
-            source = stack.enter_context(self._extents[path].open())
-            copy = stack.enter_context(open(copy_to, "wb")) if copy_to else None
+        with _reading(self._name, path), self._extents[path].open() as source:
             while piece := source.read(min(left_bytes, _CHUNK_BYTES)):
                 left_bytes -= len(piece)
-                digest.update(piece)
-                if copy:
-                    copy.write(piece)
-        self._compare(path, digest.hexdigest())
+                yield piece
 
     def _hold(self, path: str, content: Any) -> None:
         digest = sha256(len(content))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgekit_runtime import open_bundle
+from edgekit_runtime.errors import EngineUnavailable
 from edgekit_runtime.scratch import Scratch
 
 FORGOTTEN = (
@@ -34,6 +39,47 @@ def test_it_goes_with_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", FORGOTTEN], check=True, capture_output=True, text=True)
     assert done.stdout.strip()
     assert not os.path.exists(done.stdout.strip())
+
+
+def test_a_link_to_a_folder_goes_and_the_folder_stays(tmp_path: Path) -> None:
+    scratch = Scratch()
+    (tmp_path / "kept").mkdir()
+    os.symlink(tmp_path / "kept", os.path.join(scratch.path, "link"))
+    scratch.remove()
+    assert not os.path.lexists(scratch.path)
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_a_process_whose_own_folder_has_gone_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    scratch = Scratch()
+    assert os.path.isdir(scratch.path)
+    scratch.remove()
+
+
+def test_without_room_it_says_what_and_where_and_takes_none() -> None:
+    scratch = Scratch()
+
+    def fill(write: Callable[[bytes], Any]) -> None:
+        write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(EngineUnavailable, match=rf"a/b cannot be written to {scratch.path}: No space left.*TMPDIR"):
+        scratch.write("a/b", fill)
+    assert os.listdir(os.path.join(scratch.path, "a")) == []
+    scratch.remove()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_no_damaged_bundle(bundle_path: Path) -> None:
+    with open_bundle(bundle_path) as bundle:
+        full = os.path.join(bundle.scratch(), "variants", "null-float32")
+        os.makedirs(full)
+        os.symlink("/dev/full", os.path.join(full, "weights.npy"))
+        with pytest.raises(EngineUnavailable, match="No space left on device"):
+            bundle.local_path("variants/null-float32/weights.npy")
 
 
 def test_a_place_that_takes_nothing_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
