@@ -128,7 +128,7 @@ class _Reach:
 def _made_axis(node: Any) -> int | None:
     """Return the axis of a layer's weights that counts the channels it makes, None where they cannot be scaled."""
     kind = node.get_type_name()
-    if kind == "MatMul":
+    if _is_dense(node):
         return 0 if node.get_attributes()["transpose_b"] else 1
     return 0 if kind == "Convolution" or _is_depthwise(node) else None
 
@@ -136,12 +136,17 @@ def _made_axis(node: Any) -> int | None:
 def _taken_axis(node: Any) -> int | None:
     """Return the axis of a layer's weights that counts the channels it takes, None where they cannot be scaled."""
     kind = node.get_type_name()
-    if kind == "MatMul":
+    if _is_dense(node):
         transposed = node.get_attributes()
         return None if transposed["transpose_a"] else 1 if transposed["transpose_b"] else 0
     if kind == "Convolution":
         return 1
     return 0 if _is_depthwise(node) else None
+
+
+def _is_dense(node: Any) -> bool:
+    """Tell whether a matrix is multiplied by: weights of another rank are several matrices, or none."""
+    return node.get_type_name() == "MatMul" and len(node.input(1).get_shape()) == 2
 
 
 def _is_depthwise(node: Any) -> bool:

@@ -127,3 +127,34 @@ def kernels(artifact):
     interpreter.allocate_tensors()
     (index,) = (one["index"] for one in interpreter.get_tensor_details() if list(one["shape"]) == [1, 3, 3, 16])
     return interpreter.get_tensor(index)
+
+
+@pytest.mark.needs_openvino
+@pytest.mark.parametrize("weights", [[(1, 6, 6), (6, 5)], [(6, 6, 6), (6, 6, 6)], [(6,), (4, 5)]])
+def test_weights_that_are_no_matrix_keep_the_function(weights):
+    from edgekit_converters.quantize.equalize_ir import equalize_model
+
+    random = np.random.default_rng(0)
+    taken = random.standard_normal((6, 4, 6)).astype(np.float32)
+    model = chain([random.lognormal(0, 2, shape) * random.choice([-1, 1], shape) for shape in weights], taken.shape)
+    plain = computed(model, taken)
+    equalize_model(model)
+    np.testing.assert_allclose(computed(model, taken), plain, rtol=0, atol=SAME * np.abs(plain).max())
+
+
+def chain(weights, shape):
+    """Return an OpenVINO model that multiplies by one after the other, each followed by ReLU."""
+    import openvino as ov
+    from openvino import opset13
+
+    taken = opset13.parameter(shape, np.float32)
+    made = taken
+    for array in weights:
+        made = opset13.relu(opset13.matmul(made, opset13.constant(array.astype(np.float32)), False, False))
+    return ov.Model([made], [taken], "chain")
+
+
+def computed(model, taken):
+    import openvino as ov
+
+    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([taken])[0]
