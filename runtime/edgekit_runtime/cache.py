@@ -14,7 +14,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from edgekit_runtime import memory
@@ -35,9 +35,11 @@ def find(key: Mapping[str, str]) -> str | None:
 
     A file is marked as used once a day at most, to spare flash memory.
     """
+    if not _limit_bytes():
+        return None
     name = _name(key)
-    with suppress(OSError):
-        for entry in os.scandir(folder()):
+    with suppress(OSError), os.scandir(folder()) as entries:
+        for entry in entries:
             if not entry.name.startswith(f"{name}-"):
                 continue
             if entry.name == f"{name}-{_digest(entry.path)}":
@@ -50,12 +52,16 @@ def find(key: Mapping[str, str]) -> str | None:
 
 def aside() -> str | None:
     """A path for a library to write an entry to, which ``keep`` then takes; None where nothing can be kept."""
+    if not _limit_bytes():
+        return None
     try:
         os.makedirs(folder(), exist_ok=True)
+        if not os.access(folder(), os.W_OK | os.X_OK):
+            raise PermissionError("cannot be written to")
     except OSError as error:
         _say(error)
         return None
-    return os.path.join(folder(), f".{os.getpid()}-{os.urandom(6).hex()}") if _limit_bytes() else None
+    return os.path.join(folder(), f".{os.getpid()}-{os.urandom(6).hex()}")
 
 
 def keep(key: Mapping[str, str], path: str) -> str | None:
@@ -124,13 +130,25 @@ def _free_bytes() -> int:
 
 def _make_room(limit_bytes: int) -> None:
     """Remove the entries that were not used for longest, and what killed processes left."""
-    entries = sorted(os.scandir(folder()), key=lambda entry: entry.stat().st_mtime, reverse=True)
     total_bytes = 0
-    for entry in entries:
-        abandoned = entry.name.startswith(".") and time.time() - entry.stat().st_mtime > _DAY_S
-        total_bytes += entry.stat().st_size
-        if abandoned or total_bytes > limit_bytes:
-            os.unlink(entry.path)
+    for written, size_bytes, path in sorted(_entries(), reverse=True):
+        if os.path.basename(path).startswith("."):  # another process may be writing it
+            gone = time.time() - written > _DAY_S
+        else:
+            total_bytes += size_bytes
+            gone = total_bytes > limit_bytes
+        if gone:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def _entries() -> Iterator[tuple[float, int, str]]:
+    """When each file was last used, its bytes and its path; other processes make and remove them meanwhile."""
+    with os.scandir(folder()) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                found = entry.stat()
+                yield found.st_mtime, found.st_size, entry.path
 
 
 def _say(error: OSError) -> None:

@@ -66,10 +66,37 @@ def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pyte
     assert "compiled models are not kept on this machine" in str(said[0].message)
 
 
-def test_a_limit_of_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cache.LIMIT_NAME, "0")
+def test_a_limit_of_nothing_keeps_and_finds_nothing_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     cache.keep_content(KEY, b"compiled")
+    monkeypatch.setenv(cache.LIMIT_NAME, "0")
     assert cache.find(KEY) is None
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.keep_content(KEY, b"compiled")
+    monkeypatch.delenv(cache.LIMIT_NAME)
+    assert cache.find(KEY) is None
+
+
+def test_what_another_process_writes_or_removes_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT_NAME, "1")
+    others = cache.aside()
+    assert others is not None
+    Path(others).write_bytes(bytes(2 << 20))
+    os.utime(others)
+    path = cache.aside()
+    assert path is not None
+    Path(path).write_bytes(b"compiled")
+    os.symlink(
+        "nothing", os.path.join(cache.folder(), "gone")
+    )  # whoever asks for it finds nothing, as of a removed one
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache.keep(KEY, path) == cache.find(KEY) is not None
+    assert Path(others).stat().st_size == 2 << 20
 
 
 def a_variant(engine: str, path: Path) -> Variant:
@@ -117,6 +144,18 @@ class TestOpenVINO:
         monkeypatch.setattr(cache, "keep_content", lambda key, _: KEPT(key, b"no compiled model"))
         opened()
         assert opened() == {}
+
+    def test_where_nothing_can_be_kept_nothing_is_exported(
+        self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept: list[bytes] = []
+        monkeypatch.setattr(cache, "keep_content", lambda _, content: kept.append(content))
+        monkeypatch.setenv(cache.LIMIT_NAME, "0")
+        opened()
+        assert kept == []
+        monkeypatch.delenv(cache.LIMIT_NAME)
+        opened()
+        assert len(kept) == 1
 
     def test_what_does_not_pay_is_not_kept(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch

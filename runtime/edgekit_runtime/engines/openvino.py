@@ -158,6 +158,8 @@ def _keep(
     core: Any, compiled: Any, device: str, options: dict[str, Any], key: dict[str, str], compiled_s: float
 ) -> None:
     """Keep a compiled model where importing it is much quicker than compiling, as with int8; else, that it is not."""
+    if cache.aside() is None:  # exporting takes time, which nothing would give back
+        return
     content = b""
     with suppress(RuntimeError):  # not every device's can be exported
         exported = bytes(compiled.export_model().getbuffer())
