@@ -35,6 +35,9 @@ RIGS = {
 }
 
 
+FEWEST = 8  # samples: a softmax is disturbed by the few that are nearly undecided
+
+
 @dataclass(frozen=True)
 class SenseRequest:
     """Compare an artifact with its quantized self, layer by layer."""
@@ -45,7 +48,7 @@ class SenseRequest:
     inputs: tuple[InputSpec, ...]
     data: DataSet
     samples: int = 64  # to compare outputs of layers on
-    answers: int = 8  # of them, to compare outputs of the model on: these take a run a layer
+    runs: int = 512  # to compare outputs of the model on: these take one a layer and sample
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
     tallies = [_Tallies() for _ in units]
     whole = _Answers()
     count = min(request.samples, request.data.count)
+    answers = max(FEWEST, request.runs // max(1, len(units)))  # samples to compare outputs of the model on
     for done, sample in enumerate(islice(batches(request.data, request.inputs, 1), count)):
         report_progress(done, count)
         sights = rig.look(sample)
@@ -114,7 +118,7 @@ def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
         for unit, (tally, sight) in enumerate(zip(tallies, sights, strict=True)):
             tally.add(sight)
             errors = [got - wanted for wanted, got in zip(sight.wanted, sight.alone, strict=True)]
-            if done < request.answers and any(map(np.any, errors)):
+            if done < answers and any(map(np.any, errors)):
                 tally.answers.add(answer, rig.disturbed(sample, unit, errors))
     harms = (_harm(unit, tally) for unit, tally in zip(units, tallies, strict=True) if tally.own.noise)
     ordered = sorted(harms, key=lambda harm: (harm.alone_db, harm.own_db))

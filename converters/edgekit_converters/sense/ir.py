@@ -21,6 +21,8 @@ from edgekit_converters.sense import Arrays, SenseRequest, Sight
 from edgekit_runtime.errors import ToolchainError
 
 Key = tuple[str, int]  # a node's friendly name in the float model, and which of its outputs
+# NNCF quantizes before them what is quantized for those behind them, whom it is to be charged to
+PASSING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "StridedSlice", "Split", "Pad", "MaxPool")
 # no int8 kernels, and no threads to wait for: samples are small, and the other format runs beside
 AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False, "INFERENCE_NUM_THREADS": 1}
 INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias correction may add
@@ -35,6 +37,9 @@ class IrRig:
             plain = ov.Core().read_model(request.artifact.files[0])
             quantized = ov.Core().read_model(request.quantized.files[0])
             known = _name_alike(plain, quantized)
+            passing = {node.get_friendly_name() for node in plain.get_ops() if node.get_type_name() in PASSING}
+            known -= passing
+            units = [frozenset() if unit <= passing else unit for unit in units]
             self._exits = [_exits(plain, unit) for unit in units]
             pieces = _with_biases_of(plain, quantized.clone())
             apart, self._entries = _Cut(pieces, units, known).model(self._exits)
@@ -157,7 +162,7 @@ class _Cut:
     Args:
         model: the quantized model; it is changed.
         units: sets of friendly names.
-        known: the names of the float model; what quantization inserted has others.
+        known: the names of the float model but of what only passes values on; what quantization inserted has others.
     """
 
     def __init__(self, model: ov.Model, units: Sequence[frozenset[str]], known: set[str]) -> None:
