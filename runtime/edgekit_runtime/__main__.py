@@ -121,7 +121,12 @@ def _labels(model: Model, output: str) -> tuple[str, ...]:
 
 
 def _tell(args: argparse.Namespace, record: Mapping[str, object], lines: Iterable[str]) -> None:
-    print(json.dumps(record, indent=2) if args.json else "\n".join(lines))
+    print(json.dumps(_strict(record), indent=2) if args.json else "\n".join(lines))
+
+
+def _strict(record: Mapping[str, object]) -> Any:
+    """The record in what JSON has: numbers that are none become the words ``"NaN"`` and ``"Infinity"``."""
+    return json.loads(json.dumps(record), parse_constant=str)
 
 
 EXAMPLES = {

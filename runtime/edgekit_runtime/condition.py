@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from glob import glob
+from math import isfinite
 
 from edgekit_runtime.board import read_text
 from edgekit_runtime.record import dataclass
@@ -68,9 +70,10 @@ def found(root: str, pattern: str) -> list[str]:
 def number(path: str) -> float | None:
     """The number in a file of one number."""
     try:
-        return float(read_text("", path).strip())
+        value = float(read_text("", path).strip())
     except ValueError:
         return None
+    return value if isfinite(value) else None
 
 
 def _temperatures(root: str) -> Iterator[tuple[str, float]]:
@@ -91,8 +94,9 @@ def _clocks(root: str) -> Iterator[tuple[str, Clock]]:
 
 def _limits(root: str) -> Iterator[str]:
     for path in found(root, "sys/devices/platform/*/*:firmware/get_throttled"):
-        word = int(read_text("", path).strip() or "0", 16)
-        yield from (text for bit, text in PI_LIMITS.items() if word >> bit & 1)
+        with suppress(ValueError):  # it is written otherwise by whatever firmware this is
+            word = int(read_text("", path).strip() or "0", 16)
+            yield from (text for bit, text in PI_LIMITS.items() if word >> bit & 1)
     for device in found(root, "sys/class/thermal/cooling_device*"):
         kind = read_text(device, "type").strip()
         if "cpu" in kind.lower() and number(os.path.join(device, "cur_state")):

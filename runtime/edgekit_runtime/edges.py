@@ -32,7 +32,7 @@ def feed(spec: InputSpec, binding: TensorBinding) -> Feed:
     as_it_is = own if own.kind in "iub" and (binding.scale is not None or own == np.dtype(spec.dtype)) else None
 
     def way(value: Any) -> Array:
-        array = value if type(value) is np.ndarray else np.asarray(value)
+        array = value if type(value) is np.ndarray else array_of(spec, value)
         if array.shape != shape:
             raise InputMismatch(f"{named(spec)}: its shape is {list(array.shape)}{_advice(spec, array)}")
         if array.dtype is as_it_is or (as_it_is is not None and array.dtype == as_it_is):
@@ -40,6 +40,18 @@ def feed(spec: InputSpec, binding: TensorBinding) -> Feed:
         return convert(array)
 
     return way
+
+
+def array_of(spec: InputSpec, value: Any) -> Array:
+    """Anything that numpy makes an array of.
+
+    Raises:
+        InputMismatch: it makes none of it, as of a list whose rows differ in length.
+    """
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputMismatch(f"{named(spec)}: it is no array: {error}") from error
 
 
 def converter(spec: InputSpec, binding: TensorBinding) -> Feed:

@@ -71,7 +71,7 @@ class Scenario:
     """One way of calling, in the steady state."""
 
     name: str
-    callers: int  # threads that call
+    callers: int  # threads that call; offline, the engines that share the work
     calls: int
     per_second: float
     mean_ms: float | None = None  # of a call; None where calls overlap on purpose
@@ -210,7 +210,7 @@ def _offline(model: Model, samples: list[Sample], per_second: float, seconds: fl
     started = perf_counter()
     for _ in model.stream(islice(cycle(samples), calls)):
         pass
-    return Scenario("offline", cores(), calls, calls / (perf_counter() - started))
+    return Scenario("offline", model.concurrency, calls, calls / (perf_counter() - started))
 
 
 def lines(found: Measurement) -> Iterator[str]:

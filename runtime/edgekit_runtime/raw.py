@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit_runtime import preprocess
-from edgekit_runtime.edges import converter, named
+from edgekit_runtime.edges import array_of, converter, named
 from edgekit_runtime.errors import InputMismatch
 from edgekit_runtime.fold import channels_of, fold
 from edgekit_runtime.manifest import Preprocessing
@@ -63,7 +63,7 @@ def _image_feed(spec: InputSpec, binding: TensorBinding) -> Feed:
 
 
 def _numbers(spec: InputSpec, value: Any) -> Array:
-    array = value if type(value) is np.ndarray else np.asarray(value)
+    array = value if type(value) is np.ndarray else array_of(spec, value)
     if array.dtype.kind not in "biuf":
         raise InputMismatch(f"input {spec.name!r}: raw values must be numbers, not {array.dtype}")
     return array

@@ -70,6 +70,19 @@ def test_the_condition_is_read(make_board: MakeBoard) -> None:
     assert set(orin.temperatures_c) == {"cpu-thermal", "gpu-thermal"}
 
 
+def test_files_that_say_nonsense_say_nothing(tmp_path: Path) -> None:
+    for path, text in {
+        "sys/devices/platform/soc/soc:firmware/get_throttled": "throttled=no\n",
+        "sys/class/thermal/thermal_zone0/temp": "nan\n",
+        "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "inf\n",
+        "proc/meminfo": "MemTotal: much\n\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    assert read_condition(str(tmp_path)) == Condition({}, {}, (), 0)
+    assert read_board(str(tmp_path)).memory_bytes is None
+
+
 def test_what_holds_a_processor_back_is_named(make_board: MakeBoard) -> None:
     root = make_board("raspberry-pi-4")
     for path, text in {

@@ -90,9 +90,7 @@ def test_what_another_process_writes_or_removes_is_let_be(monkeypatch: pytest.Mo
     path = cache.aside()
     assert path is not None
     Path(path).write_bytes(b"compiled")
-    os.symlink(
-        "nothing", os.path.join(cache.folder(), "gone")
-    )  # whoever asks for it finds nothing, as of a removed one
+    os.symlink("nothing", os.path.join(cache.folder(), "gone"))  # as one is that was just removed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cache.keep(KEY, path) == cache.find(KEY) is not None

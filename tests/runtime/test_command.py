@@ -106,6 +106,14 @@ def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np
     assert record["outputs"]["scores"]["top"][0]["label"] == label
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
+def test_json_is_json_whatever_the_numbers(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "large.npy", np.full((1, 2, 2, 3), 3e38, np.float32))
+    assert run("run", bundle_path, tmp_path / "large.npy", "--json") == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert {best["value"] for best in found["outputs"]["scores"]["top"]} & {"Infinity", "-Infinity", "NaN"}
+
+
 def test_run_answers_as_the_bundle_declares(make: Make, x_path: Path, weights: np.ndarray, capsys: Capture) -> None:
     scores = np.load(x_path).reshape(12) @ weights.reshape(12, 4)
     shares = np.exp(scores) / np.exp(scores).sum()

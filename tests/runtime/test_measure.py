@@ -69,6 +69,11 @@ def test_every_part_is_measured(bundle_path: Path) -> None:
     assert "energy" in told
 
 
+def test_offline_tells_how_many_engines_share_the_work(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit_runtime.model.cores", lambda: 3)
+    assert measure(Wish(str(bundle_path)), seconds=0.05).scenarios[2].callers == 3
+
+
 def test_the_golden_inputs_are_what_is_run(bundle_path: Path) -> None:
     samples = golden(str(bundle_path))
     assert len(samples) == 3

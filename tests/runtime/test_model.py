@@ -159,6 +159,12 @@ def test_a_half_precision_artifact_gives_the_declared_dtype(make_identity: Make)
             model(np.full((1, 4), 1e5, np.float32))
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_is_no_array_is_a_mismatch(bundle_path: Path, raw: bool) -> None:
+    with edgekit_runtime.load(bundle_path) as model, pytest.raises(InputMismatch, match=r"'image' .* it is no array"):
+        model([[[1, 2], [3]]], raw=raw)
+
+
 def test_a_closed_model_says_so(bundle_path: Path, x: np.ndarray) -> None:
     model = edgekit_runtime.load(bundle_path)
     model.close()
