@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from edgekit import steps
@@ -15,6 +16,8 @@ from edgekit.profiles import DeviceProfile
 from edgekit.race import Entry, Race
 from edgekit.race import Source as RaceSource
 from edgekit.race.choice import Budget, amount, choose, closest, explain, finalists, measured
+from edgekit.race.cluster import joined
+from edgekit.race.crew import Crew, Threads
 from edgekit.race.trial import MEASURED, Trial
 from edgekit.steps import Lowered, Outcome, Work
 from edgekit_converters.recipe import Recipe
@@ -23,7 +26,7 @@ from edgekit_runtime.errors import DataError, VerificationError
 from edgekit_runtime.requirements import machine
 
 Key = tuple[str, str]  # engine, scheme
-PART = steps.Purpose("evaluation", samples=512)  # decides whether a candidate is hopeless
+PART = 512  # samples, spread over all: they decide whether a candidate is hopeless
 EVALUATION_MINIMUM = 50
 
 
@@ -79,21 +82,23 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
         VerificationError: nothing fits the budgets of a device; the message has what comes nearest.
     """
     budget = _budget(work.plan)
-    work, part, notes = _stakes(work)
-    whole, some = steps.evaluate_source(work), steps.evaluate_source(part)
+    work, notes = _stakes(work)
+    part = replace(work, evaluation=steps.part(work, PART))
+    whole = steps.evaluate_source(work)
     assert whole is not None
-    assert some is not None
+    # a metric that gives one number for the whole set says nothing of its parts
+    some = steps.evaluate_source(part) if whole.scores else None
     interrupted = threading.Event()
     stop = _until(budget, interrupted)
 
     def one(artifact: Artifact) -> tuple[Lowered, Race]:
         schemes = work.plan.schemes_of(artifact.engine)
         lowered = steps.prove(work, artifact, schemes)
-        engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop)
+        engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, crew)
         engine.run()
         return lowered, engine
 
-    with ThreadPoolExecutor(len(artifacts)) as lanes:
+    with _crew(work, [one.engine for one in artifacts]) as crew, ThreadPoolExecutor(len(artifacts)) as lanes:
         running = [lanes.submit(one, artifact) for artifact in artifacts]
         try:
             raced = [lane.result() for lane in running]
@@ -105,17 +110,17 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
         # once more among those that may be chosen: who was first by chance is second now
         engine.rank(finalists([entry.trial for entry in engine.entries], budget))
     found = {engine.lane.engine: (lowered, engine.entries) for lowered, engine in raced}
-    return replace(_chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *_ended(stop())))
+    return replace(
+        _chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *crew.notes, *_ended(stop()))
+    )
 
 
-def _stakes(work: Work) -> tuple[Work, Work, tuple[str, ...]]:
-    """The work with the data that decide, the same with a part of them, and what is to be said of them."""
+def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
+    """The work with the data that decide, and what is to be said of them."""
     plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
     # without --evaluate all that was given to calibrate is evaluated, also where less of it calibrates
     whole = work.evaluation or steps.prepare(work.runner, plan, work.inputs, spec, steps.CALIBRATION)
-    part = steps.prepare(work.runner, plan, work.inputs, spec, PART)
     assert whole is not None
-    assert part is not None
     if whole.count < EVALUATION_MINIMUM:
         raise DataError(
             f"{spec}: {whole.count} samples cannot tell which candidate is better; at least {EVALUATION_MINIMUM} are "
@@ -124,11 +129,18 @@ def _stakes(work: Work) -> tuple[Work, Work, tuple[str, ...]]:
     same = work.inputs[0].shape == work.source.outputs[0].shape  # what reconstructs its input needs no labels
     if plan.metric or whole.labels is not None or same:
         own = () if work.evaluation else (f"race: measured on {spec}, for there is no --evaluate: that flatters",)
-        return replace(work, evaluation=whole), replace(work, evaluation=part), own
+        return replace(work, evaluation=whole), own
     note = f"race: {spec} has no labels, so what counts is agreement with the float model"
-    whole, part = steps.answer(work, whole), steps.answer(work, part)
-    answered = replace(work, evaluation=whole, agreement=True)
-    return answered, replace(answered, evaluation=part), (note,)
+    return replace(work, evaluation=steps.answer(work, whole), agreement=True), (note,)
+
+
+def _crew(work: Work, engines: Sequence[str]) -> AbstractContextManager[Crew]:
+    """Threads here, or the processes of a cluster."""
+    plan = work.plan
+    if plan.ray is None:
+        return nullcontext(Threads(work.runner.jobs))
+    files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
+    return joined(plan.ray, engines, work.runner.scratch, files)
 
 
 def _ended(why: str) -> tuple[str, ...]:

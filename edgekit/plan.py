@@ -13,6 +13,7 @@ from edgekit.options import AUTO, Options, check, check_outputs, parse_input_sha
 from edgekit.postprocessing import Meaning
 from edgekit.profiles import DeviceProfile, load_profile
 from edgekit.race.choice import Budget
+from edgekit.race.crew import jobs_here
 from edgekit_converters import recipe_file
 from edgekit_converters.load import LOADERS, kind_of
 from edgekit_converters.lower import engines_for
@@ -77,6 +78,8 @@ class Plan:
     max_drop: float | None
     recipe: Recipe | None  # how the artifacts of its scheme are made
     race: Budget | None  # the variants are all that may be tried; the race leaves the best of them
+    jobs: int  # candidates of an engine that are tried at once
+    ray: str | None  # the cluster that tries them
     samples: int | Literal["auto"] | None  # of calibration
     layout: str | None
     labels: Path | None
@@ -138,6 +141,8 @@ def resolve(options: Options) -> Plan:
         max_drop=options.max_drop,
         recipe=recipe,
         race=race,
+        jobs=_jobs(options, variants),
+        ray=options.ray,
         samples=options.samples,
         layout=options.layout,
         labels=Path(options.labels) if options.labels else None,
@@ -171,9 +176,9 @@ def as_it_came(plan: Plan, came: str) -> Plan:
     for device, names in preferred.items():
         if not names:
             raise PlanError(f"{device}: {plan.source.path.name} came as {came}, which only LiteRT runs")
-    note = f"the model came as {came} and is bundled as it is"
+    note = f"the model came as {came} and is bundled as it is" + (": there is nothing to race" if plan.race else "")
     variants = tuple({variant.name: variant for variant in kept.values()}.values())
-    return dataclasses.replace(plan, variants=variants, preferred=preferred, notes=(*plan.notes, note))
+    return dataclasses.replace(plan, variants=variants, preferred=preferred, race=None, notes=(*plan.notes, note))
 
 
 def _race(options: Options) -> Budget | None:
@@ -187,6 +192,12 @@ def _race(options: Options) -> Budget | None:
         "minutes": options.budget_minutes,
     }
     return Budget(**{name: value for name, value in asked.items() if value is not None})
+
+
+def _jobs(options: Options, variants: tuple[VariantPlan, ...]) -> int:
+    if AUTO not in options.quantize or options.ray:
+        return 1
+    return options.jobs or jobs_here(len({variant.engine for variant in variants}))
 
 
 def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: tuple[VariantPlan, ...]) -> None:
@@ -336,6 +347,8 @@ def describe(plan: Plan) -> Mapping[str, Any]:
         "metric": plan.metric.name if plan.metric else None,
         "max_drop": plan.max_drop,
         "recipe": recipe_file.write(plan.recipe) if plan.recipe else None,
+        "jobs": plan.jobs,
+        "ray": plan.ray,
         "race": dataclasses.asdict(plan.race) if plan.race else None,
         "samples": plan.samples,
         "remedies": plan.remedies,

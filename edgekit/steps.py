@@ -117,6 +117,15 @@ def prepare(
     return prepared
 
 
+def part(work: Work, count: int) -> DataSet | None:
+    """At most so many of the evaluation data, spread evenly over them, also where a function yields them in order."""
+    data = work.evaluation
+    if data is None or data.count <= count:
+        return data
+    taken: DataSet = work.runner.run("take", "data", TakeRequest(data, count, "a part"), EVALUATION.name)
+    return taken
+
+
 def lower(work: Work, engine: str) -> Artifact:
     """The source in one format."""
     artifact: Artifact = work.runner.run("lower", work.toolchain, LowerRequest(work.source, engine), engine)

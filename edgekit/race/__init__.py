@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgekit.race import candidates
 from edgekit.race.choice import Budget, hopeless
+from edgekit.race.crew import Crew, Threads
 from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
@@ -57,7 +58,7 @@ class Source:
     """What candidates are held against."""
 
     whole: Evaluation
-    part: Evaluation
+    part: Evaluation | None  # None where parts say nothing of the whole
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,12 @@ class Race:
     source: Source
     budget: Budget
     stop: Callable[[], str]  # why no further candidate is to be tried; "" while there is time
+    crew: Crew = field(default_factory=Threads)
     entries: list[Entry] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: enough to try one candidate there."""
+        return vars(self) | {"stop": None, "crew": Threads(), "entries": []}
 
     def run(self) -> None:
         """Try the candidates: first what costs nothing at run time, then, if none fits, what does."""
@@ -108,14 +114,16 @@ class Race:
                 self.entries[place] = replace(entry, trial=trial, latency=latency)
 
     def _try_all(self, recipes: Iterable[Recipe]) -> None:
-        for recipe in recipes:
-            self.entries.append(self._try(recipe))
+        self.entries += self._tried(list(recipes))
 
     def _try_until_one_fits(self, recipes: Iterable[Recipe]) -> None:
-        for recipe in recipes:
-            self.entries.append(self._try(recipe))
-            if self._keeps(self.entries[-1].trial):
-                return
+        waiting = list(recipes)
+        while waiting:
+            some, waiting = waiting[: self.crew.jobs], waiting[self.crew.jobs :]
+            for entry in self._tried(some):
+                self.entries.append(entry)
+                if self._keeps(entry.trial):
+                    return  # what was tried beside it does not count: with fewer jobs it would not have been
 
     def _partial(self) -> Iterable[Recipe]:
         best = self._best_int8()
@@ -135,8 +143,12 @@ class Race:
         known = [trial for trial in known if trial.drop is not None]
         return min(known, key=lambda trial: trial.drop or 0.0, default=None)
 
-    def _try(self, recipe: Recipe) -> Entry:
-        reason = self.stop() if self.entries else ""  # there is always something to take: float32, the first
+    def _tried(self, recipes: Sequence[Recipe]) -> list[Entry]:
+        """Try candidates side by side; in their order, whoever is done first."""
+        first = not self.entries  # there is always something to take: float32, the first
+        return self.crew.each(self._try, recipes, lambda place: "" if first and place == 0 else self.stop())
+
+    def _try(self, recipe: Recipe, reason: str) -> Entry:
         if reason:
             return Entry(Trial(self.lane.engine, recipe, SKIPPED, reason))
         trial = Trial(self.lane.engine, recipe, SKIPPED)
@@ -157,17 +169,17 @@ class Race:
 
     def _evaluated(self, trial: Trial, artifact: Artifact, comparison: Comparison) -> Entry:
         trial = replace(trial, size_bytes=artifact.size_bytes)
-        part = self.lane.evaluate(artifact, part=True)
-        known = _measured(trial, self.source.part, part)
-        if self._hopeless(part):
-            return Entry(replace(known, state=DROPPED, reason=f"loses too much on {part.samples} samples"))
+        if self.source.part is not None:
+            part = self.lane.evaluate(artifact, part=True)
+            if self._hopeless(self.source.part, part):
+                known = _measured(trial, self.source.part, part)
+                return Entry(replace(known, state=DROPPED, reason=f"loses too much on {part.samples} samples"))
         whole = self.lane.evaluate(artifact, part=False)
         return Entry(replace(_measured(trial, self.source.whole, whole), state=MEASURED), artifact, comparison, whole)
 
-    def _hopeless(self, part: Evaluation) -> bool:
-        source = self.source.part
-        if part.scores is None or source.scores is None:  # one number for the whole set says nothing of its parts
-            return False
+    def _hopeless(self, source: Evaluation, part: Evaluation) -> bool:
+        assert source.scores is not None
+        assert part.scores is not None
         better = higher_is_better(part.metric)
         return hopeless(np.load(source.scores), np.load(part.scores), self.budget.max_drop, higher_is_better=better)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -70,6 +71,41 @@ def test_without_labels_agreement_with_the_float_model_counts(race, demo, tmp_pa
     report = race(calibrate=tmp_path / "unlabelled.npy", evaluate=None, objective="size")
     assert (report.source.metric, report.source.value) == ("agreement", 1.0)
     assert any("has no labels, so what counts is agreement with the float model" in note for note in report.notes)
+
+
+def test_a_function_that_yields_in_order_of_class_and_a_metric_that_needs_all_classes(race, demo, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(f"""
+import numpy as np
+
+def sorted_by_class():
+    data = np.load({str(demo / "test.npz")!r})
+    order = np.repeat(np.argsort(data["y"], kind="stable"), 4)  # more than a part
+    yield from zip(data["x"][order], data["y"][order])
+
+def least_recall(outputs, labels):
+    (scores,) = outputs.values()
+    hits = scores.argmax(axis=1) == labels
+    return min(hits[labels == label].mean() for label in range(10))
+""")
+    report = race(evaluate=f"{own}:sorted_by_class", metric=f"{own}:least_recall", max_drop=0.02, objective="size")
+    assert report.source.metric == "own.py:least_recall"
+    assert report.source.samples > 512
+    assert report.variants[0].drop <= 0.02
+
+
+def test_what_came_quantized_is_bundled_as_it_is(race, demo, tmp_path):
+    race(quantize="int8")
+    with zipfile.ZipFile(tmp_path / "digits.edgekit") as bundle:
+        (tmp_path / "int8.tflite").write_bytes(bundle.read("variants/litert-int8-static/model.tflite"))
+    calibrate, evaluate = demo / "calibration.npz", demo / "test.npz"
+    out = tmp_path / "again.edgekit"
+    report = edgekit.convert(
+        tmp_path / "int8.tflite", out, device="raspberry-pi-5", quantize="auto", calibrate=calibrate, evaluate=evaluate
+    )
+    assert [variant.scheme for variant in report.variants] == ["int8-static"]
+    assert report.trials == ()
+    assert any("there is nothing to race" in note for note in report.notes)
 
 
 def test_when_nothing_fits_the_nearest_are_named_and_no_bundle_is_written(race, tmp_path):

@@ -145,3 +145,11 @@ def test_a_second_turn_replaces_the_times_of_all_with_the_same_kernels(race):
     times_ms = {entry.trial.latency_ms for entry in done.entries if entry.trial.recipe.scheme == "int8-static"}
     assert times_ms == {None, 7.0}
     assert {entry.trial.latency_ms for entry in done.entries if entry.trial.recipe.scheme == "float32"} == {4.0}
+
+
+def test_where_parts_say_nothing_of_the_whole_all_candidates_meet_all_data(tmp_path):
+    lane = Lane(tmp_path, lambda recipe: 0.2 if recipe.scheme == "int8-dynamic" else 0.0)
+    done = Race(lane, Source(scored(tmp_path, COUNT, 0.0), None), Budget(0.01), lambda: "")
+    done.run()
+    assert DROPPED not in by_state(done)
+    assert any(recipe.scheme == "int8-dynamic" for recipe in lane.whole)
