@@ -8,6 +8,11 @@ Correction" (ICCV 2019), section 4.1: where f(s x) = s f(x) for s > 0, as of ReL
 where r1_i is the greatest magnitude among the weights that make channel i and r2_i among those that take it. After
 that both are sqrt(r1_i r2_i), so a tensor with one scale for all channels no longer rounds the small ones away.
 
+A channel with next to no weights and a bias, as folding a normalization that switched it off leaves one, counts as if
+it had weights in proportion to its bias: made as great as the others' by its weights alone, its bias would take the
+whole range. (The paper moves such a bias into the next layer, section 4.1.3, which is exact only while the sum stays
+above zero.)
+
 ReLU6 is no such f. A channel passes it only where the bound of its input proves that 6 is never reached, and its s_i
 is kept so large that this stays so.
 """
@@ -24,6 +29,7 @@ from numpy.typing import NDArray
 SWEEPS = 40  # over all links, one after the other, because a layer between two others is in two of them
 SETTLED = 1e-3  # the sweeps end when no channel changes by more than this
 CEILING = 6.0
+HEAVY = 8.0  # times the ratio of bias to weight that is usual in a layer: a bias above that counts as a weight, too
 
 Constants = dict[Hashable, NDArray[Any]]
 
@@ -69,7 +75,7 @@ def _apply(constants: Constants, link: Link) -> float:
 
 
 def _scales(constants: Constants, link: Link) -> NDArray[np.float64]:
-    made = _greatest(constants, link.weights)
+    made = _made(constants, link)
     taken = np.max([_greatest(constants, part) for part in link.takers], axis=0)
     used = (made > 0) & (taken > 0)
     scales = np.sqrt(np.where(used, made, 1.0) / np.where(used, taken, 1.0))
@@ -77,6 +83,22 @@ def _scales(constants: Constants, link: Link) -> NDArray[np.float64]:
         return scales
     reached = _reached(constants, link)
     return np.where(reached <= CEILING, np.maximum(scales, reached / CEILING), 1.0)
+
+
+def _made(constants: Constants, link: Link) -> NDArray[np.float64]:
+    """Return the greatest magnitude that makes each channel, (channels,); zero where no weight does."""
+    weights, bias = _greatest(constants, link.weights), np.abs(_bias(constants, link))
+    both = (weights > 0) & (bias > 0)
+    if not both.any():
+        return weights
+    usual = np.median(bias[both] / weights[both])  # which no scaling of channels changes
+    return np.where(both, np.maximum(weights, bias / (HEAVY * usual)), weights)
+
+
+def _bias(constants: Constants, link: Link) -> NDArray[np.float64]:
+    """Return what is added to each channel, (channels,)."""
+    parts = [_by_channel(constants, part)[:, 0] for part in link.biases]
+    return np.asarray(sum(parts, np.zeros(len(_by_channel(constants, link.weights)))), dtype=np.float64)
 
 
 def _greatest(constants: Constants, part: Part) -> NDArray[np.float64]:
@@ -87,8 +109,7 @@ def _greatest(constants: Constants, part: Part) -> NDArray[np.float64]:
 def _reached(constants: Constants, link: Link) -> NDArray[np.float64]:
     """Return what no channel exceeds when everything the weights take lies in 0..6, (channels,)."""
     weights = _by_channel(constants, link.weights)
-    bias = sum(_by_channel(constants, part)[:, 0] for part in link.biases)
-    return np.asarray(bias + CEILING * np.maximum(weights, 0).sum(axis=1), dtype=np.float64)
+    return np.asarray(_bias(constants, link) + CEILING * np.maximum(weights, 0).sum(axis=1), dtype=np.float64)
 
 
 def _by_channel(constants: Constants, part: Part) -> NDArray[np.float64]:

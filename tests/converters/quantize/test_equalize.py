@@ -68,6 +68,15 @@ def test_channels_that_are_not_made_or_not_taken_stay(layers):
         np.testing.assert_array_equal(even["w2"][:, channel], layers["w2"][:, channel])
 
 
+def test_a_bias_without_weights_does_not_take_the_range(layers):
+    layers["w1"][3] *= 1e-10  # what folding a normalization that switched the channel off leaves
+    layers["b1"][3] = 0.7
+    x, even = np.random.default_rng(1).standard_normal((100, 8)), copied(layers)
+    equalize(even, [LINK])
+    np.testing.assert_allclose(compute(even, x), compute(layers, x), rtol=1e-9, atol=1e-9)
+    assert np.abs(even["b1"][3]) < 10 * np.abs(np.delete(even["b1"], 3)).max()
+
+
 def test_of_several_takers_the_widest_counts(layers):
     layers["w3"] = 50 * layers["w2"][:2]
     x, even = np.random.default_rng(1).standard_normal((100, 8)), copied(layers)
