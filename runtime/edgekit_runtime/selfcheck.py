@@ -6,9 +6,12 @@ depends on; in between the answer is remembered.
 
 from __future__ import annotations
 
+import os
 import platform
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from edgekit_runtime.digest import sha256
 from edgekit_runtime.errors import VerificationError
 from edgekit_runtime.record import dataclass
 
@@ -36,6 +39,7 @@ class Difference:
         return f"output {self.output!r} differs by {self.max_abs:.3g}, allowed is {self.allowed:.3g}"
 
 
+NATIVE = (".so", ".dylib", ".dll", ".pyd")
 CHECKS = ("auto", "always", "never")
 TOPIC = "selfcheck"
 # The lines of /proc/cpuinfo that tell one kind of processor from another, on x86 and ARM.
@@ -85,11 +89,28 @@ def check_key(bundle: Bundle, variant: Variant, library: Library, facts: Facts) 
     return {
         "files": " ".join(digests[path] for path in used),
         "bindings": repr((variant.inputs, variant.outputs, variant.golden.max_abs)),
-        "library": f"{library.name} {library.version} {library.path}",
+        "library": f"{library.name} {library.version} {library.path} {_written(library.path)}",
         "facts": repr(facts),
         "delegate": f"{variant.delegate} {sorted(variant.settings.items())}",
         "cpu": processor(),
     }
+
+
+def _written(path: str) -> str:
+    """When a library's native files were written, to tell one build from another of the same version.
+
+    Those of its own folder and of ``libs`` in it, where OpenVINO has its own.
+    """
+    found = []
+    for folder in (path, os.path.join(path, "libs")):
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(NATIVE) or ".so." in entry.name:
+                    told = entry.stat()
+                    found.append(f"{entry.name} {told.st_size} {told.st_mtime_ns} {told.st_ctime_ns}")
+    digest = sha256(len(found))
+    digest.update("\n".join(sorted(found)).encode())
+    return str(digest.hexdigest()[:32])
 
 
 def wrong(differences: tuple[Difference, ...]) -> str:

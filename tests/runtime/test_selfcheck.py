@@ -77,6 +77,19 @@ def test_another_processor_library_or_tolerance_is_asked_anew(
     assert len(computed) == 4
 
 
+@pytest.mark.parametrize("place", ["kernels.so", "libs/kernels.so.2"])
+def test_another_build_of_the_same_version_is_asked_anew(
+    bundle_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    monkeypatch.setattr(np, "__path__", [str(tmp_path)])
+    (tmp_path / "libs").mkdir()
+    for build in (b"first", b"other"):
+        (tmp_path / place).write_bytes(build)
+        for _ in range(2):
+            differences(bundle_path)
+    assert len(computed) == 2
+
+
 @pytest.mark.parametrize("value", [{}, {"scores": "0"}, {"scores": None}, {"other": 0.0}])
 def test_a_memory_that_makes_no_sense_is_not_believed(
     bundle_path: Path, computed: list[str], value: dict[str, object]
