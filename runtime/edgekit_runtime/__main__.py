@@ -16,7 +16,7 @@ from edgekit_runtime.edges import CALL_RAW
 from edgekit_runtime.errors import EdgekitError, InputMismatch
 from edgekit_runtime.manifest import to_json
 from edgekit_runtime.model import load
-from edgekit_runtime.place import How
+from edgekit_runtime.place import REASONS, How
 from edgekit_runtime.quiet import quiet_engines
 from edgekit_runtime.samples import read_sample, write_outputs
 from edgekit_runtime.verify import failure, verify
@@ -50,10 +50,17 @@ def check(args: argparse.Namespace) -> int:
 @quiet_engines()
 def info(args: argparse.Namespace) -> int:
     """Say what the bundle is and which variant would run here."""
-    with load(**asked(args), on_event=_show_event) as model:
-        record = {"manifest": json.loads(to_json(model.manifest)), "placement": asdict(model.placement)}
-        lines = [*show.manifest_lines(model.manifest), *show.placement_lines(model.placement)]
-    _tell(args, record, lines)
+    wish = asked(args)
+    with open_bundle(args.bundle) as bundle:
+        manifest = bundle.manifest
+    told, lines = {"manifest": json.loads(to_json(manifest)), "placement": None}, [*show.manifest_lines(manifest)]
+    try:
+        with load(**wish, on_event=_show_event) as model:
+            placement = model.placement
+    except REASONS:  # what it is can be said all the same
+        _tell(args, told, lines)
+        raise
+    _tell(args, {**told, "placement": asdict(placement)}, [*lines, *show.placement_lines(placement)])
     return 0
 
 

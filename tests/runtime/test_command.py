@@ -106,6 +106,19 @@ def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np
     assert record["outputs"]["scores"]["top"][0]["label"] == label
 
 
+def test_info_says_what_a_bundle_is_that_cannot_run_here(make: Make, variant: Variant, capsys: Capture) -> None:
+    path = make(replace(variant, engine="abacus"))
+    assert run("info", path) == 7
+    out, err = capsys.readouterr()
+    assert out.startswith("quarters 1.0\n")
+    assert "runs" not in out
+    assert "there is no engine 'abacus'" in err
+    assert run("info", path, "--json") == 7
+    record = json.loads(capsys.readouterr().out)
+    assert record["manifest"]["model"]["name"] == "quarters"
+    assert record["placement"] is None
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
 def test_json_is_json_whatever_the_numbers(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
     np.save(tmp_path / "large.npy", np.full((1, 2, 2, 3), 3e38, np.float32))
@@ -269,7 +282,7 @@ def test_run_names_the_extra_for_images(
     ("args", "code", "said"),
     [
         (["info", "nowhere.edgekit"], 6, "error: nowhere.edgekit: cannot be read: No such file or directory"),
-        (["info", "BUNDLE", "--require", "gpu"], 7, "what was required, 'gpu'"),
+        (["run", "BUNDLE", "X", "--require", "gpu"], 7, "what was required, 'gpu'"),
         (["info", "BUNDLE", "--device", "toaster"], 3, "no device 'toaster', only auto"),
         (["run", "BUNDLE", "nowhere.npy"], 3, "nowhere.npy: cannot be read"),
         pytest.param(["run", "BUNDLE", "BUNDLE"], 3, "cannot be read as an image", marks=pytest.mark.needs_image),
