@@ -70,7 +70,7 @@ def correct_bias(request: QuantizeRequest, quantized: Path, *, alone: bool) -> N
     pairs = [
         (one, other)
         for one, other in zip(source.layers, made.layers, strict=True)
-        if one.bias >= 0 and made.scaled(other.weights) and made.scaled(other.bias)
+        if source.constant(one) and made.constant(other) and made.scaled(other.weights) and made.scaled(other.bias)
     ]
     means = source.means([one for one, _ in pairs], samples)
     for done, (one, other) in enumerate(pairs):
@@ -84,7 +84,8 @@ class _File:
     """A ``.tflite`` file and its layers, in the order of execution."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._model = path, flatbuffer_utils.read_model(str(path))
+        # read_model maps the file into memory, and what is read of the model would change with what is written there
+        self._path, self._model = path, flatbuffer_utils.read_model_from_bytearray(bytearray(path.read_bytes()))
         self._tensors = self._model.subgraphs[0].tensors
         self.layers = [self._layer(operator) for operator in self._model.subgraphs[0].operators if self._is(operator)]
 
@@ -120,6 +121,11 @@ class _File:
         data = steps.clip(limits.min, limits.max).astype(stored.dtype)
         self._model.buffers[bias.buffer].data = np.frombuffer(data.tobytes(), np.uint8)
 
+    def constant(self, layer: Layer) -> bool:
+        """Tell whether weights and bias are in the file: weights that are only stored in fewer bits are computed."""
+        places = (layer.weights, layer.bias)
+        return all(place >= 0 and self._model.buffers[self._tensors[place].buffer].data is not None for place in places)
+
     def scaled(self, index: int) -> bool:
         """Tell whether a tensor holds integers, with a scale, that are read here."""
         tensor = self._tensors[index]
@@ -127,8 +133,7 @@ class _File:
         return index >= 0 and integers and tensor.quantization is not None and tensor.quantization.scale is not None
 
     def _is(self, operator: Any) -> bool:
-        kind = flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex)
-        return kind in LAYERS and self._model.buffers[self._tensors[operator.inputs[1]].buffer].data is not None
+        return flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex) in LAYERS
 
     def _layer(self, operator: Any) -> Layer:
         kind = str(flatbuffer_utils.opcode_to_name(self._model, operator.opcodeIndex))

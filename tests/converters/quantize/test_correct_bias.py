@@ -90,3 +90,19 @@ def test_the_float_file_stays_as_it_was(one_sided):
     before = one_sided.artifact.files[0].read_bytes()
     one_sided.quantized(Recipe("int8-static", corrections=("equalize", "bias")))
     assert one_sided.artifact.files[0].read_bytes() == before
+
+
+@pytest.mark.needs_keras
+def test_a_file_laid_out_by_another_packer_is_corrected_as_well(one_sided, tmp_path):
+    from edgekit_converters.quantize.correct_bias import correct_bias
+
+    plain = one_sided.quantized(Recipe("int8-static")).files[0].read_bytes()
+    root, room = int.from_bytes(plain[:4], "little"), 64
+    moved = (root + room).to_bytes(4, "little") + plain[4:8] + bytes(room) + plain[8:]  # all other offsets are relative
+    made = []
+    for name, content in (("as-written", plain), ("moved", moved)):
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(content)
+        correct_bias(one_sided.request(Recipe("int8-static", corrections=("bias",))), path, alone=False)
+        made.append(path.read_bytes())
+    assert made[0] == made[1] != plain
