@@ -29,7 +29,7 @@ def recall(topic: str, key: Mapping[str, str]) -> dict[str, Any] | None:
     try:
         with open(_path(topic, key), encoding="utf-8") as file:
             entry = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     known = isinstance(entry, dict) and entry.get("key") == dict(key) and isinstance(entry.get("value"), dict)
     return entry["value"] if known else None

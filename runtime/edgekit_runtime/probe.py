@@ -93,8 +93,8 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
     """
     key = _key(bundle, variant, library, threads)
     known = None if how.probe_again else memory.recall(TOPIC, key)
-    if known is not None:
-        return Probe(str(known.get("verdict")), str(known.get("reason")), remembered=True)
+    if known is not None and known.get("verdict") in (OK, *ERRORS, SLOW):  # it is a file that may have been damaged
+        return Probe(str(known["verdict"]), str(known.get("reason")), remembered=True)
     found = _in_child(bundle, to_request(bundle, variant, threads, how.cache))
     if found.verdict in PASSING:
         memory.forget(TOPIC, key)

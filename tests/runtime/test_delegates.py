@@ -18,7 +18,7 @@ import pytest
 import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
 from edgekit_runtime import __main__ as command
-from edgekit_runtime import delegates, engines, probe
+from edgekit_runtime import delegates, engines, memory, probe
 from edgekit_runtime.child import MEMORY_NAME
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, PlanError
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
@@ -159,6 +159,13 @@ class TestADelegateThat:
         finally:
             library.with_suffix(".new").write_bytes(content)
             library.with_suffix(".new").replace(library)
+
+    def test_a_verdict_that_is_none_is_not_believed(self, placed: Callable[..., Placement]) -> None:
+        placed("works")
+        (entry,) = (Path(memory.folder()) / probe.TOPIC).iterdir()
+        entry.write_text(entry.read_text().replace('"verdict": "ok"', '"verdict": "oj"'))
+        assert not placed("works").probe.remembered
+        assert placed("works").probe.remembered
 
     def test_refused_is_asked_again(self, placed: Callable[..., Placement]) -> None:
         for _ in range(2):  # its hardware may have been plugged in since

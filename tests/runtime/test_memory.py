@@ -37,7 +37,8 @@ def test_nothing_is_written_when_nothing_changed(state):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", '{"key": {}, "value": 1}', '{"key": {"library": "b"}, "value": {}}']
+    "content",
+    ["", "{", "[]", "null", "[" * 100_000, '{"key": {}, "value": 1}', '{"key": {"library": "b"}, "value": {}}'],
 )
 def test_a_damaged_entry_is_as_none(state, content):
     memory.remember("probe", {"library": "a"}, {"verdict": "ok"})
