@@ -41,6 +41,8 @@ class Options:
     max_size_mib: float | None = None
     objective: str | None = None
     budget_minutes: float | None = None
+    jobs: int | None = None
+    ray: str | None = None
     samples: int | Literal["auto"] | None = None
     layout: str | None = None
     labels: str | None = None
@@ -81,6 +83,7 @@ def check(options: Options) -> None:
     if options.layout not in (None, *LAYOUTS):
         raise PlanError(f"--layout {options.layout}: {' or '.join(LAYOUTS)}")
     _check_race(options)
+    _check_crew(options)
     if options.metric and not options.evaluate:
         raise PlanError("--metric needs --evaluate DATA to measure on")
     for named in (options.weights, options.custom_objects):
@@ -102,7 +105,7 @@ def _check_race(options: Options) -> None:
         raise PlanError(f"--quantize {AUTO} makes its own recipes: leave --recipe out")
     if options.max_drop is not None and not options.evaluate and not racing:
         raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
-    for name in RACE_KEYS:
+    for name in (*RACE_KEYS, "jobs", "ray"):
         if getattr(options, name) is not None and not racing:
             raise PlanError(f"--{name.replace('_', '-')} goes with --quantize {AUTO}")
     if options.objective not in (None, *OBJECTIVES):
@@ -111,6 +114,16 @@ def _check_race(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise PlanError(f"--{name.replace('_', '-')} {value}: wanted more than 0")
+
+
+def _check_crew(options: Options) -> None:
+    """Hold what says who tries candidates against itself."""
+    if options.jobs is not None and not (type(options.jobs) is int and options.jobs >= 1):
+        raise PlanError(f"--jobs {options.jobs}: 1 or more")
+    if options.ray is not None and options.jobs is not None:
+        raise PlanError("--ray tries as many as its cluster has cores: leave --jobs out")
+    if options.ray is not None and not options.cache:
+        raise PlanError("--ray needs the cache, through which nodes give what they made: leave --no-cache out")
 
 
 def check_outputs(output: Path, options: Options) -> None:

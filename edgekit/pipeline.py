@@ -41,7 +41,9 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
     """
     started = time.monotonic()
     root = cache_root()
-    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), watch) as runner:
+    cache = Cache(root / "stages", enabled=plan.cache)
+    # what nodes of a cluster are to see lies beside the cache, which they share
+    with Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None) as runner:
         toolchain = LOADERS[plan.source.kind].toolchain
         for engine in plan.engines:
             runner.start(engine, "quantize")

@@ -22,6 +22,7 @@ PACKAGES = {
     "needs_rich": ("rich",),
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
+    "needs_ray": ("ray",),
 }
 # marker -> files, or programs, all of which must be there
 FILES = {"needs_gpu_driver": ("/usr/lib/chromium/vk_swiftshader_icd.json",)}  # of Debian's chromium package

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 
 from edgekit_converters import cache as caching
 from edgekit_converters import toolchains
-from edgekit_converters.worker import Cost, Worker
+from edgekit_converters.worker import Cost
+from edgekit_converters.workers import Workers
 
 # stage: (function, does the result depend on nothing but the request and the versions?)
 STAGES = {
@@ -57,17 +60,38 @@ class Runner:
         log: file for everything the toolchains print.
         cache: where results are looked up and kept.
         watch: told of stages and their progress, from any thread.
+        jobs: workers of one toolchain, at most: as many threads may run its stages at once.
+        scratch: where its folder for temporary files is made; without, where the system has them.
+
+    Pickled, it becomes in another process that process's own runner, with workers of its own, on the same cache.
     """
 
-    def __init__(self, log: Path, cache: caching.Cache, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        cache: caching.Cache,
+        watch: Watch | None = None,
+        *,
+        jobs: int = 1,
+        scratch: Path | None = None,
+    ) -> None:
         self.log = log
         self.cache = cache
+        self.jobs = jobs
         self.version = caching.code_version() if cache.enabled else ""
         self.costs: list[StageCost] = []
         self._watch: Watch = watch or (lambda *_: None)
-        self._workers: dict[str, Worker] = {}
-        self._lock = threading.Lock()
-        self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-", ignore_cleanup_errors=True)
+        self._running: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by key
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-", dir=scratch, ignore_cleanup_errors=True)
+        self._workers = Workers(log, Path(self._scratch.name), jobs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _elsewhere, (self.log.parent.parent, self.cache.root, self.scratch)
+
+    @property
+    def scratch(self) -> Path:
+        """The folder for temporary files."""
+        return Path(self._scratch.name)
 
     def __enter__(self) -> Runner:
         return self
@@ -75,8 +99,7 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers.values():
-            worker.close()
+        self._workers.close()
         self._scratch.cleanup()
 
     def run(self, stage: str, toolchain: str, request: Any, subject: str = "") -> Any:
@@ -85,39 +108,38 @@ class Runner:
         Raises:
             EdgekitError: what the stage refused, or how its toolchain failed.
         """
-        function, pure = STAGES[stage]
+        _, pure = STAGES[stage]
         self._watch(stage, subject, 0, 0)
-        key = ""
-        if pure and self.cache.enabled:
-            key = caching.key(stage, request, toolchains.versions(toolchain) | {"edgekit": self.version})
+        if not (pure and self.cache.enabled):
+            return self._run(stage, toolchain, request, subject)[0]
+        key = caching.key(stage, request, toolchains.versions(toolchain) | {"edgekit": self.version})
+        with self._running[key]:  # who asks for the same meanwhile waits, and finds it
             known = self.cache.get(key)
             if known is not None:
                 self._finish(stage, subject, None)
                 return known
-        worker = self.start(toolchain, stage)
-        folder = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self._scratch.name))
-        record, cost = worker.call(
-            stage,
-            function,
-            request,
-            folder,
-            progress=lambda done, total: self._watch(stage, subject, done, total),
-        )
-        self._finish(stage, subject, cost)
-        return self.cache.put(key, record, folder) if key else record
+            return self.cache.put(key, *self._run(stage, toolchain, request, subject))
 
-    def start(self, toolchain: str, stage: str) -> Worker:
-        """Return a toolchain's worker, started when it is not running yet; it imports while others work.
+    def start(self, toolchain: str, stage: str) -> None:
+        """Start a toolchain's worker, when none is running yet; it imports while others work.
 
         Raises:
             ToolchainError: the toolchain is not installed; the message names the extra that brings it.
         """
-        with self._lock:
-            if toolchain not in self._workers:
-                toolchains.require(toolchain, stage)
-                warm = toolchains.TOOLCHAINS[toolchain].warm
-                self._workers[toolchain] = Worker(toolchain, self.log, Path(self._scratch.name), warm)
-            return self._workers[toolchain]
+        self._workers.start(toolchain, stage)
+
+    def _run(self, stage: str, toolchain: str, request: Any, subject: str) -> tuple[Any, Path]:
+        folder = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self._scratch.name))
+        with self._workers.lent(toolchain, stage) as worker:
+            record, cost = worker.call(
+                stage,
+                STAGES[stage][0],
+                request,
+                folder,
+                progress=lambda done, total: self._watch(stage, subject, done, total),
+            )
+        self._finish(stage, subject, cost)
+        return record, folder
 
     def _finish(self, stage: str, subject: str, cost: Cost | None) -> None:
         taken = cost or Cost(0.0, 0.0)
@@ -125,6 +147,12 @@ class Runner:
             StageCost(stage, subject, taken.seconds, cost.peak_mib if cost else None, cached=cost is None)
         )
         self._watch(stage, subject, 1, 1)
+
+
+@functools.cache
+def _elsewhere(root: Path, stages: Path, scratch: Path) -> Runner:
+    """The one runner of this process for a command that another one runs; its workers end with it."""
+    return Runner(new_log(root), caching.Cache(stages), scratch=scratch)
 
 
 def new_log(root: Path, keep: int = 20) -> Path:

@@ -72,6 +72,10 @@ class Count(click.ParamType[Any]):
     "--budget-minutes", type=float, metavar="MIN", help="With -q auto: begin nothing new after.  [default: 20]"
 )
 @click.option(
+    "--jobs", type=int, metavar="N", help="With -q auto: candidates an engine tries at once.  [default: cores]"
+)
+@click.option("--ray", metavar="ADDRESS", help="With -q auto: try on a Ray cluster whose nodes share these files.")
+@click.option(
     "--samples", type=Count(), metavar="N|auto", help="Most calibration samples; auto: until their ranges have settled."
 )
 @click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")

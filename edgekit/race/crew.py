@@ -1,0 +1,69 @@
+"""Who tries candidates: some threads, each driving worker processes; ``cluster.py`` has the other kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+Given = TypeVar("Given")
+Gives = TypeVar("Gives")
+
+MOST = 4  # jobs when nobody says how many: a toolchain takes up to a GiB in each
+
+
+class Crew(Protocol):
+    """Does some things side by side."""
+
+    @property
+    def jobs(self) -> int:
+        """How many at once."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What went wrong and was made up for, for people."""
+
+    def each(
+        self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
+    ) -> list[Gives]:
+        """Return what ``try_it(one, reason(place))`` gives of each one, in order.
+
+        ``reason`` is asked, here, at the moment that someone is free to begin with that one.
+        """
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads of this process; what they run, runs in worker processes."""
+
+    jobs: int = 1
+    notes: tuple[str, ...] = ()
+
+    def each(
+        self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
+    ) -> list[Gives]:
+        """See :class:`Crew`."""
+        return through_joblib(self.jobs, try_it, given, reason, backend="threading")
+
+
+def through_joblib(
+    jobs: int,
+    try_it: Callable[[Given, str], Gives],
+    given: Sequence[Given],
+    reason: Callable[[int], str],
+    **options: Any,
+) -> list[Gives]:
+    """Do it with joblib: one at a time to each job, and the next only when one is done."""
+    from joblib import Parallel, delayed
+
+    def calls() -> Iterator[Any]:
+        for place, one in enumerate(given):
+            yield delayed(try_it)(one, reason(place))
+
+    return list(Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="n_jobs", **options)(calls()))
+
+
+def jobs_here(engines: int) -> int:
+    """How many candidates of each engine this machine tries at once: its cores shared among the engines, at most 4."""
+    return min(MOST, max(1, len(os.sched_getaffinity(0)) // max(1, engines)))
