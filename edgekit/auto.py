@@ -22,7 +22,7 @@ from edgekit.race.trial import MEASURED, Trial
 from edgekit.steps import Lowered, Outcome, Work
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
-from edgekit_runtime.errors import DataError, VerificationError
+from edgekit_runtime.errors import DataError, EdgekitError, VerificationError
 from edgekit_runtime.requirements import machine
 
 Key = tuple[str, str]  # engine, scheme
@@ -105,6 +105,9 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
         except KeyboardInterrupt:
             interrupted.set()
             raced = [lane.result() for lane in running]
+        except EdgekitError:  # one engine's race is lost: the other begins nothing new that nobody would see
+            interrupted.set()
+            raise
     for _, engine in raced:  # one after the other, when nothing else of ours runs
         engine.rank([entry.trial for entry in engine.entries if entry.trial.state == MEASURED])
         # once more among those that may be chosen: who was first by chance is second now

@@ -129,7 +129,12 @@ class Race:
         best = self._best_int8()
         if best is None or self.stop():
             return ()
-        return candidates.partial(best.recipe, self.lane.harm())
+        try:
+            return candidates.partial(best.recipe, self.lane.harm())
+        except ConversionError as error:
+            why = f"which of its layers to keep in float is not known: {_line(error)}"
+            self.entries.append(Entry(Trial(self.lane.engine, best.recipe, FAILED, why)))
+            return ()
 
     def _keeps(self, trial: Trial) -> bool:
         return trial.state == MEASURED and trial.drop is not None and trial.drop <= self.budget.max_drop

@@ -116,6 +116,16 @@ def test_when_int8_does_not_fit_its_worst_layers_stay_float_until_it_does(race):
     assert taken.recipe.scheme.startswith("int8")
 
 
+def test_when_the_worst_layers_are_not_known_that_is_said_and_the_race_goes_on(race, monkeypatch):
+    def unknown(_):
+        raise CalibrationError("no samples to run", stage="sense")
+
+    monkeypatch.setattr(Lane, "harm", unknown)
+    done = race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
+    assert any("is not known: " in entry.trial.reason for entry in done.entries)
+    assert done.entries[-1].trial.recipe.scheme == "int16x8-static"
+
+
 def test_sixteen_bits_are_tried_when_eight_do_not_do(race):
     done = race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
     assert done.entries[-1].trial.recipe.scheme == "int16x8-static"
