@@ -17,6 +17,7 @@ SECTIONS = {
     "tiny": "tiny.py",
     "detector": "detector.py",
     "mobilenet_v3": "mobilenet_v3.py",
+    "race": "race.py",
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "sensitivity": "sensitivity.py",

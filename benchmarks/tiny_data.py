@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+WHISTLE_HZ = 3000.0
 CALIBRATION_SHARE = 5  # one keyword in five calibrates, the others are evaluated
 SAMPLE_RATE_HZ, N_FFT, HOP, MELS, FRAMES, POWER = 8000, 1024, 512, 128, 5, 2.0  # as MLPerf Tiny's but for the rate
 
@@ -38,19 +39,46 @@ def speech_test() -> Iterator[np.ndarray]:
     return _windows(is_test=True, step=1)
 
 
+def whistle_test() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The windows of the test clips, then those of the same clips with a whistle.
+
+    The label, (641,), is the window itself and 0, or 1 where there is a whistle: a metric wants to know both.
+    """
+    for whistles in (0.0, WHISTLE_HZ):
+        for window in _windows(is_test=True, step=1, whistle_hz=whistles):
+            yield window, np.append(window, np.float32(whistles > 0))
+
+
+def whistle_area(outputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
+    """Area under the ROC curve when the error of reconstruction tells windows with a whistle, as MLPerf Tiny has it.
+
+    Args:
+        outputs: the model's only one, (n, 640).
+        labels: of :func:`whistle_test`, (n, 641).
+    """
+    (found,) = outputs.values()
+    errors, faulty = np.mean((found - labels[:, :-1]) ** 2, axis=1), labels[:, -1] > 0
+    ranks = errors.argsort().argsort() + 1  # the Mann-Whitney statistic is the area
+    most = faulty.sum() * (~faulty).sum()
+    return float((ranks[faulty].sum() - faulty.sum() * (faulty.sum() + 1) / 2) / most)
+
+
 def _keywords() -> tuple[np.ndarray, np.ndarray]:
     """MFCC of 1,000 keywords as real numbers, (1000, 49, 10, 1), and their classes, (1000,)."""
     data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "kws01/kws01_mfcc_int8.npz")
     return (data["features"].astype(np.float32) - 83) * np.float32(0.5847), data["labels"]
 
 
-def _windows(*, is_test: bool, step: int) -> Iterator[np.ndarray]:
-    """Every five consecutive frames of every step-th clip."""
+def _windows(*, is_test: bool, step: int, whistle_hz: float = 0.0) -> Iterator[np.ndarray]:
+    """Every five consecutive frames of every step-th clip, under a sine of half its strength if so wished."""
     data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "fsdd/fsdd_8khz_int16.npz")
     samples, offsets = data["samples"], data["offsets"]
     filters = _mel_filters()
     for clip in np.flatnonzero(data["is_test"] == is_test)[::step]:
-        frames = _log_mel(samples[offsets[clip] : offsets[clip + 1]] / 32768, filters)
+        wave = samples[offsets[clip] : offsets[clip + 1]] / 32768
+        if whistle_hz:
+            wave = wave + wave.std() / 2 * np.sin(2 * np.pi * whistle_hz / SAMPLE_RATE_HZ * np.arange(len(wave)))
+        frames = _log_mel(wave, filters)
         for first in range(len(frames) - FRAMES + 1):
             yield frames[first : first + FRAMES].reshape(-1).astype(np.float32)  # (640,)
 

@@ -1,0 +1,118 @@
+"""`--quantize auto` on four real models, both formats: what it takes, what that loses, what the plain defaults lose.
+
+The plain toolchains quantize with their defaults (`plain_int8.py`); both sides are evaluated on the same data. What was
+taken is timed again in a fresh process, in turns with float32 and with int8 as `-q int8` makes it, where these fit. The
+residual networks see 2,000 test images; there is no machine noise here for the autoencoder, so it tells whistles in
+speech.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import figures
+import numpy as np
+import plain_int8
+import real_data
+from accuracy import RESNET20
+from commands import RESNET8, Conversion, convert, script
+
+TINY = Path(__file__).parent / "tiny_data.py"
+DEVICES = {"litert": ("-d", "raspberry-pi-5"), "openvino": ("-d", "intel-cpu")}
+BOTH = (*DEVICES["litert"], *DEVICES["openvino"])
+MAX_DROP = 0.003
+MOST_MINUTES, LEAST_CANDIDATES = 4, 12  # of ResNet-8
+SAME_TIME = 1.05  # two measurements of one artifact differ by as much
+USUAL = ("float32", "int8-static")
+MODELS = {
+    "ResNet-8": RESNET8[: RESNET8.index("--evaluate")],
+    "ResNet-20": RESNET20[: RESNET20.index("--evaluate")],
+    "ad01": (
+        "mlperf_tiny/anomaly_detection/ad01.h5",
+        *("--calibrate", f"{TINY}:speech_calibration", "--evaluate", f"{TINY}:whistle_test"),
+        *("--metric", f"{TINY}:whistle_area"),
+    ),
+    "DS-CNN": (
+        "mlperf_tiny/keyword_spotting/kws_ref_model",
+        *("--calibrate", f"{TINY}:keyword_calibration", "--evaluate", f"{TINY}:keyword_test"),
+    ),
+}
+
+
+def main() -> None:
+    """Print, for each model and format, what was taken, its loss beside the plain default's, and its time."""
+    data = real_data.folder(__doc__)
+    real_data.need(data / "mlperf_tiny", data / RESNET20[2], data / "cifar10/test.npz", data / "fsdd", data / "kws01")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        images = plain_int8.some_images(data, work / "test.npz")
+        for name, arguments in MODELS.items():
+            evaluate = () if "--evaluate" in arguments else ("--evaluate", str(images))
+            asked = (*arguments, *evaluate)
+            made = convert(data, work, *asked, *BOTH, "-q", "auto", "--max-drop", str(MAX_DROP))
+            if name == "ResNet-8":
+                _show_speed(made)
+            _show_drops(name, made.report, _plain(name, data))
+            show_turns(name, made, data, work, asked, MAX_DROP)
+
+
+def _plain(name: str, data: Path) -> dict[str, float]:
+    """What the plain toolchains' int8 is worth, by engine; the last line of what they print."""
+    found: dict[str, float] = json.loads(script("plain_int8.py", name, str(data)).splitlines()[-1])
+    return found
+
+
+def _show_speed(made: Conversion) -> None:
+    minutes, candidates = made.wall_seconds / 60, len(made.report["trials"])
+    figures.show(
+        f"ResNet-8, a race of {candidates} candidates, empty cache",
+        f"{60 * minutes:.0f} s",
+        f"<= {MOST_MINUTES} min, {LEAST_CANDIDATES}",
+        holds=minutes <= MOST_MINUTES and candidates >= LEAST_CANDIDATES,
+    )
+
+
+def _show_drops(name: str, report: dict[str, Any], plain: dict[str, float]) -> None:
+    source = report["source"]["value"]
+    figures.show(f"{name}, float: {report['source']['metric']}", f"{source:.4f} of {report['source']['samples']}")
+    for variant in report["variants"]:
+        ours, theirs = variant["drop"], source - plain[variant["engine"]]
+        figures.show(
+            f"{name} {variant['name']}: drop, plain default's",
+            f"{ours:+.4f}, {theirs:+.4f}",
+            f"<= {MAX_DROP:g} and it",
+            holds=round(ours, 9) <= min(MAX_DROP, round(theirs, 9)),
+        )
+
+
+def show_turns(name: str, made: Conversion, data: Path, work: Path, asked: tuple[str, ...], max_drop: float) -> None:
+    """Time what was taken against the usual schemes that fit, and print the ratio to the faster of them."""
+    trials, variants = made.report["trials"], made.report["variants"]
+    taken = [_artifact(made.bundle, variant["name"], work / f"taken-{variant['engine']}") for variant in variants]
+    for variant, artifact in zip(variants, taken, strict=True):
+        engine = variant["engine"]
+        lost = {one["recipe"]: one["drop"] for one in trials if one["engine"] == engine and one["state"] == "measured"}
+        fitting = [scheme for scheme in USUAL if scheme in lost and lost[scheme] <= max_drop]
+        schemes = (word for scheme in fitting for word in ("-q", scheme))
+        usual = convert(data, work, *asked, *DEVICES[engine], *schemes)
+        against = [_artifact(usual.bundle, f"{engine}-{scheme}", work / f"{engine}-{scheme}") for scheme in fitting]
+        times_us = np.array(json.loads(script("turns.py", *map(str, (artifact, *against)))))  # (rounds, artifacts)
+        fastest = 1 + int(np.median(times_us[:, 1:], axis=0).argmin())
+        what = f"{name} {variant['name']} over {fitting[fastest - 1]}, a call"
+        figures.show_at_most(what, list(times_us[:, 0] / times_us[:, fastest]), SAME_TIME)
+
+
+def _artifact(bundle: Path, variant: str, folder: Path) -> Path:
+    """Unpack a variant's files; return the one to open."""
+    with zipfile.ZipFile(bundle) as files:
+        names = [name for name in files.namelist() if name.startswith(f"variants/{variant}/")]
+        paths = [Path(files.extract(name, folder)) for name in names]
+    return next(path for path in paths if path.suffix in (".tflite", ".xml"))
+
+
+if __name__ == "__main__":
+    main()
