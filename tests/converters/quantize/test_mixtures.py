@@ -1,5 +1,7 @@
 """Several schemes in one artifact: what a recipe's rule says of a source's layer holds in the file that is made."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -169,6 +171,15 @@ def test_every_mixture_runs(net, engine, base):
             if base == "int4-weights":
                 recipe = Recipe(base, rules=(Rule("float32", layers=("wide",)), Rule(scheme, layers=("conv",))))
             assert net(engine, recipe)[1] > LEAST_DB, scheme
+
+
+@pytest.mark.parametrize("word", ["bias", "bias-fast"])
+def test_biases_are_corrected_beside_weights_that_are_only_stored_in_fewer_bits(net, word):
+    recipe = keeping("conv", scheme="int8-weights")
+    plain, corrected = (net("litert", replace(recipe, corrections=names)) for names in ((), (word,)))
+    assert weights_of(corrected[0]) == weights_of(plain[0])
+    assert plain[0].files[0].read_bytes() != corrected[0].files[0].read_bytes()
+    assert corrected[1] > LEAST_DB
 
 
 @pytest.mark.parametrize("engine", ENGINES)
