@@ -126,6 +126,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5 -d intel-cpu
       edgekit convert model.keras -q int8 --calibrate train.npz --evaluate test.npz --max-drop 0.01
       edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --max-drop 0.01 --max-latency-ms 20
+      edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --ray 10.0.0.1:6379
       edgekit convert model.keras -q int8 --calibrate images/ --samples auto
       edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit convert model.keras --labels classes.txt --activation softmax --top 3
@@ -158,6 +159,9 @@ def plan_text(plan: Any) -> str:
         for key in ("calibrate", "evaluate", "metric", "max_drop", "samples")
         if plan[key] is not None
     ]
+    if plan["race"]:
+        asked = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
+        lines.append(f"race       {', '.join(asked)}")
     if plan["recipe"]:
         lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
     if plan["preprocessing"]:

@@ -48,6 +48,14 @@ def test_the_overview_and_a_dry_run_import_no_toolchain_and_no_rich(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_dry_run_tells_the_budgets_of_a_race(tmp_path):
+    for name in ("m.keras", "samples.npy"):
+        (tmp_path / name).touch()
+    typed = ["convert", tmp_path / "m.keras", "-q", "auto", "--calibrate", tmp_path / "samples.npy", "--dry-run"]
+    printed = edgekit(*typed, "--max-latency-ms", "5").stdout
+    assert "race       max_drop 0.01, max_latency_ms 5.0, objective latency, minutes 20" in printed
+
+
 def test_a_dry_run_prints_the_plan_for_people_and_for_programs(tmp_path):
     (tmp_path / "m.keras").write_bytes(b"")
     arguments = ["convert", tmp_path / "m.keras", "-d", "raspberry-pi-5", "--scale", "0.5", "--dry-run"]
