@@ -68,7 +68,7 @@ $(VENV)/.has-dev: $(PINS) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.has-all: $(PINS) | $(VENV)/bin/python
-	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[all,dev]'
+	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[all,dev,ray]'
 	@touch $@ $(VENV)/.has-demo $(VENV)/.has-dev
 
 $(BASE)/.has-base: $(PINS) | $(BASE)/bin/python

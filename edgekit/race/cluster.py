@@ -19,7 +19,7 @@ from edgekit_runtime.errors import PlanError
 Given = TypeVar("Given")
 Gives = TypeVar("Gives")
 
-ATTEMPTS = 3  # on the cluster; then here
+ATTEMPTS = 4  # on the cluster, which takes seconds to know that a node is gone; then here
 REACH_SECONDS = 10
 ANSWER_SECONDS = 120  # a node that does not answer in this time has other things to do
 # Ray reports home unless told otherwise. Processes are spread over the nodes; a small part of a core keeps them off
@@ -34,7 +34,7 @@ class Cluster:
     def __init__(self, engines: int) -> None:
         self._engines = engines
         self._local = Threads()
-        self.notes: list[str] = []
+        self._lost: list[str] = []  # what Ray said of it
 
     @property
     def jobs(self) -> int:
@@ -42,6 +42,14 @@ class Cluster:
         import ray
 
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // self._engines)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong and was made up for."""
+        if not self._lost:
+            return ()
+        times = f"{len(self._lost)} time{'s' * (len(self._lost) > 1)}"
+        return (f"race: the Ray cluster lost processes {times}; what they tried was tried again ({self._lost[0]})",)
 
     def each(
         self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
@@ -65,11 +73,7 @@ class Cluster:
                 with parallel_config(backend="ray", ray_remote_args=PLACED):
                     return through_joblib(self.jobs, try_it, given, asked_once)
             except ray.exceptions.RayError as error:
-                lost = str(error).strip().splitlines()[0]
-                self.notes.append(
-                    f"race: a process of the Ray cluster was lost, its candidates are tried again: {lost}"
-                )
-        self.notes.append(f"race: the Ray cluster lost processes {ATTEMPTS} times, so the rest was tried here")
+                self._lost.append(str(error).strip().partition(". ")[0].splitlines()[0])
         return self._local.each(try_it, given, asked_once)
 
 

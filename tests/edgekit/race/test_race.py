@@ -1,5 +1,7 @@
 """What a race tries, in which order, what it drops early, and how it ends. The lane is scripted: it is no toolchain."""
 
+import itertools
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from edgekit.race import Race, Source
 from edgekit.race.choice import Budget, choose
+from edgekit.race.crew import Threads
 from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Parity
 from edgekit_runtime.errors import CalibrationError
@@ -15,6 +18,7 @@ from edgekit_runtime.errors import CalibrationError
 COUNT, PART = 2000, 400
 SCHEMES = ("int8-static", "float16", "int8-dynamic", "int8-weights", "float32", "int16x8-static")
 HARM = tuple("abcdefgh")
+NUMBERS = itertools.count()
 
 
 class Lane:
@@ -24,14 +28,15 @@ class Lane:
 
     def __init__(self, folder: Path, lost):
         self.folder, self.lost, self.whole, self.ranked = folder, lost, [], []
+        self.lost_of, self.recipes = {}, {}
 
     def make(self, recipe):
         if recipe.corrections == ("bias",):
             raise CalibrationError("no ranges", stage="quantize")
         path = self.folder / f"{abs(hash(recipe))}.tflite"
         path.write_bytes(bytes(1000))
-        self.lost_of = {**getattr(self, "lost_of", {}), path: self.lost(recipe)}
-        self.recipes = {**getattr(self, "recipes", {}), path: recipe}
+        self.lost_of[path] = self.lost(recipe)
+        self.recipes[path] = recipe
         return Artifact("litert", recipe.scheme, (path,), (), ())
 
     def compare(self, artifact):
@@ -60,7 +65,7 @@ def scored(folder, count, lost):
     scores = np.ones(count)
     scores[::10] = 0
     scores[1 : 1 + round(lost * count)] = 0
-    path = folder / f"{count}-{lost}.npy"
+    path = folder / f"scores-{next(NUMBERS)}.npy"
     np.save(path, scores)
     return Evaluation("accuracy", float(scores.mean()), count, scores=path)
 
@@ -69,10 +74,10 @@ def scored(folder, count, lost):
 def race(tmp_path):
     """Race candidates that lose what a function says of their recipes."""
 
-    def run(lost, stop=lambda: "", max_drop=0.01):
+    def run(lost, stop=lambda: "", max_drop=0.01, jobs=1):
         lane = Lane(tmp_path, lost)
         source = Source(scored(tmp_path, COUNT, 0.0), scored(tmp_path, PART, 0.0))
-        one = Race(lane, source, Budget(max_drop), stop)
+        one = Race(lane, source, Budget(max_drop), stop, Threads(jobs))
         one.run()
         one.rank([entry.trial for entry in one.entries if entry.trial.state == MEASURED])
         return one
@@ -163,3 +168,32 @@ def test_where_parts_say_nothing_of_the_whole_all_candidates_meet_all_data(tmp_p
     done.run()
     assert DROPPED not in by_state(done)
     assert any(recipe.scheme == "int8-dynamic" for recipe in lane.whole)
+
+
+def test_how_many_are_tried_at_once_changes_nothing(race):
+    def lost(recipe):
+        kept = len(recipe.rules[0].layers) if recipe.rules else 0
+        return max(0.0, 0.06 - 0.02 * kept) if recipe.scheme == "int8-static" else 0.0
+
+    one, three = race(lost), race(lost, jobs=3)
+    assert [replace(entry.trial, seconds=0) for entry in three.entries] == [
+        replace(entry.trial, seconds=0) for entry in one.entries
+    ]
+    assert [len(entry.trial.recipe.rules[0].layers) for entry in three.entries if entry.trial.recipe.rules] == [1, 2, 4]
+
+
+def test_what_was_tried_beside_the_first_that_fits_does_not_count(race):
+    def lost(recipe):
+        return 0.06 if recipe.scheme == "int8-static" and not recipe.rules else 0.0
+
+    done = race(lost, jobs=3)
+    assert [len(entry.trial.recipe.rules[0].layers) for entry in done.entries if entry.trial.recipe.rules] == [1]
+
+
+def test_what_goes_to_another_process_is_enough_to_try_one_there(race):
+    done = race(lambda recipe: 0.0)
+    done.lane.lost = None  # a function of the test's own, which stays here
+    there = pickle.loads(pickle.dumps(done))
+    assert there.entries == []
+    assert (there.source, there.budget) == (done.source, done.budget)
+    assert there.lane.recipes == done.lane.recipes

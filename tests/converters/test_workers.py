@@ -1,0 +1,89 @@
+"""Workers are started when none is free, lent to one at a time, and never again once they died."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgekit_converters.cache import Cache
+from edgekit_converters.data import DataRequest
+from edgekit_converters.runner import STAGES, Runner, new_log
+from edgekit_converters.workers import Workers
+from edgekit_runtime.errors import ToolchainError
+from edgekit_runtime.manifest import InputSpec
+
+
+@pytest.fixture
+def workers(tmp_path):
+    made = Workers(tmp_path / "log", tmp_path, 2)
+    yield made
+    made.close()
+
+
+def test_no_more_are_started_than_are_wanted(workers):
+    with workers.lent("data", "prepare") as first:
+        with workers.lent("data", "prepare") as second:
+            assert first is not second
+            waiting = threading.Thread(target=lambda: workers.lent("data", "prepare").__enter__())
+            waiting.start()
+            waiting.join(0.2)
+            assert waiting.is_alive()
+        waiting.join(30)
+        assert not waiting.is_alive()
+    assert len(workers) == 2
+
+
+def test_one_that_is_free_is_taken_again(workers):
+    workers.start("data", "prepare")
+    for _ in range(3):
+        with workers.lent("data", "prepare"):
+            pass
+    assert len(workers) == 1
+
+
+def test_one_that_died_is_replaced(workers):
+    with pytest.raises(ToolchainError, match="SIGKILL"), workers.lent("data", "prepare") as worker:
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.call("prepare", "os:getpid")
+    with workers.lent("data", "prepare") as other:
+        assert other.call("prepare", "os:getpid")[0] == other.process.pid != worker.process.pid
+
+
+def data_request(folder):
+    np.save(folder / "data.npy", np.random.default_rng(0).random((20, 4), dtype=np.float32))
+    return DataRequest(str(folder / "data.npy"), (InputSpec("x", (1, 4), "float32"),))
+
+
+def test_what_two_threads_ask_for_at_once_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(STAGES, "prepare", (STAGES["prepare"][0], True))
+    request = data_request(tmp_path)
+    with Runner(new_log(tmp_path), Cache(tmp_path / "c"), jobs=2) as runner:
+        threads = [threading.Thread(target=runner.run, args=("prepare", "data", request)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(cost.cached for cost in runner.costs) == [False, True, True, True]
+
+
+def test_pickled_it_is_a_runner_of_the_same_cache(tmp_path, monkeypatch):
+    monkeypatch.setitem(STAGES, "prepare", (STAGES["prepare"][0], True))
+    request = data_request(tmp_path)
+    (tmp_path / "shared").mkdir()
+    with Runner(new_log(tmp_path), Cache(tmp_path / "c"), scratch=tmp_path / "shared") as runner:
+        made = runner.run("prepare", "data", request)
+        other = pickle.loads(pickle.dumps(runner))
+        with other:
+            assert other is not runner
+            assert other is pickle.loads(pickle.dumps(runner))  # one a process
+            assert other.run("prepare", "data", request) == made
+            assert other.costs[0].cached
+            assert other.run("prepare", "data", replace(request, samples=18)).count == 18
+            assert other.scratch.is_relative_to(runner.scratch)
+    assert not list((tmp_path / "shared").iterdir())

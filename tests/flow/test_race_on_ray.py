@@ -1,0 +1,113 @@
+"""A race on a real Ray cluster: the same choice as here, also when a node is killed while it tries candidates."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import edgekit
+from edgekit_runtime.errors import PlanError
+
+pytestmark = [pytest.mark.needs_ray, pytest.mark.needs_keras]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core, each with processes of its own."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    made.second = made.add_node(**small)
+    yield made
+    made.shutdown()
+
+
+def race(demo, folder, **options):
+    report = edgekit.convert(
+        demo / "digits.keras",
+        folder / "digits.edgekit",
+        device="raspberry-pi-5",
+        quantize="auto",
+        objective="size",
+        scale=1 / 256,
+        calibrate=demo / "calibration.npz",
+        samples=64,
+        evaluate=demo / "test.npz",
+        **options,
+    )
+    found = [(trial.recipe, trial.state, trial.value, trial.drop, trial.size_bytes) for trial in report.trials]
+    return report, found
+
+
+def below(pid: int) -> dict[int, bytes]:
+    """The processes that one has started, and those that they have: their command lines."""
+    of: dict[int, tuple[int, bytes]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (folder / "status").read_text().partition("PPid:")[2].split()[0]
+            of[int(folder.name)] = int(parent), (folder / "cmdline").read_bytes()
+        except OSError:  # gone meanwhile
+            continue
+    found: dict[int, bytes] = {}
+    for _ in of:
+        more = {one: line for one, (parent, line) in of.items() if parent in (pid, *found) and one not in found}
+        if not more:
+            break
+        found |= more
+    return found
+
+
+def kill(raylet: int, killed: threading.Event) -> None:
+    """Switch a node off as soon as it tries a candidate."""
+    while not any(b"edgekit_converters.worker" in line for line in below(raylet).values()):
+        time.sleep(0.1)
+    for one in (*below(raylet), raylet):
+        os.kill(one, signal.SIGKILL)
+    killed.set()
+
+
+def test_a_node_that_does_not_see_the_files_is_refused(cluster, tmp_path):
+    from edgekit.race import cluster as crew
+
+    own = tmp_path / "own"
+    own.mkdir()
+    with (
+        pytest.raises(PlanError, match=rf"node [\d.]+: does not see {own}/model.keras; every node needs"),
+        crew.joined(cluster.address, ["litert"], tmp_path, [own / "model.keras"]),
+    ):
+        raise AssertionError("not reached")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_nothing_at_the_address_is_said(tmp_path):
+    from edgekit.race import cluster as crew
+
+    with (
+        pytest.raises(PlanError, match=r"--ray 127.0.0.1:1: cannot be joined .*ray start --head"),
+        crew.joined("127.0.0.1:1", ["litert"], tmp_path, []),
+    ):
+        raise AssertionError("not reached")
+
+
+@pytest.mark.slow
+def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch):
+    raylet = cluster.second.all_processes["raylet"][0].process.pid
+    killed = threading.Event()
+
+    threading.Thread(target=kill, args=(raylet, killed), daemon=True).start()
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "there"))
+    there, found_there = race(demo, tmp_path, ray=cluster.address)
+    assert killed.is_set()
+    assert any(note.startswith("race: the Ray cluster lost processes") for note in there.notes)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "here"))
+    here, found_here = race(demo, tmp_path, jobs=2)
+    assert found_there == found_here
+    assert [variant.name for variant in there.variants] == [variant.name for variant in here.variants]
+    assert there.bundle.path == here.bundle.path
