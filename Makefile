@@ -36,7 +36,7 @@ test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels un
 
 test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
 	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
-	    or needs_rich or needs_image or needs_jsonschema or needs_ray or needs_arm)"
+	    or needs_rich or needs_image or needs_jsonschema or needs_joblib or needs_ray or needs_arm)"
 
 lint: $(VENV)/.has-dev  ## ruff and mypy
 	ruff check

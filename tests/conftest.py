@@ -22,6 +22,7 @@ PACKAGES = {
     "needs_rich": ("rich",),
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
+    "needs_joblib": ("joblib",),
     "needs_ray": ("ray",),
 }
 # marker -> files, or programs, all of which must be there

@@ -10,7 +10,7 @@ import pytest
 from edgekit.race.crew import MOST, Threads, jobs_here
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("jobs", [1, pytest.param(3, marks=pytest.mark.needs_joblib)])
 def test_results_come_in_the_order_of_what_was_given(jobs):
     def slow_first(one: int, why: str) -> tuple[int, str]:
         time.sleep(0.05 / (one + 1))
@@ -20,6 +20,7 @@ def test_results_come_in_the_order_of_what_was_given(jobs):
     assert found == [(place, "odd" if place % 2 else "") for place in range(8)]
 
 
+@pytest.mark.needs_joblib
 def test_so_many_run_at_once_and_no_more():
     together, most, lock, met = 0, 0, threading.Lock(), threading.Barrier(3, timeout=30)
 
@@ -36,7 +37,7 @@ def test_so_many_run_at_once_and_no_more():
     assert most == 3
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.needs_joblib)])
 def test_the_reason_is_asked_when_a_thread_is_free(jobs):
     over = threading.Event()
 
@@ -50,7 +51,7 @@ def test_the_reason_is_asked_when_a_thread_is_free(jobs):
     assert found[3 + jobs :] == ["over"] * (17 - jobs)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.needs_joblib)])
 def test_what_goes_wrong_ends_it(jobs):
     def fail(_one: int, _why: str) -> None:
         raise OSError("disk full")
