@@ -17,6 +17,7 @@ FIRST = {
         Recipe("int8-dynamic"),
         Recipe("int8-weights"),
         Recipe("int8-dynamic", corrections=("equalize",)),
+        replace(PLAIN, statistics="moving-average"),  # the quantizer's own default
         replace(PLAIN, statistics="percentile"),
         replace(PLAIN, statistics="mse"),
         replace(PLAIN, corrections=("bias",)),
