@@ -6,8 +6,9 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,7 +107,8 @@ def joined(address: str, engines: Sequence[str], shared: Path, files: Sequence[P
         ) from error
     try:
         _check(engines, shared, files)
-        yield Cluster(len(engines))
+        with redirect_stdout(sys.stderr):  # Ray tells there of nodes that it lost; the report is to stand there alone
+            yield Cluster(len(engines))
     finally:
         ray.shutdown()
 

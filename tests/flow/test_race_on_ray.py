@@ -97,7 +97,7 @@ def test_nothing_at_the_address_is_said(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch):
+def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch, capsys):
     raylet = cluster.second.all_processes["raylet"][0].process.pid
     killed = threading.Event()
 
@@ -106,6 +106,7 @@ def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch):
     there, found_there = race(demo, tmp_path, ray=cluster.address)
     assert killed.is_set()
     assert any(note.startswith("race: the Ray cluster lost processes") for note in there.notes)
+    assert capsys.readouterr().out == ""  # where --json writes the report
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "here"))
     here, found_here = race(demo, tmp_path, jobs=2)
     assert found_there == found_here
