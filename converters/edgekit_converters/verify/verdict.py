@@ -59,7 +59,8 @@ def check_drop(limit: float | None, source: Evaluation | None, variants: Mapping
     if limit is None or source is None:
         return
     measured = {name: evaluation for name, evaluation in variants.items() if evaluation is not None}
-    over = {name: evaluation for name, evaluation in measured.items() if drop(source, evaluation) > limit}
+    # NaN, from outputs that are not finite, is within no limit
+    over = {name: evaluation for name, evaluation in measured.items() if not drop(source, evaluation) <= limit}
     if not over:
         return
     listed = "; ".join(

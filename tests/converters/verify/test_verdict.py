@@ -42,6 +42,11 @@ def test_more_is_refused_and_every_such_variant_named(source, worse):
     assert "--max-drop 0.3" in message
 
 
+def test_what_is_no_number_is_within_no_limit():
+    with pytest.raises(VerificationError, match="litert int8-static"):
+        check_drop(0.3, error(1.0), {"litert int8-static": error(float("nan"))})
+
+
 def test_nothing_is_refused_without_a_limit_or_a_measure():
     check_drop(None, accuracy(1.0), {"litert int8-static": accuracy(0.0)})
     check_drop(0.0, accuracy(1.0), {"litert int8-static": None})
