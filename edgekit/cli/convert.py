@@ -160,8 +160,8 @@ def plan_text(plan: Any) -> str:
         if plan[key] is not None
     ]
     if plan["race"]:
-        asked = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
-        lines.append(f"race       {', '.join(asked)}")
+        limits = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
+        lines.append(f"race       {', '.join(limits)}")
     if plan["recipe"]:
         lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
     if plan["preprocessing"]:
