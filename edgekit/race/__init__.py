@@ -90,7 +90,7 @@ class Race:
     def run(self) -> None:
         """Try the candidates: first what costs nothing at run time, then, if none fits, what does."""
         engine, schemes = self.lane.engine, self.lane.schemes
-        self._try_all(candidates.first(engine, schemes, self.budget.objective))
+        self._try_all(candidates.first(engine, schemes, small=self.budget.size_matters))
         if self._best_int8() is not None and not self._fits("int8-static"):
             self._try_until_one_fits(self._partial())
         if not self._fits("int"):

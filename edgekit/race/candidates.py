@@ -55,9 +55,15 @@ LAST = {"litert": (Recipe("int16x8-static"),), "openvino": ()}
 SHARES = (1, 2, 4, 8, 16)  # layers to keep in float
 
 
-def first(engine: str, schemes: Collection[str], objective: str) -> tuple[Recipe, ...]:
-    """The candidates that need to know nothing of the model; float32 is always there, to be compared with."""
-    recipes = (*FIRST[engine], *(SMALL[engine] if objective == "size" else ()))
+def first(engine: str, schemes: Collection[str], *, small: bool) -> tuple[Recipe, ...]:
+    """The candidates that need to know nothing of the model; float32 is always there, to be compared with.
+
+    Args:
+        engine: whose candidates.
+        schemes: those that some device allows.
+        small: whether size matters.
+    """
+    recipes = (*FIRST[engine], *(SMALL[engine] if small else ()))
     return tuple(recipe for recipe in recipes if recipe is FLOAT or recipe.scheme in schemes)
 
 

@@ -25,11 +25,16 @@ class Budget:
     objective: str = "latency"  # one of OBJECTIVES
     minutes: float = 20.0  # the race itself: nothing new is begun after these
 
+    @property
+    def size_matters(self) -> bool:
+        """Whether it is the objective, or bounded."""
+        return self.objective == "size" or self.max_size_mib is not None
+
     def misses(self, trial: Trial) -> dict[str, float]:
         """By how much a measured trial is over each budget, as a ratio to it or beyond it; empty when it fits."""
         over = {}
-        if trial.drop is not None and trial.drop > self.max_drop:
-            over["drop"] = trial.drop - self.max_drop
+        if trial.drop is not None and not trial.drop <= self.max_drop:  # NaN is within no limit
+            over["drop"] = math.inf if math.isnan(trial.drop) else trial.drop - self.max_drop
         if self.max_latency_ms is not None and trial.latency_ms is not None and trial.latency_ms > self.max_latency_ms:
             over["latency"] = trial.latency_ms / self.max_latency_ms - 1
         size_mib = (trial.size_bytes or 0) / 2**20

@@ -39,6 +39,15 @@ def test_the_best_that_fits_is_taken(budget, taken):
     assert choose([FLOAT, PLAIN, PARTIAL, HALF], budget) is taken
 
 
+def test_a_drop_that_is_not_a_number_is_within_no_limit():
+    assert choose([trial("int8-static", float("nan"), 0.5), FLOAT], BUDGET) is FLOAT
+
+
+def test_size_matters_when_it_is_wanted_or_bounded():
+    wanted = [BUDGET, replace(BUDGET, objective="size"), replace(BUDGET, max_size_mib=1.0)]
+    assert [budget.size_matters for budget in wanted] == [False, True, True]
+
+
 def test_an_integer_variant_that_is_slower_than_float_is_not_taken_for_speed():
     slow = trial("int8-static", 0.0, 2.5)
     assert choose([FLOAT, slow], BUDGET) is FLOAT
