@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3))
-    x = layers.Flatten()(layers.Conv2D(8, 3, activation="relu", name="conv")(image))
+    x = layers.Flatten(name="flatten")(layers.Conv2D(8, 3, activation="relu", name="conv")(image))
     x = layers.Dense(16, activation="relu", name="wide")(x)
     model = keras.Model(image, layers.Dense(10, name="head", bias_initializer="random_normal")(x))
     kernel, bias = model.get_layer("conv").get_weights()
