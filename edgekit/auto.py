@@ -22,12 +22,11 @@ from edgekit.race.trial import MEASURED, Trial
 from edgekit.steps import Lowered, Outcome, Work
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
-from edgekit_runtime.errors import DataError, EdgekitError, VerificationError
+from edgekit_runtime.errors import EdgekitError, VerificationError
 from edgekit_runtime.requirements import machine
 
 Key = tuple[str, str]  # engine, scheme
 PART = 512  # samples, spread over all: they decide whether a candidate is hopeless
-EVALUATION_MINIMUM = 50
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,7 @@ def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
     # without --evaluate all that was given to calibrate is evaluated, also where less of it calibrates
     whole = work.evaluation or steps.prepare(work.runner, plan, work.inputs, spec, steps.CALIBRATION)
     assert whole is not None
-    if whole.count < EVALUATION_MINIMUM:
-        raise DataError(
-            f"{spec}: {whole.count} samples cannot tell which candidate is better; at least {EVALUATION_MINIMUM} are "
-            f"needed, and several hundred are advised"
-        )
+    steps.check_enough(whole, spec, "which candidate is better")
     same = work.inputs[0].shape == work.source.outputs[0].shape  # what reconstructs its input needs no labels
     if plan.metric or whole.labels is not None or same:
         own = () if work.evaluation else (f"race: measured on {spec}, for there is no --evaluate: that flatters",)
@@ -174,18 +169,19 @@ def _chosen(plan: Plan, budget: Budget, found: Mapping[str, tuple[Lowered, Seque
     preferred: dict[str, tuple[str, ...]] = {}
     said: list[str] = []
     for device in plan.devices:
-        names = {}
+        mine: dict[VariantPlan, Trial] = {}
+        able = [trial for trial in trials if trial.recipe.scheme in device.schemes]
         for variant in _targets(plan, device):
-            entries = [entry for entry in found[variant.engine][1] if entry.trial.recipe.scheme in device.schemes]
+            entries = [entry for entry in found[variant.engine][1] if entry.trial in able]
             entry = _best(entries, budget, taken)
             if entry is not None:
                 taken.setdefault((variant.engine, entry.trial.recipe.scheme), entry)
                 said.append(explain(entry.trial, [one.trial for one in entries], budget, metric))
                 one = replace(variant, scheme=entry.trial.recipe.scheme)
-                names[variants.setdefault(one.name, one).name] = entry.trial.latency_ms or 0.0
-        if not names:
-            raise VerificationError(_nothing(device, trials, budget, metric))
-        preferred[device.name] = _in_order(names, device, budget)
+                mine[variants.setdefault(one.name, one)] = entry.trial
+        if not mine:
+            raise VerificationError(_nothing(device, able, budget, metric))
+        preferred[device.name] = _in_order(mine, device, budget)
     made = {key: _made(entry, found[key[0]][0]) for key, entry in taken.items()}
     narrowed = replace(plan, variants=tuple(variants.values()), preferred=preferred)
     return Outcome(narrowed, None, made, trials, tuple(dict.fromkeys(said)))
@@ -209,23 +205,25 @@ def _best(entries: Sequence[Entry], budget: Budget, taken: Mapping[Key, Entry]) 
     return known or next(entry for entry in entries if entry.trial is trial)
 
 
-def _in_order(names: Mapping[str, float], device: DeviceProfile, budget: Budget) -> tuple[str, ...]:
-    """The device's own order, or, where this is such a machine and speed is wanted, that of what was measured."""
-    if budget.objective == "latency" and device.arch == machine() and all(name.count("-gpu-") == 0 for name in names):
-        return tuple(sorted(names, key=lambda name: names[name]))
-    return tuple(names)
+def _in_order(mine: Mapping[VariantPlan, Trial], device: DeviceProfile, budget: Budget) -> tuple[str, ...]:
+    """The names in the device's own order; where speed is wanted and was measured on such a machine, in that order."""
+    variants = list(mine)
+    here = device.arch == machine() and all(variant.device == "cpu" for variant in variants)
+    if budget.objective == "latency" and here:
+        variants.sort(key=lambda variant: mine[variant].latency_ms or 0.0)
+    return tuple(variant.name for variant in variants)
 
 
 def _made(entry: Entry, lowered: Lowered) -> Made:
     assert entry.artifact is not None
     assert entry.comparison is not None
     return Made(
-        entry.artifact,
-        entry.comparison,
-        entry.evaluation,
-        entry.latency,
-        lowered.examined.findings,
-        entry.trial.recipe,
+        artifact=entry.artifact,
+        comparison=entry.comparison,
+        evaluation=entry.evaluation,
+        latency=entry.latency,
+        findings=lowered.examined.findings,
+        recipe=entry.trial.recipe,
     )
 
 
@@ -234,7 +232,8 @@ def _nothing(device: DeviceProfile, trials: Sequence[Trial], budget: Budget, met
     limits += [f"{budget.max_latency_ms:g} ms"] if budget.max_latency_ms else []
     limits += [f"{budget.max_size_mib:g} MiB"] if budget.max_size_mib else []
     near = "".join(f"\n  {measured(trial, metric)}" for trial in closest(trials, budget))
+    why = f"nearest are:{near}" if near else "nothing that it can do was evaluated in time"
     return (
-        f"race: nothing fits the budgets of {device.name} ({', '.join(limits)}); nearest are:{near}\n"
+        f"race: nothing fits the budgets of {device.name} ({', '.join(limits)}); {why}\n"
         f"allow more, or give more --calibrate samples; no bundle was written"
     )

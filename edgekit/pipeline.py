@@ -27,10 +27,8 @@ from edgekit_converters.records import (
 )
 from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_converters.verify.verdict import check_drop, doubts, drop
-from edgekit_runtime.errors import ConversionError, DataError, PlanError
+from edgekit_runtime.errors import ConversionError, PlanError
 from edgekit_runtime.manifest import InputSpec, Postprocessing
-
-EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 
 
 def convert(plan: Plan, watch: Watch | None = None) -> Report:
@@ -53,7 +51,8 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         declared = _declared(source, plan)
         calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
         evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
-        _check_evaluation(plan, evaluation)
+        if evaluation and plan.max_drop is not None:
+            steps.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
         # both sets: artifacts whose ranges come from a calibration set too narrow are right on that set alone
         samples = ProbeRequest(source, inputs, tuple(data for data in (calibration, evaluation) if data))
         probe: Probe = runner.run("probe", toolchain, samples)
@@ -191,14 +190,6 @@ def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:
     wanted = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
     if spec.layout is None or wanted != size:
         raise PlanError(f"--resize {size[0]},{size[1]}: input {spec.name!r} has the shape {spec.shape}")
-
-
-def _check_evaluation(plan: Plan, data: DataSet | None) -> None:
-    if data and plan.max_drop is not None and data.count < EVALUATION_MINIMUM:
-        raise DataError(
-            f"{plan.evaluate}: {data.count} samples cannot tell whether --max-drop {plan.max_drop} holds; "
-            f"at least {EVALUATION_MINIMUM} are needed, and several hundred are advised"
-        )
 
 
 def _data_notes(calibration: DataSet | None, evaluation: DataSet | None) -> tuple[str, ...]:

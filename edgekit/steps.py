@@ -37,9 +37,10 @@ from edgekit_converters.runner import Runner
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.sense import SenseRequest, Sensitivity
 from edgekit_converters.verify.verdict import check_parity
-from edgekit_runtime.errors import CalibrationError
+from edgekit_runtime.errors import CalibrationError, DataError
 from edgekit_runtime.manifest import InputSpec
 
+EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for
 
 
@@ -115,6 +116,19 @@ def prepare(
     )
     prepared: DataSet = runner.run("prepare", "data", request, purpose.name)
     return prepared
+
+
+def check_enough(data: DataSet, spec: str | None, question: str) -> None:
+    """Refuse evaluation data that cannot answer a question of a few points.
+
+    Raises:
+        DataError: they are fewer than ``EVALUATION_MINIMUM``.
+    """
+    if data.count < EVALUATION_MINIMUM:
+        raise DataError(
+            f"{spec}: {data.count} samples cannot tell {question}; at least {EVALUATION_MINIMUM} are needed, and "
+            f"several hundred are advised"
+        )
 
 
 def part(work: Work, count: int) -> DataSet | None:

@@ -8,29 +8,10 @@ from typing import Any
 
 import click
 
+from edgekit.cli.what import data_options, model_options
 from edgekit.options import AUTO, Options, read_plan
 from edgekit.plan import describe, resolve
 from edgekit.race.choice import OBJECTIVES
-
-
-class Numbers(click.ParamType[Any]):
-    """``a,b,c`` as a tuple of numbers."""
-
-    def __init__(self, kind: type[int] | type[float], count: int | None = None) -> None:
-        self.kind, self.count = kind, count
-        self.name = "H,W" if count == 2 else "a,b,c"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the text."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(self.kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-        if self.count is not None and len(numbers) != self.count:
-            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-        return numbers
 
 
 class Count(click.ParamType[Any]):
@@ -46,11 +27,7 @@ class Count(click.ParamType[Any]):
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("model", required=False)
 @click.option("-o", "--output", metavar="OUT", help="The bundle to write.  [default: MODEL's name with .edgekit]")
-@click.option("--weights", metavar="FILE", help="State dict for FILE.py:function.")
-@click.option("--input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="Shape of an input the model leaves open.")
-@click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers.")
-@click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
-@click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
+@model_options
 @click.option("--device", "-d", multiple=True, metavar="NAME", help="Device, or a path to a profile; repeatable.")
 @click.option(
     "--quantize",
@@ -78,11 +55,7 @@ class Count(click.ParamType[Any]):
 @click.option(
     "--samples", type=Count(), metavar="N|auto", help="Most calibration samples; auto: until their ranges have settled."
 )
-@click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
-@click.option("--resize", type=Numbers(int, 2), help="Preprocessing: resize images.")
-@click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first.")
-@click.option("--mean", type=Numbers(float), help="Preprocessing: subtracted after --scale, per channel.")
-@click.option("--std", type=Numbers(float), help="Preprocessing: divides at last, per channel.")
+@data_options
 @click.option("--labels", metavar="FILE", help="Class names, one a line; the bundle names the best classes with them.")
 @click.option("--scores", metavar="OUTPUT", help="Answers: the output with a score a class, where there are several.")
 @click.option("--activation", type=click.Choice(["none", "softmax", "sigmoid"]), help="Answers: what makes the scores.")

@@ -6,17 +6,14 @@ from typing import Any
 
 import click
 
+from edgekit.cli.what import model_options
 from edgekit.options import Options
 from edgekit.plan import resolve
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("model")
-@click.option("--weights", metavar="FILE", help="State dict for FILE.py:function.")
-@click.option("--input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="Shape of an input the model leaves open.")
-@click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers.")
-@click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
-@click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
+@model_options
 @click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
 @click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every node's whole name.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.convert import Numbers
+from edgekit.cli.what import data_options, model_options
 from edgekit.options import Options
 from edgekit.plan import resolve
 from edgekit_converters import recipe_file
@@ -26,18 +26,10 @@ from edgekit_runtime.errors import ConversionError
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="In that recipe: the N worst.")
 @click.option("--keep-db", type=float, metavar="X", help="In that recipe: those that alone leave less than X dB.")
 @click.option("--report", metavar="FILE.html|.json", help="Write the figures: as a page with a chart, or as JSON.")
-@click.option("--weights", metavar="FILE", help="State dict for FILE.py:function.")
-@click.option("--input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="Shape of an input the model leaves open.")
-@click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers.")
-@click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code.")
-@click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC.")
+@model_options
 @click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
 @click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
-@click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told.")
-@click.option("--resize", type=Numbers(int, 2), help="Preprocessing: resize images.")
-@click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first.")
-@click.option("--mean", type=Numbers(float), help="Preprocessing: subtracted after --scale, per channel.")
-@click.option("--std", type=Numbers(float), help="Preprocessing: divides at last, per channel.")
+@data_options
 @click.option("--no-remedies", "remedies", flag_value=False, type=bool, default=True, help="As `edgekit convert` does.")
 @click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
+from edgekit.cli.what import Command, together
 from edgekit_runtime import arguments
 from edgekit_runtime.model import ISOLATE_S
-
-Command = Callable[..., None]
 
 
 class Read(click.ParamType[Any]):
@@ -55,9 +54,4 @@ def where(threads: Read = THREADS) -> Callable[[Command], Command]:
         ),
     )
 
-    def give(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return give
+    return together(*options)

@@ -22,7 +22,8 @@ from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_converters.verify.verdict import check_parity, drop
 from edgekit_runtime.errors import ConversionError, EngineError, PlanError, VerificationError
 
-# What takes a candidate out of the race. Bad data, a full disk or a bug are none of these: they end it.
+# What takes a candidate out of the race, a toolchain that died for want of disk or memory among it. Bad data or a bug
+# are none of these: they end it.
 REASONS = (ConversionError, EngineError, PlanError)
 
 
