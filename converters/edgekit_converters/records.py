@@ -28,6 +28,14 @@ class InputShape:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What is left of a group of channels that can only be cut together."""
+
+    group: str
+    kept: tuple[int, ...]  # of its channels, ascending
+
+
+@dataclass(frozen=True)
 class SourceRequest:
     """The model as the user named it."""
 
@@ -39,6 +47,7 @@ class SourceRequest:
     custom_objects: Path | None = None  # a Python file that defines a Keras model's custom layers
     allow_pickle: bool = False
     keep_layout: bool = False  # refuse to give a PyTorch model NHWC image inputs
+    cuts: tuple[Cut, ...] = ()  # made in a PyTorch module, in order, before ``weights`` are loaded
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,12 @@ STAGES = {
     "load": ("edgekit_converters.load:load", True),
     "prepare": ("edgekit_converters.data:prepare", False),  # reading is as quick as checking a copy
     "probe": ("edgekit_converters.verify.probe:probe", True),
+    "dissect": ("edgekit_converters.prune:dissect", True),
+    "score": ("edgekit_converters.prune:score", True),
+    "cut": ("edgekit_converters.prune:cut", True),
+    "mend": ("edgekit_converters.prune:mend", True),
+    "train": ("edgekit_converters.train:train", True),
+    "save": ("edgekit_converters.load.save:save", True),
     "lower": ("edgekit_converters.lower:lower", True),
     "trace": ("edgekit_converters.trace:trace", True),
     "match": ("edgekit_converters.trace:match", True),

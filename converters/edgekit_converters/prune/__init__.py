@@ -1,0 +1,175 @@
+"""Prune: take out the channels, neurons and heads that matter least; what is left is an ordinary model.
+
+Four stages. :func:`dissect` finds what can only be cut together, :func:`score` says what each channel is worth,
+:func:`cut` makes the smaller model, and :func:`mend` repairs it from a few samples, without training. Which channels
+go is decided between them, in ``choose.py``, which knows no framework. One file a framework; ``PRUNERS`` says which.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit_converters.data import DataSet
+from edgekit_converters.load import open_source
+from edgekit_converters.records import Cut, Source, SourceRequest
+from edgekit_runtime.errors import SourceError
+from edgekit_runtime.manifest import InputSpec
+
+# framework: the module that has dissect, score, cut and mend for its open models
+PRUNERS = {
+    "keras": "edgekit_converters.prune.keras_models",
+    "torch": "edgekit_converters.prune.torch_modules",
+}
+IMPORTANCES = ("l1", "l2", "taylor", "gradient", "batch-norm", "random")
+
+Widths = Mapping[str, int]  # by group: how many of its channels are left
+
+
+@dataclass(frozen=True)
+class Group:
+    """What can only be cut together: a channel is the same one wherever it is made, normalized, added and used."""
+
+    name: str  # of the first layer that makes it
+    kind: str  # "channels", "neurons" or "heads"
+    width: int  # how many there are to choose among
+    makers: tuple[str, ...]  # layers with fewer outputs when it is cut
+    users: tuple[str, ...]  # layers with fewer inputs then
+
+
+@dataclass(frozen=True)
+class Channels:
+    """How many entries a dimension has: ``fixed``, and for each group so many for each of its channels left."""
+
+    fixed: int = 0
+    parts: tuple[tuple[str, int], ...] = ()  # (group, entries a channel): 1, H*W after flattening, the size of a head
+
+    def count(self, widths: Widths) -> int:
+        """Return the number for given widths."""
+        return self.fixed + sum(widths[group] * each for group, each in self.parts)
+
+
+@dataclass(frozen=True)
+class Labour:
+    """What a layer has to do, in terms of how many channels are left."""
+
+    layer: str
+    operator: str  # "conv", "depthwise", "dense" or "attention"
+    ins: Channels
+    outs: Channels
+    positions: int  # at which it computes, for one sample: H*W of its output, or tokens
+    kernel: tuple[int, ...] = ()  # (height, width); (width,) in one dimension; none for dense; (keys,) for attention
+    stride: tuple[int, ...] = ()
+    extras: int = 0  # parameters for each output besides its weights: bias, normalization
+    divisions: int = 1  # of a grouped convolution
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What of a model may be cut, and what that saves."""
+
+    groups: tuple[Group, ...]
+    labours: tuple[Labour, ...]  # in the order of execution
+    whole: tuple[tuple[str, str], ...]  # (layer that is left whole, why)
+    parameters: int  # of the model as it is, all of them
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of the model as it is."""
+        return {group.name: group.width for group in self.groups}
+
+
+@dataclass(frozen=True)
+class DissectRequest:
+    """Find what can be cut."""
+
+    source: Source
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Say what every channel is worth."""
+
+    source: Source
+    inputs: tuple[InputSpec, ...]  # with preprocessing
+    importance: str  # one of IMPORTANCES
+    data: DataSet | None = None  # for "taylor" and "gradient"; with labels where there are any
+    seed: int = 0  # of "random"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What every channel is worth: the least is cut first."""
+
+    path: Path  # .npz: group's name -> (width,) float64
+
+
+@dataclass(frozen=True)
+class CutRequest:
+    """Make the smaller model."""
+
+    source: Source
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class MendRequest:
+    """Repair a model that was cut, from samples without labels, towards what the dense one computes.
+
+    BatchNorm statistics are estimated anew; with ``dense``, weights after a cut are solved for by least squares, so
+    that each layer's output comes closest to the dense model's (as He et al., Channel Pruning, ICCV 2017, eq. 3).
+    """
+
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    data: DataSet
+    dense: Source | None = None
+    cuts: tuple[Cut, ...] = ()  # that led from ``dense`` to ``source``
+
+
+def dissect(request: DissectRequest, _folder: Path) -> Anatomy:
+    """The stage: find what of a model can be cut.
+
+    Raises:
+        SourceError: its computation cannot be followed, or nothing of it can be cut.
+    """
+    anatomy: Anatomy = _pruner(request.source).dissect(open_source(request.source.request))
+    return anatomy
+
+
+def score(request: ScoreRequest, folder: Path) -> Scores:
+    """The stage: say what every channel is worth.
+
+    Raises:
+        DataError: an importance that looks at gradients got no data, or labels that do not fit.
+    """
+    scores: Scores = _pruner(request.source).score(open_source(request.source.request), request, folder)
+    return scores
+
+
+def cut(request: CutRequest, folder: Path) -> SourceRequest:
+    """The stage: make the smaller model, and say how to open it.
+
+    Raises:
+        ConversionError: a cut would leave nothing of a group, or took nothing away.
+    """
+    made: SourceRequest = _pruner(request.source).cut(open_source(request.source.request), request, folder)
+    return made
+
+
+def mend(request: MendRequest, folder: Path) -> SourceRequest:
+    """The stage: repair a model that was cut, and say how to open it."""
+    made: SourceRequest = _pruner(request.source).mend(open_source(request.source.request), request, folder)
+    return made
+
+
+def _pruner(source: Source) -> Any:
+    if source.framework not in PRUNERS:
+        raise SourceError(
+            f"{source.request.path}: pruning and training need the trained Keras or PyTorch model; "
+            f"a model of {source.framework} can only be run"
+        )
+    return importlib.import_module(PRUNERS[source.framework])
