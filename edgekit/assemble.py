@@ -147,7 +147,7 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
         outputs=made.artifact.outputs,
         golden=Golden(
             outputs=tuple(f"golden/{folder}/output-{index}.npy" for index in range(len(made.comparison.computed))),
-            max_abs=tuple(_tolerance(made, index, variant) for index in range(len(made.comparison.computed))),
+            max_abs=tuple(_tolerance(made, output, variant) for output in contents.source.outputs),
         ),
         # any processor the engine runs on; in memory, at the least the artifact itself
         requirements=Requirements(engine_version=made.artifact.engine_version, memory_bytes=made.artifact.size_bytes),
@@ -156,20 +156,19 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
     )
 
 
-def _tolerance(made: Made, index: int, variant: VariantPlan) -> float:
-    """Return how far an output may be off elsewhere.
+def _tolerance(made: Made, output: OutputSpec, variant: VariantPlan) -> float | tuple[float, ...]:
+    """Return how far an output may be off elsewhere, of a joined one each of its parts.
 
     At least the fraction of its largest value that other kernels of the same precision cost, at least two steps of
     its own quantization, and at least half of what quantization itself has cost: nearer than that, the board
     computes what was verified.
     """
-    computed = np.load(made.comparison.computed[index])
     integer = variant.scheme.startswith("int") and not variant.scheme.endswith("weights")
     fraction = TOLERANCE_INT8 if integer else TOLERANCE[_precision(variant)]
-    largest = float(np.abs(computed).max(initial=0.0))
-    step = max(part.scale or 0.0 for part in made.artifact.outputs[index].parts)
-    error = made.comparison.parity[index].max_abs_error
-    return float(f"{max(fraction * largest, 2 * step, error / 2, 1e-6):.6g}")
+    found = [one for one in made.comparison.parity if one.output == output.name]
+    limits = (max(fraction * one.largest, 2 * one.step, one.max_abs_error / 2, 1e-6) for one in found)
+    rounded = tuple(float(f"{limit:.6g}") for limit in limits)
+    return rounded if found[0].part is not None else rounded[0]
 
 
 def _precision(variant: VariantPlan) -> str:

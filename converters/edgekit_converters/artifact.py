@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,18 @@ class OpenArtifact:
         """Run one sample; arrays are (1, ...) in the model's own units."""
         results = self.engine.run(entered(self.artifact, inputs))
         return [_left(results, bound) for bound in self.artifact.outputs]
+
+    def parts(self, place: int) -> list[tuple[TensorBinding, tuple[slice, ...]]]:
+        """Return the tensors that an output comes in, each with where in the output, (1, ...), its values are."""
+        bound = self.artifact.outputs[place]
+        if not isinstance(bound, JoinedBinding):
+            return [(bound, ())]
+        sizes = [self.engine.outputs[part.index].shape[bound.axis] for part in bound.parts]
+        ends = [*accumulate(sizes)]
+        before = (slice(None),) * bound.axis
+        return [
+            (part, (*before, slice(end - size, end))) for part, size, end in zip(bound.parts, sizes, ends, strict=True)
+        ]
 
     def close(self) -> None:
         """Release the engine."""

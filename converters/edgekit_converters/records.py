@@ -224,7 +224,7 @@ class CompareRequest:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an artifact's output is from the source's, over all samples of a probe.
+    """How far an artifact's output, or a part of a joined one, is from the source's, over all samples of a probe.
 
     ``snr_db = 10 log10(sum(reference²) / sum((reference − output)²))``, at most 150 (equal to the bit);
     ``cosine`` is the cosine of the angle between both, flattened.
@@ -234,18 +234,26 @@ class Parity:
     max_abs_error: float
     snr_db: float
     cosine: float
+    part: int | None = None  # of a joined output, from 0: boxes in pixels would drown the errors of scores
+    largest: float = 0.0  # magnitude that the artifact computed
+    step: float = 0.0  # of the tensor's own quantization; 0 is none
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"output {self.output!r}" + ("" if self.part is None else f", part {self.part}")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An artifact's parity, output by output, and what it computed."""
+    """An artifact's parity, output by output and part by part, and what it computed."""
 
     parity: tuple[Parity, ...]
     computed: tuple[Path, ...]  # an output: (samples, *shape[1:]) .npy
 
     @property
     def worst(self) -> Parity:
-        """The output that differs most."""
+        """The output, or part of one, that differs most."""
         return min(self.parity, key=lambda parity: parity.snr_db)
 
 

@@ -171,6 +171,9 @@ def _variant(manifest: Manifest, variant: Variant, where: str) -> Iterator[Probl
         yield from _binding(spec, binding, f"{where}.inputs[{i}]")
     for i, (output, bound) in enumerate(zip(manifest.outputs, variant.outputs)):
         yield from _output(output, bound, f"{where}.outputs[{i}]")
+    for i, (limit, bound) in enumerate(zip(variant.golden.max_abs, variant.outputs)):
+        if isinstance(limit, tuple) and len(limit) != len(bound.parts):
+            yield f"{where}.golden.max_abs[{i}]", f"has {len(limit)} values for {len(bound.parts)} parts"
     for key, side in (("inputs", variant.inputs), ("outputs", variant.outputs)):
         yield from _unique(f"{where}.{key}", (f"index {part.index}" for bound in side for part in bound.parts))
 

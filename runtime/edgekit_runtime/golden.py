@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit_runtime.errors import MalformedBundle
-from edgekit_runtime.selfcheck import Difference
+from edgekit_runtime.manifest import JoinedBinding
+from edgekit_runtime.selfcheck import Difference, limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit_runtime.bundle import Bundle
     from edgekit_runtime.manifest import InputSpec, OutputSpec, Variant
     from edgekit_runtime.session import Session
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check(session: Session, bundle: Bundle, variant: Variant) -> tuple[Difference, ...]:
-    """Run the golden inputs and measure how far each output is from its golden values.
+    """Run the golden inputs and measure how far each output, or each part of one, is from its golden values.
 
     Raises:
         MalformedBundle: the golden arrays are not those of the manifest's inputs and outputs, or are none.
@@ -30,15 +33,27 @@ def check(session: Session, bundle: Bundle, variant: Variant) -> tuple[Differenc
     samples = len(inputs[0])
     if samples == 0 or any(len(array) != samples for array in (*inputs, *wanted)):
         raise MalformedBundle("the golden arrays do not all hold the same number of samples, at least one")
-    worst = np.zeros(len(wanted))  # (outputs,)
+    allowed = limits(manifest, variant)
+    pieces = list(_pieces(session, variant))
+    worst = np.zeros(len(pieces))
     for i in range(samples):
         results = session.run([array[i] for array in inputs])
         # np.maximum, unlike max, keeps a NaN.
-        worst = np.maximum(worst, [_distance(have, want[i]) for have, want in zip(results, wanted)])
-    return tuple(
-        Difference(spec.name, float(far), allowed)
-        for spec, far, allowed in zip(manifest.outputs, worst, variant.golden.max_abs)
-    )
+        worst = np.maximum(worst, [_distance(results[at][where], wanted[at][i][where]) for at, where in pieces])
+    return tuple(Difference(name, float(far), limit) for (name, limit), far in zip(allowed.items(), worst))
+
+
+def _pieces(session: Session, variant: Variant) -> Iterator[tuple[int, tuple[slice, ...]]]:
+    """What has a tolerance of its own, in the order of ``limits``: which output, and where in it."""
+    for place, (bound, limit) in enumerate(zip(variant.outputs, variant.golden.max_abs)):
+        if not isinstance(limit, tuple) or not isinstance(bound, JoinedBinding):
+            yield place, ()
+            continue
+        start = 0
+        for part in bound.parts:
+            end = start + session.outputs[part.index].shape[bound.axis]
+            yield place, (*(slice(None),) * bound.axis, slice(start, end))
+            start = end
 
 
 def _golden(bundle: Bundle, path: str, spec: InputSpec | OutputSpec) -> Array:

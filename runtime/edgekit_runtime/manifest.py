@@ -142,7 +142,7 @@ class Golden:
     """The variant's own outputs for the bundle's golden inputs, and how far another machine may be off."""
 
     outputs: tuple[str, ...]  # one .npy an output, shape (samples, *output shape), in manifest order
-    max_abs: tuple[float, ...]  # tolerance an output, in the output's unit
+    max_abs: tuple[float | tuple[float, ...], ...]  # tolerance an output, in its unit; of a joined one, a part
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,14 @@ _requirements = record(
     memory_bytes=optional(integer(0, 1 << 50)),
 )
 _accuracy = record(Accuracy, value=number(), drop=number(), samples=integer(1, 1 << 50))
-_golden = record(Golden, outputs=many(_path, 1), max_abs=many(number(0), 1))
+
+
+def _tolerance(value: Any, where: str) -> float | tuple[float, ...]:
+    """A number for the whole output, or one for each part of it."""
+    return many(number(0), 2)(value, where) if isinstance(value, list) else number(0)(value, where)
+
+
+_golden = record(Golden, outputs=many(_path, 1), max_abs=many(_tolerance, 1))
 
 
 def _output_binding(value: Any, where: str) -> TensorBinding | JoinedBinding:

@@ -18,7 +18,7 @@ from edgekit_runtime.record import dataclass
 if TYPE_CHECKING:
     from edgekit_runtime.bundle import Bundle
     from edgekit_runtime.engines import Facts, Library
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.manifest import Manifest, Variant
     from edgekit_runtime.session import Session
 
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Difference:
     """How far one output was from its golden values, in the output's unit."""
 
-    output: str
+    output: str  # its name, and which part of it where parts have tolerances of their own
     max_abs: float  # NaN where either side was not a finite number
     allowed: float
 
@@ -120,10 +120,21 @@ def wrong(differences: tuple[Difference, ...]) -> str:
 
 def _remembered(known: dict[str, Any], bundle: Bundle, variant: Variant) -> tuple[Difference, ...] | None:
     """What was remembered, if it is whole: the memory is a file that anything may have happened to."""
-    names = [spec.name for spec in bundle.manifest.outputs]
-    if sorted(known) != sorted(names) or not all(isinstance(value, float) for value in known.values()):
+    wanted = limits(bundle.manifest, variant)
+    if sorted(known) != sorted(wanted) or not all(isinstance(value, float) for value in known.values()):
         return None
-    return tuple(Difference(name, known[name], allowed) for name, allowed in zip(names, variant.golden.max_abs))
+    return tuple(Difference(name, known[name], allowed) for name, allowed in wanted.items())
+
+
+def limits(manifest: Manifest, variant: Variant) -> dict[str, float]:
+    """How far each output may be off, or each part of one, by what a difference calls it; in order."""
+    found = {}
+    for spec, limit in zip(manifest.outputs, variant.golden.max_abs):
+        if isinstance(limit, tuple):
+            found.update({f"{spec.name} part {part}": allowed for part, allowed in enumerate(limit)})
+        else:
+            found[spec.name] = limit
+    return found
 
 
 def processor() -> str:

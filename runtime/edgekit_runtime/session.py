@@ -37,6 +37,7 @@ class Session:
         except EngineUnavailable:
             engine.close()
             raise
+        self.outputs = engine.outputs  # the artifact's own
         self._pool = Pool(engine)
         self._sides = tuple(zip(manifest.inputs, variant.inputs))
         in_order = sorted(zip((binding.index for binding in variant.inputs), range(len(self._sides))))

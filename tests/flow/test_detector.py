@@ -83,6 +83,8 @@ def test_the_application_sees_one_output_in_every_variant(folder, made):
         joined, whole = (variant.outputs[0] for variant in bundle.manifest.variants)
         assert isinstance(joined, JoinedBinding)
         assert [part.dtype for part in joined.parts] == ["float32", "int8"]
+        ((of_boxes, of_scores),) = bundle.manifest.variants[0].golden.max_abs
+        assert of_scores < 0.1 < of_boxes  # pixels and probabilities
         assert whole.dtype == "float32"
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgekit.bundle_writer import write_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.engines import TensorInfo
 from edgekit_runtime.errors import EngineUnavailable, MalformedBundle
+from edgekit_runtime.golden import check
 from edgekit_runtime.manifest import (
+    Golden,
     InputSpec,
     JoinedBinding,
     Manifest,
@@ -22,6 +27,7 @@ from edgekit_runtime.manifest import (
     parse,
     to_json,
 )
+from edgekit_runtime.selfcheck import wrong
 from edgekit_runtime.session import Session
 
 BOXES = TensorBinding(1, "boxes", "int8", 2.5, -128)
@@ -115,6 +121,56 @@ def test_a_joined_output_reads_back_equal(described: Manifest) -> None:
     assert to_json(described).count(b'"parts"') == 1
     text = _listed(described)
     assert parse(text).variants[0].outputs[0] == JOINED
+
+
+def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp_path: Path) -> None:
+    wanted = {
+        "image": np.zeros((1, 1, 2), np.float32),
+        "detections": np.concatenate(
+            [np.arange(0, 30, 2.5).reshape(1, 1, 3, 4), np.array([0, 0.5, 1]).reshape(1, 1, 3, 1)], 3
+        ).astype(np.float32),
+        "count": np.array([[3]], np.float32),
+    }
+    files = {f"golden/{name}.npy": npy(array) for name, array in wanted.items()} | {"weights.npy": npy(np.eye(2))}
+    found = {}
+    for name, limit in {"whole": 1.0, "parts": (1.0, 0.001)}.items():
+        golden = Golden(("golden/detections.npy", "golden/count.npy"), (limit, 0.0))
+        variant = replace(described.variants[0], files=("weights.npy",), golden=golden)
+        manifest = replace(
+            described,
+            variants=(variant,),
+            golden_inputs=("golden/image.npy",),
+            outputs=tuple(replace(spec, labels=None) for spec in described.outputs),
+        )
+        write_bundle(manifest, files, tmp_path / f"{name}.edgekit")
+        with open_bundle(tmp_path / f"{name}.edgekit") as bundle:
+            read = bundle.manifest.variants[0]
+            assert read.golden.max_abs == (limit, 0.0)
+            found[name] = check(Session(bundle.manifest, read, Detector()), bundle, read)
+    assert not wrong(found["whole"])  # 1/256 is nothing in boxes' units
+    assert [(one.output, one.holds) for one in found["parts"]] == [
+        ("detections part 0", True),
+        ("detections part 1", False),
+        ("count", True),
+    ]
+    assert found["parts"][1].max_abs == pytest.approx(1 / 256)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ([[0.1, 0.1, 0.1], 0.1], "golden.max_abs[0]: has 3 values for 2 parts"),
+        ([0.1, [0.1, 0.1]], "golden.max_abs[1]: has 2 values for 1 parts"),
+        ([[0.1], 0.1], "golden.max_abs[0]"),
+        ([[0.1, -0.1], 0.1], "golden.max_abs[0][1]"),
+    ],
+)
+def test_tolerances_that_fit_no_parts_are_refused(described: Manifest, limits: Any, said: str) -> None:
+    document = json.loads(_listed(described))
+    document["variants"][0]["golden"]["max_abs"] = limits
+    with pytest.raises(MalformedBundle) as refusal:
+        parse(json.dumps(document).encode())
+    assert said in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,19 @@ EXACT_DB = 150.0  # what equal outputs are given: float32 resolves no more
 
 
 def compare(request: CompareRequest, folder: Path) -> Comparison:
-    """The stage: run every sample of the probe, and compare output by output.
+    """The stage: run every sample of the probe, and compare output by output, of a joined one part by part.
 
     Raises:
         EngineError: the engine cannot open or run the artifact.
         ConversionError: an output's shape is not the source's.
     """
-    computed = run_samples(request, [np.load(path) for path in request.probe.inputs])
-    parity = []
+    artifact = OpenArtifact(request.artifact, request.precision)
+    try:
+        computed = run_samples(artifact, [np.load(path) for path in request.probe.inputs])
+        parts = [artifact.parts(place) for place in range(len(computed))]
+    finally:
+        artifact.close()
+    parity: list[Parity] = []
     paths = []
     for index, (spec, array) in enumerate(zip(request.outputs, computed, strict=True)):
         reference = np.load(request.probe.outputs[index])
@@ -32,19 +38,23 @@ def compare(request: CompareRequest, folder: Path) -> Comparison:
                 stage="verify",
                 subject=request.artifact.engine,
             )
-        parity.append(parity_of(spec.name, reference, array))
+        joined = len(parts[index]) > 1
+        parity += [
+            replace(
+                parity_of(spec.name, reference[where], array[where]),
+                part=part if joined else None,
+                step=binding.scale or 0.0,
+            )
+            for part, (binding, where) in enumerate(parts[index])
+        ]
         paths.append(folder / f"computed-{index}.npy")
         np.save(paths[-1], array)
     return Comparison(tuple(parity), tuple(paths))
 
 
-def run_samples(request: CompareRequest, inputs: list[np.ndarray]) -> list[np.ndarray]:
+def run_samples(artifact: OpenArtifact, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """Run an artifact sample by sample; arrays are (samples, ...) in and out."""
-    artifact = OpenArtifact(request.artifact, request.precision)
-    try:
-        rows = [artifact.run([array[i : i + 1] for array in inputs]) for i in range(len(inputs[0]))]
-    finally:
-        artifact.close()
+    rows = [artifact.run([array[i : i + 1] for array in inputs]) for i in range(len(inputs[0]))]
     return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
@@ -53,13 +63,14 @@ def parity_of(output: str, reference: np.ndarray, computed: np.ndarray) -> Parit
     wanted = reference.astype(np.float64).ravel()
     got = computed.astype(np.float64).ravel()
     if not np.all(np.isfinite(got)):
-        return Parity(output, math.inf, -EXACT_DB, 0.0)
+        return Parity(output, math.inf, -EXACT_DB, 0.0, largest=math.inf)
     error = got - wanted
     return Parity(
         output,
         max_abs_error=float(np.abs(error).max(initial=0.0)),
         snr_db=snr_db(float(wanted @ wanted), float(error @ error)),
         cosine=_cosine(wanted, got),
+        largest=float(np.abs(got).max(initial=0.0)),
     )
 
 

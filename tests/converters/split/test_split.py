@@ -1,5 +1,7 @@
 """An output cut into its parts is, joined again, the same output; and each part gets a scale of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,9 @@ from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import ExamineRequest, QuantizeRequest, Split, SplitRequest
 from edgekit_converters.split import split
+from edgekit_converters.verify.parity import parity_of
+from edgekit_converters.verify.verdict import check_parity
+from edgekit_runtime.errors import VerificationError
 from edgekit_runtime.manifest import JoinedBinding, TensorBinding
 
 pytestmark = pytest.mark.needs_keras
@@ -66,7 +71,7 @@ def test_a_part_may_have_a_longer_name_than_a_manifest_takes(loaded, lowered, tm
     assert [len(part.name) for part in made.outputs[0].parts] == [256, 256]
 
 
-def test_each_part_is_quantized_by_its_own_range(source, samples, lowered, prepared, tmp_path):
+def test_each_part_is_quantized_by_its_own_range_and_held_to_it(source, samples, lowered, prepared, compared, tmp_path):
     artifact, data = lowered(source, "litert"), prepared(source, samples)
     examined = examine(ExamineRequest(artifact, source.inputs, data), tmp_path)
     assert examined.splits == (Split(1, 2),)
@@ -84,8 +89,17 @@ def test_each_part_is_quantized_by_its_own_range(source, samples, lowered, prepa
         assert len(quantized.outputs) == 3
         errors[name] = np.abs(outputs_of(quantized, samples)[1] - reference)[..., 3:].max()
         if name == "cut":
+            cut = quantized
             wide, narrow = quantized.outputs[1].parts
             assert (wide.dtype, narrow.dtype, narrow.scale) == ("int8", "int8", 1 / 256)
             assert wide.scale > 1
     assert errors["cut"] < 0.02
     assert errors["whole"] > 0.3
+    check_parity(cut, compared(source, cut, data), stage="quantize")
+    broken = replace(narrow, scale=narrow.scale / 3)  # the scores a third of what they are
+    bound = JoinedBinding(2, (wide, broken))
+    faulty = replace(cut, outputs=(cut.outputs[0], bound, cut.outputs[2]))
+    with pytest.raises(VerificationError, match=r"output '\w+', part 1 has 3\.\d dB"):
+        check_parity(faulty, compared(source, faulty, data), stage="quantize")
+    whole = parity_of("y", reference, outputs_of(faulty, samples)[1])
+    assert whole.snr_db > 30  # as one array the boxes drown it

@@ -1,6 +1,7 @@
 """Parity is a measure: exact, zero and broken outputs have their numbers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_an_opposite_answer():
 def test_what_is_not_finite_is_an_infinite_error(broken):
     computed = X.copy()
     computed[2, 3] = broken
-    assert parity_of("y", X, computed) == Parity("y", math.inf, -EXACT_DB, 0.0)
+    assert parity_of("y", X, computed) == Parity("y", math.inf, -EXACT_DB, 0.0, largest=math.inf)
 
 
 def test_a_source_that_gives_zeros():
@@ -56,6 +57,14 @@ def test_the_floor_itself_passes_and_less_does_not(scheme):
     check_parity(artifact, Comparison((Parity("y", 0.1, floor_db, 1.0),), ()), stage="quantize")
     with pytest.raises(VerificationError, match="stage 'quantize'"):
         check_parity(artifact, Comparison((Parity("y", 0.1, floor_db - 0.1, 1.0),), ()), stage="quantize")
+
+
+def test_what_is_within_two_steps_of_its_own_scale_is_not_called_broken():
+    dark = parity_of("y", np.full((1, 4), 0.001), np.zeros((1, 4)))
+    artifact = Artifact("litert", "int8-static", (), (), ())
+    check_parity(artifact, Comparison((replace(dark, step=1 / 256),), ()), stage="quantize")
+    with pytest.raises(VerificationError, match=r"0\.0 dB"):
+        check_parity(artifact, Comparison((replace(dark, step=0.0004),), ()), stage="quantize")
 
 
 def test_the_worst_output_decides():
