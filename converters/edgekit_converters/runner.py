@@ -27,6 +27,7 @@ STAGES = {
     "score": ("edgekit_converters.prune:score", True),
     "cut": ("edgekit_converters.prune:cut", True),
     "mend": ("edgekit_converters.prune:mend", True),
+    "teach": ("edgekit_converters.train.teach:teach", True),
     "train": ("edgekit_converters.train:train", True),
     "save": ("edgekit_converters.load.save:save", True),
     "lower": ("edgekit_converters.lower:lower", True),

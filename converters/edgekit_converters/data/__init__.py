@@ -30,6 +30,7 @@ __all__ = [
     "TakeRequest",
     "batches",
     "labels",
+    "normalise",
     "one_by_one",
     "pick",
     "prepare",
@@ -114,7 +115,7 @@ def one_by_one(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Ar
     """The samples in the order of ``nested``: one array an input, (1, *input shape without batch), normalised."""
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]
     for row in nested(data.count):
-        yield [_normalise(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
+        yield [normalise(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def batches(data: DataSet, inputs: tuple[InputSpec, ...], size: int) -> Iterator[list[Array]]:
@@ -126,14 +127,14 @@ def batches(data: DataSet, inputs: tuple[InputSpec, ...], size: int) -> Iterator
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]  # an input: (count, *its shape[1:])
     for start in range(0, data.count, size):
         rows = slice(start, start + size)
-        yield [_normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
+        yield [normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def pick(data: DataSet, inputs: tuple[InputSpec, ...], count: int) -> list[Array]:
     """Return ``count`` samples, or all there are, spread evenly over the set; normalised as by :func:`batches`."""
     rows = np.unique(np.linspace(0, data.count - 1, min(count, data.count)).astype(int))
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]
-    return [_normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
+    return [normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def labels(data: DataSet) -> Array | None:
@@ -234,7 +235,8 @@ def _worries(request: DataRequest, columns: list[Column]) -> Iterator[str]:
             yield f"{column.title}: samples end at {column.highest}; is scaling them by {scale:.4g} meant?"
 
 
-def _normalise(samples: Array, spec: InputSpec) -> Array:
+def normalise(samples: Array, spec: InputSpec) -> Array:
+    """Return samples as they lie on disk, (b, *shape), as the model takes them: normalised, in the input's dtype."""
     if spec.preprocessing is None:
         return np.array(samples, dtype=spec.dtype)
     return preprocess.apply(replace(spec.preprocessing, resize=None), samples, spec.dtype, spec.layout)

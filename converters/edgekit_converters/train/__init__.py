@@ -1,7 +1,9 @@
 """Train: recover what pruning cost, learn from a teacher, get used to quantized arithmetic.
 
-``loop.py`` is training without any framework: epochs, schedules, early stopping, checkpoints, what is watched.
-A file a framework does the steps; ``STUDENTS`` says which.
+Two stages. :func:`edgekit_converters.train.teach.teach` writes down what a teacher says of every sample, in the
+teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training without
+any framework: epochs, early stopping, checkpoints, what is watched. A file a framework does the steps; ``STUDENTS``
+says which.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
-# framework: "module:class", (Source, TrainRequest) -> Student
+# framework: "module:class", (SourceRequest, Settings, Objective) -> Student
 STUDENTS = {
     "keras": "edgekit_converters.train.keras_student:KerasStudent",
     "torch": "edgekit_converters.train.torch_student:TorchStudent",
@@ -32,16 +34,39 @@ class Settings:
     schedule: str = "cosine"
     warm_up: float = 0.5  # epochs over which the rate rises
     batch_size: int = 64
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of weights, not of biases and normalization
     patience: int = 0  # epochs without a better result before it stops; 0 never stops early
     augment: tuple[str, ...] = ()  # keys of augment.AUGMENTATIONS
     temperature: float = 4.0  # of a teacher's logits (Hinton et al., 2015)
     teacher_share: float = 0.7  # of the loss; the labels have the rest, and nothing where there are none
-    hints: bool = False  # also match the teacher's features
+    hints: bool = False  # also match where the teacher's features are strong
     quantize: str | None = None  # the scheme whose arithmetic is imitated
     sparsity: str | None = None  # "0.8", or "2:4"
     mixed_precision: bool = False
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class TeachRequest:
+    """Have a teacher answer every sample, as it is and augmented, before the student is trained."""
+
+    teacher: Source
+    inputs: tuple[InputSpec, ...]  # of the teacher, with its preprocessing
+    taken: tuple[InputSpec, ...]  # of the student: ``data`` are laid out as it takes them
+    data: DataSet
+    augment: tuple[str, ...] = ()
+    variants: int = 1  # of each sample: the first is not augmented
+    seed: int = 0
+    hints: bool = False
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a teacher says of every variant of every sample."""
+
+    outputs: tuple[Path, ...]  # an output: .npy (variants, samples, *output shape without batch), float32
+    hints: tuple[Path, ...]  # a size of features: .npy (variants, samples, height, width), float32
+    variants: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +78,8 @@ class TrainRequest:
     outputs: tuple[OutputSpec, ...]
     data: DataSet
     settings: Settings
-    teacher: Source | None = None  # of any framework that loads
-    held_out: DataSet | None = None  # to see which epoch was best; without, a part of ``data``
+    lessons: Lessons | None = None  # for ``data``, with the same augmentations and seed
+    held_out: DataSet | None = None  # labelled, to see which epoch was best; without, a part of ``data``
     checkpoints: str | None = None  # a folder that outlives the process: what is there already is gone on with
     log_dir: str | None = None  # of TensorBoard's event files
     wandb: str | None = None  # the project that Weights & Biases is told of
@@ -77,8 +102,10 @@ class Trained:
 
     request: SourceRequest  # opens it
     metric: str
+    before: float  # of the metric on held-out data, as the student came
+    value: float  # likewise, as it left
     history: tuple[Epoch, ...]
-    best: int  # number of that epoch
+    best: int  # number of that epoch; 0 where none was better than what came
     notes: tuple[str, ...] = ()  # why it stopped, what was resumed
 
 
@@ -87,6 +114,7 @@ def train(request: TrainRequest, folder: Path) -> Trained:
 
     Raises:
         DataError: the data do not fit the model, or labels are out of range.
+        SourceError: the student cannot be trained.
         ConversionError: the loss is no number any more; the message says when, and where the last good state lies.
     """
     from edgekit_converters.train import loop
