@@ -8,6 +8,7 @@ go is decided between them, in ``choose.py``, which knows no framework. One file
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,14 @@ class Channels:
 
 @dataclass(frozen=True)
 class Labour:
-    """What a layer has to do, in terms of how many channels are left."""
+    """What a layer has to do, in terms of how many channels are left.
+
+    A layer called more than once is one labour, with the positions of all its calls. A layer whose parts compute one
+    after the other (a separable convolution) is one labour a part, under one name.
+    """
 
     layer: str
-    operator: str  # "conv", "depthwise", "dense" or "attention"
+    operator: str  # "conv", "depthwise", "dense", "attention" (its two products), "elementwise" (only ``extras``)
     ins: Channels
     outs: Channels
     positions: int  # at which it computes, for one sample: H*W of its output, or tokens
@@ -65,6 +70,20 @@ class Labour:
     stride: tuple[int, ...] = ()
     extras: int = 0  # parameters for each output besides its weights: bias, normalization
     divisions: int = 1  # of a grouped convolution
+
+    def parameters(self, widths: Widths) -> int:
+        """Return how many there are for given widths."""
+        return self._weights(widths) + self.extras * self.outs.count(widths)
+
+    def macs(self, widths: Widths) -> int:
+        """Return the multiplications by weights, and of attention those of queries by keys and scores by values."""
+        if self.operator == "attention":
+            return self.positions * self.kernel[0] * (self.ins.count(widths) + self.outs.count(widths))
+        return self.positions * self._weights(widths)
+
+    def _weights(self, widths: Widths) -> int:
+        taken = {"depthwise": 1, "dense": self.ins.count(widths), "conv": self.ins.count(widths)}.get(self.operator, 0)
+        return taken * self.outs.count(widths) * math.prod(self.kernel) // self.divisions
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,15 @@ class Anatomy:
     def widths(self) -> dict[str, int]:
         """Of the model as it is."""
         return {group.name: group.width for group in self.groups}
+
+    def parameters_at(self, widths: Widths) -> int:
+        """Return the parameters of the whole model for given widths: what no labour tells of stays."""
+        saved = sum(one.parameters(self.widths) - one.parameters(widths) for one in self.labours)
+        return self.parameters - saved
+
+    def macs_at(self, widths: Widths) -> int:
+        """Return the MACs for given widths, of all layers whose labour is told."""
+        return sum(one.macs(widths) for one in self.labours)
 
 
 @dataclass(frozen=True)
