@@ -1,0 +1,75 @@
+"""Checkpoints: where a training stands after an epoch, in one file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from edgekit_converters.train import Epoch
+from edgekit_converters.train.student import State
+from edgekit_runtime.errors import SourceError
+
+NAME = "last.npz"
+STANDS, NOW, BEST = "stands", "now/", "best/"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a training stands."""
+
+    before: float  # of the metric, as the student came
+    history: tuple[Epoch, ...]
+    best: int  # number of the best epoch; 0: as it came
+    best_value: float
+    now: State  # to go on with
+    best_weights: State
+
+
+def exists(folder: str | Path) -> bool:
+    """Tell whether there is something to go on with."""
+    return (Path(folder) / NAME).is_file()
+
+
+def write(standing: Standing, folder: str | Path) -> Path:
+    """Write a checkpoint into ``folder``, in place of the one before; killed meanwhile, that one is still there."""
+    path = Path(folder) / NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {name: getattr(standing, name) for name in ("before", "best", "best_value")}
+    told["history"] = [asdict(epoch) for epoch in standing.history]
+    arrays: dict[str, Any] = {STANDS: np.frombuffer(json.dumps(told).encode(), np.uint8)}
+    arrays |= {NOW + name: array for name, array in standing.now.items()}
+    arrays |= {BEST + name: array for name, array in standing.best_weights.items()}
+    aside = path.with_name(f".{NAME}.{os.getpid()}")
+    with aside.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    return path
+
+
+def read(folder: str | Path) -> Standing:
+    """Read the checkpoint of a folder.
+
+    Raises:
+        SourceError: it is damaged.
+    """
+    path = Path(folder) / NAME
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            told = json.loads(arrays[STANDS].tobytes())
+            now, best = _part(arrays, NOW), _part(arrays, BEST)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise SourceError(f"{path}: a damaged checkpoint ({error}); leave --resume out to begin anew") from error
+    history = tuple(Epoch(**epoch) for epoch in told.pop("history"))
+    return Standing(**told, history=history, now=now, best_weights=best)
+
+
+def _part(arrays: Any, prefix: str) -> State:
+    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}

@@ -1,0 +1,146 @@
+"""Objective: what each output of a student is trained towards, read off the data, the model and its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit_converters.data.samples import Array
+from edgekit_converters.train import TrainRequest
+from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import OutputSpec
+
+TINY = 1e-12  # probabilities below are not told apart: their logarithms would be infinite
+HINT_WEIGHT = 100.0  # of attention maps in the loss: their differences are squares of shares of one (beta of AT, 2017)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What one output is trained towards; a weight of 0 leaves that part out."""
+
+    classes: bool  # cross-entropy; else the mean of squared differences
+    probabilities: bool = False  # the student's output ends in softmax: its logarithms are taken as logits
+    taught: bool = False  # likewise the teacher's
+    label_weight: float = 0.0
+    teacher_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The whole loss: the sum of its parts over all outputs.
+
+    Of a classifier with labels ``y``, a teacher's logits ``t`` and the student's ``s`` it is
+    ``(1 - share) CE(y, softmax(s)) + share T² KL(softmax(t / T) || softmax(s / T))`` (Hinton, Vinyals & Dean, 2015).
+    With hints, ``HINT_WEIGHT`` times the mean squared difference of normalised attention maps is added (Zagoruyko &
+    Komodakis, Paying More Attention to Attention, 2017).
+    """
+
+    aims: tuple[Aim, ...]  # by output
+    temperature: float = 1.0
+    reconstructs: bool = False  # the first output's target is the first input
+
+    def soften(self, answers: list[Array]) -> list[Array]:
+        """A teacher's outputs as they are matched: probabilities at the temperature where they are of classes."""
+        return [
+            softened(array, aim.taught, self.temperature) if aim.classes else array
+            for aim, array in zip(self.aims, answers, strict=False)
+        ]
+
+
+def logits(outputs: Array, probabilities: bool) -> Array:
+    """Return logits: the outputs themselves, or the logarithms of probabilities, whose softmax they are."""
+    return np.log(np.maximum(outputs, TINY)) if probabilities else outputs
+
+
+def softened(outputs: Array, probabilities: bool, temperature: float) -> Array:
+    """Return ``softmax(logits / temperature)`` along the last axis."""
+    scaled = logits(outputs, probabilities) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def gives_probabilities(outputs: Array) -> bool:
+    """Tell outputs of a softmax from logits: none is negative, and they add up to one in every sample."""
+    return outputs.min() >= 0 and bool(np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
+
+
+def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], answers: list[Array]) -> Objective:
+    """Decide what is learned.
+
+    Args:
+        request: the specs of inputs and outputs, and how much the teacher counts.
+        labels: of the training data.
+        outputs: the student's, of some samples.
+        answers: the teacher's, of some samples; empty without a teacher.
+
+    Raises:
+        DataError: there is nothing to learn from, or the labels do not fit the first output.
+    """
+    share = _teacher_share(request, labels, answers)
+    reconstructs = labels is None and not answers
+    if reconstructs and request.inputs[0].shape != request.outputs[0].shape:
+        raise DataError(
+            "training data without labels teach nothing without a teacher: give labelled data "
+            "(a folder a class, or labels in the .npz), or a teacher whose answers are learned"
+        )
+    aims = []
+    for index, spec in enumerate(request.outputs):
+        first = index == 0
+        classes = _labels_are_classes(labels, spec) if first and labels is not None else _scores(request, spec)
+        aims.append(
+            Aim(
+                classes=classes,
+                probabilities=classes and gives_probabilities(outputs[index]),
+                taught=classes and bool(answers) and gives_probabilities(answers[index]),
+                label_weight=1 - share if first else 0.0,
+                teacher_weight=(share if first else 1.0) if answers else 0.0,
+            )
+        )
+    if labels is not None:
+        _check_labels(labels, request.outputs[0], classes=aims[0].classes)
+    return Objective(tuple(aims), request.settings.temperature, reconstructs)
+
+
+def _teacher_share(request: TrainRequest, labels: Array | None, answers: list[Array]) -> float:
+    """How much of the first output's loss is the teacher's: all of it where there are no labels."""
+    if not answers:
+        return 0.0
+    return request.settings.teacher_share if labels is not None else 1.0
+
+
+def _scores(request: TrainRequest, spec: OutputSpec) -> bool:
+    """Tell a classifier's output without labels: a row of numbers, which are not a rebuilt input."""
+    return len(spec.shape) == 2 and spec.shape[1] > 1 and spec.shape != request.inputs[0].shape
+
+
+def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
+    """Tell class numbers from targets of an output's own shape.
+
+    Raises:
+        DataError: the labels are neither.
+    """
+    if labels.dtype.kind in "iu" and labels.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] > 1:
+        return True
+    if labels.dtype.kind == "f" and labels.shape[1:] == spec.shape[1:]:
+        return False
+    raise DataError(
+        f"the labels of the training data, {labels.dtype} of shape {labels.shape}, do not fit output {spec.name!r} "
+        f"{spec.shape}: class numbers, (samples,), are for an output with a score a class; for anything else give "
+        f"floating-point targets of shape ({len(labels)}, {', '.join(map(str, spec.shape[1:]))})"
+    )
+
+
+def _check_labels(labels: Array, spec: OutputSpec, *, classes: bool) -> None:
+    """Refuse class numbers the output has no score for, and targets that are no numbers."""
+    if classes:
+        wrong = np.flatnonzero((labels < 0) | (labels >= spec.shape[1]))
+        if wrong.size:
+            raise DataError(
+                f"training sample {wrong[0]} has the label {labels[wrong[0]]}, "
+                f"but output {spec.name!r} has classes 0..{spec.shape[1] - 1}"
+            )
+        return
+    wrong = np.flatnonzero(~np.isfinite(labels.reshape(len(labels), -1)).all(axis=1))
+    if wrong.size:
+        raise DataError(f"training sample {wrong[0]} has NaN or infinity in its target")

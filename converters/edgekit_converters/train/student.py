@@ -1,0 +1,69 @@
+"""The student: what a framework has to do for the loop, and nothing more."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekit_converters.data.samples import Array
+from edgekit_converters.load import Arrays
+from edgekit_converters.records import Source, SourceRequest
+from edgekit_converters.train import STUDENTS, Settings
+from edgekit_converters.train.feed import Batch
+from edgekit_converters.train.objective import Objective
+from edgekit_runtime.errors import SourceError
+
+State = dict[str, Array]  # "weights/..." is what the model computes with; the rest is what training goes on with
+
+
+class Student(Protocol):
+    """A model that is being trained. It is its own copy of the source: nobody else in the process sees it change."""
+
+    notes: tuple[str, ...]  # what of it is not trained
+
+    def aim(self, objective: Objective) -> None:
+        """Get ready to be trained towards an objective."""
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch: draw whatever is random in the model by the seed and the epoch's number."""
+
+    def step(self, batch: Batch, learning_rate: float) -> float:
+        """Train on a batch, whose answers are softened already; return the loss before."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """What it gives in use, for a batch of any size."""
+
+    def state(self) -> State:
+        """Everything a later process needs to go on as if nothing had happened."""
+
+    def restore(self, state: State) -> None:
+        """Become what it was when ``state`` was taken; without the optimizer's part, that stays as it is."""
+
+    def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
+        """Set BatchNorm's statistics to the plain averages over batches; False where there are none to set."""
+
+    def save(self, folder: Path) -> SourceRequest:
+        """Write the weights, or the model, into ``folder``; return what opens it."""
+
+    def close(self) -> None:
+        """Leave the process as it was."""
+
+
+def open_student(source: Source, settings: Settings) -> Student:
+    """Open a source to be trained.
+
+    Raises:
+        SourceError: it cannot be.
+    """
+    if source.framework not in STUDENTS or source.quantized:
+        came = source.scheme if source.quantized else source.framework
+        raise SourceError(
+            f"{source.request.path}: a model of {came} can be run, but not trained; give the trained Keras model "
+            f"(.keras, .h5), or the function that builds the PyTorch module (FILE.py:function)"
+        )
+    module, _, name = STUDENTS[source.framework].partition(":")
+    kind: Any = getattr(importlib.import_module(module), name)
+    student: Student = kind(source.request, settings)
+    return student

@@ -1,0 +1,66 @@
+"""Watching: whoever is told of a training's epochs, TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgekit_converters.toolchains import require_modules
+from edgekit_converters.train import Epoch, TrainRequest
+from edgekit_converters.train.events import EventFile
+
+Tell = Callable[[Epoch], None]
+
+
+@contextlib.contextmanager
+def watched(request: TrainRequest, metric: str) -> Iterator[Tell]:
+    """Give a function that tells of an epoch, to all that the request names.
+
+    Raises:
+        ToolchainError: Weights & Biases is not installed.
+    """
+    with contextlib.ExitStack() as watching:
+        told = [
+            *([watching.enter_context(_tensorboard(request.log_dir, metric))] if request.log_dir else []),
+            *([watching.enter_context(_weights_and_biases(request, metric))] if request.wandb else []),
+        ]
+
+        def tell(epoch: Epoch) -> None:
+            for one in told:
+                one(epoch)
+
+        yield tell
+
+
+def scalars(epoch: Epoch, metric: str) -> dict[str, float]:
+    """What is drawn of an epoch, by name."""
+    return {"loss": epoch.loss, f"held-out/{metric}": epoch.value, "learning_rate": epoch.learning_rate}
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: str, metric: str) -> Iterator[Tell]:
+    events = EventFile(Path(folder))
+    try:
+        yield lambda epoch: events.scalars(epoch.number, scalars(epoch, metric))
+    finally:
+        events.close()
+
+
+@contextlib.contextmanager
+def _weights_and_biases(request: TrainRequest, metric: str) -> Iterator[Tell]:
+    """Its files lie in the folder of the events, else here; with ``WANDB_MODE=offline`` it sends nothing."""
+    require_modules(("wandb",), ("wandb",), "train")
+    import wandb
+
+    settings: dict[str, Any] = asdict(request.settings)
+    folder = Path(request.log_dir or os.curdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(project=request.wandb, dir=str(folder), config=settings)
+    try:
+        yield lambda epoch: run.log(scalars(epoch, metric), step=epoch.number)
+    finally:
+        run.finish()
