@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from edgekit_converters.prune import Anatomy, Labour, Widths
+
+MEASURES = ("channels", "macs", "size", "latency")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the costs, and the groups it depends on."""
+
+    groups: frozenset[str]
+    cost: Callable[[Widths], float]
 
 
 def multiplications(labour: Labour, widths: Widths) -> int:
@@ -42,3 +55,39 @@ def parameters(anatomy: Anatomy, widths: Widths) -> int:
     dense = anatomy.widths
     saved = sum(parameters_of(one, dense) - parameters_of(one, widths) for one in anatomy.labours)
     return anatomy.parameters - saved
+
+
+def terms_of(
+    measure: str, anatomy: Anatomy, milliseconds: Callable[[Labour, Widths], float] | None = None
+) -> tuple[Term, ...]:
+    """Return what a measure adds up.
+
+    Args:
+        measure: one of ``MEASURES``.
+        anatomy: of the model.
+        milliseconds: of a layer at given widths; wanted for "latency".
+    """
+    if measure == "channels":
+        return tuple(Term(frozenset([one.name]), partial(_width, one.name)) for one in anatomy.groups)
+    if measure == "latency":
+        assert milliseconds is not None
+        return tuple(Term(_groups(one), partial(milliseconds, one)) for one in anatomy.labours)
+    count = multiplications if measure == "macs" else parameters_of
+    counted = tuple(Term(_groups(one), partial(count, one)) for one in anatomy.labours)
+    if measure == "macs":
+        return counted
+    rest = anatomy.parameters - total(counted, anatomy.widths)
+    return (*counted, Term(frozenset(), lambda _: rest))
+
+
+def total(terms: Sequence[Term], widths: Widths) -> float:
+    """Return the costs at given widths."""
+    return sum(term.cost(widths) for term in terms)
+
+
+def _width(group: str, widths: Widths) -> float:
+    return widths[group]
+
+
+def _groups(labour: Labour) -> frozenset[str]:
+    return frozenset(group for side in (labour.ins, labour.outs) for group, _ in side.parts)

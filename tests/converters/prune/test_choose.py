@@ -1,0 +1,190 @@
+"""Which channels go: the laws that hold for any model, on made-up anatomies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit_converters.prune import Anatomy, Channels, Group, Labour, Scores, Widths
+from edgekit_converters.prune.choose import Goal, Limits, Worth, choose, multiple_for, read, widths_after
+from edgekit_converters.prune.costs import macs, multiplications, parameters, parameters_of, terms_of, total
+from edgekit_runtime.errors import PlanError
+
+
+def chain(seed: int, depth: int = 5) -> Anatomy:
+    """Convolutions one after the other, of random widths, with a dense layer at the end."""
+    random = np.random.default_rng(seed)
+    widths = [int(width) for width in random.integers(8, 96, depth)]
+    groups, labours, ins = [], [], Channels(3)
+    for place, width in enumerate(widths):
+        name, side = f"conv{place}", int(random.integers(2, 32))
+        user = f"conv{place + 1}" if place + 1 < depth else "head"
+        groups.append(Group(name, "channels", width, (name,), (user,)))
+        outs = Channels(0, ((name, 1),))
+        labours.append(Labour(name, "conv", ins, outs, side * side, (3, 3), (1, 1), extras=3))
+        ins = outs
+    labours.append(Labour("head", "dense", ins, Channels(10), 1, extras=1))
+    dense = {group.name: group.width for group in groups}
+    return Anatomy(tuple(groups), tuple(labours), (), 17 + sum(parameters_of(one, dense) for one in labours))
+
+
+def worth_of(anatomy: Anatomy, seed: int = 0, *, comparable: bool = False) -> Worth:
+    random = np.random.default_rng(seed)
+    return Worth({one.name: random.gamma(1.0, 1.0, one.width) for one in anatomy.groups}, comparable)
+
+
+FINE = Limits(floor=0.05, multiple=1)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("measure", ["channels", "macs", "size"])
+@pytest.mark.parametrize("seed", range(6))
+def test_goals_are_met_and_hardly_missed(seed: int, measure: str, *, per_layer: bool) -> None:
+    anatomy = chain(seed)
+    terms = terms_of(measure, anatomy)
+    limits = Limits(floor=0.05, multiple=1, per_layer=per_layer)
+    cuts = choose(anatomy, worth_of(anatomy, seed), terms, Goal(measure, 0.5), limits)
+    left = total(terms, widths_after(anatomy, cuts)) / total(terms, anatomy.widths)
+    assert 0.42 if per_layer else 0.48 <= left <= 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_every_group_the_best_stay(seed: int) -> None:
+    anatomy, worth = chain(seed), worth_of(chain(seed), seed)
+    cuts = choose(anatomy, worth, terms_of("macs", anatomy), Goal("macs", 0.4), FINE)
+    for cut in cuts:
+        scores = worth.scores[cut.group]
+        gone = np.delete(scores, cut.kept)
+        assert list(cut.kept) == sorted(set(cut.kept))
+        assert scores[list(cut.kept)].min() >= gone.max()
+
+
+@pytest.mark.parametrize("multiple", [4, 8])
+def test_what_is_left_is_a_multiple_and_above_the_floor(multiple: int) -> None:
+    anatomy = chain(3)
+    limits = Limits(floor=0.3, multiple=multiple)
+    cuts = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.5), limits)
+    assert cuts
+    for cut in cuts:
+        assert len(cut.kept) % multiple == 0
+        assert len(cut.kept) >= 0.3 * anatomy.widths[cut.group]
+
+
+def test_without_being_asked_a_multiple_leaves_eight_steps() -> None:
+    def multiple(width: int, kind: str = "channels") -> int:
+        return multiple_for(Group("g", kind, width, ("g",), ()), width, None)
+
+    assert [multiple(width) for width in (4, 16, 24, 32, 64, 1280)] == [1, 2, 2, 4, 8, 8]
+    assert multiple(128, "heads") == 1
+
+
+def test_channels_without_worth_go_first() -> None:
+    anatomy, worth = chain(1), worth_of(chain(1))
+    dead = {name: scores.copy() for name, scores in worth.scores.items()}
+    dead["conv2"][::2] = 0.0
+    half = len(dead["conv2"]) - len(dead["conv2"][::2])
+    goal = Goal("channels", 1 - len(dead["conv2"][::2]) / sum(anatomy.widths.values()))
+    cuts = choose(anatomy, Worth(dead, comparable=False), terms_of("channels", anatomy), goal, FINE)
+    assert [(cut.group, len(cut.kept)) for cut in cuts] == [("conv2", half)]
+
+
+def test_what_saves_more_is_cut_more() -> None:
+    side = {"wide": 32 * 32, "low": 4 * 4}
+    groups = tuple(Group(name, "channels", 32, (name,), (f"{name}_end",)) for name in side)
+    labours = tuple(
+        Labour(f"{name}{end}", "conv", ins, outs, positions, (3, 3))
+        for name, positions in side.items()
+        for end, ins, outs in (
+            ("", Channels(8), Channels(0, ((name, 1),))),
+            ("_end", Channels(0, ((name, 1),)), Channels(8)),
+        )
+    )
+    anatomy = Anatomy(groups, labours, (), 10**5)
+    same = Worth({name: np.ones(32) for name in side}, comparable=False)
+    left = widths_after(anatomy, choose(anatomy, same, terms_of("macs", anatomy), Goal("macs", 0.5), FINE))
+    assert left["wide"] < left["low"] == 32
+
+
+def test_comparable_scores_weigh_groups() -> None:
+    anatomy = chain(2)
+    terms, goal = terms_of("macs", anatomy), Goal("macs", 0.5)
+    scores = {one.name: np.ones(one.width) for one in anatomy.groups}
+    apart = widths_after(anatomy, choose(anatomy, Worth(scores, comparable=False), terms, goal, FINE))
+    most_cut = min(apart, key=lambda name: apart[name] / anatomy.widths[name])
+    scores[most_cut] *= 100
+    assert widths_after(anatomy, choose(anatomy, Worth(scores, comparable=False), terms, goal, FINE)) == apart
+    together = widths_after(anatomy, choose(anatomy, Worth(scores, comparable=True), terms, goal, FINE))
+    assert together[most_cut] > apart[most_cut]
+
+
+def test_layers_kept_by_a_pattern_stay_whole() -> None:
+    anatomy = chain(4)
+    limits = Limits(multiple=1, keep=("conv[01]",))
+    cuts = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.6), limits)
+    assert cuts
+    assert not {"conv0", "conv1"} & {cut.group for cut in cuts}
+
+
+def test_a_step_that_saves_nothing_alone_is_looked_beyond() -> None:
+    anatomy = chain(5, depth=2)
+
+    def milliseconds(labour: Labour, widths: Widths) -> float:
+        blocks = [-(-side.count(widths) // 4) for side in (labour.ins, labour.outs)]  # kernels compute by 4
+        return 1e-3 * labour.positions * blocks[0] * blocks[1]
+
+    terms = terms_of("latency", anatomy, milliseconds)
+    cuts = choose(anatomy, worth_of(anatomy), terms, Goal("latency", 0.5), FINE)
+    left = widths_after(anatomy, cuts)
+    assert total(terms, left) <= 0.5 * total(terms, anatomy.widths)
+    assert sum(width % 4 == 0 for name, width in left.items() if width < anatomy.widths[name]) >= 1
+
+
+def test_rounds_add_up_to_the_goal_of_the_dense_model() -> None:
+    anatomy = chain(6)
+    once = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.7), FINE)
+    widths = widths_after(anatomy, once)
+    groups = tuple(Group(one.name, one.kind, widths[one.name], one.makers, one.users) for one in anatomy.groups)
+    thinner = Anatomy(groups, anatomy.labours, (), parameters(anatomy, widths))
+    terms = terms_of("macs", thinner)
+    twice = choose(thinner, worth_of(thinner), terms, Goal("macs", 0.5), FINE, dense=anatomy.widths)
+    assert macs(thinner, widths_after(thinner, twice)) <= 0.5 * macs(anatomy, anatomy.widths)
+
+
+def test_costs_are_those_of_the_formulas() -> None:
+    anatomy = chain(7)
+    first, head = anatomy.labours[0], anatomy.labours[-1]
+    width, last = anatomy.widths["conv0"], anatomy.widths["conv4"]
+    assert multiplications(first, anatomy.widths) == first.positions * 9 * 3 * width
+    assert parameters_of(head, anatomy.widths) == 10 * last + 10
+    assert parameters(anatomy, anatomy.widths) == anatomy.parameters
+    attention = Labour("a", "attention", Channels(0, (("conv0", 8),)), Channels(0, (("conv0", 8),)), 50, (50,))
+    assert multiplications(attention, {"conv0": 4}) == 2 * 50 * 50 * 32
+    depthwise = Labour("d", "depthwise", Channels(6), Channels(6), 49, (3, 3), extras=4)
+    assert (multiplications(depthwise, {}), parameters_of(depthwise, {})) == (49 * 9 * 6, 9 * 6 + 4 * 6)
+
+
+def test_refusals_say_what_is_possible() -> None:
+    anatomy = chain(8)
+    worth, terms = worth_of(anatomy), terms_of("macs", anatomy)
+    with pytest.raises(PlanError, match=r"out of reach.* \d+\.\d % of the macs is left"):
+        choose(anatomy, worth, terms, Goal("macs", 0.05), Limits(floor=0.5))
+    with pytest.raises(PlanError, match=r"--keep stem: no layer has such a name; .*conv0"):
+        choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(keep=("stem",)))
+    with pytest.raises(PlanError, match="nothing can be pruned"):
+        choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(keep=("*",)))
+    with pytest.raises(PlanError, match="nothing can be pruned"):
+        choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(multiple=128))
+    with pytest.raises(PlanError, match=r"head: its outputs are the model's"):
+        bare = Anatomy((), anatomy.labours, (("head", "its outputs are the model's"),), anatomy.parameters)
+        choose(bare, Worth({}, comparable=False), terms_of("macs", anatomy), Goal("macs", 0.5), Limits())
+
+
+def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"block/conv": np.arange(3.0)}
+    np.savez(tmp_path / "scores.npz", **arrays)
+    worth = read(Scores(tmp_path / "scores.npz"), "taylor")
+    assert worth.comparable
+    assert worth.scores["block/conv"].tolist() == [0, 1, 2]
