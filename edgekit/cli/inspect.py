@@ -19,7 +19,7 @@ def command(bundle: str, as_json: bool) -> None:
 
     No engine is loaded, so this works where the bundle cannot run.
     """
-    with open_bundle(bundle) as opened:
+    with open_bundle(bundle, trust=False) as opened:
         manifest = opened.manifest
     if as_json:
         click.echo(json.dumps(json.loads(to_json(manifest)), indent=2))

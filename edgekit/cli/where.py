@@ -36,10 +36,16 @@ COUNT, THREADS, SECONDS = (
 )
 
 
+def sentence(said: str) -> str:
+    """What argparse says as click says it."""
+    return said[0].upper() + said[1:].replace(" [", ".  [")
+
+
 def where(threads: Read = THREADS) -> Callable[[Command], Command]:
-    """Give a command --device, --require, --delegate, --delegate-options, --threads and --isolate."""
+    """Give a command --key, --device, --require, --delegate, --delegate-options, --threads and --isolate."""
     fastest = "; auto: as many as are fastest here, measured once" if threads is THREADS else ""
     options = (
+        click.option("--key", "trust", multiple=True, metavar="PUB.pem", help=sentence(arguments.KEY_HELP)),
         click.option("--device", default="auto", metavar="NAME", help="Prefer the variants of this device."),
         click.option("--require", metavar="WHAT", help="Only an engine, device, scheme or variant of this name."),
         click.option("--delegate", metavar="NAME|PATH", help="Try this delegate first: a known name, or a library."),

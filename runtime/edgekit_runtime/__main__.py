@@ -38,10 +38,12 @@ def check(args: argparse.Namespace) -> int:
     """Verify digests and golden outputs here; say which variants cannot run and why."""
     wish = asked(args)
     how = How(wish["delegate"], wish["delegate_options"], isolate_s=wish["isolate"] or None)
-    with open_bundle(args.bundle) as bundle:
+    with open_bundle(args.bundle, wish["trust"]) as bundle:
+        signed_by = bundle.signed_by
         verdicts = verify(bundle, args.device, args.require, args.threads, how)
     problem = failure(verdicts)
-    _tell(args, {"ok": problem is None, "variants": [asdict(v) for v in verdicts]}, show.verdict_lines(verdicts))
+    told = {"ok": problem is None, "signed_by": signed_by, "variants": [asdict(v) for v in verdicts]}
+    _tell(args, told, [*show.signature_lines(signed_by), *show.verdict_lines(verdicts)])
     if problem is not None:
         raise problem
     return 0
@@ -51,7 +53,7 @@ def check(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Say what the bundle is and which variant would run here."""
     wish = asked(args)
-    with open_bundle(args.bundle) as bundle:
+    with open_bundle(args.bundle, wish["trust"]) as bundle:
         manifest = bundle.manifest
     told, lines = {"manifest": json.loads(to_json(manifest)), "placement": None}, [*show.manifest_lines(manifest)]
     try:

@@ -8,10 +8,16 @@ from typing import Any, Callable
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.model import ISOLATE_S, MOST_S
 
+KEY_HELP = (
+    "refuse it unless this public key's owner signed it; repeatable, one is enough "
+    "[$EDGEKIT_TRUST, else /etc/edgekit/trust.d if it is there]"
+)
+
 
 def add_where(parser: argparse.ArgumentParser, kind: Callable[[str], Any]) -> None:
     """Add BUNDLE and those options; ``kind`` reads --threads and is ``threads`` or ``positive``."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .edgekit file or folder")
+    parser.add_argument("--key", action="append", dest="trust", metavar="PUB.pem", help=KEY_HELP)
     parser.add_argument("--device", default="auto", metavar="NAME", help="prefer the variants of this device profile")
     parser.add_argument("--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do")
     parser.add_argument("--delegate", metavar="NAME|PATH", help="try this delegate first: a known name, or a library")
@@ -33,6 +39,7 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     """
     names = ("device", "require", "threads", "delegate", "delegate_options")
     wish = {"path": args.bundle, "isolate": args.isolate or False, **{name: getattr(args, name) for name in names}}
+    wish["trust"] = list(args.trust) if args.trust else None
     if wish["delegate_options"] is not None:
         if wish["delegate"] is None:
             raise PlanError("--delegate-options is for a --delegate: say which, as in --delegate edgetpu")

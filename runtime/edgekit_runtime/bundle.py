@@ -3,144 +3,113 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
 from edgekit_runtime import npy
 from edgekit_runtime.digest import sha256
-from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle
-from edgekit_runtime.manifest import (
-    MANIFEST_NAME,
-    MAX_FILES,
-    SIGNATURE_NAME,
-    FileRecord,
-    Manifest,
-    parse,
-)
-from edgekit_runtime.record import dataclass
+from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle, SignatureInvalid
+from edgekit_runtime.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
+from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest, parse
 from edgekit_runtime.scratch import Scratch
 from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
+from edgekit_runtime.trust import Trust, believed
 
 if TYPE_CHECKING:
-    from edgekit_runtime.archive import Entry
+    from edgekit_runtime.public_key import PublicKey
+    from edgekit_runtime.signature import Seal
+    from edgekit_runtime.store import Hold
     from edgekit_runtime.tensors import Array
 
 BundlePath = Union[str, "os.PathLike[str]"]
 
-MAX_SIGNATURE_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 14
 
 
-@dataclass(frozen=True)
-class _Extent:
-    """Where a file's content lies: a whole file of a folder, or a stretch of an archive."""
-
-    source: str
-    offset: int
-    size_bytes: int
-    whole: bool  # the source is nothing but this content
-
-    def open(self) -> BinaryIO:
-        """The source, positioned at the content."""
-        file = open(self.source, "rb")  # noqa: SIM115  # the caller closes it
-        file.seek(self.offset)
-        return file
-
-
-def open_bundle(path: BundlePath) -> Bundle:
-    """Open a ``.edgekit`` archive or the same tree as a folder.
+def open_bundle(path: BundlePath, trust: Trust = None) -> Bundle:
+    """Open a ``.edgekit`` archive or the same tree as a folder; of a store, its current generation.
 
     Checks structure, bounds, manifest, and that there is every listed file in its size and no other. Contents
-    are held against their digests when they are used, or all at once by ``Bundle.verify_all``.
+    are held against their digests when they are used, or all at once by ``Bundle.verify_all``. Where trust is asked
+    for, the signature is verified before anything that the manifest says is believed, and those are its digests.
+
+    Args:
+        path: where it is.
+        trust: the public keys of which one must have signed it: files, folders or PEM. None takes the machine's, of
+            ``$EDGEKIT_TRUST`` or ``/etc/edgekit/trust.d``, if there are any; False asks for no signature.
 
     Raises:
+        SignatureInvalid: trust was asked for and not established.
         MalformedBundle: there is no bundle at the path, or it breaks the format.
         UnsupportedVersion: a newer edgekit wrote it.
     """
-    name = os.fspath(path)
+    name, hold, keys = os.fspath(path), None, believed(trust)
+    if os.path.islink(os.path.join(name, "current")):
+        from edgekit_runtime.store import hold_current
+
+        hold = hold_current(name)
+        name = hold.folder
     try:
-        extents = _folder_extents(name) if os.path.isdir(name) else _archive_extents(name)
-        manifest = _manifest(name, extents)
+        extents = find_extents(name)
+        data = _manifest_bytes(name, extents)
+        seal = None if keys is None else _seal(name, extents, keys)
     except OSError as error:
         raise MalformedBundle(f"{name}: cannot be read: {error.strerror or error}") from error
+    manifest_sha256 = _hex_digest(data)
+    if seal is not None:
+        seal.hold(name, {MANIFEST_NAME: manifest_sha256})
+    manifest = _manifest(name, data)
     _match(name, manifest, extents)
-    return Bundle(name, manifest, extents)
+    if seal is not None:
+        seal.hold_all(name, {MANIFEST_NAME: manifest_sha256, **{file.path: file.sha256 for file in manifest.files}})
+    return Bundle(name, manifest, extents, hold, manifest_sha256, seal.key_id if seal else None)
 
 
-def _archive_extents(name: str) -> dict[str, _Extent]:
-    """The extents of an archive; its manifest is the first entry and has the CRC its header says."""
-    from edgekit_runtime import archive  # a folder does without
-
-    with open(name, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise MalformedBundle(f"{name}: is neither a file nor a folder")
-        entries = archive.read_entries(file, name)
-        if not entries or entries[0].path != MANIFEST_NAME:
-            raise MalformedBundle(f"{name}: {MANIFEST_NAME} is not its first file")
-        for entry in entries:
-            if entry.path in (MANIFEST_NAME, SIGNATURE_NAME):
-                _check_crc(name, file, entry)
-    extents = {e.path: _Extent(name, e.data_offset, e.size_bytes, whole=False) for e in entries}
-    if len(extents) != len(entries):
-        raise MalformedBundle(f"{name}: a file is there twice")
-    return extents
-
-
-def _check_crc(name: str, file: BinaryIO, entry: Entry) -> None:
-    """Hold the manifest, which no digest covers, against the archive's own checksum."""
-    from binascii import crc32
-
-    if entry.size_bytes > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(f"{name}: {entry.path} has {entry.size_bytes} bytes, over the bound")
-    file.seek(entry.data_offset)
-    if crc32(file.read(entry.size_bytes)) != entry.crc32:
-        raise DigestMismatch(f"{name}: {entry.path} is damaged: copy the bundle again")
-
-
-def _folder_extents(name: str) -> dict[str, _Extent]:
-    """The extents of a folder. Links and special files in it are refused; it may be a link itself."""
-    root = os.path.realpath(name)
-    extents: dict[str, _Extent] = {}
-    for entry in _walk(root, name, depth=0):
-        if len(extents) > MAX_FILES + 2:
-            raise MalformedBundle(f"{name}: has more than {MAX_FILES} files")
-        path = os.path.relpath(entry.path, root).replace(os.sep, "/")
-        extents[path] = _Extent(entry.path, 0, entry.stat(follow_symlinks=False).st_size, whole=True)
-    return extents
-
-
-def _walk(folder: str, name: str, depth: int) -> Iterator[os.DirEntry[str]]:
-    if depth > 8:
-        raise MalformedBundle(f"{name}: folders are nested deeper than 8: {folder}")
-    with os.scandir(folder) as found:
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, name, depth + 1)
-            elif entry.is_file(follow_symlinks=False):
-                yield entry
-            else:
-                raise MalformedBundle(f"{name}: {entry.path} is a link or a special file")
-
-
-def _manifest(name: str, extents: Mapping[str, _Extent]) -> Manifest:
+def _manifest_bytes(name: str, extents: Mapping[str, Extent]) -> bytes:
+    """The bytes of the manifest, read once: what is verified is what is parsed."""
     extent = extents.get(MANIFEST_NAME)
     if extent is None:
         raise MalformedBundle(f"{name}: is not a bundle: there is no {MANIFEST_NAME} in it")
     if extent.size_bytes > MAX_MANIFEST_BYTES:
         raise MalformedBundle(f"{name}: {MANIFEST_NAME} has {extent.size_bytes} bytes, over the bound")
     with extent.open() as file:
-        data = file.read(extent.size_bytes)
+        return file.read(extent.size_bytes)
+
+
+def _manifest(name: str, data: bytes) -> Manifest:
     try:
         return parse(data)
     except BundleError as error:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _match(name: str, manifest: Manifest, extents: Mapping[str, _Extent]) -> None:
+def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...]) -> Seal:
+    """What a trusted key vouches for."""
+    from edgekit_runtime.signature import verify_signature
+
+    extent = extents.get(SIGNATURE_NAME)
+    if extent is None:
+        raise SignatureInvalid(f"{name}: is not signed, and only signed bundles are trusted here: `edgekit sign` it")
+    if extent.size_bytes > MAX_SIGNATURE_BYTES:
+        raise SignatureInvalid(f"{name}: {SIGNATURE_NAME} is larger than {MAX_SIGNATURE_BYTES} bytes")
+    with extent.open() as file:
+        data = file.read(extent.size_bytes)
+    try:
+        return verify_signature(data, keys)
+    except SignatureInvalid as error:
+        raise SignatureInvalid(f"{name}: {error}") from error
+
+
+def _hex_digest(data: Any) -> str:
+    digest = sha256(len(data))
+    digest.update(data)
+    return str(digest.hexdigest())
+
+
+def _match(name: str, manifest: Manifest, extents: Mapping[str, Extent]) -> None:
     """Refuse what is unlisted, missing or of another size."""
     listed = {record.path: record.size_bytes for record in manifest.files}
     for path in sorted(extents.keys() - listed.keys() - {MANIFEST_NAME, SIGNATURE_NAME}):
@@ -160,10 +129,24 @@ class Bundle:
 
     Attributes:
         manifest: what the bundle says of itself.
+        hold: keeps it in its store while it is open; None where it is in none.
+        manifest_sha256: the digest of ``manifest.json``, in hexadecimal digits: what identifies the whole bundle.
+        signed_by: the id of the trusted key that signed it; None where trust was not asked for.
     """
 
-    def __init__(self, name: str, manifest: Manifest, extents: Mapping[str, _Extent]) -> None:
+    def __init__(  # what was found when it was opened
+        self,
+        name: str,
+        manifest: Manifest,
+        extents: Mapping[str, Extent],
+        hold: Hold | None = None,
+        manifest_sha256: str = "",
+        signed_by: str | None = None,
+    ) -> None:
         self.manifest = manifest
+        self.hold = hold
+        self.manifest_sha256 = manifest_sha256
+        self.signed_by = signed_by
         self._name = name
         self._extents = extents
         self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
@@ -238,6 +221,25 @@ class Bundle:
         for path in self._records:
             self._digest(path)
 
+    def copy(self, path: str, write: Callable[[bytes], Any]) -> None:
+        """Give a listed file's content to ``write`` in pieces; only when all are written is it known to be right.
+
+        Raises:
+            DigestMismatch: it is not the file that was packed.
+            MalformedBundle: the path is not listed, or the file cannot be read any more.
+        """
+        self._extent(path)
+        self._digest(path, write)
+
+    def unlisted(self) -> dict[str, bytes]:
+        """The files that the manifest does not list: itself, and the signature if there is one.
+
+        Raises:
+            MalformedBundle: one cannot be read any more.
+        """
+        found = [name for name in (MANIFEST_NAME, SIGNATURE_NAME) if name in self._extents]
+        return {name: b"".join(self._pieces(name)) for name in found}
+
     def scratch(self) -> str:
         """A private folder that goes when the bundle is closed, also for children, which may be killed.
 
@@ -257,6 +259,8 @@ class Bundle:
             self._scratch.remove()
             self._scratch = None
             self._held.clear()
+        if self.hold is not None:
+            self.hold.close()
 
     def __enter__(self) -> Bundle:
         return self
@@ -266,7 +270,7 @@ class Bundle:
     ) -> None:
         self.close()
 
-    def _extent(self, path: str) -> _Extent:
+    def _extent(self, path: str) -> Extent:
         if path not in self._records:
             raise MalformedBundle(f"{self._name}: {path!r} is not in the manifest's files")
         return self._extents[path]
@@ -288,9 +292,7 @@ class Bundle:
                 yield piece
 
     def _hold(self, path: str, content: Any) -> None:
-        digest = sha256(len(content))
-        digest.update(content)
-        self._compare(path, digest.hexdigest())
+        self._compare(path, _hex_digest(content))
 
     def _compare(self, path: str, have: str) -> None:
         want = self._records[path].sha256

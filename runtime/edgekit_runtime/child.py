@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.errors import EngineUnavailable, PlanError
+from edgekit_runtime.errors import DigestMismatch, EngineUnavailable, PlanError
 from edgekit_runtime.record import replace
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def _told(name: str, usual: float, wanted: str, most: float) -> float:
 
 
 def to_request(bundle: Bundle, variant: Variant, threads: int | None, cache: bool) -> dict[str, Any]:
-    """What a child has to know to open a variant; ``asked_variant`` reads it there."""
+    """What a child has to know to open a variant; ``asked_bundle`` and ``asked_variant`` read it there."""
     return {
         "bundle": os.path.abspath(bundle.path),
+        "manifest_sha256": bundle.manifest_sha256,
         "variant": variant.name,
         "delegate": variant.delegate,
         "settings": variant.settings,
@@ -144,6 +145,20 @@ def limit_memory() -> None:
     limit_bytes = memory_bytes()
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def asked_bundle(request: Mapping[str, Any]) -> Bundle:
+    """The bundle of a request, which must still be the one that was opened, and trusted, where it was asked.
+
+    Raises:
+        DigestMismatch: it is another.
+    """
+    from edgekit_runtime.bundle import open_bundle
+
+    bundle = open_bundle(request["bundle"], trust=False)
+    if bundle.manifest_sha256 != request["manifest_sha256"]:
+        raise DigestMismatch(f"{bundle.path}: was replaced while it was open: load it again")
+    return bundle
 
 
 def asked_variant(bundle: Bundle, request: Mapping[str, Any]) -> Variant:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit_runtime.child import (
+    asked_bundle,
     asked_variant,
     end_child,
     how_it_ended,
@@ -207,13 +208,12 @@ def _views(shared: int, infos: Sequence[TensorInfo]) -> list[Array]:
 
 def main() -> None:
     """Open what the first line of stdin asks for, then run whenever a byte comes, until stdin ends."""
-    from edgekit_runtime.bundle import open_bundle
     from edgekit_runtime.engines import open_engine
 
     report, shared = own_stdout(), int(sys.argv[1])
     limit_memory()
     request = json.loads(_first_line())
-    with open_bundle(request["bundle"]) as bundle:
+    with asked_bundle(request) as bundle:
         variant = asked_variant(bundle, request)
         signal.setitimer(signal.ITIMER_REAL, timeout_s() + GRACE_S)  # SIGALRM ends it, wherever it hangs
         try:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.delegates import Options
     from edgekit_runtime.failover import Event
     from edgekit_runtime.tensors import Array
+    from edgekit_runtime.trust import Trust
 
     Sample = dict[str, Array]
 
@@ -46,7 +47,7 @@ asked = json.loads(sys.argv[1])
 from edgekit_runtime import load
 from edgekit_runtime.measure import golden
 model = load(**asked)
-model(golden(asked["path"])[0])
+model(golden(asked["path"], asked["trust"])[0])
 print("answered", flush=True)
 with open("/proc/self/status") as status:
     print(*(line.split()[1] for line in status if line.startswith("VmHWM:")))
@@ -64,6 +65,7 @@ class Wish:
     delegate: str | None = None
     delegate_options: Options | None = None
     isolate: bool | float = False
+    trust: Trust = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] |
         EdgekitError: as ``load`` does.
     """
     before = read_condition()
-    samples = golden(wish.path)
+    samples = golden(wish.path, wish.trust)
     started = perf_counter()
     with load(**wish.__dict__, on_event=on_event) as model:
         loaded = perf_counter()
@@ -137,9 +139,9 @@ def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] |
     )
 
 
-def golden(path: str) -> list[Sample]:
+def golden(path: str, trust: Trust = None) -> list[Sample]:
     """The bundle's golden inputs, one dict by input name a sample."""
-    with open_bundle(path) as bundle:
+    with open_bundle(path, trust) as bundle:
         inputs, paths = bundle.manifest.inputs, bundle.manifest.golden_inputs
         arrays = {spec.name: np.array(bundle.array(path)) for spec, path in zip(inputs, paths)}
     count = min(len(array) for array in arrays.values())

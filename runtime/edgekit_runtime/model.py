@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.postprocess import Answer
     from edgekit_runtime.session import Session
     from edgekit_runtime.tensors import Array
+    from edgekit_runtime.trust import Trust
 
     Inputs = Union[Array, Mapping[str, Any], Sequence[Any]]
     Outputs = Union[Array, dict[str, Array]]
@@ -45,6 +46,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     isolate: bool | float = False,
     on_event: Callable[[Event], Any] | None = None,
     cache: bool = True,
+    trust: Trust = None,
 ) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
@@ -66,6 +68,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
             ``ISOLATE_S``), the next variant takes over and the call goes on there.
         on_event: called with each ``Event`` of an isolated model, in the thread of the call that met it.
         cache: an engine may keep what it makes of the artifact on this machine, to start sooner or to share it.
+        trust: the public keys of which one must have signed the bundle, as for ``open_bundle``.
 
     Raises:
         BundleError: the bundle must not be used, or no variant is made for such a machine.
@@ -74,24 +77,20 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     """
     _refuse_wrong_values(threads, check, concurrency)
     how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate), cache=cache)
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust)
     try:
         labels = read_labels(bundle)
-        if isinstance(threads, str):
-            from edgekit_runtime.tune import best_threads
-
-            threads = best_threads(bundle, device, require, how)
+        threads = _how_many(threads, bundle, device, require, how)
         session, placement = place(bundle, device, require, threads, how)
     except BaseException:  # whatever stopped it, nothing taken out of the bundle stays behind
         bundle.close()
         raise
-    if how.isolate_s is None:
-        return Model(bundle, session, placement, labels, concurrency)
-    from edgekit_runtime.failover import Failover, Wish
+    if how.isolate_s is not None:
+        from edgekit_runtime.failover import Failover, Wish
 
-    wish = Wish(device, require, threads, how)
-    safe = Failover(bundle, session, placement, wish, on_event)
-    return Model(bundle, safe, placement, labels, concurrency)
+        safe = Failover(bundle, session, placement, Wish(device, require, threads, how), on_event)
+        return Model(bundle, safe, placement, labels, concurrency)
+    return Model(bundle, session, placement, labels, concurrency)
 
 
 def _refuse_wrong_values(threads: int | str | None, check: str, concurrency: int | None) -> None:
@@ -101,6 +100,15 @@ def _refuse_wrong_values(threads: int | str | None, check: str, concurrency: int
         raise ValueError(f"concurrency is {concurrency}, wanted None or at least 1")
     if check not in CHECKS:
         raise ValueError(f"check is {check!r}, wanted one of {', '.join(CHECKS)}")
+
+
+def _how_many(threads: int | str | None, bundle: Bundle, device: str, require: str | None, how: How) -> int | None:
+    """The number of threads that was asked for; ``"auto"`` is measured."""
+    if not isinstance(threads, str):
+        return threads
+    from edgekit_runtime.tune import best_threads
+
+    return best_threads(bundle, device, require, how)
 
 
 def _isolate_s(isolate: bool | float) -> float | None:

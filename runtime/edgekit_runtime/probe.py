@@ -20,6 +20,7 @@ from edgekit_runtime import __version__, delegates, memory
 from edgekit_runtime.child import (
     MEMORY_NAME,
     TIMEOUT_NAME,
+    asked_bundle,
     asked_variant,
     end_child,
     how_it_ended,
@@ -175,13 +176,12 @@ def main() -> None:
 
 
 def _try(request: Mapping[str, Any]) -> Probe:
-    from edgekit_runtime.bundle import open_bundle
     from edgekit_runtime.engines import open_engine
     from edgekit_runtime.golden import check
     from edgekit_runtime.selfcheck import wrong
     from edgekit_runtime.session import Session
 
-    with open_bundle(request["bundle"]) as bundle:
+    with asked_bundle(request) as bundle:
         variant = asked_variant(bundle, request)
         run_ms = 0.0
         try:

@@ -132,6 +132,12 @@ def event_line(event: Event) -> str:
     return f"lost {lost}: {event.reason}; now {event.now or 'nothing'} runs"
 
 
+def signature_lines(signed_by: str | None) -> Iterator[str]:
+    """Whose signature was verified, where trust was asked for."""
+    if signed_by is not None:
+        yield f"signed by the trusted key {signed_by[:16]}"
+
+
 def verdict_lines(verdicts: tuple[Verdict, ...]) -> Iterator[str]:
     """What became of every variant."""
     for verdict in verdicts:

@@ -1,4 +1,4 @@
-"""Decode the manifest's JSON, which may come from anybody, without being led anywhere by it."""
+"""Decode the JSON of a bundle, which may come from anybody, without being led anywhere by it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_DEPTH = 24
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, name: str = "manifest.json") -> Any:
     """JSON, bounded in size and depth, without NaN, infinities, repeated keys or broken Unicode.
+
+    ``name`` says in messages what it is.
 
     Raises:
         MalformedBundle: it is anything else.
@@ -19,9 +21,9 @@ def decode(data: bytes) -> Any:
     import json
 
     if len(data) > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(f"manifest.json: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
+        raise MalformedBundle(f"{name}: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
     if _depth(data) > MAX_DEPTH:
-        raise MalformedBundle(f"manifest.json: is nested deeper than {MAX_DEPTH} levels")
+        raise MalformedBundle(f"{name}: is nested deeper than {MAX_DEPTH} levels")
     try:
         document = json.loads(
             data.decode("utf-8"),
@@ -32,7 +34,7 @@ def decode(data: bytes) -> Any:
         )
         json.dumps(document, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
     except ValueError as error:  # JSONDecodeError and UnicodeError are ValueErrors
-        raise MalformedBundle(f"manifest.json: is not JSON in UTF-8: {error}") from error
+        raise MalformedBundle(f"{name}: is not JSON in UTF-8: {error}") from error
     return document
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_runtime import archive, bundle, consistency, strict_json
+from edgekit_runtime import archive, consistency, extents, strict_json
 from edgekit_runtime import manifest as records
 
 RECORDS = {
@@ -68,10 +68,10 @@ def test_the_documented_bounds_are_the_codes(page: str) -> None:
     assert records.MAX_FILES == 1024
     assert consistency.MAX_TOTAL_BYTES == 2**32 - 2**24
     assert strict_json.MAX_MANIFEST_BYTES == 2**20
-    assert bundle.MAX_SIGNATURE_BYTES == 2**16
+    assert extents.MAX_SIGNATURE_BYTES == 2**20
     assert consistency.MAX_ELEMENTS == 2**31
     assert (archive.ALIGNMENT_BYTES, archive.MAX_PATH_BYTES, strict_json.MAX_DEPTH) == (64, 240, 24)
-    for said in ("1024 listed files", "2^32 − 2^24", "2^20 bytes", "2^16", "at most 2^31", "multiple of 64"):
+    for said in ("1024 listed files", "2^32 − 2^24", "2^20 bytes", "at most 2^31", "multiple of 64"):
         assert said in page
     assert "at most 240 characters" in page
     assert "at most 24 levels deep" in page

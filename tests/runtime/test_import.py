@@ -17,6 +17,7 @@ FOREIGN = {
     "engines/litert.py": {"ai_edge_litert", "tflite_runtime"},
     "engines/litert_compiled.py": {"ai_edge_litert"},
     "engines/openvino.py": {"openvino"},
+    "public_key.py": {"cryptography"},
     "samples.py": {"PIL"},
 }
 

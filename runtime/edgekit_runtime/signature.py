@@ -1,0 +1,189 @@
+"""``model.sig``: a signature in the OpenSSF Model Signing format, and the digests that it vouches for.
+
+It is a Sigstore bundle in JSON with a DSSE envelope, whose payload is an in-toto statement of the predicate
+``https://model_signing/signature/v1.0``: every file of the tree with its SHA-256.
+https://github.com/secure-systems-lab/dsse, https://github.com/sigstore/model-transparency
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit_runtime.digest import sha256
+from edgekit_runtime.errors import MalformedBundle, SignatureInvalid
+from edgekit_runtime.manifest import SIGNATURE_NAME
+from edgekit_runtime.record import dataclass
+from edgekit_runtime.strict_json import decode
+
+if TYPE_CHECKING:
+    from edgekit_runtime.public_key import PublicKey
+
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+MAX_SIGNATURES = 16  # of one envelope: old and new keys, or several signers
+METHOD = {"method": "files", "hash_type": "sha256"}
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What was signed, and by whom it says it was."""
+
+    payload: bytes  # the in-toto statement
+    signatures: tuple[bytes, ...]
+    key_ids: tuple[str, ...]  # as the signatures claim; "" where they do not
+
+    @property
+    def message(self) -> bytes:
+        """The bytes that a signature is of: DSSE's pre-authentication encoding."""
+        return message(self.payload)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a trusted key vouches for."""
+
+    key_id: str
+    digests: dict[str, str]  # SHA-256 in hexadecimal, of every file of the bundle but model.sig
+
+    def hold(self, name: str, digests: Mapping[str, str]) -> None:
+        """Hold some files' digests against those that were signed; ``name`` is the bundle's, for messages.
+
+        Raises:
+            SignatureInvalid: one is another.
+        """
+        for path, digest in digests.items():
+            if self.digests.get(path) != digest:
+                raise SignatureInvalid(f"{name}: {path!r} is not what was signed: take the bundle anew from its maker")
+
+    def hold_all(self, name: str, digests: Mapping[str, str]) -> None:
+        """Hold all files' digests against those that were signed.
+
+        Raises:
+            SignatureInvalid: one is another, or is not there.
+        """
+        self.hold(name, digests)
+        for path in sorted(self.digests.keys() - digests.keys()):
+            raise SignatureInvalid(f"{name}: {path[:240]!r} was signed and is not in the bundle")
+
+
+def message(payload: bytes) -> bytes:
+    """DSSE v1's pre-authentication encoding of a payload."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> Seal:
+    """Find a signature of a trusted key, and what it vouches for. Nothing else of the bundle is looked at.
+
+    A key id is only told to people: every signature is tried with every key.
+
+    Raises:
+        SignatureInvalid: ``model.sig`` is malformed, or none of its signatures is a trusted key's.
+    """
+    envelope = read_envelope(data)
+    for signature in envelope.signatures:
+        for key in keys:
+            if key.made(signature, envelope.message):
+                return Seal(key.id, statement_digests(envelope.payload))
+    trusted = {key.id for key in keys}
+    if trusted & set(envelope.key_ids):
+        raise SignatureInvalid(
+            "its signature is not what a trusted key signed: it was changed since; take the bundle anew from its maker"
+        )
+    by = ", ".join(f"{key_id[:16] or 'a key it does not name'}" for key_id in envelope.key_ids)
+    known = ", ".join(sorted(key_id[:16] for key_id in trusted))
+    raise SignatureInvalid(f"is signed by {by}, trusted are {known}: trust that key, or sign with a trusted one")
+
+
+def read_envelope(data: bytes) -> Envelope:
+    """The DSSE envelope of a ``model.sig``, nothing of which is verified.
+
+    Raises:
+        SignatureInvalid: it is not a Sigstore bundle with an in-toto payload and 1 to ``MAX_SIGNATURES`` signatures.
+    """
+    document = _json(data, SIGNATURE_NAME)
+    _want(document, "mediaType", MEDIA_TYPE)
+    dsse = _get(document, "dsseEnvelope", dict)
+    _want(dsse, "payloadType", PAYLOAD_TYPE)
+    signatures = _get(dsse, "signatures", list)
+    if not 1 <= len(signatures) <= MAX_SIGNATURES:
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: has {len(signatures)} signatures, wanted 1 to {MAX_SIGNATURES}")
+    ids = [each.get("keyid", "") if isinstance(each, dict) else "" for each in signatures]
+    ids[0] = ids[0] or _hint(document)
+    return Envelope(
+        _base64(_get(dsse, "payload", str)),
+        tuple(_base64(_get(each, "sig", str)) for each in signatures),
+        tuple(each if isinstance(each, str) and each.isalnum() else "" for each in ids),
+    )
+
+
+def statement_digests(payload: bytes) -> dict[str, str]:
+    """The files that a statement speaks of, each with its SHA-256.
+
+    Raises:
+        SignatureInvalid: it is no statement of this kind, or does not agree with itself.
+    """
+    statement = _json(payload, "its statement")
+    _want(statement, "_type", STATEMENT_TYPE)
+    _want(statement, "predicateType", PREDICATE_TYPE)
+    predicate = _get(statement, "predicate", dict)
+    serialization = _get(predicate, "serialization", dict)
+    for key, value in METHOD.items():
+        _want(serialization, key, value)
+    digests: dict[str, str] = {}
+    root = sha256(0)
+    for resource in _get(predicate, "resources", list):
+        _want(resource, "algorithm", "sha256")
+        name, digest = _get(resource, "name", str), _get(resource, "digest", str)
+        digests[name] = digest
+        root.update(_unhexed(digest))
+    subjects = _get(statement, "subject", list)
+    if len(digests) != len(predicate["resources"]) or len(subjects) != 1:
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: speaks of a file twice, or not of one model")
+    _want(_get(subjects[0], "digest", dict), "sha256", str(root.hexdigest()))
+    return digests
+
+
+def _hint(document: Mapping[str, Any]) -> Any:
+    """The id of the first signature's key, where it is said for the whole."""
+    material = document.get("verificationMaterial")
+    key = material.get("publicKey") if isinstance(material, dict) else None
+    return key.get("hint", "") if isinstance(key, dict) else ""
+
+
+def _json(data: bytes, name: str) -> Any:
+    try:
+        return decode(data, name)
+    except MalformedBundle as error:
+        raise SignatureInvalid(str(error)) from error
+
+
+def _get(record: Any, key: str, kind: type) -> Any:
+    found = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(found, kind):
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is missing or no {kind.__name__}")
+    return found
+
+
+def _want(record: Any, key: str, value: str) -> None:
+    found = _get(record, key, str)
+    if found != value:
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is {found[:80]!r}, wanted {value!r}")
+
+
+def _base64(text: str) -> bytes:
+    from base64 import b64decode
+
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: is not base64 where it must be: {error}") from error
+
+
+def _unhexed(digest: str) -> bytes:
+    try:
+        return bytes.fromhex(digest)
+    except ValueError as error:
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: {digest[:80]!r} is no digest") from error
