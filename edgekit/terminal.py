@@ -62,12 +62,14 @@ def progress(*, enabled: bool = True) -> Iterator[Watch | None]:
     running: dict[tuple[str, str], TaskID] = {}
     lock = threading.Lock()
 
-    def watch(stage: str, subject: str, done: int, total: int) -> None:
+    def watch(stage: str, subject: str, done: int, total: int, says: str = "") -> None:
         with lock:
             key = stage, subject
             if key not in running:
                 running[key] = bars.add_task(f"{stage} {subject}", total=None)
             bars.update(running[key], completed=done, total=total or None)
+            if says:
+                bars.update(running[key], description=f"{stage} {says}")
             if total == 1 == done:
                 bars.remove_task(running.pop(key))
 

@@ -7,11 +7,10 @@ import os
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from edgekit_converters import cache as caching
 from edgekit_converters import toolchains
@@ -46,7 +45,12 @@ STAGES = {
     "measure": ("edgekit_converters.verify.latency:measure", False),  # the machine changes by the minute
 }
 
-Watch = Callable[[str, str, int, int], None]  # (stage, subject, done, total); total 0 while unknown
+
+class Watch(Protocol):
+    """Is told of progress. The fifth argument, how it fares, is given by stages that have something to say of it."""
+
+    def __call__(self, stage: str, subject: str, done: int, total: int, says: str = "", /) -> None:
+        """Hear that ``done`` of ``total`` is done; ``total`` is 0 while unknown, and 1 of 1 is the end."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Runner:
                 STAGES[stage][0],
                 request,
                 folder,
-                progress=lambda done, total: self._watch(stage, subject, done, total),
+                progress=lambda done, total, says: self._watch(stage, subject, done, total, *([says] if says else [])),
             )
         self._finish(stage, subject, cost)
         return record, folder

@@ -25,7 +25,7 @@ from typing import Any
 
 from edgekit_runtime.errors import EdgekitError, ToolchainError
 
-Progress = Callable[[int, int], None]  # (done, total)
+Progress = Callable[[int, int, str], None]  # (done, total, how it fares)
 
 # Toolchains never report home from here (TF_BUILD is the switch openvino-telemetry honours), never look for a
 # CUDA driver that conversion does not use, and order hashes the same way each time: equal input gives equal bytes.
@@ -128,10 +128,10 @@ class Worker:
         self._receive.close()
 
 
-def report_progress(done: int, total: int) -> None:
-    """Tell the parent how far the running function is; outside a worker this does nothing."""
+def report_progress(done: int, total: int, says: str = "") -> None:
+    """Tell the parent how far the running function is, and how it fares; outside a worker this does nothing."""
     if _channel is not None:
-        _channel.send(("progress", done, total))
+        _channel.send(("progress", done, total, says))
 
 
 _channel: Connection | None = None  # set in a child: where its messages go

@@ -117,6 +117,6 @@ def train(request: TrainRequest, folder: Path) -> Trained:
         SourceError: the student cannot be trained.
         ConversionError: the loss is no number any more; the message says when, and where the last good state lies.
     """
-    from edgekit_converters.train import loop
+    from edgekit_converters.train.loop import train as run
 
-    return loop.train(request, folder)
+    return run(request, folder)

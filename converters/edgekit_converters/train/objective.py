@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.train import TrainRequest
-from edgekit_runtime.errors import DataError
+from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.manifest import OutputSpec
 
 TINY = 1e-12  # probabilities below are not told apart: their logarithms would be infinite
@@ -63,6 +64,21 @@ def softened(outputs: Array, probabilities: bool, temperature: float) -> Array:
 def gives_probabilities(outputs: Array) -> bool:
     """Tell outputs of a softmax from logits: none is negative, and they add up to one in every sample."""
     return outputs.min() >= 0 and bool(np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
+
+
+def matched(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> list[tuple[int, int]]:
+    """Pair a student's attention maps, given by their sizes, with the teacher's, by their places.
+
+    Raises:
+        PlanError: they have no size in common.
+    """
+    sizes = {hint.shape[1:]: place for place, hint in enumerate(hints)}
+    pairs = [(place, sizes[size]) for place, size in enumerate(ours) if size in sizes]
+    if not pairs:
+        raise PlanError(
+            f"--hints: features of student {sorted(ours)} and teacher {sorted(sizes)} have no size in common"
+        )
+    return pairs
 
 
 def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], answers: list[Array]) -> Objective:

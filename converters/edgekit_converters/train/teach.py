@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit_converters.data import normalise
 from edgekit_converters.data.samples import Array
-from edgekit_converters.load import Arrays, Live, open_source
+from edgekit_converters.load import Arrays, Live, open_source, reopen
 from edgekit_converters.records import Source
 from edgekit_converters.train import Lessons, TeachRequest
 from edgekit_converters.train.augment import Augmentation, check
@@ -77,9 +77,10 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def _observed(request: TeachRequest) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
-    live = open_source(request.teacher.request)
     if not request.hints:
-        return lambda batch: (live.run(batch), [])
+        run = open_source(request.teacher.request).run
+        return lambda batch: (run(batch), [])
+    live = reopen(request.teacher.request)  # it is looked into, which leaves marks
     if live.framework not in FEATURES:
         raise SourceError(
             f"{request.teacher.request.path}: a teacher of {live.framework} does not show its features: "

@@ -1,0 +1,89 @@
+"""Judge: what a student is worth on held-out data, by the same metrics as ``--evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from edgekit_converters.data import DataSet, batches, labels
+from edgekit_converters.data.samples import Array
+from edgekit_converters.load import Arrays
+from edgekit_converters.train import TrainRequest
+from edgekit_converters.train.feed import Feed
+from edgekit_converters.train.objective import Objective
+from edgekit_converters.verify.metrics import METRICS, Metric, metric_for
+
+BATCH = 64
+
+# (inputs, labels) of some held-out samples at a time
+Held = Callable[[], Iterator[tuple[Arrays, Array | None]]]
+
+
+class Judge:
+    """A metric and the samples it is taken on."""
+
+    def __init__(self, metric: Metric, held: Held) -> None:
+        self.metric = metric.name
+        self._metric, self._held = metric, held
+
+    def value(self, run: Callable[[Arrays], Arrays]) -> float:
+        """Return the metric's mean over the held-out samples; not finite where the model's outputs are not."""
+        scores = []
+        for inputs, targets in self._held():
+            outputs = run(inputs)
+            if not all(np.isfinite(one).all() for one in outputs):
+                return float("nan")
+            scores.append(self._metric.score(inputs, outputs, targets))
+        return float(np.concatenate(scores).mean())
+
+    def better(self, value: float, than: float) -> bool:
+        """Tell whether a value is better than another."""
+        return value > than if self._metric.higher_is_better else value < than
+
+
+def judge_of(request: TrainRequest, objective: Objective, feed: Feed, rows: Array) -> Judge:
+    """Return the judge that data and model call for.
+
+    Without labels it is how far the student agrees with its teacher, or how well it rebuilds its input.
+    """
+    if request.held_out:
+        given = labels(request.held_out)
+        return Judge(metric_for(request.inputs, request.outputs, given), _of_set(request, request.held_out, given))
+    if feed.labels is not None or objective.reconstructs or request.lessons is None:
+        return Judge(metric_for(request.inputs, request.outputs, feed.labels), _of_rows(feed, rows))
+    if request.inputs[0].shape == request.outputs[0].shape:
+        return Judge(METRICS["reconstruction_error"], _of_rows(feed, rows))
+    classes = objective.aims[0].classes
+    return Judge(METRICS["agreement" if classes else "relative_error"], _answered(feed, rows, classes=classes))
+
+
+def _of_set(request: TrainRequest, data: DataSet, given: Array | None) -> Held:
+    def held() -> Iterator[tuple[Arrays, Array | None]]:
+        done = 0
+        for batch in batches(data, request.inputs, BATCH):
+            yield batch, None if given is None else given[done : done + len(batch[0])]
+            done += len(batch[0])
+
+    return held
+
+
+def _of_rows(feed: Feed, rows: Array) -> Held:
+    def held() -> Iterator[tuple[Arrays, Array | None]]:
+        for start in range(0, len(rows), BATCH):
+            batch = feed.batch(rows[start : start + BATCH])
+            yield batch.inputs, batch.labels
+
+    return held
+
+
+def _answered(feed: Feed, rows: Array, *, classes: bool) -> Held:
+    """With the teacher's answers as if they were the truth."""
+
+    def held() -> Iterator[tuple[Arrays, Array | None]]:
+        for start in range(0, len(rows), BATCH):
+            batch = feed.batch(rows[start : start + BATCH])
+            answers = batch.answers[0]
+            yield batch.inputs, answers.argmax(axis=1) if classes else answers
+
+    return held

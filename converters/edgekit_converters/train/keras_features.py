@@ -1,0 +1,73 @@
+"""Attention maps of a Keras model of either generation: where its features are strong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from edgekit_converters.load import Arrays, Live
+from edgekit_runtime.errors import SourceError
+
+
+def with_features(model: Any) -> tuple[Any, int]:
+    """Return a model that also gives features, and how many outputs are its own: of each size the last ones.
+
+    Raises:
+        SourceError: the layers of a subclassed model are not connected where they could be seen.
+    """
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise SourceError(f"{model.name}: the layers of a subclassed model cannot be looked at; leave --hints out")
+    found: dict[tuple[int, ...], Any] = {}
+    for layer in model.layers:
+        output = layer.output
+        if not isinstance(output, (list, tuple, dict)) and len(output.shape) == 4 and min(_size(layer, output)) > 1:
+            found[_size(layer, output)] = output
+    kind = framework_of(model).Model
+    return kind(model.inputs, [*model.outputs, *(found[size] for size in sorted(found, reverse=True))]), len(
+        model.outputs
+    )
+
+
+def attention(features: Any) -> Any:
+    """(b, H, W, C) → (b, H, W), each sample's of length 1 (Zagoruyko & Komodakis, 2017, eq. 2)."""
+    strength = tf.reduce_mean(tf.square(tf.cast(features, tf.float32)), axis=-1)
+    return tf.math.l2_normalize(strength, axis=[1, 2], epsilon=1e-24)
+
+
+def with_maps(live: Live) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
+    """Return what runs a batch and gives its outputs and, apart, its attention maps.
+
+    Raises:
+        SourceError: the model does not show its features.
+    """
+    if live.handle.model is None:
+        raise SourceError("a SavedModel does not show its features; leave --hints out, or give the Keras model")
+    model, own = with_features(live.handle.model)
+    compiled = tf.function(lambda *tensors: model(list(tensors), training=False))
+
+    def run(batch: Arrays) -> tuple[Arrays, Arrays]:
+        found = tf.nest.flatten(compiled(*map(tf.constant, batch)))
+        return [one.numpy() for one in found[:own]], [attention(one).numpy() for one in found[own:]]
+
+    return run
+
+
+def _size(layer: Any, output: Any) -> tuple[int, ...]:
+    """Height and width of features; (1, 1) where they are open, or come with the channels first."""
+    height, width = output.shape[1], output.shape[2]
+    if getattr(layer, "data_format", "channels_last") == "channels_first" or not (height and width):
+        return (1, 1)
+    return (int(height), int(width))
+
+
+def framework_of(model: Any) -> Any:
+    """Keras 3 or tf_keras: whichever the model is of."""
+    if any(kind.__module__.split(".")[0] == "tf_keras" for kind in type(model).__mro__):
+        import tf_keras
+
+        return tf_keras
+    import keras
+
+    return keras

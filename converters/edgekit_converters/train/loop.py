@@ -1,0 +1,226 @@
+"""The loop: training without any framework. Epochs, the best of which is kept; checkpoints; what is watched."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekit_converters.data.samples import Array
+from edgekit_converters.load import Arrays
+from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint
+from edgekit_converters.train.feed import Batch, Feed, shuffled, split
+from edgekit_converters.train.judge import Judge, judge_of
+from edgekit_converters.train.objective import Objective, settle
+from edgekit_converters.train.schedules import learning_rate
+from edgekit_converters.train.student import State, Student, open_student
+from edgekit_converters.train.watching import Tell, watched
+from edgekit_converters.worker import report_progress
+from edgekit_runtime.errors import ConversionError, DataError
+
+HELD_OUT = 0.1  # of the training data, where none are given to see which epoch was best
+FEWEST = 8  # samples that are left to train on
+LOOK = 64  # samples of which it is read off what the outputs are
+STATISTICS = 2048  # samples over which BatchNorm's statistics are averaged in the end
+
+
+@dataclass
+class Run:
+    """A training on its way."""
+
+    request: TrainRequest
+    student: Student
+    objective: Objective
+    feed: Feed
+    rows: Array  # that are trained on
+    judge: Judge
+    before: float = math.nan
+    history: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    best_value: float = math.nan
+    best_weights: State = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step; never more than there are."""
+        return min(self.request.settings.batch_size, len(self.rows))
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return len(self.rows) // self.batch_size
+
+    @property
+    def patient(self) -> bool:
+        """Whether the last better epoch is not too long ago."""
+        patience = self.request.settings.patience
+        return not patience or len(self.history) - self.best < patience
+
+
+def train(request: TrainRequest, folder: Path) -> Trained:
+    """Train, and leave the student as after its best epoch.
+
+    Raises:
+        DataError: the data do not fit the model, or labels are out of range.
+        SourceError: the student cannot be trained.
+        ConversionError: the loss is no number any more.
+    """
+    augment.check(request.settings.augment, request.inputs)
+    with closing(open_student(request.student, request.settings)) as student:
+        run = _begun(request, student)
+        _begin_or_resume(run)
+        with watched(request, run.judge.metric) as tell:
+            for number in range(len(run.history) + 1, request.settings.epochs + 1):
+                if not run.patient:
+                    break
+                _epoch(run, number, tell)
+        if len(run.history) < request.settings.epochs:
+            run.notes.append(f"stopped after epoch {len(run.history)}: none was better than epoch {run.best}")
+        return _ended(run, folder)
+
+
+def _begun(request: TrainRequest, student: Student) -> Run:
+    """Bring data, student and objective together."""
+    settings = request.settings
+    whole = augment.Augmentation(settings.augment, settings.seed, request.data.count)
+    feed = Feed(request.data, request.inputs, whole, request.lessons)
+    rows, held = _rows(request)
+    look = feed.batch(rows[:LOOK])
+    objective = settle(request, feed.labels, student.run(look.inputs), look.answers)
+    student.aim(objective)
+    return Run(
+        request, student, objective, feed, rows, judge_of(request, objective, feed, held), notes=[*student.notes]
+    )
+
+
+def _rows(request: TrainRequest) -> tuple[Array, Array]:
+    """Which samples are trained on, and which are held out.
+
+    Raises:
+        DataError: hardly any are left.
+    """
+    count = request.data.count
+    rows, held = split(count, HELD_OUT, request.settings.seed) if count > 1 else (np.arange(count), np.arange(0))
+    if request.held_out:
+        rows, held = np.arange(count), np.arange(0)
+    if len(rows) < FEWEST:
+        raise DataError(f"{count} samples are too few to train on; several hundred at the least are advised")
+    return rows, held
+
+
+def _begin_or_resume(run: Run) -> None:
+    folder = run.request.checkpoints
+    if folder and checkpoint.exists(folder):
+        stood = checkpoint.read(folder)
+        run.student.restore(stood.now)
+        run.before, run.history = stood.before, list(stood.history)
+        run.best, run.best_value, run.best_weights = stood.best, stood.best_value, stood.best_weights
+        run.notes.append(f"resumed after epoch {len(run.history)}")
+        return
+    run.before = run.best_value = run.judge.value(run.student.run)
+    run.best_weights = _weights(run.student)
+
+
+def _epoch(run: Run, number: int, tell: Tell) -> None:
+    """One pass over the training data, and what it came to."""
+    started = time.monotonic()
+    settings = run.request.settings
+    run.student.begin(number)
+    total, rate = 0.0, 0.0
+    for index, batch in enumerate(_batches(run, number)):
+        rate = learning_rate(settings, (number - 1) * run.steps + index, run.steps)
+        loss = run.student.step(batch, rate)
+        if not math.isfinite(loss):
+            raise _lost(run, f"the loss is {loss} at step {index + 1} of {run.steps} of epoch {number}")
+        total += loss
+        _report(run, number, index + 1, total / (index + 1))
+    value = run.judge.value(run.student.run)
+    if not math.isfinite(value):
+        raise _lost(run, f"after epoch {number} the model computes NaN or infinity for held-out samples")
+    epoch = Epoch(number, total / run.steps, value, rate, round(time.monotonic() - started, 3))
+    run.history.append(epoch)
+    if not math.isfinite(run.best_value) or run.judge.better(value, run.best_value):
+        run.best, run.best_value, run.best_weights = number, value, _weights(run.student)
+    _keep(run)
+    tell(epoch)
+
+
+def _batches(run: Run, number: int) -> Iterator[Batch]:
+    """The batches of an epoch, in their variant, with what the teacher says of them."""
+    settings = run.request.settings
+    variant = (number - 1) % augment.variants(settings)
+    for rows in shuffled(run.rows, run.batch_size, settings.seed, number):
+        batch = run.feed.batch(rows, variant)
+        labels = batch.inputs[0] if run.objective.reconstructs else batch.labels
+        yield replace(batch, labels=labels, answers=run.objective.soften(batch.answers))
+
+
+def _report(run: Run, number: int, step: int, loss: float) -> None:
+    epochs = run.request.settings.epochs
+    told = f"epoch {number}/{epochs}, loss {loss:.4f}"
+    if run.history:
+        told += f", {run.judge.metric.replace('_', ' ')} {run.history[-1].value:.4f}"
+    report_progress((number - 1) * run.steps + step, epochs * run.steps, told)
+
+
+def _keep(run: Run) -> None:
+    if run.request.checkpoints:
+        checkpoint.write(
+            checkpoint.Standing(
+                run.before, tuple(run.history), run.best, run.best_value, run.student.state(), run.best_weights
+            ),
+            run.request.checkpoints,
+        )
+
+
+def _lost(run: Run, what: str) -> ConversionError:
+    """The error of a training that left the numbers."""
+    rate = run.request.settings.learning_rate
+    advice = f"lower --learning-rate (it is {rate:g}), or lengthen --warm-up"
+    if run.history and run.request.checkpoints:
+        path = Path(run.request.checkpoints) / checkpoint.NAME
+        advice += (
+            f"; with --resume beside it training goes on after epoch {len(run.history)}, whose state is kept in {path}"
+        )
+    return ConversionError(what, stage="train", advice=advice)
+
+
+def _ended(run: Run, folder: Path) -> Trained:
+    """Return to the best epoch, average BatchNorm's statistics where that helps, and save."""
+    student, value = run.student, run.best_value
+    student.restore(run.best_weights)
+    if student.estimate_statistics(_plain(run)):
+        estimated = run.judge.value(student.run)
+        if run.judge.better(estimated, value):
+            value = estimated
+            run.notes.append("the statistics of normalization were averaged anew over training data")
+        else:
+            student.restore(run.best_weights)
+    if run.best == 0:
+        run.notes.append("no epoch was better than the model as it came, which is what is left")
+    return Trained(
+        request=student.save(folder),
+        metric=run.judge.metric,
+        before=run.before,
+        value=value,
+        history=tuple(run.history),
+        best=run.best,
+        notes=tuple(run.notes),
+    )
+
+
+def _plain(run: Run) -> Iterator[Arrays]:
+    """Some of the training data as they are, in whole batches."""
+    rows = run.rows[np.linspace(0, len(run.rows) - 1, min(STATISTICS, len(run.rows))).astype(int)]
+    for some in shuffled(rows, run.batch_size, run.request.settings.seed, 0):
+        yield run.feed.batch(some).inputs
+
+
+def _weights(student: Student) -> State:
+    return {name: array for name, array in student.state().items() if name.startswith("weights/")}

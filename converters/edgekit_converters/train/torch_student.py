@@ -1,0 +1,211 @@
+"""PyTorch modules as students."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from edgekit_converters.data.samples import Array
+from edgekit_converters.load import Arrays, Live, reopen
+from edgekit_converters.records import SourceRequest
+from edgekit_converters.train import Settings
+from edgekit_converters.train.feed import Batch
+from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
+from edgekit_converters.train.student import State
+from edgekit_converters.train.torch_features import Maps
+from edgekit_runtime.errors import SourceError
+
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+MOMENTUM = 0.9  # of "sgd"
+
+
+class TorchStudent:
+    """A module in training mode, its optimizer and its loss."""
+
+    def __init__(self, request: SourceRequest, settings: Settings) -> None:
+        if request.kind == "torch_program":
+            raise SourceError(
+                f"{request.path}: an exported program is frozen as in use, its normalization and dropout too; to train "
+                f"the module, give the function that builds it, and its weights: FILE.py:function --weights FILE.pth"
+            )
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside a training
+        live = reopen(request)
+        self._request, self._settings, self._moved = request, settings, live.moved
+        self._run = live.run
+        self._module = module_of(live)
+        parameters = list(self._module.parameters())
+        self._trained = [one for one in parameters if one.requires_grad]
+        if not self._trained:
+            raise SourceError(
+                f"{request.path}: no parameter of the module may be trained: each has requires_grad=False"
+            )
+        frozen = len(parameters) - len(self._trained)
+        self.notes = (f"{frozen} of {len(parameters)} parameters stay as they are: requires_grad=False",) * bool(frozen)
+        if any(len(shape.shape) == 4 for shape in live.inputs):
+            self._module.to(memory_format=torch.channels_last)
+
+    def aim(self, objective: Objective) -> None:
+        """Get ready to be trained towards an objective."""
+        self._objective = objective
+        self._optimizer = _optimizer(self._settings.optimizer, self._trained)
+        self._maps = Maps(self._module) if self._settings.hints else None
+
+    def begin(self, epoch: int) -> None:
+        """Seed what is random in the module."""
+        torch.manual_seed(self._settings.seed * 1_000_003 + epoch)
+
+    def step(self, batch: Batch, learning_rate: float) -> float:
+        """Train on a batch."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._module.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            outputs = leaves(self._module(*self._tensors(batch.inputs)))
+        loss = self._loss([one.float() for one in outputs], batch)
+        loss.backward()
+        self._optimizer.step()
+        self._decay(learning_rate)
+        return float(loss.detach())
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """What it gives in use."""
+        self._module.eval()
+        return self._run(inputs)
+
+    def state(self) -> State:
+        """Weights, buffers, and the optimizer's moments."""
+        state = {f"weights/{name}": _array(value) for name, value in self._module.state_dict().items()}
+        for index, moments in self._optimizer.state_dict()["state"].items():
+            state |= {f"optimizer/{index}/{name}": _array(torch.as_tensor(value)) for name, value in moments.items()}
+        return state
+
+    def restore(self, state: State) -> None:
+        """Take over a state."""
+        weights: dict[str, torch.Tensor] = {}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, array in state.items():
+            part, _, rest = name.partition("/")
+            value = torch.from_numpy(np.array(array))
+            if part == "weights":
+                weights[rest] = value
+            else:
+                index, _, moment = rest.partition("/")
+                moments.setdefault(int(index), {})[moment] = value
+        self._module.load_state_dict(weights)
+        if moments:
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
+        """Average BatchNorm's statistics anew, over batches; everything else is as in use."""
+        self._module.eval()
+        norms = [one for one in self._module.modules() if isinstance(one, BATCH_NORMS) and one.track_running_stats]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average over all batches
+            norm.train()
+        with torch.no_grad():
+            for batch in batches if norms else ():
+                self._module(*self._tensors(batch))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+        return bool(norms)
+
+    def save(self, folder: Path) -> SourceRequest:
+        """Write the weights: the request's own code builds the module they are loaded into."""
+        path = folder / "weights.pth"
+        torch.save({name: value.contiguous() for name, value in self._module.state_dict().items()}, path)
+        return replace(self._request, weights=path)
+
+    def close(self) -> None:
+        """Give back the threads."""
+        torch.set_num_threads(self._threads)
+
+    def _tensors(self, inputs: Arrays) -> list[torch.Tensor]:
+        """Bring a batch to the module's layout; images keep their bytes, and only their strides are changed."""
+        return [
+            torch.from_numpy(np.moveaxis(array, -1, 1) if last else array)
+            for array, last in zip(inputs, self._moved, strict=True)
+        ]
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16) if self._settings.mixed_precision else nullcontext()
+
+    def _loss(self, outputs: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+        targets = None if batch.labels is None else torch.from_numpy(batch.labels)
+        answers = [torch.from_numpy(one) for one in batch.answers] or [None] * len(outputs)
+        loss = torch.zeros(())
+        for aim, output, answer in zip(self._objective.aims, outputs, answers, strict=True):
+            loss = loss + self._one_loss(aim, output, targets, answer)
+        if self._maps:
+            ours = self._maps.take()
+            for one, place in matched([tuple(one.shape[1:]) for one in ours], batch.hints):
+                theirs = torch.from_numpy(batch.hints[place])
+                loss = loss + HINT_WEIGHT * functional.mse_loss(ours[one], theirs)
+        return loss
+
+    def _one_loss(
+        self, aim: Aim, output: torch.Tensor, labels: torch.Tensor | None, answer: torch.Tensor | None
+    ) -> torch.Tensor:
+        loss = torch.zeros(())
+        logits = torch.log(output.clamp_min(TINY)) if aim.probabilities else output
+        if aim.label_weight and labels is not None:
+            apart = functional.cross_entropy(logits, labels) if aim.classes else _squares(output, labels)
+            loss = loss + aim.label_weight * apart
+        if aim.teacher_weight and answer is not None:
+            degrees = self._objective.temperature
+            soft = functional.log_softmax(logits / degrees, dim=1) if aim.classes else None
+            apart = (
+                _squares(output, answer)
+                if soft is None
+                else degrees**2 * functional.kl_div(soft, answer, reduction="batchmean")
+            )
+            loss = loss + aim.teacher_weight * apart
+        return loss
+
+    def _decay(self, learning_rate: float) -> None:
+        """Shrink weights apart from their gradients (Loshchilov & Hutter, Decoupled Weight Decay, 2019)."""
+        if self._settings.weight_decay:
+            with torch.no_grad():
+                for one in self._trained:
+                    if one.ndim > 1:
+                        one.mul_(1 - learning_rate * self._settings.weight_decay)
+
+
+def module_of(live: Live) -> torch.nn.Module:
+    """The user's own module, which an open source wraps."""
+    module: torch.nn.Module = live.handle.module
+    return module
+
+
+def leaves(result: Any) -> list[torch.Tensor]:
+    """The tensors of whatever a module returns, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def _optimizer(name: str, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+    if name == "adam":
+        return torch.optim.Adam(parameters, fused=True)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(parameters, alpha=0.9)
+    return torch.optim.SGD(parameters, momentum=MOMENTUM, nesterov=True, fused=True)
+
+
+def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    return functional.mse_loss(ours, theirs.to(ours.dtype))
+
+
+def _array(value: torch.Tensor) -> Array:
+    return np.array(value.detach())
