@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 import numpy as np
 
 from edgekit_runtime import npy
-from edgekit_runtime.digest import sha256
+from edgekit_runtime.digest import hex_digest, sha256
 from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle, SignatureInvalid
 from edgekit_runtime.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
 from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest, parse
@@ -58,7 +58,7 @@ def open_bundle(path: BundlePath, trust: Trust = None) -> Bundle:
         seal = None if keys is None else _seal(name, extents, keys)
     except OSError as error:
         raise MalformedBundle(f"{name}: cannot be read: {error.strerror or error}") from error
-    manifest_sha256 = _hex_digest(data)
+    manifest_sha256 = hex_digest(data)
     if seal is not None:
         seal.hold(name, {MANIFEST_NAME: manifest_sha256})
     manifest = _manifest(name, data)
@@ -101,12 +101,6 @@ def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...])
         return verify_signature(data, keys)
     except SignatureInvalid as error:
         raise SignatureInvalid(f"{name}: {error}") from error
-
-
-def _hex_digest(data: Any) -> str:
-    digest = sha256(len(data))
-    digest.update(data)
-    return str(digest.hexdigest())
 
 
 def _match(name: str, manifest: Manifest, extents: Mapping[str, Extent]) -> None:
@@ -292,7 +286,7 @@ class Bundle:
                 yield piece
 
     def _hold(self, path: str, content: Any) -> None:
-        self._compare(path, _hex_digest(content))
+        self._compare(path, hex_digest(content))
 
     def _compare(self, path: str, have: str) -> None:
         want = self._records[path].sha256

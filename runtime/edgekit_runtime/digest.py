@@ -22,3 +22,10 @@ def sha256(size_bytes: int) -> Any:
     from hashlib import sha256 as openssl
 
     return openssl()
+
+
+def hex_digest(content: Any) -> str:
+    """The SHA-256 of bytes, or of what has a buffer of bytes, in hexadecimal digits."""
+    digest = sha256(len(content))
+    digest.update(content)
+    return str(digest.hexdigest())
