@@ -36,6 +36,7 @@ class KerasHandle:
     serve: Callable[..., list[Any]]  # tensors in, a flat list of tensors out
     variables: list[Any]
     layers: tuple[str, ...] = ()  # their names, where the model tells them
+    model: Any = None  # the Keras model itself; none behind a SavedModel's signature
 
 
 @contextlib.contextmanager
@@ -163,7 +164,7 @@ def from_model(model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (
     if request.custom_objects:
         notes += (f"custom objects from {request.custom_objects.name}",)
     layers = tuple(str(layer.name) for layer in model.layers)
-    handle = KerasHandle(lambda *tensors: list(tf.nest.flatten(call(tensors))), variables, layers)
+    handle = KerasHandle(lambda *tensors: list(tf.nest.flatten(call(tensors))), variables, layers, model)
     return _live(handle, inputs, names, request, notes, code)
 
 
@@ -193,6 +194,33 @@ def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
 
 def _spec(name: str, shape: tuple[int, ...], dtype: str) -> InputSpec:
     return InputSpec(name, shape, dtype, layout="NHWC" if len(shape) == 4 else None)
+
+
+def save(live: Live, folder: Path) -> Path:
+    """Save a model into ``folder``, to be loaded by its own generation: ``.keras`` by Keras 3, ``.h5`` by tf_keras.
+
+    Raises:
+        SourceError: it is a SavedModel, of which nothing but its computation is known, or Keras cannot save it.
+    """
+    model = live.handle.model
+    if model is None:
+        raise SourceError("a SavedModel cannot be saved again: give the .keras or .h5 file, or FILE.py:function")
+    return save_model(model, folder)
+
+
+def save_model(model: Any, folder: Path) -> Path:
+    """Save a Keras model of either generation.
+
+    Raises:
+        SourceError: Keras cannot save it.
+    """
+    old = any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__)
+    path = folder / ("model.h5" if old else "model.keras")
+    try:
+        model.save(path)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise SourceError(f"{model.name}: Keras cannot save this model ({told(error)})") from error
+    return path
 
 
 def load_saved_model(request: SourceRequest) -> Live:

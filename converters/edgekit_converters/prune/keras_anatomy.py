@@ -1,0 +1,190 @@
+"""Dissect a Keras model: walk it once on one sample, and sort its channels into groups."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from edgekit_converters.load import Live
+from edgekit_converters.load.keras_model import keras_errors
+from edgekit_converters.prune import Anatomy, Channels, Group, Labour
+from edgekit_converters.prune.keras_channels import Ids, Slot, Tag, Tracing
+from edgekit_converters.prune.keras_graph import Call, is_followable, walk
+from edgekit_converters.prune.keras_rules import Seen, follow
+from edgekit_converters.records import SourceRequest
+from edgekit_runtime.errors import SourceError
+
+SAME_DB = 60.0  # what walking the layers must keep of calling the model
+# what MultiHeadAttention calls the layers inside it, by the attribute that holds them
+PARTS = {
+    "_query_dense": "query",
+    "_key_dense": "key",
+    "_value_dense": "value",
+    "_gate_dense": "gate",
+    "_output_dense": "attention_output",
+}
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A tensor and its tag, which travel together."""
+
+    tensor: Any
+    tag: Tag
+
+
+@dataclass(frozen=True)
+class Dissection:
+    """What can be cut, in the model's own terms."""
+
+    anatomy: Anatomy
+    tracing: Tracing
+    channels: dict[str, Ids]  # group: what stands for each of its channels, (width,)
+
+    def name(self, slot: Slot) -> str:
+        """Name the layer a slot is of, as ``edgekit layers`` does."""
+        name = self.tracing.names[id(slot.layer)]
+        return f"{name}/{PARTS[slot.weight.split('.')[0]]}" if "." in slot.weight else name
+
+
+def dissect(live: Live) -> Dissection:
+    """Find what of a model can be cut, and what that saves.
+
+    Raises:
+        SourceError: its layers' calls cannot be followed, or no channels are left to cut; the message says why.
+    """
+    model = live.handle.model
+    if model is None or not is_followable(model):
+        raise SourceError(_not_followable(model))
+    tracing = _trace(live)
+    channels = _groups(tracing)
+    anatomy = Anatomy((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
+    found = Dissection(anatomy, tracing, channels)
+    anatomy = Anatomy(_describe(found), _labours(found), _whole(found), anatomy.parameters)
+    if not channels:
+        reasons = "\n".join(f"  {layer}: {why}" for layer, why in anatomy.whole[:8]) or "  it has no layers to cut"
+        raise SourceError(f"{model.name}: nothing in this model can be pruned:\n{reasons}")
+    return Dissection(anatomy, tracing, channels)
+
+
+def _not_followable(model: Any) -> str:
+    if model is None:
+        return (
+            "a SavedModel tells operations, not layers, so that nothing of it can be cut; "
+            "give the .keras or .h5 file, or FILE.py:function, which builds the model"
+        )
+    return (
+        f"{model.name}: {type(model).__name__} is a subclassed model, whose layers are called by its own code; "
+        f"pruning needs a Functional or Sequential one: build it as keras.Model(inputs, outputs) "
+        f"in a FILE.py:function"
+    )
+
+
+def _trace(live: Live) -> Tracing:
+    """Walk the model on one sample of noise, and see that this computes what the model does."""
+    tracing = Tracing()
+    generator = np.random.default_rng(0)
+    arrays = [generator.random(spec.shape).astype(spec.dtype) for spec in live.inputs]
+
+    def visit(call: Call, values: list[Any]) -> list[Any]:
+        given = call.run([value.tensor for value in values])
+        tracing.names.setdefault(id(call.layer), call.name)
+        tags, shapes = tuple(value.tag for value in values), tuple(tuple(value.tensor.shape) for value in values)
+        return [_Traced(tensor, follow(Seen(call, tags, shapes, tuple(tensor.shape), tracing))) for tensor in given]
+
+    why = "what it gives is joined with what the model takes"
+    entries = [
+        _Traced(tf.constant(array), Tag(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)))
+        for array in arrays
+    ]
+    model = live.handle.model
+    with keras_errors(SourceRequest("keras", Path(model.name)), "the model's layers cannot be called one by one"):
+        results = walk(model, entries, visit)
+        expected = live.handle.serve(*[tf.constant(array) for array in arrays])
+    for result, wanted in zip(results, expected, strict=True):
+        tracing.partition.hold(result.tag.ids, "what it gives is what the model gives")
+        if not _same(result.tensor, wanted):
+            raise SourceError(
+                f"{model.name}: calling its layers one by one gives something else than the model does, so that "
+                f"its channels cannot be followed; pruning needs a model that is nothing but its graph of layers"
+            )
+    return tracing
+
+
+def _same(tensor: Any, wanted: Any) -> bool:
+    value, reference = (np.asarray(one, dtype=np.float64) for one in (tensor, wanted))
+    return bool(np.sum((value - reference) ** 2) <= 10 ** (-SAME_DB / 10) * np.sum(reference**2))
+
+
+def _groups(tracing: Tracing) -> dict[str, Ids]:
+    """Sort channels into groups: those that lie on the very same axes, equally often on each."""
+    partition = tracing.partition
+    lies: dict[int, list[tuple[int, int]]] = {}
+    for place, slot in enumerate(tracing.slots.values()):
+        for root, count in zip(*np.unique(partition.roots(slot.ids), return_counts=True), strict=True):
+            if root not in partition.held:
+                lies.setdefault(int(root), []).append((place, int(count)))
+    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for root in sorted(lies):
+        groups.setdefault(tuple(lies[root]), []).append(root)
+    slots = list(tracing.slots.values())
+    named: dict[str, Ids] = {}
+    for signature, roots in groups.items():
+        makers = [slots[place] for place, _ in signature if slots[place].role == "makes"]
+        if len(roots) == 1 or not makers:
+            partition.hold(np.array(roots), "there is only one channel of its kind")
+            continue
+        name = tracing.names[id(makers[0].layer)]
+        if makers[0].weight.startswith("_output_dense"):
+            name = f"{name}/{PARTS['_output_dense']}"
+        number = sum(other.rpartition(":")[0] == name or other == name for other in named)
+        named[f"{name}:{number + 1}" if number else name] = np.array(roots)
+    return named
+
+
+def _describe(found: Dissection) -> tuple[Group, ...]:
+    described = []
+    for name, roots in found.channels.items():
+        lying = [slot for slot in found.tracing.slots.values() if _meets(found.tracing, slot, roots)]
+        sides = [
+            tuple(dict.fromkeys(found.name(slot) for slot in lying if slot.role == role)) for role in ("makes", "uses")
+        ]
+        described.append(Group(name, found.tracing.kinds.get(int(roots[0]), "channels"), len(roots), *sides))
+    return tuple(described)
+
+
+def _meets(tracing: Tracing, slot: Slot, roots: Ids) -> bool:
+    return bool(np.isin(roots[0], tracing.partition.roots(slot.ids)))
+
+
+def _labours(found: Dissection) -> tuple[Labour, ...]:
+    group_of = {int(root): name for name, roots in found.channels.items() for root in roots}
+    widths = {name: len(roots) for name, roots in found.channels.items()}
+
+    def channels(ids: Ids) -> Channels:
+        counts: dict[str, int] = {}
+        for root in found.tracing.partition.roots(ids).tolist():
+            counts[group_of.get(root, "")] = counts.get(group_of.get(root, ""), 0) + 1
+        fixed = counts.pop("", 0)
+        return Channels(fixed, tuple((name, count // widths[name]) for name, count in counts.items()))
+
+    return tuple(
+        Labour(**(vars(work) | {"ins": channels(work.ins), "outs": channels(work.outs)}))
+        for work in found.tracing.works.values()
+    )
+
+
+def _whole(found: Dissection) -> tuple[tuple[str, str], ...]:
+    """Say of every layer that could be cut, and is not, why; and of those that edgekit knows nothing of."""
+    tracing = found.tracing
+    reasons = dict(tracing.unknown)
+    for slot in tracing.slots.values():
+        roots = tracing.partition.roots(slot.ids).tolist()
+        if slot.role == "makes" and all(root in tracing.partition.held for root in roots):
+            reasons.setdefault(found.name(slot), tracing.partition.held[roots[0]])
+    return tuple(reasons.items())

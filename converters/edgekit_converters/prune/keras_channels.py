@@ -1,0 +1,158 @@
+"""Follow channels: which entries of which weights can only be cut together.
+
+Every tensor carries a :class:`Tag`: the axis its channels lie on, and which channel each entry of that axis belongs
+to. Layers make new channels, pass them on, or use them up; where two meet, in a sum or in a weight that both reach,
+they become one channel. What is left at the end is a partition: no rule needs to know any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Ids = np.ndarray  # (entries,) int64: the channel each entry of an axis belongs to
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Whose channels a tensor holds, and where."""
+
+    axis: int  # of the tensor with its batch
+    ids: Ids
+
+    def spread(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the channel of every value of one sample, in the form of the sample: ``shape[1:]``."""
+        lying = [1] * (len(shape) - 1)
+        lying[self.axis - 1] = -1
+        return np.broadcast_to(self.ids.reshape(lying), shape[1:])
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An axis of a weight on which channels lie: cutting them cuts it."""
+
+    layer: Any
+    weight: str  # attribute of the layer, dotted for a layer inside
+    axis: int
+    role: str  # "makes", "passes" or "uses" these channels
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class Work:
+    """A labour before it is known what the groups are; fields as of :class:`edgekit_converters.prune.Labour`."""
+
+    layer: str
+    operator: str
+    ins: Ids
+    outs: Ids
+    positions: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    extras: int = 0
+    divisions: int = 1
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A layer whose own shape tells an axis of channels: a Reshape, or the input of a nested model."""
+
+    layer: str
+    axis: int  # with the batch
+    ids: Ids
+
+
+@dataclass
+class Partition:
+    """Which channels are one (union-find with path halving, Tarjan 1975), and which are left whole, and why."""
+
+    parents: list[int] = field(default_factory=list)
+    held: dict[int, str] = field(default_factory=dict)  # root: why
+
+    def fresh(self, count: int) -> Ids:
+        """Return channels that are none yet."""
+        start = len(self.parents)
+        self.parents.extend(range(start, start + count))
+        return np.arange(start, start + count)
+
+    def whole(self, count: int, why: str) -> Ids:
+        """Return entries that are never cut."""
+        one = self.fresh(1)
+        self.hold(one, why)
+        return np.repeat(one, count)
+
+    def hold(self, ids: Ids, why: str) -> None:
+        """Leave channels whole; the first reason is kept."""
+        for one in {self.root(int(entry)) for entry in ids}:
+            self.held.setdefault(one, why)
+
+    def unite(self, a: Ids, b: Ids) -> None:
+        """Make channels one, entry by entry."""
+        for one, other in zip(a.tolist(), b.tolist(), strict=True):
+            first, second = sorted((self.root(one), self.root(other)))
+            if first != second:
+                self.parents[second] = first
+                why = self.held.pop(second, None)
+                if why is not None:
+                    self.held.setdefault(first, why)
+
+    def root(self, one: int) -> int:
+        """Return the channel that stands for all that are one with it."""
+        parents = self.parents
+        while parents[one] != one:
+            parents[one] = parents[parents[one]]
+            one = parents[one]
+        return one
+
+    def roots(self, ids: Iterable[int]) -> Ids:
+        """Return for each entry the channel that stands for it."""
+        return np.array([self.root(int(one)) for one in ids], dtype=np.int64)
+
+
+@dataclass
+class Tracing:
+    """What is found while a model is walked."""
+
+    partition: Partition = field(default_factory=Partition)
+    slots: dict[tuple[int, str, int], Slot] = field(default_factory=dict)  # by layer, weight, axis
+    works: dict[tuple[str, int, str], Work] = field(default_factory=dict)  # by operator, layer, part
+    names: dict[int, str] = field(default_factory=dict)  # id of a layer: its path of names
+    kinds: dict[int, str] = field(default_factory=dict)  # a channel's first entry: "channels", "neurons" or "heads"
+    resized: list[Resized] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)  # layers that cannot be cut: why
+
+    def made(self, layer: Any, weight: str, axis: int, kind: str) -> Ids:
+        """Return the channels that a layer's weight makes, the same at its every call."""
+        known = self.slots.get((id(layer), weight, axis))
+        if known is not None:
+            return known.ids
+        size = weight_of(layer, weight).shape[axis]
+        ids = self.partition.fresh(int(size))
+        self.kinds |= dict.fromkeys(ids.tolist(), kind)
+        self.lie(layer, weight, axis, "makes", ids)
+        return ids
+
+    def lie(self, layer: Any, weight: str, axis: int, role: str, ids: Ids) -> None:
+        """Note that channels lie on an axis of a weight; on one that is reached twice, both are one."""
+        key = (id(layer), weight, axis)
+        known = self.slots.setdefault(key, Slot(layer, weight, axis, role, ids))
+        self.partition.unite(known.ids, ids)
+
+    def works_at(self, layer: Any, work: Work, part: str = "") -> None:
+        """Note what a layer has to do; the calls of one layer are one labour."""
+        key = (work.operator, id(layer), part)
+        before = self.works.get(key)
+        if before is None:
+            self.works[key] = work
+        else:
+            self.works[key] = Work(**(vars(before) | {"positions": before.positions + work.positions}))
+
+
+def weight_of(layer: Any, dotted: str) -> Any:
+    """Return a layer's weight by its attribute, dotted for a layer inside."""
+    for name in dotted.split("."):
+        layer = getattr(layer, name)
+    return layer

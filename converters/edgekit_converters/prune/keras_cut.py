@@ -1,0 +1,152 @@
+"""Cut a Keras model: the same architecture with fewer channels, and the weights that are left."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import tf_keras
+
+from edgekit_converters.load import Live
+from edgekit_converters.load.keras_model import from_model, keras_errors
+from edgekit_converters.prune.keras_anatomy import Dissection
+from edgekit_converters.prune.keras_channels import Slot, weight_of
+from edgekit_converters.prune.keras_graph import is_followable, is_own, layers_of
+from edgekit_converters.records import Cut, SourceRequest
+from edgekit_runtime.errors import ConversionError
+
+# what a layer's config calls the number of channels on an axis of a weight
+SIZES = {
+    ("Dense", "kernel", 1): "units",
+    **{(f"Conv{d}D", "kernel", -1): "filters" for d in (1, 2, 3)},
+    **{(f"Conv{d}DTranspose", "kernel", -2): "filters" for d in (1, 2, 3)},
+    **{(f"SeparableConv{d}D", "pointwise_kernel", -1): "filters" for d in (1, 2)},
+    ("MultiHeadAttention", "_query_dense.kernel", 1): "num_heads",
+    ("MultiHeadAttention", "_output_dense.kernel", 2): "output_shape",
+}
+# config keys of shapes whose last dimension is the size of that axis: tf_keras builds attention from its config
+SHAPES = {
+    ("_query_dense.kernel", 0): "query_shape",
+    ("_key_dense.kernel", 0): "key_shape",
+    ("_value_dense.kernel", 0): "value_shape",
+}
+# config keys of shapes that tell an axis of channels: whether they leave out the batch
+OWN_SHAPES = {"target_shape": 1, "newshape": 0, "batch_shape": 0, "batch_input_shape": 0}
+
+Key = tuple[int, str, int]  # of a slot
+Edit = Callable[[dict[str, Any]], None]
+Edits = dict[str, list[Edit]]  # by a layer's path of names
+
+
+def removed(found: Dissection, cuts: Sequence[Cut]) -> frozenset[int]:
+    """Return the channels to take out.
+
+    Raises:
+        ConversionError: a group is not there, nothing of one would be left, or nothing would be taken away.
+    """
+    gone: set[int] = set()
+    for cut in cuts:
+        roots = found.channels.get(cut.group)
+        if roots is None:
+            raise _refused(cut.group, f"there is no such group of channels; there are {', '.join(found.channels)}")
+        if not cut.kept:
+            raise _refused(cut.group, f"nothing of its {len(roots)} channels would be left", "cut less of it")
+        if min(cut.kept) < 0 or max(cut.kept) >= len(roots):
+            raise _refused(cut.group, f"it has {len(roots)} channels; {max(cut.kept)} is none of them")
+        gone |= set(np.delete(roots, list(cut.kept)).tolist())
+    if not gone:
+        raise _refused("", "nothing would be taken away: every channel is among those kept", "cut at least one")
+    return frozenset(gone)
+
+
+def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
+    return ConversionError(message, stage="cut", subject=subject, advice=advice)
+
+
+def cut_model(live: Live, found: Dissection, gone: frozenset[int], request: SourceRequest) -> Any:
+    """Return a new model without the channels in ``gone``; the old one stays as it is.
+
+    Raises:
+        SourceError: the smaller model cannot be built from the configs of its layers.
+    """
+    model, tracing = live.handle.model, found.tracing
+    masks = {key: ~np.isin(tracing.partition.roots(slot.ids), list(gone)) for key, slot in tracing.slots.items()}
+    touched = {layer for (layer, _, _), mask in masks.items() if not mask.all()}
+    edits: Edits = defaultdict(list)
+    for name, layer in layers_of(model):
+        if id(layer) in touched:
+            edits[name] += [_size(slot, masks[key]) for key, slot in tracing.slots.items() if key[0] == id(layer)]
+    for one in tracing.resized:
+        left = int(np.sum(~np.isin(tracing.partition.roots(one.ids), list(gone))))
+        if left < len(one.ids):
+            edits[one.layer].append(functools.partial(_resize, axis=one.axis, size=left))
+    config = model.get_config()
+    _edit(config, model, edits)
+    with keras_errors(request, "the smaller model cannot be built"), custom_objects(model):
+        smaller = type(model).from_config(config)
+        from_model(smaller, replace(request, weights=None))  # runs it once, and builds what was not
+    _fill(model, smaller, tracing.slots, masks)
+    return smaller
+
+
+def _size(slot: Slot, mask: np.ndarray) -> Edit:
+    return functools.partial(_resize_axis, slot=slot, size=int(mask.sum()))
+
+
+def _resize_axis(config: dict[str, Any], slot: Slot, size: int) -> None:
+    key = SIZES.get((type(slot.layer).__name__, slot.weight, slot.axis))
+    if key:
+        config[key] = size
+    shape = SHAPES.get((slot.weight, slot.axis))
+    if shape in config:
+        config[shape] = (*tuple(config[shape])[:-1], size)
+
+
+def _resize(config: dict[str, Any], axis: int, size: int) -> None:
+    for key, first in OWN_SHAPES.items():
+        shape = list(config.get(key) or ())
+        if shape and shape[axis - first] not in (None, -1):  # else it is what is left over
+            shape[axis - first] = size
+            config[key] = tuple(shape)
+
+
+def _edit(config: dict[str, Any], model: Any, edits: Edits, prefix: str = "") -> None:
+    """Change the configs of layers, wherever they are nested; sizes they were built with are left out."""
+    nested = {layer.name: layer for layer in model.layers if is_followable(layer)}
+    for entry in config["layers"]:
+        name = entry["config"]["name"]
+        entry.pop("build_config", None)
+        if name in nested:
+            entry["config"].pop("build_input_shape", None)
+            _edit(entry["config"], nested[name], edits, f"{prefix}{name}/")
+        for change in edits.get(f"{prefix}{name}", ()):
+            change(entry["config"])
+
+
+def _fill(model: Any, smaller: Any, slots: Mapping[Key, Slot], masks: Mapping[Key, np.ndarray]) -> None:
+    """Give the smaller model what is left of the weights."""
+    cuts: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for key, slot in slots.items():
+        cuts[id(weight_of(slot.layer, slot.weight))].append((slot.axis, masks[key]))
+    fresh = dict(layers_of(smaller))
+    for name, layer in layers_of(model):
+        for old, new in zip(layer.weights, fresh[name].weights, strict=True):
+            array = np.asarray(old)
+            for axis, mask in cuts[id(old)]:
+                array = np.compress(mask, array, axis)
+            new.assign(array)
+
+
+def custom_objects(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which the model's own classes and functions are known by their names."""
+    own = {type(layer).__name__: type(layer) for _, layer in layers_of(model)} | {type(model).__name__: type(model)}
+    foreign = {name: kind for name, kind in own.items() if not is_own(kind)}
+    generation = tf_keras if isinstance(model, tf_keras.Model) else keras
+    scope: contextlib.AbstractContextManager[Any] = generation.utils.custom_object_scope(foreign)
+    return scope

@@ -1,0 +1,65 @@
+"""Prune Keras models of both generations, Functional and Sequential: one function a stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekit_converters.load import Live
+from edgekit_converters.load.keras_model import save_model
+from edgekit_converters.prune import Anatomy, CutRequest, keras_anatomy
+from edgekit_converters.prune.keras_cut import cut_model, removed
+from edgekit_converters.prune.keras_graph import is_own, layers_of
+from edgekit_converters.records import Cut, SourceRequest
+from edgekit_runtime.errors import ConversionError
+
+
+def dissect(live: Live) -> Anatomy:
+    """Find what can be cut.
+
+    Raises:
+        SourceError: its computation cannot be followed, or nothing of it can be cut.
+    """
+    return keras_anatomy.dissect(live).anatomy
+
+
+def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
+    """Make the smaller model, as a file of its own.
+
+    Raises:
+        ConversionError: a cut would leave nothing of a group, took nothing away, or saved less than was predicted.
+    """
+    source = request.source.request
+    found = keras_anatomy.dissect(live)
+    gone = removed(found, request.cuts)
+    smaller = cut_model(live, found, gone, source)
+    _hold_prediction(smaller, found.anatomy, request.cuts)
+    return kept(smaller, source, folder)
+
+
+def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
+    """Save a model that was made of ``source``, and say how to open it."""
+    custom = any(not is_own(type(layer)) for _, layer in layers_of(model))
+    return replace(
+        source,
+        kind="keras",
+        path=save_model(model, folder),
+        function=None,
+        weights=None,
+        # the user's own file that builds the model defines its layers, too
+        custom_objects=source.custom_objects or (source.path if custom and source.function else None),
+        allow_pickle=source.allow_pickle or source.function is not None,
+    )
+
+
+def _hold_prediction(smaller: Any, anatomy: Anatomy, cuts: tuple[Cut, ...]) -> None:
+    predicted = anatomy.parameters_at(anatomy.widths | {one.group: len(one.kept) for one in cuts})
+    left = smaller.count_params()
+    if left != predicted:
+        raise ConversionError(
+            f"{left} parameters are left, where {predicted} were predicted of {anatomy.parameters}",
+            stage="cut",
+            subject=smaller.name,
+            advice="this is a bug of edgekit: please report it with the model's architecture",
+        )
