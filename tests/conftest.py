@@ -22,12 +22,26 @@ PACKAGES = {
     "needs_rich": ("rich",),
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
+    "needs_cryptography": ("cryptography",),
     "needs_joblib": ("joblib",),
     "needs_ray": ("ray",),
 }
 # marker -> files, or programs, all of which must be there
-FILES = {"needs_gpu_driver": ("/usr/lib/chromium/vk_swiftshader_icd.json",)}  # of Debian's chromium package
-PROGRAMS = {"needs_arm": ("qemu-aarch64-static", "qemu-arm-static"), "needs_cc": ("cc",)}
+MODEL_SIGNING = os.environ.get("EDGEKIT_MODEL_SIGNING", str(ROOT / ".venv-model-signing" / "bin" / "model_signing"))
+JUDGES = Path(os.environ.get("EDGEKIT_JUDGES", ROOT / ".venv-judges")) / "bin"
+FILES = {
+    "needs_gpu_driver": ("/usr/lib/chromium/vk_swiftshader_icd.json",),  # of Debian's chromium package
+    "needs_model_signing": (MODEL_SIGNING,),
+    "needs_judges": (str(JUDGES / "oelint-adv"),),
+}
+PROGRAMS = {
+    "needs_arm": ("qemu-aarch64-static", "qemu-arm-static"),
+    "needs_cc": ("cc",),
+    "needs_updaters": (
+        *("dbus-run-session", "dpkg", "make", "mender", "mender-artifact", "mksquashfs", "openssl", "rauc", "skopeo"),
+        *("swupdate", "unshare", "unsquashfs"),
+    ),
+}
 
 
 def _data_folder() -> Path:
@@ -65,9 +79,21 @@ def _a_machine_that_knows_nothing(tmp_path_factory: pytest.TempPathFactory, monk
 
 
 @pytest.fixture(scope="session")
+def judges() -> Path:
+    """The folder of programs of the environment of those that judge recipes and microcontrollers' code."""
+    return JUDGES
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def model_signing() -> str:
+    """The command of OpenSSF's reference implementation."""
+    return MODEL_SIGNING
 
 
 @pytest.fixture(scope="session")

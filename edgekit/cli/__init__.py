@@ -19,8 +19,11 @@ COMMANDS = {
     "layers": ("edgekit.cli.layers", "List a model's layers, and what becomes of each in either format."),
     "sensitivity": ("edgekit.cli.sensitivity", "Tell which layers cost accuracy when they are quantized."),
     "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),
+    "keygen": ("edgekit.cli.keygen", "Make a key that signs bundles, or encrypts them."),
+    "sign": ("edgekit.cli.sign", "Sign a bundle."),
     "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
     "run": ("edgekit.cli.run", "Run a bundle on an input."),
+    "package": ("edgekit.cli.package", "Package a bundle for an updater, a distribution or a microcontroller."),
     "devices": ("edgekit.cli.devices", "List the devices edgekit knows."),
 }
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 and the signal's number, as shells say it

@@ -1,0 +1,76 @@
+"""``edgekit package``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.package import FORMATS, package
+from edgekit.package.request import make_request
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("bundle", required=False)
+@click.option("--format", "-f", "kind", type=click.Choice(list(FORMATS)), metavar="FORMAT", help="One of --list.")
+@click.option("--output", "-o", metavar="OUT", help="The file to write; for some formats a folder.")
+@click.option("--list", "listing", is_flag=True, help="List the formats, and what each needs.")
+@click.option(
+    "--compatible", multiple=True, metavar="NAME", help="Boards it is for, as they call themselves; repeatable."
+)
+@click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pem", help="Private key that signs the package.")
+@click.option("--cert", type=click.Path(path_type=Path), metavar="CERT.pem", help="Certificate of that key.")
+@click.option("--name", metavar="NAME", help="Of the package.  [default: after the model]")
+@click.option("--version", metavar="VERSION", help="Of the package.  [default: the model's]")
+@click.option("--store", metavar="DIR", help="Where the board keeps generations.  [default: /var/lib/edgekit/NAME]")
+@click.option("--path", metavar="PATH", help="Where the bundle lies on the board.")
+@click.option("--slot", metavar="CLASS", help="rauc: the slot class that takes the image.  [default: model]")
+@click.option("--repository", metavar="REPO", help="rauc 1.13 and newer: into this artifact repository, not a slot.")
+@click.option("--variant", metavar="NAME", help="c-array: which variant.  [default: the smallest .tflite]")
+@click.option("--systemd", is_flag=True, help="deb: with a unit that checks the model when the board starts.")
+@click.option("--board-files", metavar="DIR", help="Also write what a board must have once to take such packages.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(bundle: str | None, kind: str | None, output: str | None, **options: Any) -> None:
+    """Package BUNDLE for an updater, a distribution, a registry or a microcontroller.
+
+    The same bundle gives the same bytes, except where a signature is random. SOURCE_DATE_EPOCH dates the files.
+
+    \b
+    Examples:
+      edgekit package --list
+      edgekit package model.edgekit --format deb -o model.deb
+      edgekit package model.edgekit --format rauc -o model.raucb --compatible cam-2 --key key.pem --cert cert.pem
+      edgekit package model.edgekit --format swupdate -o model.swu --compatible cam:2.0 --key key.pem --cert cert.pem
+      edgekit package model.edgekit --format mender -o model.mender --compatible cam-2 --board-files overlay/
+    """
+    as_json = options.pop("as_json")
+    if options.pop("listing"):
+        _list(as_json=as_json)
+        return
+    if bundle is None or kind is None or output is None:
+        raise click.UsageError("say BUNDLE, --format and --output; `edgekit package --list` has the formats")
+    board = options.pop("board_files")
+    request = make_request(bundle, **{name: value for name, value in options.items() if value})
+    written = package(kind, request, output, board)
+    if as_json:
+        click.echo(json.dumps(asdict(written), indent=2))
+        return
+    click.echo(f"{written.path}  {written.format}  {written.name} {written.version}  {written.size_bytes:,} bytes")
+    for note in written.notes:
+        click.echo(f"note: {note}")
+
+
+def _list(*, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({name: asdict(each) for name, each in FORMATS.items()}, indent=2))
+        return
+    for name, each in FORMATS.items():
+        click.echo(f"{name:<10} {each.what}")
+        wants = " ".join(f"--{option}" for option in each.wants)
+        takes = " ".join(f"--{option}" for option in each.takes if option not in each.wants)
+        click.echo(f"{'':<10} " + "; ".join(filter(None, [wants and f"needs {wants}", takes and f"takes {takes}"])))
+        if each.needs:
+            click.echo(f"{'':<10} calls {', '.join(each.needs)}")

@@ -1,0 +1,48 @@
+"""A package for Buildroot that installs the bundle as a folder, so that a board maps its weights where they lie."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgekit.package.contents import Contents
+from edgekit.package.request import FIXED_FOLDER, Request
+
+CONFIG = """\
+config BR2_PACKAGE_{variable}
+\tbool "{package}"
+\thelp
+\t  The model {model} as an edgekit bundle, in {where}.
+\t  Applications open it with edgekit_runtime.load().
+"""
+MAKEFILE = """\
+################################################################################
+#
+# {package}
+#
+################################################################################
+
+{variable}_VERSION = {version}
+{variable}_SITE = $({variable}_PKGDIR)/model
+{variable}_SITE_METHOD = local
+
+define {variable}_INSTALL_TARGET_CMDS
+\tmkdir -p $(TARGET_DIR){where}
+\tcp -R $(@D)/. $(TARGET_DIR){where}/
+\trm -f $(TARGET_DIR){where}/.stamp_* $(TARGET_DIR){where}/.files-list*
+endef
+
+$(eval $(generic-package))
+"""
+
+
+def write(request: Request, contents: Contents, out: Path) -> list[str]:
+    """Write a folder for ``package/`` of a Buildroot tree, or of an external one."""
+    package = "edgekit-model-" + re.sub("[+.]", "-", request.name)
+    where = request.path or f"{FIXED_FOLDER}/{request.name}"
+    names = {"package": package, "variable": package.upper().replace("-", "_"), "where": where}
+    contents.write_folder(out / "model")
+    model = re.sub(r"[^ \w.,-]", "", contents.manifest.model_name)
+    (out / "Config.in").write_text(CONFIG.format(model=model, **names), encoding="utf-8")
+    (out / f"{package}.mk").write_text(MAKEFILE.format(version=request.version, **names), encoding="utf-8")
+    return [f"call the folder package/{package}, and source its Config.in; applications load({where!r})"]

@@ -1,0 +1,126 @@
+"""A bundle as the bytes it consists of, from a file or a folder, to be laid out as either."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from edgekit_runtime.archive import Entry, directory, local_header, read_entries
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.errors import DigestMismatch
+from edgekit_runtime.manifest import MANIFEST_NAME, Manifest
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where the content of one file lies."""
+
+    source: Path
+    offset: int
+    size_bytes: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content in pieces, so that no artifact has to fit into memory.
+
+        Raises:
+            DigestMismatch: the file became shorter.
+        """
+        left_bytes = self.size_bytes
+        with self.source.open("rb") as file:
+            file.seek(self.offset)
+            while left_bytes:
+                chunk = file.read(min(left_bytes, CHUNK_BYTES))
+                if not chunk:
+                    raise DigestMismatch(f"{self.source} changed while it was packaged: do it again")
+                left_bytes -= len(chunk)
+                yield chunk
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a bundle, the manifest first and the others by path, and what the manifest says."""
+
+    manifest: Manifest
+    pieces: Mapping[str, Piece]
+
+    def read(self, path: str) -> bytes:
+        """The content of one file."""
+        return b"".join(self.pieces[path].chunks())
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the bundle as a file."""
+        entries = self._entries(dict.fromkeys(self.pieces, 0))
+        return entries[-1].end_offset + len(directory(entries))
+
+    def file_chunks(self) -> Iterator[bytes]:
+        """The bundle as a file, in pieces."""
+        entries = self._entries({path: _crc(piece) for path, piece in self.pieces.items()})
+        for entry in entries:
+            yield local_header(entry)
+            yield from self.pieces[entry.path].chunks()
+        yield directory(entries)
+
+    def write_file(self, target: Path) -> None:
+        """Write the bundle as a file."""
+        with target.open("wb") as file:
+            self.copy_file(file)
+
+    def copy_file(self, file: BinaryIO) -> None:
+        """Write the bundle as a file into one that is open."""
+        for chunk in self.file_chunks():
+            file.write(chunk)
+
+    def write_folder(self, target: Path) -> None:
+        """Write the bundle as a folder."""
+        for path, piece in self.pieces.items():
+            place = target / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("wb") as file:
+                for chunk in piece.chunks():
+                    file.write(chunk)
+
+    def _entries(self, crcs: Mapping[str, int]) -> list[Entry]:
+        entries: list[Entry] = []
+        for path, piece in self.pieces.items():
+            offset = entries[-1].end_offset if entries else 0
+            entries.append(Entry(path, piece.size_bytes, crcs[path], offset))
+        return entries
+
+
+@contextmanager
+def read_contents(bundle: Path) -> Iterator[Contents]:
+    """Open a bundle and hold every digest.
+
+    Raises:
+        BundleError: there is none, or it is damaged.
+    """
+    with open_bundle(bundle) as opened:
+        opened.verify_all()
+        pieces = _of_folder(bundle) if bundle.is_dir() else _of_file(bundle)
+        order = sorted(pieces, key=lambda path: (path != MANIFEST_NAME, path))
+        yield Contents(opened.manifest, {path: pieces[path] for path in order})
+
+
+def _of_folder(bundle: Path) -> dict[str, Piece]:
+    files = (path for path in bundle.rglob("*") if path.is_file())
+    return {path.relative_to(bundle).as_posix(): Piece(path, 0, path.stat().st_size) for path in files}
+
+
+def _of_file(bundle: Path) -> dict[str, Piece]:
+    with bundle.open("rb") as file:
+        entries = read_entries(file, str(bundle))
+    return {entry.path: Piece(bundle, entry.data_offset, entry.size_bytes) for entry in entries}
+
+
+def _crc(piece: Piece) -> int:
+    crc = 0
+    for chunk in piece.chunks():
+        crc = zlib.crc32(chunk, crc)
+    return crc

@@ -1,0 +1,129 @@
+"""A Debian package: the bundle as a file, and maintainer scripts that install it into a store."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from edgekit.package.contents import Contents
+from edgekit.package.request import FIXED_FOLDER, Request, epoch
+from edgekit.package.scripts import FIND_RUNTIME
+from edgekit.package.tarball import Member, write_tar
+
+# dpkg may work on another root folder, which it names in DPKG_ROOT.
+POSTINST = """\
+#!/bin/sh
+# Install the bundle into its store: a new generation, on trial. What runs goes on with the one it has.
+set -e
+if [ "$1" = configure ]; then
+    {runtime}
+    runtime install "${{DPKG_ROOT:-}}{path}" "${{DPKG_ROOT:-}}{store}"
+fi
+{systemd}"""
+POSTRM = """\
+#!/bin/sh
+# The store stays when the package is removed, since an application may still run from it; purging takes it away.
+set -e
+if [ "$1" = purge ]; then
+    rm -rf "${{DPKG_ROOT:-}}{store}"
+fi
+{systemd}"""
+UNIT = """\
+[Unit]
+Description=Check the model {name} where it is installed
+RequiresMountsFor={store}
+
+[Service]
+Type=oneshot
+EnvironmentFile=-/etc/default/edgekit
+ExecStart=/bin/sh -c 'exec "$${{EDGEKIT_PYTHON:-python3}}" -m edgekit_runtime check {store}'
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def write(request: Request, contents: Contents, out: Path) -> list[str]:
+    """Write the package; compression and dates are such that the same bundle gives the same bytes."""
+    name = f"edgekit-model-{request.name}"
+    path = request.path or f"{FIXED_FOLDER}/{request.file_name}"
+    unit = f"{name}.service"
+    files = [Member(path[1:], contents)]
+    if request.systemd:
+        text = UNIT.format(name=request.name, store=request.store_path)
+        files.append(Member(f"lib/systemd/system/{unit}", text.encode()))
+    control = _control(request, contents, name, path, files)
+    with out.open("wb") as file:
+        file.write(b"!<arch>\n")
+        file.write(_header("debian-binary", 4) + b"2.0\n")
+        _add_tar_gz(file, "control.tar.gz", control)
+        _add_tar_gz(file, "data.tar.gz", files)
+    return [f"installs into {request.store_path}: applications load({request.store_path!r})"]
+
+
+def _control(request: Request, contents: Contents, name: str, path: str, files: list[Member]) -> list[Member]:
+    """The files that dpkg reads."""
+    text = "\n".join(
+        [
+            f"Package: {name}",
+            f"Version: {request.version}",
+            "Architecture: all",
+            "Maintainer: edgekit <edgekit@localhost>",
+            f"Installed-Size: {-(-sum(file.size_bytes for file in files) // 1024)}",
+            "Depends: python3 (>= 3.9)",
+            "Section: misc",
+            "Priority: optional",
+            f"Description: the model {contents.manifest.model_name} as an edgekit bundle",
+            f" Made of {len(contents.manifest.variants)} variants; installed into {request.store_path}.",
+            "",
+        ]
+    )
+    sums = "".join(f"{_md5(file)}  {file.path}\n" for file in files)
+    enable = _systemd("enable", name) if request.systemd else ""
+    disable = _systemd("disable", name) if request.systemd else ""
+    runtime = FIND_RUNTIME.replace("\n", "\n    ").rstrip()
+    postinst = POSTINST.format(runtime=runtime, path=path, store=request.store_path, systemd=enable)
+    postrm = POSTRM.format(store=request.store_path, systemd=disable)
+    return [
+        Member("control", text.encode()),
+        Member("md5sums", sums.encode()),
+        Member("postinst", postinst.encode(), 0o755),
+        Member("postrm", postrm.encode(), 0o755),
+    ]
+
+
+def _systemd(verb: str, name: str) -> str:
+    when = "configure" if verb == "enable" else "remove"
+    return (
+        f'if [ "$1" = {when} ] && [ -z "${{DPKG_ROOT:-}}" ] && [ -d /run/systemd/system ]; then\n'
+        f"    systemctl daemon-reload && systemctl {verb} {name}.service || true\nfi\n"
+    )
+
+
+def _md5(file: Member) -> str:
+    digest = hashlib.md5(usedforsecurity=False)  # what dpkg --verify compares
+    for chunk in file.chunks():
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _add_tar_gz(file: BinaryIO, name: str, members: Iterable[Member]) -> None:
+    """Add a compressed archive, made in a file of its own since its size comes first."""
+    with tempfile.TemporaryFile() as packed:
+        with gzip.GzipFile("", "wb", mtime=epoch(), fileobj=packed) as compressed:
+            write_tar(cast("BinaryIO", compressed), members, prefix="./")
+        size_bytes = packed.tell()
+        packed.seek(0)
+        file.write(_header(name, size_bytes))
+        shutil.copyfileobj(packed, file)
+        file.write(b"\n" * (size_bytes % 2))
+
+
+def _header(name: str, size_bytes: int) -> bytes:
+    """Of a member of the ar archive that a package is."""
+    return f"{name:<16}{epoch():<12}{0:<6}{0:<6}{'100644':<8}{size_bytes:<10}`\n".encode()

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Mender's update module for edgekit bundles: /usr/share/mender/modules/v3/edgekit
+# The payload is a bundle, and a file `store` that says where its generations are kept. Mender calls this with the
+# state and its folder; https://docs.mender.io has the protocol of update modules.
+set -e
+state="$1"
+folder="$2"
+
+[ ! -r /etc/default/edgekit ] || . /etc/default/edgekit
+runtime() {
+    "${EDGEKIT_PYTHON:-python3}" -m edgekit_runtime "$@"
+}
+
+case "$state" in
+    NeedsArtifactReboot)
+        echo "No"
+        exit 0
+        ;;
+    SupportsRollback)
+        echo "Yes"
+        exit 0
+        ;;
+    ArtifactInstall | ArtifactCommit | ArtifactRollback) ;;
+    *)
+        exit 0
+        ;;
+esac
+
+store=$(cat "$folder/files/store")
+case "$store" in
+    /*) ;;
+    *)
+        echo "edgekit: the payload names no store" >&2
+        exit 1
+        ;;
+esac
+before="$folder/tmp/before"
+
+case "$state" in
+    ArtifactInstall)
+        mkdir -p "$folder/tmp"
+        readlink "$store/current" >"$before" || true
+        sync "$before"
+        runtime install "$folder"/files/*.edgekit "$store"
+        ;;
+    ArtifactCommit)
+        runtime commit "$store"
+        ;;
+    ArtifactRollback)
+        # Only what this update has put there: it may have been refused, or the power cut before.
+        if [ -e "$before" ] && [ "$(cat "$before")" != "$(readlink "$store/current" || true)" ]; then
+            runtime rollback "$store"
+        fi
+        ;;
+esac

@@ -1,0 +1,115 @@
+"""A RAUC bundle: a squashfs image of the bundle for a slot, or its tree for an artifact repository.
+
+A slot's image is mounted by the board, and the application opens the mount point. Artifact repositories came with
+RAUC 1.13; their manifest differs only in the name of the image.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgekit.package.contents import Contents
+from edgekit.package.request import FOLDER, BoardFile, Request
+from edgekit.package.tarball import tree, write_tar
+from edgekit.package.tools import need, run
+from edgekit_runtime.errors import PlanError
+
+SLOT = "model"
+MANIFEST = """\
+[update]
+compatible={compatible}
+version={version}
+description=the model {model}
+
+[bundle]
+format=verity
+
+[image.{image}]
+filename={filename}
+"""
+SLOTS = """\
+# To be appended to /etc/rauc/system.conf: a pair of slots for the model, beside a root file system in the slots
+# rootfs.0 and rootfs.1. Mount the slot of the system that runs, read-only; the application opens the mount point.
+[slot.{slot}.0]
+device=/dev/disk/by-partlabel/{slot}-a
+type=raw
+parent=rootfs.0
+
+[slot.{slot}.1]
+device=/dev/disk/by-partlabel/{slot}-b
+type=raw
+parent=rootfs.1
+"""
+REPOSITORY = """\
+# To be appended to /etc/rauc/system.conf, for RAUC 1.13 and newer: models are replaced one by one, in one step, while
+# the system runs. The application opens {path}/{name}.
+[artifacts.{repository}]
+path={path}
+type=trees
+"""
+# The image is compressed already, and a small one must not vanish: RAUC refuses bundles of one block.
+AS_IT_IS = "-noI -noD -noF -noX -all-root -no-xattrs"
+
+
+def write(request: Request, contents: Contents, out: Path) -> list[str]:
+    """Write and sign the bundle. What RAUC adds, a salt and the time of the signature, is new each time."""
+    compatible = _compatible(request)
+    need("rauc", "mksquashfs")
+    content = out.parent / "content"
+    content.mkdir()
+    repository = request.repository
+    filename = f"{request.name}.{'tar' if repository else 'squashfs'}"
+    if repository:
+        with (content / filename).open("wb") as file:
+            write_tar(file, tree(contents))
+    else:
+        _squash(contents, out.parent / "tree", content / filename)
+    manifest = MANIFEST.format(
+        compatible=compatible,
+        version=request.version,
+        model=contents.manifest.model_name,
+        image=f"{repository}/{request.name}" if repository else _slot(request),
+        filename=filename,
+    )
+    (content / "manifest.raucm").write_text(manifest, encoding="utf-8")
+    assert request.key and request.cert  # the table says that they are wanted
+    keys = (f"--key={request.key}", f"--cert={request.cert}")
+    run("rauc", "bundle", *keys, f"--mksquashfs-args={AS_IT_IS}", content, out)
+    if repository:
+        return [f"goes into the artifact repository {repository!r}: RAUC 1.13 or newer"]
+    return [f"goes into the slot class {_slot(request)!r}"]
+
+
+def board_files(request: Request) -> dict[str, BoardFile]:
+    """A part of RAUC's configuration."""
+    if request.repository:
+        where = {"path": f"{FOLDER}/{request.repository}", "name": request.name}
+        text = REPOSITORY.format(repository=request.repository, **where)
+    else:
+        text = SLOTS.format(slot=_slot(request))
+    return {"etc/rauc/edgekit-system.conf": BoardFile(text)}
+
+
+def _compatible(request: Request) -> str:
+    if len(request.compatible) != 1:
+        raise PlanError("--compatible: RAUC takes one, the `compatible` of the boards' /etc/rauc/system.conf")
+    if not re.fullmatch(r"[ -~]+", request.compatible[0]):
+        raise PlanError(f"--compatible {request.compatible[0]!r}: give one line of plain text")
+    return request.compatible[0]
+
+
+def _slot(request: Request) -> str:
+    name = request.slot or SLOT
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise PlanError(f"--slot {name}: give the name of a slot class, such as {SLOT}")
+    return name
+
+
+def _squash(contents: Contents, folder: Path, image: Path) -> None:
+    """The image of the bundle's tree; one thread and one date, so that its bytes are always the same."""
+    contents.write_folder(folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    how = ("-noappend", "-all-root", "-no-xattrs", "-quiet", "-no-progress", "-processors", "1")
+    run("mksquashfs", folder, image, *how)

@@ -1,0 +1,16 @@
+"""What the scripts on a board have in common: which Python has the runtime, and what is told when none has."""
+
+from __future__ import annotations
+
+# /etc/default/edgekit may set EDGEKIT_PYTHON to the Python of an environment of its own.
+FIND_RUNTIME = """\
+[ ! -r /etc/default/edgekit ] || . /etc/default/edgekit
+runtime() {
+    "${EDGEKIT_PYTHON:-python3}" -m edgekit_runtime "$@"
+}
+if ! "${EDGEKIT_PYTHON:-python3}" -c 'import edgekit_runtime' 2>/dev/null; then
+    echo "edgekit: ${EDGEKIT_PYTHON:-python3} has no edgekit_runtime: pip install edgekit-runtime," \\
+        "or name the Python that has it as EDGEKIT_PYTHON in /etc/default/edgekit" >&2
+    exit 1
+fi
+"""

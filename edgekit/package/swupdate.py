@@ -1,0 +1,150 @@
+"""A SWUpdate image: a cpio archive with a signed sw-description, which replaces the bundle on the board in one step.
+
+Format: https://sbabic.github.io/swupdate/sw-description.html. Debian's swupdate verifies CMS signatures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from edgekit.package.contents import Contents
+from edgekit.package.request import FOLDER, BoardFile, Request, epoch
+from edgekit.package.scripts import FIND_RUNTIME
+from edgekit.package.tarball import Member
+from edgekit.package.tools import need, run
+from edgekit_runtime.errors import PlanError
+
+# What comes after the file is in place, where the application opens a store.
+INSTALL = """\
+#!/bin/sh
+# Install the bundle into its store: a new generation, on trial. What runs goes on with the one it has.
+set -e
+{runtime}
+runtime install {path} {store}
+"""
+SCRIPT_NAME = "install-into-store.sh"
+
+
+def write(request: Request, contents: Contents, out: Path) -> list[str]:
+    """Write the image. Without a key it is not signed, and a board that asks for signatures refuses it."""
+    boards = _boards(request)
+    if request.key:
+        need("openssl")
+    members = [Member(request.file_name, contents)]
+    if request.store:
+        script = INSTALL.format(runtime=FIND_RUNTIME.rstrip(), path=_path(request), store=request.store)
+        members.append(Member(SCRIPT_NAME, script.encode(), 0o755))
+    description = _description(request, boards, members).encode()
+    head = [Member("sw-description", description)]
+    if request.key and request.cert:
+        head.append(Member("sw-description.sig", _sign(description, request.key, request.cert, out.parent)))
+    with out.open("wb") as file:
+        for number, member in enumerate([*head, *members], 1):
+            _member(file, member, number)
+        _header(file, "TRAILER!!!", 0, 0, 0)
+        file.write(bytes(-file.tell() % 512))
+    unsigned = [] if request.key else ["not signed: boards that verify refuse it; give --key and --cert"]
+    return [f"replaces {_path(request)} on {', '.join(f'{name} {revision}' for name, revision in boards)}", *unsigned]
+
+
+def board_files(request: Request) -> dict[str, BoardFile]:
+    """What the board says of itself; swupdate compares both."""
+    name, revision = _boards(request)[0]
+    return {
+        "etc/hwrevision": BoardFile(f"{name} {revision}\n"),
+        "etc/sw-versions": BoardFile(f"{request.name} 0\n"),
+    }
+
+
+def _path(request: Request) -> str:
+    return request.path or f"{FOLDER}/{request.file_name}"
+
+
+def _boards(request: Request) -> list[tuple[str, str]]:
+    """Name and revision of each board, as its /etc/hwrevision has them.
+
+    Raises:
+        PlanError: a revision is missing.
+    """
+    pairs = [text.partition(":") for text in request.compatible]
+    for (name, _, revision), text in zip(pairs, request.compatible, strict=True):
+        if not (name.replace("-", "").replace("_", "").isalnum() and revision):
+            raise PlanError(f"--compatible {text}: SWUpdate wants NAME:REVISION, as in the board's /etc/hwrevision")
+    return [(name, revision) for name, _, revision in pairs]
+
+
+def _description(request: Request, boards: list[tuple[str, str]], members: list[Member]) -> str:
+    """The sw-description. All is under the boards' names, so that another board finds nothing in it."""
+    digests = {member.path: _sha256(member) for member in members}
+    scripts = ""
+    if request.store:
+        entry = _group(filename=SCRIPT_NAME, type="postinstall", sha256=digests[SCRIPT_NAME])
+        scripts = f"\n        scripts: ( {entry} );"
+    file = _group(
+        filename=request.file_name,
+        path=_path(request),
+        name=request.name,
+        version=request.version,
+        sha256=digests[request.file_name],
+        **{"install-if-different": True},
+        properties={"create-destination": "true", "atomic-install": "true"},
+    )
+    revisions: dict[str, list[str]] = {}
+    for name, revision in boards:
+        revisions.setdefault(name, []).append(revision)
+    sections = "".join(
+        f"    {name} = {{\n        hardware-compatibility: [ {', '.join(json.dumps(each) for each in known)} ];\n"
+        f"        files: ( {file} );{scripts}\n    }};\n"
+        for name, known in revisions.items()
+    )
+    return f"software = {{\n    version = {json.dumps(request.version)};\n{sections}}};\n"
+
+
+def _group(**pairs: str | bool | dict[str, str]) -> str:
+    """A group in libconfig's syntax."""
+    parts = (
+        f"{name} = {_group(**value) if isinstance(value, dict) else json.dumps(value)};"
+        for name, value in pairs.items()
+    )
+    return f"{{ {' '.join(parts)} }}"
+
+
+def _sign(description: bytes, key: Path, cert: Path, folder: Path) -> bytes:
+    """The CMS signature; without attributes, so that with an RSA key the same bytes give the same signature."""
+    plain, signature = folder / "sw-description", folder / "sw-description.sig"
+    plain.write_bytes(description)
+    how = ("-outform", "DER", "-nosmimecap", "-noattr", "-binary")
+    run("openssl", "cms", "-sign", "-in", plain, "-out", signature, "-signer", cert, "-inkey", key, *how)
+    return signature.read_bytes()
+
+
+def _sha256(member: Member) -> str:
+    digest = sha256()
+    for chunk in member.chunks():
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _member(file: BinaryIO, member: Member, number: int) -> None:
+    """A file of a cpio archive of the kind "crc", whose checksum is the sum of the bytes."""
+    checksum = sum(int(np.frombuffer(chunk, np.uint8).sum(dtype=np.uint64)) for chunk in member.chunks())
+    _header(file, member.path, number, member.size_bytes, checksum & 0xFFFFFFFF, 0o100000 | member.mode)
+    for chunk in _padded(member):
+        file.write(chunk)
+
+
+def _padded(member: Member) -> Iterator[bytes]:
+    yield from member.chunks()
+    yield bytes(-member.size_bytes % 4)
+
+
+def _header(file: BinaryIO, name: str, number: int, size_bytes: int, checksum: int, mode: int = 0) -> None:
+    fields = (number, mode, 0, 0, 1, epoch() if number else 0, size_bytes, 0, 0, 0, 0, len(name) + 1, checksum)
+    head = b"070702" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    file.write(head + bytes(-len(head) % 4))

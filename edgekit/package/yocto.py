@@ -1,0 +1,61 @@
+"""A recipe for Yocto that installs the bundle as a folder, so that a board maps its weights where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.package.contents import Contents
+from edgekit.package.request import FIXED_FOLDER, Request
+
+RECIPE = """\
+SUMMARY = "The model {model} as an edgekit bundle"
+DESCRIPTION = "What edgekit_runtime.load() opens on the board: {variants} variants of the model {model}."
+HOMEPAGE = "https://pypi.org/project/edgekit/"
+SECTION = "misc"
+LICENSE = "CLOSED"
+
+SRC_URI = "file://{name}"
+
+inherit allarch
+
+# Releases before 5.1 unpack into WORKDIR.
+UNPACKDIR ??= "${{WORKDIR}}"
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+
+do_install() {{
+    install -d ${{D}}{where}
+    cp -R --no-preserve=ownership ${{UNPACKDIR}}/{name}/. ${{D}}{where}/
+}}
+
+FILES:${{PN}} += "{where}"
+"""
+
+
+def write(request: Request, contents: Contents, out: Path) -> list[str]:
+    """Write a folder for a layer's ``recipes-…``: the recipe, and the bundle beside it."""
+    recipe = f"edgekit-model-{request.name}"
+    where = request.path or f"{FIXED_FOLDER}/{request.name}"
+    contents.write_folder(out / "files" / request.name)
+    text = RECIPE.format(
+        model=_text(contents.manifest.model_name),
+        variants=len(contents.manifest.variants),
+        name=request.name,
+        where=_variables(where),
+    )
+    (out / f"{recipe}_{request.version}.bb").write_text(text, encoding="utf-8")
+    return [
+        f'copy it into a layer, say IMAGE_INSTALL:append = " {recipe}"; applications load({where!r})',
+        "LICENSE is CLOSED: put the model's own there",
+    ]
+
+
+def _variables(path: str) -> str:
+    """The path as recipes write it, since a distribution may have moved its folders."""
+    return path.replace("/usr/share/", "${datadir}/", 1) if path.startswith("/usr/share/") else path
+
+
+def _text(text: str) -> str:
+    """A text that stays within its quotes and expands nothing."""
+    return "".join(character for character in text if character not in '"\\$`{}')

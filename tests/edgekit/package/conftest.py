@@ -1,0 +1,155 @@
+"""A bundle that needs nothing but numpy, keys that sign packages, and the tools that judge them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.bundle_writer import write_bundle
+from edgekit.package import package
+from edgekit.package.request import make_request
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+
+Make = Callable[..., Path]
+WEIGHTS = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
+GOLDEN = np.ones((3, 1, 2, 2, 3), np.float32)
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Write a linear classifier of 2x2 RGB images; other parts of the manifest if told."""
+
+    def write(*, folder: bool = False, **parts: Any) -> Path:
+        variant = Variant(
+            name="null-float32",
+            engine="null",
+            device="cpu",
+            scheme="float32",
+            files=("variants/null-float32/weights.npy",),
+            inputs=(TensorBinding(0, "x", "float32"),),
+            outputs=(TensorBinding(0, "y", "float32"),),
+            golden=Golden(("golden/null-float32/0.npy",), (1e-3,)),
+        )
+        manifest = Manifest(
+            model_name="Quarters of Images",
+            model_version="1.2",
+            inputs=(InputSpec("image", (1, 2, 2, 3), "float32"),),
+            outputs=(OutputSpec("scores", (1, 4), "float32"),),
+            variants=(variant,),
+            files=(),
+            golden_inputs=("golden/inputs/0.npy",),
+        )
+        files = {
+            "golden/inputs/0.npy": npy(GOLDEN),
+            "golden/null-float32/0.npy": npy(GOLDEN.reshape(3, 1, 12) @ WEIGHTS.reshape(12, 4)),
+            "variants/null-float32/weights.npy": npy(WEIGHTS),
+        }
+        path = tmp_path_factory.mktemp("bundle") / ("quarters" if folder else "quarters.edgekit")
+        write_bundle(replace(manifest, **parts), files, path, as_directory=folder)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle: Make) -> Path:
+    """The classifier as a file."""
+    return make_bundle()
+
+
+@pytest.fixture
+def write(bundle: Path, tmp_path: Path) -> Make:
+    """Package the classifier, called "quarters"; give where."""
+
+    def make(kind: str, out: str, of: Path = bundle, board: Path | None = None, **options: Any) -> Path:
+        package(kind, make_request(of, **{"name": "quarters", **options}), tmp_path / out, board)
+        return tmp_path / out
+
+    return make
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A key that signs, and what proves its signatures."""
+
+    key: Path
+    cert: Path
+    public: Path
+
+
+@pytest.fixture(scope="session")
+def make_signer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Signer]:
+    """Make a new RSA key with a certificate as RAUC and SWUpdate want it."""
+
+    def make() -> Signer:
+        folder = tmp_path_factory.mktemp("signer")
+        modern, key, cert, public = (folder / name for name in ("pkcs8.pem", "key.pem", "cert.pem", "public.pem"))
+        usage = ("-addext", "extendedKeyUsage=emailProtection,codeSigning", "-addext", "keyUsage=digitalSignature")
+        openssl(
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a", "-keyout", modern, "-out", cert, *usage
+        )
+        openssl("pkey", "-in", modern, "-traditional", "-out", key)
+        openssl("pkey", "-in", key, "-pubout", "-out", public)
+        return Signer(key, cert, public)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def signer(make_signer: Callable[[], Signer]) -> Signer:
+    """Who signs the packages of the tests."""
+    return make_signer()
+
+
+@pytest.fixture(scope="session")
+def stranger(make_signer: Callable[[], Signer]) -> Signer:
+    """Somebody else."""
+    return make_signer()
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], capture_output=True, check=True)
+
+
+@pytest.fixture
+def call() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program; it may fail, and what it says comes together."""
+
+    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def flip() -> Callable[[Path, bytes], None]:
+    """Change one bit of a file, where some bytes of it are."""
+
+    def change(path: Path, where: bytes) -> None:
+        content = bytearray(path.read_bytes())
+        content[content.index(where)] ^= 1
+        path.write_bytes(content)
+
+    return change

@@ -1,0 +1,101 @@
+"""The Debian package, installed by dpkg into a root folder: its scripts call the runtime's store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit_runtime import load
+
+pytestmark = pytest.mark.needs_updaters
+STORE = "var/lib/edgekit/quarters"
+
+
+@pytest.fixture
+def dpkg(tmp_path, call):
+    """Run dpkg on a root folder of its own; its scripts find the runtime of this Python."""
+    root = tmp_path / "root"
+    for folder in ("info", "updates", "triggers"):
+        (root / "var/lib/dpkg" / folder).mkdir(parents=True)
+    for file in ("status", "available"):
+        (root / "var/lib/dpkg" / file).touch()
+    how = ("--force-script-chrootless", "--force-not-root", "--force-depends", "--log=/dev/null")
+    seen = {**os.environ, "EDGEKIT_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return root, lambda *arguments: call("dpkg", f"--root={root}", *how, *arguments, env=seen)
+
+
+def test_dpkg_installs_and_the_store_is_what_applications_open(write, dpkg, bundle):
+    root, run = dpkg
+    done = run("-i", write("deb", "quarters.deb"))
+    assert done.returncode == 0, done.stdout
+    assert (root / "usr/share/edgekit/quarters.edgekit").read_bytes() == bundle.read_bytes()
+    with load(root / STORE) as model:
+        assert model.manifest.model_version == "1.2"
+    assert run("--verify", "edgekit-model-quarters").stdout == ""
+
+
+def test_a_package_stays_installable_and_purging_takes_the_store_away(write, dpkg):
+    root, run = dpkg
+    package = write("deb", "quarters.deb")
+    assert run("-i", package).returncode == run("-i", package).returncode == 0
+    assert run("--remove", "edgekit-model-quarters").returncode == 0
+    assert (root / STORE / "current").exists()
+    assert run("--purge", "edgekit-model-quarters").returncode == 0
+    assert not (root / STORE).exists()
+
+
+def test_a_newer_version_becomes_current(write, make_bundle, dpkg):
+    root, run = dpkg
+    assert run("-i", write("deb", "old.deb")).returncode == 0
+    assert run("-i", write("deb", "new.deb", of=make_bundle(model_version="1.3"))).returncode == 0
+    with load(root / STORE) as model:
+        assert model.manifest.model_version == "1.3"
+
+
+def test_a_tampered_package_is_refused(write, dpkg):
+    root, run = dpkg
+    package = write("deb", "quarters.deb")
+    content = bytearray(package.read_bytes())
+    content[-100] ^= 1
+    package.write_bytes(content)
+    assert run("-i", package).returncode != 0
+    assert not (root / STORE).exists()
+
+
+def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_bundle, dpkg):
+    from dataclasses import replace
+
+    from edgekit_runtime.bundle import open_bundle
+    from edgekit_runtime.manifest import Requirements
+
+    with open_bundle(make_bundle()) as opened:
+        variant = replace(opened.manifest.variants[0], requirements=Requirements(arch=("riscv64",)))
+    root, run = dpkg
+    done = run("-i", write("deb", "quarters.deb", of=make_bundle(variants=(variant,))))
+    assert done.returncode != 0
+    assert "is made for riscv64" in done.stdout
+    assert "half-configured" in run("-s", "edgekit-model-quarters").stdout
+    assert not (root / STORE / "current").exists()
+
+
+def test_a_python_without_the_runtime_is_told_what_to_do(write, dpkg, tmp_path, call):
+    root, run = dpkg
+    bare = tmp_path / "bare-python"
+    bare.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S \"$@\"\n")
+    bare.chmod(0o755)
+    (root / "unused").mkdir()
+    how = ("--force-script-chrootless", "--force-not-root", "--force-depends", "--log=/dev/null")
+    seen = {**os.environ, "EDGEKIT_PYTHON": str(bare)}
+    done = call("dpkg", f"--root={root}", *how, "-i", write("deb", "quarters.deb"), env=seen)
+    assert done.returncode != 0
+    assert "pip install edgekit-runtime" in done.stdout
+
+
+def test_the_unit_is_what_systemd_understands(write, call, tmp_path):
+    call("dpkg-deb", "-x", write("deb", "quarters.deb", systemd=True), tmp_path / "tree")
+    unit = tmp_path / "tree/lib/systemd/system/edgekit-model-quarters.service"
+    assert "ExecStart=/bin/sh" in unit.read_text()
+    assert Path(unit).stat().st_mode & 0o777 == 0o644

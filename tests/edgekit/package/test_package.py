@@ -1,0 +1,165 @@
+"""What holds for every format: reproducible, whole or not at all, and told what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.package import FORMATS, OPTIONS, package
+from edgekit.package.request import EARLIEST, make_request
+from edgekit.package.tools import PACKAGES
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
+
+# What each format cannot do without; signatures are left out, since those of some kinds are random.
+ASKED = {"swupdate": {"compatible": ("cam:1.0",)}, "mender": {"compatible": ("cam",)}}
+PLAIN = [kind for kind in FORMATS if kind not in ("rauc", "mender", "c-array")]  # need no program, and any bundle
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    return {str(each.relative_to(path.parent)): each.read_bytes() for each in files}
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, pytest.param("mender", marks=pytest.mark.needs_updaters)])
+def test_the_same_bundle_gives_the_same_bytes_from_a_file_and_from_a_folder(write, make_bundle, kind):
+    options = ASKED.get(kind, {})
+    first = tree(write(kind, "one", **options))
+    second = tree(write(kind, "two", of=make_bundle(folder=True), **options))
+    assert list(first.values()) == list(second.values())
+    assert sum(map(len, first.values())) > 1000
+
+
+@pytest.mark.parametrize("kind", ["tar", "deb", "oci", "swupdate"])
+def test_the_date_is_that_of_the_build(write, monkeypatch, kind):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EARLIEST + 86400))
+    later = tree(write(kind, "later", **ASKED.get(kind, {})))
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert list(tree(write(kind, "usual", **ASKED.get(kind, {}))).values()) != list(later.values())
+
+
+def test_a_date_that_is_none_is_refused(write, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(PlanError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
+        write("tar", "x.tar")
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_damaged_bundle_is_packaged_by_no_format(bundle, tmp_path, kind):
+    damaged = tmp_path / "damaged.edgekit"
+    content = bytearray(bundle.read_bytes())
+    with open_bundle(bundle) as opened:
+        name = opened.manifest.files[-1].path.encode()
+    content[content.index(name) + 200] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(BundleError):
+        package(kind, make_request(damaged, name="quarters", **ASKED.get(kind, {})), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.edgekit"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if FORMATS[kind].needs])
+def test_a_program_that_is_missing_is_named_with_its_package(write, signer, monkeypatch, tmp_path, kind):
+    monkeypatch.setenv("PATH", "/nowhere")
+    options = {"compatible": ("cam",), "key": signer.key}
+    if kind == "rauc":
+        options["cert"] = signer.cert
+    with pytest.raises(ToolchainError, match=f"apt-get install {PACKAGES[FORMATS[kind].needs[0]]}"):
+        write(kind, "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_format_wants_and_what_it_does_not_take_is_said(bundle, tmp_path, kind):
+    known = FORMATS[kind]
+    assert set(known.wants) <= set(known.takes) <= OPTIONS.keys()
+    if known.wants:
+        with pytest.raises(PlanError, match=f"--format {kind} needs --{known.wants[0]}"):
+            package(kind, make_request(bundle), tmp_path / "out")
+    if "store" not in known.takes:
+        with pytest.raises(PlanError, match=f"--store says nothing to --format {kind}, only to "):
+            package(kind, make_request(bundle, store="/data/model"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "Bad Name"}, "--name, of lower-case letters"),
+        ({"version": "newest"}, "give --version, a digit first"),
+        ({"path": "relative/path"}, "--path relative/path: give an absolute path"),
+        ({"store": "/a/../b"}, "--store /a/../b: give an absolute path"),
+        ({"store": '/a";reboot;"'}, "give an absolute path on the board, of plain names"),
+        ({"key": Path("/no/key.pem")}, "--key /no/key.pem: there is no such file"),
+    ],
+)
+def test_a_request_that_no_format_could_take_is_refused(bundle, options, said):
+    with pytest.raises(PlanError, match=said):
+        make_request(bundle, **options)
+
+
+def test_the_name_and_the_version_are_the_models(bundle):
+    request = make_request(bundle)
+    assert (request.name, request.version) == ("quarters-of-images", "1.2")
+
+
+def test_a_folder_that_is_there_is_not_written_over(write):
+    write("oci", "layout")
+    with pytest.raises(PlanError, match="is there already"):
+        write("oci", "layout")
+
+
+def test_a_place_that_cannot_be_written_is_said(write):
+    with pytest.raises(PlanError, match="make its folder, or name another"):
+        write("tar", "no/such/folder/x.tar")
+
+
+def test_a_full_disk_leaves_nothing(bundle, tmp_path):
+    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\nimport signal\n" + (
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom edgekit.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", script, "package", str(bundle), "-f", "tar", "-o", str(tmp_path / "x.tar")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, list(tmp_path.iterdir())) == (4, [])
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_tells_people_and_programs(bundle, tmp_path):
+    def edgekit(*arguments: object) -> str:
+        command = [sys.executable, "-m", "edgekit", "package", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert all(f"\n{kind} " in f"\n{edgekit('--list')}" for kind in FORMATS)
+    assert json.loads(edgekit("--list", "--json"))["rauc"]["wants"] == ["compatible", "key", "cert"]
+    out = tmp_path / "x.tar"
+    told = json.loads(edgekit(bundle, "-f", "tar", "-o", out, "--json"))
+    assert (told["path"], told["size_bytes"]) == (str(out), out.stat().st_size)
+    assert "note: unpack it over the root file system" in edgekit(bundle, "-f", "tar", "-o", out)
+
+
+def test_a_usage_error_names_the_list(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "edgekit", "package"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "edgekit package --list" in done.stderr
+
+
+def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
+    board = tmp_path / "overlay"
+    write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
+    assert (board / "etc/hwrevision").read_text() == "cam 1.0\n"
+    write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
+    (board / "etc/hwrevision").write_text("other 3\n")
+    with pytest.raises(PlanError, match="hwrevision is there already with other content"):
+        write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
+
+
+def test_a_format_without_board_files_says_so(write, tmp_path):
+    with pytest.raises(PlanError, match="--format tar needs nothing on the board"):
+        write("tar", "x.tar", board=tmp_path / "overlay")
+
+
+def test_every_program_is_in_the_table_of_packages():
+    assert {program for each in FORMATS.values() for program in each.needs} <= PACKAGES.keys()
