@@ -57,6 +57,25 @@ class Options:
     scale: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    train: str | None = None
+    validate: str | None = None
+    epochs: int | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    warm_up: float | None = None
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    patience: int | None = None
+    augment: tuple[str, ...] = ()
+    temperature: float | None = None
+    teacher_share: float | None = None
+    hints: bool = False
+    mixed_precision: bool = False
+    seed: int | None = None
+    resume: bool = False
+    log_dir: str | None = None
+    wandb: str | None = None
     report: str | None = None
     remedies: bool = True
     cache: bool = True
@@ -67,8 +86,8 @@ RACE_KEYS = ("objective", "max_latency_ms", "max_size_mib", "budget_minutes")
 PREPROCESSING_KEYS = ("resize", "scale", "mean", "std")
 POSTPROCESSING_KEYS = ("scores", "activation", "threshold", "top", "boxes", "box_format", "iou")
 TABLES = {"preprocessing": PREPROCESSING_KEYS, "postprocessing": POSTPROCESSING_KEYS}  # of a plan file
-FILES_READ = ("weights", "custom_objects", "recipe", "calibrate", "evaluate", "metric", "labels")
-PATH_KEYS = {"model", "output", *FILES_READ, "report"}
+FILES_READ = ("weights", "custom_objects", "recipe", "calibrate", "evaluate", "metric", "labels", "train", "validate")
+PATH_KEYS = {"model", "output", *FILES_READ, "log_dir", "report"}
 _FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
@@ -90,7 +109,7 @@ def check(options: Options) -> None:
         if named and not Path(named).is_file():
             raise SourceError(f"{named}: no such file")
     for option, data in (("--calibrate", options.calibrate), ("--evaluate", options.evaluate)):
-        if data and not _file_of(data).exists():
+        if data and not file_of(data).exists():
             raise DataError(f"{option} {data}: no such file or folder")
     if options.labels:
         read_labels(Path(options.labels))
@@ -134,7 +153,7 @@ def check_outputs(output: Path, options: Options) -> None:
     """
     outputs = {"-o": output} | ({"--report": Path(options.report)} if options.report else {})
     named = [options.model, *(getattr(options, name) for name in FILES_READ)]
-    taken = {_file_of(text).resolve() for text in named if text}
+    taken = {file_of(text).resolve() for text in named if text}
     for option, path in outputs.items():
         if not path.absolute().parent.is_dir():
             raise PlanError(f"{option} {path}: there is no folder {path.absolute().parent}")
@@ -256,6 +275,6 @@ def _joined(values: tuple[float, ...]) -> str:
     return ",".join(map(str, values))
 
 
-def _file_of(text: str) -> Path:
+def file_of(text: str) -> Path:
     """Return the file or folder of what was typed; ``FILE.py:function`` is its file."""
     return Path(text.rpartition(":")[0] if ".py:" in text else text)

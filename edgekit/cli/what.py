@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from edgekit_converters.train import OPTIMIZERS, SCHEDULES
+
 Command = Callable[..., None]
 
 
@@ -49,6 +51,31 @@ model_options = together(
     click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers."),
     click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code."),
     click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC."),
+)
+training_options = together(
+    click.option(
+        "--train", metavar="DATA", help="Data to train on: a folder of images, .npz, .npy or FILE.py:function."
+    ),
+    click.option("--validate", metavar="DATA", help="Says which epoch was best.  [default: a tenth of --train]"),
+    click.option("--epochs", type=int, metavar="N", help="Passes over the training data.  [default: 10]"),
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: adam]"),
+    click.option("--learning-rate", type=float, metavar="X", help="The highest.  [default: 0.001]"),
+    click.option("--schedule", type=click.Choice(SCHEDULES), help="How the rate falls.  [default: cosine]"),
+    click.option("--warm-up", type=float, metavar="N", help="Epochs over which the rate rises.  [default: 0.5]"),
+    click.option("--batch-size", type=int, metavar="N", help="Samples a step.  [default: 64]"),
+    click.option("--weight-decay", type=float, metavar="X", help="Shrink weights.  [default: 0]"),
+    click.option(
+        "--patience", type=int, metavar="N", help="Stop after N epochs without a better one.  [default: never]"
+    ),
+    click.option("--augment", multiple=True, metavar="NAME", help="flip, shift: vary training images; repeatable."),
+    click.option("--temperature", type=float, metavar="T", help="Softens the teacher's answers.  [default: 4]"),
+    click.option("--teacher-share", type=float, metavar="X", help="Of the loss; labels have the rest.  [default: 0.7]"),
+    click.option("--hints", is_flag=True, help="Also match where the teacher's features are strong."),
+    click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16 where that is safe."),
+    click.option("--seed", type=int, metavar="N", help="Of everything random in training.  [default: 0]"),
+    click.option("--resume", is_flag=True, help="Go on after the last epoch of this training when it was interrupted."),
+    click.option("--log-dir", metavar="FOLDER", help="Write TensorBoard's event files there."),
+    click.option("--wandb", metavar="PROJECT", help="Tell Weights & Biases."),
 )
 data_options = together(
     click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the data, where it cannot be told."),
