@@ -24,6 +24,7 @@ STAGES = {
     "probe": ("edgekit_converters.verify.probe:probe", True),
     "dissect": ("edgekit_converters.prune:dissect", True),
     "score": ("edgekit_converters.prune:score", True),
+    "tabulate": ("edgekit_converters.prune.tabulate:tabulate", False),  # as "measure"
     "cut": ("edgekit_converters.prune:cut", True),
     "mend": ("edgekit_converters.prune:mend", True),
     "teach": ("edgekit_converters.train.teach:teach", True),

@@ -1,0 +1,170 @@
+"""A table of how long layers take alone at several widths, and what it says of a model at any.
+
+Multiplications are not time: kernels compute channels in blocks, and narrow layers wait for memory. So layers are
+timed (``tabulate.py``), and between the widths that were timed it is interpolated. A table is a JSON file, so that it
+may come from another machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit_converters.prune import Anatomy, Labour, Widths
+from edgekit_runtime.errors import DataError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A layer at one width, apart from its model."""
+
+    operator: str
+    ins: int
+    outs: int
+    positions: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    divisions: int = 1
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width of its output: as near to a square as its positions allow."""
+        high = next(side for side in range(math.isqrt(self.positions), 0, -1) if self.positions % side == 0)
+        return (1, self.positions) if len(self.kernel) == 1 else (high, self.positions // high)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Of its kernel; a dimension more than two is taken into the last."""
+        high, *wide = (1, *self.kernel) if len(self.kernel) < 2 else self.kernel
+        return high, math.prod(wide)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """In height and width."""
+        strides = self.stride or (1, 1)
+        return (1, strides[0]) if len(strides) == 1 else (strides[0], strides[1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times of one layer over a grid of widths."""
+
+    operator: str  # as of a Labour
+    positions: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    divisions: int
+    ins: tuple[int, ...]  # ascending
+    outs: tuple[int, ...]  # ascending
+    ms: tuple[tuple[float, ...], ...]  # [ins][outs], one call on one thread, without what an empty call takes
+
+    def holds(self, labour: Labour, ins: int, outs: int) -> bool:
+        """Tell whether it is about such a layer, of at most its greatest widths."""
+        mine = self.operator, self.positions, self.kernel, self.stride, self.divisions
+        same = mine == (labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions)
+        return same and outs <= self.outs[-1] and (ins <= self.ins[-1] or len(self.ins) == 1)
+
+    def at(self, ins: int, outs: int) -> float:
+        """Interpolate between widths, linearly in both; below the least it goes on as between the least two."""
+        return max(0.0, _along(self.ins, [_along(self.outs, row, outs) for row in self.ms], ins))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Times of layers in one engine and arithmetic, on one machine with one thread."""
+
+    machine: str  # as platform.machine() says
+    engine: str
+    scheme: str  # "int8-static" or "float32"
+    parameters: int  # of the model that ``whole_ms`` is of
+    whole_ms: float  # that model, all of it
+    rows: tuple[Row, ...]
+    format: int = FORMAT
+
+    def clock(self, anatomy: Anatomy, dense: Widths) -> Callable[[Labour, Widths], float]:
+        """Return what tells the milliseconds of a layer of ``anatomy`` at given widths, none wider than ``dense``.
+
+        Raises:
+            DataError: a layer is not in the table.
+        """
+        found: dict[Labour, Row] = {}
+        for one in timed(anatomy):
+            ins, outs = one.ins.count(dense), one.outs.count(dense)
+            fitting = [row for row in self.rows if row.holds(one, ins, outs)]
+            if not fitting:
+                raise DataError(
+                    f"the latency table has no {one.operator} layer such as {one.layer}: {ins} to {outs} channels at "
+                    f"{one.positions} positions\nmake the table of this model, with --write-latency-table on its board"
+                )
+            found[one] = min(fitting, key=lambda row: row.ins[-1] * row.outs[-1])
+
+        def milliseconds(labour: Labour, widths: Widths) -> float:
+            if labour not in found:
+                return 0.0
+            return found[labour].at(labour.ins.count(widths), labour.outs.count(widths))
+
+        return milliseconds
+
+    def rest(self, anatomy: Anatomy) -> float:
+        """Return the milliseconds of a dense model that are none of its layers'; of another model, nobody knows."""
+        if anatomy.parameters != self.parameters:
+            return 0.0
+        clock = self.clock(anatomy, anatomy.widths)
+        return max(0.0, self.whole_ms - sum(clock(one, anatomy.widths) for one in anatomy.labours))
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def timed(anatomy: Anatomy) -> Iterator[Labour]:
+    """Yield the layers that take time of their own; elementwise ones are computed with those before them."""
+    yield from (one for one in anatomy.labours if one.operator != "elementwise")
+
+
+def read_table(path: Path) -> Table:
+    """Read a table.
+
+    Raises:
+        DataError: it cannot be read, or is none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(Row(**{key: _tuples(value) for key, value in row.items()}) for row in data.pop("rows"))
+        table = Table(**data, rows=rows)
+        good = table.format == FORMAT and all(map(_is_whole, rows))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--latency-table {path}: cannot be read ({error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"--latency-table {path}: is no table that --write-latency-table wrote ({error})") from error
+    if not good:
+        raise DataError(f"--latency-table {path}: is no table of format {FORMAT}; write it anew")
+    return table
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether a row has a finite time for every pair of its widths, which ascend."""
+    times = np.array(row.ms, float)
+    ascending = all(list(side) == sorted(set(side)) and side[0] > 0 for side in (row.ins, row.outs))
+    return ascending and times.shape == (len(row.ins), len(row.outs)) and bool(np.isfinite(times).all())
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _along(places: Sequence[int], values: Sequence[float], place: int) -> float:
+    if len(places) == 1:
+        return values[0]
+    upper = min(max(bisect_left(places, place), 1), len(places) - 1)
+    low, high = places[upper - 1], places[upper]
+    return values[upper - 1] + (values[upper] - values[upper - 1]) * (place - low) / (high - low)

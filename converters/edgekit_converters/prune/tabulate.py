@@ -1,0 +1,124 @@
+"""Tabulate: time each layer of a model alone at several widths, in the engine and arithmetic that it will run in."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.prune import Anatomy, Channels, Labour, Widths
+from edgekit_converters.prune.table import Alone, Row, timed
+from edgekit_converters.records import Artifact
+from edgekit_converters.worker import report_progress
+from edgekit_runtime.manifest import TensorBinding
+
+# engine: (module with make(Alone, path, int8) -> files and COPIES, the suffix of what the engine opens)
+MAKERS = {
+    "litert": ("edgekit_converters.prune.table_tflite", ".tflite"),
+    "openvino": ("edgekit_converters.prune.table_ir", ".xml"),
+}
+PARTS = (0.25, 0.5, 0.75, 1.0)  # of a width that can be cut, at which layers are timed
+TURNS, TURN_S = 7, 0.001  # of each width of a layer: how often it has its turn, and how long one lasts
+EMPTY = Alone("dense", 1, 1, 1)  # a call that computes next to nothing
+
+
+@dataclass(frozen=True)
+class TabulateRequest:
+    """Time the layers of a model."""
+
+    anatomy: Anatomy
+    engine: str
+    scheme: str  # "int8-static" or "float32"
+
+
+def tabulate(request: TabulateRequest, folder: Path) -> tuple[Row, ...]:
+    """The stage: make and time every layer at every width of its grid; layers that are alike are timed once.
+
+    Raises:
+        EngineError: the engine cannot run one of them.
+    """
+    grids = dict.fromkeys(_grid(labour, request.anatomy.widths) for labour in timed(request.anatomy))
+    empty, copies, rows = _milliseconds(request, [EMPTY], folder)[0], _maker(request.engine).COPIES, []
+    for done, grid in enumerate(grids):
+        report_progress(done, len(grids))
+        taken = _milliseconds(request, list(_alone(grid)), folder)
+        times = [round(max(0.0, one - empty) / copies, 6) for one in taken]
+        columns = len(grid.outs)
+        ms = tuple(tuple(times[place : place + columns]) for place in range(0, len(times), columns))
+        rows.append(
+            Row(grid.operator, grid.positions, grid.kernel, grid.stride, grid.divisions, grid.ins, grid.outs, ms)
+        )
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A layer, and the widths at which it is timed."""
+
+    operator: str
+    positions: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    divisions: int
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+
+
+def _grid(labour: Labour, dense: Widths) -> _Grid:
+    ins, outs = (_points(side, dense, labour.divisions) for side in (labour.ins, labour.outs))
+    ins = ins[-1:] if labour.operator == "depthwise" else ins  # it has the width of what it gives
+    return _Grid(labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions, ins, outs)
+
+
+def _points(side: Channels, dense: Widths, divisions: int) -> tuple[int, ...]:
+    """The parts of a width, each a multiple of the divisions of a grouped convolution; one that stays is itself."""
+    whole = side.count(dense)
+    cut = [side.fixed + (whole - side.fixed) * part for part in PARTS[:-1]] if side.parts else []
+    return tuple(sorted({whole, *(max(1, round(one / divisions)) * divisions for one in cut)}))
+
+
+def _alone(grid: _Grid) -> Iterator[Alone]:
+    for ins, outs in product(grid.ins, grid.outs):
+        own = max(1, round(ins * outs / grid.outs[-1])) if grid.operator == "depthwise" else ins
+        yield Alone(grid.operator, own, outs, grid.positions, grid.kernel, grid.stride, grid.divisions)
+
+
+def _milliseconds(request: TabulateRequest, layers: list[Alone], folder: Path) -> list[float]:
+    """Time layers in turns, so that what else the machine does meets all of them."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        opened = [_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)]
+        samples = [[np.zeros(info.shape, info.dtype) for info in one.engine.inputs] for one in opened]
+        turns: list[list[float]] = [[] for _ in opened]
+        for _ in range(TURNS + 1):  # the first one warms up
+            for taken, one, sample in zip(turns, opened, samples, strict=True):
+                taken.append(_turn_ms(one, sample))
+        for one in opened:
+            one.close()
+    return [min(taken[1:]) for taken in turns]  # what else the machine does only adds
+
+
+def _open(request: TabulateRequest, alone: Alone, path: Path) -> OpenArtifact:
+    suffix, int8 = MAKERS[request.engine][1], request.scheme == "int8-static"
+    files = _maker(request.engine).make(alone, path.with_suffix(suffix), int8=int8)
+    bound = (TensorBinding(0, "", "float32", None, None),)
+    return OpenArtifact(Artifact(request.engine, request.scheme, files, bound, bound))
+
+
+def _maker(engine: str) -> Any:
+    return importlib.import_module(MAKERS[engine][0])
+
+
+def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
+    started, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - started < TURN_S:
+        opened.engine.run(sample)
+        calls += 1
+    return (time.perf_counter() - started) * 1e3 / calls

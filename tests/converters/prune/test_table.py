@@ -1,0 +1,136 @@
+"""A latency table: what it says between the widths that were timed, and that it comes from the engines themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit_converters.prune import Anatomy, Channels, Group, Labour
+from edgekit_converters.prune.table import Alone, Row, Table, read_table
+from edgekit_converters.prune.tabulate import MAKERS, TabulateRequest, tabulate
+from edgekit_runtime.errors import DataError
+
+INNER = Channels(0, (("first", 1),))
+ANATOMY = Anatomy(
+    groups=(Group("first", "channels", 64, ("first",), ("each", "last")),),
+    labours=(
+        Labour("first", "conv", Channels(3), INNER, 256, (3, 3), (2, 2), extras=1),
+        Labour("norm", "elementwise", INNER, INNER, 256, extras=2),
+        Labour("each", "depthwise", INNER, INNER, 256, (3, 3), (1, 1)),
+        Labour("apart", "conv", INNER, INNER, 256, (3, 3), (1, 1), divisions=4),
+        Labour("along", "conv", INNER, INNER, 40, (5,), (1,)),
+        Labour("look", "attention", INNER, INNER, 40, (40,)),
+        Labour("last", "dense", INNER, Channels(10), 1, extras=1),
+    ),
+    whole=(),
+    parameters=1000,
+)
+ROW = Row("conv", 16, (3, 3), (1, 1), 1, (8, 16), (10, 20, 40), ((1.0, 2.0, 3.0), (2.0, 4.0, 6.0)))
+
+
+def table(*rows: Row) -> Table:
+    return Table("x86_64", "litert", "int8-static", 1000, 5.0, rows)
+
+
+def test_times_are_interpolated_in_both_widths() -> None:
+    assert [ROW.at(8, 10), ROW.at(16, 40), ROW.at(12, 20), ROW.at(8, 30), ROW.at(12, 30)] == [1, 6, 3, 2.5, 3.75]
+    assert ROW.at(8, 5) == 0.5  # as between 10 and 20
+    assert ROW.at(1, 1) >= 0
+
+
+def test_a_layer_takes_its_own_row() -> None:
+    labour = Labour("conv", "conv", Channels(16), Channels(0, (("conv", 1),)), 16, (3, 3), (1, 1))
+    anatomy = Anatomy((Group("conv", "channels", 40, ("conv",), ()),), (labour,), (), 1000)
+    wider = replace(ROW, ins=(32,), outs=(80,), ms=((50.0,),))
+    clock = table(wider, ROW).clock(anatomy, anatomy.widths)
+    assert [clock(labour, {"conv": width}) for width in (40, 20, 10)] == [6, 4, 2]
+    assert table(wider, ROW).rest(anatomy) == 0  # it takes more alone than the model takes
+    assert replace(table(ROW), whole_ms=9.0).rest(anatomy) == 3
+    assert replace(table(ROW), whole_ms=9.0, parameters=7).rest(anatomy) == 0  # that was of another model
+    with pytest.raises(DataError, match=r"no conv layer such as conv: 16 to 40 channels at 16 positions"):
+        table(replace(ROW, stride=(2, 2))).clock(anatomy, anatomy.widths)
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(table(ROW).to_json())
+    assert read_table(path) == table(ROW)
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    good = json.loads(table(ROW).to_json())
+    texts = {
+        "no JSON": "{",
+        "another thing": '{"rows": [{"a": 1}]}',
+        "a list": "[]",
+        "a later format": json.dumps(good | {"format": 2}),
+        "times are missing": json.dumps(good | {"rows": [good["rows"][0] | {"ms": [[1.0]]}]}),
+        "no number": json.dumps(good | {"rows": [good["rows"][0] | {"ms": [["a", "b", "c"]] * 2}]}),
+        "descending": json.dumps(good | {"rows": [good["rows"][0] | {"ins": [16, 8]}]}),
+    }
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(text)
+        with pytest.raises(DataError, match=f"--latency-table .*{name}"):
+            read_table(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param("litert", marks=pytest.mark.needs_litert),
+        pytest.param("openvino", marks=pytest.mark.needs_openvino),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["int8-static", "float32"])
+def test_every_kind_of_layer_is_timed(
+    engine: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit_converters.prune.tabulate.PARTS", (0.25, 1.0))
+    rows = tabulate(TabulateRequest(ANATOMY, engine, scheme), tmp_path)
+    measured = Table("x86_64", engine, scheme, ANATOMY.parameters, 1.0, rows)
+    clock = measured.clock(ANATOMY, ANATOMY.widths)
+    assert [row.operator for row in rows] == ["conv", "depthwise", "conv", "conv", "attention", "dense"]
+    assert rows[0].ins == (3,)
+    assert rows[0].outs == (16, 64)
+    apart, norm = ANATOMY.labours[3], ANATOMY.labours[1]
+    assert clock(apart, {"first": 64}) > clock(apart, {"first": 16}) > 0
+    assert clock(norm, {"first": 64}) == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.needs_litert
+@pytest.mark.needs_openvino
+@pytest.mark.parametrize("engine", MAKERS)
+def test_int8_layers_are_really_int8(engine: str, tmp_path: Path) -> None:
+    import importlib
+
+    alone = Alone("conv", 32, 32, 1024, (3, 3), (1, 1))
+    make = importlib.import_module(MAKERS[engine][0]).make
+    sizes = [
+        sum(path.stat().st_size for path in make(alone, tmp_path / f"{int8}{MAKERS[engine][1]}", int8=int8))
+        for int8 in (True, False)
+    ]
+    assert sizes[1] > 2 * sizes[0]
+    if engine == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        details = Interpreter(str(tmp_path / f"True{MAKERS[engine][1]}")).get_input_details()[0]
+        assert details["dtype"] == np.int8
+        assert list(details["shape"]) == [1, 32, 32, 32]
+    else:
+        import openvino as ov
+
+        compiled = ov.Core().compile_model(tmp_path / "True.xml", "CPU")
+        kinds = {
+            node.get_rt_info()["runtimePrecision"]
+            for node in compiled.get_runtime_model().get_ops()
+            if node.get_rt_info()["layerType"] == "Convolution"
+        }
+        assert kinds in ({"u8"}, {"i8"})
