@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from edgekit.distill import DistillReport
 from edgekit.layers import LayersReport
 from edgekit.report import Report, finding_lines, rows, size_text
 from edgekit.sensitivity import Figures, SensitivityReport
@@ -133,6 +134,31 @@ def show_layers(report: LayersReport) -> None:
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def show_distillation(report: DistillReport) -> None:
+    """Print what every epoch came to, what that is worth, and what was written."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("epoch", "loss", f"held-out {_metric(report.metric)}", "learning rate", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("as it came", "", f"{report.before:.4f}", "", "")
+    for epoch in report.history:
+        figures = f"{epoch.loss:.4f}", f"{epoch.value:.4f}", f"{epoch.learning_rate:.2g}", f"{epoch.seconds:.1f}"
+        table.add_row(str(epoch.number), *figures, style="bold" if epoch.number == report.best else None)
+    console.print(table)
+    if report.evaluated:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in report.evaluated.items())
+        console.print(f"{_metric(report.evaluation_metric)} on --evaluate: {told}", highlight=False)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{report.model.path}  {size_text(report.model.size_bytes)}  {report.wall_seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def show_sensitivity(report: SensitivityReport) -> None:

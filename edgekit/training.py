@@ -237,8 +237,8 @@ def _checkpoints(request: TrainRequest, *, resume: bool) -> Path:
     folder = cache.cache_root() / "training" / key
     if resume and not checkpoint.exists(folder):
         raise PlanError(
-            "--resume: nothing of this training is there to go on with; model, data and settings must be the same, only "
-            f"{', '.join(map(option, FREE))} may differ. Leave it out to begin, or when the training had ended"
+            "--resume: nothing of this training is there to go on with; model, data and settings must be the same, "
+            f"only {', '.join(map(option, FREE))} may differ. Leave it out to begin, or when the training had ended"
         )
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)

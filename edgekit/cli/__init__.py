@@ -16,6 +16,7 @@ from edgekit_runtime.errors import EdgekitError
 # verb: (module, one line for the overview)
 COMMANDS = {
     "convert": ("edgekit.cli.convert", "Convert a model into a verified bundle."),
+    "distill": ("edgekit.cli.distill", "Train a small model to answer as a large one does."),
     "layers": ("edgekit.cli.layers", "List a model's layers, and what becomes of each in either format."),
     "sensitivity": ("edgekit.cli.sensitivity", "Tell which layers cost accuracy when they are quantized."),
     "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),

@@ -1,0 +1,170 @@
+"""``edgekit distill``: a student learns what a teacher answers, whatever framework the teacher is of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import __version__, steps
+from edgekit import training as trainings
+from edgekit.options import Options, check_outputs
+from edgekit.pipeline import with_preprocessing
+from edgekit.plan import Plan, resolve
+from edgekit.training import Teacher, Training
+from edgekit_converters.cache import Cache, cache_root, digest
+from edgekit_converters.load import LOADERS
+from edgekit_converters.records import EvaluateRequest, Evaluation, Source
+from edgekit_converters.runner import Runner, StageCost, Watch, new_log
+from edgekit_converters.train import Epoch, Settings, Trained
+from edgekit_runtime.errors import PlanError
+from edgekit_runtime.manifest import InputSpec
+
+
+@dataclass(frozen=True)
+class DistillPlan:
+    """A student, a teacher, and how the one learns from the other."""
+
+    student: Plan
+    teacher: Plan
+    training: Training
+    output: Path | None  # without, the student's name with "-distilled"
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What was written."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What the student learned. ``before`` and ``after`` are the student's."""
+
+    edgekit: str
+    student: str
+    teacher: str
+    model: ModelReport
+    samples: int  # trained on, those held out among them
+    metric: str  # on held-out samples
+    before: float
+    after: float
+    best: int  # the epoch that is left; 0: the student as it came
+    history: tuple[Epoch, ...]
+    evaluated: dict[str, float] | None  # with --evaluate: teacher, before, after
+    evaluation_metric: str | None
+    settings: Settings
+    stages: tuple[StageCost, ...]
+    wall_seconds: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def plan(student: Options, teacher: Options) -> DistillPlan:
+    """Decide everything that can be decided without opening the models.
+
+    Args:
+        student: with ``train``, and the output where one was named.
+        teacher: its model, and what opens it.
+
+    Raises:
+        PlanError: the request contradicts itself.
+    """
+    training = trainings.asked(student)
+    if training is None:
+        raise PlanError("a student learns from data: give --train DATA; it needs no labels")
+    if training.settings.teacher_share == 0:
+        raise PlanError("--teacher-share 0 leaves the teacher out: give more than 0")
+    output = Path(student.output) if student.output else None
+    if output:
+        check_outputs(output, dataclasses.replace(student, labels=teacher.model))
+    # resolved as a conversion would be, whose default name of a bundle is not used
+    return DistillPlan(
+        resolve(dataclasses.replace(student, output=None)), resolve(dataclasses.replace(teacher, output=None)),
+        training, output,
+    )  # fmt: skip
+
+
+def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
+    """Have the teacher answer, train the student, and write it.
+
+    Raises:
+        EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
+    """
+    started = time.monotonic()
+    root = cache_root()
+    with Runner(new_log(root), Cache(root / "stages", enabled=plan.student.cache), watch) as runner:
+        student, teacher = _opened(runner, plan.student), _opened(runner, plan.teacher)
+        output = _output(plan, trainings.save(runner, student.source).suffix)
+        material = trainings.material(runner, plan.student, student.inputs, plan.training)
+        before = _evaluated(runner, plan.student, student)
+        known = _evaluated(runner, dataclasses.replace(plan.teacher, evaluate=plan.student.evaluate), teacher)
+        trained = trainings.train(runner, plan.training, student.source, material, teacher)
+        learned = dataclasses.replace(student.source, request=trained.request)
+        after = _evaluated(runner, plan.student, Teacher(learned, student.inputs))
+        trainings.put(trainings.save(runner, learned), output)
+        return DistillReport(
+            edgekit=__version__,
+            student=plan.student.name,
+            teacher=plan.teacher.name,
+            model=ModelReport(str(output), output.stat().st_size, digest(output)),
+            samples=material.data.count,
+            metric=trained.metric,
+            before=trained.before,
+            after=trained.value,
+            best=trained.best,
+            history=trained.history,
+            evaluated={"teacher": known.value, "before": before.value, "after": after.value}
+            if known and before and after
+            else None,
+            evaluation_metric=after.metric if after else None,
+            settings=plan.training.settings,
+            stages=tuple(runner.costs),
+            wall_seconds=round(time.monotonic() - started, 3),
+            notes=_notes(student.source, teacher.source, material.data.notes, trained),
+        )
+
+
+def _opened(runner: Runner, plan: Plan) -> Teacher:
+    source: Source = runner.run("load", LOADERS[plan.source.kind].toolchain, plan.source, plan.name)
+    inputs: tuple[InputSpec, ...] = with_preprocessing(source, plan)
+    return Teacher(source, inputs)
+
+
+def _output(plan: DistillPlan, suffix: str) -> Path:
+    """Where the student goes.
+
+    Raises:
+        PlanError: the name asks for another kind of file than the student's.
+    """
+    output = plan.output or Path(f"{plan.student.name}-distilled{suffix}")
+    if output.suffix.lower() != suffix:
+        raise PlanError(f"-o {output}: the student is saved as {suffix}; give a name that ends so")
+    return output
+
+
+def _evaluated(runner: Runner, plan: Plan, model: Teacher) -> Evaluation | None:
+    data = steps.prepare(runner, plan, model.inputs, plan.evaluate, steps.EVALUATION)
+    if data is None:
+        return None
+    request = EvaluateRequest(model.source, model.inputs, model.source.outputs, data, metric=plan.metric)
+    evaluation: Evaluation = runner.run(
+        "evaluate", LOADERS[plan.source.kind].toolchain, request, model.source.request.path.name
+    )
+    return evaluation
+
+
+def _notes(student: Source, teacher: Source, data: tuple[str, ...], trained: Trained) -> tuple[str, ...]:
+    return (
+        *(f"student: {note}" for note in student.notes),
+        *(f"teacher: {note}" for note in teacher.notes),
+        *(f"training: {note}" for note in (*data, *trained.notes)),
+    )
