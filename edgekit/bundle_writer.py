@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,12 @@ from typing import BinaryIO
 from edgekit_runtime.archive import Entry, directory, local_header
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.extents import Extent
 from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest, parse, to_json
 
 CHUNK_BYTES = 1 << 20
-Content = Path | bytes
+Content = Path | bytes | Extent
+Measured = Mapping[str, tuple[int, str, int]]  # size in bytes, SHA-256, CRC-32
 
 
 def write_bundle(
@@ -44,21 +47,48 @@ def write_bundle(
         FileExistsError: ``out`` is to be a folder and there is something already.
         OSError: a file cannot be read, or the bundle cannot be written (a full disk).
     """
-    as_directory = as_directory or str(out).endswith(("/", os.sep))
-    target = Path(out)
     measured = {path: _measure(content) for path, content in sorted(files.items())}
     records = tuple(FileRecord(path, size, digest) for path, (size, digest, _) in measured.items())
     whole = replace(manifest, files=records)
     text = to_json(whole)
     parse(text)  # refuses what a board would refuse, before anything is written
     contents: dict[str, Content] = {MANIFEST_NAME: text, **{path: files[path] for path in measured}}
-    if as_directory:
-        _write_folder(contents, target)
-    else:
-        crcs = {MANIFEST_NAME: zlib.crc32(text), **{path: crc for path, (_, _, crc) in measured.items()}}
-        sizes = {MANIFEST_NAME: len(text), **{path: size for path, (size, _, _) in measured.items()}}
-        _write_archive(contents, _entries(sizes, crcs), target)
+    _write(contents, {MANIFEST_NAME: _measure(text), **measured}, out, as_directory=as_directory)
     return whole
+
+
+def write_contents(contents: Mapping[str, Content], out: str | Path, *, as_directory: bool = False) -> None:
+    """Write a bundle of files that are all there already, whole, or leave ``out`` as it was.
+
+    Args:
+        contents: every file by its path, the manifest as it is to stand there among them.
+        out, as_directory: as for ``write_bundle``.
+
+    Raises:
+        BundleError: what was written is no bundle.
+        FileExistsError, OSError: as ``write_bundle``.
+    """
+    paths = [MANIFEST_NAME, *sorted(contents.keys() - {MANIFEST_NAME})]
+    ordered = {path: contents[path] for path in paths}
+    _write(ordered, {path: _measure(contents[path]) for path in paths}, out, as_directory=as_directory)
+
+
+def write_beside(folder: Path, name: str, content: bytes) -> None:
+    """Write one file of a bundle that is a folder, in one step; what had the name before is replaced."""
+    with _beside(folder) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            _flush(file)
+        os.replace(temporary, folder / name)
+    _flush_folder(folder)
+
+
+def _write(contents: Mapping[str, Content], measured: Measured, out: str | Path, *, as_directory: bool) -> None:
+    """Write the contents in their order."""
+    if as_directory or str(out).endswith(("/", os.sep)):
+        _write_folder(contents, Path(out))
+    else:
+        _write_archive(contents, _entries(measured), Path(out))
 
 
 def _chunks(content: Content) -> Iterator[bytes]:
@@ -66,8 +96,10 @@ def _chunks(content: Content) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
         return
-    with content.open("rb") as file:
-        while piece := file.read(CHUNK_BYTES):
+    left_bytes = content.size_bytes if isinstance(content, Extent) else sys.maxsize
+    with content.open() if isinstance(content, Extent) else content.open("rb") as file:
+        while piece := file.read(min(left_bytes, CHUNK_BYTES)):
+            left_bytes -= len(piece)
             yield piece
 
 
@@ -81,12 +113,12 @@ def _measure(content: Content) -> tuple[int, str, int]:
     return size_bytes, digest.hexdigest(), crc
 
 
-def _entries(sizes: Mapping[str, int], crcs: Mapping[str, int]) -> list[Entry]:
-    """Where each file lies: one after the other, in the order of ``sizes``."""
+def _entries(measured: Measured) -> list[Entry]:
+    """Where each file lies: one after the other, in the order of ``measured``."""
     entries: list[Entry] = []
-    for path, size_bytes in sizes.items():
+    for path, (size_bytes, _, crc) in measured.items():
         offset = entries[-1].end_offset if entries else 0
-        entries.append(Entry(path, size_bytes, crcs[path], offset))
+        entries.append(Entry(path, size_bytes, crc, offset))
     return entries
 
 

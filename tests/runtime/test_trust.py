@@ -1,0 +1,157 @@
+"""Whose signature opens a bundle: the caller's keys, the machine's, and nobody's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import edgekit_runtime
+from edgekit_runtime import open_bundle, trust
+from edgekit_runtime.__main__ import main
+from edgekit_runtime.errors import DigestMismatch, SignatureInvalid
+
+pytestmark = pytest.mark.needs_cryptography
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """The public key of whoever signs here."""
+    from edgekit.signing import make_key
+
+    return make_key(tmp_path / "ours.pem", "p256")[1]
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """The public key of somebody else."""
+    from edgekit.signing import make_key
+
+    return make_key(tmp_path / "other.pem", "ed25519")[1]
+
+
+@pytest.fixture
+def signed(make: Make, ours: Path) -> Path:
+    """The classifier, signed."""
+    from edgekit.signing import read_private_key, sign
+
+    bundle = make()
+    sign(bundle, [read_private_key(ours.with_name("ours.pem"))])
+    return bundle
+
+
+@pytest.mark.parametrize("form", ["path", "text", "bytes", "folder", "list"])
+def test_a_key_is_a_file_a_folder_or_pem(signed: Path, ours: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / "trust.d").mkdir()
+    (tmp_path / "trust.d" / "ours.pem").write_bytes(ours.read_bytes())
+    forms = {"path": ours, "text": ours.read_text(), "bytes": ours.read_bytes(), "folder": tmp_path / "trust.d"}
+    with edgekit_runtime.load(signed, trust=forms.get(form, [str(ours)])) as model:
+        assert model.placement.variant == "null-float32"
+
+
+def test_one_of_several_keys_is_enough_and_told(signed: Path, ours: Path, other: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(other.read_bytes() + b"# ours\n" + ours.read_bytes())
+    told = open_bundle(signed, trust=[both]).signed_by
+    assert told == open_bundle(signed, trust=[ours]).signed_by
+    assert told is not None
+    assert len(told) == 64
+
+
+def test_another_key_is_not_believed(signed: Path, other: Path) -> None:
+    with pytest.raises(SignatureInvalid, match="trusted are"):
+        edgekit_runtime.load(signed, trust=[other])
+
+
+def test_what_is_not_signed_is_not_believed(bundle_path: Path, ours: Path) -> None:
+    with pytest.raises(SignatureInvalid, match="is not signed"):
+        edgekit_runtime.load(bundle_path, trust=[ours])
+
+
+@pytest.fixture(params=["file", "folder"])
+def machine_trusts_us(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The environment names our key, or a folder with it."""
+    folder = tmp_path / "trust.d"
+    folder.mkdir()
+    (folder / "ours.pem").write_bytes(ours.read_bytes())
+    monkeypatch.setenv(trust.NAME, str(ours if request.param == "file" else folder))
+
+
+@pytest.mark.usefixtures("machine_trusts_us")
+def test_the_machine_says_whom_it_trusts(signed: Path, make: Make, other: Path) -> None:
+    edgekit_runtime.load(signed).close()
+    edgekit_runtime.load(signed, isolate=True).close()  # the child takes the parent's word
+    with pytest.raises(SignatureInvalid):
+        open_bundle(signed, trust=[other])  # the caller's keys, not besides the machine's
+    unsigned = make(folder=True)
+    with pytest.raises(SignatureInvalid, match="is not signed"):
+        edgekit_runtime.load(unsigned)
+    edgekit_runtime.load(unsigned, trust=False).close()
+
+
+def test_the_machines_folder_is_used_where_it_is(
+    bundle_path: Path, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(trust.NAME, raising=False)
+    monkeypatch.setattr(trust, "FOLDER", str(tmp_path / "trust.d"))
+    open_bundle(bundle_path).close()
+    (tmp_path / "trust.d").mkdir()
+    with pytest.raises(SignatureInvalid, match="no public key was found"):  # empty: broken, so nothing is let in
+        open_bundle(bundle_path)
+    (tmp_path / "trust.d" / "ours.pem").write_bytes(ours.read_bytes())
+    with pytest.raises(SignatureInvalid, match="is not signed"):
+        open_bundle(bundle_path)
+
+
+def test_trust_that_is_broken_lets_nothing_in(signed: Path, ours: Path, tmp_path: Path) -> None:
+    empty, junk = tmp_path / "empty.pem", tmp_path / "junk.pem"
+    empty.write_bytes(b"")
+    junk.write_bytes(ours.read_bytes().replace(b"M", b"N"))
+    large = tmp_path / "large.pem"
+    large.write_bytes(ours.read_bytes() * 1000)
+    wrong = [[], tmp_path / "missing.pem", empty, junk, large, ours.with_name("ours.pem")]
+    for keys in wrong:
+        with pytest.raises(SignatureInvalid):
+            open_bundle(signed, trust=keys)
+
+
+def test_a_key_of_a_kind_that_nobody_checks_here(signed: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256K1())):
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        with pytest.raises(SignatureInvalid, match="wanted ed25519 or ECDSA"):
+            open_bundle(signed, trust=pem)
+
+
+def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(SignatureInvalid, match=r"edgekit-runtime\[verify\]"):
+        open_bundle(signed, trust=[ours])
+
+
+def test_a_child_refuses_what_was_put_in_its_place(signed: Path, ours: Path, make: Make) -> None:
+    from edgekit_runtime.child import asked_bundle, to_request
+
+    bundle = open_bundle(signed, trust=[ours])
+    request = to_request(bundle, bundle.manifest.variants[0], None, cache=True)
+    asked_bundle(request).close()
+    signed.unlink()
+    make(model_version="2")
+    with pytest.raises(DigestMismatch, match="was replaced"):
+        asked_bundle(request)
+
+
+def test_the_command_line_takes_keys(signed: Path, ours: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(signed), "--key", str(other), "--key", str(ours)]) == 0
+    assert "signed by the trusted key" in capsys.readouterr().out
+    assert main(["info", str(signed), "--key", str(other)]) == SignatureInvalid.exit_code
+    assert "trusted are" in capsys.readouterr().err

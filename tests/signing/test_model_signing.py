@@ -1,0 +1,97 @@
+"""OpenSSF's own command accepts what we sign and refuses what was changed, and we accept what it signs."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.bundle_writer import write_bundle
+from edgekit.signing import make_key, read_private_key, sign
+from edgekit_runtime import open_bundle
+from edgekit_runtime.errors import SignatureInvalid
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+
+pytestmark = [pytest.mark.needs_model_signing, pytest.mark.needs_cryptography]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The identity of two numbers, as a file."""
+    np.save(tmp_path / "zeros.npy", np.zeros((1, 1, 2), np.float32))
+    np.save(tmp_path / "eye.npy", np.eye(2, dtype=np.float32))
+    binding = (TensorBinding(0, "x", "float32"),)
+    golden = Golden(("golden/y.npy",), (0.0,))
+    variant = Variant("v", "null", "cpu", "float32", ("variants/v/eye.npy",), binding, binding, golden)
+    ends = InputSpec("x", (1, 2), "float32"), OutputSpec("y", (1, 2), "float32")
+    zeros = tmp_path / "zeros.npy"
+    files = {"golden/x.npy": zeros, "golden/y.npy": zeros, "variants/v/eye.npy": tmp_path / "eye.npy"}
+    manifest = Manifest("eye", "1", ends[:1], ends[1:], (variant,), (), ("golden/x.npy",))
+    write_bundle(manifest, files, tmp_path / "m.edgekit")
+    return tmp_path / "m.edgekit"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    """A private key and its public one."""
+    private, public = make_key(tmp_path / "key.pem", "p256")
+    return private, public
+
+
+def unpacked(bundle: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def judged(model_signing: str, folder: Path, public: Path) -> subprocess.CompletedProcess[str]:
+    command = [model_signing, "verify", "key", folder, "--signature", folder / "model.sig", "--public_key", public]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_it_accepts_what_we_sign_and_refuses_what_was_changed(
+    bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
+) -> None:
+    sign(bundle, [read_private_key(keys[0])])
+    folder = unpacked(bundle, tmp_path / "unpacked")
+    accepted = judged(model_signing, folder, keys[1])
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    (folder / "golden/x.npy").write_bytes(b"other")
+    refused = judged(model_signing, folder, keys[1])
+    assert refused.returncode != 0
+    assert "golden/x.npy" in refused.stdout + refused.stderr
+
+
+def test_it_refuses_another_key(bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str) -> None:
+    sign(bundle, [read_private_key(keys[0])])
+    _, other = make_key(tmp_path / "other.pem", "p256")
+    assert judged(model_signing, unpacked(bundle, tmp_path / "unpacked"), other).returncode != 0
+
+
+def test_we_accept_what_it_signs_and_refuse_what_was_changed(
+    bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
+) -> None:
+    folder = unpacked(bundle, tmp_path / "unpacked")
+    command = [model_signing, "sign", "key", folder, "--signature", folder / "model.sig", "--private_key", keys[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    with open_bundle(folder, trust=[keys[1]]) as opened:
+        opened.verify_all()
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"version": "1"', b'"version": "9"'))
+    with pytest.raises(SignatureInvalid, match=r"manifest\.json' is not what was signed"):
+        open_bundle(folder, trust=[keys[1]])
+
+
+def test_a_signature_of_ours_beside_one_of_its(
+    bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
+) -> None:
+    folder = unpacked(bundle, tmp_path / "unpacked")
+    command = [model_signing, "sign", "key", folder, "--signature", folder / "model.sig", "--private_key", keys[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    private, public = make_key(tmp_path / "new.pem", "ed25519")
+    sign(folder, [read_private_key(private)], add=True)
+    open_bundle(folder, trust=[public]).close()
+    assert judged(model_signing, folder, keys[1]).returncode == 0
