@@ -1,4 +1,4 @@
-"""``python -m edgekit_runtime check|run|info|measure BUNDLE`` and ``doctor``: the command line there is on a board."""
+"""``python -m edgekit_runtime check|run|info|measure BUNDLE``, and more: the command line there is on a board."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime import show
+from edgekit_runtime import show, store_commands
 from edgekit_runtime.arguments import add_where, asked, positive, seconds, threads
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.edges import CALL_RAW
@@ -102,6 +102,12 @@ def doctor(args: argparse.Namespace) -> int:
     return 0
 
 
+def _keep_store(args: argparse.Namespace) -> int:
+    """Run one of the store's commands."""
+    _tell(args, *args.store_verb(args))
+    return 0
+
+
 def _show_event(event: Event) -> None:
     print(show.event_line(event), file=sys.stderr, flush=True)
 
@@ -146,11 +152,13 @@ EXAMPLES = {
     "doctor": "doctor --json",
 }
 VERBS = (check, run, info, measure, doctor)
+STORE_VERBS = store_commands.VERBS
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m edgekit_runtime", description="Run edgekit bundles.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(verb.__name__ for verb in VERBS))
+    names = "|".join(verb.__name__ for verb in (*VERBS, *STORE_VERBS))
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar=names)
     for verb in VERBS:
         said = (verb.__doc__ or "").strip()
         example = f"example: python -m edgekit_runtime {EXAMPLES[verb.__name__]}"
@@ -167,6 +175,14 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--output", metavar="FILE", help="write the outputs to a .npy or .npz")
         if verb is measure:
             sub.add_argument("--seconds", type=seconds, default=3.0, metavar="N", help="about so long a scenario")
+        sub.add_argument("--json", action="store_true", help="print JSON")
+    for store_verb, example in STORE_VERBS.items():
+        said = (store_verb.__doc__ or "").strip()
+        sub = verbs.add_parser(
+            store_verb.__name__, help=said, description=said, epilog=f"example: python -m edgekit_runtime {example}"
+        )
+        sub.set_defaults(function=_keep_store, store_verb=store_verb)
+        store_commands.add_options(store_verb, sub)
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

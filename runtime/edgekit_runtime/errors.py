@@ -15,12 +15,14 @@ EdgekitError
 │   ├── DigestMismatch             a file is not the file that was packed
 │   ├── SignatureInvalid           trust was asked for and not established
 │   ├── UnsupportedVersion         written by a newer format version
-│   └── IncompatibleDevice         no variant can run on this machine
-└── EngineError           exit 7   an engine cannot be had or refused an input
-    ├── EngineUnavailable          the library is missing or does not load
-    ├── DelegateUnavailable        the delegate is missing or refused the model
-    ├── DelegateCrashed            the delegate crashed or hung in its probe
-    └── InputMismatch              an input has the wrong name, shape, dtype or values
+│   ├── IncompatibleDevice         no variant can run on this machine
+│   └── NotAnUpdate                it is older than, or not a version of, what the store has
+├── EngineError           exit 7   an engine cannot be had or refused an input
+│   ├── EngineUnavailable          the library is missing or does not load
+│   ├── DelegateUnavailable        the delegate is missing or refused the model
+│   ├── DelegateCrashed            the delegate crashed or hung in its probe
+│   └── InputMismatch              an input has the wrong name, shape, dtype or values
+└── StoreError            exit 8   the store of bundles on a board cannot do what was asked
 
 Exit code 2 is a usage error of the command line, 1 a bug with its traceback.
 Messages say what happened, where, and what to do next.
@@ -128,6 +130,10 @@ class IncompatibleDevice(BundleError):
     """No variant can run on this machine."""
 
 
+class NotAnUpdate(BundleError):
+    """The bundle is older than what a store has, or not a version of it."""
+
+
 class EngineError(EdgekitError):
     """An engine cannot be had, or refused an input."""
 
@@ -148,3 +154,9 @@ class DelegateCrashed(EngineError):
 
 class InputMismatch(EngineError):
     """An input has the wrong name, shape, dtype or values."""
+
+
+class StoreError(EdgekitError):
+    """The store of bundles on a board cannot do what was asked."""
+
+    exit_code = 8

@@ -51,7 +51,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     """Open a bundle and the best of its variants that this machine runs as it should.
 
     Args:
-        path: a ``.edgekit`` file, or the same tree as a folder.
+        path: a ``.edgekit`` file, the same tree as a folder, or a store, whose current generation is opened.
         device: ``"auto"``, or the name of a device the bundle was made for, whose variants then come first.
         require: a variant's name, engine, ``engine:device``, device, delegate or scheme; anything else is
             refused rather than fallen back to.
@@ -75,6 +75,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         EngineError: no variant can be opened and proven here; the message gives every reason.
         ProfileError: the bundle was not made for that device.
     """
+    asked = dict(locals())
     _refuse_wrong_values(threads, check, concurrency)
     how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate), cache=cache)
     bundle = open_bundle(path, trust)
@@ -85,12 +86,12 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     except BaseException:  # whatever stopped it, nothing taken out of the bundle stays behind
         bundle.close()
         raise
+    runner: Session | Failover = session
     if how.isolate_s is not None:
         from edgekit_runtime.failover import Failover, Wish
 
-        safe = Failover(bundle, session, placement, Wish(device, require, threads, how), on_event)
-        return Model(bundle, safe, placement, labels, concurrency)
-    return Model(bundle, session, placement, labels, concurrency)
+        runner = Failover(bundle, session, placement, Wish(device, require, threads, how), on_event)
+    return Model(bundle, runner, placement, labels, concurrency, asked)
 
 
 def _refuse_wrong_values(threads: int | str | None, check: str, concurrency: int | None) -> None:
@@ -139,7 +140,10 @@ class Model:
         placement: Placement,
         labels: dict[str, tuple[str, ...]],
         concurrency: int | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
+        self._asked = asked or {}  # of ``load``, to be asked again when the store has another generation
+        self._passed_over: set[str] = set()  # generations of the store that could not be switched to
         self.manifest: Manifest = bundle.manifest
         self.inputs: tuple[InputSpec, ...] = bundle.manifest.inputs
         self.outputs: tuple[OutputSpec, ...] = bundle.manifest.outputs
@@ -173,13 +177,27 @@ class Model:
             InputMismatch: an input has the wrong name, shape or dtype, or is not finite.
             EngineError: the engine failed, or the model is closed.
         """
-        if self._run_one is not None and type(x) is np.ndarray and not raw:
-            return self._run_one(x)
+        run_one = self._run_one
+        if run_one is not None and type(x) is np.ndarray and not raw:
+            try:
+                return run_one(x)
+            except EngineError:
+                if run_one is self._run_one:  # else another generation took over meanwhile
+                    raise
         values = [x] if self._single_input and type(x) is np.ndarray else self._values(x)
-        results = self._session.run(values, raw)
+        results = self._run(values, raw)
         if self._single_output:
             return results[0]
         return {spec.name: result for spec, result in zip(self.outputs, results)}
+
+    def _run(self, values: list[Any], raw: bool) -> list[Array]:
+        while True:
+            session = self._session
+            try:
+                return session.run(values, raw)
+            except EngineError:
+                if session is self._session:  # else another generation took over meanwhile
+                    raise
 
     @property
     def placement(self) -> Placement:
@@ -242,6 +260,43 @@ class Model:
                 self._executor = ThreadPoolExecutor(self.concurrency + 1, "edgekit")
             return self._executor
 
+    @property
+    def generation(self) -> str | None:
+        """The name of the store's generation that runs; None of a bundle that is in no store."""
+        return None if self._bundle.hold is None else self._bundle.hold.generation
+
+    def reload_if_changed(self) -> bool:
+        """Switch to the store's current generation if that is another than what runs; tell whether it is.
+
+        Calls go on meanwhile: those under way end on the old generation, the next ones run on the new one, in whatever
+        thread. Asking costs one system call. ``manifest``, ``labels`` and ``placement`` are then those of the new one.
+
+        Raises:
+            StoreError: the model was not loaded from a store, or the new generation has other inputs or outputs.
+            EngineError: the new one cannot be opened and proven here, or the model is closed.
+            BundleError: the new one must not be used. After each of these the old one runs on, and this generation is
+                not tried again.
+        """
+        from edgekit_runtime.reload import newer
+
+        other = newer(self._bundle, self._asked, self._passed_over)
+        if other is not None:
+            self._become(other)
+        return other is not None
+
+    def heartbeat(self) -> bool:
+        """Tell the store that this application works with the generation that runs, where that is on trial.
+
+        Returns:
+            Whether it was on trial; else nothing is written, so this may be called often.
+
+        Raises:
+            StoreError: the model was not loaded from a store, or that cannot be written.
+        """
+        from edgekit_runtime.reload import beat
+
+        return beat(self._bundle)
+
     def __repr__(self) -> str:
         at = self.placement
         return f"<Model {self.manifest.model_name!r} {at.variant} on {at.engine}:{at.device}>"
@@ -257,6 +312,18 @@ class Model:
             if self._executor is not None:
                 self._executor.shutdown(wait=False, cancel_futures=True)
             self._bundle.close()
+
+    def _become(self, other: Model) -> None:
+        """Take over all that another model has, and close what was there when its calls have ended."""
+        with self._lock:
+            if self._closed:
+                other.close()
+                raise EngineError("the model is closed: load the store again")
+            bundle, session = self._bundle, self._session
+            for name in ("manifest", "inputs", "outputs", "labels", "_placed", "_bundle", "_session", "_run_one"):
+                setattr(self, name, getattr(other, name))
+        session.close()
+        bundle.close()
 
     def __enter__(self) -> Model:
         return self

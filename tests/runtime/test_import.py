@@ -14,6 +14,7 @@ import edgekit_runtime
 PACKAGE = Path(edgekit_runtime.__file__).parent
 # What is outside numpy and the standard library, and the only files that may name it.
 FOREIGN = {
+    "delta_codec.py": {"zstandard"},
     "engines/litert.py": {"ai_edge_litert", "tflite_runtime"},
     "engines/litert_compiled.py": {"ai_edge_litert"},
     "engines/openvino.py": {"openvino"},

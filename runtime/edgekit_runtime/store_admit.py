@@ -1,0 +1,97 @@
+"""Which bundles a store takes: made for this board, a newer version of the same model, not given up before."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from edgekit_runtime.errors import IncompatibleDevice, NotAnUpdate
+from edgekit_runtime.requirements import check_machine, machine
+
+if TYPE_CHECKING:
+    from edgekit_runtime.manifest import Manifest, Variant
+
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)[-._]?([^+]*)(?:\+.*)?")  # release, what is before a release, build
+_PART = re.compile(r"\d+|[^\d.]+")
+
+Key = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
+
+
+def check_board(manifest: Manifest, device: str | None = None) -> None:
+    """Refuse a bundle of which nothing is made for this machine.
+
+    Args:
+        manifest: what the bundle says.
+        device: the profile that this board is, where the caller knows; the bundle must then have been made for it.
+            Else one of the bundle's profiles, if it has any, must have this machine's architecture.
+
+    Raises:
+        IncompatibleDevice: it is not for this board.
+    """
+    archs = {str(profile["name"]): str(profile.get("arch")) for profile in manifest.devices}
+    model, here = manifest.model_name, machine()
+    if device is not None and device not in archs:
+        raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, not for {device}: take the bundle for it")
+    if archs and here not in archs.values():
+        raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, this machine is {here}: take another bundle")
+    reasons = [reason for reason in map(_problem, manifest.variants) if reason]
+    if len(reasons) == len(manifest.variants):
+        raise IncompatibleDevice(f"no variant of {model!r} can run on this machine ({here}): " + "; ".join(reasons))
+
+
+def _names(archs: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({arch})" for name, arch in archs.items()) or "no device in particular"
+
+
+def _problem(variant: Variant) -> str:
+    try:
+        check_machine(variant)
+    except IncompatibleDevice as error:
+        return f"{variant.name} {error}"
+    return ""
+
+
+def check_update(new: Manifest, have: Manifest, *, allow_downgrade: bool, allow_other_model: bool) -> None:
+    """Refuse a bundle that is no update of what a store has.
+
+    Raises:
+        NotAnUpdate: it is another model, an older version, or one whose version cannot be compared.
+    """
+    if new.model_name != have.model_name:
+        if allow_other_model:
+            return
+        raise NotAnUpdate(
+            f"the store has {have.model_name!r}, this is {new.model_name!r}: install into its own store, or allow "
+            "another model"
+        )
+    if allow_downgrade or new.model_version == have.model_version:
+        return
+    keys = version_key(new.model_version), version_key(have.model_version)
+    if keys[0] is None or keys[1] is None:
+        raise NotAnUpdate(
+            f"whether {new.model_version!r} of {new.model_name!r} is newer than {have.model_version!r} cannot be told: "
+            "give versions such as 1.2.3, or allow a downgrade"
+        )
+    if keys[0] < keys[1]:
+        raise NotAnUpdate(
+            f"{new.model_name!r} {new.model_version} is older than {have.model_version}, which the store has: allow a "
+            "downgrade if that is what you want"
+        )
+
+
+def version_key(version: str) -> Key | None:
+    """What versions are ordered by; None of one that does not begin with a number.
+
+    ``1.2`` is 1.2.0, older than 1.10, newer than 1.2-rc1 and 1.2rc1; what follows a ``+`` does not count, as in
+    semver.org's precedence (section 11).
+    """
+    found = _VERSION.fullmatch(version.strip())
+    if found is None:
+        return None
+    release = [int(part[:20]) for part in found[1].split(".")]
+    while release and not release[-1]:
+        release.pop()
+    before = tuple(
+        (not part.isdecimal(), int(part[:20]) if part.isdecimal() else 0, part) for part in _PART.findall(found[2])
+    )
+    return tuple(release), not before, before

@@ -1,0 +1,35 @@
+"""The self-check of a generation on trial: in a child process, which may crash or hang."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+
+from edgekit_runtime.child import end_child, how_it_ended, last_words, start_child
+from edgekit_runtime.scratch import Scratch
+
+TIMEOUT_S = 300.0
+
+
+def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:
+    """Run ``check`` on a generation: every digest, and the golden outputs of all variants that can run here.
+
+    Returns:
+        What is wrong; empty when all is well.
+    """
+    scratch = Scratch()
+    try:
+        with tempfile.TemporaryFile() as noise:
+            child = start_child("edgekit_runtime", noise, scratch.path, "check", os.path.abspath(folder))
+            try:
+                child.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                return f"the self-check took longer than {timeout_s:g} s"
+            finally:
+                end_child(child)
+            if child.returncode == 0:
+                return ""
+            return f"the self-check failed: {how_it_ended(child.returncode)}{last_words(noise)}"
+    finally:
+        scratch.remove()

@@ -1,0 +1,46 @@
+"""Install what a path leads to: a bundle, or a delta to one, and the whole bundle where that does not fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.delta import is_delta, open_delta
+from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError
+from edgekit_runtime.store_install import install
+
+if TYPE_CHECKING:
+    from edgekit_runtime.bundle import BundlePath
+    from edgekit_runtime.store_install import Installed, Terms, Watch
+
+
+def install_from(
+    path: BundlePath, full: BundlePath | None, store: str, terms: Terms, watch: Watch | None = None
+) -> tuple[Installed, str]:
+    """Install a bundle or a delta.
+
+    Args:
+        path: of either.
+        full: the whole bundle that a delta makes, to fall back to; None where there is none.
+        store: the store's folder.
+        terms: what is asked.
+        watch: told the progress.
+
+    Returns:
+        What became of it, and why a delta was not used, if it was not.
+
+    Raises:
+        BundleError: as of ``install``; of a delta that is damaged only where there is nothing to fall back to.
+        StoreError: likewise of one whose old bundle is not in the store.
+    """
+    note = ""
+    if is_delta(path):
+        try:
+            with open_delta(path, store, terms.trust) as delta:
+                return install(delta, store, terms, watch), note
+        except (DigestMismatch, MalformedBundle, StoreError) as error:
+            if full is None:
+                raise
+            path, note = full, f"the delta was not used: {error}"
+    with open_bundle(path, terms.trust) as bundle:
+        return install(bundle, store, terms, watch), note

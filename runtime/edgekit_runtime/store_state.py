@@ -1,0 +1,130 @@
+"""What a store remembers of its generations, and how that changes. Nothing here touches the disk but ``read_state``.
+
+Which generation is current is not remembered here but told by the link: a power cut may fall between the two. So a
+trial counts only while its generation is the current one, and each function is given what is current.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from edgekit_runtime.checks import anything, integer, many, one_of, optional, record, text, words
+from edgekit_runtime.errors import MalformedBundle, StoreError
+from edgekit_runtime.record import dataclass, field, replace
+from edgekit_runtime.store import NAME_DIGITS, STATE
+from edgekit_runtime.strict_json import decode
+
+SELF_CHECK, HEARTBEAT = "self-check", "heartbeat"
+MOST = 1000  # good signs wanted, or tries, of a trial
+MOST_LETTERS = 200  # of a reason
+KEPT = 16  # good generations, and reasons why others were given up
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A generation that has yet to show that it works."""
+
+    generation: str
+    previous: str | None  # the good one to go back to; None where there is none
+    confirm: str  # what counts as a good sign: SELF_CHECK (and heartbeats), or HEARTBEAT alone
+    wanted: int  # good signs until it is committed
+    most_tries: int  # starts it may take for them
+    good: int = 0
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is remembered."""
+
+    good: tuple[str, ...] = ()  # generations that were committed, in the order they became current
+    trial: Trial | None = None
+    given_up: dict[str, str] = field(default_factory=dict)  # generation -> why
+
+
+_name = text(f"[0-9a-f]{{{NAME_DIGITS}}}", "the name of a generation")
+_trial = record(
+    Trial,
+    generation=_name,
+    previous=optional(_name),
+    confirm=one_of(SELF_CHECK, HEARTBEAT),
+    wanted=integer(1, MOST),
+    most_tries=integer(1, MOST),
+    good=integer(0, MOST),
+    tries=integer(0, MOST),
+)
+_state = record(State, good=many(_name), trial=optional(_trial), given_up=words)
+
+
+def read_state(store: str) -> State:
+    """What a store remembers. A file that is missing or damaged is nothing remembered: what is current then is good."""
+    try:
+        with open(os.path.join(store, STATE), "rb") as file:
+            return _state(anything(decode(file.read(), STATE), STATE), STATE)
+    except (FileNotFoundError, MalformedBundle):
+        return State()
+
+
+def to_bytes(state: State) -> bytes:
+    """The content of the file."""
+    trial: dict[str, Any] | None = None if state.trial is None else dict(vars(state.trial))
+    told = {"good": list(state.good), "trial": trial, "given_up": state.given_up}
+    return (json.dumps(told, indent=1) + "\n").encode()
+
+
+def trial_of(state: State, current: str | None) -> Trial | None:
+    """The trial that is under way; one whose generation never became current, or is not any more, is none."""
+    return state.trial if state.trial is not None and state.trial.generation == current else None
+
+
+def good_of(state: State, current: str | None) -> tuple[str, ...]:
+    """The good generations up to the newest: the current one, or the one to go back to."""
+    trial = trial_of(state, current)
+    newest = current if trial is None else trial.previous
+    if newest is None:
+        return ()
+    older = state.good[: state.good.index(newest)] if newest in state.good else state.good
+    return (*older, newest)[-KEPT:]
+
+
+def begun(state: State, current: str | None, trial: Trial) -> State:
+    """A trial begins; one that was under way is over, and its generation is not gone back to."""
+    under_way = trial_of(state, current)
+    previous = current if under_way is None else under_way.previous
+    given_up = {name: why for name, why in state.given_up.items() if name != trial.generation}
+    return State(good_of(state, current), replace(trial, previous=previous), given_up)
+
+
+def committed(state: State, current: str) -> State:
+    """What is current is good."""
+    good = (*(name for name in good_of(state, current) if name != current), current)
+    return replace(state, good=good[-KEPT:], trial=None)
+
+
+def backward(state: State, current: str | None) -> tuple[str, ...]:
+    """The generations to go back to, the newest first."""
+    good = good_of(state, current)
+    return tuple(reversed(good if trial_of(state, current) is not None else good[:-1]))
+
+
+def gone_back(state: State, left: str, to: str, why: str) -> State:
+    """A generation is given up for an older one."""
+    older = (*backward(state, left)[::-1],)
+    others = [(name, reason) for name, reason in state.given_up.items() if name not in (left, to)]
+    told = "".join(filter(str.isprintable, why))[:MOST_LETTERS] or "for no reason given"
+    return State(older[: older.index(to) + 1], None, dict([*others, (left, told)][-KEPT:]))
+
+
+def counted(state: State, current: str, *, good: int = 0, tries: int = 0) -> State:
+    """A trial has had another good sign, or another try.
+
+    Raises:
+        StoreError: nothing is on trial.
+    """
+    trial = trial_of(state, current)
+    if trial is None:
+        raise StoreError(f"generation {current} is not on trial")
+    more = replace(trial, good=min(trial.good + good, MOST), tries=min(trial.tries + tries, MOST))
+    return replace(state, trial=more)

@@ -1,0 +1,155 @@
+"""A trial and its end: good signs are counted, then it is committed, or the last good generation is current again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable
+
+from edgekit_runtime import store_state as states
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.errors import BundleError, StoreError
+from edgekit_runtime.record import dataclass
+from edgekit_runtime.store import CURRENT, GENERATIONS, STATE, current, locked
+from edgekit_runtime.store_disk import Disk, writing
+
+NOTHING, COUNTED, COMMITTED, ROLLED_BACK = "nothing to do", "counted", "committed", "rolled back"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a step did."""
+
+    did: str  # NOTHING, COUNTED, COMMITTED or ROLLED_BACK
+    generation: str  # current now
+    why: str = ""
+    written_bytes: int = 0
+
+
+Check = Callable[[str], str]  # a generation's folder -> what is wrong with it, empty if nothing
+
+
+def commit(store: str) -> Turn:
+    """End the trial well, whatever it has shown. Without one, nothing is written.
+
+    Raises:
+        StoreError: there is no store, nothing in it, or it cannot be written.
+    """
+    with _changing(store) as (now, state, disk):
+        if states.trial_of(state, now) is None:
+            return Turn(NOTHING, now, "nothing is on trial")
+        _remember(store, states.committed(state, now), disk)
+        return Turn(COMMITTED, now, "as asked", disk.written_bytes)
+
+
+def rollback(store: str, why: str = "rolled back by hand") -> Turn:
+    """Give up the current generation for the last good one before it that is whole.
+
+    Raises:
+        StoreError: there is none, or the store cannot be written.
+    """
+    with _changing(store) as (now, state, disk):
+        return _go_back(store, now, state, why, disk)
+
+
+def heartbeat(store: str, generation: str | None = None) -> Turn:
+    """Count a good sign from an application that works with a generation; None is the current one.
+
+    Nothing is written where that generation is not on trial.
+
+    Raises:
+        StoreError: there is no store, nothing in it, or it cannot be written.
+    """
+    store = os.path.abspath(store)
+    now, state = current(store), states.read_state(store)
+    if now is not None and (generation not in (None, now) or states.trial_of(state, now) is None):
+        return Turn(NOTHING, now, "it is not on trial")  # seen without the lock, which needs no right to write
+    return _good_sign(store, generation)
+
+
+def boot(store: str, check: Check) -> Turn:
+    """Begin a start of the machine or the application: to be run before it.
+
+    A generation on trial has one try less, which is on the disk before anything else is done with it. Then it is
+    checked. It is given up when the check finds something, or when its tries are used up without its good signs.
+
+    Args:
+        store: the store's path.
+        check: what may take long, or this machine with it; the store is not locked meanwhile.
+
+    Raises:
+        StoreError: there is no store, nothing in it, nothing to go back to, or it cannot be written.
+    """
+    with _changing(store) as (now, state, disk):
+        trial = states.trial_of(state, now)
+        if trial is None:
+            return Turn(NOTHING, now, "nothing is on trial")
+        if trial.tries >= trial.most_tries:
+            why = f"{trial.tries} starts, and only {trial.good} of {trial.wanted} good signs"
+            return _go_back(store, now, state, why, disk)
+        _remember(store, states.counted(state, now, tries=1), disk)
+        written_bytes = disk.written_bytes
+    problem = check(os.path.join(store, GENERATIONS, now))
+    if problem:
+        return _more(_give_up(store, now, problem), written_bytes)
+    if trial.confirm == states.HEARTBEAT:
+        return Turn(COUNTED, now, "a try; the application's heartbeats are waited for", written_bytes)
+    return _more(_good_sign(store, now), written_bytes)
+
+
+def _more(turn: Turn, written_bytes: int) -> Turn:
+    return Turn(turn.did, turn.generation, turn.why, turn.written_bytes + written_bytes)
+
+
+def _good_sign(store: str, generation: str | None) -> Turn:
+    with _changing(store) as (now, state, disk):
+        trial = states.trial_of(state, now)
+        if generation not in (None, now) or trial is None:
+            return Turn(NOTHING, now, "it is not on trial")
+        after = states.counted(state, now, good=1)
+        told = f"{trial.good + 1} of {trial.wanted} good signs"
+        if trial.good + 1 >= trial.wanted:
+            after = states.committed(after, now)
+        _remember(store, after, disk)
+        return Turn(COUNTED if after.trial else COMMITTED, now, told, disk.written_bytes)
+
+
+def _give_up(store: str, generation: str, why: str) -> Turn:
+    with _changing(store) as (now, state, disk):
+        if now != generation:
+            return Turn(NOTHING, now, f"{generation}, which was checked, is not current any more")
+        return _go_back(store, now, state, why, disk)
+
+
+def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> Turn:
+    """Switch the link first: the trial is over with that, and what is remembered after it may be lost."""
+    for name in states.backward(state, now):
+        if _whole(os.path.join(store, GENERATIONS, name)):
+            disk.link(os.path.join(store, CURRENT), f"{GENERATIONS}/{name}")
+            _remember(store, states.gone_back(state, now, name, why), disk)
+            return Turn(ROLLED_BACK, name, why, disk.written_bytes)
+    raise StoreError(f"{store}: {now} is to be given up ({why}), and there is no good one to go back to: install one")
+
+
+def _whole(folder: str) -> bool:
+    try:
+        with open_bundle(folder) as bundle:
+            bundle.verify_all()
+    except BundleError:
+        return False
+    return True
+
+
+def _remember(store: str, state: states.State, disk: Disk) -> None:
+    disk.replace(os.path.join(store, STATE), states.to_bytes(state))
+
+
+@contextmanager
+def _changing(store: str) -> Iterator[tuple[str, states.State, Disk]]:
+    """The store to oneself: what is current, what is remembered, and what to write with."""
+    with writing(store), locked(store):
+        now = current(store)
+        if now is None:
+            raise StoreError(f"{store}: the store is empty: install a bundle first")
+        yield now, states.read_state(store), Disk()
