@@ -39,7 +39,8 @@ from edgekit_runtime.manifest import InputSpec
 TRAINING, VALIDATION = Purpose("training", 32, 1000), Purpose("validation", 16, 200)
 # what may differ when a training is gone on with: what was learned so far is worth as much
 FREE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
-SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
+# settings that are options of the same name
+SETTINGS = tuple(field.name for field in dataclasses.fields(Settings) if field.name not in ("quantize", "sparsity"))
 ASKED = ("validate", "resume", "log_dir", "wandb", *SETTINGS)
 
 
