@@ -22,8 +22,10 @@ class Toolchain:
 TOOLCHAINS = {
     "data": Toolchain((), ("numpy", "pillow"), ()),
     "keras": Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), ("keras",)),
-    "python": Toolchain((), ("tensorflow", "keras", "tf-keras", "torch", "litert-torch", "litert-converter"), ()),
-    "torch": Toolchain(("torch",), ("torch", "litert-torch", "litert-converter"), ("torch",)),
+    "python": Toolchain(
+        (), ("tensorflow", "keras", "tf-keras", "torch", "torch-pruning", "litert-torch", "litert-converter"), ()
+    ),
+    "torch": Toolchain(("torch",), ("torch", "torch-pruning", "litert-torch", "litert-converter"), ("torch",)),
     "litert": Toolchain(
         ("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), ("keras", "torch")
     ),

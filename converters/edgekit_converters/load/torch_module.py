@@ -141,8 +141,6 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     Raises:
         SourceError: the weights do not fit, or no input shape was given.
     """
-    if request.weights:
-        load_weights(module, request.weights, allow_pickle=request.allow_pickle)
     if not request.input_shapes:
         raise SourceError(
             f"{request.path}: a PyTorch module does not say what it takes; "
@@ -156,6 +154,13 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
         names += [said.name or f"input_{index}" for index, said in enumerate(more, len(names))]
     said_of = zip(names, said_shapes(request, names), strict=True)
     given = {name: said for name, said in said_of if said}
+    if request.cuts:
+        from edgekit_converters.prune import torch_modules
+
+        with torch_errors(request.path, "the module cannot be cut again as it was"):
+            module = torch_modules.recut(module, tuple(_sample(said) for said in given.values()), request.cuts)
+    if request.weights:
+        load_weights(module, request.weights, allow_pickle=request.allow_pickle)
     return _live(module.eval(), list(given), list(given.values()), request, code)
 
 
@@ -216,6 +221,52 @@ def _live(
         if last
     )
     return Live("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
+
+
+def samples(live: Live) -> tuple[torch.Tensor, ...]:
+    """Return an input each of an open module, as the module itself takes it: the same noise each time."""
+    shapes = [
+        _channels_first(spec.shape) if last else spec.shape for spec, last in zip(live.inputs, live.moved, strict=True)
+    ]
+    return tuple(_sample(InputShape(shape, dtype=spec.dtype)) for shape, spec in zip(shapes, live.inputs, strict=True))
+
+
+def _sample(said: InputShape) -> torch.Tensor:
+    """Return seeded noise, of whole numbers 0 and 1."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = getattr(torch, said.dtype or "float32")
+    if dtype.is_floating_point:
+        return torch.randn(said.shape, generator=generator, dtype=dtype)
+    return torch.randint(0, 2, said.shape, generator=generator).to(dtype)
+
+
+def save(live: Live, folder: Path) -> Path:
+    """Save an open module as a program that ``torch.export.load`` opens without edgekit, for any batch where it can.
+
+    Raises:
+        SourceError: ``torch.export`` cannot follow its forward pass.
+    """
+    path = folder / "model.pt2"
+    module = live.handle.module
+    if isinstance(module, torch.fx.GraphModule):
+        raise SourceError("a program of torch.export is saved already")
+    with torch_errors(path, "torch.export cannot follow the module's forward pass"):
+        torch.export.save(_any_batch(module, samples(live)) or torch.export.export(module, samples(live)), path)
+    return path
+
+
+def _any_batch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+    """Export with a free batch size, proven on another than the example's; None where the module fixes it."""
+    two, three = (tuple(torch.cat([one] * count) for one in inputs) for count in (2, 3))
+    free: Any = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+    if any(one.kind == one.VAR_POSITIONAL for one in inspect.signature(module.forward).parameters.values()):
+        free = (free,)
+    try:
+        program = torch.export.export(module, two, dynamic_shapes=free)
+        program.module()(*three)
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError):
+        return None
+    return program
 
 
 def _output_names(module: torch.nn.Module, inputs: tuple[InputSpec, ...], moved: tuple[bool, ...]) -> list[str]:

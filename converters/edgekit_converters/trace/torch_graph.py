@@ -36,7 +36,7 @@ class _Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.found = Steps()
-        self._names = _names(module)
+        self._names = layer_names(module)
         self._places: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -66,7 +66,7 @@ def _times(kernel: torch.Tensor, result: torch.Tensor) -> int:
     return math.prod(result.shape[1:-1] if kernel.dim() == 2 else result.shape[2:])
 
 
-def _names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, str]]:
+def layer_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, str]]:
     """Return the name and type of each operation."""
     nodes = [node for node in module.graph.nodes if node.op == "call_function" and "getitem" not in node.name]
     paths = {node: _module_of(node) for node in nodes}

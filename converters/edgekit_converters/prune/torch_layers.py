@@ -1,0 +1,100 @@
+"""Layers with fewer channels, by torch-pruning: the one file that knows it.
+
+Of torch-pruning we take how a layer is made smaller, not how layers hang together: its graph comes from autograd, so
+it loses frozen layers without a word, and takes every operation it does not know (padding, a product of matrices, a
+split of the last axis) for an element-wise one. What else it does to a layer is made good here: it thaws frozen
+parameters, and leaves the groups of a convolution or GroupNorm and the statistics of InstanceNorm as they were.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import nn
+from torch_pruning.pruner.function import ParameterPruner
+
+from edgekit_runtime.errors import ConversionError
+
+Conv = nn.modules.conv._ConvNd
+InstanceNorm = nn.modules.instancenorm._InstanceNorm
+# kind of layer: (what makes it give less, what makes it take less)
+CUTTERS: tuple[tuple[type, Any, Any], ...] = (
+    (Conv, torch_pruning.prune_conv_out_channels, torch_pruning.prune_conv_in_channels),
+    (nn.Linear, torch_pruning.prune_linear_out_channels, torch_pruning.prune_linear_in_channels),
+    (nn.modules.batchnorm._BatchNorm, torch_pruning.prune_batchnorm_out_channels, None),
+    (InstanceNorm, torch_pruning.prune_instancenorm_out_channels, None),
+    (nn.GroupNorm, torch_pruning.prune_groupnorm_out_channels, None),
+    (nn.PReLU, torch_pruning.prune_prelu_out_channels, None),
+    (nn.Embedding, torch_pruning.prune_embedding_out_channels, None),
+)
+
+
+def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
+    """Take some of the channels that a layer takes ("in"), gives ("out") or lets through ("through").
+
+    ``path`` may also name a parameter of a module; ``side`` is "axis N" then.
+
+    Raises:
+        ConversionError: the layer is as large as before.
+    """
+    holder = _holder(model, path)
+    before = sum(one.numel() for one in holder.parameters())
+    frozen = {name for name, one in holder.named_parameters() if not one.requires_grad}
+    with torch.no_grad():
+        if side.startswith("axis"):
+            _cut_parameter(holder, path.rpartition(".")[2], int(side.removeprefix("axis ")), gone)
+        else:
+            _cut(holder, side, gone)
+    for name, one in holder.named_parameters():
+        one.requires_grad_(name not in frozen)
+    has_nothing = before == 0 or (side == "in" and isinstance(holder, Conv) and holder.groups > 1)
+    if not has_nothing and sum(one.numel() for one in holder.parameters()) >= before:
+        raise ConversionError(f"{path} is as large as before", stage="cut", advice=f"keep it whole: --keep {path}")
+
+
+def _holder(model: nn.Module, path: str) -> Any:
+    modules = dict(model.named_modules())
+    return modules[path] if path in modules else model.get_submodule(path.rpartition(".")[0])
+
+
+def _cut(layer: Any, side: str, gone: list[int]) -> None:
+    give, take = next((give, take) for kind, give, take in CUTTERS if isinstance(layer, kind))
+    if isinstance(layer, Conv) and layer.groups > 1:
+        _cut_grouped(layer, side, gone, give)
+        return
+    if isinstance(layer, InstanceNorm) and layer.running_mean is not None:
+        kept = [one for one in range(layer.num_features) if one not in set(gone)]
+        layer.running_mean, layer.running_var = layer.running_mean[kept], layer.running_var[kept]
+    if isinstance(layer, nn.GroupNorm):
+        layer.num_groups -= len(gone) * layer.num_groups // layer.num_channels
+    (take if side == "in" else give)(layer, gone)
+
+
+def _cut_grouped(layer: Any, side: str, gone: list[int], give: Any) -> None:
+    """Take whole groups: the weights lie by output, so what it takes is but a number."""
+    if side == "in":
+        layer.groups -= len(gone) * layer.groups // layer.in_channels
+        layer.in_channels -= len(gone)
+    else:
+        torch_pruning.pruner.function.ConvPruner().prune_out_channels(layer, gone)
+
+
+def _cut_parameter(holder: nn.Module, name: str, axis: int, gone: list[int]) -> None:
+    """Take entries of a module's own parameter along an axis."""
+    cutter = ParameterPruner(pruning_dim=axis)
+    old = getattr(holder, name)
+    setattr(holder, name, nn.Parameter(cutter.prune_out_channels(old, gone), requires_grad=old.requires_grad))
+
+
+def blank_inputs(model: nn.Module, path: str, unread: list[int]) -> None:
+    """Let a layer read nothing of some of the channels that it takes, without making it smaller."""
+    layer: Any = model.get_submodule(path)
+    if isinstance(layer, Conv) and layer.groups > 1:
+        return  # lets channels through, one beside the other: what comes after it does not read them
+    with torch.no_grad():
+        if getattr(layer, "transposed", False):
+            layer.weight[unread] = 0
+        else:
+            layer.weight[:, unread] = 0

@@ -1,0 +1,200 @@
+"""Structured pruning of PyTorch modules.
+
+A cut module is the user's own with smaller layers: its request is the dense one's with the cuts and the weights that
+are left, and opening it cuts the freshly built module in the same way again (:func:`recut`).
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edgekit_converters import toolchains
+from edgekit_converters.foreign import told
+from edgekit_converters.load import Live
+from edgekit_converters.load.torch_module import Flat, samples
+from edgekit_converters.prune import Anatomy, CutRequest
+from edgekit_converters.prune.torch_anatomy import anatomy
+from edgekit_converters.prune.torch_attention import free_heads
+from edgekit_converters.prune.torch_carve import FORWARD, Held, Tensors, carve, difference, held_numbers
+from edgekit_converters.prune.torch_follow import follow
+from edgekit_converters.prune.torch_seams import Seams, seams
+from edgekit_converters.records import Cut, SourceRequest
+from edgekit_runtime.errors import ConversionError, SourceError
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a module: where it can be cut, and what has to be set then."""
+
+    seams: Seams
+    held: tuple[Held, ...]
+    anatomy: Anatomy
+
+
+_opened: weakref.WeakKeyDictionary[nn.Module, Opened] = weakref.WeakKeyDictionary()
+
+
+def dissect(live: Live) -> Anatomy:
+    """Find what of a module can be cut.
+
+    Raises:
+        SourceError: it cannot be exported, or nothing of it can be cut; the message says why.
+    """
+    return opened(live).anatomy
+
+
+def opened(live: Live) -> Opened:
+    """Return what is known of an open module, found once.
+
+    Raises:
+        SourceError: as :func:`dissect`.
+    """
+    toolchains.require_modules(("torch_pruning",), ("torch",), "dissect")
+    if live.handle not in _opened:
+        if isinstance(live.handle.module, fx.GraphModule):
+            raise SourceError(
+                "a program of torch.export holds the sizes of all its layers, so that none can be cut; give the module "
+                "it was made from: FILE.py:function --weights FILE --input-shape 1,3,224,224"
+            )
+        _opened[live.handle] = _open(free_copy(live), samples(live))
+    return _opened[live.handle]
+
+
+def free_copy(live: Live) -> nn.Module:
+    """Return a copy of an open module, in evaluation mode, whose attention can have any number of heads."""
+    return free_heads(copy.deepcopy(live.handle.module)).eval()
+
+
+def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
+    """Make the smaller module, prove it, and leave its weights in ``folder``.
+
+    Raises:
+        ConversionError: a cut does not fit, takes nothing away, or leaves a module that does not compute or cost what
+            it should.
+    """
+    known = opened(live)
+    gone = _gone(known.seams, request.cuts)
+    dense, inputs = free_copy(live), samples(live)
+    small = copy.deepcopy(dense)
+    carve(small, known.seams, gone, known.held)
+    _prove(known, dense, small, request.cuts, inputs)
+    path = folder / "weights.pt"
+    torch.save(small.state_dict(), path)
+    return replace(request.source.request, cuts=_composed(request.source.request.cuts, request.cuts), weights=path)
+
+
+def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut]) -> nn.Module:
+    """Cut a freshly built module as :func:`cut` has cut one like it; its weights are to be loaded after.
+
+    Raises:
+        ConversionError: the module is not built as it was then.
+    """
+    model = free_heads(model).eval()
+    known = _open(model, inputs)
+    carve(model, known.seams, _gone(known.seams, cuts), known.held)
+    return model
+
+
+def _open(model: nn.Module, inputs: Tensors) -> Opened:
+    found = seams(follow(export(model, inputs), model))
+    left, held = held_numbers(_redrawn(model), found, inputs)
+    if not left.seams:
+        raise SourceError(f"nothing of the module can be cut:{reasons(left.whole)}")
+    return Opened(left, held, anatomy(model, left))
+
+
+def _redrawn(model: nn.Module) -> nn.Module:
+    """Return a copy with seeded weights: what is found out by trying must not depend on which weights are loaded."""
+    model = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(SEED)
+    for one in (*model.parameters(), *model.buffers()):
+        if not one.is_floating_point():
+            continue
+        with torch.no_grad():
+            if one.dim() > 1:
+                one.copy_(torch.randn(one.shape, generator=generator) * (one.shape[0] / one.numel()) ** 0.5)
+            elif one.dim() == 1:
+                one.copy_(0.5 + torch.rand(one.shape, generator=generator))
+    return model
+
+
+def reasons(whole: Sequence[tuple[str, str]], count: int = 8) -> str:
+    """Return a line a layer that is left whole, and why."""
+    told_of = [f"\n  {layer}: {why}" for layer, why in whole[:count]]
+    more = [f"\n  and {len(whole) - count} more"] if len(whole) > count else []
+    return "".join((*told_of, *more)) or " it has no convolution or linear layer with a layer after it"
+
+
+def export(model: nn.Module, inputs: Tensors) -> Any:
+    """Return the operations of a module.
+
+    Raises:
+        SourceError: ``torch.export`` cannot follow its forward pass.
+    """
+    try:
+        program = torch.export.export(Flat(model), inputs).module()
+    except FORWARD as error:
+        raise SourceError(
+            f"torch.export cannot follow the module's forward pass ({told(error)}); channels are followed through "
+            f"the exported program: let no value of a tensor decide what is computed"
+        ) from error
+    program.graph.eliminate_dead_code()  # attention's weights, where nobody reads them
+    return program
+
+
+def _gone(known: Seams, cuts: Sequence[Cut]) -> set[int]:
+    widths = {seam.group.name: seam.group.width for seam in known.seams}
+    for one in cuts:
+        if one.group not in widths:
+            whys = dict(known.whole)
+            why = f"{one.group} is left whole: {whys[one.group]}" if one.group in whys else f"no group {one.group!r}"
+            raise ConversionError(why, stage="cut", advice=f"there are {', '.join(widths)}")
+        if not one.kept:
+            raise ConversionError(f"a cut would leave nothing of {one.group}", stage="cut", advice="keep a channel")
+        if sorted(set(one.kept)) != list(one.kept) or not 0 <= one.kept[0] <= one.kept[-1] < widths[one.group]:
+            raise ConversionError(
+                f"{one.group} has channels 0 to {widths[one.group] - 1}; those kept are not some of them, ascending",
+                stage="cut",
+                advice="choose the channels again from the module as it is",
+            )
+    gone = known.gone({one.group: one.kept for one in cuts})
+    if not gone:
+        raise ConversionError("the cuts take nothing away", stage="cut", advice="prune more, or not at all")
+    return gone
+
+
+def _prove(known: Opened, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], inputs: Tensors) -> None:
+    """Refuse a module that does not compute what it should, cannot be exported, or costs more than was said."""
+    gone, cut_groups = _gone(known.seams, cuts), {one.group for one in cuts}
+    makers = [layer for seam in known.seams.seams if seam.group.name in cut_groups for layer in seam.group.makers]
+    why = difference(dense, known.seams, gone, known.held, inputs)
+    if why is not None:
+        raise ConversionError(f"cutting {makers[0]}: {why}", stage="cut", advice=f"keep it whole: --keep {makers[0]}")
+    widths = known.anatomy.widths | {one.group: len(one.kept) for one in cuts}
+    again = anatomy(small, seams(follow(export(small, inputs), small)))
+    wanted = known.anatomy.parameters_at(widths), known.anatomy.macs_at(widths)
+    if (again.parameters, again.macs_at(again.widths)) != wanted:
+        raise ConversionError(
+            f"the module has {again.parameters} parameters and {again.macs_at(again.widths)} MACs after cutting "
+            f"{', '.join(makers[:3])}; {wanted[0]} and {wanted[1]} were predicted",
+            stage="cut",
+            advice=f"keep them whole: --keep {makers[0]}",
+        )
+
+
+def _composed(before: Sequence[Cut], after: Sequence[Cut]) -> tuple[Cut, ...]:
+    """Return the cuts of the dense module that are the same as first ``before``, then ``after``."""
+    kept = {one.group: one.kept for one in before}
+    for one in after:
+        kept[one.group] = tuple(kept[one.group][place] for place in one.kept) if one.group in kept else one.kept
+    return tuple(Cut(group, left) for group, left in kept.items())

@@ -1,0 +1,92 @@
+"""Elements of tensors that can only be cut together, and the arrays that say which element of a tensor is which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+NONE = -1  # an element that no cut touches
+
+Ids = np.ndarray  # ids of a tensor's elements: as many axes as it has, of size 1 where the id is the same all along
+
+
+class Units:
+    """Classes of elements, as a union-find (Tarjan 1975), and those that must stay, each with the reason."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._why: dict[int, str] = {}  # by root
+
+    def new(self, count: int) -> Ids:
+        """Return so many new elements, (count,)."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return np.arange(start, start + count)
+
+    def join(self, one: Ids, other: Ids) -> None:
+        """Make elements at the same place one unit; arrays broadcast, and NONE joins nothing."""
+        pairs = np.stack([each.ravel() for each in np.broadcast_arrays(one, other)])
+        for a, b in np.unique(pairs[:, (pairs >= 0).all(axis=0)], axis=1).T.tolist():
+            self._unite(self._root(a), self._root(b))
+
+    def join_along(self, ids: Ids, axes: Iterable[int]) -> Ids:
+        """Make elements one unit that differ in nothing but their place along ``axes``; return the ids without them."""
+        for axis in axes:
+            first = ids.take([0], axis)
+            self.join(ids, first)
+            ids = first
+        return ids
+
+    def keep(self, ids: Ids, why: str) -> None:
+        """Let nobody cut these elements; the first reason is remembered."""
+        for root in self.roots(ids[ids >= 0]).tolist():
+            self._why.setdefault(root, why)
+
+    def roots(self, ids: Ids) -> Ids:
+        """Return the unit of each element, by the least of its elements; NONE stays NONE."""
+        distinct, places = np.unique(ids, return_inverse=True)
+        found = np.array([self._root(one) if one >= 0 else NONE for one in distinct.tolist()], dtype=np.int64)
+        return found[places].reshape(ids.shape) if distinct.size else ids.astype(np.int64)
+
+    def why(self, root: int) -> str | None:
+        """Say why a unit stays; None when it may be cut."""
+        return self._why.get(root)
+
+    def _root(self, one: int) -> int:
+        while self._parent[one] != one:
+            self._parent[one] = self._parent[self._parent[one]]
+            one = self._parent[one]
+        return one
+
+    def _unite(self, a: int, b: int) -> None:
+        if a == b:
+            return
+        low, high = min(a, b), max(a, b)
+        self._parent[high] = low
+        if high in self._why:
+            self._why.setdefault(low, self._why.pop(high))
+
+
+def nothing(axes: int) -> Ids:
+    """Return the ids of a tensor that no cut touches."""
+    return np.full((1,) * axes, NONE, dtype=np.int64)
+
+
+def varying(ids: Ids) -> list[int]:
+    """Return the axes along which the ids differ."""
+    return [axis for axis, size in enumerate(ids.shape) if size > 1]
+
+
+def packed(ids: Ids) -> Ids:
+    """Return the same ids with size 1 along each axis where they do not differ."""
+    for axis in varying(ids):
+        first = ids.take([0], axis)
+        if (ids == first).all():
+            ids = first
+    return ids
+
+
+def placed(ids: Ids, axis: int, axes: int) -> Ids:
+    """Return (n,) ids as those along one axis of a tensor."""
+    return ids.reshape([-1 if one == axis else 1 for one in range(axes)])
