@@ -18,6 +18,7 @@ from nncf.quantization.range_estimator import (
 
 from edgekit_converters.data import batches
 from edgekit_converters.lower.ir import openvino_errors, write
+from edgekit_converters.quantize.average_pools import free_average_pools
 from edgekit_converters.quantize.equalize_ir import equalize_model
 from edgekit_converters.quantize.ir_rules import compress, in_use, left_alone
 from edgekit_converters.recipe import Recipe
@@ -38,7 +39,7 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         if "equalize" in request.recipe.corrections:
             equalize_model(model)
         if in_use(request, "int8-static"):
-            model = _calibrated(model, request)
+            model = free_average_pools(_calibrated(model, request))
         model = compress(model, request)
         return write(model, folder, half=request.scheme == "float16")
 

@@ -8,6 +8,7 @@ FakeQuantize is computed as it is written, in float32, and not by int8 kernels: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from openvino import opset13
 from openvino.utils.node_factory import NodeFactory
 
 from edgekit_converters.artifact import entered
+from edgekit_converters.data import batches
 from edgekit_converters.lower.ir import openvino_errors
 from edgekit_converters.sense import Arrays, SenseRequest, Sight
 from edgekit_runtime.errors import ToolchainError
@@ -24,6 +26,8 @@ Key = tuple[str, int]  # a node's friendly name in the float model, and which of
 # NNCF quantizes before them what is quantized for those behind them, whom it is to be charged to
 PASSING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "StridedSlice", "Split", "Pad", "MaxPool")
 # no int8 kernels, and no threads to wait for: samples are small, and the other format runs beside
+WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")  # whose biases NNCF corrects
+CORRECTING = 16  # samples, of which biases are corrected
 AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False, "INFERENCE_NUM_THREADS": 1}
 INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias correction may add
 
@@ -44,11 +48,28 @@ class IrRig:
             pieces = _with_biases_of(plain, quantized.clone())
             apart, self._entries = _Cut(pieces, units, known).model(self._exits)
             disturbed, self._noises = _with_noise(plain.clone(), units, self._exits)
-            watched = {key for exits in self._exits for key in exits} | set(self._entries)
+            corrected = _corrected(apart, known)
+            watched = {key for exits in self._exits for key in exits} | {*self._entries, *corrected}
             self._plain = _Running(disturbed, sorted(watched))
             self._quantized = _Running(quantized, [key for exits in self._exits for key in exits])
+            self._quiet = [np.zeros(shape, np.float32) for shape in self._plain.shapes[len(plain.inputs) :]]
+            self._correct(apart, corrected)
             self._apart = _Running(apart, [])
-        self._quiet = [np.zeros(shape, np.float32) for shape in self._plain.shapes[len(plain.inputs) :]]
+
+    def _correct(self, apart: ov.Model, corrected: Sequence[Key]) -> None:
+        """Correct biases of the pieces for their own mean error, as NNCF does for what comes before as well."""
+        running = _Running(apart.clone(), corrected)
+        errors: dict[Key, list[np.ndarray]] = {key: [] for key in corrected}
+        for sample in islice(batches(self._request.data, self._request.inputs, 1), CORRECTING):
+            self._plain.run([*entered(self._request.artifact, sample), *self._quiet])
+            running.run([self._plain.value(key) for key in self._entries])
+            for key, found in errors.items():
+                found.append(running.value(key) - self._plain.value(key))
+        for key, found in errors.items():
+            bias = _bias(_port(apart, key).get_node())
+            constant = bias.get_source_output().get_node()
+            error = _as_bias(np.concatenate(found), np.array(constant.data))
+            bias.replace_source_output(opset13.constant(constant.data - error).output(0))
 
     def look(self, sample: Arrays) -> list[Sight]:
         """Run a sample through both artifacts."""
@@ -138,6 +159,21 @@ def _bias(node: Any) -> Any:
     """Return where an Add takes a constant, or None."""
     found = [one for one in node.inputs() if one.get_source_output().get_node().get_type_name() == "Constant"]
     return found[0] if node.get_type_name() == "Add" and found else None
+
+
+def _corrected(model: ov.Model, known: set[str]) -> list[Key]:
+    """Return where the float model adds a bias to a product with weights."""
+    adding = [node for node in model.get_ops() if node.get_friendly_name() in known and _bias(node) is not None]
+    products = [{port.get_node().get_type_name() for port in _taken(node)} & set(WEIGHTED) for node in adding]
+    return [_key(node.output(0)) for node, found in zip(adding, products, strict=True) if found]
+
+
+def _as_bias(errors: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Return the mean of errors, (samples, ...), over all axes that a bias is the same along; in the bias's shape."""
+    shape = (1,) * (errors.ndim - bias.ndim) + bias.shape
+    same = tuple(axis for axis, size in enumerate(shape) if axis == 0 or size == 1)
+    mean: np.ndarray = errors.mean(axis=same, keepdims=True).reshape(bias.shape).astype(bias.dtype)
+    return mean
 
 
 def _taken(node: Any) -> list[Any]:

@@ -124,6 +124,20 @@ def test_a_layer_with_spoiled_weights_is_the_worst(sensed, model, engine, scheme
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_layer_is_as_harmful_as_the_artifact_with_it_alone_quantized(sensed, model, engine):
+    # inputs far from zero, and weights that cancel: rounded, they shift the mean, and IR corrects biases for that
+    kernel, bias = model.get_layer("second").get_weights()
+    model.get_layer("second").set_weights([kernel - kernel.mean((0, 1, 2)), bias])
+    model.get_layer("first_bn").set_weights(np.array([[1.0] * 8, [9.0] * 8, [0.0] * 8, [1.0] * 8]))
+    made = sensed(model, engine)
+    for name in ("first", "second", "third"):
+        others = [node for layer in made.layers.values() for node in layer.nodes]
+        kept = [(node, "float32") for node in others if node not in made.layers[name].nodes]
+        assert made.harms[name].alone_db == pytest.approx(made.again(made.made(kept)).whole_db, abs=4), name
+
+
+@pytest.mark.needs_keras
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_value_of_too_wide_a_range_blames_who_takes_it(sensed, model, engine):
     kernel, bias = model.get_layer("second").get_weights()
     bias[0] = 300  # a channel far above all others, which nobody needs
