@@ -1,0 +1,49 @@
+"""Some thousands of inputs that nobody would write; `python tests/attacks/fuzz.py --inputs 1000000` feeds a million."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from random import Random
+from types import ModuleType
+
+import pytest
+
+INPUTS = 20_000
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> ModuleType:
+    """The fuzzer, which is a script."""
+    found = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_what_the_inputs_are_made_from_is_sound(fuzz: ModuleType, tmp_path: Path) -> None:
+    fuzz.open_and_hold(tmp_path / "sound.edgekit", fuzz.ARCHIVE)
+    assert fuzz.signature.statement_digests(fuzz.STATEMENT).keys() == fuzz.FILES.keys()
+    assert len(fuzz.signature.read_envelope(fuzz.ENVELOPE).signatures) == 2
+
+
+def test_whatever_comes_is_opened_or_refused_as_a_bundle(fuzz: ModuleType, tmp_path: Path) -> None:
+    ended, wrong = fuzz.feed(0, INPUTS, 0, tmp_path)
+    assert not wrong, "\n".join(wrong[:3])
+    assert sum(ended.values()) == INPUTS
+    # inputs that are all refused, or by one rule alone, would not reach far
+    assert {"opened", "MalformedBundle", "DigestMismatch", "SignatureInvalid", "UnsupportedVersion"} <= ended.keys()
+
+
+def test_an_exception_of_another_kind_is_told(
+    fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_random: Random, _path: Path) -> None:
+        raise KeyError("unguarded")
+
+    monkeypatch.setattr(fuzz, "READERS", (broken,))
+    _, wrong = fuzz.feed(7, 1, 3, tmp_path)
+    assert "--seed 3 --first 7" in wrong[0]
+    assert "unguarded" in wrong[0]
