@@ -25,6 +25,9 @@ PACKAGES = {
     "needs_cryptography": ("cryptography",),
     "needs_joblib": ("joblib",),
     "needs_ray": ("ray",),
+    "needs_zstandard": ("zstandard",),
+    "needs_tensorboard": ("tensorboard",),
+    "needs_wandb": ("wandb",),
 }
 # marker -> files, or programs, all of which must be there
 MODEL_SIGNING = os.environ.get("EDGEKIT_MODEL_SIGNING", str(ROOT / ".venv-model-signing" / "bin" / "model_signing"))

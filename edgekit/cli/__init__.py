@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
     "run": ("edgekit.cli.run", "Run a bundle on an input."),
     "package": ("edgekit.cli.package", "Package a bundle for an updater, a distribution or a microcontroller."),
+    "delta": ("edgekit.cli.delta", "Write what a board with an old bundle needs to have the new one."),
     "devices": ("edgekit.cli.devices", "List the devices edgekit knows."),
 }
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 and the signal's number, as shells say it

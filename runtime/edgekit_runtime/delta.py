@@ -19,11 +19,23 @@ from edgekit_runtime.store import hold, name_of
 from edgekit_runtime.trust import believed
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from edgekit_runtime.bundle import BundlePath
-    from edgekit_runtime.delta_format import Header, Piece
+    from edgekit_runtime.delta_format import Header
     from edgekit_runtime.manifest import Manifest
     from edgekit_runtime.store import Hold
     from edgekit_runtime.trust import Trust
+
+    class Old(Protocol):
+        """Where the old bundle's files are."""
+
+        def read(self, path: str) -> Content:
+            """The content of a file, listed or not."""
+
+        def close(self) -> None:
+            """Let go of it."""
+
 
 Content = Union[bytes, memoryview]
 
@@ -35,6 +47,16 @@ def is_delta(path: BundlePath) -> bool:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:  # a folder is none, and what cannot be read is refused where a bundle is opened
         return False
+
+
+def delta_to(path: BundlePath) -> str:
+    """The name of the generation that a delta makes, as it says itself.
+
+    Raises:
+        MalformedBundle: it breaks the format.
+    """
+    with open(path, "rb") as file:
+        return read_header(file, os.fspath(path)).new
 
 
 def open_delta(path: BundlePath, store: str, trust: Trust = None) -> Delta:
@@ -58,10 +80,33 @@ def open_delta(path: BundlePath, store: str, trust: Trust = None) -> Delta:
             raise StoreError(
                 f"{name}: is made from generation {header.old}, which {store} does not have: install the whole bundle"
             )
-        return Delta(name, header, file, held, trust)
+        return Delta(name, header, file, _Mapped(held, name), trust)
     except BaseException:  # whatever stopped it, the file is closed
         file.close()
         raise
+
+
+class _Mapped:
+    """The files of a generation, mapped; they are not verified: what is made of them is."""
+
+    def __init__(self, held: Hold, name: str) -> None:
+        self._held, self._name = held, name
+
+    def read(self, path: str) -> Content:
+        """The content of a file."""
+        place = os.path.join(self._held.folder, *path.split("/"))
+        try:
+            with open(place, "rb") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    return b""  # nothing can be mapped of it
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            why = error.strerror or error
+            raise MalformedBundle(f"{self._name}: {path} of the old bundle cannot be read: {why}") from error
+
+    def close(self) -> None:
+        """Let go of the generation."""
+        self._held.close()
 
 
 class Delta:
@@ -71,8 +116,8 @@ class Delta:
         manifest: of the new bundle.
     """
 
-    def __init__(self, name: str, header: Header, file: BinaryIO, held: Hold, trust: Trust) -> None:
-        self._name, self._file, self._held = name, file, held
+    def __init__(self, name: str, header: Header, file: BinaryIO, old: Old, trust: Trust) -> None:
+        self._name, self._file, self._old = name, file, old
         self._codec = CODECS[header.codec]()
         self._pieces = {piece.path: piece for piece in header.pieces}
         size_bytes = sum(piece.steps for piece in header.pieces) * STEP.size
@@ -148,7 +193,8 @@ class Delta:
 
     def _stretches(self, path: str) -> Iterator[Content]:
         """The content of a new file, at most STRETCH_BYTES at a time."""
-        old = self._old(self._pieces[path])
+        base = self._pieces[path].base
+        old = memoryview(b"" if base is None else self._old.read(base))
         self._file.seek(self._offsets[path])
         for step in self._steps[path]:
             stored = self._file.read(step.stored_bytes)
@@ -174,24 +220,10 @@ class Delta:
         added: bytes = (np.frombuffer(stretch, np.uint8) + difference).tobytes()  # modulo 256
         return added
 
-    def _old(self, piece: Piece) -> memoryview:
-        """The old file, mapped; it is not verified: what is made of it is."""
-        if piece.base is None:
-            return memoryview(b"")
-        place = os.path.join(self._held.folder, *piece.base.split("/"))
-        try:
-            with open(place, "rb") as file:
-                if not os.fstat(file.fileno()).st_size:
-                    return memoryview(b"")
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except OSError as error:
-            why = error.strerror or error
-            raise MalformedBundle(f"{self._name}: {piece.base} of the old bundle cannot be read: {why}") from error
-
     def close(self) -> None:
         """Close the delta, and let go of the old bundle."""
         self._file.close()
-        self._held.close()
+        self._old.close()
 
     def __enter__(self) -> Delta:
         return self

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.delta import is_delta, open_delta
+from edgekit_runtime.delta import delta_to, is_delta, open_delta
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError
+from edgekit_runtime.store import current
 from edgekit_runtime.store_install import install
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def install_from(
     note = ""
     if is_delta(path):
         try:
+            if delta_to(path) == current(store):  # it is there already, whatever the delta is made from
+                with open_bundle(store, terms.trust) as bundle:
+                    return install(bundle, store, terms, watch), note
             with open_delta(path, store, terms.trust) as delta:
                 return install(delta, store, terms, watch), note
         except (DigestMismatch, MalformedBundle, StoreError) as error:

@@ -1,0 +1,51 @@
+"""``edgekit delta``."""
+
+from __future__ import annotations
+
+import click
+
+from edgekit_runtime.delta_codec import CODECS
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("old")
+@click.argument("new")
+@click.option("--output", "-o", required=True, metavar="FILE", help="Where to, such as 1.2-to-1.3.delta.")
+@click.option(
+    "--codec",
+    type=click.Choice(list(CODECS)),
+    default="zstd",
+    show_default=True,
+    help="zlib for boards without the package zstandard.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(old: str, new: str, output: str, codec: str, as_json: bool, quiet: bool) -> None:
+    """Write what a board that has the bundle OLD needs to have NEW.
+
+    `python -m edgekit_runtime install` takes a delta in the place of a bundle. What it makes is NEW to the last byte,
+    its signature included; a board that has another bundle than OLD refuses it, or takes the whole one (--full).
+
+    Where a delta is pointless, as when all float weights moved, that is said, and the exit code is 0.
+
+    \b
+    Examples:
+      edgekit delta model-1.2.edgekit model-1.3.edgekit -o 1.2-to-1.3.delta
+      edgekit delta old.edgekit new.edgekit -o x.delta --codec zlib --json
+      python -m edgekit_runtime install 1.2-to-1.3.delta /var/lib/edgekit/camera --full model-1.3.edgekit
+    """
+    from edgekit import terminal
+    from edgekit.delta import make_delta
+
+    with terminal.progress(enabled=not quiet) as watch:
+        report = make_delta(old, new, output, codec=codec, watch=watch)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+        return
+    for file in report.files:
+        told = f"{file.size_bytes:,} bytes, {file.unchanged:.0%} unchanged, {file.delta_bytes:,} sent"
+        click.echo(f"  {file.path}  {told}")
+    told = f"{report.delta_bytes:,} bytes, {report.share:.1%} of the bundle's {report.bundle_bytes:,}"
+    click.echo(f"{report.path}  {told}")
+    if report.pointless:
+        click.echo(f"pointless: {report.pointless}", err=True)
