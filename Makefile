@@ -78,7 +78,7 @@ $(VENV)/.has-dev: $(PINS) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.has-all: $(PINS) | $(VENV)/bin/python
-	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[all,dev,ray]'
+	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[all,dev,ray,wandb]'
 	@touch $@ $(VENV)/.has-demo $(VENV)/.has-dev
 
 $(BASE)/.has-base: $(PINS) | $(BASE)/bin/python

@@ -1,0 +1,94 @@
+"""What is learned, read off data, model and teacher; and what of them is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit_converters.data import DataSet
+from edgekit_converters.records import Source, SourceRequest
+from edgekit_converters.train import Settings, TrainRequest
+from edgekit_converters.train.objective import gives_probabilities, logits, matched, settle, softened
+from edgekit_runtime.errors import DataError, PlanError
+from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+GENERATOR = np.random.default_rng(0)
+LOGITS = GENERATOR.normal(0, 3, (32, 5)).astype(np.float32)
+PROBABILITIES = softened(LOGITS, False, 1.0)
+CLASSES = GENERATOR.integers(0, 5, 32)
+
+
+def asked(inputs=((1, 8),), outputs=((1, 5),), **settings):
+    source = SourceRequest("keras", Path("model.keras"))
+    specs = tuple(InputSpec(f"in{i}", shape, "float32") for i, shape in enumerate(inputs))
+    given = tuple(OutputSpec(f"out{i}", shape, "float32") for i, shape in enumerate(outputs))
+    data = DataSet((), None, (), 32, "", ())
+    return TrainRequest(Source(source, "keras", specs, given, (False,)), specs, given, data, Settings(**settings))
+
+
+def test_softening_is_softmax_of_logits_and_the_same_from_probabilities():
+    powers = np.exp(LOGITS.astype(np.float64) / 4)
+    wanted = powers / powers.sum(axis=1, keepdims=True)
+    assert np.allclose(softened(LOGITS, False, 4.0), wanted, atol=1e-6)
+    assert np.allclose(softened(PROBABILITIES, True, 4.0), wanted, atol=1e-6)
+
+
+def test_probabilities_are_told_from_logits():
+    assert gives_probabilities(PROBABILITIES)
+    assert not gives_probabilities(LOGITS)
+    assert not gives_probabilities(np.abs(LOGITS))
+    assert np.isfinite(logits(np.eye(3, dtype=np.float32), True)).all()
+
+
+@pytest.mark.parametrize(("outputs", "probabilities"), [(LOGITS, False), (PROBABILITIES, True)])
+def test_a_classifier_with_labels_learns_from_both_in_their_shares(outputs, probabilities):
+    (aim,) = settle(asked(teacher_share=0.75), CLASSES, [outputs], [LOGITS]).aims
+    assert (aim.classes, aim.probabilities, aim.taught) == (True, probabilities, False)
+    assert (aim.label_weight, aim.teacher_weight) == (0.25, 0.75)
+    (alone,) = settle(asked(teacher_share=0.75), CLASSES, [outputs], []).aims
+    assert (alone.label_weight, alone.teacher_weight) == (1.0, 0.0)
+
+
+def test_without_labels_the_teacher_is_all_there_is():
+    (aim,) = settle(asked(teacher_share=0.5), None, [LOGITS], [PROBABILITIES]).aims
+    assert (aim.classes, aim.taught, aim.teacher_weight) == (True, True, 1.0)
+
+
+def test_other_outputs_are_learned_from_the_teacher_alone():
+    request = asked(outputs=((1, 5), (1, 4, 4, 2)))
+    first, second = settle(request, CLASSES, [LOGITS, LOGITS], [LOGITS, LOGITS]).aims
+    assert (second.classes, second.label_weight, second.teacher_weight) == (False, 0.0, 1.0)
+    assert first.label_weight > 0
+
+
+def test_what_rebuilds_its_input_needs_neither_labels_nor_teacher():
+    objective = settle(asked(outputs=((1, 8),)), None, [LOGITS], [])
+    assert objective.reconstructs
+    assert not objective.aims[0].classes
+
+
+def test_targets_in_floating_point_are_matched():
+    targets = GENERATOR.normal(size=(32, 5)).astype(np.float32)
+    assert not settle(asked(), targets, [PROBABILITIES], []).aims[0].classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.where(np.arange(32) == 17, 5, CLASSES), r"training sample 17 has the label 5.*classes 0\.\.4"),
+        (GENERATOR.normal(size=(32, 4)), r"float64 of shape \(32, 4\), do not fit output 'out0'"),
+        (GENERATOR.normal(size=32), "floating-point targets of shape"),
+        (np.full((32, 5), np.nan), "sample 0 has NaN"),
+        (None, "without labels teach nothing without a teacher"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(labels, message):
+    with pytest.raises(DataError, match=message):
+        settle(asked(), labels, [LOGITS], [])
+
+
+def test_hints_are_matched_by_size():
+    hints = [np.zeros((4, 16, 16)), np.zeros((4, 8, 8))]
+    assert matched([(8, 8), (4, 4)], hints) == [(0, 1)]
+    with pytest.raises(PlanError, match="no size in common"):
+        matched([(5, 5)], hints)
