@@ -82,11 +82,10 @@ def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_
 
 
 def test_a_python_without_the_runtime_is_told_what_to_do(write, dpkg, tmp_path, call):
-    root, run = dpkg
+    root, _ = dpkg
     bare = tmp_path / "bare-python"
-    bare.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S \"$@\"\n")
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     bare.chmod(0o755)
-    (root / "unused").mkdir()
     how = ("--force-script-chrootless", "--force-not-root", "--force-depends", "--log=/dev/null")
     seen = {**os.environ, "EDGEKIT_PYTHON": str(bare)}
     done = call("dpkg", f"--root={root}", *how, "-i", write("deb", "quarters.deb"), env=seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -13,49 +12,53 @@ from edgekit_runtime import load
 pytestmark = pytest.mark.needs_updaters
 
 
+# What the installer says. The exit code and the last line of Debian's swupdate 2022.12 are those of a second process
+# that asks the installer how it went, and now and then gets the answer wrong, either way.
+DONE, FAILED = "SWUPDATE successful !", "SWUPDATE failed [1]"
+
+
 @pytest.fixture
 def make(write, signer, tmp_path):
     """Write an image that replaces tmp_path/board/quarters.edgekit."""
 
-    def image(out="quarters.swu", board="cam:2.0", **options):
+    def image(out="quarters.swu", board="cam:2.0", overlay=None, **options):
         where = str(tmp_path / "board/quarters.edgekit")
         keys = {"key": signer.key, "cert": signer.cert}
-        return write("swupdate", out, **{"compatible": (board,), "path": where, **keys, **options})
+        return write("swupdate", out, board=overlay, **{"compatible": (board,), "path": where, **keys, **options})
 
     return image
 
 
 @pytest.fixture
 def install(call, signer, tmp_path):
-    """Run swupdate as a board would."""
+    """Run swupdate as a board would; give what it said."""
 
     def run(image, board="cam:2.0", cert=signer.cert):
-        seen = {**os.environ, "EDGEKIT_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return call("swupdate", "-l", "4", "-k", cert, "-H", board, "-i", image, cwd=tmp_path, env=seen)
+        seen = {"EDGEKIT_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+        command = ("swupdate", "-l", "4", "-k", cert, "-H", board, "-i", image)
+        return call(*command, cwd=tmp_path, env={**os.environ, **seen}).stdout
 
     return run
 
 
 def test_the_file_on_the_board_is_the_bundle(make, install, bundle, tmp_path):
-    done = install(make())
-    assert done.returncode == 0, done.stdout
+    assert DONE in install(make())
     assert (tmp_path / "board/quarters.edgekit").read_bytes() == bundle.read_bytes()
     assert [path.name for path in (tmp_path / "board").iterdir()] == ["quarters.edgekit"]
 
 
 def test_a_store_is_installed_into_after_the_file(make, install, tmp_path):
-    done = install(make(store=str(tmp_path / "store")))
-    assert done.returncode == 0, done.stdout
+    assert DONE in install(make(store=str(tmp_path / "store")))
     with load(tmp_path / "store") as model:
         assert model.manifest.model_version == "1.2"
 
 
 def test_several_boards_are_told_apart(make, install):
     image = make(compatible=("cam:2.0", "cam:2.1", "gate:1"))
-    assert [install(image, board).returncode for board in ("cam:2.0", "cam:2.1", "gate:1", "gate:2", "door:1")] == [
-        *(0, 0, 0),
-        *(1, 1),
-    ]
+    assert DONE in install(image, "cam:2.1")
+    assert DONE in install(image, "gate:1")
+    assert "not compatible with hardware" in install(image, "gate:2")
+    assert FAILED in install(image, "door:1")
 
 
 @pytest.mark.parametrize("where", [b"NUMPY", b"hardware-compatibility"], ids=["payload", "description"])
@@ -64,37 +67,33 @@ def test_a_tampered_image_is_refused_and_what_was_there_stays(make, install, fli
     flip(image, where)
     (tmp_path / "board").mkdir()
     (tmp_path / "board/quarters.edgekit").write_text("as it was")
-    assert install(image).returncode == 1
+    said = install(image)
+    assert FAILED in said
+    assert DONE not in said
     assert (tmp_path / "board/quarters.edgekit").read_text() == "as it was"
 
 
 def test_the_signature_of_a_stranger_and_none_are_refused(make, install, stranger, tmp_path):
-    done = install(make(key=stranger.key, cert=stranger.cert))
-    assert (done.returncode, (tmp_path / "board").exists()) == (1, False)
-    unsigned = make("unsigned.swu", key=None, cert=None)
-    assert install(unsigned).returncode == 1
-
-
-def test_what_is_installed_already_is_not_written_again(make, call, signer, tmp_path):
-    """swupdate compares with /etc/sw-versions, so this runs where that is a file of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    image = make()
-    (tmp_path / "versions").write_text("quarters 1.2\n")
-    script = f"touch /etc/sw-versions; mount --bind {tmp_path}/versions /etc/sw-versions && exec swupdate \"$@\""
-    command = ("unshare", "--mount", "sh", "-c", script, "sh", "-l", "5", "-k", signer.cert, "-H", "cam:2.0", "-i", image)
-    done = call(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
+    assert FAILED in install(make(key=stranger.key, cert=stranger.cert))
+    assert FAILED in install(make("unsigned.swu", key=None, cert=None))
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_board_with_the_board_files_takes_it_once(make, call, signer, tmp_path):
+    overlay = tmp_path / "overlay"
+    image = make(overlay=overlay)
+    mount = f'mount -t overlay overlay -o lowerdir={overlay}/etc:/etc /etc && exec swupdate "$@"'
+    command = ("unshare", "--mount", "sh", "-c", mount, "sh", "-l", "5", "-k", signer.cert, "-i", image)
+    assert DONE in call(*command, cwd=tmp_path).stdout
+    (tmp_path / "board/quarters.edgekit").write_text("as it was")
+    (overlay / "etc/sw-versions").write_text("quarters 1.2\n")
+    assert "quarters(1.2) already installed, skipping" in call(*command, cwd=tmp_path).stdout
+    assert (tmp_path / "board/quarters.edgekit").read_text() == "as it was"
 
 
 def test_signed_images_are_the_same_each_time(make):
     assert make("one.swu").read_bytes() == make("two.swu").read_bytes()
-
-
-def test_cpio_reads_the_names_in_order(make):
-    listed = subprocess.run(["cpio", "-t", "--quiet"], input=make().read_bytes(), capture_output=True, check=True)
-    assert listed.stdout.decode().split() == ["sw-description", "sw-description.sig", "quarters.edgekit"]
 
 
 def test_a_board_without_its_revision_is_asked_for_it(make):
