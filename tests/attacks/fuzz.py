@@ -186,14 +186,13 @@ def changed_document(random: Random, sound: bytes) -> bytes:
             del holder[key]
         elif kind == 1:
             other, name = random.choice(places)
-            with_it = copy.deepcopy(other[name]) if other is not holder else random.choice(VALUES)
-            holder[key] = with_it
+            holder[key] = copy.deepcopy(other[name] if other is not holder else random.choice(VALUES))
         elif kind == 2 and isinstance(holder, dict):
             holder[str(random.choice(VALUES))] = holder[key]
         elif kind == 3 and isinstance(holder, list):
             holder.append(copy.deepcopy(holder[key]))
         else:
-            holder[key] = random.choice(VALUES)
+            holder[key] = copy.deepcopy(random.choice(VALUES))
     return json.dumps(out, ensure_ascii=random.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
