@@ -114,7 +114,7 @@ def _tensors(
             shape = "x".join(map(str, spec.shape))
             yield f"// {kind.lower()} {part.index}: {_comment(spec.name)}, {shape} {part.dtype}\n"
             if part.scale is not None:
-                yield f"#define {macro}_SCALE {part.scale!r}f\n#define {macro}_ZERO_POINT ({part.zero_point})\n"
+                yield f"#define {macro}_SCALE {float(part.scale)!r}f\n#define {macro}_ZERO_POINT ({part.zero_point})\n"
 
 
 def _comment(text: str) -> str:

@@ -32,7 +32,7 @@ def npy(array: np.ndarray) -> bytes:
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Write a linear classifier of 2x2 RGB images; other parts of the manifest if told."""
 
-    def write(*, folder: bool = False, **parts: Any) -> Path:
+    def write(*, folder: bool = False, artifact: bytes | None = None, **parts: Any) -> Path:
         variant = Variant(
             name="null-float32",
             engine="null",
@@ -55,7 +55,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Make:
         files = {
             "golden/inputs/0.npy": npy(GOLDEN),
             "golden/null-float32/0.npy": npy(GOLDEN.reshape(3, 1, 12) @ WEIGHTS.reshape(12, 4)),
-            "variants/null-float32/weights.npy": npy(WEIGHTS),
+            "variants/null-float32/weights.npy": artifact or npy(WEIGHTS),
         }
         path = tmp_path_factory.mktemp("bundle") / ("quarters" if folder else "quarters.edgekit")
         write_bundle(replace(manifest, **parts), files, path, as_directory=folder)
