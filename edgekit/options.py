@@ -57,6 +57,16 @@ class Options:
     scale: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    prune: float | None = None
+    prune_to: str | None = None
+    importance: str | None = None
+    round_to: int | None = None
+    floor: float | None = None
+    keep: tuple[str, ...] = ()
+    per_layer: bool = False
+    rounds: int | None = None
+    latency_table: str | None = None
+    write_latency_table: str | None = None
     train: str | None = None
     validate: str | None = None
     epochs: int | None = None
@@ -85,9 +95,36 @@ AUTO = "auto"  # for --quantize: race the schemes; for --samples: as many as ran
 RACE_KEYS = ("objective", "max_latency_ms", "max_size_mib", "budget_minutes")
 PREPROCESSING_KEYS = ("resize", "scale", "mean", "std")
 POSTPROCESSING_KEYS = ("scores", "activation", "threshold", "top", "boxes", "box_format", "iou")
-TABLES = {"preprocessing": PREPROCESSING_KEYS, "postprocessing": POSTPROCESSING_KEYS}  # of a plan file
-FILES_READ = ("weights", "custom_objects", "recipe", "calibrate", "evaluate", "metric", "labels", "train", "validate")
-PATH_KEYS = {"model", "output", *FILES_READ, "log_dir", "report"}
+PRUNING_KEYS = (
+    "prune",
+    "prune_to",
+    "importance",
+    "round_to",
+    "floor",
+    "keep",
+    "per_layer",
+    "rounds",
+    "latency_table",
+    "write_latency_table",
+)
+TABLES = {  # of a plan file
+    "preprocessing": PREPROCESSING_KEYS,
+    "postprocessing": POSTPROCESSING_KEYS,
+    "pruning": PRUNING_KEYS,
+}
+FILES_READ = (
+    "weights",
+    "custom_objects",
+    "recipe",
+    "calibrate",
+    "evaluate",
+    "metric",
+    "labels",
+    "latency_table",
+    "train",
+    "validate",
+)
+PATH_KEYS = {"model", "output", *FILES_READ, "write_latency_table", "log_dir", "report"}
 _FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 
@@ -151,9 +188,11 @@ def check_outputs(output: Path, options: Options) -> None:
     Raises:
         PlanError: likewise.
     """
-    outputs = {"-o": output} | ({"--report": Path(options.report)} if options.report else {})
-    named = [options.model, *(getattr(options, name) for name in FILES_READ)]
-    taken = {file_of(text).resolve() for text in named if text}
+    outputs = {"-o": output}
+    for option, named in (("--report", options.report), ("--write-latency-table", options.write_latency_table)):
+        outputs |= {option: Path(named)} if named else {}
+    read = [options.model, *(getattr(options, name) for name in FILES_READ)]
+    taken = {file_of(text).resolve() for text in read if text}
     for option, path in outputs.items():
         if not path.absolute().parent.is_dir():
             raise PlanError(f"{option} {path}: there is no folder {path.absolute().parent}")

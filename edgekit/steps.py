@@ -69,11 +69,17 @@ class Work:
     calibration: DataSet | None
     evaluation: DataSet | None
     agreement: bool = False  # the labels of the evaluation data are the source's own answers
+    dense: Source | None = None  # what the source was pruned from: losses are counted from what that is worth
 
     @property
     def toolchain(self) -> str:
         """Of the source."""
-        return LOADERS[self.plan.source.kind].toolchain
+        return LOADERS[self.source.request.kind].toolchain
+
+    @property
+    def whole(self) -> Source:
+        """What losses are counted from."""
+        return self.dense or self.source
 
 
 @dataclass(frozen=True)
@@ -258,14 +264,14 @@ def compare(work: Work, artifact: Artifact) -> Comparison:
 
 def answer(work: Work, data: DataSet) -> DataSet:
     """The same samples, with what the source says of them as their labels."""
-    request = AnswerRequest(work.source, work.inputs, data)
-    answered: DataSet = work.runner.run("answer", work.toolchain, request, "source")
+    request = AnswerRequest(work.whole, work.inputs, data)
+    answered: DataSet = work.runner.run("answer", LOADERS[work.whole.request.kind].toolchain, request, "source")
     return answered
 
 
 def evaluate_source(work: Work) -> Evaluation | None:
-    """What the source is worth; None without evaluation data."""
-    return _evaluate(work, work.source, work.toolchain, "source", work.evaluation)
+    """What the source is worth, or the dense model that it was pruned from; None without evaluation data."""
+    return _evaluate(work, work.whole, LOADERS[work.whole.request.kind].toolchain, "source", work.evaluation)
 
 
 def evaluate_artifact(work: Work, artifact: Artifact) -> Evaluation | None:

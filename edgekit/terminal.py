@@ -21,6 +21,8 @@ from rich.table import Table
 
 from edgekit.distill import DistillReport
 from edgekit.layers import LayersReport
+from edgekit.pruning.command import PruneReport
+from edgekit.pruning.compare import PruningReport
 from edgekit.report import Report, finding_lines, rows, size_text
 from edgekit.sensitivity import Figures, SensitivityReport
 from edgekit_converters.runner import Watch
@@ -159,6 +161,57 @@ def show_distillation(report: DistillReport) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_pruning(report: PruneReport) -> None:
+    """Print what was cut and what it bought, and what was written."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    print_pruning(console, report.pruning)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{report.model.path}  {size_text(report.model.size_bytes)}  {report.wall_seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_pruning(console: Console, report: PruningReport) -> None:
+    """Print the dense and the pruned model, a line a format and scheme, and how far the goal was met."""
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for heading in ("parameters", "MACs", "size", _metric(report.metric) or "value", "p50", "p90"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in report.models:
+        name = f"{one.model} {one.engine} {one.scheme}"
+        counts = f"{one.parameters:,}", f"{one.macs:,}", size_text(one.size_bytes)
+        times = f"{one.latency_ms.p50:.3f} ms", f"{one.latency_ms.p90:.3f} ms"
+        table.add_row(name, *counts, _value(one.value, report.metric), *times)
+    console.print(table)
+    held = "" if report.measured is None else f", measured {100 * report.measured:.0f} % in {report.measured_in}"
+    cut = sum(one.left < one.width for one in report.groups)
+    lines = [
+        f"{report.goal}: {100 * report.counted:.0f} % left as counted{held}; {cut} of {len(report.groups)} groups cut "
+        f"by {report.importance}"
+    ]
+    lines += [
+        f"round {number}: held-out {_metric(trained.metric)} {trained.before:.4f} after the cut, {trained.value:.4f} "
+        f"after epoch {trained.best} of {len(trained.history)}"
+        for number, trained in enumerate(report.rounds, 1)
+    ]
+    if report.dense is not None and report.pruned is not None:
+        dense, pruned = (_value(value, report.metric) for value in (report.dense, report.pruned))
+        lines.append(f"{_metric(report.metric)} of the model itself: dense {dense}, pruned {pruned}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _value(value: float | None, metric: str | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.5g}"
 
 
 def show_sensitivity(report: SensitivityReport) -> None:

@@ -149,11 +149,25 @@ def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training
 
 
 def train(
-    runner: Runner, training: Training, student: Source, material: Material, teacher: Teacher | None = None
+    runner: Runner,
+    training: Training,
+    student: Source,
+    material: Material,
+    teacher: Teacher | None = None,
+    *,
+    begin: bool = False,
 ) -> Trained:
     """Train a student, after the teacher has answered every sample; both may be of any framework that can.
 
     Checkpoints are kept in the cache, by what is trained on what, and are gone when all epochs are done.
+
+    Args:
+        runner: of the command.
+        training: what was asked.
+        student: the model to be trained.
+        material: what it learns from.
+        teacher: the model it learns to answer like.
+        begin: ``--resume`` begins where there is nothing to go on with: this is one of several trainings.
 
     Raises:
         PlanError: ``--resume`` without anything to go on with, or a teacher of another kind of model.
@@ -171,7 +185,7 @@ def train(
     request = TrainRequest(
         student, material.inputs, student.outputs, material.data, settings, lessons, material.held_out
     )
-    folder = _checkpoints(request, resume=training.resume)
+    folder = _checkpoints(request, resume=training.resume, begin=begin)
     request = dataclasses.replace(request, checkpoints=str(folder), log_dir=training.log_dir, wandb=training.wandb)
     trained: Trained = runner.run("train", LOADERS[student.request.kind].toolchain, request)
     shutil.rmtree(folder, ignore_errors=True)
@@ -227,7 +241,7 @@ def _labelled(runner: Runner, material: Material, teacher: Teacher) -> DataSet |
     return answered
 
 
-def _checkpoints(request: TrainRequest, *, resume: bool) -> Path:
+def _checkpoints(request: TrainRequest, *, resume: bool, begin: bool) -> Path:
     """The folder of what is trained on what.
 
     Raises:
@@ -236,7 +250,7 @@ def _checkpoints(request: TrainRequest, *, resume: bool) -> Path:
     settings = dataclasses.replace(request.settings, **{name: getattr(Settings, name) for name in FREE})
     key = cache.key("train", dataclasses.replace(request, settings=settings), {})
     folder = cache.cache_root() / "training" / key
-    if resume and not checkpoint.exists(folder):
+    if resume and not begin and not checkpoint.exists(folder):
         raise PlanError(
             "--resume: nothing of this training is there to go on with; model, data and settings must be the same, "
             f"only {', '.join(map(option, FREE))} may differ. Leave it out to begin, or when the training had ended"

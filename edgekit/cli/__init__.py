@@ -17,6 +17,7 @@ from edgekit_runtime.errors import EdgekitError
 COMMANDS = {
     "convert": ("edgekit.cli.convert", "Convert a model into a verified bundle."),
     "distill": ("edgekit.cli.distill", "Train a small model to answer as a large one does."),
+    "prune": ("edgekit.cli.prune", "Cut what of a model matters least, and recover what that costs."),
     "layers": ("edgekit.cli.layers", "List a model's layers, and what becomes of each in either format."),
     "sensitivity": ("edgekit.cli.sensitivity", "Tell which layers cost accuracy when they are quantized."),
     "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgekit_converters.prune import IMPORTANCES
 from edgekit_converters.train import OPTIMIZERS, SCHEDULES
 
 Command = Callable[..., None]
@@ -51,6 +52,22 @@ model_options = together(
     click.option("--custom-objects", metavar="FILE.py", help="Python file that defines a Keras model's custom layers."),
     click.option("--allow-pickle", is_flag=True, help="Load pickled modules and Lambda layers: runs the file's code."),
     click.option("--keep-layout", is_flag=True, help="Keep a PyTorch model's NCHW inputs instead of taking NHWC."),
+)
+pruning_options = together(
+    click.option("--prune", type=float, metavar="R", help="Cut this part of all channels, such as 0.5."),
+    click.option("--prune-to", metavar="WHAT=R", help="Cut until latency, size or macs are that part, as latency=0.5."),
+    click.option(
+        "--importance", type=click.Choice(IMPORTANCES), help="Pruning: what a channel is worth.  [default: taylor, l2]"
+    ),
+    click.option(
+        "--round-to", type=int, metavar="N", help="Pruning: channels left, a multiple.  [default: 8; of few, less]"
+    ),
+    click.option("--floor", type=float, metavar="R", help="Pruning: least part left of a layer.  [default: 0.1]"),
+    click.option("--keep", multiple=True, metavar="LAYER", help="Pruning: leave layers whole; a pattern, repeatable."),
+    click.option("--per-layer", is_flag=True, help="Pruning: the same part of every layer, not where it harms least."),
+    click.option("--rounds", type=int, metavar="N", help="Pruning: prune and recover N times, further each time."),
+    click.option("--latency-table", metavar="FILE", help="Pruning: times of layers, measured on another machine."),
+    click.option("--write-latency-table", metavar="FILE", help="Pruning: write the times of layers that it measured."),
 )
 training_options = together(
     click.option(

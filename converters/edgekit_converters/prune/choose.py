@@ -83,7 +83,7 @@ def choose(
     whole = dense or anatomy.widths
     narrower = _narrower(anatomy, limits, whole)
     budget = goal.left * total(terms, whole)
-    _check_reach(anatomy, terms, goal, narrower, total(terms, whole))
+    _check_reach(goal, _least(anatomy, terms, narrower) / total(terms, whole))
     if limits.per_layer:
         widths = _evenly(anatomy, terms, budget, narrower, whole)
     else:
@@ -93,6 +93,16 @@ def choose(
         for one in anatomy.groups
         if widths[one.name] < one.width
     )
+
+
+def least(anatomy: Anatomy, terms: Sequence[Term], limits: Limits, dense: Widths | None = None) -> float:
+    """Return the smallest goal that can be met, as a part of the dense model's costs.
+
+    Raises:
+        PlanError: no channel may be cut, or a pattern matches no layer.
+    """
+    whole = dense or anatomy.widths
+    return _least(anatomy, terms, _narrower(anatomy, limits, whole)) / total(terms, whole)
 
 
 def read(scores: Scores, importance: str) -> Worth:
@@ -155,11 +165,13 @@ def _kept(anatomy: Anatomy, patterns: Sequence[str]) -> set[str]:
     }
 
 
-def _check_reach(
-    anatomy: Anatomy, terms: Sequence[Term], goal: Goal, narrower: Mapping[str, list[int]], whole: float
-) -> None:
+def _least(anatomy: Anatomy, terms: Sequence[Term], narrower: Mapping[str, list[int]]) -> float:
+    """The costs when everything is cut that may be."""
+    return total(terms, {one.name: (narrower[one.name] or [one.width])[-1] for one in anatomy.groups})
+
+
+def _check_reach(goal: Goal, least: float) -> None:
     """Refuse a goal that not even all that may be cut would meet."""
-    least = total(terms, {one.name: (narrower[one.name] or [one.width])[-1] for one in anatomy.groups}) / whole
     if least > goal.left + 1e-9:
         what = "channels are left" if goal.measure == "channels" else f"{goal.measure} is left"
         raise PlanError(

@@ -1,0 +1,57 @@
+"""``edgekit prune``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgekit.cli.what import data_options, model_options, pruning_options, training_options
+from edgekit.options import Options
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("model")
+@click.option("-o", "--output", metavar="OUT", help="The model to write.  [default: MODEL's name with -pruned]")
+@pruning_options
+@training_options
+@click.option("--calibrate", metavar="DATA", help="Data without labels: mends, scores, and quantizes to be timed.")
+@click.option("--evaluate", metavar="DATA", help="Labelled data to measure the dense and the pruned model on.")
+@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
+@model_options
+@click.option("--device", "-d", multiple=True, metavar="NAME", help="Time it in what this device runs.")
+@click.option(
+    "--quantize",
+    "-q",
+    multiple=True,
+    metavar="SCHEME",
+    help="Time and size it in this scheme.  [default: int8-static where there are data, else float32]",
+)
+@click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
+@data_options
+@click.option("--report", metavar="FILE.json|.html", help="Write what was cut and measured; as a page with a chart.")
+@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(as_json: bool, quiet: bool, **options: Any) -> None:
+    """Cut the channels, neurons and heads of MODEL that matter least, recover, and write an ordinary smaller model.
+
+    MODEL is .keras, .h5 or FILE.py:function. With --train it is trained after the cut, to answer as the dense model
+    does; with --calibrate alone its layers are mended from samples without labels. A goal of latency or size holds as
+    measured: the whole pruned model is quantized and timed against the dense one before it is trained.
+
+    \b
+    Examples:
+      edgekit prune model.keras --prune-to latency=0.5 --train train.npz --epochs 20 --evaluate test.npz
+      edgekit prune net.py:build --weights best.pth --input-shape 1,3,32,32 --prune 0.5 --train train.npz -o small.pt2
+      edgekit prune model.h5 --prune-to size=0.7 --calibrate images/ --keep 'block1*' --round-to 16 -o small.h5
+      edgekit prune model.keras --prune-to macs=0.3 --rounds 3 --train train.npz --augment flip --augment shift
+      edgekit prune model.keras --prune-to latency=0.6 --train train.npz --latency-table pi.json
+    """
+    from edgekit import terminal
+    from edgekit.pruning.command import plan, prune
+
+    made = plan(Options(**{name: value for name, value in options.items() if value is not None}))
+    with terminal.progress(enabled=not quiet) as watch:
+        report = prune(made, watch)
+    click.echo(report.to_json(), nl=False) if as_json else terminal.show_pruning(report)

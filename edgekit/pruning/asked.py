@@ -1,0 +1,126 @@
+"""What may be asked of pruning, checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import training as trainings
+from edgekit.options import PRUNING_KEYS, Options
+from edgekit.plan import Plan
+from edgekit.training import Training, option
+from edgekit_converters.prune import IMPORTANCES
+from edgekit_converters.prune.choose import Goal, Limits
+from edgekit_converters.prune.costs import MEASURES
+from edgekit_converters.prune.table import Table, read_table
+from edgekit_runtime.errors import PlanError
+
+MEASURED_IN = "int8-static"  # where there are data to quantize with: what a pruned model is for
+CALIBRATION_SAMPLES = 500  # of the training data, where nothing was given to calibrate on
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What was asked."""
+
+    goal: Goal
+    limits: Limits
+    importance: str | None  # without, "taylor" where there are data, else "l2"
+    rounds: int
+    table: Table | None  # of another machine
+    write_table: Path | None
+    training: Training | None
+
+
+def asked(options: Options) -> Pruning | None:
+    """Return what pruning the options ask for; None where they do not.
+
+    Raises:
+        PlanError: a value is out of its range, or belongs to a pruning but there is none.
+        DataError: a table is none.
+    """
+    training = trainings.asked(options)
+    if options.prune is None and options.prune_to is None:
+        typed = [name for name in PRUNING_KEYS if getattr(options, name) not in (None, False, ())]
+        if typed:
+            raise PlanError(f"{option(typed[0])} goes with --prune R or --prune-to WHAT=R")
+        return None
+    goal = _goal(options)
+    if options.importance not in (None, *IMPORTANCES):
+        raise PlanError(f"--importance {options.importance}: {', '.join(IMPORTANCES)}")
+    if options.importance in ("taylor", "gradient") and not (options.train or options.calibrate):
+        raise PlanError(f"--importance {options.importance} looks at gradients: give --train DATA or --calibrate DATA")
+    rounds = 1 if options.rounds is None else options.rounds
+    if type(rounds) is not int or rounds < 1:
+        raise PlanError(f"--rounds {rounds}: 1 or more")
+    if goal.measure != "latency" and (options.latency_table or options.write_latency_table):
+        raise PlanError("a latency table goes with --prune-to latency=R")
+    return Pruning(
+        goal,
+        _limits(options),
+        options.importance,
+        rounds,
+        read_table(Path(options.latency_table)) if options.latency_table else None,
+        Path(options.write_latency_table) if options.write_latency_table else None,
+        training,
+    )
+
+
+def _goal(options: Options) -> Goal:
+    if options.prune is not None and options.prune_to is not None:
+        raise PlanError("--prune and --prune-to are two ways to say how much; take one")
+    if options.prune is not None:
+        if not 0 < options.prune < 1:
+            raise PlanError(f"--prune {options.prune}: a part of the channels, above 0 and below 1, such as 0.5")
+        return Goal("channels", 1 - options.prune)
+    measure, _, text = str(options.prune_to).partition("=")
+    try:
+        left = float(text)
+    except ValueError:
+        left = 0.0
+    if measure not in MEASURES[1:] or not 0 < left < 1:
+        raise PlanError(
+            f"--prune-to {options.prune_to}: what is to be left, above 0 and below 1: "
+            f"{', '.join(f'{one}=0.5' for one in MEASURES[1:])}"
+        )
+    return Goal(measure, left)
+
+
+def _limits(options: Options) -> Limits:
+    floor = Limits.floor if options.floor is None else options.floor
+    if not 0 <= floor < 1:
+        raise PlanError(f"--floor {floor}: the least part left of a layer, 0 or more and below 1")
+    if options.round_to is not None and not (type(options.round_to) is int and options.round_to >= 1):
+        raise PlanError(f"--round-to {options.round_to}: 1 or more")
+    return Limits(floor, options.round_to, options.keep, options.per_layer)
+
+
+def with_calibration(options: Options) -> Options:
+    """Calibrate on training data where nothing else was given: what is pruned is quantized to be timed."""
+    if options.train is None or options.calibrate or (options.prune is None and options.prune_to is None):
+        return options
+    samples = CALIBRATION_SAMPLES if options.samples is None else options.samples
+    return dataclasses.replace(options, calibrate=options.train, samples=samples)
+
+
+def timed_in(plan: Plan) -> tuple[str, str]:
+    """Engine and scheme that times and sizes are of: what the first device would rather run, int8 where it can."""
+    first = plan.variants[0]
+    schemes = plan.schemes_of(first.engine)
+    able = MEASURED_IN in schemes and plan.calibrate is not None
+    return first.engine, MEASURED_IN if able else "float32" if plan.race else schemes[0]
+
+
+def describe(pruning: Pruning | None) -> dict[str, Any] | None:
+    """Return it as JSON-able data."""
+    if pruning is None:
+        return None
+    return {
+        "goal": str(pruning.goal),
+        "importance": pruning.importance,
+        "rounds": pruning.rounds,
+        "limits": dataclasses.asdict(pruning.limits),
+        "training": trainings.describe(pruning.training),
+    }

@@ -1,0 +1,59 @@
+"""What was chosen to be cut, kept beside the checkpoints of training.
+
+Times differ from run to run, and so may what is chosen by them; a training that is gone on with must be that of the
+same model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict
+
+from edgekit.pruning.asked import Pruning
+from edgekit.pruning.reach import Reached, cut
+from edgekit.steps import Work
+from edgekit_converters import cache
+from edgekit_converters.prune import DissectRequest
+from edgekit_converters.records import Cut, Source
+
+
+class Memory:
+    """The choices of one pruning; those of a run that is not to be gone on with are forgotten."""
+
+    def __init__(self, work: Work, pruning: Pruning) -> None:
+        self.work = work
+        self.resume = pruning.training is not None and pruning.training.resume
+        plan, training = work.plan, pruning.training
+        what = (
+            cache.key("prune", DissectRequest(work.source), {}),
+            str(pruning.goal),
+            asdict(pruning.limits),
+            (pruning.importance, pruning.rounds, training.data if training else None),
+            (plan.calibrate, plan.schemes, plan.engines),
+        )
+        self.folder = cache.cache_root() / "pruning" / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+    def recall(self, number: int, source: Source) -> Reached | None:
+        """Return what was chosen in a round, made again; None where nothing is known of it."""
+        path = self.folder / f"{number}.json"
+        if not self.resume or not path.is_file():
+            return None
+        known = json.loads(path.read_text())
+        cuts = tuple(Cut(group, tuple(kept)) for group, kept in known["cuts"])
+        return Reached(cuts, cut(self.work, source, cuts), known["counted"], known["measured"])
+
+    def keep(self, number: int, reached: Reached) -> Reached:
+        """Remember a choice; where nothing can be written, nothing is remembered."""
+        known = {
+            "cuts": [(one.group, one.kept) for one in reached.cuts],
+            "counted": reached.counted,
+            "measured": reached.measured,
+        }
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            aside = self.folder / f".{number}.new"
+            aside.write_text(json.dumps(known))
+            aside.replace(self.folder / f"{number}.json")
+        return reached

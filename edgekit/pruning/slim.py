@@ -1,0 +1,157 @@
+"""Prune and recover, round after round: a straight function from a dense model to one that meets its goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edgekit import training as trainings
+from edgekit.pruning.asked import Pruning, timed_in
+from edgekit.pruning.reach import Gauge, Job, Reached, opened, reach
+from edgekit.pruning.remember import Memory
+from edgekit.steps import Work
+from edgekit.training import Material, Teacher
+from edgekit_converters.data import DataSet, TakeRequest
+from edgekit_converters.load import LOADERS
+from edgekit_converters.prune import Anatomy, DissectRequest, MendRequest, ScoreRequest, Scores
+from edgekit_converters.prune.choose import read
+from edgekit_converters.prune.costs import Term, terms_of
+from edgekit_converters.prune.table import Row, Table
+from edgekit_converters.prune.tabulate import TabulateRequest
+from edgekit_converters.records import Latency, MeasureRequest, Source, SourceRequest
+from edgekit_converters.train import Trained
+from edgekit_runtime.errors import ConversionError
+from edgekit_runtime.requirements import machine
+
+SCORED, MENDED = 512, 256  # samples: that gradients are averaged over, that layers are mended with
+UNMENDED = (
+    "pruning: there are no data to recover with, so accuracy will have suffered; give --train DATA, or --calibrate "
+    "DATA at least"
+)
+
+
+@dataclass(frozen=True)
+class Slim:
+    """A pruned model, and how it came to be."""
+
+    source: Source
+    dense: Anatomy
+    widths: dict[str, int]  # left of each group
+    importance: str
+    counted: float  # part left of what the goal is counted in
+    measured: float | None  # part left of the time or size, before training
+    gauge: str  # what that was measured in
+    trained: tuple[Trained, ...]  # a round each
+    notes: tuple[str, ...]
+
+
+def slim(work: Work, pruning: Pruning) -> Slim:
+    """Prune the model of ``work`` until the goal is met, and recover what that cost.
+
+    Raises:
+        PlanError: the goal is out of reach, or nothing may be cut.
+        EdgekitError: a stage refused.
+    """
+    training = pruning.training
+    material = trainings.material(work.runner, work.plan, work.inputs, training) if training else None
+    importance = pruning.importance or ("taylor" if material or work.calibration else "l2")
+    dense, source = _dissected(work, work.source), work.source
+    terms_at, gauge = _measures(work, pruning, dense)
+    memory = Memory(work, pruning)
+    reached: list[Reached] = []
+    trained: list[Trained] = []
+    for number in range(1, pruning.rounds + 1):
+        anatomy = _dissected(work, source)
+        goal = replace(pruning.goal, left=pruning.goal.left ** (number / pruning.rounds))
+        one = memory.recall(number, source)
+        if one is None:
+            worth = read(_scored(work, source, importance, material), importance)
+            held = gauge if number == pruning.rounds else None  # on the way there, counting is enough
+            job = Job(work, source, anatomy, dense.widths, worth, terms_at(anatomy), pruning.limits, held)
+            one = memory.keep(number, reach(job, goal))
+        reached.append(one)
+        source = _mended(work, source, one, material)
+        if training and material:
+            teacher = Teacher(work.source, work.inputs)
+            trained.append(trainings.train(work.runner, training, source, material, teacher, begin=True))
+            source = opened(work, trained[-1].request)
+    return Slim(
+        source=source,
+        dense=dense,
+        widths=dense.widths | {cut.group: len(cut.kept) for one in reached for cut in one.cuts},
+        importance=importance,
+        counted=reached[-1].counted,
+        measured=reached[-1].measured,
+        gauge=f"{gauge.engine} {gauge.scheme}" if gauge else "",
+        trained=tuple(trained),
+        notes=() if material or work.calibration else (UNMENDED,),
+    )
+
+
+def _dissected(work: Work, source: Source) -> Anatomy:
+    anatomy: Anatomy = work.runner.run("dissect", LOADERS[source.request.kind].toolchain, DissectRequest(source))
+    return anatomy
+
+
+def _scored(work: Work, source: Source, importance: str, material: Material | None) -> Scores:
+    data = _some(work, material.data if material else work.calibration, SCORED)
+    request = ScoreRequest(source, work.inputs, importance, data)
+    scores: Scores = work.runner.run("score", LOADERS[source.request.kind].toolchain, request)
+    return scores
+
+
+def _mended(work: Work, before: Source, reached: Reached, material: Material | None) -> Source:
+    """What was cut, repaired towards what it was, where there are data."""
+    data = _some(work, work.calibration or (material.data if material else None), MENDED)
+    if data is None or not reached.cuts:
+        return reached.source
+    request = MendRequest(reached.source, work.inputs, data, before, reached.cuts)
+    toolchain = LOADERS[reached.source.request.kind].toolchain
+    made: SourceRequest = work.runner.run("mend", toolchain, request)
+    return opened(work, made)
+
+
+def _some(work: Work, data: DataSet | None, count: int) -> DataSet | None:
+    if data is None or data.count <= count:
+        return data
+    taken: DataSet = work.runner.run("take", "data", TakeRequest(data, count, "a part"), "pruning")
+    return taken
+
+
+def _measures(
+    work: Work, pruning: Pruning, dense: Anatomy
+) -> tuple[Callable[[Anatomy], tuple[Term, ...]], Gauge | None]:
+    """What the goal is counted in, and what it is measured with; another machine's times cannot be measured here."""
+    measure, (engine, scheme) = pruning.goal.measure, timed_in(work.plan)
+    gauge = Gauge(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
+    if measure != "latency":
+        return lambda anatomy: terms_of(measure, anatomy), gauge
+    table = pruning.table or _tabulated(work, pruning, dense, Gauge(work, measure, engine, scheme))
+    rest = table.rest(dense)
+
+    def terms(anatomy: Anatomy) -> tuple[Term, ...]:
+        layers = terms_of(measure, anatomy, table.clock(anatomy, dense.widths))
+        return (*layers, Term(frozenset(), lambda _: rest))
+
+    return terms, gauge
+
+
+def _tabulated(work: Work, pruning: Pruning, dense: Anatomy, gauge: Gauge) -> Table:
+    """The times of this model's layers on this machine, written where the user wants them."""
+    scheme = "int8-static" if gauge.scheme == "int8-static" else "float32"  # what layers are timed in alone
+    request = TabulateRequest(dense, gauge.engine, scheme)
+    rows: tuple[Row, ...] = work.runner.run("tabulate", gauge.engine, request, gauge.engine)
+    whole: Latency = work.runner.run(
+        "measure", gauge.engine, MeasureRequest(gauge.artifact(work.source), work.probe), gauge.engine
+    )
+    table = Table(machine(), gauge.engine, scheme, dense.parameters, whole.p50, rows)
+    if pruning.write_table:
+        try:
+            pruning.write_table.write_text(table.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise ConversionError(
+                f"{pruning.write_table} cannot be written: {error.strerror or error}",
+                stage="tabulate",
+                advice="give another place with --write-latency-table",
+            ) from error
+    return table
