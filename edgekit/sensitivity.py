@@ -18,7 +18,7 @@ from edgekit_converters.recipe import Recipe, Rule
 from edgekit_converters.records import Artifact, Probe, ProbeRequest, Source
 from edgekit_converters.runner import Runner, StageCost, Watch, new_log
 from edgekit_converters.sense import Harm, Sensitivity
-from edgekit_runtime.errors import ConversionError, PlanError
+from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
 SAMPLES = 64  # that artifacts are compared on
 SHARE = 0.1  # of the error: a layer that brings this much is kept in float unless it is said how many
@@ -247,6 +247,8 @@ def _tried(work: Work, make: Callable[[], Artifact]) -> Trial:
     """Make an artifact and measure it; what a quantizer refuses of a single layer is no more than unknown."""
     try:
         artifact = make()
+    except DiskFull:
+        raise
     except ConversionError:
         return Trial()
     evaluation = steps.evaluate_artifact(work, artifact)

@@ -7,10 +7,12 @@ instead of the terminal, and two of them can work side by side. A worker imports
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import queue
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.errors import EdgekitError, ToolchainError
+from edgekit_runtime.errors import DiskFull, EdgekitError, ToolchainError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = os.strerror(errno.ENOSPC)
+LEAST_FREE_BYTES = 1 << 16  # less is none: what stages write is larger, and a file system keeps some blocks back
 
 Progress = Callable[[int, int, str], None]  # (done, total, how it fares)
 
@@ -60,6 +66,7 @@ class Worker:
     def __init__(self, name: str, log: Path, scratch: Path, warm: str = "") -> None:
         self.name = name
         self.log = log
+        self._scratch = scratch
         self._lock = threading.Lock()
         ours, theirs = os.pipe(), os.pipe()  # (read, write): child → parent, parent → child
         environment = os.environ | ENVIRONMENT | {"TMPDIR": str(scratch)}
@@ -83,8 +90,19 @@ class Worker:
 
         Raises:
             EdgekitError: raised by the function, as it was.
+            DiskFull: the function failed, and there is no room left for what it writes.
             ToolchainError: the function failed in any other way, or the child died.
         """
+        try:
+            return self._called(stage, function, arguments, progress)
+        except EdgekitError as error:
+            if self._is_full():
+                raise self._full(stage, NO_ROOM) from error
+            raise
+
+    def _called(
+        self, stage: str, function: str, arguments: tuple[Any, ...], progress: Progress | None
+    ) -> tuple[Any, Cost]:
         with self._lock:
             try:
                 self._send.send((function, arguments))
@@ -96,6 +114,8 @@ class Worker:
                         return content[0], content[1]
                     elif kind == "error":
                         raise content[0]
+                    elif kind == "full":
+                        raise self._full(stage, content[0])
                     elif kind == "failed":
                         raise ToolchainError(content[0], stage=stage, subject=self.name, advice=self._see_log())
             except (EOFError, BrokenPipeError, ConnectionResetError) as error:
@@ -114,6 +134,21 @@ class Worker:
             stage=stage,
             subject=self.name,
             advice=self._see_log(),
+        )
+
+    def _is_full(self) -> bool:
+        """A full disk has many faces: files cut short, engines that refuse them, children ended by SIGBUS."""
+        try:
+            return shutil.disk_usage(self._scratch).free < LEAST_FREE_BYTES
+        except OSError:  # the folder is gone, with the command that it was for
+            return False
+
+    def _full(self, stage: str, what: str) -> DiskFull:
+        return DiskFull(
+            f"{what}: the disk of {self._scratch} is full",
+            stage=stage,
+            subject=self.name,
+            advice="free some space there, or set TMPDIR to a folder on another disk; what was finished is kept",
         )
 
     def _see_log(self) -> str:
@@ -169,10 +204,21 @@ def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return "done", result, cost()
     except EdgekitError as error:
         traceback.print_exc()
-        return "error", error
+        full = _no_room(error)
+        return ("full", full) if full else ("error", error)
     except BaseException as error:  # noqa: BLE001 - the seam of the process: whatever is thrown becomes a message
         traceback.print_exc()
-        return "failed", _one_line(error)
+        full = _no_room(error)
+        return ("full", full) if full else ("failed", _one_line(error))
+
+
+def _no_room(error: BaseException | None) -> str:
+    """What the system said of a full disk or quota, where that is at the root of an error; else ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error.strerror or NO_ROOM
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -20,10 +20,10 @@ from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_converters.verify.verdict import check_parity, drop
-from edgekit_runtime.errors import ConversionError, EngineError, PlanError, VerificationError
+from edgekit_runtime.errors import ConversionError, DiskFull, EngineError, PlanError, VerificationError
 
-# What takes a candidate out of the race, a toolchain that died for want of disk or memory among it. Bad data or a bug
-# are none of these: they end it.
+# What takes a candidate out of the race, a toolchain that died for want of memory among it. A full disk, bad data or a
+# bug are none of these: they end it.
 REASONS = (ConversionError, EngineError, PlanError)
 
 
@@ -132,6 +132,8 @@ class Race:
             return ()
         try:
             return candidates.partial(best.recipe, self.lane.harm())
+        except DiskFull:
+            raise
         except ConversionError as error:
             why = f"which of its layers to keep in float is not known: {_line(error)}"
             self.entries.append(Entry(Trial(self.lane.engine, best.recipe, FAILED, why)))
@@ -170,6 +172,8 @@ class Race:
             return self._evaluated(trial, artifact, comparison)
         except VerificationError as error:
             return Entry(replace(trial, state=BROKEN, reason=_line(error)))
+        except DiskFull:  # the next candidates would fail, too, and the choice would be among what is left
+            raise
         except REASONS as error:
             return Entry(replace(trial, state=FAILED, reason=_line(error)))
 

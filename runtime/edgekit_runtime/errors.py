@@ -8,12 +8,14 @@ EdgekitError
 ├── ConversionError       exit 4   a stage refused; carries stage, subject and advice
 │   ├── UnsupportedOperator        the target format lacks an operator of the model
 │   ├── CalibrationError           the quantizer could not use the calibration data
+│   ├── DiskFull                   there is no room for what a stage makes
 │   └── ToolchainError             a toolchain failed, was killed or is not installed
 ├── VerificationError     exit 5   an artifact differs more, or costs more accuracy, than allowed
 ├── BundleError           exit 6   the bundle must not be used
 │   ├── MalformedBundle            the archive or its manifest breaks the format
 │   ├── DigestMismatch             a file is not the file that was packed
 │   ├── SignatureInvalid           trust was asked for and not established
+│   ├── DecryptionFailed           the key of an encrypted file is missing or wrong
 │   ├── UnsupportedVersion         written by a newer format version
 │   ├── IncompatibleDevice         no variant can run on this machine
 │   └── NotAnUpdate                it is older than, or not a version of, what the store has
@@ -94,6 +96,10 @@ class CalibrationError(ConversionError):
     """The quantizer could not use the calibration data."""
 
 
+class DiskFull(ConversionError):
+    """There is no room for what a stage makes: whatever is tried next would fail, too."""
+
+
 class ToolchainError(ConversionError):
     """A toolchain failed, was killed, or is not installed."""
 
@@ -120,6 +126,10 @@ class DigestMismatch(BundleError):
 
 class SignatureInvalid(BundleError):
     """Trust was asked for and not established."""
+
+
+class DecryptionFailed(BundleError):
+    """The key of an encrypted file is missing or wrong."""
 
 
 class UnsupportedVersion(BundleError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgekit_converters.worker import Worker
-from edgekit_runtime.errors import DataError, ToolchainError
+from edgekit_runtime.errors import DataError, DiskFull, ToolchainError
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def worker(tmp_path, monkeypatch):
     (tmp_path / "chores.py").write_text(
         textwrap.dedent(
             """
-            import os, signal, sys, time
+            import os, resource, signal, sys, tempfile, time
             from edgekit_converters.worker import report_progress
             from edgekit_runtime.errors import ConversionError, DataError
 
@@ -36,6 +36,12 @@ def worker(tmp_path, monkeypatch):
             def abort(): os.abort()
             def leave(): os._exit(9)
             def full(): raise OSError(28, "No space left on device", "model.tflite")
+            def mapped():
+                try: full()
+                except OSError as error: raise ConversionError("not made") from error
+            def limit(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+            def write(size):
+                with tempfile.TemporaryFile() as file: file.write(bytes(size))
             def sleep(): time.sleep(60)
             def grab(mib): return len(b"x" * (mib * 2**20))
             """
@@ -82,9 +88,26 @@ def test_any_other_error_is_one_line_and_the_path_of_the_log(worker):
     assert worker.call("lower", "chores:add", 1, 1)[0] == 2  # and it lives on
 
 
-def test_a_full_disk_is_named(worker):
-    with pytest.raises(ToolchainError, match="No space left on device"):
-        worker.call("lower", "chores:full")
+@pytest.mark.parametrize("chore", ["full", "mapped"])
+def test_a_full_disk_is_named_and_so_is_where(worker, tmp_path, chore):
+    with pytest.raises(DiskFull, match="No space left on device: the disk of") as caught:
+        worker.call("lower", f"chores:{chore}")
+    assert (caught.value.stage, caught.value.subject) == ("lower", "keras")
+    assert str(tmp_path) in str(caught.value) and "TMPDIR" in caught.value.advice
+
+
+def test_a_file_that_may_not_grow_is_no_room_either(worker):
+    worker.call("lower", "chores:limit", 4096)
+    with pytest.raises(DiskFull, match="File too large"):
+        worker.call("lower", "chores:write", 8192)
+
+
+def test_a_toolchain_that_dies_on_a_full_disk_is_told_by_the_disk(small_disk, tmp_path):
+    with pytest.raises(OSError, match="No space"), (small_disk / "filled").open("wb") as file:
+        file.write(bytes(2**17))
+    worker = Worker("keras", tmp_path / "log", small_disk)
+    with pytest.raises(DiskFull, match=str(small_disk)):
+        worker.call("lower", "os:abort")
 
 
 def test_what_it_prints_goes_to_the_log_alone(worker, capfd):

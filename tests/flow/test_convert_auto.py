@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 
@@ -16,7 +17,7 @@ import edgekit
 import edgekit_runtime
 from edgekit.cli import cli
 from edgekit_converters.recipe_file import parse
-from edgekit_runtime.errors import DataError, VerificationError
+from edgekit_runtime.errors import DataError, DiskFull, VerificationError
 
 pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]
 
@@ -163,3 +164,14 @@ def test_wrong_requests_are_refused_at_once(demo):
         done = CliRunner().invoke(cli, ["convert", str(demo / "digits.keras"), *extra, *calibrate])
         assert done.exception is not None
         assert said in str(done.exception)
+
+
+@pytest.mark.parametrize("small_disk", [700], indirect=True)
+def test_a_full_disk_ends_a_race_and_is_the_reason(race, small_disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(DiskFull) as caught:
+        race(cache=False)
+    assert caught.value.exit_code == 4
+    assert str(small_disk) in str(caught.value) and "TMPDIR" in caught.value.advice
+    assert not (tmp_path / "digits.edgekit").exists()
+    assert list(small_disk.iterdir()) == []

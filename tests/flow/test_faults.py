@@ -91,18 +91,6 @@ def test_interrupted_it_ends_its_children_and_leaves_nothing(start, tmp_path, nu
     assert left_behind(tmp_path) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("making a small disk takes the right to mount")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_said_and_leaves_what_was_there(start, small_disk):
     before = small_disk / "digits.edgekit"
     before.write_bytes(b"the bundle of last time")

@@ -13,7 +13,7 @@ from edgekit.race.choice import Budget, choose
 from edgekit.race.crew import Threads
 from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Parity
-from edgekit_runtime.errors import CalibrationError
+from edgekit_runtime.errors import CalibrationError, DiskFull
 
 COUNT, PART = 2000, 400
 SCHEMES = ("int8-static", "float16", "int8-dynamic", "int8-weights", "float32", "int16x8-static")
@@ -129,6 +129,16 @@ def test_when_the_worst_layers_are_not_known_that_is_said_and_the_race_goes_on(r
     done = race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
     assert any("is not known: " in entry.trial.reason for entry in done.entries)
     assert done.entries[-1].trial.recipe.scheme == "int16x8-static"
+
+
+@pytest.mark.parametrize("method", ["make", "harm"])
+def test_a_full_disk_ends_the_race(race, monkeypatch, method):
+    def full(*_):
+        raise DiskFull("no room", stage="quantize")
+
+    monkeypatch.setattr(Lane, method, full)
+    with pytest.raises(DiskFull, match="no room"):
+        race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
 
 
 def test_sixteen_bits_are_tried_when_eight_do_not_do(race):
