@@ -40,7 +40,8 @@ test-signing: $(VENV)/.has-all $(MODEL_SIGNING)/.whole  ## let OpenSSF's model_s
 
 test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
 	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
-	    or needs_rich or needs_image or needs_jsonschema or needs_joblib or needs_ray or needs_zstandard or needs_arm \
+	    or needs_rich or needs_image or needs_jsonschema or needs_joblib or needs_ray or needs_tensorboard or needs_wandb \
+	    or needs_zstandard or needs_arm \
 	    or needs_cryptography or needs_model_signing)"
 
 lint: $(VENV)/.has-dev  ## ruff and mypy
