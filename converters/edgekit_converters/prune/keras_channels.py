@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 Ids = np.ndarray  # (entries,) int64: the channel each entry of an axis belongs to
+Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Tracing:
     """What is found while a model is walked."""
 
     partition: Partition = field(default_factory=Partition)
-    slots: dict[tuple[int, str, int], Slot] = field(default_factory=dict)  # by layer, weight, axis
+    slots: dict[Key, Slot] = field(default_factory=dict)  # by layer, weight, axis
     works: dict[tuple[str, int, str], Work] = field(default_factory=dict)  # by operator, layer, part
     names: dict[int, str] = field(default_factory=dict)  # id of a layer: its path of names
     kinds: dict[int, str] = field(default_factory=dict)  # a channel's first entry: "channels", "neurons" or "heads"

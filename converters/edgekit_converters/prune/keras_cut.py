@@ -16,7 +16,7 @@ import tf_keras
 from edgekit_converters.load import Live
 from edgekit_converters.load.keras_model import from_model, keras_errors
 from edgekit_converters.prune.keras_anatomy import Dissection
-from edgekit_converters.prune.keras_channels import Slot, weight_of
+from edgekit_converters.prune.keras_channels import Key, Slot, weight_of
 from edgekit_converters.prune.keras_graph import is_followable, is_own, layers_of
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
@@ -39,7 +39,6 @@ SHAPES = {
 # config keys of shapes that tell an axis of channels: whether they leave out the batch
 OWN_SHAPES = {"target_shape": 1, "newshape": 0, "batch_shape": 0, "batch_input_shape": 0}
 
-Key = tuple[int, str, int]  # of a slot
 Edit = Callable[[dict[str, Any]], None]
 Edits = dict[str, list[Edit]]  # by a layer's path of names
 

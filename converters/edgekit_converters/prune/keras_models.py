@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit_converters.load import Live
 from edgekit_converters.load.keras_model import save_model
-from edgekit_converters.prune import Anatomy, CutRequest, keras_anatomy
+from edgekit_converters.prune import Anatomy, CutRequest, ScoreRequest, Scores, keras_anatomy
 from edgekit_converters.prune.keras_cut import cut_model, removed
 from edgekit_converters.prune.keras_graph import is_own, layers_of
+from edgekit_converters.prune.keras_scores import rated
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
@@ -22,6 +25,19 @@ def dissect(live: Live) -> Anatomy:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
     return keras_anatomy.dissect(live).anatomy
+
+
+def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
+    """Say what every channel is worth; formulas in ``importance.py``.
+
+    Raises:
+        DataError: an importance that looks at gradients got no data, or labels that do not fit.
+        SourceError: nothing of the model can be cut, or it has nothing that the importance looks at.
+    """
+    path = folder / "scores.npz"
+    arrays: Any = rated(live, keras_anatomy.dissect(live), request)
+    np.savez(path, **arrays)
+    return Scores(path)
 
 
 def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:

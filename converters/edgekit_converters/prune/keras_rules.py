@@ -7,6 +7,7 @@ whole, and says so.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,9 @@ import numpy as np
 from edgekit_converters.prune.keras_channels import Ids, Resized, Tag, Tracing, Work
 from edgekit_converters.prune.keras_graph import Call
 
-# that look at one value at a time
-POINTWISE = frozenset(
-    "linear relu relu6 sigmoid tanh silu swish gelu elu selu celu softplus softsign hardsigmoid hardsilu hardswish "
-    "exponential mish leakyrelu logsigmoid hardtanh hardshrink softshrink tanhshrink squareplus threshold".split()
+POINTWISE = re.compile(  # activations that look at one value at a time
+    "linear|relu6?|sigmoid|tanh|silu|swish|[gecs]elu|softplus|softsign|hard(sigmoid|silu|swish|tanh|shrink)|exponential|"
+    "mish|leakyrelu|logsigmoid|softshrink|tanhshrink|squareplus|threshold"
 )
 
 
@@ -82,20 +82,21 @@ def _activation(seen: Seen, tag: Tag) -> Tag:
     """Leave whole what an activation looks at together: a softmax sums over all channels."""
     activation = getattr(seen.layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__).lower().replace("_", "")
-    if activation is not None and name not in POINTWISE:
+    if activation is not None and not POINTWISE.fullmatch(name):
         seen.tracing.partition.hold(tag.ids, f"the {name} of {seen.call.name!r} looks at all of it together")
     return tag
 
 
-def _pointwise(seen: Seen) -> Tag:
+def _values(seen: Seen) -> Tag:
     return _activation(seen, seen.tags[0])
 
 
 def _spatial(seen: Seen) -> Tag:
     """Follow what works on each channel by itself, over the dimensions before it."""
-    if not seen.last:
-        seen.hold("lies across")
-    return Tag(len(seen.shape) - 1, seen.tags[0].ids) if seen.last else seen.whole()
+    if seen.last:
+        return Tag(len(seen.shape) - 1, seen.tags[0].ids)
+    seen.hold("lies across")
+    return seen.whole()
 
 
 def _softmax(seen: Seen) -> Tag:
@@ -311,13 +312,6 @@ def _permuted(seen: Seen) -> Tag:
     return Tag((0, *seen.layer.dims).index(seen.tags[0].axis), seen.tags[0].ids)
 
 
-def _pooled(seen: Seen) -> Tag:
-    if not seen.last:
-        seen.hold("lies across")
-        return seen.whole()
-    return Tag(len(seen.shape) - 1, seen.tags[0].ids)
-
-
 def _attended(seen: Seen) -> Tag:
     """A head is one channel of the projections of queries, keys and values, and of the one that joins them."""
     layer, tracing = seen.layer, seen.tracing
@@ -369,6 +363,13 @@ def _attention_inputs(seen: Seen) -> list[tuple[Tag, tuple[int, ...]]] | None:
 
 
 DIMENSIONS = ("1D", "2D", "3D")
+MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Addv2", "Sub", "Mul", "Divide", "TrueDivide")
+VALUES = (  # that change each value by itself, or nothing at inference
+    *("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "Identity", "ActivityRegularization"),
+    *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", *(f"SpatialDropout{d}" for d in DIMENSIONS)),
+    *("Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu", "Elu", "LeakyRelu", "Softplus", "HardSigmoid", "HardSilu"),
+    *("Exp", "Sqrt", "Square", "Abs", "Absolute", "Negative"),
+)
 RULES: dict[str, Rule] = {
     "InputLayer": _entered,
     "Dense": _dense,
@@ -380,21 +381,16 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("BatchNormalization", "LayerNormalization", "RMSNormalization"), _normalized),
     "GroupNormalization": _group_normalized,
     "PReLU": _prelu,
-    **dict.fromkeys("Add Subtract Multiply Average Maximum Minimum Addv2 Sub Mul Divide TrueDivide".split(), _merged),
+    **dict.fromkeys(MERGES, _merged),
     "Concatenate": _concatenated,
     **dict.fromkeys(("Reshape", "Flatten"), _reshaped),
     "Permute": _permuted,
-    **{f"{name}{d}": _spatial for name in ("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSampling")
-       for d in DIMENSIONS},
+    **{f"{name}Pooling{d}": _spatial for name in ("Max", "Average") for d in DIMENSIONS},
     **{f"Adaptive{name}Pooling{d}": _spatial for name in ("Max", "Average") for d in DIMENSIONS},
-    **{f"Global{name}Pooling{d}": _pooled for name in ("Max", "Average") for d in DIMENSIONS},
+    **{f"{name}{d}": _spatial for name in ("ZeroPadding", "Cropping", "UpSampling") for d in DIMENSIONS},
     "Resizing": _spatial,
-    **dict.fromkeys(
-        "Activation ReLU LeakyReLU ELU ThresholdedReLU Dropout AlphaDropout GaussianNoise GaussianDropout Identity "
-        "ActivityRegularization SpatialDropout1D SpatialDropout2D SpatialDropout3D Relu Relu6 Sigmoid Tanh Silu Gelu "
-        "Elu LeakyRelu Softplus Exp Sqrt Square Abs Absolute Negative HardSigmoid HardSilu".split(),
-        _pointwise,
-    ),
+    **{f"Global{name}Pooling{d}": _spatial for name in ("Max", "Average") for d in DIMENSIONS},
+    **dict.fromkeys(VALUES, _values),
     **dict.fromkeys(("Rescaling", "Normalization"), _scaled),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
-}  # fmt: skip
+}
