@@ -27,6 +27,7 @@ COMMANDS = {
     "run": ("edgekit.cli.run", "Run a bundle on an input."),
     "package": ("edgekit.cli.package", "Package a bundle for an updater, a distribution or a microcontroller."),
     "delta": ("edgekit.cli.delta", "Write what a board with an old bundle needs to have the new one."),
+    "preflight": ("edgekit.cli.preflight", "Tell which boards of a fleet can run a bundle."),
     "devices": ("edgekit.cli.devices", "List the devices edgekit knows."),
 }
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 and the signal's number, as shells say it

@@ -40,8 +40,13 @@ def candidates(
     return required(manifest, variants, require)
 
 
-def order(manifest: Manifest, device: str = "auto") -> list[Variant]:
+def order(manifest: Manifest, device: str = "auto", here: str = "") -> list[Variant]:
     """All variants, those that the device's profile prefers first.
+
+    Args:
+        manifest: what the bundle says.
+        device: a profile's name, or ``"auto"`` for those of the machine's architecture.
+        here: that architecture, where it is another machine's.
 
     Raises:
         ProfileError: ``device`` is neither ``"auto"`` nor a profile of the bundle.
@@ -50,7 +55,7 @@ def order(manifest: Manifest, device: str = "auto") -> list[Variant]:
     if device != "auto" and device not in known:
         names = ", ".join(["auto", *known])
         raise ProfileError(f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}")
-    here = machine()
+    here = here or machine()
     chosen = [p for name, p in known.items() if name == device or (device == "auto" and p.get("arch") == here)]
     preferred = [name for profile in chosen for name in profile.get("variants", ())]
     by_name = {variant.name: variant for variant in manifest.variants}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from glob import glob
 from typing import TYPE_CHECKING, Union
 
-from edgekit_runtime.errors import DelegateUnavailable
+from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable
 from edgekit_runtime.record import dataclass, field, replace
 
 if TYPE_CHECKING:
@@ -195,6 +195,17 @@ def plugins_of(variant: Variant, place: str) -> list[str]:
 def found_signs(signs: str, root: str = "/") -> list[str]:
     """Those of the signs that this machine shows, or what lies under ``root``; a driver alone is not hardware."""
     return [sign for sign in signs.split() if not sign.startswith("/sys/module/") and _shows(sign, root)]
+
+
+def check_shown(variant: Variant, library: str, shown: Sequence[str]) -> None:
+    """Refuse a variant whose hardware, driven by the engine's own library, does not show itself.
+
+    Raises:
+        EngineUnavailable: there is no sign of it.
+    """
+    signs = signs_of(variant)
+    if variant.delegate is None and signs and not shown:
+        raise EngineUnavailable(f"there is no {variant.device.upper()} here that {library} could use ({signs})")
 
 
 def driver_versions(signs: str) -> dict[str, str]:

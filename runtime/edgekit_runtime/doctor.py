@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgekit_runtime import memory
+from edgekit_runtime import __version__, memory
 from edgekit_runtime.board import Board, read_board
 from edgekit_runtime.condition import Condition, read_condition
 from edgekit_runtime.delegates import DELEGATES, SIGNS, found_signs, library_path
 from edgekit_runtime.engines import library
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice
-from edgekit_runtime.record import dataclass
+from edgekit_runtime.manifest import FORMAT_VERSION
+from edgekit_runtime.record import dataclass, field
 from edgekit_runtime.wheels import PACKAGES, advice, check_wheel
 
 HOT_C = 80.0  # where boards without a fan begin to slow down
@@ -36,6 +37,7 @@ class EngineFound:
     library: str | None  # name and version
     reason: str = ""
     install: str = ""  # what to do; empty where nothing need be done
+    level: str = ""  # the version in the numbering that bundles require it in
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Diagnosis:
     state_folder: str  # where what is learned of the machine is kept
     disk_free_bytes: int | None  # there
     warnings: tuple[str, ...]
+    # What `edgekit preflight` asks besides.
+    host: str = ""
+    runtime: str = ""  # the version of edgekit-runtime
+    format_version: int = 0  # the newest that it reads
+    shown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # "engine:device" -> signs of such hardware
+    delegates: dict[str, str] = field(default_factory=dict)  # name -> why its library cannot be had, or ""
 
 
 def diagnose(root: str = "/") -> Diagnosis:
@@ -78,6 +86,11 @@ def diagnose(root: str = "/") -> Diagnosis:
         state_folder=folder,
         disk_free_bytes=free_bytes,
         warnings=tuple(_warnings(board, condition, free_bytes)),
+        host=platform.node(),
+        runtime=__version__,
+        format_version=FORMAT_VERSION,
+        shown={f"{engine}:{device}": tuple(found_signs(signs, root)) for (engine, device), signs in SIGNS.items()},
+        delegates={name: _delegate_library(name)[1] for name in DELEGATES},
     )
 
 
@@ -87,7 +100,7 @@ def _engine(name: str, board: Board) -> EngineFound:
         used = library(name)
     except (EngineUnavailable, IncompatibleDevice) as error:
         return EngineFound(name, None, str(error), advice(name, board.arch, board.glibc))
-    return EngineFound(name, f"{used.name} {used.version}")
+    return EngineFound(name, f"{used.name} {used.version}", level=used.level)
 
 
 def _accelerators(root: str) -> Iterator[Accelerator]:

@@ -18,7 +18,7 @@ from edgekit_runtime.errors import (
     VerificationError,
 )
 from edgekit_runtime.record import dataclass, field, replace
-from edgekit_runtime.requirements import check_machine, machine, numbers
+from edgekit_runtime.requirements import check_library, check_machine, machine
 from edgekit_runtime.selfcheck import Difference, check_key, checked, processor
 from edgekit_runtime.session import Session
 
@@ -176,11 +176,7 @@ def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How
     """
     check_machine(variant)
     used = _library(variant.engine)
-    lowest = variant.requirements.engine_version
-    if lowest is not None and numbers(used.level) < numbers(lowest):
-        raise IncompatibleDevice(
-            f"needs {variant.engine} {lowest} or newer, and {used.name} {used.version} is installed: update that"
-        )
+    check_library(variant, f"{used.name} {used.version}", used.level)
     probed = _probe(bundle, variant, used, threads, how)
     engine = _open(bundle, variant, threads, how)
     session = Session(bundle.manifest, variant, engine)

@@ -35,7 +35,6 @@ from edgekit_runtime.errors import (
     DelegateCrashed,
     DelegateUnavailable,
     EdgekitError,
-    EngineUnavailable,
     VerificationError,
 )
 from edgekit_runtime.record import dataclass, replace
@@ -107,8 +106,8 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
 def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None) -> dict[str, str]:
     """All that the verdict depends on."""
     signs = delegates.signs_of(variant)
-    if variant.delegate is None and signs and sys.platform == "linux" and not delegates.found_signs(signs):
-        raise EngineUnavailable(f"there is no {variant.device.upper()} here that {library.name} could use ({signs})")
+    if sys.platform == "linux":
+        delegates.check_shown(variant, library.name, delegates.found_signs(signs))
     loaded = delegates.plugins_of(variant, library.path) or [library.path]
     digests = {record.path: record.sha256 for record in bundle.manifest.files}
     used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)

@@ -31,12 +31,41 @@ def check_machine(variant: Variant) -> None:
     Raises:
         IncompatibleDevice: something is missing; the message says what.
     """
+    check_requirements(variant, machine(), _memory_bytes())
+
+
+def check_requirements(variant: Variant, arch: str, have_bytes: int | None) -> None:
+    """Hold what the variant requires against a machine that is described.
+
+    Args:
+        variant: what is to run.
+        arch: as ``machine`` says it there.
+        have_bytes: the machine's memory; None where that is not known.
+
+    Raises:
+        IncompatibleDevice: something is missing; the message says what.
+    """
     wanted = variant.requirements
-    if wanted.arch and machine() not in wanted.arch:
-        raise IncompatibleDevice(f"is made for {' or '.join(wanted.arch)}, this is {machine()}")
-    have_bytes = _memory_bytes()
+    if wanted.arch and arch not in wanted.arch:
+        raise IncompatibleDevice(f"is made for {' or '.join(wanted.arch)}, this is {arch}")
     if wanted.memory_bytes is not None and have_bytes is not None and have_bytes < wanted.memory_bytes:
         raise IncompatibleDevice(f"needs {wanted.memory_bytes >> 20} MiB of memory, there are {have_bytes >> 20}")
+
+
+def check_library(variant: Variant, name: str, level: str) -> None:
+    """Hold the version that the variant requires of its engine's library against the one that is installed.
+
+    Args:
+        variant: what is to run.
+        name: of the library, with its version, for the message.
+        level: the version in the numbering that ``Requirements.engine_version`` is written in.
+
+    Raises:
+        IncompatibleDevice: it is older.
+    """
+    lowest = variant.requirements.engine_version
+    if lowest is not None and numbers(level) < numbers(lowest):
+        raise IncompatibleDevice(f"needs {variant.engine} {lowest} or newer, and {name} is installed: update that")
 
 
 def _memory_bytes() -> int | None:

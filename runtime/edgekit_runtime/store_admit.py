@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import IncompatibleDevice, NotAnUpdate
-from edgekit_runtime.requirements import check_machine, machine
+from edgekit_runtime.requirements import check_machine, check_requirements, machine
 
 if TYPE_CHECKING:
     from edgekit_runtime.manifest import Manifest, Variant
@@ -17,24 +17,25 @@ _PART = re.compile(r"\d+|[^\d.]+")
 Key = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
 
 
-def check_board(manifest: Manifest, device: str | None = None) -> None:
+def check_board(manifest: Manifest, device: str | None = None, other: tuple[str, int | None] | None = None) -> None:
     """Refuse a bundle of which nothing is made for this machine.
 
     Args:
         manifest: what the bundle says.
         device: the profile that this board is, where the caller knows; the bundle must then have been made for it.
             Else one of the bundle's profiles, if it has any, must have this machine's architecture.
+        other: architecture and memory in bytes of a machine that is described, instead of this one.
 
     Raises:
         IncompatibleDevice: it is not for this board.
     """
     archs = {str(profile["name"]): str(profile.get("arch")) for profile in manifest.devices}
-    model, here = manifest.model_name, machine()
+    model, here = manifest.model_name, other[0] if other else machine()
     if device is not None and device not in archs:
         raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, not for {device}: take the bundle for it")
     if archs and here not in archs.values():
         raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, this machine is {here}: take another bundle")
-    reasons = [reason for reason in map(_problem, manifest.variants) if reason]
+    reasons = [reason for reason in (_problem(variant, other) for variant in manifest.variants) if reason]
     if len(reasons) == len(manifest.variants):
         raise IncompatibleDevice(f"no variant of {model!r} can run on this machine ({here}): " + "; ".join(reasons))
 
@@ -43,9 +44,9 @@ def _names(archs: dict[str, str]) -> str:
     return ", ".join(f"{name} ({arch})" for name, arch in archs.items()) or "no device in particular"
 
 
-def _problem(variant: Variant) -> str:
+def _problem(variant: Variant, other: tuple[str, int | None] | None) -> str:
     try:
-        check_machine(variant)
+        check_requirements(variant, *other) if other else check_machine(variant)
     except IncompatibleDevice as error:
         return f"{variant.name} {error}"
     return ""

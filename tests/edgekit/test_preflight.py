@@ -1,0 +1,219 @@
+"""Preflight says of boards that are described what the runtime says on them; inventories of every form are read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.bundle_writer import write_bundle
+from edgekit.inventory import read_inventory
+from edgekit.preflight import preflight
+from edgekit_runtime import delegates, load
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.doctor import diagnose
+from edgekit_runtime.errors import DataError, EngineUnavailable, IncompatibleDevice
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, Requirements, TensorBinding, Variant
+
+BOARDS = ("coral-dev-board", "imx8m-plus", "jetson-orin-nano", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5")
+NULL = Variant(
+    name="null",
+    engine="null",
+    device="cpu",
+    scheme="float32",
+    files=("eye.npy",),
+    inputs=(TensorBinding(0, "x", "float32"),),
+    outputs=(TensorBinding(0, "y", "float32"),),
+    golden=Golden(("y.npy",), (0.0,)),
+)
+VARIANTS = (
+    replace(NULL, name="for-intel", requirements=Requirements(arch=("x86_64", "i686"))),
+    replace(NULL, name="for-newer", engine="litert", requirements=Requirements(engine_version="99.0")),
+    replace(NULL, name="for-gpu", engine="openvino", device="gpu"),
+    replace(NULL, name="for-coral", engine="litert", device="npu", delegate="edgetpu"),
+    replace(NULL, name="for-later", engine="quantum"),
+    replace(NULL, name="for-large", requirements=Requirements(memory_bytes=3 << 30)),
+    NULL,
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path):
+    """Write a bundle of these variants."""
+
+    def npy(array: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        np.save(file, array)
+        return file.getvalue()
+
+    def write(*variants: Variant, **parts: object) -> Path:
+        manifest = Manifest(
+            model_name="identity",
+            model_version="1.0",
+            inputs=(InputSpec("x", (1, 4), "float32"),),
+            outputs=(OutputSpec("y", (1, 4), "float32"),),
+            variants=variants,
+            files=(),
+            golden_inputs=("x.npy",),
+            **parts,
+        )
+        zeros = npy(np.zeros((1, 1, 4), np.float32))
+        files = {"x.npy": zeros, "y.npy": zeros, "eye.npy": npy(np.eye(4, dtype=np.float32))}
+        write_bundle(manifest, files, tmp_path / "identity.edgekit")
+        return tmp_path / "identity.edgekit"
+
+    return write
+
+
+@pytest.fixture
+def become(make_board, monkeypatch):
+    """Make this process believe that it runs on a board: what it asks the system for, and where it looks."""
+
+    def pretend(name: str, arch: str = "aarch64") -> Path:
+        root = make_board(name)
+        found, sysconf = delegates.found_signs, os.sysconf
+        memory = diagnose(str(root)).board.memory_bytes
+        monkeypatch.setattr(platform, "machine", lambda: arch)
+        monkeypatch.setattr(delegates, "found_signs", lambda signs, at=str(root): found(signs, at))
+        pages = {"SC_PHYS_PAGES": memory >> 12, "SC_PAGE_SIZE": 1 << 12}
+        monkeypatch.setattr(os, "sysconf", lambda key: pages.get(key) or sysconf(key))
+        return root
+
+    return pretend
+
+
+def tell(path: Path, boards: list[object]) -> Path:
+    path.write_text(json.dumps(boards), encoding="utf-8")
+    return path
+
+
+def verdicts(bundle: Path, inventory: Path, **options: object):
+    with open_bundle(bundle) as opened:
+        return preflight(opened.manifest, 1000, read_inventory(inventory), **options)
+
+
+@pytest.mark.parametrize(("name", "arch"), [*((name, "aarch64") for name in BOARDS), ("imx8m-plus", "x86_64")])
+def test_preflight_says_what_the_runtime_says_on_the_board(bundle, become, tmp_path, name, arch):
+    path = bundle(*VARIANTS[arch == "x86_64" :])
+    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become(name, arch))))])
+    with load(path) as model:
+        taken, refused = model.placement.variant, {each.variant: each.reason for each in model.placement.refused}
+    (verdict,) = verdicts(path, inventory)
+    large = name not in ("coral-dev-board", "raspberry-pi-3")
+    assert (taken, verdict.runs) == (("for-large", ("for-large", "null")) if large else ("null", ("null",)))
+    assert {each.variant: each.reason for each in verdict.refused} == refused
+    assert len(refused) == len(VARIANTS) - 1 - large - (arch == "x86_64")
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-3", "jetson-orin-nano"])
+def test_where_nothing_can_run_both_refuse_for_the_same_reasons(bundle, become, tmp_path, name):
+    path = bundle(*VARIANTS[:-2])
+    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become(name))))])
+    with pytest.raises(EngineUnavailable) as caught:
+        load(path)
+    (verdict,) = verdicts(path, inventory)
+    assert verdict.runs == ()
+    assert all(f"{each.variant}: {each.reason}" in str(caught.value) for each in verdict.refused)
+
+
+def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, become, tmp_path):
+    from edgekit_runtime.store_admit import check_board
+
+    path = bundle(NULL, devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
+    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become("raspberry-pi-5"))))])
+    with open_bundle(path) as opened, pytest.raises(IncompatibleDevice) as caught:
+        check_board(opened.manifest)
+    (verdict,) = verdicts(path, inventory)
+    assert (verdict.runs, verdict.reason) == ((), str(caught.value))
+
+
+def test_the_order_is_that_of_the_boards_own_profile(bundle, become, tmp_path):
+    other = replace(NULL, name="other")
+    devices = tuple(
+        {"name": arch, "arch": arch, "variants": [first]} for arch, first in (("aarch64", "other"), ("armv7l", "null"))
+    )
+    path = bundle(NULL, other, devices=devices)
+    records = [asdict(diagnose(str(become("raspberry-pi-4", arch)))) for arch in ("aarch64", "armv7l")]
+    assert [each.runs[0] for each in verdicts(path, tell(tmp_path / "fleet.json", records))] == ["other", "null"]
+
+
+def test_an_older_runtime_and_a_full_disk_are_told(bundle, tmp_path):
+    record = {**asdict(diagnose()), "format_version": 0, "runtime": "0.0.9", "disk_free_bytes": 10}
+    (verdict,) = verdicts(bundle(NULL), tell(tmp_path / "fleet.json", [record]))
+    assert "edgekit-runtime 0.0.9 reads up to 0: update it first" in verdict.reason
+    assert "0 KiB of disk are free" in verdict.warnings[0]
+
+
+def test_what_is_required_counts_alone(bundle, tmp_path):
+    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose())])
+    (verdict,) = verdicts(bundle(*VARIANTS), inventory, require="for-later")
+    assert (verdict.runs, [each.variant for each in verdict.refused]) == ((), ["for-later"])
+    with pytest.raises(EngineUnavailable, match="no variant of 'identity' is what was required, 'tpu'"):
+        verdicts(bundle(*VARIANTS), inventory, require="tpu")
+
+
+def test_inventories_of_every_form(tmp_path):
+    one = asdict(diagnose())
+    named = {**one, "name": "cam-1"}
+    forms = {
+        "one.json": json.dumps(one, indent=2),
+        "list.json": json.dumps([named, one]),
+        "lines.jsonl": f"{json.dumps(named)}\n{json.dumps(one)}\n",
+        "behind.json": f"{json.dumps(named, indent=2)}\n{json.dumps(one, indent=2)}",
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+    host = platform.node()
+    assert [each.name for each in read_inventory(tmp_path / "one.json")] == [host]
+    for name in ("list.json", "lines.jsonl", "behind.json"):
+        assert [each.name for each in read_inventory(tmp_path / name)] == ["cam-1", host]
+    names = [each.name for each in read_inventory(tmp_path)]
+    assert names == ["cam-1", "behind", "cam-1#2", "lines", "cam-1#3", "list", "one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no board"),
+        ("[]", "holds no board"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('[{"board": {}}]', "board 1: is no diagnosis of this version"),
+        ("[3]", "board 1: is no diagnosis of this version"),
+    ],
+)
+def test_what_is_no_inventory_is_said(tmp_path, text, said):
+    (tmp_path / "fleet.json").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_inventory(tmp_path / "fleet.json")
+
+
+def test_an_inventory_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_inventory(tmp_path / "fleet.json")
+
+
+def test_the_command_ends_with_6_and_names_who_can_run_nothing(bundle, tmp_path):
+    good, bad = asdict(diagnose()), asdict(diagnose())
+    bad["board"] = {**bad["board"], "arch": "riscv64"}
+    here = platform.machine()
+    path = bundle(NULL, devices=({"name": "here", "arch": here, "variants": ["null"]},))
+    records = [*({**good, "name": f"cam-{n}"} for n in range(7)), {**bad, "name": "odd-1"}]
+    inventory = tell(tmp_path / "fleet.json", records)
+    command = [sys.executable, "-m", "edgekit", "preflight", str(path), "--fleet", str(inventory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "error: 1 of 8 boards can run nothing of 'identity': odd-1" in done.stderr
+    assert done.stdout.splitlines()[0] == "7 x null: cam-0, cam-1, cam-2, cam-3, cam-4 and 2 more"
+    told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=False).stdout)
+    assert [board["runs"] for board in told["boards"]] == [["null"]] * 7 + [[]]
+    tell(inventory, records[:7])
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
