@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -18,7 +18,7 @@ from edgekit_runtime.archive import Entry, directory, local_header
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.extents import Extent
-from edgekit_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest, parse, to_json
+from edgekit_runtime.manifest import ENCRYPTION, MANIFEST_NAME, FileRecord, Manifest, parse, to_json
 
 CHUNK_BYTES = 1 << 20
 Content = Path | bytes | Extent
@@ -26,7 +26,12 @@ Measured = Mapping[str, tuple[int, str, int]]  # size in bytes, SHA-256, CRC-32
 
 
 def write_bundle(
-    manifest: Manifest, files: Mapping[str, Content], out: str | Path, *, as_directory: bool = False
+    manifest: Manifest,
+    files: Mapping[str, Content],
+    out: str | Path,
+    *,
+    as_directory: bool = False,
+    encrypted: Collection[str] = (),
 ) -> Manifest:
     """Write the bundle whole, or leave ``out`` as it was.
 
@@ -38,6 +43,7 @@ def write_bundle(
         files: by path in the bundle, a file or its content.
         out: a file, or a folder that does not exist yet, if it ends with ``/`` or ``as_directory`` is set.
         as_directory: write the tree as a folder, which is what a board keeps.
+        encrypted: the paths of those whose content is encrypted.
 
     Returns:
         The manifest as written.
@@ -48,7 +54,10 @@ def write_bundle(
         OSError: a file cannot be read, or the bundle cannot be written (a full disk).
     """
     measured = {path: _measure(content) for path, content in sorted(files.items())}
-    records = tuple(FileRecord(path, size, digest) for path, (size, digest, _) in measured.items())
+    records = tuple(
+        FileRecord(path, size, digest, ENCRYPTION if path in encrypted else None)
+        for path, (size, digest, _) in measured.items()
+    )
     whole = replace(manifest, files=records)
     text = to_json(whole)
     parse(text)  # refuses what a board would refuse, before anything is written

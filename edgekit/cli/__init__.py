@@ -22,6 +22,7 @@ COMMANDS = {
     "sensitivity": ("edgekit.cli.sensitivity", "Tell which layers cost accuracy when they are quantized."),
     "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),
     "keygen": ("edgekit.cli.keygen", "Make a key that signs bundles, or encrypts them."),
+    "encrypt": ("edgekit.cli.encrypt", "Encrypt a bundle's artifacts."),
     "sign": ("edgekit.cli.sign", "Sign a bundle."),
     "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
     "run": ("edgekit.cli.run", "Run a bundle on an input."),

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit_runtime import npy
 from edgekit_runtime.digest import hex_digest, sha256
-from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle, SignatureInvalid
+from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, SignatureInvalid
 from edgekit_runtime.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
 from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest, parse
 from edgekit_runtime.scratch import Scratch
@@ -19,6 +19,7 @@ from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
 from edgekit_runtime.trust import Trust, believed
 
 if TYPE_CHECKING:
+    from edgekit_runtime.encryption import KeySource
     from edgekit_runtime.public_key import PublicKey
     from edgekit_runtime.signature import Seal
     from edgekit_runtime.store import Hold
@@ -29,7 +30,7 @@ BundlePath = Union[str, "os.PathLike[str]"]
 _CHUNK_BYTES = 1 << 14
 
 
-def open_bundle(path: BundlePath, trust: Trust = None) -> Bundle:
+def open_bundle(path: BundlePath, trust: Trust = None, decryption_key: KeySource | None = None) -> Bundle:
     """Open a ``.edgekit`` archive or the same tree as a folder; of a store, its current generation.
 
     Checks structure, bounds, manifest, and that there is every listed file in its size and no other. Contents
@@ -40,6 +41,8 @@ def open_bundle(path: BundlePath, trust: Trust = None) -> Bundle:
         path: where it is.
         trust: the public keys of which one must have signed it: files, folders or PEM. None takes the machine's, of
             ``$EDGEKIT_TRUST`` or ``/etc/edgekit/trust.d``, if there are any; False asks for no signature.
+        decryption_key: of encrypted artifacts, when one is used: a file of 64 hexadecimal digits, or the 32 bytes.
+            None takes the file of ``$EDGEKIT_KEY_FILE``, or the digits of ``$EDGEKIT_KEY``.
 
     Raises:
         SignatureInvalid: trust was asked for and not established.
@@ -65,7 +68,10 @@ def open_bundle(path: BundlePath, trust: Trust = None) -> Bundle:
     _match(name, manifest, extents)
     if seal is not None:
         seal.hold_all(name, {MANIFEST_NAME: manifest_sha256, **{file.path: file.sha256 for file in manifest.files}})
-    return Bundle(name, manifest, extents, hold, manifest_sha256, seal.key_id if seal else None)
+    bundle = Bundle(name, manifest, extents, hold, manifest_sha256)
+    bundle.signed_by = seal.key_id if seal else None
+    bundle.decryption_key = decryption_key
+    return bundle
 
 
 def _manifest_bytes(name: str, extents: Mapping[str, Extent]) -> bytes:
@@ -126,6 +132,7 @@ class Bundle:
         hold: keeps it in its store while it is open; None where it is in none.
         manifest_sha256: the digest of ``manifest.json``, in hexadecimal digits: what identifies the whole bundle.
         signed_by: the id of the trusted key that signed it; None where trust was not asked for.
+        decryption_key: where the key of encrypted artifacts is; None leaves that to the environment.
     """
 
     def __init__(  # what was found when it was opened
@@ -135,17 +142,18 @@ class Bundle:
         extents: Mapping[str, Extent],
         hold: Hold | None = None,
         manifest_sha256: str = "",
-        signed_by: str | None = None,
     ) -> None:
         self.manifest = manifest
         self.hold = hold
         self.manifest_sha256 = manifest_sha256
-        self.signed_by = signed_by
+        self.signed_by: str | None = None
+        self.decryption_key: KeySource | None = None
         self._name = name
         self._extents = extents
         self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
         self._held: set[str] = set()  # paths of whole files whose digest has been checked
         self._scratch: Scratch | None = None
+        self._in_memory: list[int] = []  # descriptors of what was decrypted
 
     def __repr__(self) -> str:
         return f"<Bundle {self._name!r}>"
@@ -156,16 +164,17 @@ class Bundle:
         return self._name
 
     def read(self, path: str) -> bytes:
-        """The content of a listed file.
+        """The content of a listed file, decrypted.
 
         Raises:
+            DecryptionFailed: its key is missing or wrong.
             DigestMismatch: it is not the file that was packed.
             MalformedBundle: the path is not listed, or the file cannot be read any more.
         """
         with _reading(self._name, path), self._extent(path).open() as file:
             data = file.read(self._extents[path].size_bytes)
         self._hold(path, data)
-        return data
+        return self._decrypted(path, data) if self._records[path].encryption else data
 
     def array(self, path: str) -> Array:
         """The array of a listed ``.npy`` file, mapped read-only from where it lies.
@@ -187,24 +196,43 @@ class Bundle:
         """A real file with the content, for engines that open files themselves.
 
         In a folder that is the file itself; from an archive it is taken out into a private folder that
-        ``close`` removes, under its own relative path, so that files which belong together stay together.
+        ``close`` removes, under its own relative path, so that files which belong together stay together. What is
+        encrypted is never written there: in its place is a link to memory, which is this process's.
 
         Raises:
+            DecryptionFailed: its key is missing or wrong.
             DigestMismatch: it is not the file that was packed.
             EngineUnavailable: there is no room for it, or no place.
         """
-        extent = self._extent(path)
+        extent, encrypted = self._extent(path), self._records[path].encryption
         if path not in self._held:
-            if extent.whole:
+            if encrypted:
+                self._link_to_memory(path)
+            elif extent.whole:
                 self._digest(path)
             else:
                 self._private().write(path, lambda write: self._digest(path, write))
             self._held.add(path)
-        return extent.source if extent.whole else os.path.join(self.scratch(), *path.split("/"))
+        return extent.source if extent.whole and not encrypted else os.path.join(self.scratch(), *path.split("/"))
 
     def digest(self, path: str) -> str:
-        """The SHA-256 that the manifest gives for a listed file, in hexadecimal digits."""
-        return self._records[path].sha256
+        """The SHA-256 that the manifest gives for a listed file, in hexadecimal digits.
+
+        "" for what is encrypted: nothing that an engine makes of it may be kept, for that would be in clear.
+        """
+        return "" if self._records[path].encryption else self._records[path].sha256
+
+    def key_for_children(self) -> str | None:
+        """The key of encrypted artifacts in hexadecimal digits, for a pipe to a child; None where none is needed.
+
+        Raises:
+            DecryptionFailed: there is none.
+        """
+        if not any(record.encryption for record in self._records.values()):
+            return None
+        from edgekit_runtime.encryption import find_key
+
+        return find_key(self.decryption_key).hex()
 
     def verify_all(self) -> None:
         """Hold every file against its digest.
@@ -253,6 +281,8 @@ class Bundle:
             self._scratch.remove()
             self._scratch = None
             self._held.clear()
+        while self._in_memory:
+            os.close(self._in_memory.pop())
         if self.hold is not None:
             self.hold.close()
 
@@ -284,6 +314,20 @@ class Bundle:
             while piece := source.read(min(left_bytes, _CHUNK_BYTES)):
                 left_bytes -= len(piece)
                 yield piece
+
+    def _decrypted(self, path: str, stored: bytes) -> bytes:
+        from edgekit_runtime.encryption import decrypt, find_key
+
+        try:
+            return decrypt(stored, find_key(self.decryption_key), path)
+        except DecryptionFailed as error:
+            raise DecryptionFailed(f"{self._name}: {path}: {error}") from error
+
+    def _link_to_memory(self, path: str) -> None:
+        from edgekit_runtime.encryption import to_memory
+
+        self._in_memory.append(to_memory(self.read(path)))
+        self._private().link(path, f"/proc/{os.getpid()}/fd/{self._in_memory[-1]}")
 
     def _hold(self, path: str, content: Any) -> None:
         self._compare(path, hex_digest(content))

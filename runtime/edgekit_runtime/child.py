@@ -57,6 +57,7 @@ def to_request(bundle: Bundle, variant: Variant, threads: int | None, cache: boo
     return {
         "bundle": os.path.abspath(bundle.path),
         "manifest_sha256": bundle.manifest_sha256,
+        "decryption_key": bundle.key_for_children(),
         "variant": variant.name,
         "delegate": variant.delegate,
         "settings": variant.settings,
@@ -155,7 +156,8 @@ def asked_bundle(request: Mapping[str, Any]) -> Bundle:
     """
     from edgekit_runtime.bundle import open_bundle
 
-    bundle = open_bundle(request["bundle"], trust=False)
+    given = request["decryption_key"]
+    bundle = open_bundle(request["bundle"], trust=False, decryption_key=given and bytes.fromhex(given))
     if bundle.manifest_sha256 != request["manifest_sha256"]:
         raise DigestMismatch(f"{bundle.path}: was replaced while it was open: load it again")
     return bundle

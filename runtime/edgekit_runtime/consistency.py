@@ -73,6 +73,10 @@ def _files(manifest: Manifest) -> Iterator[Problem]:
             yield "files", f"{path!r} is a reserved name"
     if sum(record.size_bytes for record in manifest.files) > MAX_TOTAL_BYTES:
         yield "files", f"have more than {MAX_TOTAL_BYTES} bytes together"
+    artifacts = {path for variant in manifest.variants for path in variant.files}
+    for record in manifest.files:
+        if record.encryption and record.path not in artifacts:
+            yield "files", f"{record.path!r} is encrypted and no variant's"
     listed = set(paths)
     for where, path in _references(manifest):
         if path not in listed:

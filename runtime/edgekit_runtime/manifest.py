@@ -34,6 +34,7 @@ class FileRecord:
     path: str  # relative, '/' separated
     size_bytes: int
     sha256: str
+    encryption: str | None = None  # "aes-256-gcm"; size and digest are those of what is stored
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Manifest:
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "model.sig"  # optional, never listed: it signs the manifest
 MAX_FILES = 1024
+ENCRYPTION = "aes-256-gcm"
 DTYPES = (
     "float32",
     "float16",
@@ -211,6 +213,7 @@ _file = record(
     path=_path,
     size_bytes=integer(0, MAX_TOTAL_BYTES),
     sha256=text("[0-9a-f]{64}", "64 lower-case hexadecimal digits"),
+    encryption=optional(one_of(ENCRYPTION)),
 )
 _preprocessing = record(
     Preprocessing,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from edgekit_runtime.delegates import Options
+    from edgekit_runtime.encryption import KeySource
     from edgekit_runtime.failover import Event, Failover
     from edgekit_runtime.postprocess import Answer
     from edgekit_runtime.session import Session
@@ -47,6 +48,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     on_event: Callable[[Event], Any] | None = None,
     cache: bool = True,
     trust: Trust = None,
+    decryption_key: KeySource | None = None,
 ) -> Model:
     """Open a bundle and the best of its variants that this machine runs as it should.
 
@@ -62,13 +64,13 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         delegate_options: ``{"device": "usb"}`` or ``"device=usb"``; for Coral ``"usb"``, ``"pci"`` or ``":1"``.
         check: the golden outputs are compared when anything that matters is new on this machine (``"auto"``),
             ``"always"`` or ``"never"``.
-        concurrency: how many calls may be inferred at once, each in an engine of its own; None takes as many as
-            keep the cores busy.
+        concurrency: calls inferred at once, each in an engine of its own; None takes as many as keep the cores busy.
         isolate: run in a child process. When that crashes, or a run takes longer than so many seconds (True is
             ``ISOLATE_S``), the next variant takes over and the call goes on there.
         on_event: called with each ``Event`` of an isolated model, in the thread of the call that met it.
         cache: an engine may keep what it makes of the artifact on this machine, to start sooner or to share it.
         trust: the public keys of which one must have signed the bundle, as for ``open_bundle``.
+        decryption_key: of encrypted artifacts, as for ``open_bundle``.
 
     Raises:
         BundleError: the bundle must not be used, or no variant is made for such a machine.
@@ -78,7 +80,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
     asked = dict(locals())
     _refuse_wrong_values(threads, check, concurrency)
     how = How(delegate, delegate_options, check, isolate_s=_isolate_s(isolate), cache=cache)
-    bundle = open_bundle(path, trust)
+    bundle = open_bundle(path, trust, decryption_key)
     try:
         labels = read_labels(bundle)
         threads = _how_many(threads, bundle, device, require, how)

@@ -45,6 +45,20 @@ class Scratch:
             raise EngineUnavailable(f"{path} cannot be written to {self.path}: {why}: {ADVICE}") from error
         return target
 
+    def link(self, path: str, target: str) -> str:
+        """Make a symbolic link, in folders of its own, and return where.
+
+        Raises:
+            EngineUnavailable: there is no room.
+        """
+        place = os.path.join(self.path, *path.split("/"))
+        try:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            os.symlink(target, place)
+        except OSError as error:
+            raise EngineUnavailable(f"{path} cannot be linked in {self.path}: {error.strerror or error}") from error
+        return place
+
     def remove(self) -> None:
         """Remove the folder and all that is in it. May be called again."""
         self._finish()

@@ -18,6 +18,7 @@ FOREIGN = {
     "engines/litert.py": {"ai_edge_litert", "tflite_runtime"},
     "engines/litert_compiled.py": {"ai_edge_litert"},
     "engines/openvino.py": {"openvino"},
+    "encryption.py": {"cryptography"},
     "public_key.py": {"cryptography"},
     "samples.py": {"PIL"},
 }

@@ -1,0 +1,171 @@
+"""Encrypted artifacts: nothing of them is in clear on the disk, and with the key all works as before."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit_runtime
+from edgekit.bundle_writer import write_bundle
+from edgekit.cli import main
+from edgekit.encrypting import encrypt, sealed
+from edgekit_runtime import open_bundle
+from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, PlanError
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+
+pytestmark = pytest.mark.needs_cryptography
+KEY, OTHER = bytes(range(32)), bytes(32)
+ARTIFACT = "variants/v/eye.npy"
+
+
+@pytest.fixture
+def clear(tmp_path: Path) -> Path:
+    """The identity of two numbers, as a file."""
+    np.save(tmp_path / "zeros.npy", np.zeros((1, 1, 2), np.float32))
+    np.save(tmp_path / "eye.npy", np.eye(2, dtype=np.float32))
+    binding = (TensorBinding(0, "x", "float32"),)
+    variant = Variant("v", "null", "cpu", "float32", (ARTIFACT,), binding, binding, Golden(("golden/y.npy",), (0.0,)))
+    ends = InputSpec("x", (1, 2), "float32"), OutputSpec("y", (1, 2), "float32")
+    zeros = tmp_path / "zeros.npy"
+    files = {"golden/x.npy": zeros, "golden/y.npy": zeros, ARTIFACT: tmp_path / "eye.npy"}
+    write_bundle(
+        Manifest("eye", "1", ends[:1], ends[1:], (variant,), (), ("golden/x.npy",)), files, tmp_path / "m.edgekit"
+    )
+    return tmp_path / "m.edgekit"
+
+
+@pytest.fixture
+def secret(clear: Path, tmp_path: Path) -> Path:
+    """The same, encrypted with KEY."""
+    encrypt(clear, KEY, tmp_path / "secret.edgekit")
+    return tmp_path / "secret.edgekit"
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGEKIT_KEY", raising=False)
+    monkeypatch.delenv("EDGEKIT_KEY_FILE", raising=False)
+
+
+def edgekit(*arguments: str | Path) -> int:
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_with_the_key_it_runs_and_leaves_no_clear_byte_on_the_disk(
+    secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate: bool
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    weights = np.eye(2, dtype=np.float32).tobytes()
+    with edgekit_runtime.load(secret, decryption_key=KEY, isolate=isolate) as model:
+        assert model(np.array([[3.0, 4.0]], np.float32)).tolist() == [[3.0, 4.0]]
+        on_disk = [path for path in scratch.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert not [path for path in on_disk if weights in path.read_bytes()]
+    assert weights not in secret.read_bytes()
+    assert list(scratch.iterdir()) == []
+
+
+def test_no_descriptor_stays_open(secret: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    edgekit_runtime.load(secret, decryption_key=KEY).close()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("how", ["bytes", "file", "EDGEKIT_KEY", "EDGEKIT_KEY_FILE"])
+def test_the_key_comes_from_the_caller_or_the_environment(
+    secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    file = tmp_path / "a.key"
+    file.write_text(f"{KEY.hex()}\n")
+    if how.isupper():
+        monkeypatch.setenv(how, str(file) if how.endswith("FILE") else KEY.hex())
+    given = {"bytes": KEY, "file": file}.get(how)
+    edgekit_runtime.load(secret, decryption_key=given).close()
+
+
+def test_without_the_key_all_but_running_works(secret: Path) -> None:
+    with open_bundle(secret) as bundle:
+        bundle.verify_all()
+        assert bundle.array("golden/x.npy").shape == (1, 1, 2)
+        assert {record.path for record in bundle.manifest.files if record.encryption} == {ARTIFACT}
+    with pytest.raises(DecryptionFailed, match=r"EDGEKIT_KEY_FILE"):
+        edgekit_runtime.load(secret)
+
+
+@pytest.mark.parametrize("key", [OTHER, KEY[:31], b""])
+def test_another_key_opens_nothing(secret: Path, key: bytes) -> None:
+    with pytest.raises(DecryptionFailed, match=r"cannot be decrypted with this key|bytes, not 32"):
+        edgekit_runtime.load(secret, decryption_key=key)
+
+
+@pytest.mark.parametrize("text", ["", "zz" * 32, "00" * 31, "\udcff" * 64])
+def test_a_key_file_that_holds_none_is_refused_and_not_shown(secret: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.key"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DecryptionFailed, match=r"a\.key") as refusal:
+        edgekit_runtime.load(secret, decryption_key=file)
+    assert not text or text[:8] not in "".join(traceback.format_exception(refusal.value))
+    with pytest.raises(DecryptionFailed, match="cannot be read"):
+        edgekit_runtime.load(secret, decryption_key=tmp_path / "missing.key")
+
+
+def test_a_changed_ciphertext_is_another_file(clear: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with open_bundle(clear) as bundle:
+        files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
+        write_bundle(bundle.manifest, files, folder, as_directory=True)
+    encrypt(folder, KEY, tmp_path / "secret")
+    artifact = tmp_path / "secret" / ARTIFACT
+    artifact.write_bytes(artifact.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DigestMismatch):
+        edgekit_runtime.load(tmp_path / "secret", decryption_key=KEY)
+
+
+def test_a_ciphertext_of_another_path_or_none_at_all_is_refused(clear: Path, tmp_path: Path) -> None:
+    with open_bundle(clear) as bundle:
+        files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
+        for name, content in (("moved", sealed(files[ARTIFACT], KEY, "variants/w/eye.npy")), ("short", b"12345")):
+            out = tmp_path / f"{name}.edgekit"
+            write_bundle(bundle.manifest, {**files, ARTIFACT: content}, out, encrypted=[ARTIFACT])
+            with pytest.raises(DecryptionFailed):
+                edgekit_runtime.load(out, decryption_key=KEY)
+        with pytest.raises(MalformedBundle, match="is encrypted and no variant's"):
+            write_bundle(bundle.manifest, files, tmp_path / "golden.edgekit", encrypted=["golden/x.npy"])
+
+
+def test_the_same_key_gives_the_same_bytes_and_no_nonce_twice(clear: Path, secret: Path, tmp_path: Path) -> None:
+    encrypt(clear, KEY, tmp_path / "again.edgekit")
+    assert (tmp_path / "again.edgekit").read_bytes() == secret.read_bytes()
+    nonces = {sealed(clear, key, path)[:12] for clear in (b"a", b"b") for path in "xy" for key in (KEY, OTHER)}
+    assert len(nonces) == 8
+
+
+def test_encrypted_and_signed(secret: Path, clear: Path, tmp_path: Path) -> None:
+    assert edgekit("keygen", tmp_path / "k.pem") == 0
+    assert edgekit("sign", secret, "--key", tmp_path / "k.pem") == 0
+    edgekit_runtime.load(secret, trust=[tmp_path / "k.pub.pem"], decryption_key=KEY).close()
+    assert edgekit("sign", clear, "--key", tmp_path / "k.pem") == 0
+    with pytest.raises(PlanError, match="encrypt first, then sign"):
+        encrypt(clear, KEY, tmp_path / "out.edgekit")
+
+
+def test_the_command(clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, out = tmp_path / "a.key", tmp_path / "out.edgekit"
+    assert edgekit("keygen", key, "--type", "aes") == 0
+    assert edgekit("encrypt", clear, "--key", key, "-o", out) == 0
+    assert ARTIFACT in capsys.readouterr().out
+    edgekit_runtime.load(out, decryption_key=key).close()
+    assert edgekit("encrypt", out, "--key", key, "-o", tmp_path / "twice.edgekit") == PlanError.exit_code
+    assert "already" in capsys.readouterr().err
+    assert edgekit("encrypt", clear, "-o", tmp_path / "keyless.edgekit") == BundleError.exit_code
+    assert not (tmp_path / "keyless.edgekit").exists()
