@@ -201,12 +201,8 @@ def _live(
     )
 
     def run(batch: list[np.ndarray]) -> list[np.ndarray]:
-        tensors = [
-            torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if last else array))
-            for array, last in zip(batch, moved, strict=True)
-        ]
         with torch.inference_mode():
-            return [result.numpy() for result in flat(*tensors)]
+            return [result.numpy() for result in flat(*_tensors(batch, moved))]
 
     with torch_errors(request.path, "the module cannot run on inputs of the shapes given"):
         results = run([np.zeros(spec.shape, spec.dtype) for spec in inputs])
@@ -221,6 +217,18 @@ def _live(
         if last
     )
     return Live("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
+
+
+def tensors(live: Live, batch: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
+    """Return a batch in application layout as the module itself takes it."""
+    return _tensors(batch, live.moved)
+
+
+def _tensors(batch: list[np.ndarray], moved: tuple[bool, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if last else array))
+        for array, last in zip(batch, moved, strict=True)
+    )
 
 
 def samples(live: Live) -> tuple[torch.Tensor, ...]:

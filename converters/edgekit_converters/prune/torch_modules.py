@@ -13,18 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from edgekit_converters import toolchains
 from edgekit_converters.foreign import told
-from edgekit_converters.load import Live
+from edgekit_converters.load import Live, reopen
 from edgekit_converters.load.torch_module import Flat, samples
-from edgekit_converters.prune import Anatomy, CutRequest
+from edgekit_converters.prune import Anatomy, CutRequest, MendRequest, ScoreRequest, Scores
 from edgekit_converters.prune.torch_anatomy import anatomy
 from edgekit_converters.prune.torch_attention import free_heads
 from edgekit_converters.prune.torch_carve import FORWARD, Held, Tensors, carve, difference, held_numbers
 from edgekit_converters.prune.torch_follow import follow
+from edgekit_converters.prune.torch_mend import Dense, rebuild, reestimate
+from edgekit_converters.prune.torch_scores import rated
 from edgekit_converters.prune.torch_seams import Seams, seams
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
@@ -75,6 +78,19 @@ def free_copy(live: Live) -> nn.Module:
     return free_heads(copy.deepcopy(live.handle.module)).eval()
 
 
+def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
+    """Say what every channel is worth; formulas in ``importance.py``.
+
+    Raises:
+        DataError: an importance that looks at gradients got no data, or labels that do not fit.
+        SourceError: as :func:`dissect`, or the module has nothing that the importance looks at.
+    """
+    path = folder / "scores.npz"
+    scores: dict[str, Any] = rated(live, free_copy(live), opened(live).seams, request)
+    np.savez(path, **scores)
+    return Scores(path)
+
+
 def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
     """Make the smaller module, prove it, and leave its weights in ``folder``.
 
@@ -91,6 +107,19 @@ def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
     path = folder / "weights.pt"
     torch.save(small.state_dict(), path)
     return replace(request.source.request, cuts=_composed(request.source.request.cuts, request.cuts), weights=path)
+
+
+def mend(live: Live, request: MendRequest, folder: Path) -> SourceRequest:
+    """Repair a cut module from samples, and leave its weights in ``folder``; see ``torch_mend.py``."""
+    small = copy.deepcopy(live.handle.module)
+    if request.dense is not None and request.cuts:
+        dense = reopen(request.dense.request)
+        known = opened(dense)
+        rebuild(small, Dense(free_copy(dense), known.seams, _gone(known.seams, request.cuts)), live, request)
+    reestimate(small, live, request)
+    path = folder / "weights.pt"
+    torch.save(small.state_dict(), path)
+    return replace(request.source.request, weights=path)
 
 
 def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut]) -> nn.Module:

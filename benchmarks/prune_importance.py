@@ -1,0 +1,100 @@
+"""What each importance is worth: accuracy of ResNet-20 right after the cut, at equal MACs, before any recovery.
+
+Channels are chosen over the whole module by importance per MAC saved, as `edgekit prune --prune-to macs=R` does.
+Gradients are those of 256 of the 500 calibration images.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from figures import show
+from real_data import folder, need
+from resnet20 import MEAN, STD
+
+from edgekit_converters import data as dataset
+from edgekit_converters.load import load
+from edgekit_converters.prune import IMPORTANCES, Anatomy, CutRequest, DissectRequest, ScoreRequest, cut, dissect, score
+from edgekit_converters.prune.choose import Goal, Limits, choose, read
+from edgekit_converters.prune.costs import terms_of
+from edgekit_converters.records import EvaluateRequest, InputShape, Source, SourceRequest
+from edgekit_converters.verify.metrics import evaluate
+from edgekit_runtime.manifest import InputSpec, Preprocessing
+
+LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the MACs
+SEEDS = 3  # of "random"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is pruned, and on what it is judged."""
+
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    calibration: dataset.DataSet
+    test: dataset.DataSet
+    work: Path
+
+    def accuracy(self, source: Source) -> float:
+        """Return the share of test images that a model names rightly."""
+        return evaluate(EvaluateRequest(source, self.inputs, source.outputs, self.test), self.work).value
+
+    def cut(self, importance: str, anatomy: Anatomy, level: float, seed: int = 0) -> Source:
+        """Return the model with so much of its MACs left."""
+        data = self.calibration if importance in ("taylor", "gradient") else None
+        scores = score(ScoreRequest(self.source, self.inputs, importance, data, seed), self.work)
+        cuts = choose(
+            anatomy, read(scores, importance), terms_of("macs", anatomy), Goal("macs", level), Limits(multiple=1)
+        )
+        made = cut(CutRequest(self.source, cuts), self.work)
+        return load(replace(made, weights=made.weights), self.work)
+
+
+def main() -> None:
+    """Print a row an importance, and whether they rank as they should."""
+    data = folder(__doc__)
+    weights = data / "pytorch_resnet20/resnet20-12fca82f.th"
+    need(weights, data / "cifar10/test.npz", data / "cifar10/calibration.npz")
+    request = SourceRequest(
+        "python",
+        Path(__file__).parent / "resnet20.py",
+        function="resnet20",
+        weights=weights,
+        input_shapes=(InputShape((1, 3, 32, 32)),),
+    )
+    with tempfile.TemporaryDirectory() as name:
+        bench = _open(load(request, Path(name)), data, Path(name))
+        anatomy = dissect(DissectRequest(bench.source), bench.work)
+        show("dense", f"{100 * bench.accuracy(bench.source):.2f} %")
+        print(f"  {'accuracy in %, of the MACs are left':<36}" + "".join(f"{level:>8.0%}" for level in LEVELS))
+        rows = {importance: _row(bench, anatomy, importance) for importance in IMPORTANCES}
+        for low, high in (("random", "l2"), ("l2", "taylor")):
+            better = [f"{level:.0%}" for level, a, b in zip(LEVELS, rows[low], rows[high], strict=True) if b > a]
+            show(f"{high} beats {low} at", " ".join(better) or "none", "all", holds=len(better) == len(LEVELS))
+
+
+def _row(bench: Bench, anatomy: Anatomy, importance: str) -> list[float]:
+    seeds = range(SEEDS if importance == "random" else 1)
+    found = []
+    for level in LEVELS:
+        each = [bench.accuracy(bench.cut(importance, anatomy, level, seed)) for seed in seeds]
+        found.append(100 * sum(each) / len(each))
+    print(f"  {importance:<36}" + "".join(f"{one:>8.2f}" for one in found), flush=True)
+    return found
+
+
+def _open(source: Source, data: Path, work: Path) -> Bench:
+    normal = Preprocessing(scale=1 / 255, mean=MEAN, std=STD)
+    inputs = tuple(replace(spec, preprocessing=normal) for spec in source.inputs)
+    sets = []
+    for name in ("calibration", "test"):
+        (work / name).mkdir()
+        asked = dataset.DataRequest(str(data / f"cifar10/{name}.npz"), inputs, purpose=name)
+        sets.append(dataset.prepare(asked, work / name))
+    return Bench(source, inputs, sets[0], sets[1], work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Score the channels of a PyTorch module: sums over its weights, and over their gradients where they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgekit_converters.load import Live
+from edgekit_converters.load.torch_module import tensors
+from edgekit_converters.prune import ScoreRequest
+from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
+from edgekit_converters.prune.torch_seams import Seam, Seams
+from edgekit_converters.prune.torch_units import Ids
+from edgekit_converters.prune.towards import BATCH, Towards, some, towards
+from edgekit_converters.train.objective import TINY
+from edgekit_converters.worker import report_progress
+from edgekit_runtime.errors import SourceError
+
+Conv = nn.modules.conv._ConvNd
+Norm = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Lie:
+    """How the channels of a layer lie on one of its parameters."""
+
+    parameter: nn.Parameter
+    axis: int
+    role: str  # as Member.role
+    kind: str  # as Member.kind
+    ids: Ids  # (size of the axis,): units
+
+
+def rated(live: Live, model: nn.Module, seams: Seams, request: ScoreRequest) -> dict[str, np.ndarray]:
+    """Return by group what each of its channels is worth, (width,) float64; ``model`` is a copy of the module.
+
+    Raises:
+        DataError: gradients are wanted of no data, or labels do not fit the module.
+        SourceError: no channel passes a normalization whose scale could tell what it is worth.
+    """
+    lies = [one for (layer, side), ids in seams.lines().items() for one in _lies(model, layer, side, ids)]
+    cut = np.array([unit for seam in seams.seams for unit in seam.units])
+    if request.importance == "batch-norm" and not any(
+        one.kind == "scale" and np.isin(one.ids, cut).any() for one in lies
+    ):
+        raise SourceError(
+            f"{live.handle.module._get_name()}: no channels that can be cut pass a normalization with a scale; "
+            f"choose another importance, such as l2"
+        )
+    along = _gradients(live, model, lies, request) if request.importance in WITH_GRADIENTS else {}
+    return {
+        seam.group.name: rate(request.importance, list(_members(seam, lies, along)), (request.seed, seam.group.name))
+        for seam in seams.seams
+    }
+
+
+def _lies(model: nn.Module, layer: str, side: str, ids: Ids) -> Iterator[Lie]:
+    if side.startswith("axis"):
+        yield Lie(model.get_parameter(layer), int(side.removeprefix("axis ")), "passes", "other", ids)
+        return
+    module: Any = model.get_submodule(layer)
+    grouped, turned = isinstance(module, Conv) and module.groups > 1, getattr(module, "transposed", False)
+    if side == "in":
+        if not grouped:
+            yield Lie(module.weight, 0 if turned else 1, "uses", "kernel", ids)
+        return
+    role = "passes" if side == "through" or grouped else "makes"
+    kind = "scale" if isinstance(module, Norm) else "kernel" if side == "out" else "other"
+    if module.weight is not None:
+        yield Lie(module.weight, 1 if turned or isinstance(module, nn.Embedding) else 0, role, kind, ids)
+    if getattr(module, "bias", None) is not None:
+        yield Lie(module.bias, 0, role, "other", ids)
+
+
+def _members(seam: Seam, lies: list[Lie], along: dict[int, list[tuple[np.ndarray, np.ndarray]]]) -> Iterator[Member]:
+    order = {unit: channel for channel, unit in enumerate(seam.units)}
+    for place, lie in enumerate(lies):
+        belongs = [(entry, order[unit]) for entry, unit in enumerate(lie.ids.tolist()) if unit in order]
+        if not belongs:
+            continue
+        adding = np.zeros((len(lie.ids), len(order)))  # sums along the axis @ adding: sums of each channel
+        adding[tuple(np.array(belongs).T)] = 1.0
+        sums = along.get(place)
+        yield Member(
+            lie.role,
+            lie.kind,
+            _over(lie, lie.parameter.abs()) @ adding,
+            _over(lie, lie.parameter**2) @ adding,
+            np.stack([one for one, _ in sums]) @ adding if sums else None,
+            np.stack([one for _, one in sums]) @ adding if sums else None,
+        )
+
+
+def _over(lie: Lie, values: torch.Tensor) -> np.ndarray:
+    """Return sums over all other axes, (size of the axis,) float64."""
+    others = [axis for axis in range(values.dim()) if axis != lie.axis]
+    summed: np.ndarray = (values.sum(others) if others else values).detach().double().numpy()
+    return summed
+
+
+def _gradients(
+    live: Live, model: nn.Module, lies: list[Lie], request: ScoreRequest
+) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """Return sums along each lie of θ·∂L/∂θ and of (∂L/∂θ)², batch by batch, each (size of the axis,)."""
+    loss = _loss(towards(live, request))
+    for one in model.parameters():
+        one.requires_grad_(True)  # frozen ones tell as much as others
+    arrays, labels = some(request)
+    count = len(arrays[0])
+    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {place: [] for place in range(len(lies))}
+    for start in range(0, max(count - count % BATCH, 1), BATCH):
+        rows = slice(start, start + BATCH)
+        report_progress(start, count)
+        batch = tensors(live, [array[rows] for array in arrays])
+        model.zero_grad()
+        given = None if labels is None else torch.from_numpy(np.asarray(labels[rows]))
+        _summed(model, batch, loss, given).backward()
+        for place, lie in enumerate(lies):
+            gradient = lie.parameter.grad if lie.parameter.grad is not None else torch.zeros_like(lie.parameter)
+            found[place].append((_over(lie, lie.parameter * gradient), _over(lie, gradient**2)))
+    return found
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+def _summed(model: nn.Module, batch: tuple[torch.Tensor, ...], loss: Loss, given: torch.Tensor | None) -> torch.Tensor:
+    leaves = torch.utils._pytree.tree_leaves(model(*batch))
+    output = next(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+    return loss(output, batch[0], given)
+
+
+def _loss(what: Towards) -> Loss:
+    """Return the loss of the first output, as a function of output, input and labels; summed over samples."""
+
+    def cross_entropy(output: torch.Tensor, _: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+        logits = output.clamp_min(TINY).log() if what.probabilities else output
+        return functional.cross_entropy(logits, output.argmax(1) if given is None else given, reduction="sum")
+
+    def squared(output: torch.Tensor, taken: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+        aim = given if what.kind == "targets" else taken if what.kind == "inputs" else None
+        return (output if aim is None else output - aim.to(output.dtype)).square().sum()
+
+    return cross_entropy if what.kind == "classes" else squared

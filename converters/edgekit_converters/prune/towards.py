@@ -1,0 +1,69 @@
+"""What the loss is whose gradients tell what a channel is worth; no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit_converters import data as dataset
+from edgekit_converters.load import Arrays, Live
+from edgekit_converters.prune import ScoreRequest
+from edgekit_converters.train.objective import gives_probabilities
+from edgekit_runtime.errors import DataError
+
+BATCH = 8  # samples whose gradients are one: within it, what one sample gains another may lose
+SAMPLES = 256  # at most: the order of channels settles with fewer
+
+
+@dataclass(frozen=True)
+class Towards:
+    """What the first output is held against, summed over samples.
+
+    ``classes``: cross-entropy towards class numbers, the labels or else the model's own answers; ``targets``: squared
+    error towards the labels; ``inputs``: towards the first input; ``nothing``: the output's square, so that what
+    changes the output most counts most.
+    """
+
+    kind: str
+    probabilities: bool = False  # the output ends in a softmax
+
+
+def towards(live: Live, request: ScoreRequest) -> Towards:
+    """Decide what the loss is.
+
+    Raises:
+        DataError: there are no data, or labels that do not fit the first output.
+    """
+    if request.data is None:
+        raise DataError(
+            f"importance {request.importance!r} looks at gradients, for which it needs data: "
+            f"give training data, or choose l2"
+        )
+    spec, labels = live.outputs[0], dataset.labels(request.data)
+    classifier = len(spec.shape) == 2 and spec.shape[1] > 1
+    if labels is not None and not (classifier and labels.ndim == 1 and labels.dtype.kind in "iu"):
+        if labels.shape[1:] != spec.shape[1:]:
+            raise DataError(
+                f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit output {spec.name!r} "
+                f"{spec.shape}: give class numbers for a classifier, targets of the output's shape, or no labels"
+            )
+        return Towards("targets")
+    if labels is None and not classifier:
+        return Towards("inputs" if spec.shape == live.inputs[0].shape else "nothing")
+    wrong = np.flatnonzero((labels < 0) | (labels >= spec.shape[1])) if labels is not None else np.empty(0)
+    if labels is not None and wrong.size:
+        raise DataError(
+            f"sample {wrong[0]} has the label {labels[wrong[0]]}, "
+            f"but output {spec.name!r} has classes 0..{spec.shape[1] - 1}"
+        )
+    return Towards("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
+
+
+def some(request: ScoreRequest) -> tuple[Arrays, np.ndarray | None]:
+    """Return the samples that are looked at, one array an input, and their labels: SAMPLES spread over the data."""
+    assert request.data is not None
+    count = min(request.data.count, SAMPLES)
+    rows = np.unique(np.linspace(0, request.data.count - 1, count).astype(int))
+    labels = dataset.labels(request.data)
+    return dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
