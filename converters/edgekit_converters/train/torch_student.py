@@ -100,7 +100,7 @@ class TorchStudent:
                 weights[rest] = value
             else:
                 index, _, moment = rest.partition("/")
-                moments.setdefault(int(index), {})[moment] = value
+                moments.setdefault(int(index), {})[moment] = _laid_out_as(self._trained[int(index)], value)
         self._module.load_state_dict(weights)
         if moments:
             groups = self._optimizer.state_dict()["param_groups"]
@@ -203,9 +203,14 @@ def _optimizer(name: str, parameters: list[torch.Tensor]) -> torch.optim.Optimiz
     return torch.optim.SGD(parameters, momentum=MOMENTUM, nesterov=True, fused=True)
 
 
+def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Give a moment the strides of its parameter: a fused optimizer goes through the memory of both side by side."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
 def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     return functional.mse_loss(ours, theirs.to(ours.dtype))
 
 
 def _array(value: torch.Tensor) -> Array:
-    return np.array(value.detach())
+    return np.array(value.detach().numpy())

@@ -25,6 +25,16 @@ def build():
     x = layers.Dropout(0.1)(x)
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, strides=2, activation="relu")(x))
     return keras.Model(image, layers.Dense({classes}, activation="softmax")(x))
+
+def plain():
+    image = keras.Input(({side}, {side}, 3))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(image))
+    return keras.Model(image, keras.layers.Dense({classes}, activation="softmax")(x))
+
+def frozen():
+    model = build()
+    model.trainable = False
+    return model
 """
 TORCH = """
 from torch import nn
@@ -34,6 +44,9 @@ def build():
         nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.1),
         nn.Conv2d(6, 6, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, {classes}),
     )
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(), nn.Linear(36, {classes}), nn.Softmax(1))
 
 def frozen():
     return build().requires_grad_(False)
