@@ -6,6 +6,7 @@ PIP_OPTIONS ?=
 VENV := .venv
 BASE := .venv-base
 MODEL_SIGNING := .venv-model-signing
+JUDGES := .venv-judges
 PINS := pyproject.toml runtime/pyproject.toml constraints.txt
 INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt
 DEMO := edgekit/demo
@@ -14,7 +15,7 @@ ARM := arm64 armhf
 # Recipes show the commands a user would type, found in the environment first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test test-arm test-signing test-base lint bench clean
+.PHONY: help demo test test-arm test-signing test-packages test-base lint bench clean
 
 help:  ## list the targets
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -29,8 +30,8 @@ demo: $(VENV)/.has-demo  ## convert, verify and run the embedded digits model
 	edgekit run build/digits.edgekit $(DEMO)/digit-3.png
 	edgekit run build/digits.edgekit $(DEMO)/digit-5.png
 
-test: $(VENV)/.has-all  ## run the whole suite but for test-arm and test-signing
-	python -m pytest -m "not (needs_arm or needs_model_signing)"
+test: $(VENV)/.has-all  ## run the whole suite but for the three below
+	python -m pytest -m "not (needs_arm or needs_model_signing or needs_updaters or needs_judges)"
 
 test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels under qemu-user-static
 	python -m pytest -m needs_arm
@@ -38,11 +39,14 @@ test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels un
 test-signing: $(VENV)/.has-all $(MODEL_SIGNING)/.whole  ## let OpenSSF's model_signing judge our signatures, and ours its
 	python -m pytest -m needs_model_signing
 
+test-packages: $(VENV)/.has-all $(JUDGES)/.whole  ## let rauc, swupdate, mender and others judge what we package
+	python -m pytest -m "needs_updaters or needs_judges"
+
 test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
 	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
 	    or needs_rich or needs_image or needs_jsonschema or needs_joblib or needs_ray or needs_tensorboard or needs_wandb \
 	    or needs_zstandard or needs_arm \
-	    or needs_cryptography or needs_model_signing)"
+	    or needs_cryptography or needs_model_signing or needs_updaters or needs_judges)"
 
 lint: $(VENV)/.has-dev  ## ruff and mypy
 	ruff check
@@ -61,8 +65,13 @@ $(MODEL_SIGNING)/.whole: tests/signing/model-signing.txt | $(VENV)/bin/python
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r $<
 	@touch $@
 
+$(JUDGES)/.whole: tests/edgekit/package/judges.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r $<
+	@touch $@
+
 clean:  ## remove the environments and everything built
-	rm -rf $(VENV) $(BASE) $(MODEL_SIGNING) build dist runtime/build runtime/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BASE) $(MODEL_SIGNING) $(JUDGES) build dist runtime/build runtime/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environments. A stamp is older than the files it was made from when something must be installed anew.

@@ -22,7 +22,7 @@ POSTINST = """\
 set -e
 if [ "$1" = configure ]; then
     {runtime}
-    runtime install "${{DPKG_ROOT:-}}{path}" "${{DPKG_ROOT:-}}{store}"
+    runtime install ${{EDGEKIT_INSTALL:-}} "${{DPKG_ROOT:-}}{path}" "${{DPKG_ROOT:-}}{store}"
 fi
 {systemd}"""
 POSTRM = """\
@@ -34,14 +34,16 @@ if [ "$1" = purge ]; then
 fi
 {systemd}"""
 UNIT = """\
+# Before the application, which says After={package}.service: count a start of what is on trial and check it, and
+# keep it or go back to the generation before.
 [Unit]
-Description=Check the model {name} where it is installed
+Description=Check the model {name} and keep it or go back
 RequiresMountsFor={store}
 
 [Service]
 Type=oneshot
 EnvironmentFile=-/etc/default/edgekit
-ExecStart=/bin/sh -c 'exec "$${{EDGEKIT_PYTHON:-python3}}" -m edgekit_runtime check {store}'
+ExecStart=/bin/sh -c 'exec "$${{EDGEKIT_PYTHON:-python3}}" -m edgekit_runtime boot {store}'
 
 [Install]
 WantedBy=multi-user.target
@@ -55,7 +57,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     unit = f"{name}.service"
     files = [Member(path[1:], contents)]
     if request.systemd:
-        text = UNIT.format(name=request.name, store=request.store_path)
+        text = UNIT.format(name=request.name, package=name, store=request.store_path)
         files.append(Member(f"lib/systemd/system/{unit}", text.encode()))
     control = _control(request, contents, name, path, files)
     with out.open("wb") as file:

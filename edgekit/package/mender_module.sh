@@ -41,7 +41,8 @@ case "$state" in
         mkdir -p "$folder/tmp"
         readlink "$store/current" >"$before" || true
         sync "$before"
-        runtime install "$folder"/files/*.edgekit "$store"
+        # shellcheck disable=SC2086  # several options
+        runtime install ${EDGEKIT_INSTALL:-} "$folder"/files/*.edgekit "$store"
         ;;
     ArtifactCommit)
         runtime commit "$store"

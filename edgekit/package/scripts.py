@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# /etc/default/edgekit may set EDGEKIT_PYTHON to the Python of an environment of its own.
+# /etc/default/edgekit may set EDGEKIT_PYTHON to the Python of an environment of its own, and EDGEKIT_INSTALL to options
+# of `install`, such as --confirm heartbeat.
 FIND_RUNTIME = """\
 [ ! -r /etc/default/edgekit ] || . /etc/default/edgekit
 runtime() {

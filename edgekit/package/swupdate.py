@@ -26,7 +26,7 @@ INSTALL = """\
 # Install the bundle into its store: a new generation, on trial. What runs goes on with the one it has.
 set -e
 {runtime}
-runtime install {path} {store}
+runtime install ${{EDGEKIT_INSTALL:-}} {path} {store}
 """
 SCRIPT_NAME = "install-into-store.sh"
 

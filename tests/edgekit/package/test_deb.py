@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit_runtime import load
+from edgekit_runtime.store_status import status
 
 pytestmark = pytest.mark.needs_updaters
 STORE = "var/lib/edgekit/quarters"
@@ -23,8 +24,8 @@ def dpkg(tmp_path, call):
     for file in ("status", "available"):
         (root / "var/lib/dpkg" / file).touch()
     how = ("--force-script-chrootless", "--force-not-root", "--force-depends", "--log=/dev/null")
-    seen = {**os.environ, "EDGEKIT_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return root, lambda *arguments: call("dpkg", f"--root={root}", *how, *arguments, env=seen)
+    seen = {"EDGEKIT_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return root, lambda *rest: call("dpkg", f"--root={root}", *how, *rest, env={**os.environ, **seen})
 
 
 def test_dpkg_installs_and_the_store_is_what_applications_open(write, dpkg, bundle):
@@ -45,14 +46,6 @@ def test_a_package_stays_installable_and_purging_takes_the_store_away(write, dpk
     assert (root / STORE / "current").exists()
     assert run("--purge", "edgekit-model-quarters").returncode == 0
     assert not (root / STORE).exists()
-
-
-def test_a_newer_version_becomes_current(write, make_bundle, dpkg):
-    root, run = dpkg
-    assert run("-i", write("deb", "old.deb")).returncode == 0
-    assert run("-i", write("deb", "new.deb", of=make_bundle(model_version="1.3"))).returncode == 0
-    with load(root / STORE) as model:
-        assert model.manifest.model_version == "1.3"
 
 
 def test_a_tampered_package_is_refused(write, dpkg):
@@ -81,6 +74,17 @@ def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_
     assert not (root / STORE / "current").exists()
 
 
+def test_a_newer_version_becomes_current_and_the_board_says_how(write, dpkg, make_bundle, monkeypatch):
+    root, run = dpkg
+    assert run("-i", write("deb", "old.deb")).returncode == 0
+    assert status(str(root / STORE)).trial is not None
+    monkeypatch.setenv("EDGEKIT_INSTALL", "--commit --keep 3")
+    assert run("-i", write("deb", "new.deb", of=make_bundle(model_version="1.3"))).returncode == 0
+    assert status(str(root / STORE)).trial is None
+    with load(root / STORE) as model:
+        assert model.manifest.model_version == "1.3"
+
+
 def test_a_python_without_the_runtime_is_told_what_to_do(write, dpkg, tmp_path, call):
     root, _ = dpkg
     bare = tmp_path / "bare-python"
@@ -96,5 +100,5 @@ def test_a_python_without_the_runtime_is_told_what_to_do(write, dpkg, tmp_path, 
 def test_the_unit_is_what_systemd_understands(write, call, tmp_path):
     call("dpkg-deb", "-x", write("deb", "quarters.deb", systemd=True), tmp_path / "tree")
     unit = tmp_path / "tree/lib/systemd/system/edgekit-model-quarters.service"
-    assert "ExecStart=/bin/sh" in unit.read_text()
+    assert "edgekit_runtime boot /var/lib/edgekit/quarters" in unit.read_text()
     assert Path(unit).stat().st_mode & 0o777 == 0o644
