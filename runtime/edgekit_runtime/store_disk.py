@@ -126,7 +126,7 @@ class writing:  # a statement, not a thing: with writing(...)
     ) -> None:
         if isinstance(error, OSError):
             where = f"{self._store}: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-            raise StoreError(f"{where}: {_advice(error.errno)}; what was current still is") from error
+            raise StoreError(f"{where}: {_advice(error.errno)}; what is current is whole") from error
 
 
 def _advice(code: int | None) -> str:

@@ -177,7 +177,8 @@ def _fill(making: _Making, fresh: str, disk: Disk) -> None:
         disk.write(os.path.join(fresh, path), written(content))
     for record in source.manifest.files:
         place = os.path.join(fresh, *record.path.split("/"))
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+        if not os.path.isdir(os.path.dirname(place)):
+            os.makedirs(os.path.dirname(place))
         disk.write(place, copied(record.path))
 
 

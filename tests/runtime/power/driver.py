@@ -1,0 +1,258 @@
+"""Cut the power at every change that a store's operation makes to the disk. Runs with cut.c preloaded.
+
+    python driver.py BUNDLES SCENARIO WAY...
+
+BUNDLES has a.edgekit, b.edgekit, c.edgekit and ab.delta. Prints as JSON how many changes there are of each kind, and
+for each way of cutting how many states of the disk were looked at, and what was wrong with which of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from disk import Change, Disk, read_log, tree_of, write_tree
+
+from edgekit_runtime import store_state, store_trial
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.errors import EdgekitError, StoreError
+from edgekit_runtime.store import current, name_of
+from edgekit_runtime.store_install import Terms
+from edgekit_runtime.store_prune import prune
+from edgekit_runtime.store_source import install_from
+
+SHIM = ctypes.CDLL(None)
+MODES = {"kill": 0, "half": 1, "full": 2, "fail": 3}
+AT = {"half": ("write",), "full": ("create", "write", "mkdir", "symlink", "rename")}  # the others: at each change
+BUNDLES, SCENARIO = Path(sys.argv[1]), sys.argv[2]
+KILLED, REFUSED = "killed", "refused"
+
+Step = Callable[[str], object]
+
+
+def putting(name: str, **terms: object) -> Step:
+    return lambda store: install_from(BUNDLES / name, None, store, Terms(any_board=True, **terms))
+
+
+A, B, C = (putting(f"{name}.edgekit", commit=True) for name in "abc")
+B_ON_TRIAL = putting("b.edgekit", wanted=2)
+
+
+def boot(problem: str) -> Step:
+    return lambda store: store_trial.boot(store, lambda _: problem)
+
+
+def leftovers(store: str) -> None:
+    """What an installer leaves that was killed in the midst."""
+    shutil.copytree(Path(store, "current"), Path(store, "generations", ".new"))
+    Path(store, "state.json.new").write_bytes(b"{")
+    Path(store, "current.new").symlink_to("generations/0000000000000000")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    before: tuple[Step, ...]
+    step: Step
+    may_be: str  # which bundles may be current after a cut; "-" is none yet
+
+
+SCENARIOS = {
+    "first install": Scenario((), putting("a.edgekit"), "-a"),
+    "install": Scenario((A,), putting("b.edgekit"), "ab"),
+    "install without a trial": Scenario((A,), B, "ab"),
+    "install over a trial": Scenario((A, B_ON_TRIAL), putting("c.edgekit"), "bc"),
+    "install after a cut, pruning": Scenario((A, B, leftovers), putting("c.edgekit", keep=1), "bc"),
+    "install what is there": Scenario((A, B), putting("a.edgekit", allow_downgrade=True), "ab"),
+    "delta": Scenario((A,), putting("ab.delta"), "ab"),
+    "commit": Scenario((A, B_ON_TRIAL), store_trial.commit, "b"),
+    "heartbeat": Scenario((A, B_ON_TRIAL), store_trial.heartbeat, "b"),
+    "rollback of a trial": Scenario((A, B_ON_TRIAL), store_trial.rollback, "ab"),
+    "rollback of what was good": Scenario((A, B), store_trial.rollback, "ab"),
+    "boot": Scenario((A, B_ON_TRIAL), boot(""), "b"),
+    "boot that fails": Scenario((A, B_ON_TRIAL), boot("wrong numbers"), "ab"),
+    "boot once too often": Scenario((A, putting("b.edgekit", wanted=2, most_tries=1), boot("")), boot(""), "ab"),
+    "prune": Scenario((A, B, C, leftovers), lambda store: prune(store, 1), "c"),
+}
+
+
+@functools.cache
+def names() -> dict[str, str]:
+    """The generation of each bundle."""
+    found = {}
+    for letter in "abc":
+        with open_bundle(BUNDLES / f"{letter}.edgekit") as bundle:
+            found[letter] = name_of(bundle.unlisted())
+    return found
+
+
+def whole(store: str, may_be: str) -> str:
+    """What is wrong with a store; empty when what is current, and what would be gone back to, is whole."""
+    generations = names()
+    now = current(store)
+    allowed = {generations.get(letter) for letter in may_be}
+    if now not in allowed:
+        return f"{now} is current"
+    if now is None:
+        return ""
+    try:
+        with open_bundle(store) as bundle:
+            bundle.verify_all()
+        back = store_state.backward(store_state.read_state(store), now)
+        for name in back[:1]:
+            with open_bundle(Path(store, "generations", name)) as bundle:
+                bundle.verify_all()
+    except EdgekitError as error:
+        return str(error)
+    return ""
+
+
+def prepared(root: Path, scenario: Scenario) -> str:
+    """A store as it is before the step, in a folder of its own."""
+    store = str(root / "store")
+    os.mkdir(root)
+    for step in scenario.before:
+        step(store)
+    return store
+
+
+def run_cut(step: Step, store: str, cut: int, mode: str, log: Path | None = None) -> str:
+    """Run a step in a child process that is stopped at a change of the disk: KILLED, REFUSED, or "" if it was not."""
+    child = os.fork()
+    if child == 0:
+        if log is not None:
+            SHIM.cut_log(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+        SHIM.cut_arm(os.path.dirname(store).encode(), ctypes.c_long(cut), MODES[mode])
+        try:
+            step(store)
+        except StoreError:
+            os._exit(3)
+        except BaseException:  # noqa: BLE001  # a forked child must not go on as its parent
+            import traceback
+
+            traceback.print_exc()
+            os._exit(4)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return KILLED
+    code = os.WEXITSTATUS(status)
+    if code == 4:
+        raise AssertionError(f"{SCENARIO}, {mode} at {cut}: another error than a StoreError")
+    return REFUSED if code else ""
+
+
+def traced(scenario: Scenario, root: Path) -> tuple[Disk, list[Change]]:
+    """Every change of a step that nothing stops, and the disk it begins with; the log misses nothing that it does."""
+    store = prepared(root, scenario)
+    disk, log = Disk(root), root.with_suffix(".log")
+    assert run_cut(scenario.step, store, 0, "kill", log) == ""
+    return disk, read_log(log.read_bytes())
+
+
+def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
+    """Stop the step at each of its changes in turn, and give what is wrong afterwards."""
+    _, changes = traced(scenario, root / "traced")
+    prepared(root / "before", scenario)
+    beyond = Change("none", "", "", b"")  # there, nothing is stopped any more: the log has all that is counted
+    for cut, change in enumerate([*changes, beyond], start=1):
+        if change.kind not in AT.get(mode, change.kind):
+            continue
+        place = root / str(cut)
+        shutil.copytree(root / "before", place, symlinks=True)
+        store = str(place / "store")
+        ended = run_cut(scenario.step, store, cut, mode)
+        wanted = "" if change is beyond else KILLED if mode in ("kill", "half") else REFUSED
+        problem = "" if ended == wanted else f"it was {ended or 'not stopped'}"
+        problem = problem or whole(store, scenario.may_be) or after(store)
+        yield problem and f"at change {cut} ({change.kind} {change.path}): {problem}"
+        shutil.rmtree(place)
+
+
+def after(store: str) -> str:
+    """What is wrong when the board goes on with its life: another installation, and going back."""
+    try:
+        putting("c.edgekit", again=True, allow_downgrade=True, keep=1)(store)
+    except EdgekitError as error:
+        return f"nothing can be installed any more: {error}"
+    prune(store)  # nothing was installed, nor cleared away, where that was current
+    left = [path.name for path in Path(store, "generations").iterdir() if path.name.startswith(".")]
+    left += [path.name for path in Path(store).iterdir() if path.name.endswith(".new")]
+    return f"leftovers: {left}" if left else whole(store, "c")
+
+
+def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
+    """Cut the power before each change of the step, and lose what was not flushed by then."""
+    disk, changes = traced(scenario, root / "traced")
+    seen: set[str] = set()
+    for place, change in enumerate([*changes, Change("end", "", "", b"")]):
+        for what, tree in disk.after_a_cut():
+            key = repr(sorted(tree.items()))
+            if key in seen:
+                continue
+            seen.add(key)
+            again = root / f"{len(seen)}"
+            write_tree(tree, again)
+            problem = whole(str(again / "store"), scenario.may_be)
+            yield problem and f"before change {place} ({change.kind} {change.path}), {what}: {problem}"
+            shutil.rmtree(again)
+        if change.kind != "end" and (flushes or change.kind != "fsync"):
+            disk.apply(change)
+    same = not flushes or tree_of(root / "traced") == disk.as_it_is()
+    yield "" if same else "the log misses something that was done"
+
+
+def again(scenario: Scenario, root: Path) -> Iterator[str]:
+    """Kill the step at one of its last changes, when not all is flushed; prune, and cut the power meanwhile."""
+    _, changes = traced(scenario, root / "traced")
+    for cut in range(max(1, len(changes) - 5), len(changes) + 1):
+        begun = root / f"killed at {cut}"
+        store = prepared(begun, scenario)
+        disk, log = Disk(begun), begun.with_suffix(".log")
+        run_cut(scenario.step, store, cut, "kill", log)
+        for change in read_log(log.read_bytes()):
+            disk.apply(change)
+        log.unlink()
+        assert run_cut(lambda store: prune(store, 1), store, 0, "kill", log) == ""
+        for place, change in enumerate(read_log(log.read_bytes())):
+            for number, (what, tree) in enumerate(disk.after_a_cut()):
+                place_again = root / f"{cut} {place} {number}"
+                write_tree(tree, place_again)
+                problem = whole(str(place_again / "store"), scenario.may_be)
+                yield problem and f"killed at {cut}, then before change {place} of pruning, {what}: {problem}"
+                shutil.rmtree(place_again)
+            disk.apply(change)
+
+
+WAYS: dict[str, Callable[[Scenario, Path], Iterator[str]]] = {
+    **{mode: functools.partial(cuts, mode=mode) for mode in MODES},
+    "lost": lost,
+    "again": again,
+    "careless": functools.partial(lost, flushes=False),
+}
+
+
+def main() -> None:
+    scenario, told = SCENARIOS[SCENARIO], {}
+    fast = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=fast) as folder:
+        root = Path(folder)
+        _, changes = traced(scenario, root / "counted")
+        for way in sys.argv[3:]:
+            (root / way).mkdir()
+            problems = list(WAYS[way](scenario, root / way))
+            told[way] = {"states": len(problems), "wrong": [problem for problem in problems if problem]}
+    print(json.dumps({"changes": Counter(change.kind for change in changes), "ways": told}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A power cut, or a full disk, at every change that a store's operation makes: what is current is always whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.bundle_writer import write_bundle
+from edgekit.delta import make_delta
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+
+HERE = Path(__file__).parent
+SCENARIOS = (
+    "first install",
+    "install",
+    "install without a trial",
+    "install over a trial",
+    "install after a cut, pruning",
+    "install what is there",
+    "delta",
+    "commit",
+    "heartbeat",
+    "rollback of a trial",
+    "rollback of what was good",
+    "boot",
+    "boot that fails",
+    "boot once too often",
+    "prune",
+)
+pytestmark = [pytest.mark.needs_cc]
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def write(path: Path, version: str, weights: np.ndarray) -> None:
+    """A bundle whose weights take several writes."""
+    variant = Variant(
+        name="v",
+        engine="null",
+        device="cpu",
+        scheme="float32",
+        files=("variants/v/weights.npy",),
+        inputs=(TensorBinding(0, "x", "float32"),),
+        outputs=(TensorBinding(0, "y", "float32"),),
+        golden=Golden(("golden/y.npy",), (0.0,)),
+    )
+    manifest = Manifest(
+        "m",
+        version,
+        (InputSpec("x", (1, *weights.shape[:-1]), "float32"),),
+        (OutputSpec("y", (1, weights.shape[-1]), "float32"),),
+        (variant,),
+        (),
+        ("golden/x.npy",),
+    )
+    files = {
+        "golden/x.npy": npy(np.zeros((1, 1, *weights.shape[:-1]), np.float32)),
+        "golden/y.npy": npy(np.zeros((1, 1, weights.shape[-1]), np.float32)),
+        "variants/v/weights.npy": npy(weights),
+    }
+    write_bundle(manifest, files, path)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three versions of a model, and the delta from the first to the second."""
+    folder = tmp_path_factory.mktemp("bundles")
+    weights = np.random.default_rng(0).normal(size=(96, 96)).astype(np.float32)
+    for number, letter in enumerate("abc"):
+        weights[90:, :] += number  # the last layer was trained on
+        write(folder / f"{letter}.edgekit", f"1.{number}", weights)
+    make_delta(folder / "a.edgekit", folder / "b.edgekit", folder / "ab.delta", codec="zlib")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """cut.c, to be preloaded."""
+    library = tmp_path_factory.mktemp("shim") / "cut.so"
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, HERE / "cut.c", "-ldl"], check=True)
+    return library
+
+
+def drive(shim: Path, bundles: Path, scenario: str, *ways: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, HERE / "driver.py", bundles, scenario, *ways],
+        env={**os.environ, "LD_PRELOAD": str(shim)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_whatever_is_cut_off_what_is_current_is_whole(scenario: str, shim: Path, bundles: Path) -> None:
+    told = drive(shim, bundles, scenario, "kill", "half", "full", "fail", "lost")
+    changes = told["changes"]
+    assert changes["rename"] >= 1
+    assert changes["fsync"] >= 2
+    assert {way: found["wrong"] for way, found in told["ways"].items()} == {way: [] for way in told["ways"]}
+    assert told["ways"]["kill"]["states"] == told["ways"]["fail"]["states"] == sum(changes.values()) + 1
+    assert told["ways"]["half"]["states"] == changes.get("write", 0)
+
+
+@pytest.mark.parametrize("scenario", ["install without a trial", "rollback of what was good"])
+def test_what_a_killed_one_had_not_flushed_is_not_pruned_into_the_void(
+    scenario: str, shim: Path, bundles: Path
+) -> None:
+    found = drive(shim, bundles, scenario, "again")["ways"]["again"]
+    assert found["states"] > 100
+    assert found["wrong"] == []
+
+
+def test_a_store_that_does_not_flush_would_be_found_out(shim: Path, bundles: Path) -> None:
+    found = drive(shim, bundles, "install", "careless")["ways"]["careless"]
+    assert any("all names, and contents as flushed" in problem for problem in found["wrong"])
+    assert any("change" in problem and "alone" in problem for problem in found["wrong"])
