@@ -1,0 +1,82 @@
+"""What may be asked of a training, checked before anything starts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edgekit import training
+from edgekit.options import Options
+from edgekit_converters.train import Settings
+from edgekit_runtime.errors import ConversionError, DataError, PlanError
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Options with data to train on."""
+    np.savez(tmp_path / "train.npz", x=np.zeros((4, 2)))
+    return lambda **given: Options(model="m.keras", train=str(tmp_path / "train.npz"), **given)
+
+
+def test_what_is_not_said_is_as_settings_have_it(options):
+    asked = training.asked(options())
+    assert asked.settings == Settings()
+    assert training.asked(Options(model="m.keras")) is None
+
+
+def test_what_is_said_is_taken_and_a_zero_is_said(options):
+    asked = training.asked(options(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True, seed=7))
+    assert asked.settings == Settings(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epochs": 0}, "--epochs 0: wanted a whole number of 1 or more"),
+        ({"optimizer": "adagrad"}, "--optimizer adagrad: adam, rmsprop, sgd"),
+        ({"schedule": "linear"}, "--schedule linear: cosine, step, constant"),
+        ({"augment": ("flip", "rotate")}, "--augment rotate: flip, shift"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0: wanted a number above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"batch_size": 1}, "--batch-size 1: wanted a whole number of 2 or more"),
+        ({"teacher_share": 1.5}, "--teacher-share 1.5: wanted a number from 0"),
+        ({"temperature": -1.0}, "--temperature -1.0"),
+        ({"patience": -1}, "--patience -1"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1"),
+        ({"warm_up": float("inf")}, "--warm-up inf"),
+        ({"seed": -1}, "--seed -1"),
+    ],
+)
+def test_what_no_training_can_be_is_refused(options, given, said):
+    with pytest.raises(PlanError, match=said):
+        training.asked(options(**given))
+
+
+def test_every_setting_of_numbers_has_limits():
+    numbers = {field.name for field in dataclasses.fields(Settings) if str(field.type) in ("int", "float")}
+    assert numbers == set(training.LIMITS)
+
+
+@pytest.mark.parametrize("given", [{"epochs": 0}, {"resume": True}, {"wandb": "edges"}, {"augment": ("flip",)}])
+def test_settings_without_data_to_train_on_are_refused(given):
+    with pytest.raises(PlanError, match=f"--{next(iter(given))} needs --train DATA"):
+        training.asked(Options(model="m.keras", **given))
+
+
+def test_data_that_are_not_there_are_refused(options, tmp_path):
+    with pytest.raises(DataError, match="--validate nowhere: no such file"):
+        training.asked(options(validate="nowhere"))
+    with pytest.raises(PlanError, match=r"--log-dir .*: is a file"):
+        training.asked(options(log_dir=str(tmp_path / "train.npz")))
+
+
+def test_a_model_is_put_in_its_place_whole_or_not_at_all(tmp_path):
+    (tmp_path / "made").write_bytes(b"model")
+    training.put(tmp_path / "made", tmp_path / "out.keras")
+    assert (tmp_path / "out.keras").read_bytes() == b"model"
+    with pytest.raises(ConversionError, match="cannot be written"):
+        training.put(tmp_path / "made", tmp_path / "nowhere" / "out.keras")
+    with pytest.raises(ConversionError, match="cannot be written"):
+        training.put(tmp_path / "lost", tmp_path / "out.keras")
+    assert (tmp_path / "out.keras").read_bytes() == b"model"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out.keras"]

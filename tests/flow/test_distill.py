@@ -1,0 +1,124 @@
+"""`edgekit distill`, from the command line to a file: across frameworks, without labels, and through a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.needs_torch, pytest.mark.needs_rich]
+
+SIDE, CLASSES = 8, 3
+TEACHER = """
+import torch
+
+class Brightest(torch.nn.Module):
+    def forward(self, image):
+        return 40 * image.mean((2, 3))
+
+def build():
+    return Brightest()
+"""
+KERAS = """
+import keras
+image = keras.Input(({side}, {side}, 3))
+x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, activation="relu")(image))
+keras.Model(image, keras.layers.Dense({classes}, activation="softmax")(x)).save("student.keras")
+"""
+TORCH = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(8, {classes}))
+"""
+
+
+def images(count, seed):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, CLASSES, count)
+    pixels = generator.normal(100, 30, (count, SIDE, SIDE, 3))
+    pixels[np.arange(count), :, :, labels] += 20
+    return np.clip(pixels, 0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "teacher.py").write_text(TEACHER)
+    (tmp_path / "student.py").write_text(TORCH.format(classes=CLASSES))
+    x, y = images(400, 0)
+    np.savez(tmp_path / "unlabelled.npz", x=x)
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    x, y = images(200, 1)
+    np.savez(tmp_path / "test.npz", x=x, y=y)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def distill(*arguments, **options):
+    command = [sys.executable, "-m", "edgekit", "distill", "--teacher", "teacher.py:build", "--input-shape"]
+    command += [f"1,3,{SIDE},{SIDE}", "--scale", str(1 / 255), "--quiet", "--json", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.needs_keras
+def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
+    subprocess.run([sys.executable, "-c", KERAS.format(side=SIDE, classes=CLASSES)], check=True, cwd=folder)
+    wrong = distill("--student", "student.keras", "--train", "unlabelled.npz", "-o", "learned.pt2")
+    assert wrong.returncode == 3, wrong.stderr
+    assert "-o learned.pt2: the student is saved as .keras" in wrong.stderr
+    done = distill(
+        *("--student", "student.keras", "--train", "unlabelled.npz", "--evaluate", "test.npz", "-o", "learned.keras"),
+        *("--epochs", "6", "--learning-rate", "0.02", "--batch-size", "20", "--augment", "flip", "--log-dir", "log"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["metric"] == "agreement"
+    assert report["after"] > 0.85 > report["before"]
+    assert [epoch["number"] for epoch in report["history"]] == [1, 2, 3, 4, 5, 6]
+    assert report["evaluated"]["teacher"] > 0.9
+    assert report["evaluated"]["after"] > 0.85
+    assert list((folder / "log").glob("events.out.tfevents.*"))
+    code = (
+        "import keras, numpy; m = keras.models.load_model('learned.keras'); d = numpy.load('test.npz');"
+        "print((m.predict(d['x'] / 255, verbose=0).argmax(1) == d['y']).mean())"
+    )
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    assert float(alone.stdout.split()[-1]) == pytest.approx(report["evaluated"]["after"], abs=0.011)
+
+
+def test_killed_and_resumed_it_ends_with_the_same_history(folder):
+    asked = ["--student", "student.py:build", "--train", "train.npz", "--epochs", "25", "--batch-size", "16"]
+    asked += ["--augment", "shift", "--learning-rate", "0.01"]
+    nothing = distill(*asked, "--resume", "-o", "x.pt2")
+    assert nothing.returncode == 3
+    assert "--resume: nothing of this training is there to go on with" in nothing.stderr
+    whole = distill(*asked, "--no-cache", "-o", "whole.pt2")
+    assert whole.returncode == 0, whole.stderr
+
+    command = [sys.executable, "-m", "edgekit", "distill", "--teacher", "teacher.py:build", "--input-shape"]
+    command += [f"1,3,{SIDE},{SIDE}", "--scale", str(1 / 255), "--quiet", "--json", *asked, "-o", "resumed.pt2"]
+    kept = os.path.join(os.environ["EDGEKIT_CACHE"], "training")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not any("last.npz" in names for _, _, names in os.walk(kept)):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "resumed.pt2").exists()
+
+    resumed = distill(*asked, "--resume", "-o", "resumed.pt2")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = json.loads(whole.stdout), json.loads(resumed.stdout)
+    assert any("resumed after epoch" in note for note in second["notes"])
+    for report in (first, second):
+        for epoch in report["history"]:
+            epoch.pop("seconds")
+    assert second["history"] == first["history"]
+    assert (second["best"], second["after"]) == (first["best"], first["after"])
+    assert not os.listdir(kept)
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
