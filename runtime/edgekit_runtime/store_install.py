@@ -193,16 +193,14 @@ def _refuse_without_room(store: str, sizes: list[int]) -> None:
 
 
 def _switch(store: str, name: str, terms: Terms, disk: Disk) -> None:
-    """Make the generation current: first the trial is remembered, which counts for nothing until the link says so."""
+    """Make the generation current: first what it then is is remembered, which counts for nothing without the link."""
     now, state = current(store), states.read_state(store)
-    if now == name:  # it was on trial, and is to be committed
-        after = states.committed(state, name)
-    else:
+    if now != name:
         trial = states.Trial(name, None, terms.confirm, terms.wanted, terms.most_tries)
-        after = states.begun(state, now, trial)
-    disk.replace(os.path.join(store, STATE), states.to_bytes(after))
+        state = states.begun(state, now, trial)
+    if terms.commit:
+        state = states.committed(state, name)
+    disk.replace(os.path.join(store, STATE), states.to_bytes(state))
     if now != name:
         disk.sync(os.path.dirname(store))  # likewise, the store's own folder
         disk.link(os.path.join(store, CURRENT), f"{GENERATIONS}/{name}")
-        if terms.commit:
-            disk.replace(os.path.join(store, STATE), states.to_bytes(states.committed(after, name)))

@@ -130,3 +130,16 @@ def test_a_store_that_does_not_flush_would_be_found_out(shim: Path, bundles: Pat
     found = drive(shim, bundles, "install", "careless")["ways"]["careless"]
     assert any("all names, and contents as flushed" in problem for problem in found["wrong"])
     assert any("change" in problem and "alone" in problem for problem in found["wrong"])
+
+
+def test_a_file_system_that_is_really_full_keeps_what_was_current(bundles: Path, tmp_path: Path) -> None:
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*own, "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system of its own")
+    command = [*own, sys.executable, HERE / "full.py", bundles, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["wrong"] == []
+    assert told["refused"] > 10
+    assert told["fitted"]
