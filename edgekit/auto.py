@@ -124,8 +124,7 @@ def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
     whole = work.evaluation or steps.prepare(work.runner, plan, work.inputs, spec, steps.CALIBRATION)
     assert whole is not None
     steps.check_enough(whole, spec, "which candidate is better")
-    same = work.inputs[0].shape == work.source.outputs[0].shape  # what reconstructs its input needs no labels
-    if plan.metric or whole.labels is not None or same:
+    if plan.metric or whole.labels is not None or steps.reconstructs(work):
         own = () if work.evaluation else (f"race: measured on {spec}, for there is no --evaluate: that flatters",)
         return replace(work, evaluation=whole), own
     note = f"race: {spec} has no labels, so what counts is agreement with the float model"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.pruning.compare import PruningReport
 from edgekit.race.choice import pareto
 from edgekit.race.trial import Trial, told
 from edgekit_converters.records import Coverage, Finding, Latency, Parity
@@ -59,6 +60,7 @@ class TrialReport:
     samples: int | None
     value: float | None
     drop: float | None
+    error: float | None
     latency_ms: float | None
     size_bytes: int | None
     seconds: float
@@ -90,6 +92,7 @@ class Report:
     coverage: Coverage | None  # of the calibration data, where any were needed
     trials: tuple[TrialReport, ...]  # of a race
     choices: tuple[str, ...]  # of a race: what was taken, and why
+    pruning: PruningReport | None  # dense and pruned, side by side; ``source`` is the dense model then
     report_version: int = REPORT_VERSION
 
     def to_json(self) -> str:
@@ -98,8 +101,8 @@ class Report:
 
 
 @contextlib.contextmanager
-def to_file(path: Path | None) -> Iterator[Callable[[Report], None]]:
-    """Give a function that writes the report to ``path``; a place that cannot be written to is known at once.
+def to_file(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Give a function that writes a report's text to ``path``; a place that cannot be written to is known at once.
 
     A reader of ``path`` sees all of the report or nothing. Without a path the function does nothing.
 
@@ -107,12 +110,12 @@ def to_file(path: Path | None) -> Iterator[Callable[[Report], None]]:
         ConversionError: it cannot be written there.
     """
     if path is None:
-        yield lambda report: None
+        yield lambda text: None
         return
     aside = path.with_name(f".{path.name}.new")
     try:
         with aside.open("w", encoding="utf-8") as file:
-            yield lambda report: print(report.to_json(), end="", file=file)
+            yield lambda text: print(text, end="", file=file)
         aside.replace(path)
     except OSError as error:
         raise ConversionError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edgekit.assemble import Made
 from edgekit.layers import map_layers
 from edgekit.options import AUTO
@@ -36,6 +38,7 @@ from edgekit_converters.records import (
 from edgekit_converters.runner import Runner
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.sense import SenseRequest, Sensitivity
+from edgekit_converters.verify.metrics import gives_back
 from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import CalibrationError, DataError
 from edgekit_runtime.manifest import InputSpec
@@ -264,13 +267,31 @@ def compare(work: Work, artifact: Artifact) -> Comparison:
 
 def answer(work: Work, data: DataSet) -> DataSet:
     """The same samples, with what the source says of them as their labels."""
-    request = AnswerRequest(work.whole, work.inputs, data)
+    plan = work.plan
+    meant = plan.labels is not None or (plan.postprocessing is not None and plan.postprocessing.boxes is None)
+    request = AnswerRequest(work.whole, work.inputs, data, classes=meant)
     answered: DataSet = work.runner.run("answer", LOADERS[work.whole.request.kind].toolchain, request, "source")
     return answered
 
 
+def reconstructs(work: Work) -> bool:
+    """Tell whether the source gives back its input, so that data without labels say what it is worth."""
+    return gives_back(np.load(work.probe.inputs[0]), np.load(work.probe.outputs[0]))
+
+
 def evaluate_source(work: Work) -> Evaluation | None:
-    """What the source is worth, or the dense model that it was pruned from; None without evaluation data."""
+    """What the source is worth, or the dense model that it was pruned from; None without evaluation data.
+
+    Raises:
+        DataError: there are no labels, and its output has the input's shape and is something else.
+    """
+    data, spec = work.evaluation, work.source.outputs[0]
+    same = spec.shape == work.inputs[0].shape
+    if data and data.labels is None and not work.plan.metric and same and not reconstructs(work):
+        raise DataError(
+            f"{work.plan.evaluate or work.plan.calibrate}: without labels a model is measured by how it gives back "
+            f"what it was given, and {spec.name!r} is something else: give targets, or --metric FILE.py:function"
+        )
     return _evaluate(work, work.whole, LOADERS[work.whole.request.kind].toolchain, "source", work.evaluation)
 
 

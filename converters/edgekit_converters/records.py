@@ -290,6 +290,7 @@ class AnswerRequest:
     source: Source
     inputs: tuple[InputSpec, ...]
     data: DataSet
+    classes: bool = False  # the user says that its first output has a score a class
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgekit.race import candidates
-from edgekit.race.choice import Budget, hopeless
+from edgekit.race.choice import Budget, hopeless, standard_error
 from edgekit.race.crew import Crew, Threads
 from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
 from edgekit_converters.recipe import Recipe
@@ -200,7 +200,11 @@ def _artifact(entry: Entry) -> Artifact:
 
 
 def _measured(trial: Trial, source: Evaluation, evaluation: Evaluation) -> Trial:
-    return replace(trial, samples=evaluation.samples, value=evaluation.value, drop=drop(source, evaluation))
+    error = None
+    if source.scores and evaluation.scores:
+        error = standard_error(np.load(source.scores), np.load(evaluation.scores))
+    lost = drop(source, evaluation)
+    return replace(trial, samples=evaluation.samples, value=evaluation.value, drop=lost, error=error)
 
 
 def _line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial
+from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, complexity
 
 OBJECTIVES = ("latency", "size", "accuracy")
 ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too
@@ -56,27 +56,50 @@ def hopeless(source: np.ndarray, candidate: np.ndarray, max_drop: float, *, high
         higher_is_better: of the metric.
     """
     loss = (source - candidate) if higher_is_better else (candidate - source)
-    error = loss.std(ddof=1) / math.sqrt(len(loss)) if len(loss) > 1 else math.inf
-    return bool(loss.mean() - SURE * error > max_drop)
+    return bool(loss.mean() - SURE * standard_error(source, candidate) > max_drop)
+
+
+def standard_error(source: np.ndarray, candidate: np.ndarray) -> float:
+    """Standard error of the mean difference of two sets of scores of the same samples, (n,) each."""
+    return float((source - candidate).std(ddof=1) / math.sqrt(len(source))) if len(source) > 1 else math.inf
 
 
 def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     """The best measured trial within the budgets; None when none fits.
 
-    For latency it is the fastest, so never an integer variant that is slower than float; among those as fast within
-    ``ALIKE`` the one that loses least, then the smallest. For size the smallest, then the fastest; for accuracy the one
-    that loses least, then the fastest.
+    For latency it is one of the fastest, so never an integer variant that is slower than float; for size the
+    smallest; for accuracy one of those that lose least. What is alike within the noise is narrowed by the others in
+    turn, and of the rest the simplest recipe is taken: the best of many on one set is best by chance.
     """
     fitting = [trial for trial in trials if trial.state == MEASURED and not budget.misses(trial)]
     if not fitting:
         return None
-    if budget.objective == "latency":
-        best_ms = min(_latency(trial) for trial in fitting)
-        fitting = [trial for trial in fitting if _latency(trial) <= ALIKE * best_ms]
-        return min(fitting, key=lambda trial: (_drop(trial), trial.size_bytes or 0))
-    if budget.objective == "size":
-        return min(fitting, key=lambda trial: (trial.size_bytes or 0, _latency(trial), _drop(trial)))
-    return min(fitting, key=lambda trial: (_drop(trial), _latency(trial), trial.size_bytes or 0))
+    for narrow in ORDER[budget.objective]:
+        fitting = narrow(fitting)
+    return min(fitting, key=lambda trial: (complexity(trial.recipe), _drop(trial), trial.size_bytes or 0))
+
+
+def _fastest(trials: Sequence[Trial]) -> list[Trial]:
+    best_ms = min(map(_latency, trials))
+    return [trial for trial in trials if _latency(trial) <= ALIKE * best_ms]
+
+
+def _smallest(trials: Sequence[Trial]) -> list[Trial]:
+    least_bytes = min(trial.size_bytes or 0 for trial in trials)
+    return [trial for trial in trials if (trial.size_bytes or 0) == least_bytes]
+
+
+def _most_accurate(trials: Sequence[Trial]) -> list[Trial]:
+    """Those within one standard error of the best, the rule by which CART prunes (Breiman et al., 1984)."""
+    best = min(trials, key=_drop)
+    return [trial for trial in trials if _drop(trial) <= _drop(best) + (best.error or 0.0)]
+
+
+ORDER = {
+    "latency": (_fastest, _most_accurate),
+    "size": (_smallest, _most_accurate, _fastest),
+    "accuracy": (_most_accurate, _fastest, _smallest),
+}
 
 
 def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -136,6 +159,10 @@ def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str)
     larger = [trial for trial in fitting if (trial.size_bytes or 0) > (chosen.size_bytes or 0)]
     if larger and budget.objective == "size":
         said.append(f"{len(larger)} fit and are larger")
+    by_chance = [trial for trial in fitting if _by_chance(chosen, trial)]
+    if by_chance:
+        best = amount(_drop(chosen) - min(map(_drop, by_chance)), metric)
+        said.append(f"{len(by_chance)} seem better by up to {best}, which is chance, and are less simple")
     for state, why in ((BROKEN, "turned out to compute something else than the model"), (FAILED, "could not be made")):
         unfit = [trial for trial in others if trial.state == state]
         said += [f"{len(unfit)} {why}"] if unfit else []
@@ -159,6 +186,13 @@ def _loses(drop: float, metric: str) -> str:
 def amount(drop: float, metric: str) -> str:
     """A drop, for people."""
     return f"{100 * drop:.2f} points" if metric in ("accuracy", "agreement") else f"{drop:.4g} of {metric}"
+
+
+def _by_chance(chosen: Trial, other: Trial) -> bool:
+    """Whether another loses less, by no more than its standard error, and does more for it at the same speed."""
+    gain = _drop(chosen) - _drop(other)
+    alike = _latency(other) <= ALIKE * _latency(chosen) and complexity(other.recipe) > complexity(chosen.recipe)
+    return alike and 0 < gain <= (other.error or 0.0)
 
 
 def _told(trial: Trial) -> str:

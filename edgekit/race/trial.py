@@ -25,6 +25,7 @@ class Trial:
     latency_ms: float | None = None  # median of a call here, on one thread
     size_bytes: int | None = None
     seconds: float = 0.0  # what it took
+    error: float | None = None  # standard error of the drop, where the metric is a mean over samples
 
     @property
     def name(self) -> str:
@@ -47,3 +48,9 @@ def told(recipe: Recipe) -> str:
         words.append("+".join(recipe.corrections))
     apart = [f"{len(rule.layers)} layers {rule.scheme}" for rule in recipe.rules if rule.layers]
     return ", ".join([" ".join(words), *apart])
+
+
+def complexity(recipe: Recipe) -> tuple[int, int, int]:
+    """How much a recipe does beyond its scheme: layers apart, corrections, and ranges drawn in another way."""
+    apart = sum(len(rule.layers) for rule in recipe.rules)
+    return apart, len(recipe.corrections), int(recipe.statistics != Recipe.statistics)

@@ -14,13 +14,15 @@ from edgekit_converters.records import AnswerRequest
 from edgekit_converters.worker import report_progress
 
 BATCH = 32
+NEARLY = 1e-3  # how far a sum of probabilities may be off
 
 
 def answer(request: AnswerRequest, folder: Path) -> dataset.DataSet:
     """The stage: the same samples, labelled by the source.
 
     Of a classifier, whose first output is (1, classes), that is the class with the greatest score; of anything else,
-    the first output itself.
+    the first output itself. An embedding has that shape, too: a classifier is what the user says it is, by naming
+    classes, or what gives probabilities that add up to 1.
     """
     run = open_source(request.source.request).run
     answers = []
@@ -28,8 +30,15 @@ def answer(request: AnswerRequest, folder: Path) -> dataset.DataSet:
         answers.append(run(batch)[0])
         report_progress(len(answers) * BATCH, request.data.count)
     outputs = np.concatenate(answers)
-    labels = outputs.argmax(axis=1) if outputs.ndim == 2 and outputs.shape[1] > 1 else outputs
+    labels = outputs.argmax(axis=1) if _scores(outputs, named=request.classes) else outputs
     path = folder / "labels.npy"
     np.save(path, labels)
     digest = hashlib.sha256(request.data.sha256.encode() + labels.tobytes()).hexdigest()
     return replace(request.data, labels=str(path), sha256=digest)
+
+
+def _scores(outputs: np.ndarray, *, named: bool) -> bool:
+    """Tell whether a row, (samples, classes), has a score for each of several classes."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return False
+    return named or bool(outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=NEARLY))

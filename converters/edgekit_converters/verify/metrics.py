@@ -21,6 +21,7 @@ from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
+NEARLY = 1e-2  # how far a probability may be off: quantized, or rounded
 BATCH = 32  # samples a step of the source: more take memory and no less time; artifacts take one at a time
 
 
@@ -35,11 +36,16 @@ class Metric:
 
 
 def _is_classifier(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
-    return labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu" and len(outputs[0].shape) == 2
+    if labels is None or len(outputs[0].shape) != 2:
+        return False
+    if outputs[0].shape[1] == 1:  # one score says which of two classes it is
+        return labels.size == len(labels) and bool(np.isin(labels, (0, 1)).all())
+    return labels.ndim == 1 and labels.dtype.kind in "iu"
 
 
 def _has_targets(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
-    return labels is not None and labels.shape[1:] == outputs[0].shape[1:]
+    shape = outputs[0].shape[1:]
+    return labels is not None and (labels.shape[1:] == shape or (shape == (1,) and labels.ndim == 1))
 
 
 def _reconstructs(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
@@ -47,12 +53,29 @@ def _reconstructs(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...]
 
 
 def _top1(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
-    return np.asarray(outputs[0].argmax(axis=1) == labels, dtype=np.float64)
+    assert labels is not None
+    return np.asarray(_classes(outputs[0]) == labels.ravel(), dtype=np.float64)
+
+
+def _classes(scores: np.ndarray) -> np.ndarray:
+    """The class of each sample: of the greatest score, or of two classes by one probability, (n, 1).
+
+    Raises:
+        DataError: the one score is no probability.
+    """
+    if scores.shape[1] > 1:
+        return np.asarray(scores.argmax(axis=1))
+    if scores.min(initial=0.0) < -NEARLY or scores.max(initial=0.0) > 1 + NEARLY:
+        raise DataError(
+            "the model gives one score a sample, and it is no probability, so it is not known where one class ends and "
+            "the other begins: end the model with a sigmoid, or measure with --metric FILE.py:function"
+        )
+    return np.asarray(scores[:, 0] > 0.5)
 
 
 def _squared_error(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
     assert labels is not None
-    return _mean_square(outputs[0] - labels)
+    return _mean_square(outputs[0] - labels.reshape(outputs[0].shape))
 
 
 def _reconstruction_error(inputs: list[np.ndarray], outputs: list[np.ndarray], _: np.ndarray | None) -> np.ndarray:
@@ -103,6 +126,11 @@ def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], l
     )
 
 
+def gives_back(inputs: np.ndarray, outputs: np.ndarray) -> bool:
+    """Tell whether a model reconstructs its input: what it gets wrong is less than half of the input's variance."""
+    return inputs.shape == outputs.shape and bool(_mean_square(outputs - inputs).mean() < 0.5 * np.var(inputs))
+
+
 def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     """The stage: average the metric over all samples, or ask the user's own.
 
@@ -115,7 +143,7 @@ def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     metric = metric_for(request.inputs, request.outputs, labels)
     if request.agreement:
         metric = METRICS["agreement" if metric.name == "accuracy" else "relative_error"]
-    if metric.name == "accuracy" and labels is not None:
+    if metric.name == "accuracy" and labels is not None and request.outputs[0].shape[1] > 1:
         _check_range(labels, request.outputs[0])
     scores = []
     done = 0

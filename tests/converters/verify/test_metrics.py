@@ -27,6 +27,38 @@ def test_the_metric_that_fits(outputs, labels, name):
     assert metric_for(VECTOR, outputs, labels).name == name
 
 
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        (np.array([0, 1, 1]), "accuracy"),
+        (np.array([0.0, 1, 1], np.float32), "accuracy"),
+        (np.array([[0.0], [1], [1]], np.float32), "accuracy"),
+        (np.array([3, 1, 7]), "mean_squared_error"),
+        (np.array([0.5, 1, 0], np.float32), "mean_squared_error"),
+        (np.array([[0.5], [1], [0]], np.float32), "mean_squared_error"),
+    ],
+)
+def test_one_number_a_sample_is_of_two_classes_or_a_quantity(labels, name):
+    metric = metric_for(VECTOR, (OutputSpec("y", (1, 1), "float32"),), labels)
+    assert metric.name == name
+    given = np.array([[0.2], [0.9], [0.4]], np.float32)
+    wanted = [1, 1, 0] if name == "accuracy" else (given[:, 0] - labels.ravel()) ** 2
+    assert list(metric.score([], [given], labels)) == pytest.approx(list(wanted))
+
+
+def test_one_score_that_is_no_probability_says_no_class():
+    with pytest.raises(DataError, match=r"no probability.*end the model with a sigmoid"):
+        METRICS["accuracy"].score([], [np.array([[0.2], [3.0]])], np.array([0, 1]))
+
+
+def test_what_gives_back_its_input_is_told_from_what_has_its_shape():
+    x = np.random.default_rng(0).standard_normal((50, 8)) + 100
+    assert metrics.gives_back(x, x + 0.5)
+    assert not metrics.gives_back(x, np.tanh(x))
+    assert not metrics.gives_back(x, np.full_like(x, 100))  # the mean alone is none
+    assert not metrics.gives_back(x, x[:, :4])
+
+
 @pytest.mark.parametrize("labels", [None, np.zeros((2, 7), np.float32)])
 def test_data_that_say_nothing_of_the_model(labels):
     with pytest.raises(DataError, match=r"say nothing about the outputs scores \(1, 3\): give class numbers"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.race.choice import Budget, choose, closest, explain, finalists, hopeless, pareto
+from edgekit.race.choice import Budget, choose, closest, explain, finalists, hopeless, pareto, standard_error
 from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
 from edgekit_converters.recipe import Recipe, Rule
 
@@ -57,6 +57,27 @@ def test_an_integer_variant_that_is_slower_than_float_is_not_taken_for_speed():
 def test_of_those_as_fast_the_one_that_loses_least_is_taken():
     alike = [trial("int8-static", drop, 1.0 + 0.01 * place) for place, drop in enumerate((0.004, 0.001, 0.003))]
     assert choose([FLOAT, *alike], BUDGET) is alike[1]
+
+
+@pytest.mark.parametrize("objective", ["latency", "size", "accuracy"])
+def test_what_is_best_by_chance_loses_against_what_is_simpler(objective):
+    plain = replace(PLAIN, drop=0.004, error=0.002)
+    lucky = replace(plain, drop=0.0025, recipe=Recipe("int8-static", corrections=("equalize", "bias")))
+    better = replace(lucky, drop=0.001, recipe=Recipe("int8-static", statistics="mse", corrections=("bias",)))
+    wish = replace(BUDGET, objective=objective)
+    assert choose([lucky, plain], wish) is plain
+    assert choose([lucky, replace(plain, drop=0.005)], wish) is lucky
+    assert choose([lucky, plain, better], wish) is better  # plain is beyond its standard error, and it is simpler
+    said = explain(plain, [lucky, plain], BUDGET, "accuracy")
+    assert "1 seem better by up to 0.15 points, which is chance, and are less simple" in said
+    assert "chance" not in explain(better, [lucky, plain, better], BUDGET, "accuracy")
+
+
+def test_the_standard_error_is_that_of_the_differences():
+    source, candidate = np.ones(400), np.ones(400)
+    candidate[:4] = 0
+    assert standard_error(source, candidate) == pytest.approx(np.sqrt(0.01 * 0.99 / 399))
+    assert standard_error(source, source) == 0
 
 
 def test_only_what_was_measured_may_be_taken():
