@@ -56,13 +56,14 @@ def integer(low: int, high: int) -> Check[int]:
     return check
 
 
-def number(low: float = -math.inf, *, above: float = -math.inf) -> Check[float]:
-    """A finite number, at least ``low`` and greater than ``above``."""
+def number(low: float = -math.inf, *, above: float = -math.inf, most: float = math.inf) -> Check[float]:
+    """A finite number, at least ``low``, greater than ``above``, and at most ``most``."""
 
     def check(value: Any, where: str) -> float:
         real = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not real or not math.isfinite(value) or value < low or value <= above:
+        if not real or not math.isfinite(value) or not low <= value <= most or value <= above:
             bound = f" above {above:g}" if above > -math.inf else f" of at least {low:g}" if low > -math.inf else ""
+            bound += f" and at most {most:g}" if most < math.inf else ""
             refuse(where, f"is {_shown(value)}, wanted a finite number{bound}")
         return float(value)
 

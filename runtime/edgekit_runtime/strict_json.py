@@ -8,6 +8,8 @@ from edgekit_runtime.errors import MalformedBundle
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_DEPTH = 24
+_QUOTE = ord('"')
+_NO_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 
 
 def decode(data: bytes, name: str = "manifest.json") -> Any:
@@ -39,13 +41,15 @@ def decode(data: bytes, name: str = "manifest.json") -> Any:
 
 
 def _depth(data: bytes) -> int:
-    """How deep brackets nest outside strings, found without recursion."""
-    import re
-
+    """How deep brackets nest outside strings, found without recursion and in no more memory than ``data`` has."""
     depth = deepest = 0
-    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data, flags=re.DOTALL)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
+    inside = False  # a string
+    for mark in data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS):
+        if mark == _QUOTE:
+            inside = not inside
+        elif not inside:
+            depth += 1 if mark in b"[{" else -1
+            deepest = max(deepest, depth)
     return deepest
 
 

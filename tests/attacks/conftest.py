@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -116,6 +117,25 @@ def tiny() -> Tiny:
     bundle = Tiny(files, document)
     bundle.list_files()
     return bundle
+
+
+@pytest.fixture
+def signed(repository: Path) -> dict[str, bytes]:
+    """The files of a bundle that is honest and signed, in their order, to be spoiled."""
+    with zipfile.ZipFile(repository / "tests" / "compat" / "0.1.0.edgekit") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def lay_out() -> Callable[..., bytes]:
+    """Spell entries, or files by path, as an archive."""
+
+    def spelled(what: list[Entry] | dict[str, bytes], **how: Any) -> bytes:
+        if isinstance(what, dict):
+            what = [Entry(path.encode(), content) for path, content in what.items()]
+        return spell(what, **how)
+
+    return spelled
 
 
 @pytest.fixture

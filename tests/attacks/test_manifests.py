@@ -82,7 +82,7 @@ def test_depth_hidden_behind_an_escaped_quote(tiny: Any, archive: Archive) -> No
         open_bundle(archive(tiny.entries(deep.encode())))
 
 
-@pytest.mark.parametrize("tolerance", ["NaN", "Infinity", "1e400", "-1", "null", '"1"', "true"])
+@pytest.mark.parametrize("tolerance", ["NaN", "Infinity", "1e400", "1e10", "[1e10, 0]", "-1", "null", '"1"', "true"])
 def test_a_tolerance_that_lets_anything_pass(tiny: Any, archive: Archive, tolerance: str) -> None:
     text = json.dumps(tiny.document).replace('"max_abs": [0.0]', f'"max_abs": [{tolerance}]')
     with pytest.raises(MalformedBundle, match=r"manifest\.json"):

@@ -66,6 +66,7 @@ def test_the_example_parses_and_uses_every_key(page: str) -> None:
 
 def test_the_documented_bounds_are_the_codes(page: str) -> None:
     assert records.MAX_FILES == 1024
+    assert (records.MAX_TOLERANCE, "at most 10^9" in page) == (1e9, True)
     assert consistency.MAX_TOTAL_BYTES == 2**32 - 2**24
     assert strict_json.MAX_MANIFEST_BYTES == 2**20
     assert extents.MAX_SIGNATURE_BYTES == 2**20
