@@ -1,6 +1,7 @@
 """edgekit: turn trained Keras and PyTorch models into verified TFLite and OpenVINO bundles.
 
-``edgekit.convert(model, output, ...)`` does what the command does; see :func:`edgekit.api.convert`.
+``edgekit.convert(model, output, ...)`` and ``edgekit.prune(model, output, ...)`` do what the commands do; see
+:mod:`edgekit.api`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit.api import convert as convert
+    from edgekit.api import prune as prune
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert"]
+__all__ = ["__version__", "convert", "prune"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the API when it is asked for: ``import edgekit`` costs nothing."""
-    if name == "convert":
-        from edgekit.api import convert
+    if name in ("convert", "prune"):
+        from edgekit import api
 
-        return convert
+        return getattr(api, name)
     raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

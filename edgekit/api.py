@@ -1,4 +1,4 @@
-"""The Python face of ``edgekit convert``."""
+"""The Python face of ``edgekit convert`` and ``edgekit prune``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 from edgekit import live, pipeline
 from edgekit.options import Options
 from edgekit.plan import resolve
+from edgekit.pruning import command
+from edgekit.pruning.asked import asked, with_calibration
+from edgekit.pruning.command import PruneReport
 from edgekit.report import Report
 from edgekit_converters.runner import Watch
 from edgekit_runtime.errors import PlanError
@@ -33,6 +36,41 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
     Raises:
         EdgekitError: the same errors as the command, with the same exit codes (see :mod:`edgekit_runtime.errors`).
     """
+    with tempfile.TemporaryDirectory(prefix="edgekit-model-") as folder:
+        given = _options(model, output, options, Path(folder), ".edgekit")
+        return pipeline.convert(resolve(with_calibration(given)), watch, asked(given))
+
+
+def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any) -> PruneReport:
+    """Cut what of a model matters least, and recover what that costs.
+
+    Args:
+        model: what the command takes (a path, or ``"FILE.py:function"``), or a live Keras model.
+        output: the file to write; by default the model's name with ``-pruned``, in the working directory.
+        watch: as for :func:`convert`.
+        **options: the command's options with underscores: ``prune_to="latency=0.5"``, ``train="train.npz"``.
+
+    Returns:
+        What was cut and measured; ``report.model.path`` is the file.
+
+    Raises:
+        EdgekitError: the same errors as the command, with the same exit codes.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-model-") as folder:
+        given = _options(model, output, options, Path(folder), "")
+        return command.prune(command.plan(given), watch)
+
+
+def _options(model: Any, output: str | Path | None, options: Mapping[str, Any], folder: Path, suffix: str) -> Options:
+    """What was given as the command's options; a live model becomes a file in ``folder``.
+
+    Args:
+        model: a path, or a live model.
+        output: where the result goes.
+        options: the others, as Python users give them.
+        folder: for the file of a live model.
+        suffix: of the result, where a live model's name makes it.
+    """
     fields = Options.__dataclass_fields__
     unknown = [name for name in options if name not in fields]
     if unknown:
@@ -40,13 +78,13 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
     given = {name: _as_option(name, value) for name, value in options.items()}
     if output is not None:
         given["output"] = str(output)
-    with tempfile.TemporaryDirectory(prefix="edgekit-model-") as folder:
-        if not isinstance(model, (str, Path)):
-            given.setdefault("name", type(model).__name__.lower())
-            given.setdefault("output", f"{given['name']}.edgekit")
-            model = live.save(model, given.get("input_shape", ()), Path(folder))
-            given["input_shape"] = ()
-        return pipeline.convert(resolve(Options(**given, model=str(model))), watch)
+    if not isinstance(model, (str, Path)):
+        given.setdefault("name", type(model).__name__.lower())
+        if suffix:
+            given.setdefault("output", f"{given['name']}{suffix}")
+        model = live.save(model, given.get("input_shape", ()), folder)
+        given["input_shape"] = ()
+    return Options(**given, model=str(model))
 
 
 def _as_option(name: str, value: Any) -> Any:

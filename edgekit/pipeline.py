@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from edgekit import __version__, assemble, auto, postprocessing, steps
 from edgekit import report as reports
@@ -12,7 +13,11 @@ from edgekit.assemble import Made
 from edgekit.bundle_writer import write_bundle
 from edgekit.options import read_labels
 from edgekit.plan import Plan, VariantPlan, as_it_came
+from edgekit.pruning.asked import Pruning
+from edgekit.pruning.compare import PruningReport, compare
+from edgekit.pruning.slim import Slim, slim
 from edgekit.report import BundleReport, Report, SourceReport, VariantReport
+from edgekit.report_page import page
 from edgekit.steps import Outcome, Work
 from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache, cache_root, digest
@@ -31,8 +36,11 @@ from edgekit_runtime.errors import ConversionError, PlanError
 from edgekit_runtime.manifest import InputSpec, Postprocessing
 
 
-def convert(plan: Plan, watch: Watch | None = None) -> Report:
+def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = None) -> Report:
     """Convert, verify, and write the bundle, and the report when the plan asks for one.
+
+    What is to be pruned is pruned first; then artifacts are held against the pruned model, and what is lost is counted
+    from the dense one.
 
     Raises:
         EdgekitError: a stage refused; nothing is left behind.
@@ -61,7 +69,9 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
             declared, more = postprocessing.suggest(source.outputs[0], probe.outputs[0])
             notes += more
 
-        work = Work(runner, plan, source, inputs, probe, calibration, evaluation)
+        dense = Work(runner, plan, source, inputs, probe, calibration, evaluation)
+        made = slim(dense, pruning) if pruning else None
+        work = _pruned(dense, made, samples) if made else dense
         lowered = [steps.lower(work, engine) for engine in plan.engines]
         work, coverage = steps.cover(work, lowered)
         outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
@@ -69,9 +79,9 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
         versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
         contents = assemble.Contents(
             outcome.plan,
-            source,
+            work.source,
             inputs,
-            probe,
+            work.probe,
             outcome.made,
             outcome.baseline,
             work.calibration,
@@ -80,11 +90,31 @@ def convert(plan: Plan, watch: Watch | None = None) -> Report:
             (*notes, *outcome.notes),
             versions,
         )
+        told = (
+            compare(replace(dense, plan=outcome.plan), pruning, made, _artifacts(outcome)) if pruning and made else None
+        )
         with reports.to_file(plan.report) as write_report:
             _write(contents)
-            report = _report(work, contents, replace(outcome, coverage=coverage), started)
-            write_report(report)
+            report = _report(work, contents, replace(outcome, coverage=coverage), started, told)
+            write_report(_text(report, plan.report))
     return report
+
+
+def _text(report: Report, path: Path | None) -> str:
+    if path is None or path.suffix != ".html":
+        return report.to_json()
+    return page(report.source.name, report.source.metric, report.variants, report.pruning, report.notes)
+
+
+def _pruned(dense: Work, made: Slim, samples: ProbeRequest) -> Work:
+    """The work that goes on with the pruned model."""
+    toolchain = LOADERS[made.source.request.kind].toolchain
+    probe: Probe = dense.runner.run("probe", toolchain, replace(samples, source=made.source), "pruned")
+    return replace(dense, source=made.source, probe=probe, dense=dense.source)
+
+
+def _artifacts(outcome: Outcome) -> dict[tuple[str, str], Artifact]:
+    return {key: one.artifact for key, one in outcome.made.items()}
 
 
 def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
@@ -102,11 +132,14 @@ def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
     return Outcome(plan, baseline, made)
 
 
-def _report(work: Work, contents: assemble.Contents, outcome: Outcome, started: float) -> Report:
+def _report(
+    work: Work, contents: assemble.Contents, outcome: Outcome, started: float, pruning: PruningReport | None
+) -> Report:
     plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
     notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
+    notes += pruning.notes if pruning else ()
     return Report(
         edgekit=__version__,
         source=_source_report(plan, source, baseline),
@@ -120,6 +153,7 @@ def _report(work: Work, contents: assemble.Contents, outcome: Outcome, started: 
         coverage=outcome.coverage,
         trials=reports.trial_reports(outcome.trials),
         choices=outcome.choices,
+        pruning=pruning,
     )
 
 

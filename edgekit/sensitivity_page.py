@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from edgekit.page_style import COLOURS, NAMES, STYLE
 from edgekit.sensitivity import Figures, Row, SensitivityReport, Trial
 
-COLOURS = {"litert": "#e07b00", "openvino": "#0068b5"}
-NAMES = {"litert": "TFLite", "openvino": "IR"}
 SHOWN = 40  # layers in the chart; the table has all
 NAME_WIDTH, CHART_WIDTH, BAR_HEIGHT = 260, 900, 13  # pixels
-
-STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2em auto; max-width: 1100px;
-  padding: 0 1em }
-table { border-collapse: collapse; margin-top: 1.5em } th, td { padding: .2em .7em; text-align: right }
-td { white-space: nowrap }
-th { border-bottom: 1px solid #888; vertical-align: bottom } tr:nth-child(even) td { background: #f5f5f5 }
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
-.note { color: #555 } svg text { font: 12px system-ui, sans-serif; fill: #1b1b1b } svg .axis { fill: #666 }
-"""
 
 
 def page(report: SensitivityReport) -> str:

@@ -96,6 +96,8 @@ def show_report(report: Report) -> None:
     for row in cells:
         table.add_row(*[row.get(key, "") for key in shown])
     console.print(table)
+    if report.pruning:
+        print_pruning(console, report.pruning)
     for paragraph in report.choices:
         console.print(paragraph, highlight=False)
     for line in finding_lines(report):

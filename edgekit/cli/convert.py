@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, model_options
+from edgekit.cli.what import data_options, model_options, pruning_options, training_options
 from edgekit.options import AUTO, Options, read_plan
 from edgekit.plan import describe, resolve
+from edgekit.pruning.asked import asked, with_calibration
+from edgekit.pruning.asked import describe as describe_pruning
 from edgekit.race.choice import OBJECTIVES
 
 
@@ -56,6 +58,8 @@ class Count(click.ParamType[Any]):
     "--samples", type=Count(), metavar="N|auto", help="Most calibration samples; auto: until their ranges have settled."
 )
 @data_options
+@pruning_options
+@training_options
 @click.option("--labels", metavar="FILE", help="Class names, one a line; the bundle names the best classes with them.")
 @click.option("--scores", metavar="OUTPUT", help="Answers: the output with a score a class, where there are several.")
 @click.option("--activation", type=click.Choice(["none", "softmax", "sigmoid"]), help="Answers: what makes the scores.")
@@ -66,7 +70,7 @@ class Count(click.ParamType[Any]):
 @click.option("--iou", type=float, metavar="X", help="Answers: how far boxes of a class may overlap.  [default: 0.5]")
 @click.option("--name", help="The model's name in the bundle.  [default: the file's]")
 @click.option("--version", "version", help="The model's version in the bundle.  [default: 1]")
-@click.option("--report", metavar="FILE.json", help="Write what was made and measured.")
+@click.option("--report", metavar="FILE.json|.html", help="Write what was made and measured; as a page with a chart.")
 @click.option("--plan", "plan_file", metavar="FILE.toml", help="Options from a file; the command line overrules it.")
 @click.option(
     "--no-remedies",
@@ -101,6 +105,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --max-drop 0.01 --max-latency-ms 20
       edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --ray 10.0.0.1:6379
       edgekit convert model.keras -q int8 --calibrate images/ --samples auto
+      edgekit convert model.keras --prune-to latency=0.5 --train train.npz -q auto --evaluate test.npz -d raspberry-pi-5
       edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit convert model.keras --labels classes.txt --activation softmax --top 3
       edgekit convert yolov8n.onnx --boxes output0 --box-format cxcywh --labels coco.txt --iou 0.7
@@ -110,15 +115,18 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     given = {name: value for name, value in options.items() if value is not None and value != () and value is not False}
     given |= {name: False for name in ("cache", "remedies") if options[name] is False}
     from_file = read_plan(Path(plan_file)) if plan_file else {}
-    plan = resolve(Options(**(from_file | given)))
+    asked_for = Options(**(from_file | given))
+    pruning = asked(asked_for)
+    plan = resolve(with_calibration(asked_for))
     if dry_run:
-        click.echo(json.dumps(describe(plan), indent=2) if as_json else plan_text(describe(plan)))
+        described = {**describe(plan), "pruning": describe_pruning(pruning)}
+        click.echo(json.dumps(described, indent=2) if as_json else plan_text(described))
         return
     from edgekit import terminal
     from edgekit.pipeline import convert
 
     with terminal.progress(enabled=not quiet) as watch:
-        report = convert(plan, watch)
+        report = convert(plan, watch, pruning)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_report(report)
 
 
@@ -135,6 +143,10 @@ def plan_text(plan: Any) -> str:
     if plan["race"]:
         limits = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
         lines.append(f"race       {', '.join(limits)}")
+    if plan["pruning"]:
+        told = plan["pruning"]["training"]
+        trained = f", trained on {told['data']} for {told['settings']['epochs']} epochs" if told else ""
+        lines.append(f"prune      {plan['pruning']['goal']}{trained}")
     if plan["recipe"]:
         lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
     if plan["preprocessing"]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import __version__, steps
+from edgekit import report as reports
 from edgekit import training as trainings
 from edgekit.distill import ModelReport
 from edgekit.options import Options, check_outputs
@@ -17,6 +18,7 @@ from edgekit.plan import Plan, resolve
 from edgekit.pruning.asked import Pruning, asked, timed_in, with_calibration
 from edgekit.pruning.compare import PruningReport, compare
 from edgekit.pruning.slim import slim
+from edgekit.report_page import page
 from edgekit.steps import Work
 from edgekit_converters import toolchains
 from edgekit_converters.cache import Cache, cache_root, digest
@@ -67,7 +69,10 @@ def plan(options: Options) -> PrunePlan:
     if output:
         check_outputs(output, options)
     # resolved as a conversion would be, whose default name of a bundle is not used
-    return PrunePlan(resolve(with_calibration(dataclasses.replace(options, output=None))), pruning, output)
+    model = resolve(with_calibration(dataclasses.replace(options, output=None)))
+    engine = timed_in(model)[0]  # what other formats make of it is told by a conversion
+    only = tuple(variant for variant in model.variants if variant.engine == engine)
+    return PrunePlan(dataclasses.replace(model, variants=only), pruning, output)
 
 
 def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
@@ -82,20 +87,29 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
         work = _work(runner, plan.model)
         output = _output(plan, trainings.save(runner, work.source).suffix)
         made = slim(work, plan.pruning)
-        engine = timed_in(plan.model)[0]
-        told = compare(work, plan.pruning, made, [engine], {})
-        trainings.put(trainings.save(runner, made.source), output)
-        return PruneReport(
+        told = compare(work, plan.pruning, made, {})
+        file = trainings.save(runner, made.source)
+        report = PruneReport(
             edgekit=__version__,
             source=plan.model.name,
             framework=work.source.framework,
-            model=ModelReport(str(output), output.stat().st_size, digest(output)),
+            model=ModelReport(str(output), file.stat().st_size, digest(file)),
             pruning=told,
-            versions={"edgekit": __version__} | toolchains.versions(work.toolchain, engine),
+            versions={"edgekit": __version__} | toolchains.versions(work.toolchain, *plan.model.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
             notes=(*work.source.notes, *told.notes),
         )
+        with reports.to_file(plan.model.report) as write_report:
+            trainings.put(file, output)
+            write_report(_text(report, plan.model.report))
+    return report
+
+
+def _text(report: PruneReport, path: Path | None) -> str:
+    if path is None or path.suffix != ".html":
+        return report.to_json()
+    return page(report.source, report.pruning.metric, (), report.pruning, report.notes)
 
 
 def _output(plan: PrunePlan, suffix: str) -> Path:

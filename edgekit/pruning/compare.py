@@ -70,21 +70,19 @@ class PruningReport:
     notes: tuple[str, ...]
 
 
-def compare(
-    work: Work, pruning: Pruning, made: Slim, engines: Sequence[str], known: Mapping[tuple[str, str], Artifact]
-) -> PruningReport:
-    """Measure both models side by side, and tell all of the pruning.
+def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, str], Artifact]) -> PruningReport:
+    """Measure both models side by side in every format of the plan, and tell all of the pruning.
 
     Args:
         work: of the dense model.
         pruning: what was asked.
         made: what became of it.
-        engines: formats to compare in.
         known: artifacts of the pruned model that were made already, by (engine, scheme).
     """
+    work = _judged(work)
     dense = steps.evaluate_source(work)
     pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
-    models = tuple(row for engine in engines for row in _measured(work, made, engine, known))
+    models = tuple(row for engine in work.plan.engines for row in _measured(work, made, engine, known))
     return PruningReport(
         goal=str(pruning.goal),
         importance=made.importance,
@@ -100,6 +98,14 @@ def compare(
         models=models,
         notes=(*made.notes, *(note for one in made.trained for note in one.notes), *_honest(models)),
     )
+
+
+def _judged(work: Work) -> Work:
+    """The work with data that tell what a model is worth: by the dense one's answers, where they have no labels."""
+    data = work.evaluation
+    if data is None or data.labels is not None or work.plan.metric or steps.reconstructs(work):
+        return work
+    return replace(work, evaluation=steps.answer(work, data), agreement=True)
 
 
 def _measured(work: Work, made: Slim, engine: str, known: Mapping[tuple[str, str], Artifact]) -> Iterator[ModelReport]:

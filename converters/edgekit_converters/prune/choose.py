@@ -1,11 +1,11 @@
 """Choose: which channels go, so that a goal is met and the least is lost. It knows no framework.
 
 A step takes the least important channels of one group. Its harm is the share of the importance left in the group that
-goes with them, so that halving any group costs the same whatever its scores are counted in, and the last channels of a
-group are dear; importances that compare across groups, such as an effect on the loss, also weigh groups against each
-other. Steps are taken by the least ``harm / cost saved``, until the costs meet the goal: as in Molchanov et al.,
-Importance Estimation for Neural Network Pruning (CVPR 2019), with the resource in the denominator as in Shen et al.,
-HALP: Hardware-Aware Latency Pruning (NeurIPS 2022).
+goes with them, for each layer that makes them: so halving a layer costs the same whatever its scores are counted in,
+the last channels are dear, and a stream that many layers add to is dearer than what one block keeps to itself.
+Importances that compare across groups, such as an effect on the loss, weigh groups by their sums instead. Steps are
+taken by the least ``harm / cost saved``, until the costs meet the goal: as in Molchanov et al., Importance Estimation
+for Neural Network Pruning (CVPR 2019), with the resource in the denominator as in Shen et al., HALP (NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -217,8 +217,7 @@ class _Greedy:
             one.name: np.concatenate([[0.0], np.cumsum(np.sort(self.worth.scores[one.name])[::-1])])
             for one in self.anatomy.groups
         }
-        everything = sum(float(left[-1]) for left in self.left.values()) or 1.0
-        self.weights = {name: float(left[-1]) / everything for name, left in self.left.items()}
+        self.weights = {one.name: self._weight(one) for one in self.anatomy.groups}
 
     def down_to(self, budget: float) -> dict[str, int]:
         """Return the widths of the first model within the budget, with what fits into the rest of it put back."""
@@ -241,10 +240,13 @@ class _Greedy:
         harm = self._harm(group, width)
         return harm / saved if saved > 0 else math.inf
 
+    def _weight(self, group: Group) -> float:
+        """What all of a group is worth."""
+        return float(self.left[group.name][-1]) if self.worth.comparable else float(max(1, len(group.makers)))
+
     def _harm(self, group: str, width: int) -> float:
         left, now = self.left[group], float(self.left[group][self.widths[group]])
-        share = (now - float(left[width])) / now if now > 0 else 0.0
-        return share * (self.weights[group] if self.worth.comparable else 1.0)
+        return self.weights[group] * (now - float(left[width])) / now if now > 0 else 0.0
 
     def _cost_of(self, group: str, width: int) -> float:
         """All costs that depend on a group, at one of its widths."""
@@ -265,7 +267,7 @@ class _Greedy:
             if place:
                 left = self.left[one.name]
                 gain = float(left[allowed[place - 1]] - left[allowed[place]]) / (float(left[allowed[place]]) or 1.0)
-                yield gain * (self.weights[one.name] if self.worth.comparable else 1.0), one.name, allowed[place - 1]
+                yield gain * self.weights[one.name], one.name, allowed[place - 1]
 
 
 def _best(scores: np.ndarray, count: int) -> tuple[int, ...]:
