@@ -16,16 +16,9 @@ from edgekit_runtime import load
 
 pytestmark = pytest.mark.needs_updaters
 DEVICE_MAPPER = "device-mapper" in Path("/proc/misc").read_text()
-CONFIG = """\
-[system]
-compatible=cam-2
-bootloader=noop
-mountprefix={folder}/mnt
-data-directory={folder}/data
-[keyring]
-path={cert}
-"""
-SLOT = "[slot.{name}]\ndevice={folder}/{name}.img\ntype=raw\n{more}\n"
+# How the files of examples/fleet/rauc become a board: its partitions are files, and its boot loader does nothing.
+PARTITIONS = "/dev/disk/by-partlabel"
+NO_BOOT_LOADER = "bootloader=noop\nmountprefix={folder}/mnt\ndata-directory={folder}/data"
 # The service on a bus of its own, then the bundles; waits until the service answers.
 SERVE = """\
 export DBUS_SYSTEM_BUS_ADDRESS="$DBUS_SESSION_BUS_ADDRESS"
@@ -60,23 +53,20 @@ def extract(call, signer, tmp_path):
 
 
 @pytest.fixture
-def install(call, signer, tmp_path):
-    """Install a bundle on a board whose slots are files; give what rauc said and the slots."""
+def install(call, signer, repository, tmp_path):
+    """Install a bundle on the board of the example, its slots files; give what rauc said and the slots."""
 
     def run(bundle):
         board = tmp_path / "board"
         (board / "data").mkdir(parents=True)
-        slots = {f"{name}.{place}": board / f"{name}.{place}.img" for name in ("rootfs", "model") for place in "01"}
-        more = {
-            "rootfs.0": "bootname=A",
-            "rootfs.1": "bootname=B",
-            "model.0": "parent=rootfs.0",
-            "model.1": "parent=rootfs.1",
-        }
+        slots = {name: board / name for name in ("rootfs-a", "rootfs-b", "model-a", "model-b")}
         for image in slots.values():
             image.write_bytes(bytes(1 << 20))
-        text = "".join(SLOT.format(name=name, folder=board, more=more[name]) for name in slots)
-        (board / "system.conf").write_text(CONFIG.format(folder=board, cert=signer.cert) + text)
+        text = (repository / "examples/fleet/rauc/system.conf").read_text()
+        text = text.replace("bootloader=uboot", NO_BOOT_LOADER.format(folder=board)).replace(PARTITIONS, str(board))
+        text = text.replace("/etc/rauc/keyring.pem", str(signer.cert))
+        formats = "bundle-formats=verity"
+        (board / "system.conf").write_text(text if DEVICE_MAPPER else text.replace(formats, formats + " plain"))
         return call("dbus-run-session", "--", "sh", "-c", SERVE, "sh", bundle, cwd=board), slots
 
     return run
@@ -118,10 +108,10 @@ def test_rauc_installs_it_into_the_slot_that_does_not_run(make, extract, install
     image = (content / "quarters.squashfs").read_bytes()
     done, slots = install(signed if DEVICE_MAPPER else _installable(content, signer, call))
     assert done.returncode == 0, done.stdout
-    assert slots["model.1"].read_bytes()[: len(image)] == image
-    assert not any(slots["model.0"].read_bytes())
+    assert slots["model-b"].read_bytes()[: len(image)] == image
+    assert not any(slots["model-a"].read_bytes())
     (tmp_path / "mounted").mkdir()
-    unpacked = call("unsquashfs", "-no-xattrs", "-d", tmp_path / "tree", slots["model.1"])
+    unpacked = call("unsquashfs", "-no-xattrs", "-d", tmp_path / "tree", slots["model-b"])
     assert unpacked.returncode == 0, unpacked.stdout
     with load(tmp_path / "tree") as model:
         assert model.manifest.model_version == "1.2"
@@ -133,7 +123,7 @@ def test_another_board_refuses_it(make, extract, install, signer, call):
     done, slots = install(signed if DEVICE_MAPPER else _installable(extract(signed), signer, call))
     assert done.returncode != 0
     assert "Compatible mismatch" in done.stdout
-    assert not any(slots["model.1"].read_bytes())
+    assert not any(slots["model-b"].read_bytes())
 
 
 def test_a_stranger_and_a_tampered_bundle_are_refused(make, call, signer, stranger, tmp_path):
