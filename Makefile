@@ -31,7 +31,8 @@ demo: $(VENV)/.has-demo  ## convert, verify and run the embedded digits model
 	edgekit run build/digits.edgekit $(DEMO)/digit-5.png
 
 test: $(VENV)/.has-all  ## run the whole suite but for the three below
-	python -m pytest -m "not (needs_arm or needs_model_signing or needs_updaters or needs_judges)"
+	python -m pytest --numprocesses logical --dist loadfile \
+	    -m "not (needs_arm or needs_model_signing or needs_updaters or needs_judges)"
 
 test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels under qemu-user-static
 	python -m pytest -m needs_arm
