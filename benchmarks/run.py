@@ -27,6 +27,7 @@ SECTIONS = {
     "preprocess": "runtime_preprocess.py",
     "stream": "runtime_stream.py",
     "cold": "runtime_cold.py",
+    "verify_signed": "verify_signed.py",
 }
 
 
