@@ -1,0 +1,511 @@
+"""The store on a board: what is installed, tried, kept, gone back to and removed, and what a running model sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.bundle_writer import write_bundle
+from edgekit_runtime import load, store_state, store_trial
+from edgekit_runtime.__main__ import main
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.errors import (
+    BundleError,
+    DigestMismatch,
+    EngineError,
+    IncompatibleDevice,
+    MalformedBundle,
+    NotAnUpdate,
+    StoreError,
+)
+from edgekit_runtime.manifest import Manifest
+from edgekit_runtime.store import current, generations
+from edgekit_runtime.store_check import self_check
+from edgekit_runtime.store_install import Installed, Terms, install
+from edgekit_runtime.store_prune import prune
+from edgekit_runtime.store_status import status
+from edgekit_runtime.store_trial import boot, commit, heartbeat, rollback
+
+Bundles = Callable[..., Path]
+AT_ONCE = Terms(commit=True)
+SWITCHES = 12  # of a model that is in use
+IMAGE = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def version(manifest: Manifest, files: dict[str, bytes], npy: Callable[[Any], bytes], tmp_path: Path) -> Bundles:
+    """Write a version of the classifier, each with other weights; its golden outputs are others if it is broken."""
+
+    def write(number: str, *, broken: bool = False, **parts: Any) -> Path:
+        factor = 1 + int.from_bytes(number.encode(), "big") % 97
+        changed = {
+            **files,
+            "golden/null-float32/0.npy": npy(load_npy(files["golden/null-float32/0.npy"]) * factor + broken),
+            "variants/null-float32/weights.npy": npy(load_npy(files["variants/null-float32/weights.npy"]) * factor),
+        }
+        variants = (replace(manifest.variants[0], golden=replace(manifest.variants[0].golden, max_abs=(1e-2,))),)
+        path = tmp_path / f"{number}.edgekit"
+        write_bundle(replace(manifest, **{"model_version": number, "variants": variants, **parts}), changed, path)
+        return path
+
+    return write
+
+
+def load_npy(data: bytes) -> np.ndarray:
+    import io
+
+    return np.load(io.BytesIO(data))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """Where a store is to be."""
+    return str(tmp_path / "store")
+
+
+def put(path: Path, store: str, terms: Terms = AT_ONCE) -> Installed:
+    with open_bundle(path) as bundle:
+        return install(bundle, store, terms)
+
+
+def tree(folder: str) -> dict[str, tuple[bytes, int]]:
+    """Content and time of change of every file."""
+    found = {}
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes(), path.stat().st_mtime_ns
+    return found
+
+
+# What is installed. ----------------------------------------------------------------------------------
+
+
+def test_what_is_installed_is_the_bundle_as_a_folder_and_load_opens_it(version: Bundles, store: str) -> None:
+    path = version("1.0")
+    done = put(path, store)
+    assert done.changed
+    with open_bundle(path) as bundle, load(store) as model:
+        assert model.manifest == bundle.manifest
+        assert model.generation == done.generation
+        assert bundle.unlisted()["manifest.json"] == Path(store, "current", "manifest.json").read_bytes()
+    assert status(store).generations[0].role == "current"
+
+
+def test_little_more_is_written_than_the_bundle(version: Bundles, store: str) -> None:
+    done = put(version("1.0"), store)
+    assert done.bundle_bytes == sum(len(content) for content, _ in tree(f"{store}/current").values())
+    assert done.written_bytes == done.bundle_bytes + Path(store, "state.json").stat().st_size
+
+
+def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> None:
+    path = version("1.0")
+    put(path, store)
+    before = tree(store)
+    again = put(path, store, Terms())
+    assert (again.changed, again.written_bytes) == (False, 0)
+    for step in (commit, heartbeat, lambda s: boot(s, lambda _: "")):
+        assert step(store).written_bytes == 0
+    assert prune(store).written_bytes == 0
+    assert tree(store) == before
+
+
+def test_an_older_generation_that_is_there_is_taken_as_it_is(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    put(version("1.1"), store)
+    done = put(version("1.0"), store, Terms(allow_downgrade=True, commit=True))
+    assert done.changed
+    assert done.written_bytes < 1000  # the state alone
+
+
+@pytest.mark.parametrize(
+    ("new", "have", "older"),
+    [
+        ("1.9", "1.10", True),
+        ("1.10", "1.9", False),
+        ("1.0", "1.0.0", False),
+        ("1.0-rc1", "1.0", True),
+        ("1.0rc2", "1.0rc10", True),
+        ("v2", "1", False),
+        ("2.0+build7", "2.0+build9", False),
+        ("2026-01-31", "2026-02-01", True),
+        ("0.9", "1", True),
+    ],
+)
+def test_an_older_version_is_refused_unless_it_is_allowed(
+    new: str, have: str, older: bool, version: Bundles, store: str
+) -> None:
+    put(version(have), store)
+    if older:
+        with pytest.raises(NotAnUpdate, match="allow a downgrade"):
+            put(version(new), store)
+    assert put(version(new), store, Terms(allow_downgrade=older)).changed
+
+
+def test_versions_that_cannot_be_compared_are_refused(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    with pytest.raises(NotAnUpdate, match="cannot be told"):
+        put(version("newest"), store)
+
+
+def test_another_model_is_refused_unless_it_is_allowed(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    other = version("1.1", model_name="halves")
+    with pytest.raises(NotAnUpdate, match="'quarters', this is 'halves'"):
+        put(other, store)
+    assert put(other, store, Terms(allow_other_model=True)).changed
+
+
+@pytest.mark.parametrize(
+    ("devices", "device"),
+    [
+        (({"name": "z", "arch": "s390x", "variants": []},), None),
+        (({"name": "z", "arch": os.uname().machine, "variants": []},), "raspberry-pi-5"),
+        ((), "raspberry-pi-5"),
+    ],
+)
+def test_a_bundle_for_other_boards_is_refused(devices: Any, device: str | None, version: Bundles, store: str) -> None:
+    path = version("1.0", devices=devices)
+    with pytest.raises(IncompatibleDevice, match="'quarters' is made for"):
+        put(path, store, Terms(device=device))
+    assert not os.path.exists(store)
+    assert put(path, store, Terms(any_board=True)).changed
+
+
+def test_a_bundle_of_which_no_variant_can_run_is_refused(version: Bundles, store: str, manifest: Manifest) -> None:
+    needs = replace(manifest.variants[0].requirements, memory_bytes=1 << 49)
+    with pytest.raises(IncompatibleDevice, match="MiB of memory"):
+        put(version("1.0", variants=(replace(manifest.variants[0], requirements=needs),)), store)
+
+
+def test_a_damaged_bundle_leaves_the_store_as_it_was(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    before = tree(store)
+    path = version("1.1")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\x93NUMPY") + 140] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DigestMismatch):
+        put(path, store)
+    assert tree(store) == before
+    assert current(store) in generations(store)
+
+
+def test_too_little_room_is_found_before_anything_is_written(
+    version: Bundles, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(version("1.0"), store)
+    before = tree(store)
+    monkeypatch.setattr("edgekit_runtime.store_install.free_bytes", lambda _: 70_000)
+    with pytest.raises(StoreError, match="nothing was written"):
+        put(version("1.1"), store)
+    assert tree(store) == before
+
+
+def test_a_folder_of_something_else_is_no_store(version: Bundles, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(StoreError, match="is not a store, and not empty"):
+        put(version("1.0"), str(tmp_path / "photos"))
+
+
+def test_a_store_that_cannot_be_written_says_so(version: Bundles, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be a store"):
+        put(version("1.0"), str(tmp_path / "file"))
+
+
+def test_installers_side_by_side_leave_one_whole_generation_current(version: Bundles, store: str) -> None:
+    paths = [version(f"1.{number}") for number in range(6)]
+    command = [sys.executable, "-m", "edgekit_runtime", "install", "--allow-downgrade"]
+    children = [subprocess.Popen([*command, str(path), store], stdout=subprocess.DEVNULL) for path in paths]
+    assert [child.wait(timeout=120) for child in children] == [0] * 6
+    with open_bundle(store) as bundle:
+        bundle.verify_all()
+    assert not [name for name in os.listdir(f"{store}/generations") if name.startswith(".")]
+
+
+def test_a_link_that_leads_elsewhere_is_refused(version: Bundles, store: str, tmp_path: Path) -> None:
+    put(version("1.0"), store)
+    os.unlink(f"{store}/current")
+    os.symlink(tmp_path, f"{store}/current")
+    with pytest.raises(MalformedBundle, match="not to a generation"):
+        open_bundle(store)
+
+
+# Trials. ---------------------------------------------------------------------------------------------
+
+
+def good(_: str) -> str:
+    return ""
+
+
+def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    put(version("1.1"), store, Terms(wanted=2))
+    assert boot(store, good).did == store_trial.COUNTED
+    assert boot(store, good).did == store_trial.COMMITTED
+    assert status(store).state == "committed"
+    assert boot(store, good).did == store_trial.NOTHING
+
+
+def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store).generation
+    second = put(version("1.1"), store, Terms()).generation
+    turn = boot(store, lambda folder: f"{os.path.basename(folder)} smokes")
+    assert (turn.did, turn.generation, turn.why) == (store_trial.ROLLED_BACK, first, f"{second} smokes")
+    assert current(store) == first
+    with pytest.raises(StoreError, match="smokes: install it --again"):
+        put(version("1.1"), store)
+    assert put(version("1.1"), store, Terms(again=True)).changed
+
+
+def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store).generation
+    put(version("1.1"), store, Terms(most_tries=2, confirm=store_state.HEARTBEAT))
+
+    def crash(_: str) -> str:
+        raise KeyboardInterrupt  # the power goes, or the board hangs
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            boot(store, crash)
+    turn = boot(store, good)
+    assert (turn.did, turn.generation) == (store_trial.ROLLED_BACK, first)
+    assert turn.why == "2 starts, and only 0 of 1 good signs"
+
+
+def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    put(version("1.1"), store, Terms(confirm=store_state.HEARTBEAT, wanted=2))
+    assert boot(store, good).did == store_trial.COUNTED
+    assert status(store).trial.good == 0
+    assert heartbeat(store).did == store_trial.COUNTED
+    assert heartbeat(store).did == store_trial.COMMITTED
+
+
+def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    with load(store) as model:
+        put(version("1.1"), store, Terms())
+        assert not model.heartbeat()
+        assert model.reload_if_changed()
+        assert model.heartbeat()
+    assert status(store).state == "committed"
+
+
+def test_a_trial_over_a_trial_goes_back_to_what_was_good(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store).generation
+    put(version("1.1"), store, Terms())
+    put(version("1.2"), store, Terms())
+    assert rollback(store).generation == first
+
+
+def test_going_back_passes_over_what_is_damaged(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store, Terms(commit=True, keep=9)).generation
+    second = put(version("1.1"), store, Terms(commit=True, keep=9)).generation
+    put(version("1.2"), store, Terms(commit=True, keep=9))
+    weights = Path(store, "generations", second, "variants/null-float32/weights.npy")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert rollback(store).generation == first
+
+
+def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> None:
+    done = put(version("1.0"), store, Terms())
+    with pytest.raises(StoreError, match="no good one to go back to"):
+        rollback(store)
+    assert current(store) == done.generation
+
+
+def test_without_its_memory_a_store_takes_what_is_current_as_good(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store).generation
+    Path(store, "state.json").write_bytes(b"\0" * 100)
+    put(version("1.1"), store, Terms())
+    assert rollback(store).generation == first
+
+
+def test_the_self_check_runs_the_bundle_in_a_process_of_its_own(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    assert self_check(f"{store}/current") == ""
+    put(version("1.1", broken=True), store)
+    assert "other outputs here" in self_check(f"{store}/current")
+    assert "longer than 0.001 s" in self_check(f"{store}/current", 0.001)
+
+
+# What is removed. ------------------------------------------------------------------------------------
+
+
+def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: str) -> None:
+    names = [put(version(f"1.{n}"), store, Terms(commit=True, keep=9)).generation for n in range(3)]
+    with load(store) as model:
+        names += [put(version(f"1.{n}"), store, Terms(commit=True, keep=9)).generation for n in range(3, 5)]
+        done = prune(store)
+        assert set(done.removed) == set(names[:2])
+        assert done.in_use == (names[2],)
+        assert model(IMAGE).shape == (1, 4)
+    assert prune(store).removed == (names[2],)
+    assert generations(store) == sorted(names[3:])
+    assert prune(store, keep=1).removed == (names[3],)
+
+
+def test_an_installation_keeps_no_more_than_is_asked(version: Bundles, store: str) -> None:
+    for number in range(5):
+        put(version(f"1.{number}"), store, Terms(commit=True, keep=1))
+    assert len(generations(store)) == 2
+
+
+# A running application. ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+def test_no_call_is_lost_while_models_are_switched(version: Bundles, store: str, restless: None) -> None:
+    paths = [version("1.0"), version("1.1")]
+    put(paths[0], store)
+    answers: list[tuple[float, ...]] = []
+    problems: list[Exception] = []
+    over = threading.Event()
+
+    def call(model: Any) -> None:
+        try:
+            while not over.is_set():
+                answers.append(tuple(model(IMAGE)[0].tolist()))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is what the test is about
+            problems.append(error)
+
+    expected = set()
+    for path in paths:
+        with load(path) as single:
+            expected.add(tuple(single(IMAGE)[0].tolist()))
+    with load(store) as model:
+        threads = [threading.Thread(target=call, args=(model,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for turn in range(SWITCHES):
+            put(paths[1 - turn % 2], store, Terms(commit=True, allow_downgrade=True))
+            assert model.reload_if_changed()
+            assert not model.reload_if_changed()
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert problems == []
+    assert set(answers) == expected
+
+
+def test_a_call_that_has_begun_when_models_are_switched_is_made_on_the_new_one(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    with load(store) as model, load(version("1.1")) as new:
+        put(version("1.1"), store)
+
+        class Late:
+            def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+                model.reload_if_changed()  # between the call's beginning and its run
+                return IMAGE
+
+        assert np.array_equal(model({"image": Late()}), new(IMAGE))
+
+
+def test_streams_and_isolated_models_are_switched_too(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    with load(store, isolate=20.0) as model:
+        before = model(IMAGE)
+        put(version("1.1"), store)
+        assert model.reload_if_changed()
+        after = list(model.stream([IMAGE] * 3))
+        assert not np.allclose(before, after[0])
+        assert all(np.array_equal(after[0], one) for one in after)
+
+
+def test_what_cannot_be_switched_to_leaves_the_old_one_running(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    with load(store) as model:
+        before = model(IMAGE)
+        put(version("1.1", broken=True), store, Terms())
+        with pytest.raises(EngineError, match="something else"):
+            model.reload_if_changed()
+        assert not model.reload_if_changed()  # not tried again
+        assert np.array_equal(model(IMAGE), before)
+        put(version("1.2"), store, Terms())
+        assert model.reload_if_changed()
+        assert model.manifest.model_version == "1.2"
+
+
+def test_a_generation_with_other_outputs_is_not_switched_to(version: Bundles, store: str, manifest: Manifest) -> None:
+    put(version("1.0"), store)
+    with load(store) as model:
+        put(version("1.1", outputs=(replace(manifest.outputs[0], name="others"),)), store)
+        with pytest.raises(StoreError, match="other inputs or outputs"):
+            model.reload_if_changed()
+
+
+def test_a_bundle_in_no_store_has_nothing_to_switch_to(bundle_path: Path) -> None:
+    with load(bundle_path) as model:
+        assert model.generation is None
+        with pytest.raises(StoreError, match="not loaded from a store"):
+            model.reload_if_changed()
+
+
+def test_a_closed_model_is_not_switched(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    model = load(store)
+    model.close()
+    put(version("1.1"), store)
+    with pytest.raises(EngineError, match="closed"):
+        model.reload_if_changed()
+    assert prune(store, 1).in_use == ()
+
+
+# The command line. -----------------------------------------------------------------------------------
+
+
+def test_the_life_of_a_store_by_commands(version: Bundles, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: object) -> dict[str, Any]:
+        assert main([*map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    first = told("install", version("1.0"), store)
+    assert (first["changed"], first["on_trial"]) == (True, True)
+    assert told("boot", store)["did"] == "committed"
+    second = told("install", version("1.1"), store, "--confirm", "heartbeat", "--good", 2, "--tries", 5)
+    assert told("status", store)["trial"]["most_tries"] == 5
+    assert told("heartbeat", store)["did"] == "counted"
+    assert told("commit", store)["did"] == "committed"
+    assert told("rollback", store, "--why", "misses bicycles")["generation"] == first["generation"]
+    given_up = [one for one in told("status", store)["generations"] if one["role"] == "given up"]
+    assert [(one["name"], one["why"]) for one in given_up] == [(second["generation"], "misses bicycles")]
+    assert told("prune", store)["removed"] == [second["generation"]]
+
+
+def test_a_broken_update_undoes_itself_at_the_next_start(
+    version: Bundles, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install", str(version("1.0")), store, "--commit"]) == 0
+    assert main(["install", str(version("1.1", broken=True)), store]) == 0
+    assert main(["boot", store]) == 0
+    assert "rolled back: the self-check failed" in capsys.readouterr().out
+
+
+def test_errors_have_the_exit_code_of_their_family(
+    version: Bundles, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", store]) == StoreError.exit_code
+    assert main(["install", str(version("1.1")), store, "--commit"]) == 0
+    assert main(["install", str(version("1.0")), store]) == BundleError.exit_code
+    assert main(["rollback", store]) == StoreError.exit_code
+    assert "install a bundle first" in capsys.readouterr().err
