@@ -1,0 +1,333 @@
+"""Deltas: what they make is the new bundle to the last byte, they are small where little changed, and say where not."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.bundle_writer import write_bundle
+from edgekit.delta import make_delta
+from edgekit.stretches import find_stretches
+from edgekit_runtime import delta_format as layout
+from edgekit_runtime.__main__ import main
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.delta import open_delta
+from edgekit_runtime.errors import (
+    BundleError,
+    DigestMismatch,
+    MalformedBundle,
+    PlanError,
+    StoreError,
+    UnsupportedVersion,
+)
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.store_install import Terms
+from edgekit_runtime.store_source import install_from
+
+RNG = np.random.default_rng(3)
+BODY = RNG.normal(size=(300, 64)).astype(np.float32)
+AT_ONCE = Terms(commit=True)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def write(path, weights, version, extra=None, name="v"):
+    """A bundle of one matrix."""
+    variant = Variant(
+        name=name,
+        engine="null",
+        device="cpu",
+        scheme="float32",
+        files=(f"variants/{name}/weights.npy",),
+        inputs=(TensorBinding(0, "x", "float32"),),
+        outputs=(TensorBinding(0, "y", "float32"),),
+        golden=Golden(("golden/y.npy",), (0.0,)),
+    )
+    ins, outs = weights.shape
+    manifest = Manifest(
+        "m",
+        version,
+        (InputSpec("x", (1, ins), "float32"),),
+        (OutputSpec("y", (1, outs), "float32"),),
+        (variant,),
+        (),
+        ("golden/x.npy",),
+    )
+    files = {
+        "golden/x.npy": npy(np.zeros((1, 1, ins), np.float32)),
+        "golden/y.npy": npy(np.zeros((1, 1, outs), np.float32)),
+        variant.files[0]: npy(weights),
+        **(extra or {}),
+    }
+    write_bundle(manifest, files, path)
+    return path
+
+
+@pytest.fixture
+def old(tmp_path):
+    return write(tmp_path / "old.edgekit", BODY, "1.0", {"notes/empty.txt": b"", "notes/kept.txt": b"short"})
+
+
+@pytest.fixture
+def head_only(tmp_path):
+    """The last rows are others; a row came before all others, so that nothing is where it was."""
+    weights = np.concatenate([BODY[:1] * 2, BODY])
+    weights[-8:] += 0.01
+    return write(tmp_path / "new.edgekit", weights, "1.1", {"notes/empty.txt": b"", "notes/kept.txt": b"short"})
+
+
+@pytest.fixture
+def store(old, tmp_path):
+    install_from(old, None, str(tmp_path / "store"), AT_ONCE)
+    return str(tmp_path / "store")
+
+
+def assert_is(store, bundle):
+    """What is current in the store is the bundle: the same files, with the same bytes."""
+    with open_bundle(store) as have, open_bundle(bundle) as want:
+        have.verify_all()
+        assert have.unlisted() == want.unlisted()
+        assert have.manifest == want.manifest
+
+
+@pytest.mark.parametrize("codec", ["zlib", pytest.param("zstd", marks=pytest.mark.needs_zstandard)])
+def test_what_a_delta_makes_is_the_new_bundle(codec, old, head_only, store, tmp_path):
+    report = make_delta(old, head_only, tmp_path / "x.delta", codec=codec)
+    assert report.delta_bytes == (tmp_path / "x.delta").stat().st_size
+    assert report.share < 0.1
+    assert report.pointless == ""
+    installed, note = install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    assert (installed.generation, note) == (report.new, "")
+    assert_is(store, head_only)
+    again, _ = install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    assert not again.changed
+
+
+def test_the_same_bundles_give_the_same_delta(old, head_only, tmp_path):
+    for name in ("x", "y"):
+        make_delta(old, head_only, tmp_path / name, codec="zlib")
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def test_the_signature_is_made_too(old, head_only, store, tmp_path):
+    from edgekit_runtime.archive import Entry, directory, local_header
+
+    # Signed afterwards by any tool: an archive with a model.sig, as bundles are laid out.
+    with open_bundle(head_only) as bundle:
+        files = {**bundle.unlisted(), **{record.path: bundle.read(record.path) for record in bundle.manifest.files}}
+    files = {"manifest.json": files.pop("manifest.json"), **dict(sorted({**files, "model.sig": b"signed" * 9}.items()))}
+    import zlib
+
+    data, entries = b"", []
+    for path, content in files.items():
+        entry = Entry(path, len(content), zlib.crc32(content), len(data))
+        data += local_header(entry) + content
+        entries.append(entry)
+    signed = tmp_path / "signed.edgekit"
+    signed.write_bytes(data + directory(entries))
+    make_delta(old, signed, tmp_path / "x.delta", codec="zlib")
+    install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    assert Path(store, "current", "model.sig").read_bytes() == b"signed" * 9
+    assert_is(store, signed)
+
+
+def test_a_variant_under_another_name_is_found(old, store, tmp_path):
+    new = write(tmp_path / "new.edgekit", BODY, "1.1", name="renamed")
+    report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
+    assert next(one for one in report.files if "renamed" in one.path).delta_bytes == 0
+    install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    assert_is(store, new)
+
+
+def test_weights_that_moved_a_little_are_sent_as_differences(tmp_path):
+    weights = RNG.integers(-128, 128, (256, 256)).astype(np.int8)
+    moved = weights + RNG.choice([-1, 0, 0, 0, 0, 0, 0, 1], weights.shape).astype(np.int8)
+    old = write(tmp_path / "a.edgekit", BODY, "1", {"w.bin": weights.tobytes()})
+    new = write(tmp_path / "b.edgekit", BODY, "2", {"w.bin": moved.tobytes()})
+    report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
+    assert next(one for one in report.files if one.path == "w.bin").delta_bytes < 0.25 * weights.size
+
+
+def test_a_delta_says_when_it_is_pointless(old, tmp_path):
+    new = write(tmp_path / "new.edgekit", RNG.normal(size=BODY.shape).astype(np.float32), "2")
+    report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
+    assert "send the bundle itself" in report.pointless
+    assert "all its float32 weights moved" in report.pointless
+
+
+def test_the_same_bundle_twice_is_refused(old, tmp_path):
+    with pytest.raises(PlanError, match="the same bundle"):
+        make_delta(old, old, tmp_path / "x.delta")
+    with pytest.raises(PlanError, match="is one of the two bundles"):
+        make_delta(old, tmp_path / "other", old)
+
+
+def test_the_command_says_what_is_sent(old, head_only, tmp_path):
+    from click.testing import CliRunner
+
+    from edgekit.cli import cli
+
+    arguments = ["delta", str(old), str(head_only), "-o", str(tmp_path / "x.delta"), "--codec", "zlib"]
+    told = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
+    assert told["share"] < 0.1
+    result = CliRunner().invoke(cli, arguments)
+    assert f"x.delta  {told['delta_bytes']:,} bytes" in result.stdout
+    assert "variants/v/weights.npy" in result.stdout
+
+
+# What does not fit. ----------------------------------------------------------------------------------
+
+
+def test_a_store_with_another_bundle_takes_the_whole_one(old, head_only, tmp_path, capsys):
+    make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
+    other, store = write(tmp_path / "other.edgekit", BODY * 3, "1.0"), str(tmp_path / "another")
+    install_from(other, None, store, AT_ONCE)
+    with pytest.raises(StoreError, match="does not have: install the whole bundle"):
+        install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    assert main(["install", str(tmp_path / "x.delta"), store, "--full", str(head_only)]) == 0
+    assert "note: the delta was not used" in capsys.readouterr().out
+    assert_is(store, head_only)
+
+
+def test_a_damaged_old_file_is_noticed(old, head_only, store, tmp_path):
+    make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
+    weights = Path(store, "current", "variants/v/weights.npy")
+    data = bytearray(weights.read_bytes())
+    data[1000] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(DigestMismatch, match="install the whole bundle"):
+        install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    _, note = install_from(tmp_path / "x.delta", head_only, store, AT_ONCE)
+    assert "damaged" in note
+    assert_is(store, head_only)
+
+
+def test_a_board_without_zstandard_is_told_what_to_do(old, head_only, store, tmp_path, monkeypatch):
+    make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
+    data = (tmp_path / "x.delta").read_bytes().replace(b'"codec":"zlib"', b'"codec":"zstd"')
+    (tmp_path / "x.delta").write_bytes(data)
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    with pytest.raises(StoreError, match="zstandard is not installed"):
+        install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+
+
+def test_every_cut_and_every_flipped_byte_is_refused(old, head_only, store, tmp_path):
+    make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
+    data = (tmp_path / "x.delta").read_bytes()
+    hostile = tmp_path / "hostile.delta"
+    before = sorted(Path(store).rglob("*"))
+    with open_bundle(head_only) as bundle:
+        wanted = bundle.manifest
+    places = sorted({*range(0, len(data), 37), *range(40), len(data) - 1})
+    for place in places:
+        for changed in (data[:place], data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :]):
+            hostile.write_bytes(changed)
+            try:
+                with open_delta(hostile, store) as delta:
+                    for record in delta.manifest.files:
+                        delta.copy(record.path, lambda _: None)
+                    assert delta.manifest == wanted
+            except (BundleError, StoreError):
+                continue
+    assert sorted(Path(store).rglob("*")) == before
+
+
+def hostile_delta(path, header, steps=b"", contents=b""):
+    import zlib
+
+    packer = zlib.compressobj(9, wbits=-15)
+    packed = packer.compress(steps) + packer.flush()
+    told = json.dumps({**header, "steps_bytes": len(packed)}).encode()
+    path.write_bytes(layout.MAGIC + struct.pack("<I", len(told)) + told + packed + contents)
+    return path
+
+
+def piece(**changes):
+    return {"path": "manifest.json", "size_bytes": 10, "base": "manifest.json", "steps": 1, **changes}
+
+
+@pytest.mark.parametrize(
+    ("header", "step", "error"),
+    [
+        ({"format_version": 2}, None, UnsupportedVersion),
+        ({"codec": "exec"}, None, MalformedBundle),
+        ({"old": "../../../../etc/pa"}, None, MalformedBundle),
+        ({"surprise": 1}, None, MalformedBundle),
+        ({"pieces": [piece(path="../x")]}, None, MalformedBundle),
+        ({"pieces": [piece(base="/etc/passwd")]}, None, MalformedBundle),
+        ({"pieces": [piece(), piece()]}, None, MalformedBundle),
+        ({"pieces": [piece(path="labels.txt")]}, None, MalformedBundle),
+        ({"pieces": [piece(size_bytes=1 << 40)]}, None, MalformedBundle),
+        ({"pieces": [piece(size_bytes=1 << 30)]}, None, MalformedBundle),
+        ({"pieces": [piece(steps=1 << 30)]}, None, MalformedBundle),
+        ({}, (layout.COPY, 1 << 60, 10, 0), MalformedBundle),
+        ({}, (layout.COPY, 0, 11, 0), MalformedBundle),
+        ({}, (layout.COPY, 0, 10, 5), MalformedBundle),
+        ({}, (layout.ADD, 1 << 60, 10, 0), MalformedBundle),
+        ({}, (layout.FILL, 0, 10, 0), MalformedBundle),
+        ({}, (9, 0, 10, 0), MalformedBundle),
+        ({}, (layout.COPY, 0, 10, 0), DigestMismatch),
+    ],
+)
+def test_a_delta_that_breaks_the_format_is_refused(header, step, error, store, tmp_path):
+    with open_bundle(store) as bundle:
+        old = bundle.hold.generation
+    whole = {"format_version": 1, "codec": "zlib", "old": old, "new": "0" * 16, "pieces": [piece()], **header}
+    steps = layout.STEP.pack(*(step or (layout.COPY, 0, 10, 0)))
+    with pytest.raises(error):
+        open_delta(hostile_delta(tmp_path / "x.delta", whole, steps), store)
+
+
+@pytest.mark.parametrize("codec", ["zlib", pytest.param("zstd", marks=pytest.mark.needs_zstandard)])
+def test_a_bomb_is_refused_before_it_expands(codec):
+    from edgekit_runtime.delta_codec import CODECS
+
+    packer = CODECS[codec]()
+    bomb = packer.compress(bytes(64 << 20))
+    with pytest.raises(MalformedBundle, match="another size"):
+        packer.expand(bomb, 1000)
+
+
+# How stretches are found. ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_stretches_make_up_the_new_file(seed):
+    rng = np.random.default_rng(seed)
+    parts = [(int(rng.integers(4)), int(rng.integers(1, 300))) for _ in range(rng.integers(12))]
+    known = [rng.integers(0, 256, 400).astype(np.uint8).tobytes() for _ in range(3)] + [bytes(400)]
+    old = b"".join(known)
+    new = b"".join((known[which] if count % 3 else rng.bytes(400))[:count] for which, count in parts)
+    made = b""
+    for stretch in find_stretches(new, old, 1000):
+        assert stretch.offset == len(made)
+        if stretch.same:
+            assert old[stretch.old_offset :][: stretch.size_bytes] == new[len(made) :][: stretch.size_bytes]
+        made += new[stretch.offset : stretch.offset + stretch.size_bytes]
+    assert made == new
+
+
+def test_what_moved_is_found_where_it_was():
+    old = RNG.bytes(200_000)
+    new = old[150_000:] + RNG.bytes(1000) + old[:150_000]
+    found = find_stretches(new, old, 100)
+    assert sum(one.size_bytes for one in found if not one.same) <= 1000
+    assert len(found) == 3
+
+
+def test_there_are_no_more_stretches_than_asked():
+    old = RNG.bytes(100_000)
+    new = bytearray(old)
+    for place in range(0, len(new), 500):
+        new[place] ^= 0xFF
+    assert len(find_stretches(bytes(new), old, 1000)) > 300
+    assert len(find_stretches(bytes(new), old, 50)) <= 50
