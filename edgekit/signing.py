@@ -22,7 +22,7 @@ from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import PlanError, SignatureInvalid
 from edgekit_runtime.extents import find_extents
 from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME
-from edgekit_runtime.public_key import PublicKey, described, ecdsa
+from edgekit_runtime.public_key import PublicKey, algorithm, read_keys
 
 PASSWORD_NAME = "EDGEKIT_KEY_PASSWORD"  # of private keys that are kept encrypted
 INSTALL = "pip install cryptography"
@@ -38,9 +38,7 @@ class PrivateKey:
 
     def sign(self, message: bytes) -> bytes:
         """Sign; the same message always gets the same signature (RFC 6979, RFC 8032)."""
-        if self.public.kind == "ed25519":
-            return bytes(self.native.sign(message))
-        return bytes(self.native.sign(message, ecdsa(self.public.kind, deterministic_signing=True)))
+        return bytes(self.native.sign(message, *algorithm(self.public.kind, deterministic_signing=True)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def sign(bundle: str | Path, keys: Sequence[PrivateKey], out: str | Path | None 
         write_beside(Path(bundle), SIGNATURE_NAME, signature)
     else:
         write_contents({**contents, SIGNATURE_NAME: signature}, bundle if out is None else out)
-    open_bundle(bundle if out is None else out, trust=_pems(keys)).close()
+    open_bundle(bundle if out is None else out, trust=[key.public.pem for key in keys]).close()
     return Signed(os.fspath(bundle if out is None else out), len(digests), tuple(signatures))
 
 
@@ -133,7 +131,7 @@ def read_private_key(path: str | Path) -> PrivateKey:
 
         pem = Path(path).read_bytes()
         native: Any = load_pem_private_key(pem, password.encode() if password and b"ENCRYPTED" in pem else None)
-        return PrivateKey(described(native.public_key()), native)
+        return PrivateKey(read_keys(_public_pem(native), str(path))[0], native)
 
 
 def make_key(path: Path, kind: str) -> list[Path]:
@@ -159,11 +157,10 @@ def make_key(path: Path, kind: str) -> list[Path]:
         password = os.environ.get(PASSWORD_NAME, "").encode()
         sealed = form_of.BestAvailableEncryption(password) if password else form_of.NoEncryption()
         private = key.private_bytes(form_of.Encoding.PEM, form_of.PrivateFormat.PKCS8, sealed)
-        public = key.public_key().public_bytes(form_of.Encoding.PEM, form_of.PublicFormat.SubjectPublicKeyInfo)
         beside = path.with_name(f"{path.name.removesuffix('.pem')}.pub.pem")
         if beside.exists():
             raise FileExistsError(17, "is there already, and a key that is lost is lost", str(beside))
-        return [_new(path, private, 0o600), _new(beside, public, 0o644)]
+        return [_new(path, private, 0o600), _new(beside, _public_pem(key), 0o644)]
 
 
 def _new(path: Path, content: bytes, mode: int) -> Path:
@@ -186,10 +183,11 @@ def _earlier(content: Any, digests: Mapping[str, str]) -> form.Envelope | None:
     return found
 
 
-def _pems(keys: Sequence[PrivateKey]) -> list[bytes]:
+def _public_pem(private: Any) -> bytes:
+    """The public key of a private one of the `cryptography` library."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return [key.public.native.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in keys]
+    return bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 def _base64(data: bytes) -> str:

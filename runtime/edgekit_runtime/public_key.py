@@ -1,21 +1,29 @@
-"""Public keys, and whether one of them made a signature. The only place where `cryptography` verifies anything."""
+"""Public keys, and whether one of them made a signature. The only place where `cryptography` verifies anything.
+
+Its own reader of PEM knows every kind of key there is, and loading that takes longer than all else of a verification.
+"""
 
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from base64 import b64decode, b64encode
+from typing import Any
 
-from edgekit_runtime.digest import sha256
+from edgekit_runtime.digest import hex_digest
 from edgekit_runtime.errors import SignatureInvalid
 from edgekit_runtime.record import dataclass
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 INSTALL = "pip install 'edgekit-runtime[verify]'"
-CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}  # as Sigstore pairs them
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+ED25519 = "ed25519"
+CURVES = {"SECP256R1": "SHA256", "SECP384R1": "SHA384", "SECP521R1": "SHA512"}  # as Sigstore pairs them
+# How a SubjectPublicKeyInfo begins, up to the key itself, and the bytes of that: RFC 8410; RFC 5480, uncompressed.
+KINDS = {
+    bytes.fromhex("302a300506032b6570032100"): (ED25519, 32),
+    bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200"): ("SECP256R1", 65),
+    bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200"): ("SECP384R1", 97),
+    bytes.fromhex("30819b301006072a8648ce3d020106052b8104002303818600"): ("SECP521R1", 133),
+}
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class PublicKey:
     """A key that may be trusted."""
 
     id: str  # SHA-256 of its PEM, as the Sigstore bundle's hint has it
-    kind: str  # "ed25519", or the curve of an ECDSA key
+    kind: str  # ED25519, or the curve of an ECDSA key
+    pem: bytes
     native: Any
 
     def made(self, signature: bytes, message: bytes) -> bool:
@@ -31,21 +40,20 @@ class PublicKey:
         from cryptography.exceptions import InvalidSignature
 
         try:
-            if self.kind == "ed25519":
-                self.native.verify(signature, message)
-            else:
-                self.native.verify(signature, message, ecdsa(self.kind))
+            self.native.verify(signature, message, *algorithm(self.kind))
         except InvalidSignature:
             return False
         return True
 
 
-def ecdsa(curve: str, **how: Any) -> Any:
-    """ECDSA with the hash that belongs to the curve."""
+def algorithm(kind: str, **how: Any) -> tuple[Any, ...]:
+    """What `cryptography` is told besides the message: ECDSA with the hash of the curve; for Ed25519 nothing."""
+    if kind == ED25519:
+        return ()
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    return ec.ECDSA(getattr(hashes, CURVES[curve])(), **how)
+    return (ec.ECDSA(getattr(hashes, CURVES[kind])(), **how),)
 
 
 def read_keys(pem: bytes, name: str) -> tuple[PublicKey, ...]:
@@ -54,44 +62,40 @@ def read_keys(pem: bytes, name: str) -> tuple[PublicKey, ...]:
     Raises:
         SignatureInvalid: it holds none, a private key, or one of a kind that is not supported.
     """
-    blocks = [found for found in _PEM.finditer(pem) if b"CERTIFICATE" not in found[1]]
-    if any(b"PRIVATE" in found[1] for found in blocks):
+    blocks = _PEM.findall(pem)
+    if any(b"PRIVATE" in label for label, _ in blocks):
         raise SignatureInvalid(f"{name}: holds a private key: whoever verifies gets the public one alone")
-    if not blocks:
+    keys = tuple(_key(body, name) for label, body in blocks if label == b"PUBLIC KEY")
+    if not keys:
         raise SignatureInvalid(f"{name}: holds no public key in PEM: `edgekit keygen` makes one")
-    with _mapped(name):
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-        return tuple(described(load_pem_public_key(found[0] + b"\n")) for found in blocks)
+    return keys
 
 
-def described(native: Any) -> PublicKey:
-    """A key of the `cryptography` library as ours.
-
-    Raises:
-        ValueError: it is neither Ed25519 nor ECDSA on a curve of ``CURVES``.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    curve = getattr(getattr(native, "curve", None), "name", type(native).__name__)
-    kind = "ed25519" if isinstance(native, Ed25519PublicKey) else curve
-    if kind != "ed25519" and kind not in CURVES:
-        raise ValueError(f"it is {kind}, wanted ed25519 or ECDSA on {', '.join(CURVES)}")
-    pem = native.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    digest = sha256(len(pem))
-    digest.update(pem)
-    return PublicKey(digest.hexdigest(), kind, native)
-
-
-@contextmanager
-def _mapped(name: str) -> Iterator[None]:
-    """Turn what `cryptography` raises, or that it is not there, into a refusal."""
+def _key(body: bytes, name: str) -> PublicKey:
     try:
-        from cryptography.exceptions import UnsupportedAlgorithm
+        data = b64decode(b"".join(body.split()), validate=True)
+        kind, point = next(
+            (kind, data[len(prefix) :])
+            for prefix, (kind, size_bytes) in KINDS.items()
+            if data.startswith(prefix) and len(data) == len(prefix) + size_bytes
+        )
+        native = _native(kind, point)
+    except (ValueError, StopIteration) as error:
+        known = f"wanted {ED25519} or ECDSA on {', '.join(CURVES)}"
+        raise SignatureInvalid(f"{name}: holds a public key that cannot be used: {known}") from error
     except ImportError as error:
         raise SignatureInvalid(f"verifying signatures needs the package cryptography ({error}): {INSTALL}") from error
-    try:
-        yield
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignatureInvalid(f"{name}: holds no public key that can be used: {error}") from error
+    lines = re.findall(b".{1,64}", b64encode(data))
+    pem = b"\n".join([b"-----BEGIN PUBLIC KEY-----", *lines, b"-----END PUBLIC KEY-----", b""])
+    return PublicKey(hex_digest(pem), kind, pem, native)
+
+
+def _native(kind: str, point: bytes) -> Any:
+    """The library's key; ValueError when the point is on no such curve."""
+    if kind == ED25519:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        return Ed25519PublicKey.from_public_bytes(point)
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.EllipticCurvePublicKey.from_encoded_point(getattr(ec, kind)(), point)

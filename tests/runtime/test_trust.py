@@ -130,6 +130,36 @@ def test_a_key_of_a_kind_that_nobody_checks_here(signed: Path) -> None:
             open_bundle(signed, trust=pem)
 
 
+@pytest.mark.parametrize("curve", ["SECP256R1", "SECP384R1", "SECP521R1"])
+def test_a_key_is_read_as_the_library_reads_it(curve: str) -> None:
+    from hashlib import sha256
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from edgekit_runtime.public_key import algorithm, read_keys
+
+    private = ec.generate_private_key(getattr(ec, curve)())
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (key,) = read_keys(pem.replace(b"\n", b"\r\n"), "key.pem")
+    assert (key.kind, key.pem, key.id) == (curve, pem, sha256(pem).hexdigest())
+    signature = private.sign(b"message", *algorithm(curve))
+    assert key.made(signature, b"message")
+    assert not key.made(signature, b"massage")
+    assert not key.made(signature[:-1], b"message")
+    assert not key.made(b"", b"message")
+
+
+def test_a_point_on_no_curve_is_no_key(signed: Path, ours: Path) -> None:
+    from base64 import b64decode, b64encode
+
+    der = bytearray(b64decode("".join(ours.read_text().splitlines()[1:-1])))
+    der[-1] ^= 1
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + b64encode(der) + b"\n-----END PUBLIC KEY-----\n"
+    with pytest.raises(SignatureInvalid, match="cannot be used"):
+        open_bundle(signed, trust=pem)
+
+
 def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)
