@@ -6,14 +6,15 @@ those that use it. With θ over the entries of them that belong to one channel, 
 ==============  ==================================================================  =============================
 ``l1``          Σ abs(θ) over the kernels that make and pass it                     Li et al., ICLR 2017
 ``l2``          √Σ θ² over the same                                                 the same
-``taylor``      abs(Σ θ·∂L/∂θ) over the weights that use it, mean over batches      Molchanov et al., CVPR 2019
+``taylor``      abs(Σ θ·∂L/∂θ) of each layer that uses it, mean over batches, sum   Molchanov et al., CVPR 2019
 ``gradient``    ‖∂L/∂θ‖ / ‖θ‖ over those that make and pass it, mean over batches   what a relative change does
 ``batch-norm``  abs(γ), mean over its normalizations; ``l2`` where there are none   Liu et al., ICCV 2017
 ``random``      uniform in 0..1, by seed and group                                  the control
 ==============  ==================================================================  =============================
 
 Over the weights that use a channel, Σ θ·∂L/∂θ is Σ x·∂L/∂x over the channel's values x: to first order, what the loss
-changes by when the channel is gone, wherever it is used.
+changes by when that layer does without the channel. Layers are not set off against each other: gains in one that cancel
+losses in another hold to first order only, and a channel that a whole stage reads would look as if nobody needed it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def rate(importance: str, members: Sequence[Member], seed: tuple[int, str] = (0,
         return np.random.default_rng([seed[0], *seed[1].encode()]).random(len(members[0].squares))
     if importance == "taylor":
         used = [one.products for one in members if one.role == "uses" and one.products is not None]
-        return np.asarray(np.abs(np.sum(used, axis=0)).mean(axis=0), dtype=np.float64)
+        return np.asarray(np.abs(used).mean(axis=1).sum(axis=0), dtype=np.float64)
     scales = [one.absolutes for one in members if one.kind == "scale"]
     if importance == "batch-norm" and scales:
         return np.asarray(np.mean(scales, axis=0), dtype=np.float64)
