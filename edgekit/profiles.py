@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit_converters.schemes import SCHEMES
+from edgekit_runtime.choose import gone
 from edgekit_runtime.errors import ProfileError
 
 ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
@@ -137,7 +138,7 @@ def _table() -> dict[str, Traversable]:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, profile_names(), n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    guess = f"did you mean {' or '.join(near)}? " if near else "".join(f"{why}. " for why in gone(name))
     return (
         f"unknown device {name!r}; {guess}known: {', '.join(profile_names())}.\n"
         "For another board copy the nearest profile, change it, and give its path: --device ./my-board.toml "

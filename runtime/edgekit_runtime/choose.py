@@ -54,12 +54,19 @@ def order(manifest: Manifest, device: str = "auto", here: str = "") -> list[Vari
     known = {str(profile["name"]): profile for profile in manifest.devices}
     if device != "auto" and device not in known:
         names = ", ".join(["auto", *known])
-        raise ProfileError(f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}")
+        raise ProfileError(
+            "; ".join([f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}", *gone(device)])
+        )
     here = here or machine()
     chosen = [p for name, p in known.items() if name == device or (device == "auto" and p.get("arch") == here)]
     preferred = [name for profile in chosen for name in profile.get("variants", ())]
     by_name = {variant.name: variant for variant in manifest.variants}
     return [by_name[name] for name in dict.fromkeys([*preferred, *by_name])]
+
+
+def gone(asked: str) -> list[str]:
+    """Why what was asked for is nowhere any more."""
+    return [why for name, why in GONE.items() if name in asked.lower()]
 
 
 def answers(variant: Variant) -> dict[str, str]:
@@ -93,9 +100,9 @@ def required(manifest: Manifest, variants: list[Variant], require: str | None) -
     if require is None:
         return variants
     found = [variant for variant in variants if _is(variant, require)]
-    gone = [why for name, why in GONE.items() if name in require.lower()]
-    if gone and not found:
-        raise EngineUnavailable(f"{require!r} was required: {gone[0]}")
+    why = gone(require)
+    if why and not found:
+        raise EngineUnavailable(f"{require!r} was required: {why[0]}")
     if not found:
         words = dict.fromkeys(word for variant in variants for word in answers(variant))
         raise EngineUnavailable(

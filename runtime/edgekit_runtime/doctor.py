@@ -22,6 +22,7 @@ from edgekit_runtime.wheels import PACKAGES, advice, check_wheel
 HOT_C = 80.0  # where boards without a fan begin to slow down
 LITTLE_BYTES = 64 << 20
 # What people still plug in, and no engine can drive any more.
+HOMELESS = "this user has no home, so nothing that is learned here is kept: set EDGEKIT_STATE to a folder"
 GONE = {"usb:03e7:2485": "Intel Neural Compute Stick 2: OpenVINO 2022.3 was the last that drives it (as MYRIAD)"}
 KINDS = {
     "gpu": ("GPU", "OpenVINO drives it if it is Intel's, LiteRT if it has a Vulkan driver"),
@@ -75,7 +76,8 @@ class Diagnosis:
 def diagnose(root: str = "/") -> Diagnosis:
     """Look at everything. Nothing is refused, no delegate is loaded and nothing is written."""
     board, condition, folder = read_board(root), read_condition(root), memory.folder()
-    free_bytes = _free_bytes(folder)
+    kept = not folder.startswith(os.devnull)
+    free_bytes = _free_bytes(folder) if kept else None
     return Diagnosis(
         board=board,
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -85,7 +87,7 @@ def diagnose(root: str = "/") -> Diagnosis:
         condition=condition,
         state_folder=folder,
         disk_free_bytes=free_bytes,
-        warnings=tuple(_warnings(board, condition, free_bytes)),
+        warnings=(*_warnings(board, condition, free_bytes), *([] if kept else [HOMELESS])),
         host=platform.node(),
         runtime=__version__,
         format_version=FORMAT_VERSION,

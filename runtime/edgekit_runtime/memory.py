@@ -19,8 +19,10 @@ LIMIT = 512  # entries a topic; the oldest go first
 
 
 def folder() -> str:
-    """Where entries are kept."""
+    """Where entries are kept; for a user without a home, as services may have, a place that nothing can be in."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(cache):
+        cache = os.devnull
     return os.environ.get("EDGEKIT_STATE") or os.path.join(cache, "edgekit-runtime")
 
 

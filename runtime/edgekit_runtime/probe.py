@@ -93,14 +93,22 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
     """
     key = _key(bundle, variant, library, threads)
     known = None if how.probe_again else memory.recall(TOPIC, key)
-    if known is not None and known.get("verdict") in (OK, *ERRORS, SLOW):  # it is a file that may have been damaged
+    if known is not None and _stands(known):
         return Probe(str(known["verdict"]), str(known.get("reason")), remembered=True)
     found = _in_child(bundle, to_request(bundle, variant, threads, how.cache))
     if found.verdict in PASSING:
         memory.forget(TOPIC, key)
     else:
-        memory.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason})
+        memory.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason, "limit_s": timeout_s()})
     return found
+
+
+def _stands(known: Mapping[str, Any]) -> bool:
+    """Whether a remembered verdict is one, and is not that it hung within less time than there is now."""
+    if known.get("verdict") not in (OK, *ERRORS, SLOW):  # it is a file that may have been damaged
+        return False
+    limit_s = known.get("limit_s")
+    return known["verdict"] != HUNG or (isinstance(limit_s, float) and timeout_s() <= limit_s)
 
 
 def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None) -> dict[str, str]:

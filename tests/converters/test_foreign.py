@@ -18,6 +18,12 @@ AUTOGRAPH = """in user code:
 
     Arguments received: ...
 """
+KERAS = """Exception encountered when calling Lookup.call().
+
+\x1b[1mthe table has no row 3\x1b[0m
+
+Arguments received by Lookup.call():
+  • x=tf.Tensor(shape=(1, 4), dtype=float32)"""
 
 
 @pytest.mark.parametrize(
@@ -25,6 +31,8 @@ AUTOGRAPH = """in user code:
     [
         (RuntimeError(OPENVINO), "RuntimeError: the graph has a cycle"),
         (ValueError(AUTOGRAPH), 'ValueError: Missing data for input "left".'),
+        (ValueError(KERAS), "ValueError: the table has no row 3"),
+        (ValueError(f"in user code:\n\n    File 7\n\n    TypeError: {KERAS}"), "TypeError: the table has no row 3"),
         (KeyError("\n\n  spaced  \nmore"), "KeyError: '\\n\\n  spaced  \\nmore'"),
         (RuntimeError("Exception from a.cpp:1:"), "RuntimeError: Exception from a.cpp:1:"),
         (NotImplementedError(), "NotImplementedError"),

@@ -20,7 +20,7 @@ from edgekit.bundle_writer import write_bundle
 from edgekit_runtime import __main__ as command
 from edgekit_runtime import delegates, engines, memory, probe
 from edgekit_runtime.child import MEMORY_NAME
-from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, PlanError
+from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, PlanError, ProfileError
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.place import Placement
 
@@ -128,8 +128,10 @@ class TestADelegateThat:
         monkeypatch.setenv(probe.TIMEOUT_NAME, "2")
         for mode in ("hang-create", "hang-run"):
             assert "hung in its probe: no answer within 2 s" in placed(mode).refused[0].reason
-        monkeypatch.setenv(probe.TIMEOUT_NAME, "0")  # whatever is tried now hangs, but nothing is
+        monkeypatch.setenv(probe.TIMEOUT_NAME, "0.001")  # whatever is tried now hangs, but nothing is
         assert "found earlier on this machine" in placed("hang-run").refused[0].reason
+        monkeypatch.setenv(probe.TIMEOUT_NAME, "2.5")  # it may have been slow alone
+        assert "hung in its probe: no answer within 2.5 s" in placed("hang-run").refused[0].reason
 
     def test_eats_the_memory_is_stopped(
         self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch
@@ -321,6 +323,8 @@ def test_the_loaders_cache_is_read(tmp_path: Path) -> None:
 def test_the_neural_compute_stick_is_explained(bundle_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"MYRIAD.*2022\.3"):
         edgekit_runtime.load(bundle_path, require="openvino:MYRIAD")
+    with pytest.raises(ProfileError, match=r"MYRIAD.*2022\.3"):
+        edgekit_runtime.load(bundle_path, device="MYRIAD")
 
 
 @pytest.mark.needs_litert

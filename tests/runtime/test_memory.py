@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edgekit_runtime import memory
+from edgekit_runtime import doctor, memory
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,17 @@ def test_where_nothing_can_be_written_nothing_is_known(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
     assert memory.remember("probe", {"library": "a"}, {"verdict": "ok"}) is False
     assert memory.recall("probe", {"library": "a"}) is None
+
+
+def test_without_a_home_nothing_is_kept_and_doctor_says_so(monkeypatch, tmp_path):
+    for name in ("EDGEKIT_STATE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is for a user that the system does not know
+    monkeypatch.chdir(tmp_path)
+    assert memory.remember("probe", {"library": "a"}, {"verdict": "ok"}) is False
+    assert memory.recall("probe", {"library": "a"}) is None
+    assert list(tmp_path.iterdir()) == []
+    assert any("EDGEKIT_STATE" in warning for warning in doctor.diagnose().warnings)
 
 
 def test_it_is_bounded(state, monkeypatch):
