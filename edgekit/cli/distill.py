@@ -23,6 +23,9 @@ PREPROCESSING = ("scale", "mean", "std")
 @model_options
 @data_options
 @click.option("--teacher-weights", metavar="FILE", help="State dict for the teacher's FILE.py:function.")
+@click.option(
+    "--teacher-input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="The teacher's, where it is another."
+)
 @click.option("--teacher-scale", type=float, metavar="S", help="The teacher's --scale, where it is another.")
 @click.option("--teacher-mean", type=Numbers(float), help="Likewise; any of these three replaces all of them.")
 @click.option("--teacher-std", type=Numbers(float), help="Likewise.")
@@ -67,7 +70,9 @@ def _teacher(given: dict[str, Any]) -> Options:
     own = {name: given[f"teacher_{name}"] for name in PREPROCESSING if given.get(f"teacher_{name}") not in (None, ())}
     taken = own or {name: given[name] for name in PREPROCESSING if name in given}
     shared = {name: given[name] for name in SHARED if name in given}
-    if not model.endswith((".pt", ".pth", ".th")) and ".py:" not in model:
+    if given["teacher_input_shape"]:
+        shared["input_shape"] = given["teacher_input_shape"]
+    elif not model.endswith((".pt", ".pth", ".th")) and ".py:" not in model:
         shared.pop("input_shape", None)  # a model that says itself what it takes
     weights = {"weights": given["teacher_weights"]} if "teacher_weights" in given else {}
     return Options(model=model, **shared, **taken, **weights)

@@ -59,10 +59,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def distill(*arguments, **options):
-    command = [sys.executable, "-m", "edgekit", "distill", "--teacher", "teacher.py:build", "--input-shape"]
-    command += [f"1,3,{SIDE},{SIDE}", "--scale", str(1 / 255), "--quiet", "--json", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def distill(*arguments):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+
+
+def command(*arguments):
+    shape = ("--teacher-input-shape", f"1,3,{SIDE},{SIDE}")
+    start = [sys.executable, "-m", "edgekit", "distill", "--teacher", "teacher.py:build", *shape]
+    return [*start, "--scale", str(1 / 255), "--quiet", "--json", *arguments]
 
 
 @pytest.mark.needs_keras
@@ -93,17 +97,15 @@ def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
 
 def test_killed_and_resumed_it_ends_with_the_same_history(folder):
     asked = ["--student", "student.py:build", "--train", "train.npz", "--epochs", "25", "--batch-size", "16"]
-    asked += ["--augment", "shift", "--learning-rate", "0.01"]
+    asked += ["--augment", "shift", "--learning-rate", "0.01", "--input-shape", f"1,3,{SIDE},{SIDE}"]
     nothing = distill(*asked, "--resume", "-o", "x.pt2")
     assert nothing.returncode == 3
     assert "--resume: nothing of this training is there to go on with" in nothing.stderr
     whole = distill(*asked, "--no-cache", "-o", "whole.pt2")
     assert whole.returncode == 0, whole.stderr
 
-    command = [sys.executable, "-m", "edgekit", "distill", "--teacher", "teacher.py:build", "--input-shape"]
-    command += [f"1,3,{SIDE},{SIDE}", "--scale", str(1 / 255), "--quiet", "--json", *asked, "-o", "resumed.pt2"]
     kept = os.path.join(os.environ["EDGEKIT_CACHE"], "training")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command(*asked, "-o", "resumed.pt2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not any("last.npz" in names for _, _, names in os.walk(kept)):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)

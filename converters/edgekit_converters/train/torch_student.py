@@ -36,9 +36,9 @@ class TorchStudent:
                 f"{request.path}: an exported program is frozen as in use, its normalization and dropout too; to train "
                 f"the module, give the function that builds it, and its weights: FILE.py:function --weights FILE.pth"
             )
+        live = reopen(request)  # which leaves a core to the other branches
         self._threads = torch.get_num_threads()
         torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside a training
-        live = reopen(request)
         self._request, self._settings, self._moved = request, settings, live.moved
         self._run = live.run
         self._module = module_of(live)
