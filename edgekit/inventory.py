@@ -35,6 +35,7 @@ class BoardRecord:
     engines: dict[str, Engine] = field(default_factory=dict)
     shown: dict[str, list[str]] = field(default_factory=dict)  # "engine:device" -> signs of such hardware
     delegates: dict[str, str] = field(default_factory=dict)  # name -> why its library cannot be had, or ""
+    trusted: tuple[str, ...] | None = None  # ids of keys, one of which must have signed; None where nobody asks
 
 
 def read_inventory(path: Path) -> list[BoardRecord]:
@@ -90,6 +91,7 @@ def _board(record: Any, stem: str, where: str) -> BoardRecord:
             engines=engines,
             shown=dict(record["shown"]),
             delegates=dict(record["delegates"]),
+            trusted=None if record["trusted"] is None else tuple(map(str, record["trusted"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(

@@ -8,8 +8,10 @@ the board finds out itself, and rolls back.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgekit.inventory import BoardRecord
+from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.choose import order, required
 from edgekit_runtime.delegates import check_shown, is_foreign
 from edgekit_runtime.errors import (
@@ -18,13 +20,24 @@ from edgekit_runtime.errors import (
     EngineError,
     EngineUnavailable,
     IncompatibleDevice,
+    SignatureInvalid,
     UnsupportedVersion,
 )
-from edgekit_runtime.manifest import Manifest, Variant
+from edgekit_runtime.manifest import SIGNATURE_NAME, Manifest, Variant
 from edgekit_runtime.requirements import check_library, check_requirements
+from edgekit_runtime.signature import read_envelope
 from edgekit_runtime.store_admit import check_board
 
 WITHOUT_LIBRARY = "null"  # the engine that is numpy
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What is to be sent."""
+
+    manifest: Manifest
+    size_bytes: int  # that it takes on a board's disk
+    signers: tuple[str, ...] = ()  # ids of keys, as its signatures name them; "" where one does not
 
 
 @dataclass(frozen=True)
@@ -48,54 +61,68 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def preflight(
-    manifest: Manifest, size_bytes: int, boards: list[BoardRecord], require: str | None = None
-) -> list[Verdict]:
+def read_offer(bundle: str | Path) -> Offer:
+    """Read what preflight asks of a bundle.
+
+    Raises:
+        BundleError: there is none, or it breaks the format.
+    """
+    with open_bundle(bundle, trust=False) as opened:
+        manifest, signature = opened.manifest, opened.unlisted().get(SIGNATURE_NAME)
+    signers = read_envelope(signature).key_ids if signature is not None else ()
+    return Offer(manifest, sum(record.size_bytes for record in manifest.files), signers)
+
+
+def preflight(offer: Offer, boards: list[BoardRecord], require: str | None = None) -> list[Verdict]:
     """Tell of each board what it will do with a bundle.
 
     Args:
-        manifest: what the bundle says.
-        size_bytes: what the bundle takes on a board's disk.
+        offer: what is to be sent.
         boards: who was asked.
         require: as of ``load``; only such variants count.
 
     Raises:
         EngineUnavailable: no variant is what was required.
     """
-    required(manifest, order(manifest), require)  # refuses a word that no variant answers to
-    return [_verdict(manifest, size_bytes, board, require) for board in boards]
+    required(offer.manifest, order(offer.manifest), require)  # refuses a word that no variant answers to
+    return [_verdict(offer, board, require) for board in boards]
 
 
-def _verdict(manifest: Manifest, size_bytes: int, board: BoardRecord, require: str | None) -> Verdict:
+def _verdict(offer: Offer, board: BoardRecord, require: str | None) -> Verdict:
     runs, refused, reason = [], [], ""
     try:
-        check_bundle(manifest, board)
+        check_bundle(offer, board)
     except BundleError as error:
         reason = str(error)
-    for variant in required(manifest, order(manifest, here=board.arch), require):
+    for variant in required(offer.manifest, order(offer.manifest, here=board.arch), require):
         try:
             check_variant(variant, board)
         except (EngineError, IncompatibleDevice) as error:
             refused.append(Refused(variant.name, str(error)))
         else:
             runs.append(variant.name)
-    warnings = tuple(_warnings(manifest, size_bytes, board, runs))
+    warnings = tuple(_warnings(offer, board, runs))
     return Verdict(board.name, board.what, board.arch, () if reason else tuple(runs), tuple(refused), reason, warnings)
 
 
-def check_bundle(manifest: Manifest, board: BoardRecord) -> None:
-    """Refuse what the board's runtime cannot read, or its store would not take.
+def check_bundle(offer: Offer, board: BoardRecord) -> None:
+    """Refuse what the board's runtime cannot read or does not trust, or its store would not take.
 
     Raises:
         UnsupportedVersion: the bundle is of a newer format.
+        SignatureInvalid: none of the keys that the board trusts is named by its signatures.
         IncompatibleDevice: nothing in it is made for such a machine.
     """
-    if manifest.format_version > board.format_version:
+    if offer.manifest.format_version > board.format_version:
         raise UnsupportedVersion(
-            f"format_version is {manifest.format_version}, edgekit-runtime {board.runtime} reads up to "
+            f"format_version is {offer.manifest.format_version}, edgekit-runtime {board.runtime} reads up to "
             f"{board.format_version}: update it first"
         )
-    check_board(manifest, other=(board.arch, board.memory_bytes))
+    if board.trusted is not None and not {*board.trusted, ""} & set(offer.signers):
+        signed = ", ".join(key[:16] for key in offer.signers) or "nobody"
+        trusted = ", ".join(key[:16] for key in board.trusted) or "no key that could be read"
+        raise SignatureInvalid(f"is signed by {signed}, trusted are {trusted}: sign it with a trusted key")
+    check_board(offer.manifest, other=(board.arch, board.memory_bytes))
 
 
 def check_variant(variant: Variant, board: BoardRecord) -> None:
@@ -124,12 +151,12 @@ def check_variant(variant: Variant, board: BoardRecord) -> None:
         raise DelegateUnavailable(board.delegates.get(variant.delegate, unknown))
 
 
-def _warnings(manifest: Manifest, size_bytes: int, board: BoardRecord, runs: list[str]) -> list[str]:
+def _warnings(offer: Offer, board: BoardRecord, runs: list[str]) -> list[str]:
     found = []
-    if board.disk_free_bytes is not None and board.disk_free_bytes < size_bytes:
-        free, need = board.disk_free_bytes >> 10, size_bytes >> 10
+    if board.disk_free_bytes is not None and board.disk_free_bytes < offer.size_bytes:
+        free, need = board.disk_free_bytes >> 10, offer.size_bytes >> 10
         found.append(f"{free:,} KiB of disk are free where state is kept, the bundle takes {need:,}")
-    by_name = {variant.name: variant for variant in manifest.variants}
+    by_name = {variant.name: variant for variant in offer.manifest.variants}
     if runs and all(is_foreign(by_name[name]) for name in runs):
         found.append("nothing that runs there runs on the CPU: if the accelerator fails, nothing is left")
     return found

@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 
 from edgekit.inventory import read_inventory
-from edgekit.preflight import Verdict, preflight
-from edgekit_runtime.bundle import open_bundle
+from edgekit.preflight import Verdict, preflight, read_offer
 from edgekit_runtime.errors import IncompatibleDevice
 
 NAMED = 5  # boards of a group that are named
@@ -36,19 +35,18 @@ def command(bundle: str, fleet: Path, require: str | None, as_json: bool) -> Non
       edgekit preflight model.edgekit --fleet fleet/
       edgekit preflight model.edgekit --fleet fleet/ --require edgetpu --json
     """
-    with open_bundle(bundle) as opened:
-        manifest = opened.manifest
-    size_bytes = sum(record.size_bytes for record in manifest.files)
-    verdicts = preflight(manifest, size_bytes, read_inventory(fleet), require)
+    offer = read_offer(bundle)
+    model = offer.manifest.model_name
+    verdicts = preflight(offer, read_inventory(fleet), require)
     if as_json:
-        click.echo(json.dumps({"model": manifest.model_name, "boards": [asdict(each) for each in verdicts]}, indent=2))
+        click.echo(json.dumps({"model": model, "boards": [asdict(each) for each in verdicts]}, indent=2))
     else:
         for line in _lines(verdicts):
             click.echo(line)
     unable = [verdict.board for verdict in verdicts if not verdict.runs]
     if unable:
         raise IncompatibleDevice(
-            f"{len(unable)} of {len(verdicts)} boards can run nothing of {manifest.model_name!r}: {_some(unable)}"
+            f"{len(unable)} of {len(verdicts)} boards can run nothing of {model!r}: {_some(unable)}"
         )
 
 

@@ -83,7 +83,12 @@ def _variant(contents: Contents, wanted: str) -> Variant:
         what = f"no variant {wanted!r} that is a plain .tflite" if wanted else "no variant that is a plain .tflite"
         names = ", ".join(each.name for each in plain) or "none"
         raise PlanError(f"the bundle has {what}; it has {names}: convert with --device of a board that runs LiteRT")
-    return min(found, key=lambda each: sizes[each.files[0]])
+    smallest = min(found, key=lambda each: sizes[each.files[0]])
+    if any(file.encryption for file in contents.manifest.files if file.path == smallest.files[0]):
+        raise PlanError(
+            f"{smallest.name} is encrypted, which TFLite Micro cannot read: package the bundle as it was before"
+        )
+    return smallest
 
 
 def _header(

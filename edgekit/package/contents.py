@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit_runtime.archive import Entry, directory, local_header, read_entries
+from edgekit_runtime.archive import Entry, directory, local_header
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import DigestMismatch
+from edgekit_runtime.extents import Extent, find_extents
 from edgekit_runtime.manifest import MANIFEST_NAME, Manifest
 
 CHUNK_BYTES = 1 << 20
@@ -19,11 +20,14 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Piece:
-    """Where the content of one file lies."""
+    """The content of one file."""
 
-    source: Path
-    offset: int
-    size_bytes: int
+    extent: Extent
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the content."""
+        return self.extent.size_bytes
 
     def chunks(self) -> Iterator[bytes]:
         """The content in pieces, so that no artifact has to fit into memory.
@@ -32,12 +36,11 @@ class Piece:
             DigestMismatch: the file became shorter.
         """
         left_bytes = self.size_bytes
-        with self.source.open("rb") as file:
-            file.seek(self.offset)
+        with self.extent.open() as file:
             while left_bytes:
                 chunk = file.read(min(left_bytes, CHUNK_BYTES))
                 if not chunk:
-                    raise DigestMismatch(f"{self.source} changed while it was packaged: do it again")
+                    raise DigestMismatch(f"{self.extent.source} changed while it was packaged: do it again")
                 left_bytes -= len(chunk)
                 yield chunk
 
@@ -101,22 +104,11 @@ def read_contents(bundle: Path) -> Iterator[Contents]:
     Raises:
         BundleError: there is none, or it is damaged.
     """
-    with open_bundle(bundle) as opened:
+    with open_bundle(bundle, trust=False) as opened:
         opened.verify_all()
-        pieces = _of_folder(bundle) if bundle.is_dir() else _of_file(bundle)
-        order = sorted(pieces, key=lambda path: (path != MANIFEST_NAME, path))
-        yield Contents(opened.manifest, {path: pieces[path] for path in order})
-
-
-def _of_folder(bundle: Path) -> dict[str, Piece]:
-    files = (path for path in bundle.rglob("*") if path.is_file())
-    return {path.relative_to(bundle).as_posix(): Piece(path, 0, path.stat().st_size) for path in files}
-
-
-def _of_file(bundle: Path) -> dict[str, Piece]:
-    with bundle.open("rb") as file:
-        entries = read_entries(file, str(bundle))
-    return {entry.path: Piece(bundle, entry.data_offset, entry.size_bytes) for entry in entries}
+        extents = find_extents(str(bundle))
+        order = sorted(extents, key=lambda path: (path != MANIFEST_NAME, path))
+        yield Contents(opened.manifest, {path: Piece(extents[path]) for path in order})
 
 
 def _crc(piece: Piece) -> int:

@@ -58,7 +58,7 @@ def make_request(bundle: str | Path, name: str = "", version: str = "", **option
         BundleError: there is no bundle, or it breaks the format.
         PlanError: a name, version, path or key that no format could take.
     """
-    with open_bundle(bundle) as opened:
+    with open_bundle(bundle, trust=False) as opened:
         model = opened.manifest
     name = name or re.sub(r"[^a-z0-9+.]+", "-", model.model_name.lower()).strip("-.+")
     version = version or model.model_version

@@ -14,9 +14,10 @@ from edgekit_runtime.board import Board, read_board
 from edgekit_runtime.condition import Condition, read_condition
 from edgekit_runtime.delegates import DELEGATES, SIGNS, found_signs, library_path
 from edgekit_runtime.engines import library
-from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice
+from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice, SignatureInvalid
 from edgekit_runtime.manifest import FORMAT_VERSION
 from edgekit_runtime.record import dataclass, field
+from edgekit_runtime.trust import believed
 from edgekit_runtime.wheels import PACKAGES, advice, check_wheel
 
 HOT_C = 80.0  # where boards without a fan begin to slow down
@@ -71,6 +72,7 @@ class Diagnosis:
     format_version: int = 0  # the newest that it reads
     shown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # "engine:device" -> signs of such hardware
     delegates: dict[str, str] = field(default_factory=dict)  # name -> why its library cannot be had, or ""
+    trusted: tuple[str, ...] | None = None  # ids of keys, one of which must have signed; None where nobody asks
 
 
 def diagnose(root: str = "/") -> Diagnosis:
@@ -93,6 +95,7 @@ def diagnose(root: str = "/") -> Diagnosis:
         format_version=FORMAT_VERSION,
         shown={f"{engine}:{device}": tuple(found_signs(signs, root)) for (engine, device), signs in SIGNS.items()},
         delegates={name: _delegate_library(name)[1] for name in DELEGATES},
+        trusted=_trusted(),
     )
 
 
@@ -127,6 +130,15 @@ def _delegate_library(name: str) -> tuple[str | None, str]:
         return library_path(name), ""
     except DelegateUnavailable as error:
         return None, str(error)
+
+
+def _trusted() -> tuple[str, ...] | None:
+    """Ids of the machine's keys; none of them where trust is asked for and broken, which lets nothing in."""
+    try:
+        keys = believed(None)
+    except SignatureInvalid:
+        return ()
+    return None if keys is None else tuple(key.id for key in keys)
 
 
 def _free_bytes(folder: str) -> int | None:

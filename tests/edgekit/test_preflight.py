@@ -16,7 +16,7 @@ import pytest
 
 from edgekit.bundle_writer import write_bundle
 from edgekit.inventory import read_inventory
-from edgekit.preflight import preflight
+from edgekit.preflight import preflight, read_offer
 from edgekit_runtime import delegates, load
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.doctor import diagnose
@@ -96,8 +96,7 @@ def tell(path: Path, boards: list[object]) -> Path:
 
 
 def verdicts(bundle: Path, inventory: Path, **options: object):
-    with open_bundle(bundle) as opened:
-        return preflight(opened.manifest, 1000, read_inventory(inventory), **options)
+    return preflight(read_offer(bundle), read_inventory(inventory), **options)
 
 
 @pytest.mark.parametrize(("name", "arch"), [*((name, "aarch64") for name in BOARDS), ("imx8m-plus", "x86_64")])
@@ -150,6 +149,35 @@ def test_an_older_runtime_and_a_full_disk_are_told(bundle, tmp_path):
     (verdict,) = verdicts(bundle(NULL), tell(tmp_path / "fleet.json", [record]))
     assert "edgekit-runtime 0.0.9 reads up to 0: update it first" in verdict.reason
     assert "0 KiB of disk are free" in verdict.warnings[0]
+
+
+@pytest.mark.needs_cryptography
+def test_a_board_that_asks_for_a_signature_refuses_what_its_keys_did_not_sign(bundle, tmp_path, monkeypatch):
+    def keygen(name: str) -> Path:
+        edgekit("keygen", tmp_path / name)
+        return tmp_path / name
+
+    def edgekit(*arguments: object) -> None:
+        subprocess.run([sys.executable, "-m", "edgekit", *map(str, arguments)], check=True, capture_output=True)
+
+    ours, theirs, path = keygen("ours.pem"), keygen("theirs.pem"), bundle(NULL)
+    trusting = {}
+    for name, trust in (
+        ("careless", ""),
+        ("ours", "ours.pub.pem"),
+        ("theirs", "theirs.pub.pem"),
+        ("broken", "none.pem"),
+    ):
+        monkeypatch.setenv("EDGEKIT_TRUST", trust and str(tmp_path / trust))
+        trusting[name] = {**asdict(diagnose()), "name": name}
+    monkeypatch.delenv("EDGEKIT_TRUST")
+    inventory = tell(tmp_path / "fleet.json", list(trusting.values()))
+    assert [each.board for each in verdicts(path, inventory) if each.runs] == ["careless"]
+    edgekit("sign", path, "--key", ours)
+    assert [each.board for each in verdicts(path, inventory) if each.runs] == ["careless", "ours"]
+    edgekit("sign", path, "--key", theirs, "--add")
+    assert [each.board for each in verdicts(path, inventory) if each.runs] == ["careless", "ours", "theirs"]
+    assert "trusted are no key that could be read" in verdicts(path, inventory)[-1].reason
 
 
 def test_what_is_required_counts_alone(bundle, tmp_path):

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from edgekit.cli import cli
+from edgekit.encrypting import encrypt
 from edgekit.package import FORMATS, OPTIONS, package
 from edgekit.package.request import EARLIEST, make_request
 from edgekit.package.tools import PACKAGES
+from edgekit.signing import make_key, read_private_key, sign
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
 
@@ -46,6 +50,26 @@ def test_a_date_that_is_none_is_refused(write, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(PlanError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
         write("tar", "x.tar")
+
+
+@pytest.mark.needs_cryptography
+def test_signatures_and_encrypted_artifacts_go_along(write, make_bundle, call, tmp_path):
+    bundle = make_bundle()
+    make_key(tmp_path / "key.pem", "p256")
+    encrypt(bundle, bytes(32), tmp_path / "signed.edgekit")
+    sign(tmp_path / "signed.edgekit", [read_private_key(tmp_path / "key.pem")])
+    packed = write("tar", "overlay.tar", of=tmp_path / "signed.edgekit")
+    assert call("tar", "-xf", packed, "-C", tmp_path).returncode == 0
+    with open_bundle(tmp_path / "usr/share/edgekit/quarters", trust=[tmp_path / "key.pub.pem"]) as opened:
+        opened.verify_all()
+        assert any(file.encryption for file in opened.manifest.files)
+    (tmp_path / "other").mkdir()
+    assert (
+        call("dpkg-deb", "-x", write("deb", "x.deb", of=tmp_path / "signed.edgekit"), tmp_path / "other").returncode
+        == 0
+    )
+    packed = tmp_path / "other/usr/share/edgekit/quarters.edgekit"
+    assert packed.read_bytes() == (tmp_path / "signed.edgekit").read_bytes()
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -129,8 +153,9 @@ def test_a_full_disk_leaves_nothing(bundle, tmp_path):
 
 def test_the_command_tells_people_and_programs(bundle, tmp_path):
     def edgekit(*arguments: object) -> str:
-        command = [sys.executable, "-m", "edgekit", "package", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = CliRunner().invoke(cli, ["package", *map(str, arguments)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
 
     assert all(f"\n{kind} " in f"\n{edgekit('--list')}" for kind in FORMATS)
     assert json.loads(edgekit("--list", "--json"))["rauc"]["wants"] == ["compatible", "key", "cert"]
@@ -140,10 +165,9 @@ def test_the_command_tells_people_and_programs(bundle, tmp_path):
     assert "note: unpack it over the root file system" in edgekit(bundle, "-f", "tar", "-o", out)
 
 
-def test_a_usage_error_names_the_list(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "edgekit", "package"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "edgekit package --list" in done.stderr
+def test_a_usage_error_names_the_list():
+    done = CliRunner().invoke(cli, ["package"])
+    assert (done.exit_code, "edgekit package --list" in done.output) == (2, True)
 
 
 def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
