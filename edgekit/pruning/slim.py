@@ -16,12 +16,11 @@ from edgekit_converters.load import LOADERS
 from edgekit_converters.prune import Anatomy, DissectRequest, MendRequest, ScoreRequest, Scores
 from edgekit_converters.prune.choose import read
 from edgekit_converters.prune.costs import Term, terms_of
-from edgekit_converters.prune.table import Row, Table
+from edgekit_converters.prune.table import Table
 from edgekit_converters.prune.tabulate import TabulateRequest
-from edgekit_converters.records import Latency, MeasureRequest, Source, SourceRequest
+from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Trained
 from edgekit_runtime.errors import ConversionError
-from edgekit_runtime.requirements import machine
 
 SCORED, MENDED = 512, 256  # samples: that gradients are averaged over, that layers are mended with
 UNMENDED = (
@@ -139,12 +138,8 @@ def _measures(
 def _tabulated(work: Work, pruning: Pruning, dense: Anatomy, gauge: Gauge) -> Table:
     """The times of this model's layers on this machine, written where the user wants them."""
     scheme = "int8-static" if gauge.scheme == "int8-static" else "float32"  # what layers are timed in alone
-    request = TabulateRequest(dense, gauge.engine, scheme)
-    rows: tuple[Row, ...] = work.runner.run("tabulate", gauge.engine, request, gauge.engine)
-    whole: Latency = work.runner.run(
-        "measure", gauge.engine, MeasureRequest(gauge.artifact(work.source), work.probe), gauge.engine
-    )
-    table = Table(machine(), gauge.engine, scheme, dense.parameters, whole.p50, rows)
+    request = TabulateRequest(dense, gauge.artifact(work.source), scheme)
+    table: Table = work.runner.run("tabulate", gauge.engine, request, gauge.engine)
     if pruning.write_table:
         try:
             pruning.write_table.write_text(table.to_json(), encoding="utf-8")

@@ -15,10 +15,11 @@ import numpy as np
 
 from edgekit_converters.artifact import OpenArtifact
 from edgekit_converters.prune import Anatomy, Channels, Labour, Widths
-from edgekit_converters.prune.table import Alone, Row, timed
+from edgekit_converters.prune.table import Alone, Row, Table, timed
 from edgekit_converters.records import Artifact
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.manifest import TensorBinding
+from edgekit_runtime.requirements import machine
 
 # engine: (module with make(Alone, path, int8) -> files and COPIES, the suffix of what the engine opens)
 MAKERS = {
@@ -35,11 +36,16 @@ class TabulateRequest:
     """Time the layers of a model."""
 
     anatomy: Anatomy
-    engine: str
-    scheme: str  # "int8-static" or "float32"
+    whole: Artifact  # the model in an engine
+    scheme: str  # "int8-static" or "float32": what layers are made in
+
+    @property
+    def engine(self) -> str:
+        """That is timed."""
+        return self.whole.engine
 
 
-def tabulate(request: TabulateRequest, folder: Path) -> tuple[Row, ...]:
+def tabulate(request: TabulateRequest, folder: Path) -> Table:
     """The stage: make and time every layer at every width of its grid; layers that are alike are timed once.
 
     Raises:
@@ -56,7 +62,9 @@ def tabulate(request: TabulateRequest, folder: Path) -> tuple[Row, ...]:
         rows.append(
             Row(grid.operator, grid.positions, grid.kernel, grid.stride, grid.divisions, grid.ins, grid.outs, ms)
         )
-    return tuple(rows)
+    whole = OpenArtifact(request.whole)
+    whole_ms = _in_turns([whole])[0] - empty
+    return Table(machine(), request.engine, request.scheme, request.anatomy.parameters, whole_ms, tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -92,17 +100,20 @@ def _alone(grid: _Grid) -> Iterator[Alone]:
 
 
 def _milliseconds(request: TabulateRequest, layers: list[Alone], folder: Path) -> list[float]:
-    """Time layers in turns, so that what else the machine does meets all of them."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        opened = [_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)]
-        samples = [[np.zeros(info.shape, info.dtype) for info in one.engine.inputs] for one in opened]
-        turns: list[list[float]] = [[] for _ in opened]
-        for _ in range(TURNS + 1):  # the first one warms up
-            for taken, one, sample in zip(turns, opened, samples, strict=True):
-                taken.append(_turn_ms(one, sample))
-        for one in opened:
-            one.close()
-    return [min(taken[1:]) for taken in turns]  # what else the machine does only adds
+        return _in_turns([_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)])
+
+
+def _in_turns(opened: list[OpenArtifact]) -> list[float]:
+    """Time models in turns, the least of each one's: what else the machine does only adds. They are closed then."""
+    samples = [[np.zeros(info.shape, info.dtype) for info in one.engine.inputs] for one in opened]
+    turns: list[list[float]] = [[] for _ in opened]
+    for _ in range(TURNS + 1):  # the first one warms up
+        for taken, one, sample in zip(turns, opened, samples, strict=True):
+            taken.append(_turn_ms(one, sample))
+    for one in opened:
+        one.close()
+    return [min(taken[1:]) for taken in turns]
 
 
 def _open(request: TabulateRequest, alone: Alone, path: Path) -> OpenArtifact:

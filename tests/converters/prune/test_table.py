@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from edgekit_converters.prune import Anatomy, Channels, Group, Labour
 from edgekit_converters.prune.table import Alone, Row, Table, read_table
 from edgekit_converters.prune.tabulate import MAKERS, TabulateRequest, tabulate
+from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import TensorBinding
 
 INNER = Channels(0, (("first", 1),))
 ANATOMY = Anatomy(
@@ -81,6 +84,11 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "absent.json")
 
 
+def _written(measured: Table, folder: Path) -> Path:
+    (folder / "table.json").write_text(measured.to_json())
+    return folder / "table.json"
+
+
 @pytest.mark.parametrize(
     "engine",
     [
@@ -93,24 +101,31 @@ def test_every_kind_of_layer_is_timed(
     engine: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit_converters.prune.tabulate.PARTS", (0.25, 1.0))
-    rows = tabulate(TabulateRequest(ANATOMY, engine, scheme), tmp_path)
-    measured = Table("x86_64", engine, scheme, ANATOMY.parameters, 1.0, rows)
+    module, suffix = MAKERS[engine]
+    alone = Alone("conv", 32, 32, 1024, (3, 3), (1, 1))
+    (tmp_path / "whole").mkdir()
+    files = importlib.import_module(module).make(alone, tmp_path / f"whole/model{suffix}", int8=False)
+    bound = (TensorBinding(0, "", "float32", None, None),)
+    whole = Artifact(engine, "float32", files, bound, bound)
+    (tmp_path / "stage").mkdir()
+    measured = tabulate(TabulateRequest(ANATOMY, whole, scheme), tmp_path / "stage")
+    rows = measured.rows
     clock = measured.clock(ANATOMY, ANATOMY.widths)
     assert [row.operator for row in rows] == ["conv", "depthwise", "conv", "conv", "attention", "dense"]
     assert rows[0].ins == (3,)
     assert rows[0].outs == (16, 64)
-    apart, norm = ANATOMY.labours[3], ANATOMY.labours[1]
-    assert clock(apart, {"first": 64}) > clock(apart, {"first": 16}) > 0
-    assert clock(norm, {"first": 64}) == 0
-    assert not list(tmp_path.iterdir())
+    apart = rows[2]
+    assert (apart.divisions, apart.ins, apart.outs) == (4, (16, 64), (16, 64))
+    assert clock(ANATOMY.labours[3], {"first": 64}) == apart.ms[1][1]
+    assert clock(ANATOMY.labours[1], {"first": 64}) == 0  # normalization is computed with what is before it
+    assert read_table(_written(measured, tmp_path)) == measured
+    assert not list((tmp_path / "stage").iterdir())
 
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("engine", MAKERS)
 def test_int8_layers_are_really_int8(engine: str, tmp_path: Path) -> None:
-    import importlib
-
     alone = Alone("conv", 32, 32, 1024, (3, 3), (1, 1))
     make = importlib.import_module(MAKERS[engine][0]).make
     sizes = [
