@@ -7,8 +7,9 @@ import json
 import click
 
 from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.manifest import to_json
+from edgekit_runtime.manifest import SIGNATURE_NAME, to_json
 from edgekit_runtime.show import manifest_lines
+from edgekit_runtime.signature import read_envelope
 
 
 @click.command()
@@ -20,9 +21,12 @@ def command(bundle: str, as_json: bool) -> None:
     No engine is loaded, so this works where the bundle cannot run.
     """
     with open_bundle(bundle, trust=False) as opened:
-        manifest = opened.manifest
+        manifest, signature = opened.manifest, opened.unlisted().get(SIGNATURE_NAME)
     if as_json:
         click.echo(json.dumps(json.loads(to_json(manifest)), indent=2))
         return
     for line in manifest_lines(manifest):
         click.echo(line)
+    if signature is not None:
+        claimed = ", ".join(key_id[:16] or "a key without a name" for key_id in read_envelope(signature).key_ids)
+        click.echo(f"  signed   by {claimed}, it says; edgekit verify --key PUB.pem holds it")

@@ -32,9 +32,11 @@ def manifest_lines(manifest: Manifest) -> Iterator[str]:
     yield from (f"  output   {_output(spec)}" for spec in manifest.outputs)
     if manifest.postprocessing is not None:
         yield f"  answers  {_postprocessing(manifest.postprocessing)}"
-    sizes_bytes = {record.path: record.size_bytes for record in manifest.files}
+    files = {record.path: record for record in manifest.files}
     for variant in manifest.variants:
-        yield f"  variant  {_variant(variant)}  {sum(sizes_bytes[path] for path in variant.files):,} bytes"
+        size_bytes = sum(files[path].size_bytes for path in variant.files)
+        encrypted = ", encrypted" if any(files[path].encryption for path in variant.files) else ""
+        yield f"  variant  {_variant(variant)}  {size_bytes:,} bytes{encrypted}"
         if needs := ", ".join(_needs(variant.requirements, variant.engine)):
             yield f"           needs {needs}"
     if manifest.devices:

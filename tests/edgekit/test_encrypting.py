@@ -164,6 +164,8 @@ def test_the_command(clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert edgekit("keygen", key, "--type", "aes") == 0
     assert edgekit("encrypt", clear, "--key", key, "-o", out) == 0
     assert ARTIFACT in capsys.readouterr().out
+    assert edgekit("inspect", out) == 0
+    assert ", encrypted" in capsys.readouterr().out
     edgekit_runtime.load(out, decryption_key=key).close()
     assert edgekit("encrypt", out, "--key", key, "-o", tmp_path / "twice.edgekit") == PlanError.exit_code
     assert "already" in capsys.readouterr().err

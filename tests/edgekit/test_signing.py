@@ -150,6 +150,8 @@ def test_what_was_signed_is_told(tmp_path: Path, key: Path, capsys: pytest.Captu
     assert edgekit("sign", bundle, "--key", key, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["files"] == 4
+    assert edgekit("inspect", bundle) == 0
+    assert f"signed   by {told['key_ids'][0][:16]}" in capsys.readouterr().out
     assert told["key_ids"] == [open_bundle(bundle, trust=[public(key)]).signed_by]
     assert edgekit("sign", bundle, "--key", public(key)) == 3
     assert edgekit("sign", bundle, "--key", tmp_path / "missing.pem") == 3
