@@ -21,12 +21,14 @@ SECTIONS = {
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "sensitivity": "sensitivity.py",
+    "importance": "prune_importance.py",
     "runtime": "runtime_cost.py",
     "call": "runtime_call.py",
     "queue": "runtime_queue.py",
     "preprocess": "runtime_preprocess.py",
     "stream": "runtime_stream.py",
     "cold": "runtime_cold.py",
+    "delta": "delta.py",
     "verify_signed": "verify_signed.py",
 }
 

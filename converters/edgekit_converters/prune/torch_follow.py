@@ -57,7 +57,7 @@ def _keep_shared(found: Followed, module: torch.nn.Module) -> None:
             layers = {name.rpartition(".")[0] for name in names}
             for (layer, _), ids in found.members.items():
                 if layer in layers:
-                    found.units.keep(ids, f"shares its weights: {', '.join(sorted(names))}")
+                    found.units.keep(ids, f"shares its weights: {', '.join(sorted(names))}", last=True)
 
 
 def _settle(found: Followed) -> None:

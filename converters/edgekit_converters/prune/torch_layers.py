@@ -8,27 +8,32 @@ parameters, and leaves the groups of a convolution or GroupNorm and the statisti
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import nn
-from torch_pruning.pruner.function import ParameterPruner
 
 from edgekit_runtime.errors import ConversionError
 
 Conv = nn.modules.conv._ConvNd
 InstanceNorm = nn.modules.instancenorm._InstanceNorm
-# kind of layer: (what makes it give less, what makes it take less)
-CUTTERS: tuple[tuple[type, Any, Any], ...] = (
-    (Conv, torch_pruning.prune_conv_out_channels, torch_pruning.prune_conv_in_channels),
-    (nn.Linear, torch_pruning.prune_linear_out_channels, torch_pruning.prune_linear_in_channels),
-    (nn.modules.batchnorm._BatchNorm, torch_pruning.prune_batchnorm_out_channels, None),
-    (InstanceNorm, torch_pruning.prune_instancenorm_out_channels, None),
-    (nn.GroupNorm, torch_pruning.prune_groupnorm_out_channels, None),
-    (nn.PReLU, torch_pruning.prune_prelu_out_channels, None),
-    (nn.Embedding, torch_pruning.prune_embedding_out_channels, None),
-)
+
+
+@functools.cache
+def _cutters() -> tuple[tuple[type, Any, Any], ...]:
+    """Return for each kind of layer what makes it give less, and what makes it take less."""
+    import torch_pruning as pruning
+
+    return (
+        (Conv, pruning.prune_conv_out_channels, pruning.prune_conv_in_channels),
+        (nn.Linear, pruning.prune_linear_out_channels, pruning.prune_linear_in_channels),
+        (nn.modules.batchnorm._BatchNorm, pruning.prune_batchnorm_out_channels, None),
+        (InstanceNorm, pruning.prune_instancenorm_out_channels, None),
+        (nn.GroupNorm, pruning.prune_groupnorm_out_channels, None),
+        (nn.PReLU, pruning.prune_prelu_out_channels, None),
+        (nn.Embedding, pruning.prune_embedding_out_channels, None),
+    )
 
 
 def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
@@ -60,7 +65,7 @@ def _holder(model: nn.Module, path: str) -> Any:
 
 
 def _cut(layer: Any, side: str, gone: list[int]) -> None:
-    give, take = next((give, take) for kind, give, take in CUTTERS if isinstance(layer, kind))
+    give, take = next((give, take) for kind, give, take in _cutters() if isinstance(layer, kind))
     if isinstance(layer, Conv) and layer.groups > 1:
         _cut_grouped(layer, side, gone, give)
         return
@@ -78,11 +83,13 @@ def _cut_grouped(layer: Any, side: str, gone: list[int], give: Any) -> None:
         layer.groups -= len(gone) * layer.groups // layer.in_channels
         layer.in_channels -= len(gone)
     else:
-        torch_pruning.pruner.function.ConvPruner().prune_out_channels(layer, gone)
+        give(layer, gone)
 
 
 def _cut_parameter(holder: nn.Module, name: str, axis: int, gone: list[int]) -> None:
     """Take entries of a module's own parameter along an axis."""
+    from torch_pruning.pruner.function import ParameterPruner
+
     cutter = ParameterPruner(pruning_dim=axis)
     old = getattr(holder, name)
     setattr(holder, name, nn.Parameter(cutter.prune_out_channels(old, gone), requires_grad=old.requires_grad))

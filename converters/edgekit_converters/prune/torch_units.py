@@ -38,10 +38,10 @@ class Units:
             ids = first
         return ids
 
-    def keep(self, ids: Ids, why: str) -> None:
-        """Let nobody cut these elements; the first reason is remembered."""
+    def keep(self, ids: Ids, why: str, *, last: bool = False) -> None:
+        """Let nobody cut these elements; the first reason is remembered, unless this is the last word."""
         for root in self.roots(ids[ids >= 0]).tolist():
-            self._why.setdefault(root, why)
+            self._why[root] = why if last else self._why.get(root, why)
 
     def roots(self, ids: Ids) -> Ids:
         """Return the unit of each element, by the least of its elements; NONE stays NONE."""

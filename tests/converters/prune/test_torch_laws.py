@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgekit_converters.load import Live, open_source
+from edgekit_converters.load import Live, open_source, reopen
+from edgekit_converters.load.save import SaveRequest, save
 from edgekit_converters.prune import Anatomy, CutRequest, DissectRequest, cut, dissect
 from edgekit_converters.records import Cut, Source, SourceRequest
+from edgekit_runtime.errors import ConversionError, SourceError
 
 pytestmark = pytest.mark.needs_torch
 
 HERE = Path(__file__).parent
+INPUT = [np.random.default_rng(3).standard_normal((1, 8, 8, 3)).astype(np.float32)]
 # function of torch_nets.py: (input shape, kinds of groups that it must have)
 NETS = {
     "residual": ("1,3,8,8", {"channels"}),
@@ -94,3 +100,127 @@ def test_channels_that_nobody_reads_can_be_cut_without_a_trace(name: str, tmp_pa
         for one, other in zip(wanted, got, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5 * max(1.0, np.abs(one).max()))
     open_source.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["residual", "hand_written", "grouped", "attending", "upsampled", "scaled"])
+def test_costs_are_what_the_anatomy_says_before_and_after(name: str, tmp_path: Path) -> None:
+    source = source_of(name, NETS[name][0])
+    anatomy = dissect(DissectRequest(source), tmp_path)
+    cuts = every_other(anatomy)
+    widths = anatomy.widths | {one.group: len(one.kept) for one in cuts}
+    assert counted(open_source(source.request)) == (
+        anatomy.parameters_at(anatomy.widths),
+        anatomy.macs_at(anatomy.widths),
+    )
+    small = open_source(cut(CutRequest(source, cuts), tmp_path))
+    assert counted(small) == (anatomy.parameters_at(widths), anatomy.macs_at(widths))
+    assert anatomy.macs_at(widths) < anatomy.macs_at(anatomy.widths)
+
+
+def counted(live: Live) -> tuple[int, int]:
+    """Parameters, and MACs as PyTorch itself counts them while the module runs."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from edgekit_converters.load.torch_module import samples
+    from edgekit_converters.prune.torch_modules import free_copy
+
+    model = free_copy(live)  # PyTorch does not see into its own fused attention
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(*samples(live))
+    return sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2
+
+
+def test_the_saved_program_runs_without_edgekit_for_any_batch(tmp_path: Path) -> None:
+    source = source_of("encoder", NETS["encoder"][0])
+    anatomy = dissect(DissectRequest(source), tmp_path)
+    request = cut(CutRequest(source, every_other(anatomy)), tmp_path)
+    small = open_source(request)
+    rows = np.random.default_rng(7).integers(0, 9, (3, 6))
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "wanted.npy", small.run([rows])[0])
+    path = save(SaveRequest(replace(source, request=request)), tmp_path).path
+    check = (
+        "import sys, numpy, torch\n"
+        f"small = torch.export.load({str(path)!r}).module()\n"
+        f"got = small(torch.from_numpy(numpy.load({str(tmp_path / 'x.npy')!r}))).detach().numpy()\n"
+        f"assert numpy.allclose(got, numpy.load({str(tmp_path / 'wanted.npy')!r}), atol=1e-5)\n"
+        "assert not any(name.startswith(('edgekit', 'torch_pruning')) for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, env={"PATH": ""}, cwd=tmp_path)
+
+
+def test_the_same_request_opens_the_same_module_and_a_second_cut_joins_the_first(tmp_path: Path) -> None:
+    source = source_of("padded", NETS["padded"][0])
+    anatomy = dissect(DissectRequest(source), tmp_path)
+    first = cut(CutRequest(source, every_other(anatomy)), tmp_path)
+    once, again = open_source(first).run(INPUT), reopen(first).run(INPUT)
+    np.testing.assert_array_equal(once[0], again[0])
+    smaller = replace(source, request=first)
+    narrow = dissect(DissectRequest(smaller), tmp_path)
+    assert narrow.widths == {name: (width + 1) // 2 for name, width in anatomy.widths.items()}
+    (tmp_path / "second").mkdir()
+    second = cut(CutRequest(smaller, every_other(narrow)), tmp_path / "second")
+    assert {one.group: one.kept for one in second.cuts}["first.0"] == (0, 4, 8, 12)
+    assert dissect(DissectRequest(replace(source, request=second)), tmp_path).parameters < narrow.parameters
+
+
+def test_frozen_layers_are_cut_and_stay_frozen(tmp_path: Path) -> None:
+    source = source_of("frozen", NETS["frozen"][0])
+    anatomy = dissect(DissectRequest(source), tmp_path)
+    small = open_source(cut(CutRequest(source, every_other(anatomy)), tmp_path)).handle.module
+    assert not any(one.requires_grad for one in small.parameters())
+    assert small.first[0].out_channels == 6
+
+
+def test_a_layer_gives_what_it_gave_where_attention_was_opened(tmp_path: Path) -> None:
+    from edgekit_converters.load.torch_module import samples
+    from edgekit_converters.prune.torch_modules import free_copy
+
+    for name in ("encoder", "attending"):
+        live = open_source(source_of(name, NETS[name][0]).request)
+        one, other = live.handle.module(*samples(live)), free_copy(live)(*samples(live))
+        assert float((one - other).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("alone", "1,8", "nothing of the module can be cut"),
+        ("constant_size", "1,3,8,8", "stem.0: its forward pass holds their number"),
+        ("decides", "1,8", "torch.export cannot follow"),
+        ("sorted_channels", "1,3,8,8", "stem.0: goes into sort, through which channels are not followed"),
+        ("tied", "1,8", "shares its weights: first.weight, second.weight"),
+        ("reads_a_channel", "1,3,8,8", "is taken by its number"),
+    ],
+)
+def test_what_cannot_be_cut_is_named(name: str, shape: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="") as refused:
+        dissect(DissectRequest(source_of(name, shape)), tmp_path)
+    assert says in str(refused.value)
+
+
+def test_a_saved_program_is_refused_as_something_to_cut(tmp_path: Path) -> None:
+    from edgekit_converters.load import load
+
+    path = save(SaveRequest(source_of("residual", NETS["residual"][0])), tmp_path).path
+    with pytest.raises(SourceError, match="give the module it was made from"):
+        dissect(DissectRequest(load(SourceRequest("torch_program", path), tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "says"),
+    [
+        ((Cut("stem.0", ()),), "would leave nothing of stem.0"),
+        ((Cut("first.0", tuple(range(12))),), "take nothing away"),
+        ((Cut("head", (0,)),), "head is left whole: is an output of the model"),
+        ((Cut("nobody", (0,)),), "no group 'nobody'"),
+        ((Cut("stem.0", (1, 0)),), "ascending"),
+    ],
+)
+def test_cuts_that_make_no_sense_are_refused(cuts: tuple[Cut, ...], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError) as refused:
+        cut(CutRequest(source_of("residual", NETS["residual"][0]), cuts), tmp_path)
+    assert says in str(refused.value)

@@ -252,3 +252,33 @@ def attending() -> nn.Module:
         return net.head((x + net.attention(x, x, x)[0]).mean(1))
 
     return Net(forward, attention=nn.MultiheadAttention(16, 4, batch_first=True), head=nn.Linear(16, 4))
+
+
+def alone() -> nn.Module:
+    """No layer after it could do with less."""
+    return nn.Linear(8, 4)
+
+
+def constant_size() -> nn.Module:
+    """A size that no attribute holds."""
+    return Net(lambda net, x: net.head(net.stem(x).view(-1, 8 * 64)), stem=conv(3, 8), head=nn.Linear(8 * 64, 4))
+
+
+def decides() -> nn.Module:
+    """What is computed depends on a value."""
+    first, head = nn.Linear(8, 8), nn.Linear(8, 4)
+    return Net(lambda net, x: net.head(net.first(x) if float(x.sum()) > 0 else x), first=first, head=head)
+
+
+def sorted_channels() -> nn.Module:
+    return Net(lambda net, x: net.head(net.stem(x).sort(1)[0].mean((2, 3))), stem=conv(3, 8), head=nn.Linear(8, 4))
+
+
+def tied() -> nn.Module:
+    first, second, head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+    second.weight = first.weight
+    return Net(lambda net, x: net.head(net.second(net.first(x).relu()).relu()), first=first, second=second, head=head)
+
+
+def reads_a_channel() -> nn.Module:
+    return Net(lambda net, x: net.stem(x)[:, 0].mean((1, 2), keepdim=True) * x.sum(), stem=conv(3, 8))
