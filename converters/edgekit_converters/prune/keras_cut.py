@@ -44,21 +44,23 @@ Edits = dict[str, list[Edit]]  # by a layer's path of names
 
 
 def removed(found: Dissection, cuts: Sequence[Cut]) -> frozenset[int]:
-    """Return the channels to take out.
+    """Return the channels to take out; of two cuts of a group, the second counts those that the first left.
 
     Raises:
         ConversionError: a group is not there, nothing of one would be left, or nothing would be taken away.
     """
-    gone: set[int] = set()
+    left = dict(found.channels)
     for cut in cuts:
-        roots = found.channels.get(cut.group)
+        roots = left.get(cut.group)
         if roots is None:
             raise _refused(cut.group, f"there is no such group of channels; there are {', '.join(found.channels)}")
         if not cut.kept:
             raise _refused(cut.group, f"nothing of its {len(roots)} channels would be left", "cut less of it")
         if min(cut.kept) < 0 or max(cut.kept) >= len(roots):
             raise _refused(cut.group, f"it has {len(roots)} channels; {max(cut.kept)} is none of them")
-        gone |= set(np.delete(roots, list(cut.kept)).tolist())
+        left[cut.group] = roots[list(cut.kept)]
+    gone = set(np.concatenate(list(found.channels.values())).tolist())
+    gone -= set(np.concatenate(list(left.values())).tolist())
     if not gone:
         raise _refused("", "nothing would be taken away: every channel is among those kept", "cut at least one")
     return frozenset(gone)
@@ -136,7 +138,7 @@ def _fill(model: Any, smaller: Any, slots: Mapping[Key, Slot], masks: Mapping[Ke
     fresh = dict(layers_of(smaller))
     for name, layer in layers_of(model):
         for old, new in zip(layer.weights, fresh[name].weights, strict=True):
-            array = np.asarray(old)
+            array = old.numpy()
             for axis, mask in cuts[id(old)]:
                 array = np.compress(mask, array, axis)
             new.assign(array)

@@ -93,12 +93,17 @@ def walk(model: Any, values: Sequence[Any], visit: Visit, prefix: str = "") -> l
     if isinstance(model, SEQUENTIAL):
         return _walk_sequence(model, values, visit, prefix)
     known = {id(tensor): value for tensor, value in zip(model.inputs, values, strict=True)}
-    for node in _nodes(model):
-        layer = getattr(node, "operation", None) or node.layer
-        arguments = _arguments(node)
+    nodes = list(_nodes(model))
+    last = {id(leaf): place for place, node in enumerate(nodes) for leaf in tf.nest.flatten(_arguments(node))}
+    last |= dict.fromkeys(map(id, model.outputs), len(nodes))
+    for place, node in enumerate(nodes):
+        layer, arguments = _layer(node), _arguments(node)
         takes = tuple(id(leaf) for leaf in tf.nest.flatten(arguments) if id(leaf) in known)
         given = _give(Call(f"{prefix}{layer.name}", layer, arguments, takes), [known[one] for one in takes], visit)
         known |= {id(tensor): value for tensor, value in zip(tf.nest.flatten(node.outputs), given, strict=True)}
+        for tensor in set(takes):
+            if last[tensor] == place:  # nobody takes it any more
+                del known[tensor]
     return [known[id(tensor)] for tensor in model.outputs]
 
 
@@ -125,8 +130,14 @@ def _give(call: Call, values: list[Any], visit: Visit) -> list[Any]:
 
 
 def _nodes(model: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph, in the same order for each model of one architecture."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+        nodes = [node for node in model._nodes_by_depth[depth] if not node.is_input]
+        yield from sorted(nodes, key=lambda node: (_layer(node).name, _layer(node)._inbound_nodes.index(node)))
+
+
+def _layer(node: Any) -> Any:
+    return getattr(node, "operation", None) or node.layer
 
 
 def _arguments(node: Any) -> tuple[Any, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.load import Live
+from edgekit_converters.load import Live, reopen
 from edgekit_converters.load.keras_model import save_model
-from edgekit_converters.prune import Anatomy, CutRequest, ScoreRequest, Scores, keras_anatomy
+from edgekit_converters.prune import Anatomy, CutRequest, MendRequest, ScoreRequest, Scores, keras_anatomy, keras_mend
 from edgekit_converters.prune.keras_cut import cut_model, removed
 from edgekit_converters.prune.keras_graph import is_own, layers_of
 from edgekit_converters.prune.keras_scores import rated
@@ -52,6 +52,14 @@ def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
     smaller = cut_model(live, found, gone, source)
     _hold_prediction(smaller, found.anatomy, request.cuts)
     return kept(smaller, source, folder)
+
+
+def mend(_: Live, request: MendRequest, folder: Path) -> SourceRequest:
+    """Repair a model that was cut, as a file of its own; see ``keras_mend.py``."""
+    source = request.source.request
+    live = reopen(source)
+    keras_mend.mend(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
+    return kept(live.handle.model, source, folder)
 
 
 def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:

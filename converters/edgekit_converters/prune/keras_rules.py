@@ -70,10 +70,10 @@ def follow(seen: Seen) -> Tag:
     return rule(seen)
 
 
-def _unknown(seen: Seen) -> Tag:
+def _unknown(seen: Seen, what: str = "") -> Tag:
     if seen.tags:
         seen.hold("goes through")
-    what = "constant arrays" if seen.call.constants else f"a {seen.call.kind}"
+    what = what or ("constant arrays" if seen.call.constants else f"a layer of kind {seen.call.kind}")
     seen.tracing.unknown[seen.call.name] = f"edgekit does not know how to cut {what}"
     return seen.whole()
 
@@ -155,7 +155,7 @@ def _grouped_conv(seen: Seen, divisions: int) -> Tag:
     """Keep the number of divisions: the channels in one place of each are one; one a division is as depthwise."""
     ids, partition = seen.tags[0].ids, seen.tracing.partition
     if not seen.last or len(ids) == divisions:
-        return _unknown(seen)
+        return _unknown(seen, f"a convolution in {divisions} divisions of {len(ids)} channels")
     outs = seen.tracing.made(seen.layer, "kernel", -1, "channels")
     for side in (ids, outs):
         by_division = side.reshape(divisions, -1)

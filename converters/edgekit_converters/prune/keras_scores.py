@@ -56,7 +56,7 @@ def _members(found: Dissection, group: str, gradients: dict[Key, Along]) -> Iter
             continue
         adding = np.zeros((len(entries), len(roots)))  # sums along the slot @ adding: sums of each channel
         adding[belongs, places[belongs]] = 1.0
-        array = np.asarray(weight_of(slot.layer, slot.weight), dtype=np.float64)
+        array = weight_of(slot.layer, slot.weight).numpy().astype(np.float64)
         rest = tuple(np.delete(np.arange(array.ndim), slot.axis))
         along = gradients.get(key)
         yield Member(

@@ -1,0 +1,189 @@
+"""Mend a Keras model that was cut: run it on some samples layer by layer, beside the dense one, and repair on the way.
+
+BatchNorm's statistics become the mean and variance of what the layer takes now; the weights of convolutions and dense
+layers are solved for by least squares, so that their outputs come closest to the dense model's. Every layer is repaired
+on what those before it give after their own repair. One that is called more than once stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from edgekit_converters import data as dataset
+from edgekit_converters.load import Arrays, Live
+from edgekit_converters.prune import MendRequest, keras_anatomy
+from edgekit_converters.prune.keras_cut import removed
+from edgekit_converters.prune.keras_graph import Call, walk
+from edgekit_converters.prune.least_squares import closest
+from edgekit_converters.worker import report_progress
+
+SAMPLES = 512  # at most; fewer where they would not fit into MEMORY
+MEMORY = 2**30  # bytes of what layers give for all samples, about
+AT_ONCE = 6  # tensors of the largest size that are there at one time, about: two models, in and out, a shortcut
+BATCH = 32
+ROWS = 16384  # places of a layer's output that its weights are solved on, at most
+SOLVED = ("Dense", "Conv1D", "Conv2D")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What one tensor holds in both models, batch by batch; of the dense one nothing where it is not there."""
+
+    ours: list[Any]
+    theirs: list[Any]
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """The dense model's calls, and which outputs of its layers are left."""
+
+    calls: dict[str, list[Call]]  # by name, in order
+    kept: dict[str, np.ndarray]  # layer: mask over its outputs
+
+
+def mend(live: Live, request: MendRequest, dense: Live | None) -> None:
+    """Repair ``live`` in place.
+
+    Args:
+        live: the model that was cut.
+        request: the samples, and the cuts that led from ``dense`` to it.
+        dense: the model it was cut from; without, only BatchNorm is repaired.
+    """
+    model = live.handle.model
+    calls, largest = _calls(live)
+    times = Counter(name for name, ones in calls.items() for _ in ones)
+    todo = sum(times.values())
+    beside = _beside(dense, request) if dense else _Dense({}, {})
+    done: Counter[str] = Counter()
+
+    def visit(call: Call, values: list[_Pair]) -> list[_Pair]:
+        report_progress(sum(done.values()), todo)
+        theirs = beside.calls[call.name][done[call.name]] if dense else None
+        given = _run(theirs, [value.theirs for value in values]) if theirs else []
+        if times[call.name] == 1:
+            _repair(call, values, theirs, beside.kept.get(call.name))
+        done[call.name] += 1
+        ours = _run(call, [value.ours for value in values])
+        return [_Pair(list(one), list(other)) for one, other in _by_output(ours, given)]
+
+    count = int(np.clip(MEMORY // (AT_ONCE * largest), BATCH, SAMPLES))
+    walk(model, [_Pair(batches, batches) for batches in _batches(request, count)], visit)
+
+
+def _batches(request: MendRequest, count: int) -> list[list[Any]]:
+    arrays = dataset.pick(request.data, request.inputs, count)
+    return [[tf.constant(array[start : start + BATCH]) for start in range(0, len(array), BATCH)] for array in arrays]
+
+
+def _run(call: Call, taken: list[list[Any]]) -> list[list[Any]]:
+    return [call.run(batch) for batch in zip(*taken, strict=True)]
+
+
+def _by_output(ours: list[list[Any]], theirs: list[list[Any]]) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
+    """Turn what each batch gives, output by output, into what each output has, batch by batch."""
+    columns = list(zip(*ours, strict=True))
+    return zip(columns, zip(*theirs, strict=True) if theirs else [()] * len(columns), strict=True)
+
+
+def _calls(live: Live) -> tuple[dict[str, list[Call]], int]:
+    """Return a model's calls by name, and the bytes of the largest tensor they give for a sample."""
+    calls: dict[str, list[Call]] = defaultdict(list)
+    sizes = [1]
+
+    def visit(call: Call, values: list[Any]) -> list[Any]:
+        calls[call.name].append(call)
+        given = call.run(values)
+        sizes.extend(int(np.prod(one.shape)) * 4 for one in given)
+        return given
+
+    walk(live.handle.model, [tf.zeros(spec.shape, spec.dtype) for spec in live.inputs], visit)
+    return calls, max(sizes)
+
+
+def _beside(dense: Live, request: MendRequest) -> _Dense:
+    found = keras_anatomy.dissect(dense)
+    gone = list(removed(found, request.cuts))
+    kept = {
+        found.name(slot): ~np.isin(found.tracing.partition.roots(slot.ids), gone)
+        for slot in found.tracing.slots.values()
+        if slot.role == "makes" and slot.weight == "kernel"
+    }
+    return _Dense(_calls(dense)[0], kept)
+
+
+def _repair(call: Call, values: list[_Pair], theirs: Call | None, kept: np.ndarray | None) -> None:
+    if call.kind == "BatchNormalization":
+        _reestimate(call.layer, values[0].ours)
+    elif theirs is not None and kept is not None and call.kind in SOLVED and _is_plain(call.layer):
+        _reconstruct(call.layer, theirs.layer, values[0], kept)
+
+
+def _reestimate(layer: Any, batches: list[Any]) -> None:
+    axis = int(np.atleast_1d(layer.axis)[0]) % len(batches[0].shape)
+    others = [place for place in range(len(batches[0].shape)) if place != axis]
+    count = sum(int(tf.size(one)) // one.shape[axis] for one in batches)
+    mean = sum(tf.reduce_sum(tf.cast(one, tf.float64), others) for one in batches) / count
+    squares = sum(tf.reduce_sum(tf.square(tf.cast(one, tf.float64)), others) for one in batches) / count
+    if count > 1:
+        layer.moving_mean.assign(mean.numpy())
+        layer.moving_variance.assign(np.maximum(squares.numpy() - mean.numpy() ** 2, 0.0))
+
+
+def _is_plain(layer: Any) -> bool:
+    return getattr(layer, "groups", 1) == 1 and getattr(layer, "padding", "same") in ("same", "valid")
+
+
+def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
+    """Solve for a layer's weights and bias, on some places of what it gives."""
+    wanted, read = [], []
+    for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
+        flat = _linear(dense, theirs)
+        rows = _places(len(flat), ROWS // len(pair.ours))
+        wanted.append(flat[rows][:, kept])
+        read.append(_patches(layer, ours)[rows])
+    features = np.concatenate(read)
+    kernel = layer.kernel.numpy()
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+    if layer.use_bias:
+        features = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+        weights = np.concatenate([weights, layer.bias.numpy()[None]])
+    better = closest(features, np.concatenate(wanted), weights)
+    layer.kernel.assign(better[: kernel.size // kernel.shape[-1]].reshape(kernel.shape))
+    if layer.use_bias:
+        layer.bias.assign(better[-1])
+
+
+def _linear(layer: Any, tensor: Any) -> np.ndarray:
+    """Return what a layer gives before its activation, (places, outputs)."""
+    activation, layer.activation = layer.activation, None
+    try:
+        given = layer(tensor).numpy()
+    finally:
+        layer.activation = activation
+    return np.asarray(given.reshape(-1, given.shape[-1]))
+
+
+def _patches(layer: Any, tensor: Any) -> np.ndarray:
+    """Return what a layer's kernel is multiplied by at each place of its output, (places, features)."""
+    if not hasattr(layer, "kernel_size"):
+        return np.asarray(tensor.numpy().reshape(-1, tensor.shape[-1]))
+    if len(tensor.shape) == 3:  # one dimension, as an image of one row
+        tensor = tensor[:, None]
+    sizes, strides, rates = (
+        [1, *(1,) * (2 - len(value)), *value, 1] for value in (layer.kernel_size, layer.strides, layer.dilation_rate)
+    )
+    patches = tf.image.extract_patches(tensor, sizes, strides, rates, layer.padding.upper())
+    return np.asarray(patches.numpy().reshape(-1, patches.shape[-1]))
+
+
+def _places(count: int, wanted: int) -> np.ndarray:
+    """Return some rows, the same for the same count."""
+    if count <= wanted:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(count).choice(count, wanted, replace=False))
