@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from edgekit.pruning.compare import GroupReport, ModelReport, PruningReport, RoundReport
 from edgekit.race.trial import Trial
 from edgekit.report import (
     BundleReport,
@@ -24,6 +25,7 @@ from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Coverage, Doubling, Finding, Growth, Latency, Parity
 from edgekit_converters.runner import STAGES, StageCost
 from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.train import Epoch
 from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import ConversionError
 
@@ -40,6 +42,11 @@ RECORDS = {
     ("coverage", "doublings", "items"): Doubling,
     ("coverage", "worst", "items"): Growth,
     ("trials", "items"): TrialReport,
+    ("pruning",): PruningReport,
+    ("pruning", "groups", "items"): GroupReport,
+    ("pruning", "rounds", "items"): RoundReport,
+    ("pruning", "rounds", "items", "history", "items"): Epoch,
+    ("pruning", "models", "items"): ModelReport,
 }
 
 
@@ -51,6 +58,31 @@ def schema(repository):
 def coverage(settled=200):
     doublings = (Doubling(100, 0.2, 0.5), Doubling(200, 0.02, 0.25))
     return Coverage(200, 34, doublings, (Growth("relu;bias", 0.31), Growth("add", 0.3)), settled)
+
+
+def pruning():
+    models = [
+        ModelReport(
+            model, engine, "int8-static", part * 1000, part * 9000, part * 4000, part * 0.4, Latency(part, part, 9)
+        )
+        for model, part in (("dense", 2), ("pruned", 1))
+        for engine in ("litert", "openvino")
+    ]
+    return PruningReport(
+        goal="--prune-to latency=0.5",
+        importance="taylor",
+        counted=0.48,
+        measured=0.5,
+        measured_in="litert int8-static",
+        metric="accuracy",
+        dense=0.8,
+        pruned=0.4,
+        groups=(GroupReport("conv", "channels", 16, 8),),
+        whole=(("head", "its outputs are the model's"),),
+        rounds=(RoundReport("accuracy", 0.2, 0.4, 1, (Epoch(1, 0.5, 0.4, 1e-3, 3.0),)),),
+        models=tuple(models),
+        notes=("1 < 2",),
+    )
 
 
 def report(metric="accuracy", value=0.97):
@@ -85,6 +117,7 @@ def report(metric="accuracy", value=0.97):
             ]
         ),
         choices=("litert: took int8-static mse.",),
+        pruning=pruning(),
     )
 
 
@@ -133,7 +166,7 @@ def test_a_number_that_json_lacks_is_never_written():
 
 def test_writing_leaves_the_report_whole_or_not_at_all(tmp_path):
     with to_file(tmp_path / "r.json") as write:
-        write(report())
+        write(report().to_json())
         assert not (tmp_path / "r.json").exists()
     assert json.loads((tmp_path / "r.json").read_text())["report_version"] == 1
     with pytest.raises(RuntimeError, match="meanwhile"), to_file(tmp_path / "s.json"):

@@ -1,0 +1,100 @@
+"""What may be asked of pruning: wrong values are refused before anything starts, naming the option."""
+
+import re
+
+import numpy as np
+import pytest
+
+from edgekit.options import Options, read_plan
+from edgekit.plan import resolve
+from edgekit.pruning.asked import CALIBRATION_SAMPLES, asked, timed_in, with_calibration
+from edgekit.pruning.command import plan
+from edgekit_converters.prune.choose import Goal
+from edgekit_runtime.errors import DataError, PlanError
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.keras").touch()
+    (tmp_path / "net.tflite").touch()
+    (tmp_path / "half.json").write_text("{")
+    np.savez(tmp_path / "train.npz", x=np.zeros((2, 4)))
+    return "net.keras"
+
+
+def test_goals_are_parts_left():
+    assert asked(Options(prune=0.3)).goal == Goal("channels", 0.7)
+    assert asked(Options(prune_to="latency=0.5")).goal == Goal("latency", 0.5)
+    assert asked(Options(prune_to="macs=.25")).goal == Goal("macs", 0.25)
+    assert asked(Options(evaluate="x.npz")) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prune": 1.0}, "--prune 1.0: a part of the channels"),
+        ({"prune": float("nan")}, "--prune nan"),
+        ({"prune_to": "speed=0.5"}, "--prune-to speed=0.5: .*latency=0.5"),
+        ({"prune_to": "channels=0.5"}, "--prune-to channels=0.5"),
+        ({"prune_to": "macs=1.5"}, "--prune-to macs=1.5"),
+        ({"prune_to": "macs"}, "--prune-to macs:"),
+        ({"prune": 0.5, "prune_to": "macs=0.5"}, "two ways"),
+        ({"prune": 0.5, "floor": 1.0}, "--floor 1.0"),
+        ({"prune": 0.5, "round_to": 0}, "--round-to 0"),
+        ({"prune": 0.5, "rounds": 0}, "--rounds 0"),
+        ({"prune": 0.5, "importance": "size"}, "--importance size: l1"),
+        ({"prune": 0.5, "importance": "taylor"}, "--importance taylor .*--train"),
+        ({"prune": 0.5, "latency_table": "half.json"}, "latency table goes with --prune-to latency"),
+        ({"prune": 0.5, "epochs": 3}, "--epochs needs --train"),
+        ({"keep": ("conv",)}, "--keep goes with --prune"),
+        ({"per_layer": True}, "--per-layer goes with --prune"),
+        ({"write_latency_table": "t.json"}, "--write-latency-table goes with --prune"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(options, says, model):
+    with pytest.raises(PlanError, match=re.compile(says)):
+        asked(Options(model=model, **options))
+
+
+def test_a_table_that_is_none_is_refused(model):
+    with pytest.raises(DataError, match=r"--latency-table half\.json: is no table"):
+        asked(Options(model=model, prune_to="latency=0.5", latency_table="half.json"))
+
+
+def test_a_command_that_asks_for_nothing_is_refused(model):
+    with pytest.raises(PlanError, match=r"say how much: --prune 0\.5"):
+        plan(Options(model=model))
+    with pytest.raises(PlanError, match="something this conversion reads"):
+        plan(Options(model=model, prune=0.5, output=model))
+
+
+def test_training_data_calibrate_where_nothing_else_was_given(model):
+    given = Options(model=model, prune=0.5, train="train.npz")
+    assert with_calibration(given).calibrate == "train.npz"
+    assert with_calibration(given).samples == CALIBRATION_SAMPLES
+    assert with_calibration(Options(model=model, prune=0.5, train="a", calibrate="b", samples=7)).calibrate == "b"
+    assert with_calibration(Options(model=model, train="train.npz")).calibrate is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("litert", "float32")),
+        ({"calibrate": "train.npz"}, ("litert", "int8-static")),
+        ({"calibrate": "train.npz", "device": ("intel-cpu",)}, ("openvino", "int8-static")),
+        ({"calibrate": "train.npz", "quantize": ("auto",)}, ("litert", "int8-static")),
+        ({"quantize": ("float16", "float32")}, ("litert", "float16")),
+    ],
+)
+def test_times_are_of_what_the_first_device_would_run(options, expected, model):
+    assert timed_in(resolve(Options(model=model, **options))) == expected
+
+
+def test_a_plan_file_has_a_table_of_its_own(tmp_path, model):
+    (tmp_path / "plan.toml").write_text(
+        'model = "net.keras"\n[pruning]\nprune_to = "size=0.5"\nkeep = "stem*"\nrounds = 2\nper_layer = true\n'
+    )
+    pruning = asked(Options(**read_plan(tmp_path / "plan.toml")))
+    assert (pruning.goal, pruning.rounds) == (Goal("size", 0.5), 2)
+    assert (pruning.limits.keep, pruning.limits.per_layer) == (("stem*",), True)

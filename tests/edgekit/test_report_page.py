@@ -1,0 +1,79 @@
+"""The report as a page: everything is in it, and nothing of a model's names becomes markup."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+from edgekit.pruning.compare import GroupReport, ModelReport, PruningReport
+from edgekit.report import VariantReport
+from edgekit.report_page import page
+from edgekit_converters.records import Latency, Parity
+
+NAMES = "litert", "openvino"
+
+
+def pruning(value=0.5):
+    models = tuple(
+        ModelReport(model, engine, scheme, 1000, 9000, 4000, value, Latency(0.1 * place, 0.2 * place, 9))
+        for place, model in enumerate(("pruned", "dense"), 1)
+        for engine in NAMES
+        for scheme in ("float32", "int8-static")
+    )
+    groups = (GroupReport("<b>&conv", "channels", 16, 8),)
+    whole = (("head", "it is an <output>"),)
+    return PruningReport(
+        "--prune 0.5", "l2", 0.5, None, None, "accuracy", value, value, groups, whole, (), models, ("1 < 2",)
+    )
+
+
+class Whole(HTMLParser):
+    """Reads a page, and counts what there is of each tag."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = {}
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+
+    def handle_data(self, data):
+        self.words += data + " "
+
+
+def test_dense_and_pruned_are_drawn_and_told():
+    whole = Whole(page("<net>", "accuracy", (), pruning(), ("a & b",)))
+    assert whole.tags["circle"] == 8 + 2  # and the legend
+    assert whole.tags["line"] == 4
+    assert whole.tags["tr"] == 1 + 8 + 1 + 1
+    assert "b" not in whole.tags
+    for text in ("<net>: pruned", "<b>&conv", "left whole: head: it is an <output>", "a & b", "dense int8-static"):
+        assert text in whole.words
+
+
+def test_names_of_points_that_are_near_do_not_lie_upon_each_other():
+    text = page("net", "accuracy", (), pruning(), ())
+    placed = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(?:dense|pruned)', text)
+    assert len(placed) == 8
+    at = [(float(x), float(y)) for x, y in placed]
+    near = [(a, b) for a in at for b in at if a < b and abs(a[0] - b[0]) < 100 and abs(a[1] - b[1]) < 13]
+    assert near == []
+
+
+def test_without_a_value_there_is_no_chart():
+    models = tuple(replace(one, value=None) for one in pruning().models)
+    whole = Whole(page("net", None, (), replace(pruning(), models=models), ()))
+    assert "svg" not in whole.tags
+    assert whole.tags["table"] == 2
+
+
+def test_a_conversion_without_pruning_has_its_page_too():
+    parity = Parity("scores", 0.1, 40.0, 1.0)
+    variants = [
+        VariantReport(name, name, "cpu", "float32", 4000, 0.9, 0.9, 0.0, parity, Latency(1.0, 2.0, 9)) for name in NAMES
+    ]
+    whole = Whole(page("net", "accuracy", variants, None, ()))
+    assert whole.tags["circle"] == 2 + 2
+    assert whole.tags["table"] == 1
+    assert "90.00 %" in whole.words
