@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import Numbers, data_options, model_options, training_options
+from edgekit.cli.what import Numbers, data_options, epochs_kept, model_options, training_options
 from edgekit.options import Options
 
 SHARED = ("input_shape", "custom_objects", "allow_pickle", "keep_layout", "layout", "cache")
@@ -52,7 +52,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
 
     given = {name: value for name, value in options.items() if value is not None}
     made = plan(_student(dict(given)), _teacher(given))
-    with terminal.progress(enabled=not quiet) as watch:
+    with terminal.progress(enabled=not quiet) as watch, epochs_kept():
         report = distill(made, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_distillation(report)
 

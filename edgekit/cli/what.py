@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -31,6 +32,16 @@ class Numbers(click.ParamType[Any]):
         if self.count is not None and len(numbers) != self.count:
             self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
         return numbers
+
+
+@contextlib.contextmanager
+def epochs_kept() -> Iterator[None]:
+    """Tell who interrupts a training how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("epochs that were finished are kept: the same command with --resume goes on after them", err=True)
+        raise
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -10,6 +10,9 @@ import time
 import numpy as np
 import pytest
 
+from edgekit import distill as distilling
+from edgekit.options import Options
+
 pytestmark = [pytest.mark.needs_torch, pytest.mark.needs_rich]
 
 SIDE, CLASSES = 8, 3
@@ -75,12 +78,17 @@ def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
     wrong = distill("--student", "student.keras", "--train", "unlabelled.npz", "-o", "learned.pt2")
     assert wrong.returncode == 3, wrong.stderr
     assert "-o learned.pt2: the student is saved as .keras" in wrong.stderr
-    done = distill(
-        *("--student", "student.keras", "--train", "unlabelled.npz", "--evaluate", "test.npz", "-o", "learned.keras"),
-        *("--epochs", "6", "--learning-rate", "0.02", "--batch-size", "20", "--augment", "flip", "--log-dir", "log"),
+    heard = []
+    data = {"train": "unlabelled.npz", "evaluate": "test.npz", "output": "learned.keras", "log_dir": "log"}
+    how = {"epochs": 6, "learning_rate": 0.02, "batch_size": 20, "augment": ("flip",)}
+    teacher = Options(model="teacher.py:build", input_shape=(f"1,3,{SIDE},{SIDE}",), scale=1 / 255)
+    student = Options(model="student.keras", scale=1 / 255, **data, **how)
+    report = json.loads(
+        distilling.distill(distilling.plan(student, teacher), lambda *told: heard.append(told)).to_json()
     )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    epochs = [told[4] for told in heard if told[0] == "train" and len(told) == 5]
+    assert epochs[-1].startswith("epoch 6/6, loss ")
+    assert ", agreement " in epochs[-1]
     assert report["metric"] == "agreement"
     assert report["after"] > 0.85 > report["before"]
     assert [epoch["number"] for epoch in report["history"]] == [1, 2, 3, 4, 5, 6]
