@@ -59,6 +59,12 @@ def dequantize(q: Array, scale: float, zero_point: int, dtype: str | np.dtype[An
 
 
 def dequantization_table(dtype: str, scale: float, zero_point: int, to: str) -> Array:
-    """What the bit patterns 0..255 of an 8-bit ``dtype`` stand for: exact, and one look-up."""
-    patterns = np.arange(256, dtype=np.uint8).view(dtype)  # (256,)
-    return dequantize(patterns, scale, zero_point, to)
+    """What the bit patterns 0..255 of an 8-bit ``dtype`` stand for: exact, and one look-up.
+
+    To the bit as :func:`dequantize`: a double holds the product of an integer of 9 bits and a float32 exactly. It is
+    made without numpy's arithmetic, whose kernels would be 130 KB of memory that nothing else of a call needs.
+    """
+    first = 128 if dtype == "int8" else 256  # the pattern from which on they stand for negative numbers
+    step = float(np.float32(scale))
+    real = [((q if q < first else q - 256) - zero_point) * step for q in range(256)]
+    return np.array(real, np.float32).astype(to, copy=False)

@@ -25,11 +25,15 @@ def test_every_quantized_value_survives_the_way_out_and_back(dtype: str) -> None
         np.testing.assert_array_equal(quantize(dequantize(q, scale, zero_point), scale, zero_point, dtype), q)
 
 
+@pytest.mark.parametrize("to", ["float32", "float16", "float64"])
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_the_table_is_the_arithmetic(dtype: str) -> None:
+def test_the_table_is_the_arithmetic(dtype: str, to: str) -> None:
     q = np.arange(256, dtype=np.uint8).view(dtype)
-    table = dequantization_table(dtype, 0.0123, 5, "float32")
-    np.testing.assert_array_equal(table.take(q.view(np.uint8)), dequantize(q, 0.0123, 5))
+    for scale in (0.0123, *np.random.default_rng(0).lognormal(0, 1, 50)):
+        for zero_point in (5, np.iinfo(dtype).min, np.iinfo(dtype).max):
+            table = dequantization_table(dtype, float(scale), int(zero_point), to)
+            np.testing.assert_array_equal(table.take(q.view(np.uint8)), dequantize(q, scale, zero_point, to))
+            assert table.dtype == to
 
 
 @pytest.mark.needs_litert
