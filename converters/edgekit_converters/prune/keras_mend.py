@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters import data as dataset
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Live
 from edgekit_converters.prune import MendRequest, keras_anatomy
 from edgekit_converters.prune.keras_cut import removed
 from edgekit_converters.prune.keras_graph import Call, walk

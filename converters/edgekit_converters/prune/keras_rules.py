@@ -9,53 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from edgekit_converters.prune.keras_channels import Ids, Resized, Tag, Tracing, Work
-from edgekit_converters.prune.keras_graph import Call
+from edgekit_converters.prune.keras_attention import attended
+from edgekit_converters.prune.keras_channels import Ids, Resized, Tag, Work
+from edgekit_converters.prune.keras_seen import Seen
 
 POINTWISE = re.compile(  # activations that look at one value at a time
     "linear|relu6?|sigmoid|tanh|silu|swish|[gecs]elu|softplus|softsign|hard(sigmoid|silu|swish|tanh|shrink)|exponential|"
     "mish|leakyrelu|logsigmoid|softshrink|tanhshrink|squareplus|threshold"
 )
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One call as a rule sees it."""
-
-    call: Call
-    tags: tuple[Tag, ...]  # of what it takes
-    shapes: tuple[tuple[int, ...], ...]  # of what it takes, with the batch
-    shape: tuple[int, ...]  # of what it gives
-    tracing: Tracing
-
-    @property
-    def layer(self) -> Any:
-        """The layer called."""
-        return self.call.layer
-
-    @property
-    def last(self) -> bool:
-        """Whether the channels of what it takes first lie last."""
-        return self.tags[0].axis == len(self.shapes[0]) - 1
-
-    def hold(self, why: str) -> None:
-        """Leave all that it takes whole."""
-        for tag in self.tags:
-            self.tracing.partition.hold(tag.ids, f"what it gives {why} {self.call.name!r}")
-
-    def whole(self) -> Tag:
-        """Return a tag for what it gives, of channels that are never cut."""
-        why = f"what it gives goes together with that of {self.call.name!r} ({self.call.kind}), which stays"
-        return Tag(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
-
-    def positions(self, shape: tuple[int, ...]) -> int:
-        """Return how often a kernel is applied to give, or to take, a tensor."""
-        return math.prod(shape[1:-1])
 
 
 Rule = Callable[[Seen], Tag]
@@ -312,56 +276,6 @@ def _permuted(seen: Seen) -> Tag:
     return Tag((0, *seen.layer.dims).index(seen.tags[0].axis), seen.tags[0].ids)
 
 
-def _attended(seen: Seen) -> Tag:
-    """A head is one channel of the projections of queries, keys and values, and of the one that joins them."""
-    layer, tracing = seen.layer, seen.tracing
-    taken = _attention_inputs(seen)
-    if taken is None:
-        return _unknown(seen)
-    parts = [("query", "_query_dense", 0), ("key", "_key_dense", 1), ("value", "_value_dense", 2)]
-    parts += [("gate", "_gate_dense", 0)] if getattr(layer, "_use_gate", False) else []
-    heads = tracing.made(layer, "_query_dense.kernel", 1, "heads")
-    for name, part, place in parts:
-        tag, shape = taken[place]
-        tracing.lie(layer, f"{part}.kernel", 0, "uses", tag.ids)
-        tracing.lie(layer, f"{part}.kernel", 1, "makes", heads)
-        _projects(seen, (name, part), (tag.ids, _per_head(layer, part, heads)), math.prod(shape[1:-1]), heads)
-    tracing.lie(layer, "_output_dense.kernel", 0, "uses", heads)
-    outs = tracing.made(layer, "_output_dense.kernel", 2, "neurons")
-    values = _per_head(layer, "_value_dense", heads)
-    tokens, keys = (math.prod(taken[place][1][1:-1]) for place in (0, 1))
-    _projects(seen, ("attention_output", "_output_dense"), (values, outs), tokens, outs)
-    keyed = _per_head(layer, "_query_dense", heads)
-    tracing.works_at(layer, Work(seen.call.name, "attention", keyed, values, tokens, (keys,)))
-    return Tag(len(seen.shape) - 1, outs)
-
-
-def _per_head(layer: Any, part: str, heads: Ids) -> Ids:
-    return np.repeat(heads, int(getattr(layer, part).kernel.shape[2]))
-
-
-def _projects(seen: Seen, names: tuple[str, str], sides: tuple[Ids, Ids], tokens: int, biased: Ids) -> None:
-    name, part = names
-    extras = 0
-    if getattr(seen.layer, part).bias is not None:
-        seen.tracing.lie(seen.layer, f"{part}.bias", 0, "makes", biased)
-        extras = 1
-    work = Work(f"{seen.call.name}/{name}", "dense", *sides, tokens, extras=extras)
-    seen.tracing.works_at(seen.layer, work, name)
-
-
-def _attention_inputs(seen: Seen) -> list[tuple[Tag, tuple[int, ...]]] | None:
-    """Return tags and shapes of query, key and value; None where the call cannot be followed."""
-    args, kwargs = seen.call.filled(range(len(seen.tags)))
-    by_name = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs
-    scores = by_name.get("return_attention_scores") or not isinstance(by_name.get("value"), int)
-    by_name["key"] = by_name["value"] if by_name.get("key") is None else by_name["key"]
-    places = [by_name[name] for name in ("query", "key", "value")]
-    if scores or any(seen.tags[place].axis != len(seen.shapes[place]) - 1 for place in places):
-        return None
-    return [(seen.tags[place], seen.shapes[place]) for place in places]
-
-
 DIMENSIONS = ("1D", "2D", "3D")
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Addv2", "Sub", "Mul", "Divide", "TrueDivide")
 VALUES = (  # that change each value by itself, or nothing at inference
@@ -377,7 +291,7 @@ RULES: dict[str, Rule] = {
     **{f"Conv{d}Transpose": _transposed_conv for d in DIMENSIONS},
     **{f"DepthwiseConv{d}": _depthwise for d in DIMENSIONS[:2]},
     **{f"SeparableConv{d}": _separable for d in DIMENSIONS[:2]},
-    "MultiHeadAttention": _attended,
+    "MultiHeadAttention": lambda seen: attended(seen) or _unknown(seen),
     **dict.fromkeys(("BatchNormalization", "LayerNormalization", "RMSNormalization"), _normalized),
     "GroupNormalization": _group_normalized,
     "PReLU": _prelu,
