@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
 NOISE_IMAGES = 4
 
 
-def mobilenet_v2() -> keras.Model:
-    """The same model each time, (1, 224, 224, 3) in -1..1 → logits of 1000 classes.
+def mobilenet_v2(classes: int = 1000) -> keras.Model:
+    """The same model each time, (1, 224, 224, 3) in -1..1 → logits of so many classes.
 
     Untrained, it finds every class equally likely: 0.001, of which int8's steps of 1/256 would leave 0. So no softmax.
 
@@ -17,7 +19,7 @@ def mobilenet_v2() -> keras.Model:
     quantizer has anything to do; so each normalisation takes the statistics of what noise sends through it.
     """
     keras.utils.set_random_seed(20)
-    model = keras.applications.MobileNetV2(weights=None, classifier_activation=None)
+    model = keras.applications.MobileNetV2(weights=None, classes=classes, classifier_activation=None)
     normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in normalisations]
     noise = np.random.default_rng(20).uniform(-1, 1, (NOISE_IMAGES, 224, 224, 3)).astype(np.float32)
@@ -26,4 +28,32 @@ def mobilenet_v2() -> keras.Model:
     model(noise, training=True)
     for layer, momentum in zip(normalisations, momenta, strict=True):
         layer.momentum = momentum
+    return model
+
+
+def of_100_classes() -> keras.Model:
+    """The same body with a head for a user's own classes."""
+    return mobilenet_v2(100)
+
+
+def of_100_classes_anew() -> keras.Model:
+    """The same again, each of the head's weights another, as when it was trained from the beginning on other data."""
+    return _with_head(mobilenet_v2(100), lambda head, noise: noise)
+
+
+def anew() -> keras.Model:
+    """1000 classes, each of the head's weights another."""
+    return _with_head(mobilenet_v2(), lambda head, noise: noise)
+
+
+def trained_on() -> keras.Model:
+    """1000 classes, each of the head's weights moved by about a hundredth of what they are, as in fine-tuning."""
+    return _with_head(mobilenet_v2(), lambda head, noise: head + 0.01 * noise)
+
+
+def _with_head(model: keras.Model, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> keras.Model:
+    """Change the last layer's weights, given noise as large as they are."""
+    weights, bias = model.layers[-1].get_weights()
+    noise = np.random.default_rng(21).normal(scale=weights.std(), size=weights.shape)
+    model.layers[-1].set_weights([change(weights, noise).astype(np.float32), bias])
     return model

@@ -29,7 +29,7 @@ class Zstd:
     def _dictionary(self, old: Any) -> Any:
         return self._zstd.ZstdCompressionDict(bytes(old), dict_type=self._zstd.DICT_TYPE_RAWCONTENT) if old else None
 
-    def compress(self, data: Any, old: Any = b"", level: int = 12) -> bytes:
+    def compress(self, data: Any, old: Any = b"", level: int = 19) -> bytes:
         """Compress; ``old`` is the dictionary."""
         dictionary = self._dictionary(old)
         made: bytes = self._zstd.ZstdCompressor(

@@ -1,0 +1,125 @@
+"""What a delta sends when only the head of an int8 MobileNetV2 changed, and how long applying and installing it take.
+
+The head of 1000 classes is a third of the weights: trained from the beginning it cannot be sent for less than its
+entropy. So the target is for a head as users train one, of 100 classes; the others are told beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import figures
+import numpy as np
+from commands import HERE, convert
+from convert_memory import SCALE, generated_images
+
+from edgekit.delta import make_delta
+from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.delta import open_delta
+from edgekit_runtime.store_install import Terms, install
+from edgekit_runtime.store_source import install_from
+
+IMAGES, TURNS, CHUNK_BYTES = 20, 15, 1 << 20
+CHANGES = {  # what is told: old head, new head, target
+    "head of 100 classes, all its weights new": ("of_100_classes", "of_100_classes_anew", 0.07),
+    "head of 1000 classes, trained on a little": ("mobilenet_v2", "trained_on", None),
+    "head of 1000 classes, all its weights new": ("mobilenet_v2", "anew", None),
+}
+AT_ONCE = Terms(commit=True, allow_downgrade=True, any_board=True)
+
+
+def main() -> None:
+    """Print sizes, then times, both sides in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        np.save(work / "images.npy", generated_images(IMAGES))
+        for told, (old, new, limit) in CHANGES.items():
+            report = make_delta(_bundle(work, old), _bundle(work, new), work / f"{new}.delta")
+            measured = f"{report.share:.2%} of {report.bundle_bytes / 1e6:.2f} MB"
+            target = "" if limit is None else f"<= {limit:.0%}"
+            figures.show(told, measured, target, holds=None if limit is None else report.share <= limit)
+        _times(work, *CHANGES["head of 100 classes, all its weights new"][:2])
+
+
+def _bundle(work: Path, name: str) -> Path:
+    made = work / f"{name}.edgekit"
+    if not made.exists():
+        model = f"{HERE / 'mobilenet_v2.py'}:{name}"
+        asked = (
+            "-q",
+            "int8-static",
+            "-d",
+            "raspberry-pi-5",
+            "--calibrate",
+            "images.npy",
+            *SCALE,
+            "--name",
+            "mobilenet",
+        )
+        os.replace(convert(work, work, model, *asked).bundle, made)
+    return made
+
+
+def _times(work: Path, old: str, new: str) -> None:
+    before, after, delta = work / f"{old}.edgekit", work / f"{new}.edgekit", work / f"{new}.delta"
+    store = str(work / "store")
+    install_from(before, None, store, AT_ONCE)
+    whole, _ = install_from(after, None, str(work / "other"), AT_ONCE)
+    share = whole.written_bytes / after.stat().st_size
+    figures.show("install writes, over the bundle's bytes", f"{share:.4f}", "<= 1.02", holds=share <= 1.02)
+    copied, applied, sent, full = [], [], [], []
+    for _ in range(TURNS + 1):
+        copied.append(_seconds(lambda: _copy(after, work / "copy")))
+        applied.append(_seconds(lambda: _apply(delta, store, work / "applied")))
+        sent.append(_seconds(lambda: install_from(delta, None, store, AT_ONCE)))
+        _forget(store, before)
+        full.append(_seconds(lambda: install_from(after, None, store, AT_ONCE)))
+        _forget(store, before)
+    told = [f"{1000 * np.median(times[1:]):.1f} ms" for times in (copied, applied, sent, full)]
+    ratios = np.divide(applied[1:], copied[1:])
+    figures.show_at_most("applying a delta, over a copy of the bundle", list(ratios), 3)
+    figures.show("  copy, apply", ", ".join(told[:2]))
+    figures.show("installing the delta, the bundle", ", ".join(told[2:]))
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, and have it on the disk."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while piece := reader.read(CHUNK_BYTES):
+            writer.write(piece)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _apply(delta: Path, store: str, target: Path) -> None:
+    """Make all the new bundle's files, hold them against their digests, and have them on the disk, in one file."""
+    with open_delta(delta, store) as opened, target.open("wb") as writer:
+        for content in opened.unlisted().values():
+            writer.write(content)
+        for record in opened.manifest.files:
+            opened.copy(record.path, writer.write)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _forget(store: str, before: Path) -> None:
+    """Have the store as it was, with the old bundle alone."""
+    from edgekit_runtime.store_prune import prune
+
+    with open_bundle(before) as bundle:
+        install(bundle, store, AT_ONCE)
+    prune(store, 1)
+
+
+if __name__ == "__main__":
+    main()
