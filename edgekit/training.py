@@ -178,7 +178,7 @@ def train(
     if settings.hints and teacher is None:
         raise PlanError("--hints are a teacher's: there is none")
     lessons = None
-    if teacher and (settings.teacher_share or material.data.labels is None):
+    if teacher and (settings.teacher_share or settings.hints or material.data.labels is None):
         check_pair(teacher.source, student)
         lessons = _taught(runner, settings, material, teacher)
         material = dataclasses.replace(material, held_out=_labelled(runner, material, teacher))
