@@ -167,6 +167,9 @@ def test_the_command(clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert edgekit("inspect", out) == 0
     assert ", encrypted" in capsys.readouterr().out
     edgekit_runtime.load(out, decryption_key=key).close()
+    assert edgekit("verify", out) == DecryptionFailed.exit_code
+    assert edgekit("verify", out, "--files-only") == 0
+    assert "every file is whole" in capsys.readouterr().out
     assert edgekit("encrypt", out, "--key", key, "-o", tmp_path / "twice.edgekit") == PlanError.exit_code
     assert "already" in capsys.readouterr().err
     assert edgekit("encrypt", clear, "-o", tmp_path / "keyless.edgekit") == BundleError.exit_code

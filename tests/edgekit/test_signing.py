@@ -96,7 +96,8 @@ def test_a_key_is_replaced_by_another_in_two_steps(tmp_path: Path, key: Path) ->
     for each in (key, new):  # boards that know the old one, and boards that know the new one
         assert edgekit("verify", bundle, "--key", public(each)) == 0
     assert edgekit("sign", bundle, "--key", new) == 0
-    assert edgekit("verify", bundle, "--key", public(key)) == SignatureInvalid.exit_code
+    for also in ((), ("--files-only",)):
+        assert edgekit("verify", bundle, "--key", public(key), *also) == SignatureInvalid.exit_code
 
 
 def test_a_signature_of_other_contents_is_not_added_to(
