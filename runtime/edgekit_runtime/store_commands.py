@@ -133,8 +133,14 @@ def _watch() -> Watch | None:
     if not sys.stderr.isatty():
         return None
 
+    shown = -1
+
     def show(done: int, total: int) -> None:
-        print(f"\rwrote {100 * done // max(total, 1):3d} %", end="\n" if done >= total else "", file=sys.stderr)
+        nonlocal shown
+        percent = 100 * done // max(total, 1)
+        if percent != shown:
+            shown = percent
+            print(f"\rwrote {percent:3d} %", end="\n" if percent == 100 else "", file=sys.stderr, flush=True)
 
     return show
 

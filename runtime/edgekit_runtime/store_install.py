@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime import store_state as states
 from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.errors import DigestMismatch, StoreError
+from edgekit_runtime.errors import DigestMismatch, PlanError, StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import (
     CURRENT,
@@ -88,8 +88,11 @@ def install(source: Source, store: str, terms: Terms, watch: Watch | None = None
         IncompatibleDevice: it is not for this board.
         NotAnUpdate: it is older than what is current, or another model.
         BundleError: it is damaged.
+        PlanError: more good signs or tries are asked for than can be counted.
         StoreError: it was given up before, there is no room, or the store cannot be written.
     """
+    if not (1 <= terms.wanted <= states.MOST and 1 <= terms.most_tries <= states.MOST):
+        raise PlanError(f"good signs and tries of a trial are 1 to {states.MOST}: ask for fewer")
     if not terms.any_board:
         check_board(source.manifest, terms.device)
     unlisted = source.unlisted()
@@ -167,9 +170,12 @@ def _fill(making: _Making, fresh: str, disk: Disk) -> None:
 
     def copied(path: str) -> Callable[[Callable[[bytes], Any]], None]:
         def fill(write: Callable[[bytes], Any]) -> None:
-            source.copy(path, write)
-            if watch is not None:
-                watch(min(disk.written_bytes, total), total)
+            def write_and_tell(piece: bytes) -> None:
+                write(piece)
+                if watch is not None:
+                    watch(min(disk.written_bytes, total), total)
+
+            source.copy(path, write_and_tell)
 
         return fill
 

@@ -171,6 +171,7 @@ def test_the_same_bundle_twice_is_refused(old, tmp_path):
         make_delta(old, tmp_path / "other", old)
 
 
+@pytest.mark.needs_rich
 def test_the_command_says_what_is_sent(old, head_only, tmp_path):
     from click.testing import CliRunner
 

@@ -26,6 +26,7 @@ from edgekit_runtime.errors import (
     IncompatibleDevice,
     MalformedBundle,
     NotAnUpdate,
+    PlanError,
     StoreError,
 )
 from edgekit_runtime.manifest import Manifest
@@ -232,6 +233,19 @@ def test_installers_side_by_side_leave_one_whole_generation_current(version: Bun
     with open_bundle(store) as bundle:
         bundle.verify_all()
     assert not [name for name in os.listdir(f"{store}/generations") if name.startswith(".")]
+
+
+def test_progress_goes_from_nothing_to_all(version: Bundles, store: str) -> None:
+    told: list[tuple[int, int]] = []
+    with open_bundle(version("1.0")) as bundle:
+        install(bundle, store, AT_ONCE, lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+
+
+def test_more_tries_than_can_be_counted_are_refused(version: Bundles, store: str) -> None:
+    assert main(["install", str(version("1.0")), store, "--tries", "5000"]) == PlanError.exit_code
+    assert not os.path.exists(store)
 
 
 def test_a_link_that_leads_elsewhere_is_refused(version: Bundles, store: str, tmp_path: Path) -> None:
