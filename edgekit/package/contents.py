@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from edgekit_runtime.archive import Entry, directory, local_header
 from edgekit_runtime.bundle import open_bundle
@@ -73,12 +72,7 @@ class Contents:
     def write_file(self, target: Path) -> None:
         """Write the bundle as a file."""
         with target.open("wb") as file:
-            self.copy_file(file)
-
-    def copy_file(self, file: BinaryIO) -> None:
-        """Write the bundle as a file into one that is open."""
-        for chunk in self.file_chunks():
-            file.write(chunk)
+            file.writelines(self.file_chunks())
 
     def write_folder(self, target: Path) -> None:
         """Write the bundle as a folder."""
@@ -86,8 +80,7 @@ class Contents:
             place = target / path
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("wb") as file:
-                for chunk in piece.chunks():
-                    file.write(chunk)
+                file.writelines(piece.chunks())
 
     def _entries(self, crcs: Mapping[str, int]) -> list[Entry]:
         entries: list[Entry] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.signing import make_key, read_private_key, sign
 from edgekit_runtime import load
 from edgekit_runtime.store_status import status
 
@@ -56,6 +57,23 @@ def test_a_tampered_package_is_refused(write, dpkg):
     package.write_bytes(content)
     assert run("-i", package).returncode != 0
     assert not (root / STORE).exists()
+
+
+@pytest.mark.needs_cryptography
+def test_a_board_that_trusts_another_key_refuses_it(write, make_bundle, dpkg, tmp_path, monkeypatch):
+    for name in ("ours", "theirs"):
+        make_key(tmp_path / f"{name}.pem", "p256")
+    bundle = make_bundle()
+    sign(bundle, [read_private_key(tmp_path / "theirs.pem")])
+    root, run = dpkg
+    monkeypatch.setenv("EDGEKIT_TRUST", str(tmp_path / "ours.pub.pem"))
+    done = run("-i", write("deb", "quarters.deb", of=bundle))
+    assert done.returncode != 0
+    assert "trust that key, or sign with a trusted one" in done.stdout
+    assert not (root / STORE / "current").exists()
+    monkeypatch.setenv("EDGEKIT_TRUST", str(tmp_path / "theirs.pub.pem"))
+    assert run("--configure", "edgekit-model-quarters").returncode == 0
+    assert (root / STORE / "current").exists()
 
 
 def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_bundle, dpkg):
