@@ -35,11 +35,6 @@ class Envelope:
     signatures: tuple[bytes, ...]
     key_ids: tuple[str, ...]  # as the signatures claim; "" where they do not
 
-    @property
-    def message(self) -> bytes:
-        """The bytes that a signature is of: DSSE's pre-authentication encoding."""
-        return message(self.payload)
-
 
 @dataclass(frozen=True)
 class Seal:
@@ -70,7 +65,7 @@ class Seal:
 
 
 def message(payload: bytes) -> bytes:
-    """DSSE v1's pre-authentication encoding of a payload."""
+    """The bytes that a signature is of: DSSE v1's pre-authentication encoding of a payload."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
@@ -83,9 +78,10 @@ def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> Seal:
         SignatureInvalid: ``model.sig`` is malformed, or none of its signatures is a trusted key's.
     """
     envelope = read_envelope(data)
+    signed = message(envelope.payload)
     for signature in envelope.signatures:
         for key in keys:
-            if key.made(signature, envelope.message):
+            if key.made(signature, signed):
                 return Seal(key.id, statement_digests(envelope.payload))
     trusted = {key.id for key in keys}
     if trusted & set(envelope.key_ids):

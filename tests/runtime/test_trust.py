@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,18 @@ def test_a_point_on_no_curve_is_no_key(signed: Path, ours: Path) -> None:
     pem = b"-----BEGIN PUBLIC KEY-----\n" + b64encode(der) + b"\n-----END PUBLIC KEY-----\n"
     with pytest.raises(SignatureInvalid, match="cannot be used"):
         open_bundle(signed, trust=pem)
+
+
+def test_verifying_needs_two_packages_besides_numpy(signed: Path, ours: Path) -> None:
+    code = (
+        "import sys, numpy, edgekit_runtime; edgekit_runtime.load; before = set(sys.modules)\n"
+        "sys.modules['pycparser'] = None  # pip brings it for cffi, which needs it to compile alone\n"
+        "edgekit_runtime.open_bundle(sys.argv[1], trust=sys.argv[2]).verify_all()\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - {*sys.stdlib_module_names})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, signed, ours], check=True, capture_output=True, text=True)
+    ours_or_cryptographys = {"edgekit_runtime", "cryptography", "_openssl"}
+    assert set(done.stdout.split()) - {"pycparser"} - ours_or_cryptographys <= {"_cffi_backend"}
 
 
 def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
