@@ -91,12 +91,10 @@ def _as_option(name: str, value: Any) -> Any:
     """Let options be given as Python users would: a path, one value for many, a shape as a tuple of numbers."""
     if name == "input_shape":
         return _input_shapes(value)
-    if isinstance(value, Path):
-        return str(value)
     if str(Options.__dataclass_fields__[name].type).startswith("tuple") and value is not None:
-        single = isinstance(value, (str, Path, int, float))
-        return (str(value) if isinstance(value, Path) else value,) if single else tuple(value)
-    return value
+        several = (value,) if isinstance(value, (str, Path, int, float)) else value
+        return tuple(str(one) if isinstance(one, Path) else one for one in several)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _input_shapes(value: Any) -> tuple[str, ...]:

@@ -175,3 +175,42 @@ def test_a_full_disk_ends_a_race_and_is_the_reason(race, small_disk, tmp_path, m
     assert str(small_disk) in str(caught.value) and "TMPDIR" in caught.value.advice
     assert not (tmp_path / "digits.edgekit").exists()
     assert list(small_disk.iterdir()) == []
+
+
+def test_several_inputs_and_outputs_an_own_metric_and_a_device_without_integers(repository, tmp_path):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image, facts = keras.Input((6, 6, 3), name="image"), keras.Input((4,), name="facts")
+    x = layers.Concatenate()([layers.Flatten()(layers.Conv2D(4, 3)(image)), layers.Dense(4)(facts)])
+    outputs = [layers.Dense(3, activation="softmax", name="kind")(x), layers.Dense(2, name="place")(x)]
+    keras.Model([image, facts], outputs).save(tmp_path / "net.keras")
+    rng = np.random.default_rng(0)
+    samples = {"image": rng.standard_normal((60, 6, 6, 3)), "facts": rng.standard_normal((60, 4))}
+    np.savez(tmp_path / "data.npz", y=rng.integers(0, 3, 60), **{k: v.astype(np.float32) for k, v in samples.items()})
+    (tmp_path / "own.py").write_text(
+        "def score(outputs, labels):\n"
+        "    kind, place = outputs.values()\n"
+        "    return float((kind.argmax(1) == labels).mean() + 0 * place.mean())\n"
+    )
+    board = (repository / "devices" / "edgekit_devices" / "generic-arm64.toml").read_text()
+    lines = [line for line in board.splitlines() if not line.startswith(("name", "schemes"))]
+    (tmp_path / "float.toml").write_text("\n".join(['name = "float"', 'schemes = ["float16", "float32"]', *lines]))
+    report = edgekit.convert(
+        tmp_path / "net.keras",
+        tmp_path / "net.edgekit",
+        device=tmp_path / "float.toml",
+        quantize="auto",
+        calibrate=tmp_path / "data.npz",
+        evaluate=tmp_path / "data.npz",
+        metric=f"{tmp_path / 'own.py'}:score",
+    )
+    assert [(trial.recipe, trial.state) for trial in report.trials] == [
+        ("float32", "measured"),
+        ("float16", "measured"),
+    ]
+    assert report.source.metric == "own.py:score"
+    assert report.trials[0].error is None  # one number for the whole set has none
+    with edgekit_runtime.load(tmp_path / "net.edgekit", check="always") as model:
+        assert [spec.name for spec in model.inputs] == ["image", "facts"]

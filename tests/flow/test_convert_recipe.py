@@ -71,3 +71,17 @@ def test_a_rule_that_selects_nothing_leaves_nothing_behind(convert, tmp_path):
     with pytest.raises(PlanError, match="rule 1: layers: nothing is called 'weid'; near it: wide"):
         convert(f'{PLAIN}[[rule]]\nscheme = "float32"\nlayers = ["weid"]\n')
     assert not (tmp_path / "net.edgekit").exists()
+
+
+def test_an_h5_file_of_an_older_keras_has_layers_too(folder, tmp_path):
+    import tf_keras
+
+    image = tf_keras.Input((8, 8, 3))
+    x = tf_keras.layers.Flatten()(tf_keras.layers.Conv2D(4, 3, activation="relu", name="conv")(image))
+    tf_keras.Model(image, tf_keras.layers.Dense(3, name="head")(x)).save(tmp_path / "old.h5")
+    (tmp_path / "r.toml").write_text(f'{PLAIN}[[rule]]\nscheme = "float32"\nlayers = "head"\n')
+    common = {"device": "generic-arm64", "calibrate": folder / "samples.npy"}
+    kept = edgekit.convert(tmp_path / "old.h5", tmp_path / "kept.edgekit", recipe=tmp_path / "r.toml", **common)
+    plain = edgekit.convert(tmp_path / "old.h5", tmp_path / "plain.edgekit", quantize="int8-static", **common)
+    assert kept.variants[0].parity.step == 0.0  # its last layer gives floats
+    assert plain.variants[0].parity.step > 0.0
