@@ -64,3 +64,4 @@ def _weights_and_biases(request: TrainRequest, metric: str) -> Iterator[Tell]:
         yield lambda epoch: run.log(scalars(epoch, metric), step=epoch.number)
     finally:
         run.finish()
+        wandb.teardown()  # its own process writes what it has; a worker is ended with all of its processes
