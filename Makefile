@@ -38,7 +38,7 @@ test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels un
 	python -m pytest -m needs_arm
 
 test-signing: $(VENV)/.has-all $(MODEL_SIGNING)/.whole  ## let OpenSSF's model_signing judge our signatures, and ours its
-	python -m pytest -m needs_model_signing
+	python -m pytest tests/signing
 
 test-packages: $(VENV)/.has-all $(JUDGES)/.whole  ## let rauc, swupdate, mender and others judge what we package
 	python -m pytest -m "needs_updaters or needs_judges"
