@@ -99,7 +99,24 @@ def _ranges(request: QuantizeRequest) -> Any:
     )
     calibration.calibrate({ports.key: Samples(request, [port.name for port in ports.inputs])}, recipes)
     extremes = calibration.get_model_qsvs()
+    _check_finite(extremes)
     return extremes if statistics in UPDATES else narrow(request, extremes)
+
+
+def _check_finite(extremes: dict[str, dict[str, Any]]) -> None:
+    """Refuse values that no range holds: a scale would be infinite, and statistics would go by what is left.
+
+    Raises:
+        CalibrationError: naming the tensor, in TFLite the names of all layers in it.
+    """
+    for name, seen in extremes.items():
+        if not all(np.isfinite(seen[end]).all() for end in ("min", "max") if end in seen):
+            raise CalibrationError(
+                f"on the calibration samples tensor {name!r} takes values that are infinite, or no numbers",
+                stage="quantize",
+                subject="litert",
+                advice="check the samples and their --scale, --mean and --std, or keep its layer in float by a --recipe",
+            )
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from edgekit_converters.artifact import open_interpreter
 from edgekit_converters.recipe import Recipe
+from edgekit_runtime.errors import CalibrationError
 
 pytestmark = pytest.mark.needs_keras
 
@@ -79,3 +80,17 @@ def test_memory_does_not_grow_with_samples(lowered_model):
         narrow(one, extremes)
         peaks.append(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
     assert peaks[1] < peaks[0] + 24, peaks  # MiB, where the hidden tensor of all samples takes 64
+
+
+@pytest.mark.parametrize("statistics", ["min-max", "mse", "histogram"])
+def test_a_tensor_that_takes_infinite_values_is_named(lowered_model, statistics):
+    import keras
+    from keras import layers
+
+    image = keras.Input((4, 4, 2))
+    x = layers.Conv2D(2, 1, kernel_initializer="ones", activation="exponential", name="explodes")(image)
+    net = keras.Model(image, layers.Conv2D(2, 1)(layers.ReLU(6)(x)))  # whose answers are finite
+    samples = np.random.default_rng(0).standard_normal((16, 4, 4, 2)).astype(np.float32)
+    samples[7, 2, 2] = 200
+    with pytest.raises(CalibrationError, match=r"tensor '.*explodes.*' takes values that are infinite"):
+        lowered_model(net, "litert", samples).quantized(Recipe("int8-static", statistics))
