@@ -3,11 +3,14 @@
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgekit_converters.records import Cut, SourceRequest
+from edgekit_runtime.errors import ConversionError, SourceError
 
 pytestmark = pytest.mark.needs_keras
 
@@ -200,3 +203,228 @@ def checked(model, tmp_path, part=0.4, seed=0):
 def test_what_is_zero_is_cut_without_a_change(tmp_path, generation, pattern):
     anatomy, *_ = checked(built(generation, PATTERNS[pattern]), tmp_path)
     assert len(anatomy.groups) >= 1
+
+
+def _drawn(seed):
+    """A net drawn at random: every step takes one or two of the tensors there are."""
+
+    def make(layers, x):
+        draw = np.random.default_rng(seed)
+        shared = layers.Conv2D(6, 3, padding="same", name="shared")
+        known = [layers.Conv2D(6, 3, padding="same")(x)]
+        for _ in range(8):
+            a, b = known[draw.integers(len(known))], known[draw.integers(len(known))]
+            kind = draw.choice(["conv", "add", "concat", "depthwise", "gate", "norm", "shared"])
+            if kind == "conv":
+                new = layers.Conv2D(int(draw.integers(4, 9)), int(draw.choice([1, 3])), padding="same")(a)
+            elif kind == "add":
+                new = layers.Add()([a, layers.Conv2D(a.shape[-1], 1)(b)])
+            elif kind == "concat":
+                new = layers.Concatenate()([a, b])
+            elif kind == "depthwise":
+                new = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=int(draw.integers(1, 3)))(a)
+            elif kind == "gate":
+                gate = layers.Dense(a.shape[-1], activation="sigmoid")(layers.GlobalAveragePooling2D()(b))
+                new = layers.Multiply()([a, layers.Reshape((1, 1, a.shape[-1]))(gate)])
+            elif kind == "norm":
+                new = layers.ReLU()(layers.BatchNormalization()(a))
+            else:
+                new = shared(layers.Conv2D(5, 1)(a))
+            known.append(new)
+        end = layers.Flatten()(layers.MaxPooling2D(4)(known[-1])) if seed % 2 else layers.Flatten()(known[-1])
+        return layers.Dense(3)(layers.Dense(5, activation="relu")(end))
+
+    return make
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nets_drawn_at_random_are_cut_without_a_change(tmp_path, seed):
+    checked(built(GENERATIONS[seed % 2], _drawn(seed), seed), tmp_path, part=0.3 + 0.1 * seed % 0.5, seed=seed)
+
+
+def test_a_whole_architecture_is_cut_without_a_change(tmp_path):
+    import tf_keras
+
+    net = tf_keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3), classes=4)
+    anatomy, smaller, *_ = checked(net, tmp_path)
+    assert [layer for layer, _ in anatomy.whole] == [anatomy.labours[-1].layer]  # the classes
+    assert smaller.handle.model.count_params() < 0.5 * anatomy.parameters
+
+
+@pytest.mark.needs_data
+def test_a_real_net_is_cut_without_a_change(tmp_path, shared_data):
+    from edgekit_converters.load.keras_model import load_file
+
+    path = shared_data / "mlperf_tiny" / "image_classification" / "pretrainedResnet.h5"
+    live = load_file(SourceRequest("keras", path))
+    anatomy, *_ = checked(live.handle.model, tmp_path)
+    assert [group.width for group in anatomy.groups] == [16, 16, 32, 32, 64, 64]
+
+
+ALONE = """
+import importlib, sys, numpy as np
+for generation, path in (("keras", sys.argv[1]), ("tf_keras", sys.argv[2])):
+    model = importlib.import_module(generation).models.load_model(path, compile=False)
+    np.save(path + ".npy", model(np.load(sys.argv[3]), training=False))
+assert not any(name.startswith("edgekit") for name in sys.modules)
+"""
+
+
+def test_the_file_loads_without_edgekit(tmp_path):
+    files, expected = [], []
+    for generation, suffix in (("keras", ".keras"), ("tf_keras", ".h5")):
+        folder = tmp_path / generation
+        folder.mkdir()
+        *_, request, (arrays, outputs) = checked(built(generation, _shared), folder)
+        assert request.path.suffix == suffix
+        files.append(str(request.path))
+        expected.append(outputs[0])
+    np.save(tmp_path / "inputs.npy", arrays[0])
+    command = [sys.executable, "-c", ALONE, *files, str(tmp_path / "inputs.npy")]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=300)
+    for path, outputs in zip(files, expected, strict=True):
+        assert np.allclose(np.load(path + ".npy"), outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_normalization_over_channels_takes_its_statistics_over_those_left(tmp_path):
+    """Where every channel is there twice, cutting the copies changes neither mean nor variance."""
+    from edgekit_converters.load.keras_model import load_file
+    from edgekit_converters.prune import CutRequest, keras_models
+
+    def make(layers, x):
+        x = layers.LayerNormalization()(layers.Conv2D(8, 3, name="first")(x))
+        x = layers.GroupNormalization(2)(layers.Conv2D(8, 3, name="second")(x))
+        return layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+
+    model = built("keras", make)
+    live, source = opened(model, tmp_path)
+    norms = [layer for layer in model.layers if "normalization" in layer.name]
+    convolutions = [model.get_layer("first"), model.get_layer("second")]
+    for layer in (*convolutions, *norms):
+        for weight in layer.weights:
+            weight.assign(np.repeat(weight.numpy()[..., ::2], 2, axis=-1))
+    for user in (convolutions[1], model.layers[-1]):
+        kernel = user.kernel.numpy()
+        kernel[..., 1::2, :] = 0
+        user.kernel.assign(kernel)
+    expected = live.run(samples(live))[0]
+    anatomy = keras_models.dissect(live)
+    assert [(group.name, group.width) for group in anatomy.groups] == [("first", 8), ("second", 4)]  # alike in both
+    request = keras_models.cut(live, CutRequest(source, (Cut("first", (0, 2, 4, 6)), Cut("second", (0, 2)))), tmp_path)
+    assert np.allclose(load_file(request).run(samples(live))[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["residual", "transposed", "in_divisions", "shared", "attentive"])
+def test_macs_and_parameters_are_those_of_edgekit_layers(tmp_path, pattern):
+    from edgekit_converters.prune import keras_models
+    from edgekit_converters.trace import keras_calls
+
+    live, _ = opened(built("keras", PATTERNS[pattern]), tmp_path)
+    anatomy = keras_models.dissect(live)
+    steps = keras_calls.steps(live, [array[:1] for array in samples(live)]).steps
+    told = {layer.name: layer.parameters for layer in steps if layer.parameters}
+    for name, parameters in told.items():
+        ours = [one.parameters(anatomy.widths) for one in anatomy.labours if one.layer == name]
+        assert sum(ours) == parameters, name
+    weighted = [one for one in anatomy.labours if one.operator != "attention"]
+    assert sum(one.macs(anatomy.widths) for one in weighted) == sum(step.macs for step in steps)
+
+
+def test_a_layer_nobody_knows_leaves_its_neighbours_whole_and_says_so(tmp_path):
+    def make(layers, x):
+        x = layers.Conv2D(6, 3, name="free")(x)
+        x = layers.Conv2D(4, 3, name="before")(x)
+        x = layers.LSTM(5, name="memory")(layers.Reshape((16, 4))(x))
+        return layers.Dense(2, name="head")(layers.Dense(7, name="after")(x))
+
+    anatomy, *_ = checked(built("keras", make), tmp_path)
+    assert {group.name for group in anatomy.groups} == {"free", "after"}
+    whole = dict(anatomy.whole)
+    assert "LSTM" in whole["memory"]
+    assert "'memory'" in whole["before"]
+    assert "what the model gives" in whole["head"]
+
+
+def _open_net(tmp_path):
+    return opened(built("keras", _residual), tmp_path)
+
+
+def test_what_cannot_be_cut_is_refused(tmp_path):
+    from edgekit_converters.prune import CutRequest, keras_models
+
+    live, source = _open_net(tmp_path)
+    name = keras_models.dissect(live).groups[0].name
+    for cuts, says in (
+        ((Cut(name, ()),), "nothing of its 8 channels would be left"),
+        ((Cut("nowhere", (0,)),), "no such group of channels; there are stem"),
+        ((Cut(name, tuple(range(8))),), "nothing would be taken away"),
+        ((Cut(name, (0, 8)),), "8 is none of them"),
+    ):
+        with pytest.raises(ConversionError, match=says):
+            keras_models.cut(live, CutRequest(source, cuts), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_cut_counts_what_the_first_left(tmp_path):
+    from edgekit_converters.prune import keras_anatomy
+    from edgekit_converters.prune.keras_cut import removed
+
+    found = keras_anatomy.dissect(_open_net(tmp_path)[0])
+    roots = found.channels["stem"]
+    gone = removed(found, (Cut("stem", (1, 3, 5, 7)), Cut("stem", (1, 2))))
+    assert gone == set(roots.tolist()) - {int(roots[3]), int(roots[5])}
+
+
+def test_models_whose_channels_cannot_be_followed_are_refused(tmp_path):
+    import keras
+
+    from edgekit_converters.load.keras_model import from_model
+    from edgekit_converters.prune import keras_models
+    from edgekit_converters.records import InputShape
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    said = SourceRequest("keras", tmp_path / "x.keras", input_shapes=(InputShape((1, 4)),))
+    with pytest.raises(SourceError, match=r"Subclassed is a subclassed model.*keras.Model\(inputs, outputs\)"):
+        keras_models.dissect(from_model(Subclassed(), said))
+    alone, _ = opened(built("keras", lambda layers, x: layers.Dense(3, name="scores")(layers.Flatten()(x))), tmp_path)
+    with pytest.raises(SourceError, match=r"nothing in this model can be pruned:\n  scores: what it gives is what"):
+        keras_models.dissect(alone)
+    signature = replace(alone, handle=replace(alone.handle, model=None))
+    with pytest.raises(SourceError, match=r"SavedModel.*give the .keras or .h5 file"):
+        keras_models.dissect(signature)
+
+
+OWN_LAYER = """
+import keras
+
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+def build():
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(6, 3, name="inner")(x)
+    y = Doubled(name="own")(keras.layers.Conv2D(4, 3, name="outer")(y))
+    return keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y)))
+"""
+
+
+def test_a_model_with_layers_of_its_own_is_opened_by_the_file_that_defines_them(tmp_path):
+    from edgekit_converters.load import load, open_source
+    from edgekit_converters.prune import CutRequest, DissectRequest, cut, dissect
+
+    (tmp_path / "own_layers.py").write_text(OWN_LAYER)
+    source = load(SourceRequest("python", tmp_path / "own_layers.py", "build"), tmp_path)
+    anatomy = dissect(DissectRequest(source), tmp_path)
+    assert [group.name for group in anatomy.groups] == ["inner"]
+    assert "'own'" in dict(anatomy.whole)["outer"]
+    request = cut(CutRequest(source, (Cut("inner", (0, 2, 5)),)), tmp_path)
+    assert request.custom_objects == Path(tmp_path / "own_layers.py")
+    assert open_source(request).handle.model.get_layer("inner").filters == 3
