@@ -62,7 +62,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     filename = f"{request.name}.{'tar' if repository else 'squashfs'}"
     if repository:
         with (content / filename).open("wb") as file:
-            write_tar(file, tree(contents))
+            write_tar(file, tree(contents), prefix="./")
     else:
         _squash(contents, out.parent / "tree", content / filename)
     manifest = MANIFEST.format(

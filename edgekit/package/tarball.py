@@ -43,8 +43,13 @@ def tree(contents: Contents, prefix: str = "") -> list[Member]:
 
 
 def write_tar(file: BinaryIO, members: Iterable[Member], prefix: str = "") -> None:
-    """Write the members, each folder before what is in it, under names that begin with ``prefix``."""
+    """Write the members, each folder before what is in it.
+
+    A prefix, such as "./", begins all names, and comes first itself: whoever unpacks into a private folder opens it.
+    """
     made: set[str] = set()
+    if prefix:
+        file.write(_header(prefix, 0, 0o755, tarfile.DIRTYPE))
     for member in members:
         for folder in reversed(PurePosixPath(member.path).parents):
             if str(folder) != "." and str(folder) not in made:

@@ -113,3 +113,12 @@ def test_a_key_that_mender_artifact_cannot_read_is_said_how_to_convert(make, sig
     modern = Path(signer.key).with_name("pkcs8.pem")
     with pytest.raises(PlanError, match=f"openssl pkey -traditional -in {modern}"):
         make(key=modern)
+
+
+@AS_ROOT
+def test_behind_the_first_artifact_there_is_nothing_to_go_back_to(make, mender, tmp_path):
+    assert mender("install", make()).returncode == 0
+    done = mender("rollback")
+    assert done.returncode != 0
+    assert "exit status 8" in done.stdout  # as the store says it: a model that is there is better than none
+    assert (tmp_path / "store/current").exists()

@@ -151,7 +151,8 @@ def test_an_artifact_repository_takes_the_tree(make, extract, call, make_bundle,
     """Debian's rauc 1.8 reads and unpacks it; 1.13 and newer install it."""
     content = extract(make(repository="models"))
     assert "[image.models/quarters]" in (content / "manifest.raucm").read_text()
-    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree").mkdir(0o700)
     assert call("tar", "-xf", content / "quarters.tar", "-C", tmp_path / "tree").returncode == 0
+    assert (tmp_path / "tree").stat().st_mode & 0o777 == 0o755  # not everybody who runs models is root
     compared = call("diff", "-r", tmp_path / "tree", make_bundle(folder=True))
     assert (compared.returncode, compared.stdout) == (0, "")
