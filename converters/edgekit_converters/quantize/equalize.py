@@ -36,10 +36,14 @@ Constants = dict[Hashable, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Part:
-    """A constant, by its key, and which of its axes counts the channels."""
+    """A constant, by its key, and which of its axes counts the channels.
+
+    Of a flattened image an axis counts all its values, the channels again and again: then it says how many they are.
+    """
 
     constant: Hashable
     axis: int
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,11 @@ def _apply(constants: Constants, link: Link) -> float:
     """Even out one link and return how far its channels were from even, as the logarithm of a factor."""
     scales = _scales(constants, link)
     for part in (link.weights, *link.biases):
-        constants[part.constant] /= _along(scales, constants[part.constant], part.axis)
+        array, axis = _by_axis(constants, part)
+        array /= _along(scales, array, axis)
     for part in link.takers:
-        constants[part.constant] *= _along(scales, constants[part.constant], part.axis)
+        array, axis = _by_axis(constants, part)
+        array *= _along(scales, array, axis)
     return float(np.abs(np.log(scales)).max())
 
 
@@ -114,8 +120,18 @@ def _reached(constants: Constants, link: Link) -> NDArray[np.float64]:
 
 def _by_channel(constants: Constants, part: Part) -> NDArray[np.float64]:
     """Return a constant as (channels, values of each)."""
-    array = np.moveaxis(constants[part.constant], part.axis, 0)
+    array = np.moveaxis(*_by_axis(constants, part), 0)
     return array.reshape(len(array), -1).astype(np.float64)
+
+
+def _by_axis(constants: Constants, part: Part) -> tuple[NDArray[Any], int]:
+    """Return a constant, or a view of it, with an axis that counts channels and nothing else, and which that is."""
+    array, axis = constants[part.constant], part.axis
+    if part.channels is None:
+        return array, axis
+    view = array.view()
+    view.shape = (*array.shape[:axis], -1, part.channels, *array.shape[axis + 1 :])  # raises where it would copy
+    return view, axis + 1
 
 
 def _along(scales: NDArray[np.float64], array: NDArray[Any], axis: int) -> NDArray[np.float64]:

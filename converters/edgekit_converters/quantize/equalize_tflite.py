@@ -89,9 +89,10 @@ class Graph:
             if index in self._graph.outputs or index not in self._takers:
                 return None
             for operator in self._takers[index]:
-                if self._takes(operator, index, channels):
-                    takers.append(Part(int(operator.inputs[1]), TAKES[self._kind(operator)]))
-                elif self._scales_along(operator, channels):
+                taken = self._taken(operator, index, channels)
+                if taken:
+                    takers.append(taken)
+                elif self._scales_along(operator, index, channels):
                     products += [operator] if self._kind(operator) == "MUL" else []
                     result = int(operator.outputs[0])
                     pending += [result] if result not in reached else []
@@ -101,15 +102,25 @@ class Graph:
         # of x · y only one may come with the channels: both would scale them twice
         return takers if all(sum(index in reached for index in one.inputs) == 1 for one in products) else None
 
-    def _takes(self, operator: Any, index: int, channels: int) -> bool:
+    def _taken(self, operator: Any, index: int, channels: int) -> Part | None:
+        """Return what takes a tensor's channels. Flattened, with the channels last, they come in turns."""
         kind = self._kind(operator)
         if kind not in TAKES or operator.inputs[0] != index or not self._own(int(operator.inputs[1])):
-            return False
-        return bool(self._shape(int(operator.inputs[1]))[TAKES[kind]] == channels)
+            return None
+        constant, axis = int(operator.inputs[1]), TAKES[kind]
+        size = self._shape(constant)[axis]
+        if size == channels:
+            return Part(constant, axis)
+        return Part(constant, axis, channels) if kind == "FULLY_CONNECTED" and size % channels == 0 else None
 
-    def _scales_along(self, operator: Any, channels: int) -> bool:
+    def _scales_along(self, operator: Any, index: int, channels: int) -> bool:
         kind, inputs = self._kind(operator), [int(index) for index in operator.inputs]
-        if kind not in SCALES_ALONG or self._shape(int(operator.outputs[0]))[-1:] != [channels]:
+        if kind not in SCALES_ALONG:
+            return False
+        last = self._shape(int(operator.outputs[0]))[-1:]
+        if kind == "RESHAPE":  # as long as its last axis has whole turns of channels, they come in turns there, too
+            return bool(last) and last[0] % channels == 0
+        if last != self._shape(index)[-1:]:
             return False
         if getattr(operator.builtinOptions, "fusedActivationFunction", ACTIVATION.NONE) not in HOMOGENEOUS:
             return False

@@ -115,7 +115,7 @@ def _check_finite(extremes: dict[str, dict[str, Any]]) -> None:
                 f"on the calibration samples tensor {name!r} takes values that are infinite, or no numbers",
                 stage="quantize",
                 subject="litert",
-                advice="check the samples and their --scale, --mean and --std, or keep its layer in float by a --recipe",
+                advice="check the samples and their --scale, --mean and --std, or keep its layer in float (--recipe)",
             )
 
 

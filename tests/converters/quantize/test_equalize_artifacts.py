@@ -89,6 +89,27 @@ def test_channels_a_thousand_to_one_apart_become_usable(lowered_model, engine, s
     assert even > plain + GAIN_DB, (plain, even)
 
 
+def test_a_flattened_image_takes_its_channels_in_turns(lowered_model, tmp_path):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, 3))
+    first = layers.Conv2D(4, 3, strides=4, activation="relu", bias_initializer="random_normal")
+    pooled = layers.MaxPooling2D(1)(first(image))
+    head = layers.Dense(5)
+    net = keras.Model(image, head(layers.ReLU()(layers.Flatten()(pooled))))
+    scales = np.geomspace(1 / SPREAD, 1, 4)
+    _spread(first, [], scales)
+    kernel, bias = head.get_weights()  # (rows · columns · channels, 5)
+    head.set_weights([kernel / np.tile(scales, len(kernel) // 4)[:, np.newaxis], bias])
+    model = lowered_model(net, "litert", samples())
+    even, plain = outputs(equalized(model, tmp_path)), outputs(model.artifact)
+    np.testing.assert_allclose(even, plain, rtol=0, atol=SAME * np.abs(plain).max())
+    snr_db = [model.snr_db(Recipe("int8-static", corrections=names)) for names in ((), ("equalize",))]
+    assert snr_db[1] > snr_db[0] + GAIN_DB, snr_db
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hard_swish_is_left_alone(lowered_model, tmp_path, engine):
     model = lowered_model(separable("hard_silu"), engine, samples())
