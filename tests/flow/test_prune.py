@@ -1,0 +1,183 @@
+"""Pruning from a dense model to a bundle in one command, and to a file that its framework loads without edgekit."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit_runtime.errors import PlanError
+
+SIDE, CLASSES = 16, 4
+KERAS = """
+import sys, numpy as np, keras
+from keras import layers
+keras.utils.set_random_seed(1)
+image = keras.Input(({side}, {side}, 3), name="image")
+x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(32, 3, padding="same", use_bias=False, name="stem")(image)))
+y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(32, 3, padding="same", name="inner")(x)))
+x = layers.Add()([x, layers.Conv2D(32, 3, padding="same", name="outer")(y)])
+x = layers.GlobalAveragePooling2D()(layers.Conv2D(48, 3, strides=2, activation="relu", name="last")(x))
+model = keras.Model(image, layers.Dense({classes}, activation="softmax", name="scores")(x))
+data = np.load("train.npz")
+model.compile("adam", "sparse_categorical_crossentropy")
+model.fit(data["x"] / 255.0, data["y"], epochs=3, batch_size=32, verbose=0)
+model.save("net.keras")
+"""
+TORCH = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(16, 24, 3, stride=2), nn.BatchNorm2d(24), nn.ReLU())
+        self.head = nn.Linear(24, {classes})
+
+    def forward(self, image):
+        return self.head(self.body(self.stem(image)).mean((2, 3)))
+
+def build():
+    torch.manual_seed(0)
+    return Net()
+"""
+
+
+def images(count, seed):
+    """Images whose brightest corner says their class."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, CLASSES, count)
+    pixels = generator.normal(100, 40, (count, SIDE, SIDE, 3))
+    for row, label in enumerate(labels):
+        down, right = SIDE // 2 * (label // 2), SIDE // 2 * (label % 2)
+        pixels[row, down : down + SIDE // 2, right : right + SIDE // 2] *= 1 + 0.3 * (label + 1)
+    return np.clip(pixels, 0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prune")
+    for name, count, seed in (("train", 400, 0), ("test", 200, 1)):
+        x, y = images(count, seed)
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+    (folder / "net.py").write_text(TORCH.format(classes=CLASSES))
+    return folder
+
+
+def python(folder, text):
+    made = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+@pytest.mark.needs_keras
+@pytest.mark.needs_jsonschema
+def test_one_command_from_the_dense_model_to_the_bundle(folder, repository, monkeypatch, _own_cache):
+    import jsonschema
+
+    monkeypatch.chdir(folder)
+    python(folder, KERAS.format(side=SIDE, classes=CLASSES))
+    report = edgekit.convert(
+        "net.keras",
+        "net.edgekit",
+        prune_to="latency=0.9",
+        keep="stem",
+        write_latency_table="table.json",
+        train="train.npz",
+        epochs=2,
+        evaluate="test.npz",
+        scale=1 / 255,
+        device="generic-arm64",
+        quantize=["float32", "int8-static"],
+        report="report.json",
+    )
+    written = json.loads((folder / "report.json").read_text())
+    jsonschema.validate(written, json.loads((repository / "docs" / "report.schema.json").read_text()))
+    pruning = report.pruning
+    left = {group.name: (group.width, group.left) for group in pruning.groups}
+    assert left["stem"] == (32, 32)
+    assert any(cut < width for width, cut in left.values())
+    assert pruning.measured <= 0.9
+    assert pruning.measured_in == "litert int8-static"
+    assert [(one.model, one.scheme) for one in pruning.models] == [
+        (model, scheme) for model in ("dense", "pruned") for scheme in ("float32", "int8-static")
+    ]
+    dense, pruned = pruning.models[0], pruning.models[2]
+    assert pruned.parameters < dense.parameters
+    assert pruned.macs < dense.macs
+    assert pruned.size_bytes < dense.size_bytes
+    assert len(pruning.rounds[0].history) == 2
+    assert report.source.accuracy == pytest.approx(pruning.dense)  # losses are counted from the dense model
+    for variant in report.variants:
+        assert variant.drop == pytest.approx(pruning.dense - variant.accuracy)
+        assert variant.parity.snr_db > 20  # from the pruned one
+    assert json.loads((folder / "table.json").read_text())["engine"] == "litert"
+
+
+@pytest.mark.needs_keras
+def test_a_table_of_another_machine_is_believed(folder, monkeypatch, _own_cache):
+    monkeypatch.chdir(folder)
+    if not (folder / "table.json").exists():
+        pytest.skip("there is no table: the test that writes one has not run")
+    table = json.loads((folder / "table.json").read_text())
+    for row in table["rows"]:  # of a machine that multiplies one by one and does nothing else
+        each = row["positions"] * int(np.prod(row["kernel"]))
+        row["ms"] = [[1e-6 * each * ins * outs for outs in row["outs"]] for ins in row["ins"]]
+    (folder / "board.json").write_text(json.dumps(table | {"whole_ms": 0.0}))
+    report = edgekit.prune("net.keras", "small.keras", prune_to="latency=0.5", latency_table="board.json")
+    assert report.pruning.measured is None
+    assert 0.4 < report.pruning.counted <= 0.5
+    dense, pruned = report.pruning.models
+    assert pruned.macs / dense.macs == pytest.approx(report.pruning.counted, abs=0.03)
+    assert any("no data to recover with" in note for note in report.notes)
+    text = (
+        "import sys, keras; net = keras.saving.load_model('small.keras'); "
+        "print(net.count_params(), 'edgekit' in sys.modules)"
+    )
+    assert python(folder, text).split() == [str(pruned.parameters), "False"]
+
+
+@pytest.mark.needs_torch
+@pytest.mark.needs_rich
+def test_a_module_is_pruned_in_rounds_from_the_command_line(folder, _own_cache):
+    command = (
+        "net.py:build --input-shape 1,3,16,16 --scale 0.00392156862745098 --prune-to macs=0.5 --rounds 2 --epochs 1"
+    )
+    command += " --train train.npz --evaluate test.npz --importance l2 --quiet --report page.html -o small.pt2"
+    shown = subprocess.run(
+        [sys.executable, "-m", "edgekit", "prune", *command.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "round 2: held-out accuracy" in shown.stdout
+    assert "<svg" in (folder / "page.html").read_text()
+    text = (
+        "import sys, torch; net = torch.export.load('small.pt2').module(); "
+        "print(tuple(net(torch.zeros(1, 3, 16, 16)).shape)[1], sum(p.numel() for p in net.parameters()), "
+        "'edgekit' in sys.modules)"
+    )
+    classes, parameters, loaded = python(folder, text).split()
+    dense = 3 * 9 * 16 + 2 * 16 + 16 * 9 * 24 + 24 + 2 * 24 + 24 * CLASSES + CLASSES
+    assert (int(classes), loaded) == (CLASSES, "False")
+    assert int(parameters) < 0.6 * dense
+
+
+@pytest.mark.needs_torch
+def test_what_cannot_be_is_said_and_nothing_is_left(folder, tmp_path, monkeypatch, _own_cache):
+    monkeypatch.chdir(folder)
+    given = {"input_shape": (1, 3, 16, 16)}
+    with pytest.raises(PlanError, match=r"--keep neck: no layer has such a name"):
+        edgekit.prune("net.py:build", tmp_path / "s.pt2", prune=0.5, keep="neck", **given)
+    with pytest.raises(PlanError, match=r"out of reach.*% of the macs is left"):
+        edgekit.prune("net.py:build", tmp_path / "s.pt2", prune_to="macs=0.01", **given)
+    with pytest.raises(PlanError, match="nothing can be pruned"):
+        edgekit.prune("net.py:build", tmp_path / "s.pt2", prune=0.5, keep="*", **given)
+    with pytest.raises(PlanError, match=r"saved as \.pt2"):
+        edgekit.prune("net.py:build", tmp_path / "s.keras", prune=0.5, **given)
+    assert list(tmp_path.iterdir()) == []
