@@ -100,11 +100,13 @@ def package(kind: str, request: Request, out: str | Path, board: str | Path | No
     if not FORMATS[kind].suffix and target.exists():
         raise PlanError(f"{target} is there already: remove it, or name another folder")
     module = import_module(MODULES[kind])
-    files = _board_files(kind, module, request) if board is not None else {}
+    files = _board_files(kind, module, request, Path(board)) if board is not None else {}
     with read_contents(request.bundle) as contents, _in_place(target) as temporary:
         notes = tuple(module.write(request, contents, temporary))
-    if board is not None:
-        _write_board_files(files, Path(board))
+    for path, file in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text, encoding="utf-8")
+        path.chmod(file.mode)
     size_bytes = sum(path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file())
     return Package(str(target), kind, request.name, request.version, size_bytes, notes)
 
@@ -149,24 +151,18 @@ def _in_place(target: Path) -> Iterator[Path]:
         (folder / target.name).replace(target)
     except OSError as error:
         raise ToolchainError(
-            f"{target} cannot be written: {error.strerror or error}", stage="package", advice="is the disk full?"
+            f"{target} cannot be written: {error.filename or target}: {error.strerror or error}", stage="package"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _board_files(kind: str, module: Any, request: Request) -> Mapping[str, BoardFile]:
+def _board_files(kind: str, module: Any, request: Request, folder: Path) -> Mapping[Path, BoardFile]:
+    """What a board must have, by where it goes; nothing of it is written over another file."""
     if not hasattr(module, "board_files"):
         raise PlanError(f"--format {kind} needs nothing on the board: leave --board-files out")
-    files: Mapping[str, BoardFile] = module.board_files(request)
-    return files
-
-
-def _write_board_files(files: Mapping[str, BoardFile], folder: Path) -> None:
+    files = {folder / path: file for path, file in module.board_files(request).items()}
     for path, file in files.items():
-        target = folder / path
-        if target.exists() and target.read_text(encoding="utf-8") != file.text:
-            raise PlanError(f"{target} is there already with other content: remove it, or name another folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(file.text, encoding="utf-8")
-        target.chmod(file.mode)
+        if path.exists() and path.read_text(encoding="utf-8") != file.text:
+            raise PlanError(f"{path} is there already with other content: remove it, or name another folder")
+    return files

@@ -54,11 +54,10 @@ AS_IT_IS = "-noI -noD -noF -noX -all-root -no-xattrs"
 
 def write(request: Request, contents: Contents, out: Path) -> list[str]:
     """Write and sign the bundle. What RAUC adds, a salt and the time of the signature, is new each time."""
-    compatible = _compatible(request)
+    compatible, repository = _compatible(request), _repository(request)
     need("rauc", "mksquashfs")
     content = out.parent / "content"
     content.mkdir()
-    repository = request.repository
     filename = f"{request.name}.{'tar' if repository else 'squashfs'}"
     if repository:
         with (content / filename).open("wb") as file:
@@ -68,7 +67,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     manifest = MANIFEST.format(
         compatible=compatible,
         version=request.version,
-        model=contents.manifest.model_name,
+        model=contents.manifest.model_name.replace("\\", "/"),  # which begins an escape there
         image=f"{repository}/{request.name}" if repository else _slot(request),
         filename=filename,
     )
@@ -83,9 +82,9 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
 
 def board_files(request: Request) -> dict[str, BoardFile]:
     """A part of RAUC's configuration."""
-    if request.repository:
-        where = {"path": f"{FOLDER}/{request.repository}", "name": request.name}
-        text = REPOSITORY.format(repository=request.repository, **where)
+    if repository := _repository(request):
+        where = {"path": f"{FOLDER}/{repository}", "name": request.name}
+        text = REPOSITORY.format(repository=repository, **where)
     else:
         text = SLOTS.format(slot=_slot(request))
     return {"etc/rauc/edgekit-system.conf": BoardFile(text)}
@@ -97,6 +96,14 @@ def _compatible(request: Request) -> str:
     if not re.fullmatch(r"[ -~]+", request.compatible[0]):
         raise PlanError(f"--compatible {request.compatible[0]!r}: give one line of plain text")
     return request.compatible[0]
+
+
+def _repository(request: Request) -> str:
+    if request.repository and not re.fullmatch(r"[A-Za-z0-9_-]+", request.repository):
+        raise PlanError(f"--repository {request.repository}: give the name of an artifact repository, such as models")
+    if request.repository and "." in request.name:  # what follows it is a variant of the board
+        raise PlanError(f"RAUC takes no artifact called {request.name!r}: give a --name without dots")
+    return request.repository
 
 
 def _slot(request: Request) -> str:

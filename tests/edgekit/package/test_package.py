@@ -177,7 +177,8 @@ def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
     write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
     (board / "etc/hwrevision").write_text("other 3\n")
     with pytest.raises(PlanError, match="hwrevision is there already with other content"):
-        write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
+        write("swupdate", "new.swu", board=board, compatible=("cam:1.0",))
+    assert not (tmp_path / "new.swu").exists()
 
 
 def test_a_format_without_board_files_says_so(write, tmp_path):

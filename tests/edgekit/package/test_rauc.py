@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgekit_runtime import load
+from edgekit_runtime.errors import PlanError
 
 pytestmark = pytest.mark.needs_updaters
 DEVICE_MAPPER = "device-mapper" in Path("/proc/misc").read_text()
@@ -145,6 +146,27 @@ def test_the_board_files_are_the_part_of_a_configuration(make, tmp_path, options
     make(board=tmp_path / "overlay", **options)
     text = (tmp_path / "overlay/etc/rauc/edgekit-system.conf").read_text()
     assert section in re.findall(r"^\[.*\]$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"compatible": ("cam-2", "cam-3")}, "RAUC takes one"),
+        ({"compatible": ("cam\n[x]",)}, "give one line of plain text"),
+        ({"slot": "model.0"}, "--slot model.0: give the name of a slot class"),
+        ({"repository": "a/b"}, "--repository a/b: give the name of an artifact repository"),
+        ({"repository": "models", "name": "quarters.eu"}, "give a --name without dots"),
+    ],
+)
+def test_names_that_mean_something_else_in_a_manifest_are_refused(make, tmp_path, options, said):
+    with pytest.raises(PlanError, match=re.escape(said)):
+        make(**options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_may_be_called_anything(make, make_bundle, call, signer):
+    bundle = make(of=make_bundle(model_name="C:\\models\\x = [y] # größer"))
+    assert call("rauc", "info", f"--keyring={signer.cert}", bundle).returncode == 0
 
 
 def test_an_artifact_repository_takes_the_tree(make, extract, call, make_bundle, tmp_path):
