@@ -27,7 +27,8 @@ SAMPLES = 512  # at most; fewer where they would not fit into MEMORY
 MEMORY = 2**30  # bytes of what layers give for all samples, about
 AT_ONCE = 6  # tensors of the largest size that are there at one time, about: two models, in and out, a shortcut
 BATCH = 32
-ROWS = 16384  # places of a layer's output that its weights are solved on, at most
+ROWS = 8192  # places of a layer's output that its weights are solved on, at most
+PATCHES = 2**26  # bytes of what a kernel is multiplied by, looked at in one step, about
 SOLVED = ("Dense", "Conv1D", "Conv2D")
 
 
@@ -142,9 +143,10 @@ def _is_plain(layer: Any) -> bool:
 def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
     """Solve for a layer's weights and bias, on some places of what it gives."""
     wanted, read = [], []
-    for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
+    count = sum(len(one) for one in pair.ours)
+    for ours, theirs in _parts(pair, layer.kernel.shape):
         flat = _linear(dense, theirs)
-        rows = _places(len(flat), ROWS // len(pair.ours))
+        rows = _places(len(flat), -(-ROWS * len(ours) // count))
         wanted.append(flat[rows][:, kept])
         read.append(_patches(layer, ours)[rows])
     features = np.concatenate(read)
@@ -157,6 +159,15 @@ def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
     layer.kernel.assign(better[: kernel.size // kernel.shape[-1]].reshape(kernel.shape))
     if layer.use_bias:
         layer.bias.assign(better[-1])
+
+
+def _parts(pair: _Pair, kernel: Sequence[int]) -> Iterator[tuple[Any, Any]]:
+    """Yield few samples at a time: all patches of many would not fit."""
+    for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
+        values = int(np.prod(ours.shape[1:])) * int(np.prod(kernel[:-2]))
+        step = max(1, PATCHES // (4 * values))
+        for start in range(0, len(ours), step):
+            yield ours[start : start + step], theirs[start : start + step]
 
 
 def _linear(layer: Any, tensor: Any) -> np.ndarray:

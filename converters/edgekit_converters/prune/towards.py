@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgekit_converters.train.objective import gives_probabilities
 from edgekit_runtime.errors import DataError
 
 BATCH = 8  # samples whose gradients are one: within it, what one sample gains another may lose
-SAMPLES = 256  # at most: the order of channels settles with fewer
+SAMPLES, VALUES = 256, 2**24  # at most, of samples and of input values: the order of channels settles with fewer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
             f"give training data, or choose l2"
         )
     spec, labels = live.outputs[0], dataset.labels(request.data)
-    classifier = len(spec.shape) == 2 and spec.shape[1] > 1
+    rebuilds = labels is None and spec.shape == live.inputs[0].shape
+    classifier = len(spec.shape) == 2 and spec.shape[1] > 1 and not rebuilds
     if labels is not None and not (classifier and labels.ndim == 1 and labels.dtype.kind in "iu"):
         if labels.shape[1:] != spec.shape[1:]:
             raise DataError(
@@ -50,7 +52,7 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
             )
         return Towards("targets")
     if labels is None and not classifier:
-        return Towards("inputs" if spec.shape == live.inputs[0].shape else "nothing")
+        return Towards("inputs" if rebuilds else "nothing")
     wrong = np.flatnonzero((labels < 0) | (labels >= spec.shape[1])) if labels is not None else np.empty(0)
     if labels is not None and wrong.size:
         raise DataError(
@@ -63,7 +65,8 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
 def some(request: ScoreRequest) -> tuple[Arrays, np.ndarray | None]:
     """Return the samples that are looked at, one array an input, and their labels: SAMPLES spread over the data."""
     assert request.data is not None
-    count = min(request.data.count, SAMPLES)
+    values = sum(math.prod(spec.shape) for spec in request.inputs)
+    count = min(request.data.count, SAMPLES, max(BATCH, VALUES // values))
     rows = np.unique(np.linspace(0, request.data.count - 1, count).astype(int))
     labels = dataset.labels(request.data)
     return dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
