@@ -1,15 +1,31 @@
-"""The self-check of a generation on trial: in a child process, which may crash or hang."""
+"""Whether a generation is whole, and whether it works: that in a child process, which may crash or hang."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import tempfile
+from typing import TYPE_CHECKING
 
+from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.child import end_child, how_it_ended, last_words, start_child
+from edgekit_runtime.errors import BundleError
 from edgekit_runtime.scratch import Scratch
 
+if TYPE_CHECKING:
+    from edgekit_runtime.trust import Trust
+
 TIMEOUT_S = 300.0
+
+
+def is_whole(folder: str, trust: Trust = None) -> bool:
+    """Whether a generation is there, every file as it was packed, and trusted as ``open_bundle`` says."""
+    try:
+        with open_bundle(folder, trust) as bundle:
+            bundle.verify_all()
+    except BundleError:
+        return False
+    return True
 
 
 def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:

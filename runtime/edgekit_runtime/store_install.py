@@ -21,8 +21,9 @@ from edgekit_runtime.store import (
     refuse_other,
 )
 from edgekit_runtime.store_admit import check_board, check_update
+from edgekit_runtime.store_check import is_whole
 from edgekit_runtime.store_disk import Disk, free_bytes, undone, writing, written
-from edgekit_runtime.store_prune import KEEP, clear_leftovers, prune_locked
+from edgekit_runtime.store_prune import KEEP, clear_leftovers, prune_locked, remove
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -144,13 +145,13 @@ class _Making:
 
 
 def _put(making: _Making, store: str, name: str, disk: Disk) -> None:
-    """Have the generation in the store, complete and on the disk; one that is there already is verified."""
+    """Have the generation in the store, complete and on the disk; one that is there already is taken if it is whole."""
     place = os.path.join(store, GENERATIONS, name)
     if name in generations(store):
-        with open_bundle(place, making.trust) as have:
-            have.verify_all()
-        disk.sync(os.path.dirname(place))  # whoever put it there may have been killed before that
-        return
+        if is_whole(place, making.trust):
+            disk.sync(os.path.dirname(place))  # whoever put it there may have been killed before that
+            return
+        remove(store, name, disk)
     files = making.source.manifest.files
     _refuse_without_room(store, [*(record.size_bytes for record in files), *map(len, making.unlisted.values())])
     fresh = os.path.join(store, GENERATIONS, FRESH)

@@ -47,7 +47,7 @@ def prune_locked(store: str, disk: Disk, keep: int, also: Iterable[str] = ()) ->
     for name in _spare(store, keep, also):
         with _nobody_has(os.path.join(store, GENERATIONS, name)) as free:
             if free:
-                _remove(store, name, disk)
+                remove(store, name, disk)
                 removed.append(name)
     return removed
 
@@ -58,7 +58,7 @@ def _spare(store: str, keep: int, also: Iterable[str] = ()) -> list[str]:
     return [name for name in generations(store) if name not in {now, *good[-keep:], *also}]
 
 
-def _remove(store: str, name: str, disk: Disk) -> None:
+def remove(store: str, name: str, disk: Disk) -> None:
     """Take it out of the good ones, then out of the generations in one step: no part of it is ever taken for it."""
     disk.sync(store)  # whoever switched may have been killed before that: what the link leaves must stay until then
     state = states.read_state(store)
@@ -71,7 +71,7 @@ def _remove(store: str, name: str, disk: Disk) -> None:
 
 
 def _without(state: State, name: str) -> State:
-    return states.State(tuple(good for good in state.good if good != name), state.trial, state.given_up)
+    return states.State(tuple(good for good in state.good if good != name), state.trials, state.given_up)
 
 
 @contextmanager

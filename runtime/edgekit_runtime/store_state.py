@@ -40,7 +40,7 @@ class State:
     """All that is remembered."""
 
     good: tuple[str, ...] = ()  # generations that were committed, in the order they became current
-    trial: Trial | None = None
+    trials: tuple[Trial, ...] = ()  # of what is current, and of what is about to be
     given_up: dict[str, str] = field(default_factory=dict)  # generation -> why
 
 
@@ -55,7 +55,7 @@ _trial = record(
     good=integer(0, MOST),
     tries=integer(0, MOST),
 )
-_state = record(State, good=many(_name), trial=optional(_trial), given_up=words)
+_state = record(State, good=many(_name), trials=many(_trial, most=2), given_up=words)
 
 
 def read_state(store: str) -> State:
@@ -69,14 +69,14 @@ def read_state(store: str) -> State:
 
 def to_bytes(state: State) -> bytes:
     """The content of the file."""
-    trial: dict[str, Any] | None = None if state.trial is None else dict(vars(state.trial))
-    told = {"good": list(state.good), "trial": trial, "given_up": state.given_up}
+    trials: list[dict[str, Any]] = [dict(vars(trial)) for trial in state.trials]
+    told = {"good": list(state.good), "trials": trials, "given_up": state.given_up}
     return (json.dumps(told, indent=1) + "\n").encode()
 
 
 def trial_of(state: State, current: str | None) -> Trial | None:
     """The trial that is under way; one whose generation never became current, or is not any more, is none."""
-    return state.trial if state.trial is not None and state.trial.generation == current else None
+    return next((trial for trial in state.trials if trial.generation == current), None)
 
 
 def good_of(state: State, current: str | None) -> tuple[str, ...]:
@@ -90,17 +90,21 @@ def good_of(state: State, current: str | None) -> tuple[str, ...]:
 
 
 def begun(state: State, current: str | None, trial: Trial) -> State:
-    """A trial begins; one that was under way is over, and its generation is not gone back to."""
+    """A trial begins once its generation is current; until then the one that is under way goes on.
+
+    Then that is over, and its generation is not gone back to.
+    """
     under_way = trial_of(state, current)
     previous = current if under_way is None else under_way.previous
     given_up = {name: why for name, why in state.given_up.items() if name != trial.generation}
-    return State(good_of(state, current), replace(trial, previous=previous), given_up)
+    begins = replace(trial, previous=previous)
+    return State(good_of(state, current), (begins,) if under_way is None else (under_way, begins), given_up)
 
 
 def committed(state: State, current: str) -> State:
     """What is current is good."""
     good = (*(name for name in good_of(state, current) if name != current), current)
-    return replace(state, good=good[-KEPT:], trial=None)
+    return replace(state, good=good[-KEPT:], trials=_others(state, current))
 
 
 def backward(state: State, current: str | None) -> tuple[str, ...]:
@@ -114,7 +118,7 @@ def gone_back(state: State, left: str, to: str, why: str) -> State:
     older = (*backward(state, left)[::-1],)
     others = [(name, reason) for name, reason in state.given_up.items() if name not in (left, to)]
     told = "".join(filter(str.isprintable, why))[:MOST_LETTERS] or "for no reason given"
-    return State(older[: older.index(to) + 1], None, dict([*others, (left, told)][-KEPT:]))
+    return State(older[: older.index(to) + 1], (), dict([*others, (left, told)][-KEPT:]))
 
 
 def counted(state: State, current: str, *, good: int = 0, tries: int = 0) -> State:
@@ -127,4 +131,8 @@ def counted(state: State, current: str, *, good: int = 0, tries: int = 0) -> Sta
     if trial is None:
         raise StoreError(f"generation {current} is not on trial")
     more = replace(trial, good=min(trial.good + good, MOST), tries=min(trial.tries + tries, MOST))
-    return replace(state, trial=more)
+    return replace(state, trials=(*_others(state, current), more))
+
+
+def _others(state: State, current: str) -> tuple[Trial, ...]:
+    return tuple(trial for trial in state.trials if trial.generation != current)

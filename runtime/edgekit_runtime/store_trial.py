@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Callable
 
 from edgekit_runtime import store_state as states
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.errors import BundleError, StoreError
+from edgekit_runtime.errors import StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import CURRENT, GENERATIONS, STATE, current, locked
 from edgekit_runtime.store_disk import Disk, writing
@@ -112,7 +111,7 @@ def _good_sign(store: str, generation: str | None) -> Turn:
         if trial.good + 1 >= trial.wanted:
             after = states.committed(after, now)
         _remember(store, after, disk)
-        return Turn(COUNTED if after.trial else COMMITTED, now, told, disk.written_bytes)
+        return Turn(COUNTED if states.trial_of(after, now) else COMMITTED, now, told, disk.written_bytes)
 
 
 def _give_up(store: str, generation: str, why: str) -> Turn:
@@ -124,21 +123,14 @@ def _give_up(store: str, generation: str, why: str) -> Turn:
 
 def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> Turn:
     """Switch the link first: the trial is over with that, and what is remembered after it may be lost."""
+    from edgekit_runtime.store_check import is_whole
+
     for name in states.backward(state, now):
-        if _whole(os.path.join(store, GENERATIONS, name)):
+        if is_whole(os.path.join(store, GENERATIONS, name)):
             disk.link(os.path.join(store, CURRENT), f"{GENERATIONS}/{name}")
             _remember(store, states.gone_back(state, now, name, why), disk)
             return Turn(ROLLED_BACK, name, why, disk.written_bytes)
     raise StoreError(f"{store}: {now} is to be given up ({why}), and there is no good one to go back to: install one")
-
-
-def _whole(folder: str) -> bool:
-    try:
-        with open_bundle(folder) as bundle:
-            bundle.verify_all()
-    except BundleError:
-        return False
-    return True
 
 
 def _remember(store: str, state: states.State, disk: Disk) -> None:

@@ -26,7 +26,7 @@ from disk import Change, Disk, read_log, tree_of, write_tree
 from edgekit_runtime import store_state, store_trial
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import EdgekitError, StoreError
-from edgekit_runtime.store import current, name_of
+from edgekit_runtime.store import current, generations, name_of
 from edgekit_runtime.store_install import Terms
 from edgekit_runtime.store_prune import prune
 from edgekit_runtime.store_source import install_from
@@ -59,28 +59,41 @@ def leftovers(store: str) -> None:
     Path(store, "current.new").symlink_to("generations/0000000000000000")
 
 
+def damage(store: str) -> None:
+    """Flip a bit in a generation that is not current."""
+    name = next(name for name in generations(store) if name != current(store))
+    weights = Path(store, "generations", name, "variants", "v", "weights.npy")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+
+
 @dataclass(frozen=True)
 class Scenario:
     before: tuple[Step, ...]
     step: Step
     may_be: str  # which bundles may be current after a cut; "-" is none yet
+    tried: str = ""  # which of them must be on trial then
+    back: bool = True  # what was good before is whole
 
 
 SCENARIOS = {
-    "first install": Scenario((), putting("a.edgekit"), "-a"),
-    "install": Scenario((A,), putting("b.edgekit"), "ab"),
+    "first install": Scenario((), putting("a.edgekit"), "-a", "a"),
+    "install": Scenario((A,), putting("b.edgekit"), "ab", "b"),
     "install without a trial": Scenario((A,), B, "ab"),
-    "install over a trial": Scenario((A, B_ON_TRIAL), putting("c.edgekit"), "bc"),
-    "install after a cut, pruning": Scenario((A, B, leftovers), putting("c.edgekit", keep=1), "bc"),
-    "install what is there": Scenario((A, B), putting("a.edgekit", allow_downgrade=True), "ab"),
-    "delta": Scenario((A,), putting("ab.delta"), "ab"),
+    "install without a trial over one": Scenario((A, B_ON_TRIAL), C, "bc", "b"),
+    "install over a trial": Scenario((A, B_ON_TRIAL), putting("c.edgekit"), "bc", "bc"),
+    "install after a cut, pruning": Scenario((A, B, leftovers), putting("c.edgekit", keep=1), "bc", "c"),
+    "install what is there": Scenario((A, B), putting("a.edgekit", allow_downgrade=True), "ab", "a"),
+    "install what is there and damaged": Scenario(
+        (A, B, damage), putting("a.edgekit", allow_downgrade=True), "ab", "a", back=False
+    ),
+    "delta": Scenario((A,), putting("ab.delta"), "ab", "b"),
     "commit": Scenario((A, B_ON_TRIAL), store_trial.commit, "b"),
     "heartbeat": Scenario((A, B_ON_TRIAL), store_trial.heartbeat, "b"),
-    "rollback of a trial": Scenario((A, B_ON_TRIAL), store_trial.rollback, "ab"),
+    "rollback of a trial": Scenario((A, B_ON_TRIAL), store_trial.rollback, "ab", "b"),
     "rollback of what was good": Scenario((A, B), store_trial.rollback, "ab"),
     "boot": Scenario((A, B_ON_TRIAL), boot(""), "b"),
-    "boot that fails": Scenario((A, B_ON_TRIAL), boot("wrong numbers"), "ab"),
-    "boot once too often": Scenario((A, putting("b.edgekit", wanted=2, most_tries=1), boot("")), boot(""), "ab"),
+    "boot that fails": Scenario((A, B_ON_TRIAL), boot("wrong numbers"), "ab", "b"),
+    "boot once too often": Scenario((A, putting("b.edgekit", wanted=2, most_tries=1), boot("")), boot(""), "ab", "b"),
     "prune": Scenario((A, B, C, leftovers), lambda store: prune(store, 1), "c"),
 }
 
@@ -95,20 +108,21 @@ def names() -> dict[str, str]:
     return found
 
 
-def whole(store: str, may_be: str) -> str:
-    """What is wrong with a store; empty when what is current, and what would be gone back to, is whole."""
-    generations = names()
-    now = current(store)
-    allowed = {generations.get(letter) for letter in may_be}
-    if now not in allowed:
+def wrong_with(store: str, scenario: Scenario) -> str:
+    """What is wrong with a store after a cut.
+
+    Empty when an allowed generation is current, is whole and on trial if it has to be, and there is a whole one to go
+    back to where one was remembered.
+    """
+    known, now = names(), current(store)
+    if now not in {known.get(letter) for letter in scenario.may_be}:
         return f"{now} is current"
-    if now is None:
-        return ""
+    state = store_state.read_state(store)
+    on_trial = store_state.trial_of(state, now) is not None
+    if now in {known[letter] for letter in scenario.tried} and not on_trial:
+        return f"{now} is current and not on trial"
     try:
-        with open_bundle(store) as bundle:
-            bundle.verify_all()
-        back = store_state.backward(store_state.read_state(store), now)
-        for name in back[:1]:
+        for name in [*([now] if now else []), *store_state.backward(state, now)[: scenario.back]]:
             with open_bundle(Path(store, "generations", name)) as bundle:
                 bundle.verify_all()
     except EdgekitError as error:
@@ -173,7 +187,7 @@ def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
         ended = run_cut(scenario.step, store, cut, mode)
         wanted = "" if change is beyond else KILLED if mode in ("kill", "half") else REFUSED
         problem = "" if ended == wanted else f"it was {ended or 'not stopped'}"
-        problem = problem or whole(store, scenario.may_be) or after(store)
+        problem = problem or wrong_with(store, scenario) or after(store)
         yield problem and f"at change {cut} ({change.kind} {change.path}): {problem}"
         shutil.rmtree(place)
 
@@ -187,7 +201,7 @@ def after(store: str) -> str:
     prune(store)  # nothing was installed, nor cleared away, where that was current
     left = [path.name for path in Path(store, "generations").iterdir() if path.name.startswith(".")]
     left += [path.name for path in Path(store).iterdir() if path.name.endswith(".new")]
-    return f"leftovers: {left}" if left else whole(store, "c")
+    return f"leftovers: {left}" if left else wrong_with(store, Scenario((), prune, "c"))
 
 
 def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
@@ -202,7 +216,7 @@ def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
             seen.add(key)
             again = root / f"{len(seen)}"
             write_tree(tree, again)
-            problem = whole(str(again / "store"), scenario.may_be)
+            problem = wrong_with(str(again / "store"), scenario)
             yield problem and f"before change {place} ({change.kind} {change.path}), {what}: {problem}"
             shutil.rmtree(again)
         if change.kind != "end" and (flushes or change.kind != "fsync"):
@@ -211,32 +225,43 @@ def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
     yield "" if same else "the log misses something that was done"
 
 
-def again(scenario: Scenario, root: Path) -> Iterator[str]:
-    """Kill the step at one of its last changes, when not all is flushed; prune, and cut the power meanwhile."""
+def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
+    """Kill one after each time it renamed something, before that is flushed; do a step, and cut the power meanwhile."""
     _, changes = traced(scenario, root / "traced")
-    for cut in range(max(1, len(changes) - 5), len(changes) + 1):
+    for cut in (place + 2 for place, change in enumerate(changes) if change.kind == "rename"):
         begun = root / f"killed at {cut}"
         store = prepared(begun, scenario)
         disk, log = Disk(begun), begun.with_suffix(".log")
-        run_cut(scenario.step, store, cut, "kill", log)
+        assert run_cut(scenario.step, store, cut, "kill", log) == KILLED
         for change in read_log(log.read_bytes()):
             disk.apply(change)
         log.unlink()
-        assert run_cut(lambda store: prune(store, 1), store, 0, "kill", log) == ""
-        for place, change in enumerate(read_log(log.read_bytes())):
+        assert run_cut(step, store, 0, "kill", log) == ""
+        for place, change in enumerate([*read_log(log.read_bytes()), Change("failed", str(begun / "end"), "", b"")]):
             for number, (what, tree) in enumerate(disk.after_a_cut()):
-                place_again = root / f"{cut} {place} {number}"
-                write_tree(tree, place_again)
-                problem = whole(str(place_again / "store"), scenario.may_be)
-                yield problem and f"killed at {cut}, then before change {place} of pruning, {what}: {problem}"
-                shutil.rmtree(place_again)
+                again = root / f"{cut} {place} {number}"
+                write_tree(tree, again)
+                problem = wrong_with(str(again / "store"), scenario)
+                yield problem and f"killed at {cut}, then before change {place} ({change.kind}), {what}: {problem}"
+                shutil.rmtree(again)
             disk.apply(change)
+
+
+def pruned(scenario: Scenario, root: Path) -> Iterator[str]:
+    """Prune after one that was killed."""
+    yield from then(scenario, root, lambda store: prune(store, 1))
+
+
+def retried(scenario: Scenario, root: Path) -> Iterator[str]:
+    """Do the same again after one that was killed."""
+    yield from then(scenario, root, scenario.step)
 
 
 WAYS: dict[str, Callable[[Scenario, Path], Iterator[str]]] = {
     **{mode: functools.partial(cuts, mode=mode) for mode in MODES},
     "lost": lost,
-    "again": again,
+    "pruned": pruned,
+    "retried": retried,
     "careless": functools.partial(lost, flushes=False),
 }
 
