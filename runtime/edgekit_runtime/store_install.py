@@ -107,6 +107,8 @@ def install(source: Source, store: str, terms: Terms, watch: Watch | None = None
             now, state = current(store), states.read_state(store)
             model, version = source.manifest.model_name, source.manifest.model_version
             if now == name and not (terms.commit and states.trial_of(state, now)):
+                disk.sync(store)  # whoever made it current may have been killed before that
+                disk.sync(os.path.dirname(store))
                 on_trial = states.trial_of(state, now) is not None
                 return Installed(name, model, version, False, on_trial, 0, bundle_bytes)
             _refuse_no_update(source.manifest, store, now, terms)

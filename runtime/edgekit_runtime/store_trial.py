@@ -144,4 +144,6 @@ def _changing(store: str) -> Iterator[tuple[str, states.State, Disk]]:
         now = current(store)
         if now is None:
             raise StoreError(f"{store}: the store is empty: install a bundle first")
-        yield now, states.read_state(store), Disk()
+        disk = Disk()
+        disk.sync(store)  # whoever changed it last may have been killed before that
+        yield now, states.read_state(store), disk

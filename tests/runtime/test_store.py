@@ -333,6 +333,25 @@ def test_going_back_passes_over_what_is_damaged(version: Bundles, store: str) ->
     assert rollback(store).generation == first
 
 
+def test_a_damaged_generation_is_written_anew_when_it_is_installed_again(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store).generation
+    put(version("1.1"), store)
+    weights = Path(store, "generations", first, "variants/null-float32/weights.npy")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert put(version("1.0"), store, Terms(commit=True, allow_downgrade=True)).written_bytes > weights.stat().st_size
+    with open_bundle(store) as bundle:
+        bundle.verify_all()
+
+
+def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(version: Bundles, store: str) -> None:
+    first = put(version("1.0"), store).generation
+    second = put(version("1.1"), store, Terms()).generation
+    third = store_state.Trial("0" * 16, None, store_state.SELF_CHECK, 1, 3)
+    both = store_state.begun(store_state.read_state(store), second, third)
+    assert store_state.backward(both, second) == store_state.backward(both, third.generation) == (first,)
+    assert store_state.trial_of(both, second) is not None
+
+
 def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> None:
     done = put(version("1.0"), store, Terms())
     with pytest.raises(StoreError, match="no good one to go back to"):

@@ -98,6 +98,10 @@ class Disk:
         """What a running system sees."""
         return dict(_told(self.top, lambda folder: folder.names, lambda file: file.content))
 
+    def is_flushed(self) -> bool:
+        """Whether nothing would be lost."""
+        return self.as_it_is() == self._flushed()
+
     def after_a_cut(self) -> Iterator[tuple[str, Tree]]:
         """What a system may see that starts again now.
 

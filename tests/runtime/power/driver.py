@@ -33,6 +33,7 @@ from edgekit_runtime.store_source import install_from
 
 SHIM = ctypes.CDLL(None)
 MODES = {"kill": 0, "half": 1, "full": 2, "fail": 3}
+AFTER = ("mkdir", "rename")
 AT = {"half": ("write",), "full": ("create", "write", "mkdir", "symlink", "rename")}  # the others: at each change
 BUNDLES, SCENARIO = Path(sys.argv[1]), sys.argv[2]
 KILLED, REFUSED = "killed", "refused"
@@ -221,14 +222,15 @@ def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
             shutil.rmtree(again)
         if change.kind != "end" and (flushes or change.kind != "fsync"):
             disk.apply(change)
-    same = not flushes or tree_of(root / "traced") == disk.as_it_is()
-    yield "" if same else "the log misses something that was done"
+    if flushes:
+        yield "" if tree_of(root / "traced") == disk.as_it_is() else "the log misses something that was done"
+        yield "" if disk.is_flushed() else "what was done is not on the disk when the command ends"
 
 
 def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
-    """Kill one after each time it renamed something, before that is flushed; do a step, and cut the power meanwhile."""
+    """Kill one after each change of names, before that is flushed; do a step, and cut the power meanwhile."""
     _, changes = traced(scenario, root / "traced")
-    for cut in (place + 2 for place, change in enumerate(changes) if change.kind == "rename"):
+    for cut in (place + 2 for place, change in enumerate(changes) if change.kind in AFTER):
         begun = root / f"killed at {cut}"
         store = prepared(begun, scenario)
         disk, log = Disk(begun), begun.with_suffix(".log")
@@ -245,6 +247,7 @@ def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
                 yield problem and f"killed at {cut}, then before change {place} ({change.kind}), {what}: {problem}"
                 shutil.rmtree(again)
             disk.apply(change)
+        yield "" if disk.is_flushed() else f"killed at {cut}: what was done is not on the disk when the next one ends"
 
 
 def pruned(scenario: Scenario, root: Path) -> Iterator[str]:

@@ -124,6 +124,7 @@ def test_whatever_is_cut_off_what_is_current_is_whole(scenario: str, shim: Path,
     [
         ("install without a trial", "pruned"),
         ("rollback of a trial", "pruned"),
+        ("first install", "retried"),
         ("install", "retried"),
         ("install what is there", "retried"),
     ],
