@@ -51,20 +51,17 @@ def tabulate(request: TabulateRequest, folder: Path) -> Table:
     Raises:
         EngineError: the engine cannot run one of them.
     """
-    grids = dict.fromkeys(_grid(labour, request.anatomy.widths) for labour in timed(request.anatomy))
-    empty, copies, rows = _milliseconds(request, [EMPTY], folder)[0], _maker(request.engine).COPIES, []
+    grids = list(dict.fromkeys(_grid(labour, request.anatomy.widths) for labour in timed(request.anatomy)))
+    taken, empties = [], []
     for done, grid in enumerate(grids):
         report_progress(done, len(grids))
-        taken = _milliseconds(request, list(_alone(grid)), folder)
-        times = [round(max(0.0, one - empty) / copies, 6) for one in taken]
-        columns = len(grid.outs)
-        ms = tuple(tuple(times[place : place + columns]) for place in range(0, len(times), columns))
-        rows.append(
-            Row(grid.operator, grid.positions, grid.kernel, grid.stride, grid.divisions, grid.ins, grid.outs, ms)
-        )
-    whole = OpenArtifact(request.whole)
-    whole_ms = _in_turns([whole])[0] - empty
-    return Table(machine(), request.engine, request.scheme, request.anatomy.parameters, whole_ms, tuple(rows))
+        empty, *times = _milliseconds(request, [EMPTY, *_alone(grid)], folder)
+        taken.append(times)
+        empties.append(empty)
+    empty = min(empties)  # of all of them: a busy moment there would make every layer look quick
+    rows = tuple(_row(request, grid, times, empty) for grid, times in zip(grids, taken, strict=True))
+    whole_ms = round(_in_turns([OpenArtifact(request.whole)])[0] - empty, 6)
+    return Table(machine(), request.engine, request.scheme, request.anatomy.parameters, whole_ms, rows)
 
 
 @dataclass(frozen=True)
@@ -84,6 +81,13 @@ def _grid(labour: Labour, dense: Widths) -> _Grid:
     ins, outs = (_points(side, dense, labour.divisions) for side in (labour.ins, labour.outs))
     ins = ins[-1:] if labour.operator == "depthwise" else ins  # it has the width of what it gives
     return _Grid(labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions, ins, outs)
+
+
+def _row(request: TabulateRequest, grid: _Grid, taken: list[float], empty: float) -> Row:
+    copies, columns = _maker(request.engine).COPIES, len(grid.outs)
+    times = [round(max(0.0, one - empty) / copies, 6) for one in taken]
+    ms = tuple(tuple(times[place : place + columns]) for place in range(0, len(times), columns))
+    return Row(grid.operator, grid.positions, grid.kernel, grid.stride, grid.divisions, grid.ins, grid.outs, ms)
 
 
 def _points(side: Channels, dense: Widths, divisions: int) -> tuple[int, ...]:
