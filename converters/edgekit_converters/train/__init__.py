@@ -40,7 +40,7 @@ class Settings:
     temperature: float = 4.0  # of a teacher's logits (Hinton et al., 2015)
     teacher_share: float = 0.7  # of the loss; the labels have the rest, and nothing where there are none
     hints: bool = False  # also match where the teacher's features are strong
-    quantize: str | None = None  # the scheme whose arithmetic is imitated
+    quantize_aware: str | None = None  # the scheme whose arithmetic is imitated, of fake_quantize.ARITHMETICS
     sparsity: str | None = None  # "0.8", or "2:4"
     mixed_precision: bool = False
     seed: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from edgekit_converters.load import Arrays, reopen
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings
 from edgekit_converters.train.feed import Batch
+from edgekit_converters.train.keras_fake_quantize import fake_quantized
 from edgekit_converters.train.keras_features import attention, framework_of, with_features
 from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
 from edgekit_converters.train.student import State
@@ -31,13 +33,15 @@ class KerasStudent:
         self._model = live.handle.model
         if self._model is None:
             raise SourceError(f"{request.path}: a SavedModel can only be run; give the .keras or .h5 file to train it")
-        self._run = live.run
+        self._imitated = fake_quantized(live, settings)
+        self._run = self._imitated.run if self._imitated else live.run
         self._keras = framework_of(self._model)
         self._trained = list(self._model.trainable_variables)
         if not self._trained:
             raise SourceError(f"{request.path}: no weight of the model may be trained: its layers are not trainable")
         frozen = len([one for one in self._layers() if one.weights and not one.trainable])
         self.notes = (f"{frozen} layers stay as they are: trainable=False",) * bool(frozen)
+        self.notes += self._imitated.notes if self._imitated else ()
 
     def aim(self, objective: Objective) -> None:
         """Get ready to be trained towards an objective."""
@@ -79,11 +83,14 @@ class KerasStudent:
     def state(self) -> State:
         """Weights, statistics and seeds, and the optimizer's variables, in their order."""
         state = {f"weights/{index}": one.numpy() for index, one in enumerate(self._model.variables)}
-        return state | {f"optimizer/{index}": one.numpy() for index, one in enumerate(self._moments())}
+        state |= {f"optimizer/{index}": one.numpy() for index, one in enumerate(self._moments())}
+        return state | (self._imitated.state() if self._imitated else {})
 
     def restore(self, state: State) -> None:
         """Take over a state."""
         places = {"weights": list(self._model.variables), "optimizer": self._moments()}
+        if self._imitated:
+            state = self._imitated.restore(state)
         for name, array in state.items():
             part, _, index = name.partition("/")
             places[part][int(index)].assign(array)
@@ -95,7 +102,8 @@ class KerasStudent:
         for place, batch in enumerate(batches if norms else ()):
             for norm in norms:
                 norm.momentum = place / (place + 1)  # the plain average over all batches
-            self._call(self._model, [tf.constant(one) for one in batch])
+            with self._arithmetic():
+                self._call(self._model, [tf.constant(one) for one in batch])
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         return bool(norms)
@@ -124,6 +132,8 @@ class KerasStudent:
 
     def _call(self, model: Any, tensors: list[Any]) -> list[Any]:
         """Run a model as in training."""
+        if self._imitated and self._imitated.follows:
+            return self._imitated.call(model, tensors, training=True, widen=True)
         structure = getattr(self._model, "input", None)
         taken = tensors if len(tensors) > 1 else tensors[0]
         if structure is not None and model is self._model:
@@ -131,7 +141,7 @@ class KerasStudent:
         return list(tf.nest.flatten(model(taken, training=True)))
 
     def _step(self, inputs: list[Any], labels: Any, answers: list[Any], hints: list[Any]) -> Any:
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, self._arithmetic():
             found = self._call(self._viewed, inputs)
             loss = self._loss(found[: self._own], labels, answers)
             loss += HINT_WEIGHT * self._hint_loss(found[self._own :], hints)
@@ -143,6 +153,10 @@ class KerasStudent:
         )
         self._decay()
         return loss
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        """Weights are meanwhile what the imitated arithmetic makes of them."""
+        return self._imitated.rounded_weights() if self._imitated else nullcontext()
 
     def _loss(self, outputs: list[Any], labels: Any, answers: list[Any]) -> Any:
         loss = tf.zeros(())

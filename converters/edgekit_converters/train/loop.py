@@ -223,4 +223,4 @@ def _plain(run: Run) -> Iterator[Arrays]:
 
 
 def _weights(student: Student) -> State:
-    return {name: array for name, array in student.state().items() if name.startswith("weights/")}
+    return {name: array for name, array in student.state().items() if not name.startswith("optimizer/")}

@@ -15,7 +15,9 @@ from edgekit_converters.train.feed import Batch
 from edgekit_converters.train.objective import Objective
 from edgekit_runtime.errors import SourceError
 
-State = dict[str, Array]  # "weights/..." is what the model computes with; the rest is what training goes on with
+# "weights/...", and "ranges/..." of imitated integers, are what the model computes with; "optimizer/..." is what
+# training goes on with
+State = dict[str, Array]
 
 
 class Student(Protocol):
@@ -33,7 +35,7 @@ class Student(Protocol):
         """Train on a batch, whose answers are softened already; return the loss before."""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """What it gives in use, for a batch of any size."""
+        """What it gives in use, for a batch of any size; with imitated integers, the first batch gives their ranges."""
 
     def state(self) -> State:
         """Everything a later process needs to go on as if nothing had happened."""

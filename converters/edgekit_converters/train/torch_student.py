@@ -20,6 +20,7 @@ from edgekit_converters.train import Settings
 from edgekit_converters.train.feed import Batch
 from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
 from edgekit_converters.train.student import State
+from edgekit_converters.train.torch_fake_quantize import fake_quantized
 from edgekit_converters.train.torch_features import Maps
 from edgekit_runtime.errors import SourceError
 
@@ -40,8 +41,9 @@ class TorchStudent:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside a training
         self._request, self._settings, self._moved = request, settings, live.moved
-        self._run = live.run
         self._module = module_of(live)
+        self._imitated = fake_quantized(live, settings)
+        self._run = self._imitated.run if self._imitated else live.run
         parameters = list(self._module.parameters())
         self._trained = [one for one in parameters if one.requires_grad]
         if not self._trained:
@@ -87,10 +89,12 @@ class TorchStudent:
         state = {f"weights/{name}": _array(value) for name, value in self._module.state_dict().items()}
         for index, moments in self._optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{index}/{name}": _array(torch.as_tensor(value)) for name, value in moments.items()}
-        return state
+        return state | (self._imitated.state() if self._imitated else {})
 
     def restore(self, state: State) -> None:
         """Take over a state."""
+        if self._imitated:
+            state = self._imitated.restore(state)
         weights: dict[str, torch.Tensor] = {}
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, array in state.items():
@@ -130,7 +134,9 @@ class TorchStudent:
         return replace(self._request, weights=path)
 
     def close(self) -> None:
-        """Give back the threads."""
+        """Give back the threads, and the module's own arithmetic."""
+        if self._imitated:
+            self._imitated.remove()
         torch.set_num_threads(self._threads)
 
     def _tensors(self, inputs: Arrays) -> list[torch.Tensor]:
