@@ -64,7 +64,8 @@ def slim(work: Work, pruning: Pruning) -> Slim:
         goal = replace(pruning.goal, left=pruning.goal.left ** (number / pruning.rounds))
         one = memory.recall(number, source)
         if one is None:
-            worth = read(_scored(work, source, importance, material), importance)
+            seed = training.settings.seed if training else 0
+            worth = read(_scored(work, source, material, importance, seed), importance)
             held = gauge if number == pruning.rounds else None  # on the way there, counting is enough
             job = Job(work, source, anatomy, dense.widths, worth, terms_at(anatomy), pruning.limits, held)
             one = memory.keep(number, reach(job, goal))
@@ -92,9 +93,9 @@ def _dissected(work: Work, source: Source) -> Anatomy:
     return anatomy
 
 
-def _scored(work: Work, source: Source, importance: str, material: Material | None) -> Scores:
+def _scored(work: Work, source: Source, material: Material | None, importance: str, seed: int) -> Scores:
     data = _some(work, material.data if material else work.calibration, SCORED)
-    request = ScoreRequest(source, work.inputs, importance, data)
+    request = ScoreRequest(source, work.inputs, importance, data, seed)
     scores: Scores = work.runner.run("score", LOADERS[source.request.kind].toolchain, request)
     return scores
 
