@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -201,6 +202,19 @@ def test_a_damaged_bundle_leaves_the_store_as_it_was(version: Bundles, store: st
     assert current(store) in generations(store)
 
 
+def test_an_installation_that_is_interrupted_leaves_nothing(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    before = tree(store)
+
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with open_bundle(version("1.1")) as bundle, pytest.raises(KeyboardInterrupt):
+        install(bundle, store, AT_ONCE, interrupt)
+    assert tree(store) == before
+    assert os.listdir(f"{store}/generations") == generations(store)
+
+
 def test_too_little_room_is_found_before_anything_is_written(
     version: Bundles, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +355,26 @@ def test_a_damaged_generation_is_written_anew_when_it_is_installed_again(version
     assert put(version("1.0"), store, Terms(commit=True, allow_downgrade=True)).written_bytes > weights.stat().st_size
     with open_bundle(store) as bundle:
         bundle.verify_all()
+
+
+@pytest.mark.parametrize("damage", ["variants/null-float32/weights.npy", "manifest.json", "."])
+@pytest.mark.parametrize("number", ["1.0", "1.1"])
+def test_a_current_generation_that_is_damaged_is_mended_by_installing(
+    number: str, damage: str, version: Bundles, store: str
+) -> None:
+    put(version("1.0"), store)
+    what = Path(store, "current", damage)
+    if what.is_dir():
+        shutil.rmtree(what.resolve())
+    else:
+        what.write_bytes(what.read_bytes()[:-1] + b"?")
+    done = put(version(number), store)
+    assert (done.changed, done.on_trial) == (True, False)
+    with open_bundle(store) as bundle:
+        bundle.verify_all()
+        assert bundle.manifest.model_version == number
+    prune(store, keep=1)
+    assert os.listdir(f"{store}/generations") == [done.generation]
 
 
 def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(version: Bundles, store: str) -> None:
