@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime import store_state as states
 from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.errors import DigestMismatch, PlanError, StoreError
+from edgekit_runtime.errors import BundleError, DigestMismatch, PlanError, StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import (
     CURRENT,
     FRESH,
     GENERATIONS,
+    GONE,
     STATE,
     current,
     generations,
@@ -106,7 +107,8 @@ def install(source: Source, store: str, terms: Terms, watch: Watch | None = None
         with locked(store):
             now, state = current(store), states.read_state(store)
             model, version = source.manifest.model_name, source.manifest.model_version
-            if now == name and not (terms.commit and states.trial_of(state, now)):
+            as_asked = not (terms.commit and states.trial_of(state, now))
+            if now == name and as_asked and is_whole(os.path.join(store, GENERATIONS, name), terms.trust):
                 disk.sync(store)  # whoever made it current may have been killed before that
                 disk.sync(os.path.dirname(store))
                 on_trial = states.trial_of(state, now) is not None
@@ -118,16 +120,19 @@ def install(source: Source, store: str, terms: Terms, watch: Watch | None = None
             pruned = prune_locked(store, disk, terms.keep, also={name})
             _put(_Making(source, unlisted, terms.trust, watch), store, name, disk)
             _switch(store, name, terms, disk)
+            on_trial = states.trial_of(states.read_state(store), name) is not None
     written = disk.written_bytes
-    return Installed(name, model, version, True, not terms.commit, written, bundle_bytes, tuple(pruned))
+    return Installed(name, model, version, True, on_trial, written, bundle_bytes, tuple(pruned))
 
 
 def _refuse_no_update(new: Manifest, store: str, now: str | None, terms: Terms) -> None:
     if now is None or (terms.allow_downgrade and terms.allow_other_model):
         return
-    with open_bundle(
-        os.path.join(store, GENERATIONS, now), trust=False
-    ) as have:  # its key may have been replaced since
+    try:
+        have = open_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced since
+    except BundleError:  # then nothing runs here, and a store that took no other bundle could never be mended
+        return
+    with have:
         check_update(
             new,
             have.manifest,
@@ -153,7 +158,8 @@ def _put(making: _Making, store: str, name: str, disk: Disk) -> None:
         if is_whole(place, making.trust):
             disk.sync(os.path.dirname(place))  # whoever put it there may have been killed before that
             return
-        remove(store, name, disk)
+        if name != current(store):
+            remove(store, name, disk)
     files = making.source.manifest.files
     _refuse_without_room(store, [*(record.size_bytes for record in files), *map(len, making.unlisted.values())])
     fresh = os.path.join(store, GENERATIONS, FRESH)
@@ -164,7 +170,12 @@ def _put(making: _Making, store: str, name: str, disk: Disk) -> None:
             if made.manifest != making.source.manifest:
                 raise DigestMismatch(f"{store}: the bundle changed while it was installed: install it again")
         disk.sync_tree(fresh)
+        damaged = name in generations(store)  # the current one: what still runs of it stays until it can be replaced
+        if damaged:
+            os.rename(place, os.path.join(store, GENERATIONS, GONE + name))
         disk.move(fresh, place)
+    if damaged:
+        clear_leftovers(store, disk)
 
 
 def _fill(making: _Making, fresh: str, disk: Disk) -> None:
