@@ -40,7 +40,9 @@ TRAINING, VALIDATION = Purpose("training", 32, 1000), Purpose("validation", 16, 
 # what may differ when a training is gone on with: what was learned so far is worth as much
 FREE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
 # settings that are options of the same name
-SETTINGS = tuple(field.name for field in dataclasses.fields(Settings) if field.name not in ("quantize", "sparsity"))
+SETTINGS = tuple(
+    field.name for field in dataclasses.fields(Settings) if field.name not in ("quantize", "sparsity", "keep")
+)
 ASKED = ("validate", "resume", "log_dir", "wandb", *SETTINGS)
 
 

@@ -27,6 +27,7 @@ STAGES = {
     "tabulate": ("edgekit_converters.prune.tabulate:tabulate", False),  # as "measure"
     "cut": ("edgekit_converters.prune:cut", True),
     "mend": ("edgekit_converters.prune:mend", True),
+    "thin": ("edgekit_converters.prune.thin:thin", True),
     "teach": ("edgekit_converters.train.teach:teach", True),
     "train": ("edgekit_converters.train:train", True),
     "save": ("edgekit_converters.load.save:save", True),

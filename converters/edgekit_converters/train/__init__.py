@@ -42,6 +42,7 @@ class Settings:
     hints: bool = False  # also match where the teacher's features are strong
     quantize_aware: str | None = None  # the scheme whose arithmetic is imitated, of fake_quantize.ARITHMETICS
     sparsity: str | None = None  # "0.8", or "2:4"
+    keep: tuple[str, ...] = ()  # patterns of the layers that stay dense then
     mixed_precision: bool = False
     seed: int = 0
 
@@ -97,6 +98,15 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Thinned:
+    """A layer of which some weights are zero."""
+
+    layer: str
+    weights: int
+    zeros: int
+
+
+@dataclass(frozen=True)
 class Trained:
     """The student after its best epoch."""
 
@@ -107,6 +117,7 @@ class Trained:
     history: tuple[Epoch, ...]
     best: int  # number of that epoch; 0 where none was better than what came
     notes: tuple[str, ...] = ()  # why it stopped, what was resumed
+    thinned: tuple[Thinned, ...] = ()  # where it was made sparse
 
 
 def train(request: TrainRequest, folder: Path) -> Trained:

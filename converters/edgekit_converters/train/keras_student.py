@@ -10,14 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, reopen
 from edgekit_converters.records import SourceRequest
-from edgekit_converters.train import Settings
+from edgekit_converters.train import Settings, keras_kernels
 from edgekit_converters.train.feed import Batch
 from edgekit_converters.train.keras_fake_quantize import fake_quantized
 from edgekit_converters.train.keras_features import attention, framework_of, with_features
 from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
-from edgekit_converters.train.student import State
+from edgekit_converters.train.student import Kernel, State
 from edgekit_runtime.errors import SourceError
 
 MOMENTUM = 0.9  # of "sgd"
@@ -94,6 +95,19 @@ class KerasStudent:
         for name, array in state.items():
             part, _, index = name.partition("/")
             places[part][int(index)].assign(array)
+
+    def kernels(self) -> list[Kernel]:
+        """The weights of convolutions and dense layers."""
+        return [one for one, _ in self._kernels()]
+
+    def hold(self, masks: dict[int, Array]) -> None:
+        """Set to zero what masks leave out."""
+        variables = [one for _, one in self._kernels()]
+        for place, mask in masks.items():
+            variables[place].assign(tf.where(mask, _variable(variables[place]), 0.0))  # a product would leave -0
+
+    def _kernels(self) -> list[tuple[Kernel, Any]]:
+        return keras_kernels.kernels(self._layers())
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
         """Average BatchNorm's statistics anew, over batches."""

@@ -13,11 +13,12 @@ import numpy as np
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays
-from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint
+from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
 from edgekit_converters.train.feed import Batch, Feed, shuffled, split
 from edgekit_converters.train.judge import Judge, judge_of
 from edgekit_converters.train.objective import Objective, settle
 from edgekit_converters.train.schedules import learning_rate
+from edgekit_converters.train.sparsity import Thinning
 from edgekit_converters.train.student import State, Student, open_student
 from edgekit_converters.train.watching import Tell, watched
 from edgekit_converters.worker import report_progress
@@ -44,6 +45,7 @@ class Run:
     best: int = 0
     best_value: float = math.nan
     best_weights: State = field(default_factory=dict)
+    thinning: Thinning | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -60,7 +62,15 @@ class Run:
     def patient(self) -> bool:
         """Whether the last better epoch is not too long ago."""
         patience = self.request.settings.patience
-        return not patience or len(self.history) - self.best < patience
+        waits = self.thinning is not None and not self.best  # a sparse one is still to come
+        return not patience or waits or len(self.history) - self.best < patience
+
+    def is_better(self, value: float, number: int) -> bool:
+        """Tell whether an epoch is the best so far; before all zeros are there, none counts."""
+        if self.thinning:
+            sparse = self.thinning.done(number * self.steps)
+            return sparse and (not self.best or self.judge.better(value, self.best_value))
+        return not math.isfinite(self.best_value) or self.judge.better(value, self.best_value)
 
 
 def train(request: TrainRequest, folder: Path) -> Trained:
@@ -94,9 +104,12 @@ def _begun(request: TrainRequest, student: Student) -> Run:
     look = feed.batch(rows[:LOOK])
     objective = settle(request, feed.labels, student.run(look.inputs), look.answers)
     student.aim(objective)
-    return Run(
-        request, student, objective, feed, rows, judge_of(request, objective, feed, held), notes=[*student.notes]
-    )
+    run = Run(request, student, objective, feed, rows, judge_of(request, objective, feed, held), notes=[*student.notes])
+    if settings.sparsity:
+        steps = sparsity.schedule(settings.epochs * run.steps)
+        run.thinning = Thinning(sparsity.read(settings.sparsity), student, steps, settings.keep)
+        run.notes += run.thinning.notes
+    return run
 
 
 def _rows(request: TrainRequest) -> tuple[Array, Array]:
@@ -118,7 +131,9 @@ def _begin_or_resume(run: Run) -> None:
     folder = run.request.checkpoints
     if folder and checkpoint.exists(folder):
         stood = checkpoint.read(folder)
-        run.student.restore(stood.now)
+        run.student.restore({name: array for name, array in stood.now.items() if not name.startswith(sparsity.MASKS)})
+        if run.thinning:
+            run.thinning.restore(stood.now)
         run.before, run.history = stood.before, list(stood.history)
         run.best, run.best_value, run.best_weights = stood.best, stood.best_value, stood.best_weights
         run.notes.append(f"resumed after epoch {len(run.history)}")
@@ -138,6 +153,8 @@ def _epoch(run: Run, number: int, tell: Tell) -> None:
         loss = run.student.step(batch, rate)
         if not math.isfinite(loss):
             raise _lost(run, f"the loss is {loss} at step {index + 1} of {run.steps} of epoch {number}")
+        if run.thinning:
+            run.thinning.after((number - 1) * run.steps + index + 1)
         total += loss
         _report(run, number, index + 1, total / (index + 1))
     value = run.judge.value(run.student.run)
@@ -145,7 +162,7 @@ def _epoch(run: Run, number: int, tell: Tell) -> None:
         raise _lost(run, f"after epoch {number} the model computes NaN or infinity for held-out samples")
     epoch = Epoch(number, total / run.steps, value, rate, round(time.monotonic() - started, 3))
     run.history.append(epoch)
-    if not math.isfinite(run.best_value) or run.judge.better(value, run.best_value):
+    if run.is_better(value, number):
         run.best, run.best_value, run.best_weights = number, value, _weights(run.student)
     _keep(run)
     tell(epoch)
@@ -171,10 +188,9 @@ def _report(run: Run, number: int, step: int, loss: float) -> None:
 
 def _keep(run: Run) -> None:
     if run.request.checkpoints:
+        now = run.student.state() | (run.thinning.state() if run.thinning else {})
         checkpoint.write(
-            checkpoint.Standing(
-                run.before, tuple(run.history), run.best, run.best_value, run.student.state(), run.best_weights
-            ),
+            checkpoint.Standing(run.before, tuple(run.history), run.best, run.best_value, now, run.best_weights),
             run.request.checkpoints,
         )
 
@@ -212,6 +228,7 @@ def _ended(run: Run, folder: Path) -> Trained:
         history=tuple(run.history),
         best=run.best,
         notes=tuple(run.notes),
+        thinned=run.thinning.counted() if run.thinning else (),
     )
 
 

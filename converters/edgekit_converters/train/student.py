@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,16 @@ from edgekit_runtime.errors import SourceError
 # "weights/...", and "ranges/..." of imitated integers, are what the model computes with; "optimizer/..." is what
 # training goes on with
 State = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The weights that one layer multiplies by."""
+
+    layer: str
+    weights: Array  # not to be written to
+    inputs: int  # axis along which the inputs of one output lie
+    stays: str | None = None  # why none of them may become zero
 
 
 class Student(Protocol):
@@ -42,6 +53,12 @@ class Student(Protocol):
 
     def restore(self, state: State) -> None:
         """Become what it was when ``state`` was taken; without the optimizer's part, that stays as it is."""
+
+    def kernels(self) -> list[Kernel]:
+        """The weights of convolutions and dense layers that are trained, always in the same order."""
+
+    def hold(self, masks: dict[int, Array]) -> None:
+        """Set to zero what masks leave out, by the places of :meth:`kernels`."""
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
         """Set BatchNorm's statistics to the plain averages over batches; False where there are none to set."""

@@ -16,10 +16,10 @@ from torch.nn import functional
 from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, Live, reopen
 from edgekit_converters.records import SourceRequest
-from edgekit_converters.train import Settings
+from edgekit_converters.train import Settings, torch_kernels
 from edgekit_converters.train.feed import Batch
 from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
-from edgekit_converters.train.student import State
+from edgekit_converters.train.student import Kernel, State
 from edgekit_converters.train.torch_fake_quantize import fake_quantized
 from edgekit_converters.train.torch_features import Maps
 from edgekit_runtime.errors import SourceError
@@ -109,6 +109,20 @@ class TorchStudent:
         if moments:
             groups = self._optimizer.state_dict()["param_groups"]
             self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def kernels(self) -> list[Kernel]:
+        """The weights of convolutions and linear layers, which share their memory with the module's."""
+        return [one for one, _ in self._kernels()]
+
+    def hold(self, masks: dict[int, Array]) -> None:
+        """Set to zero what masks leave out."""
+        parameters = [one for _, one in self._kernels()]
+        with torch.no_grad():
+            for place, mask in masks.items():
+                parameters[place].masked_fill_(torch.from_numpy(~mask), 0.0)  # a product would leave -0
+
+    def _kernels(self) -> list[tuple[Kernel, torch.nn.Parameter]]:
+        return torch_kernels.kernels(self._module)
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
         """Average BatchNorm's statistics anew, over batches; everything else is as in use."""

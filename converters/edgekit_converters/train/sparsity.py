@@ -1,0 +1,198 @@
+"""Sparsity: which single weights are zero, at any step of a training; it knows no framework.
+
+A share of each layer's weights goes, the smallest first, more of them from step to step along a cubic curve, so that
+most go while there are many to take over (Zhu & Gupta, To prune, or not to prune, 2017, eq. 1). Of a pattern N:M, the
+M - N smallest of each M neighbouring inputs of an output go at the first step, and the rest of the training is
+recovery (Mishra et al., Accelerating Sparse Deep Neural Networks, 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import numpy as np
+
+from edgekit_converters.data.samples import Array
+from edgekit_converters.train import Thinned
+from edgekit_converters.train.student import Kernel, State
+from edgekit_runtime.errors import PlanError
+
+RISES = 0.5  # of the steps: the share of zeros rises over the first half, the other half recovers
+UPDATES = 20  # at most: so often the weights that go are chosen anew meanwhile
+MASKS = "masks/"  # of a training's state
+LARGEST = 64  # M of a pattern N:M
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """How many weights are to be zero: a share of each layer, or so many of each few neighbours."""
+
+    share: float  # of zeros, above 0 and below 1
+    block: int = 0  # M of N:M; 0 leaves it open which weights of a layer go
+
+    def mask(self, kernel: Kernel, share: float | None = None) -> Array:
+        """Return which weights stay, bool of the kernel's shape.
+
+        Args:
+            kernel: the weights, of which the smallest go.
+            share: of zeros, on the way to the whole one; a pattern knows no way.
+        """
+        sizes = np.abs(kernel.weights)
+        if self.block:
+            return _of_blocks(sizes, kernel.inputs, self.block, round(self.block * self.share))
+        left = max(1, round(sizes.size * (1 - (self.share if share is None else share))))
+        mask = np.zeros(sizes.size, dtype=bool)
+        mask[np.argsort(-sizes, axis=None, kind="stable")[:left]] = True
+        return mask.reshape(sizes.shape)
+
+    def suits(self, kernel: Kernel) -> str | None:
+        """Say why a kernel stays as it is; None where it can be made sparse."""
+        taken = kernel.weights.shape[kernel.inputs]
+        if kernel.stays:
+            return kernel.stays
+        if self.block and taken % self.block:
+            return f"takes {taken} inputs, which is no multiple of {self.block}"
+        return None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the share of zeros rises; steps are counted as those that were done."""
+
+    every: int  # steps between two choices of the weights that go
+    end: int  # step after which they stay the same
+
+    def due(self, step: int) -> bool:
+        """Tell whether the weights that go are chosen anew after a step."""
+        return step <= self.end and step % self.every == 0
+
+    def share(self, step: int, final: float) -> float:
+        """Return the share of zeros after a step: 0 at the beginning, ``final`` from ``end`` on."""
+        return final * (1 - (1 - min(1.0, step / self.end)) ** 3)
+
+
+def read(text: str) -> Sparsity:
+    """Read ``0.8``, or ``2:4``: of each 4 neighbours 2 are left.
+
+    Raises:
+        PlanError: it is neither.
+    """
+    left, colon, block = text.partition(":")
+    try:
+        numbers = (int(left), int(block)) if colon else None
+        share = 1 - numbers[0] / numbers[1] if numbers else float(text)
+    except (ValueError, ZeroDivisionError):
+        numbers, share = None, math.nan
+    if not 0 < share < 1 or (numbers and not 0 < numbers[0] < numbers[1] <= LARGEST):
+        raise PlanError(
+            f"--sparsity {text}: the part of the weights that becomes zero, above 0 and below 1, such as 0.8; or N:M, "
+            f"N left of each M neighbours, such as 2:4 (M up to {LARGEST})"
+        )
+    return Sparsity(share, numbers[1] if numbers else 0)
+
+
+def schedule(steps: int) -> Schedule:
+    """Return the schedule of a training of so many steps."""
+    every = max(1, round(steps * RISES / UPDATES))
+    return Schedule(every, every * max(1, int(steps * RISES) // every))
+
+
+def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = ()) -> tuple[list[int], list[str]]:
+    """Return the places of the kernels that are made sparse, and what is to be said of the others.
+
+    Raises:
+        PlanError: there is none, or a pattern matches no layer.
+    """
+    for pattern in keep:
+        if not any(fnmatchcase(one.layer, pattern) for one in kernels):
+            some = ", ".join(one.layer for one in kernels[:8])
+            raise PlanError(f"--keep {pattern}: no layer with weights has such a name; there are {some} and so on")
+    kept = [any(fnmatchcase(one.layer, pattern) for pattern in keep) for one in kernels]
+    whys = ["kept" if held else sparsity.suits(one) for one, held in zip(kernels, kept, strict=True)]
+    places = [place for place, why in enumerate(whys) if why is None]
+    said = [
+        f"{one.layer} stays dense: {why}" for one, why in zip(kernels, whys, strict=True) if why not in (None, "kept")
+    ]
+    if not any((~sparsity.mask(kernels[place])).any() for place in places):
+        reasons = "".join(f"\n  {line}" for line in said[:5])
+        raise PlanError(f"nothing can be made sparse: no layer is left that has weights enough to lose some{reasons}")
+    return places, said
+
+
+def counted(kernels: Sequence[Kernel]) -> tuple[Thinned, ...]:
+    """Count the zeros of kernels."""
+    return tuple(Thinned(one.layer, one.weights.size, int((one.weights == 0).sum())) for one in kernels)
+
+
+class Held(Protocol):
+    """Whose weights are made sparse: a student."""
+
+    def kernels(self) -> list[Kernel]:
+        """Its weights that multiply, as they are."""
+
+    def hold(self, masks: dict[int, Array]) -> None:
+        """Set weights to zero, by the places of their kernels."""
+
+
+class Thinning:
+    """Makes a student sparse while it is trained.
+
+    Args:
+        sparsity: what is wanted in the end.
+        student: whose weights become zero.
+        steps: when.
+        keep: patterns of the layers that stay dense.
+
+    Raises:
+        PlanError: nothing can be made sparse, or a pattern matches no layer.
+    """
+
+    def __init__(self, sparsity: Sparsity, student: Held, steps: Schedule, keep: Sequence[str] = ()) -> None:
+        self._sparsity, self._student, self._steps = sparsity, student, steps
+        self._places, said = choose(sparsity, student.kernels(), keep)
+        self.notes = tuple(said)
+        self._masks: dict[int, Array] = {}
+        if sparsity.block:
+            self._choose(0)
+
+    def after(self, step: int) -> None:
+        """Set to zero again what a step has moved, or what goes from now on; ``step`` counts those that were done."""
+        if self._steps.due(step) and not self._sparsity.block:
+            self._choose(step)
+        self._student.hold(self._masks)
+
+    def done(self, step: int) -> bool:
+        """Tell whether all zeros there will be are there."""
+        return bool(self._sparsity.block) or step >= self._steps.end
+
+    def state(self) -> State:
+        """What a later process needs to go on."""
+        return {f"{MASKS}{place}": mask for place, mask in self._masks.items()}
+
+    def restore(self, state: State) -> None:
+        """Take over a state."""
+        self._masks = {int(name.removeprefix(MASKS)): mask for name, mask in state.items() if name.startswith(MASKS)}
+
+    def counted(self) -> tuple[Thinned, ...]:
+        """Count the zeros there are."""
+        kernels = self._student.kernels()
+        return counted([kernels[place] for place in self._places])
+
+    def _choose(self, step: int) -> None:
+        kernels = self._student.kernels()
+        share = self._steps.share(step, self._sparsity.share)
+        self._masks = {place: self._sparsity.mask(kernels[place], share) for place in self._places}
+        self._student.hold(self._masks)
+
+
+def _of_blocks(sizes: Array, axis: int, block: int, zeros: int) -> Array:
+    """Return a mask that leaves out the smallest of each ``block`` neighbours along an axis; equals in their order."""
+    last = np.moveaxis(sizes, axis, -1)
+    blocks = last.reshape(-1, block)
+    mask = np.ones(blocks.shape, dtype=bool)
+    np.put_along_axis(mask, np.argsort(blocks, axis=1, kind="stable")[:, :zeros], False, axis=1)
+    return np.ascontiguousarray(np.moveaxis(mask.reshape(last.shape), -1, axis))
