@@ -103,10 +103,7 @@ def package(kind: str, request: Request, out: str | Path, board: str | Path | No
     files = _board_files(kind, module, request, Path(board)) if board is not None else {}
     with read_contents(request.bundle) as contents, _in_place(target) as temporary:
         notes = tuple(module.write(request, contents, temporary))
-    for path, file in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(file.text, encoding="utf-8")
-        path.chmod(file.mode)
+        _write_board_files(files)
     size_bytes = sum(path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file())
     return Package(str(target), kind, request.name, request.version, size_bytes, notes)
 
@@ -163,6 +160,16 @@ def _board_files(kind: str, module: Any, request: Request, folder: Path) -> Mapp
         raise PlanError(f"--format {kind} needs nothing on the board: leave --board-files out")
     files = {folder / path: file for path, file in module.board_files(request).items()}
     for path, file in files.items():
-        if path.exists() and path.read_text(encoding="utf-8") != file.text:
+        if path.exists() and not (path.is_file() and path.read_bytes() == file.text.encode()):
             raise PlanError(f"{path} is there already with other content: remove it, or name another folder")
     return files
+
+
+def _write_board_files(files: Mapping[Path, BoardFile]) -> None:
+    try:
+        for path, file in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.text, encoding="utf-8")
+            path.chmod(file.mode)
+    except OSError as error:
+        raise PlanError(f"--board-files: {error.filename}: {error.strerror}: name another folder") from error

@@ -27,10 +27,15 @@ fi
 {systemd}"""
 POSTRM = """\
 #!/bin/sh
-# The store stays when the package is removed, since an application may still run from it; purging takes it away.
+# The store stays when the package is removed, since an application may still run from it; purging takes it away, and
+# nothing that somebody else keeps in its folder.
 set -e
 if [ "$1" = purge ]; then
-    rm -rf "${{DPKG_ROOT:-}}{store}"
+    store="${{DPKG_ROOT:-}}{store}"
+    if [ -d "$store/generations" ]; then
+        rm -rf "$store/generations" "$store"/current* "$store"/state.json*
+        rmdir --ignore-fail-on-non-empty "$store"
+    fi
 fi
 {systemd}"""
 UNIT = """\

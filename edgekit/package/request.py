@@ -13,6 +13,7 @@ from edgekit_runtime.errors import PlanError
 FOLDER = "/var/lib/edgekit"  # on a board, what changes while it lives
 FIXED_FOLDER = "/usr/share/edgekit"  # on a board, what came with its image
 EARLIEST = 315532800  # 1980-01-01, the time of the files in a bundle
+LATEST = (1 << 32) - 1  # in 2106: gzip and cpio have 32 bits for it
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def make_request(bundle: str | Path, name: str = "", version: str = "", **option
 
     Raises:
         BundleError: there is no bundle, or it breaks the format.
-        PlanError: a name, version, path or key that no format could take.
+        PlanError: a name, version, path, board or key that no format could take.
     """
     with open_bundle(bundle, trust=False) as opened:
         model = opened.manifest
@@ -73,6 +74,9 @@ def make_request(bundle: str | Path, name: str = "", version: str = "", **option
         where = getattr(request, what)
         if where and not re.fullmatch(r"(/[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*)+", where):
             raise PlanError(f"--{what} {where}: give an absolute path on the board, of plain names")
+    for board in request.compatible:
+        if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", board) or "\\" in board:
+            raise PlanError(f"--compatible {board!r}: give what boards call themselves, one line of plain text")
     for what in ("key", "cert"):
         file: Path | None = getattr(request, what)
         if file is not None and not file.is_file():
@@ -87,6 +91,6 @@ def epoch() -> int:
         PlanError: SOURCE_DATE_EPOCH is no such number.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH", str(EARLIEST))
-    if not re.fullmatch(r"\d{1,10}", text):
-        raise PlanError(f"SOURCE_DATE_EPOCH is {text!r}, not the seconds since 1970: repair or unset it")
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) > LATEST:
+        raise PlanError(f"SOURCE_DATE_EPOCH is {text!r}, not the seconds from 1970 to 2106: repair or unset it")
     return int(text)

@@ -6,6 +6,7 @@ Format: https://sbabic.github.io/swupdate/sw-description.html. Debian's swupdate
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,7 @@ set -e
 runtime install ${{EDGEKIT_INSTALL:-}} {path} {store}
 """
 SCRIPT_NAME = "install-into-store.sh"
+BOARD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*:[!-~]+")  # a name of libconfig, and a word of /etc/hwrevision
 
 
 def write(request: Request, contents: Contents, out: Path) -> list[str]:
@@ -70,12 +72,15 @@ def _boards(request: Request) -> list[tuple[str, str]]:
     """Name and revision of each board, as its /etc/hwrevision has them.
 
     Raises:
-        PlanError: a revision is missing.
+        PlanError: a revision is missing, or it is no name in libconfig's syntax.
     """
+    for text in request.compatible:
+        if not BOARD.fullmatch(text) or text.startswith("version:"):
+            raise PlanError(
+                f"--compatible {text!r}: SWUpdate wants NAME:REVISION, as in the board's /etc/hwrevision: a letter, "
+                "then letters, digits, '-' and '_'; and a revision without spaces"
+            )
     pairs = [text.partition(":") for text in request.compatible]
-    for (name, _, revision), text in zip(pairs, request.compatible, strict=True):
-        if not (name.replace("-", "").replace("_", "").isalnum() and revision):
-            raise PlanError(f"--compatible {text}: SWUpdate wants NAME:REVISION, as in the board's /etc/hwrevision")
     return [(name, revision) for name, _, revision in pairs]
 
 

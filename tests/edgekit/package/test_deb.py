@@ -49,6 +49,18 @@ def test_a_package_stays_installable_and_purging_takes_the_store_away(write, dpk
     assert not (root / STORE).exists()
 
 
+def test_purging_leaves_a_folder_alone_that_the_store_refused(write, dpkg):
+    root, run = dpkg
+    mine = root / "srv/photographs/1.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    done = run("-i", write("deb", "quarters.deb", store="/srv/photographs"))
+    assert done.returncode != 0
+    assert "is not a store, and not empty" in done.stdout
+    assert run("--purge", "edgekit-model-quarters").returncode == 0
+    assert mine.exists()
+
+
 def test_a_tampered_package_is_refused(write, dpkg):
     root, run = dpkg
     package = write("deb", "quarters.deb")

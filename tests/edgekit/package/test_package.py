@@ -46,9 +46,10 @@ def test_the_date_is_that_of_the_build(write, monkeypatch, kind):
     assert list(tree(write(kind, "usual", **ASKED.get(kind, {}))).values()) != list(later.values())
 
 
-def test_a_date_that_is_none_is_refused(write, monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(PlanError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
+@pytest.mark.parametrize("date", ["yesterday", "4294967296"])
+def test_a_date_that_is_none_is_refused(write, monkeypatch, date):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+    with pytest.raises(PlanError, match=f"SOURCE_DATE_EPOCH is '{date}'"):
         write("tar", "x.tar")
 
 
@@ -116,6 +117,7 @@ def test_what_a_format_wants_and_what_it_does_not_take_is_said(bundle, tmp_path,
         ({"path": "relative/path"}, "--path relative/path: give an absolute path"),
         ({"store": "/a/../b"}, "--store /a/../b: give an absolute path"),
         ({"store": '/a";reboot;"'}, "give an absolute path on the board, of plain names"),
+        *(({"compatible": (name,)}, "one line of plain text") for name in ("", " cam", "cam\n", "caméra", "cam\\n")),
         ({"key": Path("/no/key.pem")}, "--key /no/key.pem: there is no such file"),
     ],
 )
@@ -179,6 +181,16 @@ def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
     with pytest.raises(PlanError, match="hwrevision is there already with other content"):
         write("swupdate", "new.swu", board=board, compatible=("cam:1.0",))
     assert not (tmp_path / "new.swu").exists()
+
+
+@pytest.mark.parametrize(("there", "said"), [("etc", "etc: "), ("etc/hwrevision", "is there already")])
+def test_board_files_that_are_in_the_way_are_said_before_anything_is_written(write, tmp_path, there, said):
+    file = tmp_path / "overlay" / there
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\xa7")
+    with pytest.raises(PlanError, match=said):
+        write("swupdate", "x.swu", board=tmp_path / "overlay", compatible=("cam:1.0",))
+    assert not (tmp_path / "x.swu").exists()
 
 
 def test_a_format_without_board_files_says_so(write, tmp_path):

@@ -98,8 +98,9 @@ def test_signed_images_are_the_same_each_time(make):
     assert make("one.swu").read_bytes() == make("two.swu").read_bytes()
 
 
-def test_a_board_without_its_revision_is_asked_for_it(make):
+@pytest.mark.parametrize("board", ["cam", "2cam:1", "-x:1", "cam a:1", "version:1", "cam:1 2"])
+def test_a_board_that_swupdate_could_not_read_is_asked_for_by_its_name_and_revision(make, board):
     from edgekit_runtime.errors import PlanError
 
     with pytest.raises(PlanError, match="SWUpdate wants NAME:REVISION"):
-        make(board="cam")
+        make(board=board)
