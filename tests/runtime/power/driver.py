@@ -61,8 +61,16 @@ def leftovers(store: str) -> None:
 
 
 def damage(store: str) -> None:
-    """Flip a bit in a generation that is not current."""
-    name = next(name for name in generations(store) if name != current(store))
+    """Flip bits in a generation that is not current."""
+    spoil(store, next(name for name in generations(store) if name != current(store)))
+
+
+def damage_current(store: str) -> None:
+    """Flip bits in the current one."""
+    spoil(store, current(store))
+
+
+def spoil(store: str, name: str) -> None:
     weights = Path(store, "generations", name, "variants", "v", "weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
 
@@ -74,6 +82,7 @@ class Scenario:
     may_be: str  # which bundles may be current after a cut; "-" is none yet
     tried: str = ""  # which of them must be on trial then
     back: bool = True  # what was good before is whole
+    sound: bool = True  # what is current before is whole; else it only has to be mended by what comes next
 
 
 SCENARIOS = {
@@ -87,6 +96,7 @@ SCENARIOS = {
     "install what is there and damaged": Scenario(
         (A, B, damage), putting("a.edgekit", allow_downgrade=True), "ab", "a", back=False
     ),
+    "install what is current and damaged": Scenario((A, damage_current), putting("a.edgekit"), "a", sound=False),
     "delta": Scenario((A,), putting("ab.delta"), "ab", "b"),
     "commit": Scenario((A, B_ON_TRIAL), store_trial.commit, "b"),
     "heartbeat": Scenario((A, B_ON_TRIAL), store_trial.heartbeat, "b"),
@@ -122,6 +132,8 @@ def wrong_with(store: str, scenario: Scenario) -> str:
     on_trial = store_state.trial_of(state, now) is not None
     if now in {known[letter] for letter in scenario.tried} and not on_trial:
         return f"{now} is current and not on trial"
+    if not scenario.sound:
+        return ""
     try:
         for name in [*([now] if now else []), *store_state.backward(state, now)[: scenario.back]]:
             with open_bundle(Path(store, "generations", name)) as bundle:
@@ -188,12 +200,12 @@ def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
         ended = run_cut(scenario.step, store, cut, mode)
         wanted = "" if change is beyond else KILLED if mode in ("kill", "half") else REFUSED
         problem = "" if ended == wanted else f"it was {ended or 'not stopped'}"
-        problem = problem or wrong_with(store, scenario) or after(store)
+        problem = problem or wrong_with(store, scenario) or after(store, scenario)
         yield problem and f"at change {cut} ({change.kind} {change.path}): {problem}"
         shutil.rmtree(place)
 
 
-def after(store: str) -> str:
+def after(store: str, scenario: Scenario) -> str:
     """What is wrong when the board goes on with its life: another installation, and going back."""
     try:
         putting("c.edgekit", again=True, allow_downgrade=True, keep=1)(store)
@@ -202,7 +214,7 @@ def after(store: str) -> str:
     prune(store)  # nothing was installed, nor cleared away, where that was current
     left = [path.name for path in Path(store, "generations").iterdir() if path.name.startswith(".")]
     left += [path.name for path in Path(store).iterdir() if path.name.endswith(".new")]
-    return f"leftovers: {left}" if left else wrong_with(store, Scenario((), prune, "c"))
+    return f"leftovers: {left}" if left else wrong_with(store, Scenario((), prune, "c", back=scenario.sound))
 
 
 def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:

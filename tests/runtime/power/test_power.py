@@ -27,6 +27,7 @@ SCENARIOS = (
     "install after a cut, pruning",
     "install what is there",
     "install what is there and damaged",
+    "install what is current and damaged",
     "delta",
     "commit",
     "heartbeat",
