@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from edgekit_runtime.errors import DataError
+
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,7 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
     """Every diagnosis of a file: values of JSON one after the other, lists taken apart."""
     try:
         text, at, decoder = file.read_text(encoding="utf-8"), 0, json.JSONDecoder()
-        while text[at:].strip():
-            at += len(text[at:]) - len(text[at:].lstrip())
+        while (at := _SPACE.match(text, at).end()) < len(text):  # type: ignore[union-attr]  # nothing matches, too
             value, at = decoder.raw_decode(text, at)
             yield from value if isinstance(value, list) else [value]
     except OSError as error:
@@ -78,20 +81,21 @@ def _board(record: Any, stem: str, where: str) -> BoardRecord:
     try:
         board = record["board"]
         engines = {
-            each["engine"]: Engine(each["library"] or "", each["level"], each["reason"]) for each in record["engines"]
+            _text(each["engine"]): Engine(_text(each["library"]), _text(each["level"]), _text(each["reason"]))
+            for each in record["engines"]
         }
         return BoardRecord(
-            name=str(record.get("name") or stem or record["host"] or "board"),
-            what=board["name"] or board["processor"] or "unknown",
-            arch=board["arch"],
-            memory_bytes=board["memory_bytes"],
-            runtime=record["runtime"],
+            name=_text(record.get("name")) or stem or _text(record["host"]) or "board",
+            what=_text(board["name"]) or _text(board["processor"]) or "unknown",
+            arch=_text(board["arch"]),
+            memory_bytes=_count(board["memory_bytes"]),
+            runtime=_text(record["runtime"]),
             format_version=int(record["format_version"]),
-            disk_free_bytes=record["disk_free_bytes"],
+            disk_free_bytes=_count(record["disk_free_bytes"]),
             engines=engines,
-            shown=dict(record["shown"]),
-            delegates=dict(record["delegates"]),
-            trusted=None if record["trusted"] is None else tuple(map(str, record["trusted"])),
+            shown={key: [_text(sign) for sign in signs] for key, signs in record["shown"].items()},
+            delegates={_text(name): _text(reason) for name, reason in record["delegates"].items()},
+            trusted=None if record["trusted"] is None else tuple(map(_text, record["trusted"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
@@ -100,11 +104,29 @@ def _board(record: Any, stem: str, where: str) -> BoardRecord:
         ) from error
 
 
+def _text(value: Any) -> str:
+    """A text on one line that can be shown on a terminal; "" of None."""
+    if not isinstance(value, (str, type(None))):
+        raise TypeError(f"{value!r} is no text")
+    return "".join(filter(str.isprintable, " ".join((value or "").split())))
+
+
+def _count(value: Any) -> int | None:
+    if not isinstance(value, (int, type(None))):
+        raise TypeError(f"{value!r} is no number of bytes")
+    return value
+
+
 def _told_apart(records: list[BoardRecord]) -> list[BoardRecord]:
     seen: Counter[str] = Counter()
+    taken = {record.name for record in records}
     apart = []
     for record in records:
         seen[record.name] += 1
-        again = seen[record.name] > 1
-        apart.append(replace(record, name=f"{record.name}#{seen[record.name]}") if again else record)
+        name = record.name
+        if seen[name] > 1:
+            numbered = (f"{record.name}#{number}" for number in count(seen[name]))
+            name = next(free for free in numbered if free not in taken)
+            taken.add(name)
+        apart.append(replace(record, name=name))
     return apart

@@ -224,6 +224,37 @@ def test_what_is_no_inventory_is_said(tmp_path, text, said):
         read_inventory(tmp_path / "fleet.json")
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("board", "memory_bytes"), "4 GiB"),
+        (("disk_free_bytes",), "much"),
+        (("board", "arch"), 64),
+        (("engines", 0, "library"), 2.1),
+        (("shown",), [["litert:npu", 1]]),
+        (("trusted",), [7]),
+    ],
+)
+def test_a_diagnosis_of_other_types_is_said_before_anything_is_compared(tmp_path, where, value):
+    diagnosis = asdict(diagnose())
+    place = diagnosis
+    for step in where[:-1]:
+        place = place[step]
+    place[where[-1]] = value
+    (tmp_path / "fleet.json").write_text(json.dumps(diagnosis))
+    with pytest.raises(DataError, match="board 1: is no diagnosis of this version"):
+        read_inventory(tmp_path / "fleet.json")
+
+
+def test_names_are_unique_and_fit_for_a_terminal(tmp_path):
+    names = ("cam", "cam#2", "cam", "cam", "\x1b[2Jgate\n 1")
+    (tmp_path / "fleet.json").write_text(json.dumps([{**asdict(diagnose()), "name": name} for name in names]))
+    assert [each.name for each in read_inventory(tmp_path / "fleet.json")] == [
+        *("cam", "cam#2", "cam#3", "cam#4"),
+        "[2Jgate 1",
+    ]
+
+
 def test_an_inventory_that_is_not_there_is_said(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_inventory(tmp_path / "fleet.json")
