@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit_runtime.errors import PlanError
+from edgekit_runtime.errors import PlanError, SourceError
 
 SIDE, CLASSES = 16, 4
 KERAS = """
@@ -166,6 +166,16 @@ def test_a_module_is_pruned_in_rounds_from_the_command_line(folder, _own_cache):
     dense = 3 * 9 * 16 + 2 * 16 + 16 * 9 * 24 + 24 + 2 * 24 + 24 * CLASSES + CLASSES
     assert (int(classes), loaded) == (CLASSES, "False")
     assert int(parameters) < 0.6 * dense
+
+
+@pytest.mark.needs_litert
+def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
+    from edgekit_converters.prune.table import Alone
+    from edgekit_converters.prune.table_tflite import make
+
+    make(Alone("dense", 4, 4, 1), tmp_path / "net.tflite", int8=False)
+    with pytest.raises(SourceError, match="need the trained Keras or PyTorch model"):
+        edgekit.prune(tmp_path / "net.tflite", prune=0.5)
 
 
 @pytest.mark.needs_torch

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Source
+from edgekit_runtime.errors import SourceError
 
 # framework: "module:function", (Live, folder) -> Path
 SAVERS = {
@@ -32,7 +33,16 @@ class Saved:
 
 
 def save(request: SaveRequest, folder: Path) -> Saved:
-    """The stage: write the model into ``folder``."""
+    """The stage: write the model into ``folder``.
+
+    Raises:
+        SourceError: it is no trained Keras or PyTorch model.
+    """
+    if request.source.framework not in SAVERS:
+        raise SourceError(
+            f"{request.source.request.path}: pruning and training need the trained Keras or PyTorch model; "
+            f"a model of {request.source.framework} can only be run"
+        )
     module, _, name = SAVERS[request.source.framework].partition(":")
     write: Any = getattr(importlib.import_module(module), name)
     return Saved(write(open_source(request.source.request), folder))
