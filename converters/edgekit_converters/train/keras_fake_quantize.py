@@ -11,7 +11,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,7 @@ WEIGHTS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
         ("SeparableConv1D", "SeparableConv2D"), (("depthwise_kernel", (-2, -1)), ("pointwise_kernel", (-1,)))
     ),
 }
+Mode = Literal["train", "use", "observe"]
 RELUS = ("relu", "relu6")
 ROLES = {
     **dict.fromkeys((*WEIGHTS, "EinsumDense"), Role.LAYER),
@@ -79,42 +80,41 @@ class KerasFakeQuantize:
         self.notes = ("of a subclassed model weights are rounded, activations are not",) * apart
         self._compiled = tf.function(self._evaluated, reduce_retracing=True)
         self._run = in_batches(self._evaluate) if self.follows else live.run
-        self._widen = False
+        self._mode: Mode = "use"
 
     def run(self, batch: Arrays) -> Arrays:
         """What the artifact would give; the first batch gives the ranges of activations."""
         if self.follows and not self._ranges:
+            self._mode = "observe"
             self._run(batch)
-            self._widen = True
-            self._run(batch)
-            self._widen = False
+            self._mode = "use"
         with self.rounded_weights() if not self.follows else contextlib.nullcontext():
             return self._run(batch)
 
     def _evaluate(self, batch: Arrays) -> Arrays:
-        return [one.numpy() for one in self._compiled([tf.constant(one) for one in batch], widen=self._widen)]
+        return [one.numpy() for one in self._compiled([tf.constant(one) for one in batch], self._mode)]
 
-    def _evaluated(self, tensors: list[Any], *, widen: bool) -> list[Any]:
-        with self.rounded_weights():
-            return self.call(self._model, tensors, training=False, widen=widen)
+    def _evaluated(self, tensors: list[Any], mode: Mode) -> list[Any]:
+        with self.rounded_weights() if mode == "use" else contextlib.nullcontext():
+            return self.call(self._model, tensors, mode)
 
-    def call(self, model: Any, tensors: list[Any], *, training: bool, widen: bool) -> list[Any]:
+    def call(self, model: Any, tensors: list[Any], mode: Mode) -> list[Any]:
         """Return a model's outputs, with activations rounded; weights are what they are.
 
         Args:
             model: of the layers of the one it was made for.
             tensors: one an input.
-            training: how layers are called.
-            widen: the ranges of activations by what is seen; else nothing is rounded where there is none.
+            mode: "train" widens the ranges of activations as training mode does statistics; "use" takes what there is;
+                "observe" widens and does not round, as calibration.
         """
         calls: Counter[str] = Counter()
 
         def visit(call: Call, values: list[Any]) -> list[Any]:
             calls[call.name] += 1
             role, point = _role(call), f"{call.name}:{calls[call.name]}"
-            taken = [one.tensor if swallows(role, one.role) else self._taken(one, widen) for one in values]
-            with self._inner(call, point, widen) as inner:
-                given = _called(call, taken, training)
+            taken = [one.tensor if swallows(role, one.role) else self._taken(one, mode) for one in values]
+            with self._inner(call, point, mode) as inner:
+                given = _called(call, taken, mode == "train")
             role = inner or role
             rests = role in (Role.KEEPS, Role.FLOAT)
             return [
@@ -126,7 +126,7 @@ class KerasFakeQuantize:
             Given(one, Role.INPUT, f"input/{place}" if one.dtype.is_floating else None)
             for place, one in enumerate(tensors)
         ]
-        return [self._taken(one, widen) for one in walk(model, begun, visit)]
+        return [self._taken(one, mode) for one in walk(model, begun, visit)]
 
     @property
     def follows(self) -> bool:
@@ -159,21 +159,22 @@ class KerasFakeQuantize:
             self._range(point).assign(found.get(point, np.full(2, np.nan, np.float32)))
         return {name: array for name, array in state.items() if not name.startswith(RANGES)}
 
-    def _taken(self, given: Given, widen: bool) -> Any:
+    def _taken(self, given: Given, mode: Mode) -> Any:
         """A tensor as others take it."""
         if given.point is None or not self._arithmetic.activation_bits:
             return given.tensor
         if given.rounded is None:
-            given.rounded = self._rounded(given.tensor, given.point, widen)
+            given.rounded = self._rounded(given.tensor, given.point, mode)
         return given.rounded
 
-    def _rounded(self, tensor: Any, point: str, widen: bool) -> Any:
+    def _rounded(self, tensor: Any, point: str, mode: Mode) -> Any:
         values, kept = tf.cast(tensor, tf.float32), self._range(point)
-        if widen:
+        if mode != "use":
             seen = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
             kept.assign(_widened(kept, seen))
+        if mode == "observe":
+            return tensor
         rounded = tf.cast(_spread(values, kept, self._arithmetic), tensor.dtype)
-        rounded = tf.where(tf.math.is_nan(kept[0]), tensor, rounded)
         return tensor + tf.stop_gradient(rounded - tensor)
 
     def _range(self, point: str) -> tf.Variable:
@@ -183,7 +184,7 @@ class KerasFakeQuantize:
         return self._ranges[point]
 
     @contextlib.contextmanager
-    def _inner(self, call: Call, point: str, widen: bool) -> Iterator[Role | None]:
+    def _inner(self, call: Call, point: str, mode: Mode) -> Iterator[Role | None]:
         """Have the sums of a layer rounded before its own activation, where that is an operator of its own.
 
         Yields:
@@ -195,14 +196,14 @@ class KerasFakeQuantize:
         if not apart or function.__name__ in ("linear", *RELUS):
             yield None
             return
-        layer.activation = self._after_rounding(function, f"{point}/sum", widen)
+        layer.activation = self._after_rounding(function, f"{point}/sum", mode)
         try:
             yield Role.FLOAT if function.__name__ == "softmax" else Role.OTHER
         finally:
             layer.activation = function
 
-    def _after_rounding(self, function: Callable[..., Any], point: str, widen: bool) -> Callable[..., Any]:
-        return lambda sums: function(self._taken(Given(sums, Role.LAYER, point), widen))
+    def _after_rounding(self, function: Callable[..., Any], point: str, mode: Mode) -> Callable[..., Any]:
+        return lambda sums: function(self._taken(Given(sums, Role.LAYER, point), mode))
 
 
 def rounded_weights(weights: Any, channels: tuple[int, ...], arithmetic: Arithmetic) -> Any:

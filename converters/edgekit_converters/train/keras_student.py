@@ -147,7 +147,7 @@ class KerasStudent:
     def _call(self, model: Any, tensors: list[Any]) -> list[Any]:
         """Run a model as in training."""
         if self._imitated and self._imitated.follows:
-            return self._imitated.call(model, tensors, training=True, widen=True)
+            return self._imitated.call(model, tensors, "train")
         structure = getattr(self._model, "input", None)
         taken = tensors if len(tensors) > 1 else tensors[0]
         if structure is not None and model is self._model:

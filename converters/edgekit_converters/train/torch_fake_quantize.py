@@ -102,7 +102,6 @@ class TorchFakeQuantize(TorchFunctionMode):
     def run(self, batch: Arrays) -> Arrays:
         """What the artifact would give; the first batch gives the ranges of activations."""
         if self._arithmetic.activation_bits and not self._ranges:
-            self._run(batch)
             self._observing = True
             self._run(batch)
             self._observing = False
@@ -127,7 +126,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         if name.endswith("_") and not name.startswith("__"):
             self._round_in_place(role, args)
         args, kwargs = tree_map(lambda leaf: self._taken(role, leaf), (args, kwargs))
-        if name in LAYERS:
+        if name in LAYERS and not self._observing:
             args, kwargs = self._weighted(name, args, kwargs)
         result = func(*args, **kwargs)
         if role not in (Role.KEEPS, Role.FLOAT):
@@ -193,7 +192,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         if self._module.training or self._observing:
             seen = torch.stack(torch.aminmax(values)).clone()
             self._ranges[point] = _widened(self._ranges.get(point, seen), seen)
-        if point not in self._ranges:
+        if self._observing or point not in self._ranges:
             return tensor
         return through(tensor, _spread(values, self._ranges[point], self._arithmetic))
 
