@@ -134,6 +134,8 @@ def _advice(code: int | None) -> str:
         return "make room, or prune the store"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "run as the user who owns the store, on a file system that can be written to and has links"
+    if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        return "name a folder that can be made"
     return "see the system's log: the disk may be failing"
 
 

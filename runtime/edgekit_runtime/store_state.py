@@ -14,7 +14,7 @@ from edgekit_runtime.checks import anything, integer, many, one_of, optional, re
 from edgekit_runtime.errors import MalformedBundle, StoreError
 from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.store import NAME_DIGITS, STATE
-from edgekit_runtime.strict_json import decode
+from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES, decode
 
 SELF_CHECK, HEARTBEAT = "self-check", "heartbeat"
 MOST = 1000  # good signs wanted, or tries, of a trial
@@ -59,12 +59,21 @@ _state = record(State, good=many(_name), trials=many(_trial, most=2), given_up=w
 
 
 def read_state(store: str) -> State:
-    """What a store remembers. A file that is missing or damaged is nothing remembered: what is current then is good."""
+    """What a store remembers. A file that is missing or damaged is nothing remembered: what is current then is good.
+
+    Raises:
+        StoreError: it cannot be read, by this user for one; then nothing is known, and it must not be written anew.
+    """
     try:
         with open(os.path.join(store, STATE), "rb") as file:
-            return _state(anything(decode(file.read(), STATE), STATE), STATE)
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+        return _state(anything(decode(data, STATE), STATE), STATE)
     except (FileNotFoundError, MalformedBundle):
         return State()
+    except OSError as error:
+        raise StoreError(
+            f"{store}: its {STATE} cannot be read: {error.strerror or error}: ask as a user who may read the store"
+        ) from error
 
 
 def to_bytes(state: State) -> bytes:

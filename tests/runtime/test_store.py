@@ -400,6 +400,22 @@ def test_without_its_memory_a_store_takes_what_is_current_as_good(version: Bundl
     assert rollback(store).generation == first
 
 
+def test_a_memory_that_cannot_be_read_is_said_and_not_written_over(version: Bundles, store: str) -> None:
+    generation = put(version("1.0"), store).generation
+    Path(store, "state.json").unlink()
+    Path(store, "state.json").mkdir()
+    for step in (status, commit, heartbeat, rollback, prune, lambda s: put(version("1.1"), s)):
+        with pytest.raises(StoreError, match=r"its state\.json cannot be read"):
+            step(store)
+    assert generations(store) == [generation]
+
+
+def test_a_memory_beyond_all_bounds_is_not_read(version: Bundles, store: str) -> None:
+    put(version("1.0"), store)
+    os.truncate(f"{store}/state.json", 1 << 33)
+    assert status(store).trial is None
+
+
 def test_the_self_check_runs_the_bundle_in_a_process_of_its_own(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     assert self_check(f"{store}/current") == ""
