@@ -59,6 +59,7 @@ class Options:
     std: tuple[float, ...] = ()
     prune: float | None = None
     prune_to: str | None = None
+    sparsity: str | float | None = None
     importance: str | None = None
     round_to: int | None = None
     floor: float | None = None
@@ -98,6 +99,7 @@ POSTPROCESSING_KEYS = ("scores", "activation", "threshold", "top", "boxes", "box
 PRUNING_KEYS = (
     "prune",
     "prune_to",
+    "sparsity",
     "importance",
     "round_to",
     "floor",
@@ -277,7 +279,7 @@ def _plan_value(path: Path, key: str, value: Any) -> Any:
         fits = isinstance(value, (int, float) if "float" in wanted else int) and not isinstance(value, bool)
     else:
         fits = isinstance(value, str)
-    fits = fits or (value == AUTO and AUTO in wanted)
+    fits = fits or (value == AUTO and AUTO in wanted) or (isinstance(value, str) and wanted.startswith("str"))
     if not fits:
         raise PlanError(f"{path}: {key} = {value!r} is not what the option takes ({wanted})")
     if key in PATH_KEYS:

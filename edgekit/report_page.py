@@ -137,7 +137,8 @@ def _table(points: Sequence[Point], pruning: PruningReport | None, metric: str |
         counts = pruning.models[place] if pruning else None
         cells = [point.model, f"{NAMES[point.engine]} {point.scheme}", size_text(point.size_bytes)]
         cells += [_value(point.value, metric), f"{point.latency_ms:.4g}"]
-        cells += [f"{counts.parameters:,}", f"{counts.macs:,}"] if counts else []
+        told = (counts.parameters, counts.macs) if counts else ()
+        cells += ["" if one is None else f"{one:,}" for one in told]
         yield "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells)
     yield "</table>"
 
@@ -147,12 +148,16 @@ def _told(pruning: PruningReport) -> Iterator[str]:
     measured = f", measured in {pruning.measured_in}: {100 * pruning.measured:.1f} %" if pruning.measured else ""
     yield f"<h2>What was cut</h2><p>{escape(pruning.goal)}, by {escape(pruning.importance)}. "
     yield f"Left, as counted: {100 * pruning.counted:.1f} %{escape(measured)}.</p>"
-    yield "<table><tr><th>channels of<th>kind<th>before<th>left"
+    yield "<table><tr><th>channels of<th>kind<th>before<th>left" if pruning.groups else ""
     for one in pruning.groups:
         yield f"<tr><td>{escape(one.name)}<td>{one.kind}<td>{one.width}<td>{one.left}"
-    yield "</table>"
-    for layer, why in pruning.whole:
-        yield f"<p class=note>left whole: {escape(layer)}: {escape(why)}</p>"
+    yield "</table>" if pruning.groups else ""
+    yield "<table><tr><th>weights of<th>before<th>not zero" if pruning.sparse else ""
+    for layer in pruning.sparse:
+        yield f"<tr><td>{escape(layer.layer)}<td>{layer.weights:,}<td>{layer.weights - layer.zeros:,}"
+    yield "</table>" if pruning.sparse else ""
+    for name, why in pruning.whole:
+        yield f"<p class=note>left whole: {escape(name)}: {escape(why)}</p>"
 
 
 def _words(metric: str | None) -> str:

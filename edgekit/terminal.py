@@ -188,18 +188,24 @@ def print_pruning(console: Console, report: PruningReport) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in report.models:
         name = f"{one.model} {one.engine} {one.scheme}"
-        counts = f"{one.parameters:,}", f"{one.macs:,}", size_text(one.size_bytes)
+        counts = (
+            *(f"{each:,}" if each is not None else "" for each in (one.parameters, one.macs)),
+            size_text(one.size_bytes),
+        )
         times = f"{one.latency_ms.p50:.3f} ms", f"{one.latency_ms.p90:.3f} ms"
         table.add_row(name, *counts, _value(one.value, report.metric), *times)
     console.print(table)
     held = "" if report.measured is None else f", measured {100 * report.measured:.0f} % in {report.measured_in}"
     cut = sum(one.left < one.width for one in report.groups)
-    lines = [
-        f"{report.goal}: {100 * report.counted:.0f} % left as counted{held}; {cut} of {len(report.groups)} groups cut "
-        f"by {report.importance}"
-    ]
+    cuts = f"; {cut} of {len(report.groups)} groups cut by {report.importance}" if report.groups else ""
+    lines = [f"{report.goal}: {100 * report.counted:.0f} % left as counted{held}{cuts}"]
+    if report.sparse:
+        zeros, weights = (
+            sum(counts) for counts in zip(*((one.zeros, one.weights) for one in report.sparse), strict=True)
+        )
+        lines.append(f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers")
     lines += [
-        f"round {number}: held-out {_metric(trained.metric)} {trained.before:.4f} after the cut, {trained.value:.4f} "
+        f"round {number}: held-out {_metric(trained.metric)} {trained.before:.4f} before, {trained.value:.4f} "
         f"after epoch {trained.best} of {len(trained.history)}"
         for number, trained in enumerate(report.rounds, 1)
     ]

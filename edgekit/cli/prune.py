@@ -40,6 +40,9 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
     does; with --calibrate alone its layers are mended from samples without labels. A goal of latency or size holds as
     measured: the whole pruned model is quantized and timed against the dense one before it is trained.
 
+    With --sparsity single weights become zero, which makes the file smaller once it is compressed, and no call faster;
+    the report has what was measured.
+
     \b
     Examples:
       edgekit prune model.keras --prune-to latency=0.5 --train train.npz --epochs 20 --evaluate test.npz
@@ -47,6 +50,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit prune model.h5 --prune-to size=0.7 --calibrate images/ --keep 'block1*' --round-to 16 -o small.h5
       edgekit prune model.keras --prune-to macs=0.3 --rounds 3 --train train.npz --augment flip --augment shift
       edgekit prune model.keras --prune-to latency=0.6 --train train.npz --latency-table pi.json
+      edgekit prune model.keras --sparsity 0.8 --train train.npz --epochs 20 --evaluate test.npz
     """
     from edgekit import terminal
     from edgekit.pruning.command import plan, prune

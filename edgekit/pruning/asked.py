@@ -15,9 +15,11 @@ from edgekit_converters.prune import IMPORTANCES
 from edgekit_converters.prune.choose import Goal, Limits
 from edgekit_converters.prune.costs import MEASURES
 from edgekit_converters.prune.table import Table, read_table
+from edgekit_converters.train import sparsity
 from edgekit_runtime.errors import PlanError
 
 MEASURED_IN = "int8-static"  # where there are data to quantize with: what a pruned model is for
+WITH_SPARSITY = ("sparsity", "keep")  # of the options, what goes without cutting, too
 CALIBRATION_SAMPLES = 500  # of the training data, where nothing was given to calibrate on
 
 
@@ -25,13 +27,18 @@ CALIBRATION_SAMPLES = 500  # of the training data, where nothing was given to ca
 class Pruning:
     """What was asked."""
 
-    goal: Goal
+    goal: Goal | None  # of cutting; without, there are only single weights to go
+    sparsity: str | None  # "0.8", or "2:4"
     limits: Limits
     importance: str | None  # without, "taylor" where there are data, else "l2"
     rounds: int
     table: Table | None  # of another machine
     write_table: Path | None
     training: Training | None
+
+    def __str__(self) -> str:
+        sparse = f"--sparsity {self.sparsity}" if self.sparsity else None
+        return " ".join(str(one) for one in (self.goal, sparse) if one)
 
 
 def asked(options: Options) -> Pruning | None:
@@ -42,12 +49,16 @@ def asked(options: Options) -> Pruning | None:
         DataError: a table is none.
     """
     training = trainings.asked(options)
-    if options.prune is None and options.prune_to is None:
+    goal, sparse = _goal(options), _sparsity(options)
+    if goal is None:
         typed = [name for name in PRUNING_KEYS if getattr(options, name) not in (None, False, ())]
-        if typed:
-            raise PlanError(f"{option(typed[0])} goes with --prune R or --prune-to WHAT=R")
-        return None
-    goal = _goal(options)
+        needless = [name for name in typed if not (sparse and name in WITH_SPARSITY)]
+        if needless:
+            raise PlanError(f"{option(needless[0])} goes with --prune R or --prune-to WHAT=R")
+        if sparse is None and training and not training.settings.quantize_aware:
+            raise PlanError("--train goes with --prune R, --prune-to WHAT=R or --sparsity: there is nothing to recover")
+        if sparse is None:
+            return None
     if options.importance not in (None, *IMPORTANCES):
         raise PlanError(f"--importance {options.importance}: {', '.join(IMPORTANCES)}")
     if options.importance in ("taylor", "gradient") and not (options.train or options.calibrate):
@@ -55,10 +66,14 @@ def asked(options: Options) -> Pruning | None:
     rounds = 1 if options.rounds is None else options.rounds
     if type(rounds) is not int or rounds < 1:
         raise PlanError(f"--rounds {rounds}: 1 or more")
-    if goal.measure != "latency" and (options.latency_table or options.write_latency_table):
+    if goal and goal.measure != "latency" and (options.latency_table or options.write_latency_table):
         raise PlanError("a latency table goes with --prune-to latency=R")
+    if training and sparse:
+        settings = dataclasses.replace(training.settings, sparsity=sparse, keep=options.keep)
+        training = dataclasses.replace(training, settings=settings)
     return Pruning(
         goal,
+        sparse,
         _limits(options),
         options.importance,
         rounds,
@@ -68,7 +83,16 @@ def asked(options: Options) -> Pruning | None:
     )
 
 
-def _goal(options: Options) -> Goal:
+def _sparsity(options: Options) -> str | None:
+    if options.sparsity is None:
+        return None
+    sparsity.read(str(options.sparsity))
+    return str(options.sparsity)
+
+
+def _goal(options: Options) -> Goal | None:
+    if options.prune is None and options.prune_to is None:
+        return None
     if options.prune is not None and options.prune_to is not None:
         raise PlanError("--prune and --prune-to are two ways to say how much; take one")
     if options.prune is not None:
@@ -99,7 +123,8 @@ def _limits(options: Options) -> Limits:
 
 def with_calibration(options: Options) -> Options:
     """Calibrate on training data where nothing else was given: what is pruned is quantized to be timed."""
-    if options.train is None or options.calibrate or (options.prune is None and options.prune_to is None):
+    goals = (options.prune, options.prune_to, options.sparsity)
+    if options.train is None or options.calibrate or goals == (None, None, None):
         return options
     samples = CALIBRATION_SAMPLES if options.samples is None else options.samples
     return dataclasses.replace(options, calibrate=options.train, samples=samples)
@@ -118,7 +143,7 @@ def describe(pruning: Pruning | None) -> dict[str, Any] | None:
     if pruning is None:
         return None
     return {
-        "goal": str(pruning.goal),
+        "goal": str(pruning),
         "importance": pruning.importance,
         "rounds": pruning.rounds,
         "limits": dataclasses.asdict(pruning.limits),

@@ -64,7 +64,9 @@ def plan(options: Options) -> PrunePlan:
     """
     pruning = asked(options)
     if pruning is None:
-        raise PlanError("say how much: --prune 0.5 for half of all channels, or --prune-to latency=0.5")
+        raise PlanError(
+            "say how much: --prune 0.5 for half of all channels, --prune-to latency=0.5, or --sparsity 0.8 for weights"
+        )
     output = Path(options.output) if options.output else None
     if output:
         check_outputs(output, options)

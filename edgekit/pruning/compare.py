@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from edgekit.pruning.reach import quantized
 from edgekit.pruning.slim import Slim
 from edgekit.steps import Work
 from edgekit_converters.records import Artifact, Evaluation, Latency
-from edgekit_converters.train import Epoch
+from edgekit_converters.train import Epoch, Thinned
 
 APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
 
@@ -23,11 +24,12 @@ class ModelReport:
     model: str  # "dense" or "pruned"
     engine: str
     scheme: str
-    parameters: int
-    macs: int
+    parameters: int | None  # zeros among them; none where the model's computation cannot be followed
+    macs: int | None  # likewise
     size_bytes: int
     value: float | None  # of the metric
     latency_ms: Latency  # in turns with the others of its engine
+    compressed_bytes: int | None = None  # by DEFLATE, as in a ZIP file; told where weights are zero
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class PruningReport:
     rounds: tuple[RoundReport, ...]
     models: tuple[ModelReport, ...]
     notes: tuple[str, ...]
+    sparse: tuple[Thinned, ...] = ()  # layers of which weights are zero
 
 
 def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, str], Artifact]) -> PruningReport:
@@ -84,7 +87,7 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
     pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
     models = tuple(row for engine in work.plan.engines for row in _measured(work, made, engine, known))
     return PruningReport(
-        goal=str(pruning.goal),
+        goal=str(pruning),
         importance=made.importance,
         counted=made.counted,
         measured=made.measured,
@@ -92,12 +95,23 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
         metric=dense.metric if dense else None,
         dense=dense.value if dense else None,
         pruned=pruned.value if pruned else None,
-        groups=tuple(GroupReport(one.name, one.kind, one.width, made.widths[one.name]) for one in made.dense.groups),
-        whole=made.dense.whole,
+        groups=tuple(_groups(made)) if pruning.goal else (),
+        whole=made.dense.whole if made.dense and pruning.goal else (),
         rounds=tuple(RoundReport(one.metric, one.before, one.value, one.best, one.history) for one in made.trained),
         models=models,
-        notes=(*made.notes, *(note for one in made.trained for note in one.notes), *_honest(models)),
+        notes=(
+            *made.notes,
+            *(note for one in made.trained for note in one.notes),
+            *_honest(models),
+            *_bought(pruning, models),
+        ),
+        sparse=made.thinned,
     )
+
+
+def _groups(made: Slim) -> Iterator[GroupReport]:
+    for one in made.dense.groups if made.dense else ():
+        yield GroupReport(one.name, one.kind, one.width, made.widths[one.name])
 
 
 def _judged(work: Work) -> Work:
@@ -113,18 +127,19 @@ def _measured(work: Work, made: Slim, engine: str, known: Mapping[tuple[str, str
     schemes = tuple(dict.fromkeys(("float32", *work.plan.schemes_of(engine))))
     artifacts = [*_made(work, engine, schemes, {}), *_made(replace(work, source=made.source), engine, schemes, known)]
     names = [(model, scheme) for model in ("dense", "pruned") for scheme in schemes]
-    widths = {"dense": made.dense.widths, "pruned": made.widths}
+    widths = {"dense": made.dense.widths if made.dense else {}, "pruned": made.widths}
     for (model, scheme), artifact, latency in zip(names, artifacts, steps.rank(work, artifacts), strict=True):
         evaluation: Evaluation | None = steps.evaluate_artifact(work, artifact)
         yield ModelReport(
             model,
             engine,
             scheme,
-            made.dense.parameters_at(widths[model]),
-            made.dense.macs_at(widths[model]),
+            made.dense.parameters_at(widths[model]) if made.dense else None,
+            made.dense.macs_at(widths[model]) if made.dense else None,
             artifact.size_bytes,
             evaluation.value if evaluation else None,
             latency,
+            _deflated(artifact) if made.thinned else None,
         )
 
 
@@ -141,9 +156,35 @@ def _honest(models: Sequence[ModelReport]) -> Iterator[str]:
     whole = {(one.engine, one.scheme): one for one in models if one.model == "dense"}
     for one in models:
         dense = whole[one.engine, one.scheme]
-        time, macs = one.latency_ms.p50 / dense.latency_ms.p50, one.macs / dense.macs
+        time, macs = one.latency_ms.p50 / dense.latency_ms.p50, (one.macs or 1) / (dense.macs or 1)
         if one.model == "pruned" and abs(time - macs) > APART:
             yield (
                 f"pruning: {one.engine} {one.scheme} takes {100 * time:.0f} % of the dense model's time for "
                 f"{100 * macs:.0f} % of its multiplications"
             )
+
+
+def _deflated(artifact: Artifact) -> int:
+    return sum(len(zlib.compress(path.read_bytes())) for path in artifact.files)
+
+
+def _bought(pruning: Pruning, models: Sequence[ModelReport]) -> Iterator[str]:
+    """Say what zeros bought in each format: what the file has when it is compressed, and what a call takes."""
+    whole = {(one.engine, one.scheme): one for one in models if one.model == "dense"}
+    slow = []
+    for one in models if pruning.sparsity else ():
+        dense = whole[one.engine, one.scheme]
+        if one.model == "dense" or not one.compressed_bytes or not dense.compressed_bytes:
+            continue
+        size, less = one.size_bytes / dense.size_bytes, one.compressed_bytes / dense.compressed_bytes
+        time = one.latency_ms.p50 / dense.latency_ms.p50
+        slow += [f"{one.engine} {one.scheme}"] if time > 1 - APART else []
+        yield (
+            f"sparsity: {one.engine} {one.scheme} has {100 * size:.0f} % of the dense file, compressed "
+            f"{100 * less:.0f} % of the dense one compressed, and takes {100 * time:.0f} % of its time"
+        )
+    if slow and pruning.goal is None:
+        yield (
+            f"sparsity: zeros made {', '.join(slow)} no faster here, where they are multiplied by like other weights; "
+            f"they make downloads smaller. For time, cut channels instead: --prune-to latency=0.5"
+        )

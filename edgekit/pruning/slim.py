@@ -10,17 +10,18 @@ from edgekit.pruning.asked import Pruning, timed_in
 from edgekit.pruning.reach import Gauge, Job, Reached, opened, reach
 from edgekit.pruning.remember import Memory
 from edgekit.steps import Work
-from edgekit.training import Material, Teacher
+from edgekit.training import Material, Teacher, Training
 from edgekit_converters.data import DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.prune import Anatomy, DissectRequest, MendRequest, ScoreRequest, Scores
-from edgekit_converters.prune.choose import read
+from edgekit_converters.prune.choose import Goal, read
 from edgekit_converters.prune.costs import Term, terms_of
 from edgekit_converters.prune.table import Table
 from edgekit_converters.prune.tabulate import TabulateRequest
+from edgekit_converters.prune.thin import Thin, ThinRequest
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import Trained
-from edgekit_runtime.errors import ConversionError
+from edgekit_converters.train import Thinned, Trained
+from edgekit_runtime.errors import ConversionError, SourceError
 
 SCORED, MENDED = 512, 256  # samples: that gradients are averaged over, that layers are mended with
 UNMENDED = (
@@ -34,7 +35,7 @@ class Slim:
     """A pruned model, and how it came to be."""
 
     source: Source
-    dense: Anatomy
+    dense: Anatomy | None  # none where only weights go, and the model's computation cannot be followed
     widths: dict[str, int]  # left of each group
     importance: str
     counted: float  # part left of what the goal is counted in
@@ -42,6 +43,7 @@ class Slim:
     gauge: str  # what that was measured in
     trained: tuple[Trained, ...]  # a round each
     notes: tuple[str, ...]
+    thinned: tuple[Thinned, ...] = ()  # layers that were made sparse
 
 
 def slim(work: Work, pruning: Pruning) -> Slim:
@@ -53,15 +55,27 @@ def slim(work: Work, pruning: Pruning) -> Slim:
     """
     training = pruning.training
     material = trainings.material(work.runner, work.plan, work.inputs, training) if training else None
+    made = _cut(work, pruning, pruning.goal, material) if pruning.goal else _thinned_only(work, pruning, material)
+    if pruning.sparsity and not made.trained:  # training has made it sparse
+        made = _thinned(work, pruning, pruning.sparsity, made)
+    if pruning.goal is None:
+        left = 1 - sum(one.zeros for one in made.thinned) / sum(one.weights for one in made.thinned)
+        made = replace(made, counted=left)
+    return made
+
+
+def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -> Slim:
+    """Rounds of cutting and recovering; the last of which makes sparse, too."""
+    training = pruning.training
     importance = pruning.importance or ("taylor" if material or work.calibration else "l2")
     dense, source = _dissected(work, work.source), work.source
-    terms_at, gauge = _measures(work, pruning, dense)
+    terms_at, gauge = _measures(work, pruning, whole, dense)
     memory = Memory(work, pruning)
     reached: list[Reached] = []
     trained: list[Trained] = []
     for number in range(1, pruning.rounds + 1):
         anatomy = _dissected(work, source)
-        goal = replace(pruning.goal, left=pruning.goal.left ** (number / pruning.rounds))
+        goal = replace(whole, left=whole.left ** (number / pruning.rounds))
         one = memory.recall(number, source)
         if one is None:
             seed = training.settings.seed if training else 0
@@ -72,8 +86,8 @@ def slim(work: Work, pruning: Pruning) -> Slim:
         reached.append(one)
         source = _mended(work, source, one, material)
         if training and material:
-            teacher = Teacher(work.source, work.inputs)
-            trained.append(trainings.train(work.runner, training, source, material, teacher, begin=True))
+            last = number == pruning.rounds
+            trained.append(_trained(work, training if last else _dense(training), source, material))
             source = opened(work, trained[-1].request)
     return Slim(
         source=source,
@@ -85,7 +99,47 @@ def slim(work: Work, pruning: Pruning) -> Slim:
         gauge=f"{gauge.engine} {gauge.scheme}" if gauge else "",
         trained=tuple(trained),
         notes=() if material or work.calibration else (UNMENDED,),
+        thinned=trained[-1].thinned if trained else (),
     )
+
+
+def _thinned_only(work: Work, pruning: Pruning, material: Material | None) -> Slim:
+    """A model of which nothing is cut; training makes it sparse."""
+    trained = (_trained(work, pruning.training, work.source, material),) if pruning.training and material else ()
+    try:
+        dense = _dissected(work, work.source)
+    except SourceError:  # which says what can be cut, and how much there is to compute
+        dense = None
+    return Slim(
+        source=opened(work, trained[0].request) if trained else work.source,
+        dense=dense,
+        widths=dense.widths if dense else {},
+        importance="l1",
+        counted=1.0,
+        measured=None,
+        gauge="",
+        trained=trained,
+        notes=() if material or work.calibration else (UNMENDED,),
+        thinned=trained[0].thinned if trained else (),
+    )
+
+
+def _thinned(work: Work, pruning: Pruning, sparsity: str, made: Slim) -> Slim:
+    """Set weights to zero at once, where there is no training to do it."""
+    data = _some(work, work.calibration, MENDED)
+    request = ThinRequest(made.source, sparsity, pruning.limits.keep, work.inputs, data)
+    thin: Thin = work.runner.run("thin", LOADERS[made.source.request.kind].toolchain, request)
+    notes = (*made.notes, *(f"pruning: {note}" for note in thin.notes))
+    return replace(made, source=opened(work, thin.request), thinned=thin.thinned, notes=notes)
+
+
+def _trained(work: Work, training: Training, source: Source, material: Material) -> Trained:
+    return trainings.train(work.runner, training, source, material, Teacher(work.source, work.inputs), begin=True)
+
+
+def _dense(training: Training) -> Training:
+    """The training of a round that is not the last: a layer may still lose its channels."""
+    return replace(training, settings=replace(training.settings, sparsity=None, keep=()))
 
 
 def _dissected(work: Work, source: Source) -> Anatomy:
@@ -119,10 +173,10 @@ def _some(work: Work, data: DataSet | None, count: int) -> DataSet | None:
 
 
 def _measures(
-    work: Work, pruning: Pruning, dense: Anatomy
+    work: Work, pruning: Pruning, goal: Goal, dense: Anatomy
 ) -> tuple[Callable[[Anatomy], tuple[Term, ...]], Gauge | None]:
     """What the goal is counted in, and what it is measured with; another machine's times cannot be measured here."""
-    measure, (engine, scheme) = pruning.goal.measure, timed_in(work.plan)
+    measure, (engine, scheme) = goal.measure, timed_in(work.plan)
     gauge = Gauge(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
     if measure != "latency":
         return lambda anatomy: terms_of(measure, anatomy), gauge

@@ -1,14 +1,21 @@
-"""Thin: set the smallest weights of a model to zero at once, without training."""
+"""Thin: set the smallest weights of a model to zero at once, without training; mend what normalizes, from samples."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit_converters import data as dataset
+from edgekit_converters.data import DataSet
+from edgekit_converters.load import Arrays
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, Thinned, sparsity
 from edgekit_converters.train.student import open_student
+from edgekit_runtime.manifest import InputSpec
+
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,8 @@ class ThinRequest:
     source: Source
     sparsity: str  # "0.8", or "2:4"
     keep: tuple[str, ...] = ()  # patterns of the layers that stay dense
+    inputs: tuple[InputSpec, ...] = ()  # with preprocessing
+    data: DataSet | None = None  # over which the statistics of normalization are averaged anew
 
 
 @dataclass(frozen=True)
@@ -41,5 +50,13 @@ def thin(request: ThinRequest, folder: Path) -> Thin:
         kernels = student.kernels()
         places, notes = sparsity.choose(wanted, kernels, request.keep)
         student.hold({place: wanted.mask(kernels[place]) for place in places})
+        if request.data:
+            student.estimate_statistics(_batches(request.data, request.inputs))
         left = student.kernels()
         return Thin(student.save(folder), sparsity.counted([left[place] for place in places]), tuple(notes))
+
+
+def _batches(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[Arrays]:
+    arrays = dataset.pick(data, inputs, data.count)
+    for start in range(0, data.count, BATCH):
+        yield [array[start : start + BATCH] for array in arrays]

@@ -48,6 +48,12 @@ def test_goals_are_parts_left():
         ({"prune": 0.5, "latency_table": "half.json"}, "latency table goes with --prune-to latency"),
         ({"prune": 0.5, "epochs": 3}, "--epochs needs --train"),
         ({"keep": ("conv",)}, "--keep goes with --prune"),
+        ({"sparsity": "1.5"}, "--sparsity 1.5: .*such as 0.8; or N:M"),
+        ({"sparsity": 0.0}, "--sparsity 0.0"),
+        ({"sparsity": "4:2"}, "--sparsity 4:2"),
+        ({"sparsity": "0.8", "round_to": 8}, "--round-to goes with --prune R"),
+        ({"sparsity": "0.8", "rounds": 2}, "--rounds goes with --prune R"),
+        ({"sparsity": "0.8", "epochs": 3}, "--epochs needs --train"),
         ({"per_layer": True}, "--per-layer goes with --prune"),
         ({"write_latency_table": "t.json"}, "--write-latency-table goes with --prune"),
     ],
@@ -98,3 +104,18 @@ def test_a_plan_file_has_a_table_of_its_own(tmp_path, model):
     pruning = asked(Options(**read_plan(tmp_path / "plan.toml")))
     assert (pruning.goal, pruning.rounds) == (Goal("size", 0.5), 2)
     assert (pruning.limits.keep, pruning.limits.per_layer) == (("stem*",), True)
+
+
+def test_sparsity_goes_alone_or_with_cutting_and_into_the_training(model):
+    alone = asked(Options(model=model, sparsity="2:4", keep=("conv*",), train="train.npz"))
+    assert (alone.goal, str(alone)) == (None, "--sparsity 2:4")
+    assert (alone.training.settings.sparsity, alone.training.settings.keep) == ("2:4", ("conv*",))
+    both = asked(Options(model=model, sparsity=0.8, prune=0.5))
+    assert (both.goal, both.sparsity, str(both)) == (Goal("channels", 0.5), "0.8", "--prune 0.5 --sparsity 0.8")
+    assert with_calibration(Options(model=model, sparsity=0.8, train="train.npz")).calibrate == "train.npz"
+
+
+@pytest.mark.parametrize("value", ["0.8", '"2:4"'])
+def test_a_plan_file_may_give_sparsity_as_a_number_or_as_a_pattern(model, tmp_path, value):
+    (tmp_path / "plan.toml").write_text(f"[pruning]\nsparsity = {value}\n")
+    assert asked(Options(model=model, **read_plan(tmp_path / "plan.toml"))).sparsity == value.strip('"')
