@@ -19,7 +19,7 @@ LENGTH, TOPICS, WORDS = 16, 6, 20  # words of a text; words of a topic
 ANSWER, MARKER, FIRST = 0, 1, 2  # the word whose place answers, the marker, and the first of all others
 VOCABULARY = FIRST + TOPICS * WORDS
 WIDTH, HEADS, INNER, LAYERS = 128, 8, 512, 4
-STEPS, BATCH, RATE = 2000, 64, 1e-3
+STEPS, BATCH, RATE = 1000, 64, 1e-3
 
 
 class Layer(nn.Module):
