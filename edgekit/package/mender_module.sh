@@ -35,21 +35,32 @@ case "$store" in
         ;;
 esac
 before="$folder/tmp/before"
+after="$folder/tmp/after"
+current() {
+    readlink "$store/current" || true
+}
 
 case "$state" in
     ArtifactInstall)
         mkdir -p "$folder/tmp"
-        readlink "$store/current" >"$before" || true
+        current >"$before"
         sync "$before"
         # shellcheck disable=SC2086  # several options
         runtime install ${EDGEKIT_INSTALL:-} "$folder"/files/*.edgekit "$store"
+        current >"$after"
+        sync "$after"
         ;;
     ArtifactCommit)
+        if [ -e "$after" ] && [ "$(cat "$after")" != "$(current)" ]; then
+            echo "edgekit: what was installed is not current any more: the store has gone back, or has another" >&2
+            exit 1
+        fi
         runtime commit "$store"
         ;;
     ArtifactRollback)
-        # Only what this update has put there: it may have been refused, or the power cut before.
-        if [ -e "$before" ] && [ "$(cat "$before")" != "$(readlink "$store/current" || true)" ]; then
+        # Only what this update has put there: it may have been refused or given up, or the power cut before.
+        if [ -e "$before" ] && [ "$(cat "$before")" != "$(current)" ] &&
+            { [ ! -e "$after" ] || [ "$(cat "$after")" = "$(current)" ]; }; then
             runtime rollback "$store"
         fi
         ;;

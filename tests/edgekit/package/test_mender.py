@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_runtime import load
+from edgekit_runtime import load, store_trial
 from edgekit_runtime.errors import PlanError
 
 pytestmark = pytest.mark.needs_updaters
@@ -83,6 +83,20 @@ def test_the_client_rolls_back_to_the_generation_before(make, mender, make_bundl
     assert os.readlink(tmp_path / "store/current") != before
     assert mender("rollback").returncode == 0
     assert os.readlink(tmp_path / "store/current") == before
+
+
+@AS_ROOT
+def test_what_the_store_has_given_up_is_not_committed(make, mender, make_bundle, tmp_path):
+    assert mender("install", make("old.mender")).returncode == 0
+    assert mender("commit").returncode == 0
+    before = os.readlink(tmp_path / "store/current")
+    assert mender("install", make("new.mender", of=make_bundle(model_version="1.3"), version="1.3")).returncode == 0
+    store_trial.rollback(str(tmp_path / "store"))  # as when its check fails at a start before Mender's commit
+    done = mender("commit")
+    assert done.returncode != 0
+    assert "is not current any more" in done.stdout
+    assert os.readlink(tmp_path / "store/current") == before
+    assert "edgekit.quarters.version=1.2" in mender("show-provides").stdout
 
 
 @AS_ROOT
