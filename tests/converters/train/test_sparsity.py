@@ -223,3 +223,43 @@ def test_what_is_looked_up_or_has_few_weights_stays(tmp_path, loaded):
     assert found["up"].weights.shape[found["up"].inputs] == 6
     assert torch.is_tensor(Net().words.weight)
     assert (_summed("abc,cde->abde"), _summed("abcd,cde->abe"), _summed("ab,bc->ac")) == (0, 1, 0)
+
+
+def integers(artifact):
+    """The int8 constants of an artifact that have more than one axis."""
+    if artifact.engine == "openvino":
+        import openvino as ov
+
+        model = ov.Core().read_model(artifact.files[0])
+        held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"]
+        arrays = [one.get_data() for one in held if one.get_element_type() == ov.Type.i8]
+    else:
+        from edgekit_converters.artifact import open_interpreter
+
+        interpreter = open_interpreter(artifact.files[0])
+        details = [one for one in interpreter.get_tensor_details() if one["dtype"] is np.int8 and len(one["shape"]) > 1]
+        scaled = [one for one in details if len(one["quantization_parameters"]["scales"]) > 1]  # by channel: weights
+        arrays = [interpreter.get_tensor(one["index"]) for one in scaled]
+    return {one.size: one for one in arrays if one.ndim > 1}
+
+
+@pytest.mark.needs_torch
+@pytest.mark.needs_litert
+@pytest.mark.needs_openvino
+@pytest.mark.parametrize("engine", ["litert", "openvino"])
+def test_quantization_keeps_every_zero(student_of, data_of, lowered, tmp_path, engine):
+    from edgekit_converters.quantize import quantize
+    from edgekit_converters.recipe import Recipe
+    from edgekit_converters.records import QuantizeRequest
+
+    source = student_of("torch")
+    made = thin(ThinRequest(source, "0.8"), tmp_path)
+    sparse = dataclasses.replace(source, request=made.request)
+    inputs = scaled(sparse)
+    artifact = lowered(sparse, engine)
+    request = QuantizeRequest(artifact, Recipe("int8-static"), inputs, data_of(inputs, images(24)[0]))
+    (tmp_path / "int8").mkdir()
+    found = integers(quantize(request, tmp_path / "int8"))
+    wanted = {one.weights: one.zeros for one in made.thinned}
+    assert wanted == {162: 130, 324: 259, 18: 14}
+    assert {size: int((one == 0).sum()) for size, one in found.items() if size in wanted} == wanted
