@@ -91,8 +91,12 @@ class _Whole:
         self.paths = (*self._unlisted, *self.digests)
 
     def read(self, path: str) -> bytes:
-        """The content of a file."""
-        return self._unlisted[path] if path in self._unlisted else self._bundle.read(path)
+        """The content of a file, as it is stored: what is encrypted stays so."""
+        if path in self._unlisted:
+            return self._unlisted[path]
+        content = bytearray()
+        self._bundle.copy(path, content.extend)
+        return bytes(content)
 
     def close(self) -> None:
         """Whoever opened the bundle closes it."""
@@ -215,6 +219,8 @@ def _why_pointless(share: float, files: tuple[FileDelta, ...], new: Bundle) -> s
     schemes = {path: variant.scheme for variant in new.manifest.variants for path in variant.files}
     largest = max(files, key=lambda one: one.delta_bytes)
     told = f"the delta has {share:.0%} of the bundle's bytes: send the bundle itself. "
+    if any(file.encryption for file in new.manifest.files if file.path == largest.path):
+        return f"{told}{largest.path} is encrypted, and becomes another file with the least that changes in it"
     what = f"{1 - largest.unchanged:.0%} of {largest.path} is not in the old bundle"
     if schemes.get(largest.path) in FLOATS and largest.unchanged < 1 - ALL_MOVED:
         return f"{told}{what}: all its {schemes[largest.path]} weights moved, as they do in training"

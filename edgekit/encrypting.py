@@ -18,6 +18,8 @@ from edgekit_runtime.errors import PlanError
 from edgekit_runtime.extents import find_extents
 from edgekit_runtime.manifest import SIGNATURE_NAME
 
+INSTALL = "pip install cryptography"
+
 
 @dataclass(frozen=True)
 class Encrypted:
@@ -60,9 +62,14 @@ def sealed(clear: bytes, key: bytes, path: str) -> bytes:
 
     The nonce is drawn from key, path and content, so that a bundle is the same each time. One comes twice only with the
     same content at the same path, and then tells nothing but that.
-    """
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    Raises:
+        PlanError: the package that encrypts is missing.
+    """
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as error:
+        raise PlanError(f"encrypting needs the package cryptography: {INSTALL}") from error
     drawn = b"edgekit nonce\0" + path.encode() + b"\0" + sha256(clear).digest()
     nonce = hmac.digest(key, drawn, "sha256")[:NONCE_BYTES]
     return nonce + AESGCM(key).encrypt(nonce, clear, path.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli.output import writing
 from edgekit_runtime.delta_codec import CODECS
 
 
@@ -37,7 +38,7 @@ def command(old: str, new: str, output: str, codec: str, as_json: bool, quiet: b
     from edgekit import terminal
     from edgekit.delta import make_delta
 
-    with terminal.progress(enabled=not quiet) as watch:
+    with writing(output), terminal.progress(enabled=not quiet) as watch:
         report = make_delta(old, new, output, codec=codec, watch=watch)
     if as_json:
         click.echo(report.to_json(), nl=False)

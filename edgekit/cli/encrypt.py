@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from edgekit.cli.output import writing
 from edgekit.encrypting import encrypt
 from edgekit_runtime.encryption import find_key
 
@@ -26,7 +27,9 @@ def command(bundle: str, key: str | None, output: str, as_json: bool) -> None:
       edgekit sign sealed.edgekit --key release.pem
       EDGEKIT_KEY_FILE=artifacts.key edgekit run sealed.edgekit cat.jpg
     """
-    made = encrypt(bundle, find_key(key), output)
+    secret = find_key(key)
+    with writing(output):
+        made = encrypt(bundle, secret, output)
     if as_json:
         click.echo(json.dumps(asdict(made), indent=2))
         return

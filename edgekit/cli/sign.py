@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from edgekit.cli.output import writing
 from edgekit.signing import read_private_key
 from edgekit.signing import sign as sign_bundle
 
@@ -28,7 +29,9 @@ def command(bundle: str, keys: tuple[str, ...], add: bool, output: str | None, a
       edgekit sign model.edgekit --key new.pem --add
       edgekit verify model.edgekit --key release.pub.pem
     """
-    signed = sign_bundle(bundle, [read_private_key(key) for key in keys], output, add=add)
+    signers = [read_private_key(key) for key in keys]
+    with writing(output or bundle):
+        signed = sign_bundle(bundle, signers, output, add=add)
     if as_json:
         click.echo(json.dumps(asdict(signed), indent=2))
         return

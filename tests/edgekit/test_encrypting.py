@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import pytest
 import edgekit_runtime
 from edgekit.bundle_writer import write_bundle
 from edgekit.cli import main
+from edgekit.delta import make_delta
 from edgekit.encrypting import encrypt, sealed
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, PlanError
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.store_install import Terms
+from edgekit_runtime.store_source import install_from
 
 pytestmark = pytest.mark.needs_cryptography
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -174,3 +178,43 @@ def test_the_command(clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "already" in capsys.readouterr().err
     assert edgekit("encrypt", clear, "-o", tmp_path / "keyless.edgekit") == BundleError.exit_code
     assert not (tmp_path / "keyless.edgekit").exists()
+
+
+def test_a_delta_is_of_what_is_stored_and_needs_no_key(clear: Path, secret: Path, tmp_path: Path) -> None:
+    store, delta = str(tmp_path / "store"), tmp_path / "x.delta"
+    report = make_delta(clear, secret, delta, codec="zlib")
+    assert next(file for file in report.files if file.path == ARTIFACT).delta_bytes > 0
+    install_from(clear, None, store, Terms(commit=True))
+    done, note = install_from(delta, None, store, Terms(commit=True))
+    assert (done.changed, note) == (True, "")
+    with open_bundle(store) as made, open_bundle(secret) as wanted:
+        made.verify_all()
+        assert made.unlisted() == wanted.unlisted()
+
+
+def test_without_the_package_that_encrypts_it_is_named(
+    clear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
+    with pytest.raises(PlanError, match="pip install cryptography"):
+        encrypt(clear, KEY, tmp_path / "out.edgekit")
+    assert not (tmp_path / "out.edgekit").exists()
+
+
+@pytest.mark.parametrize("out", ["no/such/folder/out", "a folder"])
+@pytest.mark.parametrize("verb", ["encrypt", "sign", "delta"])
+def test_an_output_that_cannot_be_written_is_said(
+    verb: str, out: str, clear: Path, secret: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a folder").mkdir()
+    edgekit("keygen", tmp_path / "key.pem")
+    (tmp_path / "key").write_text(KEY.hex())
+    asked = {
+        "encrypt": (clear, "--key", tmp_path / "key"),
+        "sign": (clear, "--key", tmp_path / "key.pem"),
+        "delta": (clear, secret, "--codec", "zlib"),
+    }
+    before = sorted(tmp_path.rglob("*"))
+    assert edgekit(verb, *asked[verb], "-o", tmp_path / out) == 3
+    assert f"{tmp_path / out} cannot be written: " in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
