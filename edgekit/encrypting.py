@@ -44,8 +44,8 @@ def encrypt(bundle: str | Path, key: bytes, out: str | Path) -> Encrypted:
         BundleError: it is no whole bundle.
         OSError: ``out`` cannot be written.
     """
-    contents: dict[str, Content] = {**find_extents(os.fspath(bundle))}
     with open_bundle(bundle, trust=False) as opened:
+        contents: dict[str, Content] = {**find_extents(os.fspath(bundle))}
         if SIGNATURE_NAME in contents:
             raise PlanError(f"{bundle}: is signed, and signatures are of what is stored: encrypt first, then sign")
         artifacts = sorted({path for variant in opened.manifest.variants for path in variant.files})

@@ -192,6 +192,11 @@ def test_a_delta_is_of_what_is_stored_and_needs_no_key(clear: Path, secret: Path
         assert made.unlisted() == wanted.unlisted()
 
 
+def test_a_bundle_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MalformedBundle, match=r"nowhere\.edgekit: cannot be read"):
+        encrypt(tmp_path / "nowhere.edgekit", KEY, tmp_path / "out.edgekit")
+
+
 def test_without_the_package_that_encrypts_it_is_named(
     clear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
