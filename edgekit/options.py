@@ -82,6 +82,7 @@ class Options:
     temperature: float | None = None
     teacher_share: float | None = None
     hints: bool = False
+    quantize_aware: str | None = None
     mixed_precision: bool = False
     seed: int | None = None
     resume: bool = False

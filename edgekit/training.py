@@ -21,6 +21,7 @@ from edgekit_converters.load import LOADERS
 from edgekit_converters.load.save import Saved, SaveRequest
 from edgekit_converters.records import AnswerRequest, Source
 from edgekit_converters.runner import Runner
+from edgekit_converters.schemes import scheme
 from edgekit_converters.train import (
     OPTIMIZERS,
     SCHEDULES,
@@ -32,6 +33,7 @@ from edgekit_converters.train import (
     augment,
     checkpoint,
 )
+from edgekit_converters.train.fake_quantize import ARITHMETICS
 from edgekit_converters.train.teach import check_pair
 from edgekit_runtime.errors import ConversionError, DataError, PlanError
 from edgekit_runtime.manifest import InputSpec
@@ -95,6 +97,8 @@ def asked(options: Options) -> Training | None:
             raise DataError(f"{where} {spec}: no such file or folder")
     if options.log_dir and Path(options.log_dir).exists() and not Path(options.log_dir).is_dir():
         raise PlanError(f"--log-dir {options.log_dir}: is a file; give a folder")
+    if options.quantize_aware:
+        given["quantize_aware"] = imitated(options.quantize_aware)
     settings = Settings(**{name: given[name] for name in SETTINGS if name in given})
     check(settings)
     return Training(
@@ -105,6 +109,24 @@ def asked(options: Options) -> Training | None:
         str(Path(options.log_dir).absolute()) if options.log_dir else None,
         options.wandb,
     )
+
+
+def imitated(name: str) -> str:
+    """Return the scheme of a name whose arithmetic training can imitate.
+
+    Raises:
+        PlanError: there is none of that name, or nothing of it to get used to.
+    """
+    found = scheme(name).name
+    if found not in ARITHMETICS:
+        raise PlanError(f"--quantize-aware {name}: {found} rounds next to nothing; one of {', '.join(ARITHMETICS)}")
+    return found
+
+
+def aware(training: Training | None) -> str:
+    """How a training says what it imitates: empty where it imitates nothing."""
+    scheme = training.settings.quantize_aware if training else None
+    return f"{option('quantize_aware')} {scheme}" if scheme else ""
 
 
 def check(settings: Settings) -> None:

@@ -106,6 +106,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
       edgekit convert model.keras -q auto --calibrate train.npz --evaluate test.npz --ray 10.0.0.1:6379
       edgekit convert model.keras -q int8 --calibrate images/ --samples auto
       edgekit convert model.keras --prune-to latency=0.5 --train train.npz -q auto --evaluate test.npz -d raspberry-pi-5
+      edgekit convert model.keras -q int8 --calibrate c.npz --train train.npz --epochs 5 --quantize-aware int8
       edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit convert model.keras --labels classes.txt --activation softmax --top 3
       edgekit convert yolov8n.onnx --boxes output0 --box-format cxcywh --labels coco.txt --iou 0.7

@@ -50,6 +50,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit prune model.h5 --prune-to size=0.7 --calibrate images/ --keep 'block1*' --round-to 16 -o small.h5
       edgekit prune model.keras --prune-to macs=0.3 --rounds 3 --train train.npz --augment flip --augment shift
       edgekit prune model.keras --prune-to latency=0.6 --train train.npz --latency-table pi.json
+      edgekit prune model.keras --prune 0.5 --train train.npz --quantize-aware int8
       edgekit prune model.keras --sparsity 0.8 --train train.npz --epochs 20 --evaluate test.npz
     """
     from edgekit import terminal

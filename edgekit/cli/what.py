@@ -100,6 +100,11 @@ training_options = together(
     click.option("--temperature", type=float, metavar="T", help="Softens the teacher's answers.  [default: 4]"),
     click.option("--teacher-share", type=float, metavar="X", help="Of the loss; labels have the rest.  [default: 0.7]"),
     click.option("--hints", is_flag=True, help="Also match where the teacher's features are strong."),
+    click.option(
+        "--quantize-aware",
+        metavar="SCHEME",
+        help="Train with the arithmetic of int8-static, int16x8-static, int8-weights or int4-weights.",
+    ),
     click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16 where that is safe."),
     click.option("--seed", type=int, metavar="N", help="Of everything random in training.  [default: 0]"),
     click.option("--resume", is_flag=True, help="Go on after the last epoch of this training when it was interrupted."),

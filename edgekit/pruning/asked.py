@@ -38,7 +38,7 @@ class Pruning:
 
     def __str__(self) -> str:
         sparse = f"--sparsity {self.sparsity}" if self.sparsity else None
-        return " ".join(str(one) for one in (self.goal, sparse) if one)
+        return " ".join(str(one) for one in (self.goal, sparse, trainings.aware(self.training)) if one)
 
 
 def asked(options: Options) -> Pruning | None:
@@ -55,9 +55,13 @@ def asked(options: Options) -> Pruning | None:
         needless = [name for name in typed if not (sparse and name in WITH_SPARSITY)]
         if needless:
             raise PlanError(f"{option(needless[0])} goes with --prune R or --prune-to WHAT=R")
-        if sparse is None and training and not training.settings.quantize_aware:
-            raise PlanError("--train goes with --prune R, --prune-to WHAT=R or --sparsity: there is nothing to recover")
-        if sparse is None:
+        aware = training is not None and training.settings.quantize_aware
+        if sparse is None and training and not aware:
+            raise PlanError(
+                "--train goes with --prune R, --prune-to WHAT=R, --sparsity or --quantize-aware SCHEME: there is "
+                "nothing to recover"
+            )
+        if sparse is None and not aware:
             return None
     if options.importance not in (None, *IMPORTANCES):
         raise PlanError(f"--importance {options.importance}: {', '.join(IMPORTANCES)}")
@@ -123,8 +127,8 @@ def _limits(options: Options) -> Limits:
 
 def with_calibration(options: Options) -> Options:
     """Calibrate on training data where nothing else was given: what is pruned is quantized to be timed."""
-    goals = (options.prune, options.prune_to, options.sparsity)
-    if options.train is None or options.calibrate or goals == (None, None, None):
+    goals = (options.prune, options.prune_to, options.sparsity, options.quantize_aware)
+    if options.train is None or options.calibrate or goals == (None,) * len(goals):
         return options
     samples = CALIBRATION_SAMPLES if options.samples is None else options.samples
     return dataclasses.replace(options, calibrate=options.train, samples=samples)

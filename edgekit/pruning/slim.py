@@ -58,7 +58,7 @@ def slim(work: Work, pruning: Pruning) -> Slim:
     made = _cut(work, pruning, pruning.goal, material) if pruning.goal else _thinned_only(work, pruning, material)
     if pruning.sparsity and not made.trained:  # training has made it sparse
         made = _thinned(work, pruning, pruning.sparsity, made)
-    if pruning.goal is None:
+    if made.thinned and pruning.goal is None:
         left = 1 - sum(one.zeros for one in made.thinned) / sum(one.weights for one in made.thinned)
         made = replace(made, counted=left)
     return made
