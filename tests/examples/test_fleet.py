@@ -163,6 +163,10 @@ def test_the_application_switches_while_it_runs_and_keeps_what_works(fleet, tmp_
         assert ask() == [[1, 1, 1, 1]]
         install("1.1")
         assert ask() == [[2, 2, 2, 2]]
+        assert ask() == [[2, 2, 2, 2]]  # whoever answers again has sent the heartbeat before
+        told = subprocess.run([*runtime, "status", str(store), "--json"], capture_output=True, text=True, check=True)
+        assert json.loads(told.stdout)["trial"] is None
+        (store / "state.json").unlink()
+        (store / "state.json").mkdir()  # no heartbeat can be sent: the application goes on
+        assert [ask(), ask()] == [[[2, 2, 2, 2]]] * 2
         application.stdin.close()
-    told = subprocess.run([*runtime, "status", str(store), "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(told.stdout)["trial"] is None
