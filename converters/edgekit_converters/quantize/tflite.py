@@ -44,9 +44,11 @@ class Samples(Sequence[dict[str, np.ndarray]]):
         raise TypeError("calibration samples are read in order")
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """Yield one sample at a time, each array (1, ...) as the model takes it."""
+        """Yield one sample at a time, each array (1, ...) as the artifact takes it: litert-torch makes int64 int32."""
+        dtypes = [bound.dtype for bound in self._request.artifact.inputs]
         for arrays in samples(self._request):
-            yield dict(zip(self._names, arrays, strict=True))
+            taken = [array.astype(dtype, copy=False) for array, dtype in zip(arrays, dtypes, strict=True)]
+            yield dict(zip(self._names, taken, strict=True))
 
 
 def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:

@@ -5,7 +5,7 @@ import pytest
 
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe import Recipe
-from edgekit_converters.records import QuantizeRequest
+from edgekit_converters.records import InputShape, QuantizeRequest
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import CalibrationError, UnsupportedOperator
@@ -122,3 +122,25 @@ def test_two_inputs_are_calibrated_each_with_its_own(loaded, lowered, prepared, 
     )
     assert artifact.inputs[0].scale > 50 * artifact.inputs[1].scale
     assert compared(source, artifact, data).worst.snr_db > FLOOR_DB
+
+
+@pytest.mark.needs_torch
+def test_token_numbers_of_pytorch_are_calibrated_as_the_artifact_takes_them(
+    loaded, lowered, prepared, compared, tmp_path
+):
+    path = tmp_path / f"tokens_{tmp_path.name}.py"
+    path.write_text(
+        "import torch\n"
+        "class Tokens(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.table, self.head = torch.nn.Embedding(10, 16), torch.nn.Linear(16, 4)\n"
+        "    def forward(self, ids):\n"
+        "        return self.head(self.table(ids).mean(1))\n"
+    )
+    source = loaded(path, function="Tokens", input_shapes=(InputShape((1, 6), "ids", "int64"),))
+    data = prepared(source, np.random.default_rng(0).integers(0, 10, (32, 6)))
+    request = QuantizeRequest(lowered(source, "litert"), Recipe("int8-static"), source.inputs, data)
+    assert request.artifact.inputs[0].dtype == "int32"  # of litert-torch, where the module takes int64
+    assert compared(source, quantize(request, tmp_path), data).worst.snr_db > FLOOR_DB
