@@ -204,7 +204,7 @@ def _live(
         with torch.inference_mode():
             return [result.numpy() for result in flat(*_tensors(batch, moved))]
 
-    with torch_errors(request.path, "the module cannot run on inputs of the shapes given"):
+    with torch_errors(request.path, _cannot_run(shapes)):
         results = run([np.zeros(spec.shape, spec.dtype) for spec in inputs])
         structure = _output_names(module, inputs, moved)
     names = structure if len(structure) == len(results) else [f"output_{i}" for i in range(len(results))]
@@ -217,6 +217,14 @@ def _live(
         if last
     )
     return Live("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
+
+
+def _cannot_run(shapes: list[InputShape]) -> str:
+    """Say what failed, and of what dtype inputs are taken to be where that was not said."""
+    failed = "the module cannot run on inputs of the shapes given"
+    if all(said.dtype for said in shapes):
+        return failed
+    return f"{failed}, of float32; of whole numbers, such as token numbers, say --input-shape 1,128:int64"
 
 
 def tensors(live: Live, batch: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
@@ -252,13 +260,17 @@ def save(live: Live, folder: Path) -> Path:
     """Save an open module as a program that ``torch.export.load`` opens without edgekit, for any batch where it can.
 
     Raises:
-        SourceError: ``torch.export`` cannot follow its forward pass.
+        SourceError: it is such a program already, or ``torch.export`` cannot follow its forward pass.
     """
     path = folder / "model.pt2"
     module = live.handle.module
     if isinstance(module, torch.fx.GraphModule):
-        raise SourceError("a program of torch.export is saved already")
-    with torch_errors(path, "torch.export cannot follow the module's forward pass"):
+        raise SourceError(
+            "a program of torch.export can only be run, neither cut nor trained; give the module it was made from: "
+            "FILE.py:function --weights FILE --input-shape 1,3,224,224"
+        )
+    failed = "torch.export cannot follow its forward pass; let no value of a tensor decide what is computed"
+    with torch_errors(Path(type(module).__name__), failed):
         torch.export.save(_any_batch(module, samples(live)) or torch.export.export(module, samples(live)), path)
     return path
 

@@ -159,7 +159,7 @@ def _redrawn(model: nn.Module) -> nn.Module:
 
 def reasons(whole: Sequence[tuple[str, str]], count: int = 8) -> str:
     """Return a line a layer that is left whole, and why."""
-    told_of = [f"\n  {layer}: {why}" for layer, why in whole[:count]]
+    told_of = [f"\n  {layer or 'the module itself'}: {why}" for layer, why in whole[:count]]
     more = [f"\n  and {len(whole) - count} more"] if len(whole) > count else []
     return "".join((*told_of, *more)) or " it has no convolution or linear layer with a layer after it"
 

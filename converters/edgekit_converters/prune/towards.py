@@ -56,7 +56,7 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
     wrong = np.flatnonzero((labels < 0) | (labels >= spec.shape[1])) if labels is not None else np.empty(0)
     if labels is not None and wrong.size:
         raise DataError(
-            f"sample {wrong[0]} has the label {labels[wrong[0]]}, "
+            f"training sample {wrong[0]} has the label {labels[wrong[0]]}, "
             f"but output {spec.name!r} has classes 0..{spec.shape[1] - 1}"
         )
     return Towards("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.load import open_source
+from edgekit_converters.load.save import SaveRequest, save
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 
@@ -20,6 +21,10 @@ class Net(nn.Module):
         self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
     def forward(self, image):
         return self.head(torch.relu(self.conv(image)).mean((2, 3)))
+
+class Branch(nn.Module):
+    def forward(self, image):
+        return image * 2 if image.sum() > 0 else image
 
 class Pair(nn.Module):
     def __init__(self):
@@ -75,6 +80,20 @@ def test_a_saved_program(net, tmp_path, loaded, batch):
     assert [(spec.name, spec.shape, spec.layout) for spec in source.inputs] == [("image", (1, 8, 8, 3), "NHWC")]
     assert source.notes == ("input 'image' takes NHWC (1, 8, 8, 3) (--keep-layout keeps NCHW)",)
     assert np.allclose(run(source, IMAGES)[0], reference(net, IMAGES), atol=1e-6)
+
+
+def test_a_program_is_not_saved_again_but_says_what_can_be_cut_and_trained(net, tmp_path, loaded):
+    import torch
+
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8),)), tmp_path / "net.pt2")
+    with pytest.raises(SourceError, match=r"neither cut nor trained; give the module .*FILE\.py:function --weights"):
+        save(SaveRequest(loaded(tmp_path / "net.pt2")), tmp_path)
+
+
+def test_a_module_whose_computation_hangs_on_its_values_is_not_saved_and_named(code, tmp_path, loaded):
+    source = loaded(tmp_path / f"{code.__name__}.py", function="Branch", input_shapes=IMAGE)
+    with pytest.raises(SourceError, match=r"^Branch: torch\.export cannot follow its forward pass; let no value of a"):
+        save(SaveRequest(source), tmp_path)
 
 
 def test_a_program_of_a_larger_batch_is_refused(net, tmp_path, loaded):
@@ -189,7 +208,14 @@ def test_a_checkpoint_with_other_objects_needs_leave(net, code, tmp_path):
     ("shapes", "message"),
     [
         ((), "does not say what it takes; give every input's shape"),
-        ((InputShape((1, 4, 8, 8)),), r"cannot run on inputs of the shapes given \(RuntimeError: Given groups=1"),
+        (
+            (InputShape((1, 4, 8, 8)),),
+            r"cannot run on inputs of the shapes given, of float32; .* --input-shape 1,128:int64 \(RuntimeError: Given",
+        ),
+        (
+            (InputShape((1, 4, 8, 8), dtype="float32"),),
+            r"cannot run on inputs of the shapes given \(RuntimeError: Given groups=1",
+        ),
     ],
 )
 def test_shapes_that_are_missing_or_wrong(net, tmp_path, shapes, message):
