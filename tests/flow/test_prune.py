@@ -191,3 +191,61 @@ def test_what_cannot_be_is_said_and_nothing_is_left(folder, tmp_path, monkeypatc
     with pytest.raises(PlanError, match=r"saved as \.pt2"):
         edgekit.prune("net.py:build", tmp_path / "s.keras", prune=0.5, **given)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs_torch
+def test_channels_and_then_weights_go_and_exactly_so_many_zeros_are_in_the_file(folder, _own_cache):
+    command = "net.py:build --input-shape 1,3,16,16 --scale 0.00392156862745098 --prune 0.25 --sparsity 0.5 --rounds 2"
+    command += " --train train.npz --epochs 2 --keep head --json --quiet -o sparse.pt2"
+    shown = subprocess.run(
+        [sys.executable, "-m", "edgekit", "prune", *command.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    pruning = json.loads(shown.stdout)["pruning"]
+    assert pruning["goal"] == "--prune 0.25 --sparsity 0.5"
+    assert any(one["left"] < one["width"] for one in pruning["groups"])
+    text = (
+        "import torch; net = torch.export.load('sparse.pt2'); kernels = [p for p in net.parameters() if p.ndim > 1]; "
+        "print([(p.numel(), int((p == 0).sum())) for p in kernels])"
+    )
+    sizes = [(one["weights"], one["zeros"]) for one in pruning["sparse"]]
+    assert [one["layer"] for one in pruning["sparse"]] == ["stem.0", "body.0"]
+    assert all(zeros == weights - round(weights / 2) for weights, zeros in sizes)
+    assert python(folder, text).startswith(str(sizes)[:-1])
+
+
+@pytest.mark.needs_keras
+@pytest.mark.needs_jsonschema
+def test_a_conversion_tells_what_zeros_bought(folder, repository, monkeypatch, _own_cache):
+    import jsonschema
+
+    monkeypatch.chdir(folder)
+    if not (folder / "net.keras").exists():
+        python(folder, KERAS.format(side=SIDE, classes=CLASSES))
+    report = edgekit.convert(
+        "net.keras",
+        "sparse.edgekit",
+        sparsity="1:4",
+        keep="scores",
+        calibrate="train.npz",
+        scale=1 / 255,
+        device="generic-arm64",
+        quantize="int8-static",
+        report="sparse.json",
+    )
+    written = json.loads((folder / "sparse.json").read_text())
+    jsonschema.validate(written, json.loads((repository / "docs" / "report.schema.json").read_text()))
+    pruning = report.pruning
+    assert [(one.layer, one.zeros / one.weights) for one in pruning.sparse] == [
+        (name, 0.75) for name in ("inner", "outer", "last")
+    ]
+    assert pruning.counted == 0.25
+    assert any("stem stays dense: takes 3 inputs" in note for note in report.notes)
+    for dense, sparse in zip(pruning.models[:2], pruning.models[2:], strict=True):
+        assert (sparse.parameters, sparse.macs) == (dense.parameters, dense.macs)
+        assert sparse.compressed_bytes < 0.7 * dense.compressed_bytes
+        assert any(note.startswith(f"sparsity: litert {sparse.scheme} has 100 %") for note in report.notes)
