@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 import time
 import urllib.request
@@ -23,6 +24,7 @@ GROUPS = 5
 STOP_AT_PERCENT = "10"  # of a group's boards that failed
 GO_ON_AT_PERCENT = "90"  # that succeeded
 READY_S = 300.0
+NAME = re.compile(r"[A-Za-z0-9_.:-]+")  # of a board, which may have come from the board
 
 
 class HawkBit:
@@ -92,4 +94,8 @@ if __name__ == "__main__":
     address, package_path, model_version, verdicts = sys.argv[1:]
     told = json.loads(Path(verdicts).read_text(encoding="utf-8"))["boards"]
     able = [board["board"] for board in told if board["runs"]]
+    if not able:
+        sys.exit("no board can run it: nothing was sent")
+    if strange := [name for name in able if not NAME.fullmatch(name)]:
+        sys.exit(f"hawkBit would read these names as a part of its query: {strange}: nothing was sent")
     print(f"rollout {roll_out(HawkBit(address), Path(package_path), model_version, able)} to {len(able)} boards")

@@ -46,5 +46,7 @@ if __name__ == "__main__":
     address, artifact_path, name, verdicts = sys.argv[1:]
     told = json.loads(Path(verdicts).read_text(encoding="utf-8"))["boards"]
     able = [board["board"] for board in told if board["runs"]]
+    if not able:
+        sys.exit("no device can run it: nothing was sent")
     upload(address, Path(artifact_path))
     print(f"deployment {deploy(address, name, able)} to {len(able)} devices")

@@ -97,6 +97,20 @@ def test_hawkbit_is_told_of_the_package_and_of_the_boards_that_can_run_it(fleet,
     assert rollout["amountGroups"] == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "runs", "said"), [("x) or id==*", ["v"], "part of its query"), ("cam", [], "no board")]
+)
+def test_hawkbit_is_not_asked_by_names_that_mean_more_nor_for_nobody(name, runs, said, fleet, listener, tmp_path):
+    server, heard, _ = listener
+    (tmp_path / "boards.json").write_text(json.dumps({"boards": [{"board": name, "runs": runs}]}))
+    command = [sys.executable, fleet / "hawkbit_rollout.py", server, "model.raucb", "1.3", tmp_path / "boards.json"]
+    login = {**os.environ, "HAWKBIT_USER": "me", "HAWKBIT_PASSWORD": "secret"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=login)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not heard
+
+
 def test_mender_is_told_of_the_artifact_and_of_the_boards_that_can_run_it(fleet, listener, tmp_path):
     server, heard, _ = listener
     (tmp_path / "model.mender").write_bytes(b"an artifact")
