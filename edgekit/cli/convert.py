@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, model_options, pruning_options, training_options
+from edgekit.cli.what import data_options, epochs_kept, model_options, pruning_options, training_options
 from edgekit.options import AUTO, Options, read_plan
 from edgekit.plan import describe, resolve
 from edgekit.pruning.asked import asked, with_calibration
@@ -126,7 +127,8 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     from edgekit import terminal
     from edgekit.pipeline import convert
 
-    with terminal.progress(enabled=not quiet) as watch:
+    training = pruning and pruning.training
+    with terminal.progress(enabled=not quiet) as watch, epochs_kept() if training else nullcontext():
         report = convert(plan, watch, pruning)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_report(report)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, model_options, pruning_options, training_options
+from edgekit.cli.what import data_options, epochs_kept, model_options, pruning_options, training_options
 from edgekit.options import Options
 
 
@@ -57,6 +58,6 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
     from edgekit.pruning.command import plan, prune
 
     made = plan(Options(**{name: value for name, value in options.items() if value is not None}))
-    with terminal.progress(enabled=not quiet) as watch:
+    with terminal.progress(enabled=not quiet) as watch, epochs_kept() if made.pruning.training else nullcontext():
         report = prune(made, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_pruning(report)

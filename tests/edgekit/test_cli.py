@@ -128,3 +128,23 @@ def test_devices_are_listed():
     names = [device["name"] for device in json.loads(done.stdout)]
     assert "raspberry-pi-5" in names
     assert "raspberry-pi-5" in edgekit("devices").stdout
+
+
+@pytest.mark.needs_rich
+def test_who_interrupts_what_trains_is_told_how_it_goes_on(tmp_path, monkeypatch):
+    from edgekit import pipeline
+    from edgekit.pruning import command
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "prune", interrupted)
+    monkeypatch.setattr(pipeline, "convert", interrupted)
+    monkeypatch.chdir(tmp_path)
+    for file in ("m.keras", "d.npz"):
+        (tmp_path / file).write_bytes(b"")
+    for verb in ("prune", "convert"):
+        asked = [verb, "m.keras", "--prune", "0.5", "--quiet", "--calibrate", "d.npz"]
+        trained = CliRunner().invoke(cli, [*asked, "--train", "d.npz"])
+        assert "epochs that were finished are kept: the same command with --resume" in trained.output
+        assert "--resume" not in CliRunner().invoke(cli, asked).output
