@@ -33,8 +33,10 @@ set -e
 if [ "$1" = purge ]; then
     store="${{DPKG_ROOT:-}}{store}"
     if [ -d "$store/generations" ]; then
-        rm -rf "$store/generations" "$store"/current* "$store"/state.json*
-        rmdir --ignore-fail-on-non-empty "$store"
+        for what in generations current current.new state.json state.json.new; do
+            rm -rf "$store/$what"
+        done
+        rmdir "$store" 2>/dev/null || true # a link to a folder stays, and what somebody put beside
     fi
 fi
 {systemd}"""

@@ -61,6 +61,19 @@ def test_purging_leaves_a_folder_alone_that_the_store_refused(write, dpkg):
     assert mine.exists()
 
 
+def test_purging_takes_a_store_behind_a_link_and_leaves_what_lies_beside_it(write, dpkg):
+    root, run = dpkg
+    (root / "data").mkdir()
+    (root / "data/notes").touch()
+    (root / "data/generations").mkdir()  # else the store would refuse the folder
+    (root / "link").symlink_to("data")
+    done = run("-i", write("deb", "quarters.deb", store="/link"))
+    assert done.returncode == 0, done.stdout
+    assert (root / "data/current").exists()
+    assert run("--purge", "edgekit-model-quarters").returncode == 0
+    assert [path.name for path in (root / "data").iterdir()] == ["notes"]
+
+
 def test_a_tampered_package_is_refused(write, dpkg):
     root, run = dpkg
     package = write("deb", "quarters.deb")
