@@ -76,6 +76,8 @@ class KerasFakeQuantize:
         self._ranges: dict[str, tf.Variable] = {}  # point: (low, high); NaN: none yet
         self._weights = _weights(model)
         self._followed = is_followable(model)
+        # names are counted on from model to model in a process; the place among all layers stays what it is
+        self._places = {id(one): str(place) for place, one in enumerate(_operations(model))} if self._followed else {}
         apart = bool(arithmetic.activation_bits) and not self._followed
         self.notes = ("of a subclassed model weights are rounded, activations are not",) * apart
         self._compiled = tf.function(self._evaluated, reduce_retracing=True)
@@ -110,16 +112,17 @@ class KerasFakeQuantize:
         calls: Counter[str] = Counter()
 
         def visit(call: Call, values: list[Any]) -> list[Any]:
-            calls[call.name] += 1
-            role, point = _role(call), f"{call.name}:{calls[call.name]}"
+            place = self._places.get(id(call.layer), call.name)
+            calls[place] += 1
+            role, point = _role(call), f"{place}:{calls[place]}"
             taken = [one.tensor if swallows(role, one.role) else self._taken(one, mode) for one in values]
             with self._inner(call, point, mode) as inner:
                 given = _called(call, taken, mode == "train")
             role = inner or role
             rests = role in (Role.KEEPS, Role.FLOAT)
             return [
-                Given(one, role, None if rests or not one.dtype.is_floating else f"{point}/{place}")
-                for place, one in enumerate(given)
+                Given(one, role, None if rests or not one.dtype.is_floating else f"{point}/{number}")
+                for number, one in enumerate(given)
             ]
 
         begun = [
@@ -174,7 +177,7 @@ class KerasFakeQuantize:
             kept.assign(_widened(kept, seen))
         if mode == "observe":
             return tensor
-        rounded = tf.cast(_spread(values, kept, self._arithmetic), tensor.dtype)
+        rounded = tf.cast(spread(values, kept, self._arithmetic), tensor.dtype)
         return tensor + tf.stop_gradient(rounded - tensor)
 
     def _range(self, point: str) -> tf.Variable:
@@ -214,7 +217,7 @@ def rounded_weights(weights: Any, channels: tuple[int, ...], arithmetic: Arithme
     return tf.round(weights / step) * step
 
 
-def _spread(values: Any, ends: Any, arithmetic: Arithmetic) -> Any:
+def spread(values: Any, ends: Any, arithmetic: Arithmetic) -> Any:
     """:func:`fake_quantize.rounded_activations`."""
     if arithmetic.symmetric:
         top = 2 ** (arithmetic.activation_bits - 1) - 1
@@ -265,6 +268,14 @@ def _weights(model: Any) -> list[tuple[tf.Variable, tuple[int, ...]]]:
             if isinstance(variable, tf.Variable):
                 found[id(variable)] = (variable, channels)
     return list(found.values())
+
+
+def _operations(model: Any) -> Iterator[Any]:
+    """All layers, and in Keras 3 the functions called between them, in the order of the graph."""
+    for one in getattr(model, "operations", None) or model.layers:
+        yield one
+        if is_followable(one):
+            yield from _operations(one)
 
 
 def _named(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:

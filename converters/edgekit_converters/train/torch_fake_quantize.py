@@ -194,7 +194,7 @@ class TorchFakeQuantize(TorchFunctionMode):
             self._ranges[point] = _widened(self._ranges.get(point, seen), seen)
         if self._observing or point not in self._ranges:
             return tensor
-        return through(tensor, _spread(values, self._ranges[point], self._arithmetic))
+        return through(tensor, spread(values, self._ranges[point], self._arithmetic))
 
 
 def rounded_weights(weights: torch.Tensor, axis: int, arithmetic: Arithmetic) -> torch.Tensor:
@@ -210,7 +210,7 @@ def through(tensor: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     return tensor + (rounded.to(tensor.dtype) - tensor).detach()
 
 
-def _spread(values: torch.Tensor, ends: torch.Tensor, arithmetic: Arithmetic) -> torch.Tensor:
+def spread(values: torch.Tensor, ends: torch.Tensor, arithmetic: Arithmetic) -> torch.Tensor:
     """:func:`fake_quantize.rounded_activations`."""
     if arithmetic.symmetric:
         top = 2 ** (arithmetic.activation_bits - 1) - 1
