@@ -263,3 +263,13 @@ def test_quantization_keeps_every_zero(student_of, data_of, lowered, tmp_path, e
     wanted = {one.weights: one.zeros for one in made.thinned}
     assert wanted == {162: 130, 324: 259, 18: 14}
     assert {size: int((one == 0).sum()) for size, one in found.items() if size in wanted} == wanted
+
+
+@pytest.mark.needs_torch
+def test_zeros_stay_where_integers_are_imitated(student_of, data_of, tmp_path):
+    source = student_of("torch")
+    inputs = scaled(source)
+    settings = Settings(epochs=2, batch_size=16, learning_rate=0.02, sparsity="0.6", quantize_aware="int8-static")
+    trained = train(TrainRequest(source, inputs, source.outputs, data_of(inputs, *images(96)), settings), tmp_path)
+    kernels = open_student(dataclasses.replace(source, request=trained.request), Settings()).kernels()
+    assert [int((one.weights == 0).sum()) for one in kernels] == [97, 194, 11]
