@@ -7,7 +7,9 @@ import pytest
 
 from edgekit import training
 from edgekit.options import Options
-from edgekit_converters.train import Settings
+from edgekit_converters.data import DataSet
+from edgekit_converters.records import Source, SourceRequest
+from edgekit_converters.train import Settings, TrainRequest
 from edgekit_runtime.errors import ConversionError, DataError, PlanError
 
 
@@ -29,6 +31,14 @@ def test_what_is_said_is_taken_and_a_zero_is_said(options):
     assert asked.settings == Settings(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True, seed=7)
 
 
+@pytest.mark.parametrize(("name", "scheme"), [("int8", "int8-static"), ("w4", "int4-weights"), ("int8-dynamic", None)])
+def test_integers_are_imitated_by_any_name_of_their_scheme(options, name, scheme):
+    asked = training.asked(options(quantize_aware=name))
+    assert asked.settings.quantize_aware == (scheme or name)
+    assert training.aware(asked) == f"--quantize-aware {scheme or name}"
+    assert training.aware(training.asked(options())) == training.aware(None) == ""
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -45,6 +55,8 @@ def test_what_is_said_is_taken_and_a_zero_is_said(options):
         ({"weight_decay": -0.1}, "--weight-decay -0.1"),
         ({"warm_up": float("inf")}, "--warm-up inf"),
         ({"seed": -1}, "--seed -1"),
+        ({"quantize_aware": "fp16"}, "--quantize-aware fp16: float16 rounds next to nothing; one of int8-static"),
+        ({"quantize_aware": "int7"}, "unknown quantization scheme 'int7'"),
     ],
 )
 def test_what_no_training_can_be_is_refused(options, given, said):
@@ -57,9 +69,9 @@ def test_every_setting_of_numbers_has_limits():
     assert numbers == set(training.LIMITS)
 
 
-@pytest.mark.parametrize("given", [{"epochs": 0}, {"resume": True}, {"wandb": "edges"}, {"augment": ("flip",)}])
+@pytest.mark.parametrize("given", [{"epochs": 0}, {"resume": True}, {"augment": ("flip",)}, {"quantize_aware": "int8"}])
 def test_settings_without_data_to_train_on_are_refused(given):
-    with pytest.raises(PlanError, match=f"--{next(iter(given))} needs --train DATA"):
+    with pytest.raises(PlanError, match=f"{training.option(next(iter(given)))} needs --train DATA"):
         training.asked(Options(model="m.keras", **given))
 
 
@@ -80,3 +92,13 @@ def test_a_model_is_put_in_its_place_whole_or_not_at_all(tmp_path):
         training.put(tmp_path / "lost", tmp_path / "out.keras")
     assert (tmp_path / "out.keras").read_bytes() == b"model"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out.keras"]
+
+
+def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
+    (tmp_path / "net.py").write_text("")
+    student = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (), (), ())
+    data = DataSet((), None, (), 0, "digest", ())
+    request = TrainRequest(student, (), (), data, Settings())
+    with pytest.raises(PlanError, match="--resume: nothing of this training is there to go on with"):
+        training._checkpoints(request, resume=True, begin=False)
+    assert not training._checkpoints(request, resume=True, begin=True).exists()

@@ -75,6 +75,17 @@ def test_a_command_that_asks_for_nothing_is_refused(model):
         plan(Options(model=model, prune=0.5, output=model))
 
 
+def test_a_model_is_trained_for_integers_alone(model, tmp_path):
+    data = str(tmp_path / "train.npz")
+    np.savez(data, x=np.zeros((2, 4)))
+    made = asked(Options(model=model, train=data, quantize_aware="int8"))
+    assert (made.goal, made.sparsity, str(made)) == (None, None, "--quantize-aware int8-static")
+    assert str(asked(Options(model=model, train=data, quantize_aware="w4", prune=0.5))).endswith("int4-weights")
+    with pytest.raises(PlanError, match=r"--train goes with .*--quantize-aware SCHEME: there is nothing to recover"):
+        asked(Options(model=model, train=data))
+    assert with_calibration(Options(model=model, train=data, quantize_aware="int8")).calibrate == data
+
+
 def test_training_data_calibrate_where_nothing_else_was_given(model):
     given = Options(model=model, prune=0.5, train="train.npz")
     assert with_calibration(given).calibrate == "train.npz"
