@@ -22,7 +22,7 @@ from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import PlanError, SignatureInvalid
 from edgekit_runtime.extents import find_extents
 from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME
-from edgekit_runtime.public_key import PublicKey, algorithm, read_keys
+from edgekit_runtime.public_key import CURVES, ED25519, PublicKey, algorithm, read_keys
 
 PASSWORD_NAME = "EDGEKIT_KEY_PASSWORD"  # of private keys that are kept encrypted
 INSTALL = "pip install cryptography"
@@ -131,7 +131,12 @@ def read_private_key(path: str | Path) -> PrivateKey:
 
         pem = Path(path).read_bytes()
         native: Any = load_pem_private_key(pem, password.encode() if password and b"ENCRYPTED" in pem else None)
-        return PrivateKey(read_keys(_public_pem(native), str(path))[0], native)
+        try:
+            public = read_keys(_public_pem(native), str(path))[0]
+        except SignatureInvalid as error:
+            kinds = f"{ED25519} or ECDSA on {', '.join(CURVES)}"
+            raise PlanError(f"{path}: is a private key of a kind that signs no bundles: wanted {kinds}") from error
+        return PrivateKey(public, native)
 
 
 def make_key(path: Path, kind: str) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.delta import delta_to, is_delta, open_delta
-from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError
+from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError, UnsupportedVersion
 from edgekit_runtime.store import current
 from edgekit_runtime.store_install import install
 
@@ -31,7 +31,8 @@ def install_from(
         What became of it, and why a delta was not used, if it was not.
 
     Raises:
-        BundleError: as of ``install``; of a delta that is damaged only where there is nothing to fall back to.
+        BundleError: as of ``install``; of a delta that is damaged, or of a newer format, only where there is nothing
+            to fall back to.
         StoreError: likewise of one whose old bundle is not in the store.
     """
     note = ""
@@ -42,7 +43,7 @@ def install_from(
                     return install(bundle, store, terms, watch), note
             with open_delta(path, store, terms.trust) as delta:
                 return install(delta, store, terms, watch), note
-        except (DigestMismatch, MalformedBundle, StoreError) as error:
+        except (DigestMismatch, MalformedBundle, StoreError, UnsupportedVersion) as error:
             if full is None:
                 raise
             path, note = full, f"the delta was not used: {error}"

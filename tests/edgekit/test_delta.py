@@ -256,6 +256,26 @@ def piece(**changes):
     return {"path": "manifest.json", "size_bytes": 10, "base": "manifest.json", "steps": 1, **changes}
 
 
+def test_where_a_delta_is_of_a_newer_format_the_whole_bundle_is_taken(head_only, store, tmp_path):
+    delta = hostile_delta(tmp_path / "x.delta", {"format_version": 2})
+    assert main(["install", str(delta), store]) == 6
+    _, note = install_from(delta, head_only, store, AT_ONCE)
+    assert "format_version is 2" in note
+    assert_is(store, head_only)
+
+
+def test_what_is_current_and_damaged_is_mended_by_the_whole_bundle(old, head_only, store, tmp_path):
+    make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
+    install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    weights = Path(store, "current", "variants/v/weights.npy")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(DigestMismatch):
+        install_from(tmp_path / "x.delta", None, store, AT_ONCE)
+    done, note = install_from(tmp_path / "x.delta", head_only, store, AT_ONCE)
+    assert (done.changed, "the delta was not used" in note) == (True, True)
+    assert_is(store, head_only)
+
+
 @pytest.mark.parametrize(
     ("header", "step", "error"),
     [

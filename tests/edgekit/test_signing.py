@@ -145,6 +145,17 @@ def test_a_key_may_be_kept_encrypted(
         assert "EDGEKIT_KEY_PASSWORD" in capsys.readouterr().err
 
 
+def test_a_key_of_another_kind_is_no_key_for_bundles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    other = ec.generate_private_key(ec.SECP256K1())
+    pem = other.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    (tmp_path / "other.pem").write_bytes(pem)
+    assert edgekit("sign", write(tmp_path / "m.edgekit"), "--key", tmp_path / "other.pem") == 3
+    assert "other.pem: is a private key of a kind that signs no bundles" in capsys.readouterr().err
+
+
 def test_what_was_signed_is_told(tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = write(tmp_path / "m.edgekit")
     capsys.readouterr()
