@@ -99,7 +99,7 @@ def read_contents(bundle: Path) -> Iterator[Contents]:
     """
     with open_bundle(bundle, trust=False) as opened:
         opened.verify_all()
-        extents = find_extents(str(bundle))
+        extents = find_extents(opened.path)  # of a store, its current generation
         order = sorted(extents, key=lambda path: (path != MANIFEST_NAME, path))
         yield Contents(opened.manifest, {path: Piece(extents[path]) for path in order})
 

@@ -18,6 +18,8 @@ from edgekit.package.tools import PACKAGES
 from edgekit.signing import make_key, read_private_key, sign
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
+from edgekit_runtime.store_install import Terms
+from edgekit_runtime.store_source import install_from
 
 # What each format cannot do without; signatures are left out, since those of some kinds are random.
 ASKED = {"swupdate": {"compatible": ("cam:1.0",)}, "mender": {"compatible": ("cam",)}}
@@ -36,6 +38,11 @@ def test_the_same_bundle_gives_the_same_bytes_from_a_file_and_from_a_folder(writ
     second = tree(write(kind, "two", of=make_bundle(folder=True), **options))
     assert list(first.values()) == list(second.values())
     assert sum(map(len, first.values())) > 1000
+
+
+def test_what_is_current_in_a_store_is_packaged_as_the_bundle(write, bundle, tmp_path):
+    install_from(bundle, None, str(tmp_path / "store"), Terms(commit=True))
+    assert write("tar", "a.tar", of=tmp_path / "store").read_bytes() == write("tar", "b.tar").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["tar", "deb", "oci", "swupdate"])
