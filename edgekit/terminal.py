@@ -43,6 +43,7 @@ HEADINGS = {
 WIDE, FULL = 160, 100  # columns: of a pipe, and what the whole table needs
 NODE_WIDTH = 36  # characters of a node's name
 BAR = 10  # characters of a whole
+LEFT_WHOLE = 6  # layers that pruning left whole, told in the terminal; the report has all
 
 
 @contextlib.contextmanager
@@ -204,6 +205,9 @@ def print_pruning(console: Console, report: PruningReport) -> None:
             sum(counts) for counts in zip(*((one.zeros, one.weights) for one in report.sparse), strict=True)
         )
         lines.append(f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers")
+    lines += [f"left whole: {layer or 'the model itself'}: {why}" for layer, why in report.whole[:LEFT_WHOLE]]
+    if len(report.whole) > LEFT_WHOLE:
+        lines.append(f"left whole: {len(report.whole) - LEFT_WHOLE} more layers, which --report names")
     lines += [
         f"round {number}: held-out {_metric(trained.metric)} {trained.before:.4f} before, {trained.value:.4f} "
         f"after epoch {trained.best} of {len(trained.history)}"

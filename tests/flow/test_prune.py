@@ -156,6 +156,7 @@ def test_a_module_is_pruned_in_rounds_from_the_command_line(folder, _own_cache):
     )
     assert shown.returncode == 0, shown.stderr
     assert "round 2: held-out accuracy" in shown.stdout
+    assert "left whole: head: is an output of the model" in shown.stdout
     assert "<svg" in (folder / "page.html").read_text()
     text = (
         "import sys, torch; net = torch.export.load('small.pt2').module(); "
