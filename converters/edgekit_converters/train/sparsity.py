@@ -156,18 +156,16 @@ class Thinning:
         self._places, said = choose(sparsity, student.kernels(), keep)
         self.notes = tuple(said)
         self._masks: dict[int, Array] = {}
-        if sparsity.block:
-            self._choose(0)
 
     def after(self, step: int) -> None:
         """Set to zero again what a step has moved, or what goes from now on; ``step`` counts those that were done."""
-        if self._steps.due(step) and not self._sparsity.block:
+        if not self._masks if self._sparsity.block else self._steps.due(step):
             self._choose(step)
         self._student.hold(self._masks)
 
     def done(self, step: int) -> bool:
         """Tell whether all zeros there will be are there."""
-        return bool(self._sparsity.block) or step >= self._steps.end
+        return step >= (1 if self._sparsity.block else self._steps.end)
 
     def state(self) -> State:
         """What a later process needs to go on."""
@@ -186,7 +184,6 @@ class Thinning:
         kernels = self._student.kernels()
         share = self._steps.share(step, self._sparsity.share)
         self._masks = {place: self._sparsity.mask(kernels[place], share) for place in self._places}
-        self._student.hold(self._masks)
 
 
 def _of_blocks(sizes: Array, axis: int, block: int, zeros: int) -> Array:

@@ -93,9 +93,7 @@ def test_kernels_are_weights_that_multiply(student_of, framework):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_at_once_the_smallest_weights_of_each_layer_go_and_nothing_else(student_of, tmp_path, framework):
-    drawn = student_of(framework)  # the function draws other weights each time; once thinned, they are in a file
-    (tmp_path / "dense").mkdir()
-    source = dataclasses.replace(drawn, request=thin(ThinRequest(drawn, "0.1"), tmp_path / "dense").request)
+    source = student_of(framework)
     convolutions = ("0", "4") if framework == "torch" else ("conv2d*",)
     made = thin(ThinRequest(source, "0.8", convolutions), tmp_path)
     assert [(one.weights, one.zeros) for one in made.thinned] == [(18, 14)]
@@ -146,6 +144,23 @@ def test_training_ends_with_exactly_the_zeros_asked_for_and_learns(student_of, d
     kernels = open_student(dataclasses.replace(source, request=trained.request), Settings()).kernels()
     assert [int((one.weights == 0).sum()) for one in kernels] == [97, 194, 11]
     assert trained.value > 0.6
+
+
+@pytest.mark.needs_torch
+def test_a_pattern_is_there_from_the_first_step_and_what_came_is_measured_before_it(student_of, data_of, tmp_path):
+    source = student_of("torch")
+    inputs = scaled(source)
+    data = data_of(inputs, *images(96))
+    settings = Settings(epochs=1, batch_size=16, learning_rate=0.02, sparsity="1:3")
+    plain = dataclasses.replace(settings, sparsity=None)
+    dense, sparse = (
+        train(TrainRequest(source, inputs, source.outputs, data, one), tmp_path) for one in (plain, settings)
+    )
+    assert (sparse.before, sparse.best) == (dense.before, 1)
+    assert [(one.weights, one.zeros) for one in sparse.thinned] == [(162, 108), (324, 216), (18, 12)]
+    for one in open_student(dataclasses.replace(source, request=sparse.request), Settings()).kernels():
+        triples = np.moveaxis(one.weights, one.inputs, -1).reshape(-1, 3)
+        assert ((triples == 0).sum(axis=1) == 2).all()
 
 
 @pytest.mark.needs_torch
