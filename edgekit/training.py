@@ -141,6 +141,8 @@ def check(settings: Settings) -> None:
     for name in settings.augment:
         if name not in augment.AUGMENTATIONS:
             raise PlanError(f"--augment {name}: {', '.join(augment.AUGMENTATIONS)}")
+    if settings.quantize_aware and settings.mixed_precision:
+        raise PlanError("--mixed-precision rounds to 8 bits itself, so that no integers can be imitated: leave it out")
     for name, (fits, wanted) in LIMITS.items():
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):

@@ -56,6 +56,7 @@ def test_integers_are_imitated_by_any_name_of_their_scheme(options, name, scheme
         ({"warm_up": float("inf")}, "--warm-up inf"),
         ({"seed": -1}, "--seed -1"),
         ({"quantize_aware": "fp16"}, "--quantize-aware fp16: float16 rounds next to nothing; one of int8-static"),
+        ({"quantize_aware": "int8", "mixed_precision": True}, "--mixed-precision rounds to 8 bits itself"),
         ({"quantize_aware": "int7"}, "unknown quantization scheme 'int7'"),
     ],
 )
