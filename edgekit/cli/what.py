@@ -67,7 +67,9 @@ model_options = together(
 pruning_options = together(
     click.option("--prune", type=float, metavar="R", help="Cut this part of all channels, such as 0.5."),
     click.option("--prune-to", metavar="WHAT=R", help="Cut until latency, size or macs are that part, as latency=0.5."),
-    click.option("--sparsity", metavar="S|N:M", help="Set this part of the weights to zero; or leave N of each M, 2:4."),
+    click.option(
+        "--sparsity", metavar="S|N:M", help="Set this part of the weights to zero; or leave N of each M, 2:4."
+    ),
     click.option(
         "--importance", type=click.Choice(IMPORTANCES), help="Pruning: what a channel is worth.  [default: taylor, l2]"
     ),
