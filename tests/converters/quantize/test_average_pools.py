@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.quantize.average_pools import free_average_pools
-
 pytestmark = pytest.mark.needs_openvino
 
 INT8 = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "SNIPPETS_MODE": "DISABLE"}
@@ -36,6 +34,8 @@ def snr_db(model, wanted):
 
 
 def test_a_pool_that_nothing_quantized_follows_is_float_and_exact_again():
+    from edgekit_converters.quantize.average_pools import free_average_pools
+
     model, wanted = net(behind=False)
     rounded = snr_db(model, wanted)
     assert rounded < 35
@@ -43,6 +43,8 @@ def test_a_pool_that_nothing_quantized_follows_is_float_and_exact_again():
 
 
 def test_a_pool_with_a_scale_of_its_own_behind_it_stays_int8():
+    from edgekit_converters.quantize.average_pools import free_average_pools
+
     model, _ = net(behind=True)
     free_average_pools(model)
     assert [node.get_type_name() for node in model.get_ordered_ops()].count("FakeQuantize") == 2
