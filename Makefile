@@ -15,7 +15,7 @@ ARM := arm64 armhf
 # Recipes show the commands a user would type, found in the environment first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test test-arm test-signing test-packages test-base lint bench clean
+.PHONY: help environments demo test test-arm test-signing test-packages test-base lint bench clean
 
 help:  ## list the targets
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -56,6 +56,8 @@ lint: $(VENV)/.has-dev  ## ruff and mypy
 
 bench: $(VENV)/.has-all  ## measure against the raw toolchains
 	python benchmarks/run.py
+
+environments: $(VENV)/.has-all $(MODEL_SIGNING)/.whole $(JUDGES)/.whole $(ARM:%=build/arm/%/.whole)
 
 build/arm/%/.whole: tests/arm/sysroot.sh constraints.txt | $(VENV)/.has-all
 	tests/arm/sysroot.sh $* $(@D)
