@@ -38,7 +38,7 @@ def steps(live: Live, inputs: Arrays) -> Steps:
 
 
 class _Calls:
-    """Notes every call of a layer in which no other layer was noted."""
+    """Notes every call of a layer in which no other layer was noted, or none with weights where it has some itself."""
 
     def __init__(self) -> None:
         self.steps = Steps()
@@ -70,11 +70,22 @@ class _Calls:
             finally:
                 name = "/".join(str(one.name) for one in self._stack[1:]) or layer.name  # the first is the model
                 self._stack.pop()
+            if len(self.steps.steps) > before and self._computes_itself(layer, before):
+                self._forget(before)
             if len(self.steps.steps) == before:
                 self._note(name, layer, tf.nest.flatten((args, kwargs)), tf.nest.flatten(result))
             return result
 
         return call
+
+    def _computes_itself(self, layer: Any, before: int) -> bool:
+        """Tell a layer with weights that nothing called in it has, such as a convolution that pads what it takes."""
+        return bool(getattr(layer, "weights", ())) and not any(one.parameters for one in self.steps.steps[before:])
+
+    def _forget(self, before: int) -> None:
+        """Take back what was noted in a layer that is one step itself."""
+        self.steps.drop(before)
+        self._makers = {tensor: place for tensor, place in self._makers.items() if place < before}
 
     def _note(self, name: str, layer: Any, taken: list[Any], given: list[Any]) -> None:
         given = [one for one in given if isinstance(one, tf.Tensor) and hasattr(one, "numpy")]

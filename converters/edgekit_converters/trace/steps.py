@@ -58,6 +58,10 @@ class Steps:
         self._rows.append(row)
         return len(self.steps) - 1
 
+    def drop(self, place: int) -> None:
+        """Take back the steps from a place on."""
+        del self.steps[place:], self._rows[place:]
+
     @property
     def values(self) -> np.ndarray:
         """The fingerprints of all steps, (steps, QUANTILES)."""

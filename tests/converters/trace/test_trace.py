@@ -145,6 +145,22 @@ def test_loops_and_attention(loaded, mapped, tmp_path, engine):
 
 
 @pytest.mark.needs_keras
+def test_what_a_layer_with_weights_calls_is_the_layer(loaded, mapped, tmp_path):
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    causal = layers.Conv1D(8, 3, padding="causal", name="causal")  # calls an operation that pads
+    active = layers.Conv1D(6, 3, activation=layers.ReLU(name="relu"), name="active")
+    head = layers.Dense(2, name="head")
+    keras.Sequential([keras.Input((16, 4)), causal, active, layers.Flatten(), head]).save(tmp_path / "series.keras")
+    made = mapped(loaded(tmp_path / "series.keras"), "litert")
+    found = {name: (one.parameters, one.macs) for name, one in made.layers.items()}
+    assert found == {"causal": (104, 16 * 96), "active": (150, 14 * 144), "flatten": (0, 0), "head": (170, 168)}
+    assert made.found.lost == ()
+
+
+@pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_saved_model_by_its_operations(keras_file, loaded, mapped, tmp_path, engine):
     import keras
