@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +129,57 @@ def shared_data() -> Path:
 def demo() -> Path:
     """The folder of the embedded digits model and its data."""
     return ROOT / "edgekit" / "demo"
+
+
+@pytest.fixture(scope="session")
+def npy() -> Callable[[Any], bytes]:
+    """An array as the bytes of an .npy file."""
+
+    def convert(array: Any) -> bytes:
+        file = io.BytesIO()
+        np.save(file, np.asarray(array))
+        return file.getvalue()
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def linear(npy: Callable[[Any], bytes]) -> Callable[..., tuple[Manifest, dict[str, bytes]]]:
+    """The manifest and the files of a bundle that needs nothing but numpy: its model multiplies by an array.
+
+    ``linear(weights)``, for weights (*input without batch, out); its golden input x (samples, 1, *input) is zeros if
+    none is given, and its only variant is called ``name``. Other parts of the manifest are what they are told to be.
+    """
+
+    def parts(
+        weights: np.ndarray, x: np.ndarray | None = None, tolerance: float = 0.0, name: str = "v", **changed: Any
+    ) -> tuple[Manifest, dict[str, bytes]]:
+        ins, outs = weights.shape[:-1], weights.shape[-1]
+        x = np.zeros((1, 1, *ins), np.float32) if x is None else x
+        variant = Variant(
+            name=name,
+            engine="null",
+            device="cpu",
+            scheme="float32",
+            files=(f"variants/{name}/weights.npy",),
+            inputs=(TensorBinding(0, "x", "float32"),),
+            outputs=(TensorBinding(0, "y", "float32"),),
+            golden=Golden(("golden/y.npy",), (tolerance,)),
+        )
+        manifest = Manifest(
+            model_name="product",
+            model_version="1.0",
+            inputs=(InputSpec("x", (1, *ins), "float32"),),
+            outputs=(OutputSpec("y", (1, outs), "float32"),),
+            variants=(variant,),
+            files=(),
+            golden_inputs=("golden/x.npy",),
+        )
+        y = x.reshape(len(x), 1, -1) @ weights.reshape(-1, outs)
+        files = {"golden/x.npy": npy(x), "golden/y.npy": npy(y), variant.files[0]: npy(weights)}
+        return replace(manifest, **changed), files
+
+    return parts
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from pathlib import Path
@@ -25,7 +24,6 @@ from edgekit_runtime.errors import (
     StoreError,
     UnsupportedVersion,
 )
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.store_install import Terms
 from edgekit_runtime.store_source import install_from
 
@@ -34,51 +32,25 @@ BODY = RNG.normal(size=(300, 64)).astype(np.float32)
 AT_ONCE = Terms(commit=True)
 
 
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+@pytest.fixture
+def write(linear):
+    """Write a bundle of one matrix."""
 
+    def to(path, weights, version, extra=None, **parts):
+        manifest, files = linear(weights, model_name="m", model_version=version, **parts)
+        write_bundle(manifest, files | (extra or {}), path)
+        return path
 
-def write(path, weights, version, extra=None, name="v"):
-    """A bundle of one matrix."""
-    variant = Variant(
-        name=name,
-        engine="null",
-        device="cpu",
-        scheme="float32",
-        files=(f"variants/{name}/weights.npy",),
-        inputs=(TensorBinding(0, "x", "float32"),),
-        outputs=(TensorBinding(0, "y", "float32"),),
-        golden=Golden(("golden/y.npy",), (0.0,)),
-    )
-    ins, outs = weights.shape
-    manifest = Manifest(
-        "m",
-        version,
-        (InputSpec("x", (1, ins), "float32"),),
-        (OutputSpec("y", (1, outs), "float32"),),
-        (variant,),
-        (),
-        ("golden/x.npy",),
-    )
-    files = {
-        "golden/x.npy": npy(np.zeros((1, 1, ins), np.float32)),
-        "golden/y.npy": npy(np.zeros((1, 1, outs), np.float32)),
-        variant.files[0]: npy(weights),
-        **(extra or {}),
-    }
-    write_bundle(manifest, files, path)
-    return path
+    return to
 
 
 @pytest.fixture
-def old(tmp_path):
+def old(write, tmp_path):
     return write(tmp_path / "old.edgekit", BODY, "1.0", {"notes/empty.txt": b"", "notes/kept.txt": b"short"})
 
 
 @pytest.fixture
-def head_only(tmp_path):
+def head_only(write, tmp_path):
     """The last rows are others; a row came before all others, so that nothing is where it was."""
     weights = np.concatenate([BODY[:1] * 2, BODY])
     weights[-8:] += 0.01
@@ -140,7 +112,7 @@ def test_the_signature_is_made_too(old, head_only, store, tmp_path):
     assert_is(store, signed)
 
 
-def test_a_variant_under_another_name_is_found(old, store, tmp_path):
+def test_a_variant_under_another_name_is_found(write, old, store, tmp_path):
     new = write(tmp_path / "new.edgekit", BODY, "1.1", name="renamed")
     report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
     assert next(one for one in report.files if "renamed" in one.path).delta_bytes == 0
@@ -148,7 +120,7 @@ def test_a_variant_under_another_name_is_found(old, store, tmp_path):
     assert_is(store, new)
 
 
-def test_weights_that_moved_a_little_are_sent_as_differences(tmp_path):
+def test_weights_that_moved_a_little_are_sent_as_differences(write, tmp_path):
     weights = RNG.integers(-128, 128, (256, 256)).astype(np.int8)
     moved = weights + RNG.choice([-1, 0, 0, 0, 0, 0, 0, 1], weights.shape).astype(np.int8)
     old = write(tmp_path / "a.edgekit", BODY, "1", {"w.bin": weights.tobytes()})
@@ -157,7 +129,7 @@ def test_weights_that_moved_a_little_are_sent_as_differences(tmp_path):
     assert next(one for one in report.files if one.path == "w.bin").delta_bytes < 0.25 * weights.size
 
 
-def test_a_delta_says_when_it_is_pointless(old, tmp_path):
+def test_a_delta_says_when_it_is_pointless(write, old, tmp_path):
     new = write(tmp_path / "new.edgekit", RNG.normal(size=BODY.shape).astype(np.float32), "2")
     report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
     assert "send the bundle itself" in report.pointless
@@ -188,7 +160,7 @@ def test_the_command_says_what_is_sent(old, head_only, tmp_path):
 # What does not fit. ----------------------------------------------------------------------------------
 
 
-def test_a_store_with_another_bundle_takes_the_whole_one(old, head_only, tmp_path, capsys):
+def test_a_store_with_another_bundle_takes_the_whole_one(write, old, head_only, tmp_path, capsys):
     make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
     other, store = write(tmp_path / "other.edgekit", BODY * 3, "1.0"), str(tmp_path / "another")
     install_from(other, None, store, AT_ONCE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,28 +19,18 @@ from edgekit.delta import make_delta
 from edgekit.encrypting import encrypt, sealed
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, PlanError
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.store_install import Terms
 from edgekit_runtime.store_source import install_from
 
 pytestmark = pytest.mark.needs_cryptography
 KEY, OTHER = bytes(range(32)), bytes(32)
-ARTIFACT = "variants/v/eye.npy"
+ARTIFACT = "variants/v/weights.npy"
 
 
 @pytest.fixture
-def clear(tmp_path: Path) -> Path:
+def clear(linear: Callable[..., Any], tmp_path: Path) -> Path:
     """The identity of two numbers, as a file."""
-    np.save(tmp_path / "zeros.npy", np.zeros((1, 1, 2), np.float32))
-    np.save(tmp_path / "eye.npy", np.eye(2, dtype=np.float32))
-    binding = (TensorBinding(0, "x", "float32"),)
-    variant = Variant("v", "null", "cpu", "float32", (ARTIFACT,), binding, binding, Golden(("golden/y.npy",), (0.0,)))
-    ends = InputSpec("x", (1, 2), "float32"), OutputSpec("y", (1, 2), "float32")
-    zeros = tmp_path / "zeros.npy"
-    files = {"golden/x.npy": zeros, "golden/y.npy": zeros, ARTIFACT: tmp_path / "eye.npy"}
-    write_bundle(
-        Manifest("eye", "1", ends[:1], ends[1:], (variant,), (), ("golden/x.npy",)), files, tmp_path / "m.edgekit"
-    )
+    write_bundle(*linear(np.eye(2, dtype=np.float32)), tmp_path / "m.edgekit")
     return tmp_path / "m.edgekit"
 
 
@@ -138,7 +130,7 @@ def test_a_changed_ciphertext_is_another_file(clear: Path, tmp_path: Path) -> No
 def test_a_ciphertext_of_another_path_or_none_at_all_is_refused(clear: Path, tmp_path: Path) -> None:
     with open_bundle(clear) as bundle:
         files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
-        for name, content in (("moved", sealed(files[ARTIFACT], KEY, "variants/w/eye.npy")), ("short", b"12345")):
+        for name, content in (("moved", sealed(files[ARTIFACT], KEY, "variants/w/weights.npy")), ("short", b"12345")):
             out = tmp_path / f"{name}.edgekit"
             write_bundle(bundle.manifest, {**files, ARTIFACT: content}, out, encrypted=[ARTIFACT])
             with pytest.raises(DecryptionFailed):

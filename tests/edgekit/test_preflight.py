@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
@@ -21,53 +20,28 @@ from edgekit_runtime import delegates, load
 from edgekit_runtime.bundle import open_bundle
 from edgekit_runtime.doctor import diagnose
 from edgekit_runtime.errors import DataError, EngineUnavailable, IncompatibleDevice
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, Requirements, TensorBinding, Variant
+from edgekit_runtime.manifest import Requirements
 
 BOARDS = ("coral-dev-board", "imx8m-plus", "jetson-orin-nano", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5")
-NULL = Variant(
-    name="null",
-    engine="null",
-    device="cpu",
-    scheme="float32",
-    files=("eye.npy",),
-    inputs=(TensorBinding(0, "x", "float32"),),
-    outputs=(TensorBinding(0, "y", "float32"),),
-    golden=Golden(("y.npy",), (0.0,)),
-)
 VARIANTS = (
-    replace(NULL, name="for-intel", requirements=Requirements(arch=("x86_64", "i686"))),
-    replace(NULL, name="for-newer", engine="litert", requirements=Requirements(engine_version="99.0")),
-    replace(NULL, name="for-gpu", engine="openvino", device="gpu"),
-    replace(NULL, name="for-coral", engine="litert", device="npu", delegate="edgetpu"),
-    replace(NULL, name="for-later", engine="quantum"),
-    replace(NULL, name="for-large", requirements=Requirements(memory_bytes=3 << 30)),
-    NULL,
+    {"name": "for-intel", "requirements": Requirements(arch=("x86_64", "i686"))},
+    {"name": "for-newer", "engine": "litert", "requirements": Requirements(engine_version="99.0")},
+    {"name": "for-gpu", "engine": "openvino", "device": "gpu"},
+    {"name": "for-coral", "engine": "litert", "device": "npu", "delegate": "edgetpu"},
+    {"name": "for-later", "engine": "quantum"},
+    {"name": "for-large", "requirements": Requirements(memory_bytes=3 << 30)},
+    {},
 )
 
 
 @pytest.fixture
-def bundle(tmp_path: Path):
-    """Write a bundle of these variants."""
+def bundle(linear, tmp_path: Path):
+    """Write a bundle of variants that differ from the null engine's, called "null", in these fields."""
 
-    def npy(array: np.ndarray) -> bytes:
-        file = io.BytesIO()
-        np.save(file, array)
-        return file.getvalue()
-
-    def write(*variants: Variant, **parts: object) -> Path:
-        manifest = Manifest(
-            model_name="identity",
-            model_version="1.0",
-            inputs=(InputSpec("x", (1, 4), "float32"),),
-            outputs=(OutputSpec("y", (1, 4), "float32"),),
-            variants=variants,
-            files=(),
-            golden_inputs=("x.npy",),
-            **parts,
-        )
-        zeros = npy(np.zeros((1, 1, 4), np.float32))
-        files = {"x.npy": zeros, "y.npy": zeros, "eye.npy": npy(np.eye(4, dtype=np.float32))}
-        write_bundle(manifest, files, tmp_path / "identity.edgekit")
+    def write(*variants: dict[str, object], **parts: object) -> Path:
+        manifest, files = linear(np.eye(4, dtype=np.float32), name="null", model_name="identity", **parts)
+        changed = tuple(replace(manifest.variants[0], **fields) for fields in variants or ({},))
+        write_bundle(replace(manifest, variants=changed), files, tmp_path / "identity.edgekit")
         return tmp_path / "identity.edgekit"
 
     return write
@@ -126,7 +100,7 @@ def test_where_nothing_can_run_both_refuse_for_the_same_reasons(bundle, become, 
 def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, become, tmp_path):
     from edgekit_runtime.store_admit import check_board
 
-    path = bundle(NULL, devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
+    path = bundle(devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become("raspberry-pi-5"))))])
     with open_bundle(path) as opened, pytest.raises(IncompatibleDevice) as caught:
         check_board(opened.manifest)
@@ -135,18 +109,17 @@ def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, be
 
 
 def test_the_order_is_that_of_the_boards_own_profile(bundle, become, tmp_path):
-    other = replace(NULL, name="other")
     devices = tuple(
         {"name": arch, "arch": arch, "variants": [first]} for arch, first in (("aarch64", "other"), ("armv7l", "null"))
     )
-    path = bundle(NULL, other, devices=devices)
+    path = bundle({}, {"name": "other"}, devices=devices)
     records = [asdict(diagnose(str(become("raspberry-pi-4", arch)))) for arch in ("aarch64", "armv7l")]
     assert [each.runs[0] for each in verdicts(path, tell(tmp_path / "fleet.json", records))] == ["other", "null"]
 
 
 def test_an_older_runtime_and_a_full_disk_are_told(bundle, tmp_path):
     record = {**asdict(diagnose()), "format_version": 0, "runtime": "0.0.9", "disk_free_bytes": 10}
-    (verdict,) = verdicts(bundle(NULL), tell(tmp_path / "fleet.json", [record]))
+    (verdict,) = verdicts(bundle(), tell(tmp_path / "fleet.json", [record]))
     assert "edgekit-runtime 0.0.9 reads up to 0: update it first" in verdict.reason
     assert "0 KiB of disk are free" in verdict.warnings[0]
 
@@ -160,7 +133,7 @@ def test_a_board_that_asks_for_a_signature_refuses_what_its_keys_did_not_sign(bu
     def edgekit(*arguments: object) -> None:
         subprocess.run([sys.executable, "-m", "edgekit", *map(str, arguments)], check=True, capture_output=True)
 
-    ours, theirs, path = keygen("ours.pem"), keygen("theirs.pem"), bundle(NULL)
+    ours, theirs, path = keygen("ours.pem"), keygen("theirs.pem"), bundle()
     trusting = {}
     for name, trust in (
         ("careless", ""),
@@ -264,7 +237,7 @@ def test_the_command_ends_with_6_and_names_who_can_run_nothing(bundle, tmp_path)
     good, bad = asdict(diagnose()), asdict(diagnose())
     bad["board"] = {**bad["board"], "arch": "riscv64"}
     here = platform.machine()
-    path = bundle(NULL, devices=({"name": "here", "arch": here, "variants": ["null"]},))
+    path = bundle(devices=({"name": "here", "arch": here, "variants": ["null"]},))
     records = [*({**good, "name": f"cam-{n}"} for n in range(7)), {**bad, "name": "odd-1"}]
     inventory = tell(tmp_path / "fleet.json", records)
     command = [sys.executable, "-m", "edgekit", "preflight", str(path), "--fleet", str(inventory)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,24 +16,20 @@ from edgekit.bundle_writer import write_bundle
 from edgekit.cli import main
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import DigestMismatch, SignatureInvalid
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 pytestmark = pytest.mark.needs_cryptography
+Write = Callable[..., Path]
 
 
-def write(path: Path, *, folder: bool = False) -> Path:
-    """The identity of two numbers."""
-    np.save(path.parent / "zeros.npy", np.zeros((1, 1, 2), np.float32))
-    np.save(path.parent / "eye.npy", np.eye(2, dtype=np.float32))
-    binding = (TensorBinding(0, "x", "float32"),)
-    golden = Golden(("golden/y.npy",), (0.0,))
-    variant = Variant("v", "null", "cpu", "float32", ("variants/v/eye.npy",), binding, binding, golden)
-    ends = InputSpec("x", (1, 2), "float32"), OutputSpec("y", (1, 2), "float32")
-    zeros = path.parent / "zeros.npy"
-    files = {"golden/x.npy": zeros, "golden/y.npy": zeros, "variants/v/eye.npy": path.parent / "eye.npy"}
-    manifest = Manifest("eye", "1", ends[:1], ends[1:], (variant,), (), ("golden/x.npy",))
-    write_bundle(manifest, files, path, as_directory=folder)
-    return path
+@pytest.fixture
+def write(linear: Callable[..., Any]) -> Write:
+    """Write the identity of two numbers."""
+
+    def to(path: Path, *, folder: bool = False) -> Path:
+        write_bundle(*linear(np.eye(2, dtype=np.float32)), path, as_directory=folder)
+        return path
+
+    return to
 
 
 def edgekit(*arguments: str | Path) -> int:
@@ -54,7 +52,9 @@ def public(key: Path) -> Path:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_signed_bundle_verifies_and_signing_again_changes_nothing(tmp_path: Path, key: Path, folder: bool) -> None:
+def test_a_signed_bundle_verifies_and_signing_again_changes_nothing(
+    write: Write, tmp_path: Path, key: Path, folder: bool
+) -> None:
     bundle = write(tmp_path / "m.edgekit", folder=folder)
     assert edgekit("sign", bundle, "--key", key) == 0
     assert edgekit("verify", bundle, "--key", public(key)) == 0
@@ -65,7 +65,7 @@ def test_a_signed_bundle_verifies_and_signing_again_changes_nothing(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_the_signed_file_is_still_a_plain_zip_of_the_same_files(tmp_path: Path, key: Path) -> None:
+def test_the_signed_file_is_still_a_plain_zip_of_the_same_files(write: Write, tmp_path: Path, key: Path) -> None:
     bundle, out = write(tmp_path / "m.edgekit"), tmp_path / "signed.edgekit"
     before = bundle.read_bytes()
     assert edgekit("sign", bundle, "--key", key, "-o", out) == 0
@@ -75,7 +75,7 @@ def test_the_signed_file_is_still_a_plain_zip_of_the_same_files(tmp_path: Path, 
         assert all(plain.read(name) == signed.read(name) for name in plain.namelist())
 
 
-def test_the_signature_covers_every_file(tmp_path: Path, key: Path) -> None:
+def test_the_signature_covers_every_file(write: Write, tmp_path: Path, key: Path) -> None:
     bundle = write(tmp_path / "m", folder=True)
     assert edgekit("sign", bundle, "--key", key) == 0
     for path in sorted(bundle.rglob("*")):
@@ -88,7 +88,7 @@ def test_the_signature_covers_every_file(tmp_path: Path, key: Path) -> None:
     open_bundle(bundle, trust=[public(key)]).verify_all()
 
 
-def test_a_key_is_replaced_by_another_in_two_steps(tmp_path: Path, key: Path) -> None:
+def test_a_key_is_replaced_by_another_in_two_steps(write: Write, tmp_path: Path, key: Path) -> None:
     bundle, new = write(tmp_path / "m.edgekit"), tmp_path / "new.pem"
     assert edgekit("keygen", new) == 0
     assert edgekit("sign", bundle, "--key", key) == 0
@@ -101,7 +101,7 @@ def test_a_key_is_replaced_by_another_in_two_steps(tmp_path: Path, key: Path) ->
 
 
 def test_a_signature_of_other_contents_is_not_added_to(
-    tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
+    write: Write, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = write(tmp_path / "m", folder=True)
     assert edgekit("sign", bundle, "--key", key) == 0
@@ -112,7 +112,7 @@ def test_a_signature_of_other_contents_is_not_added_to(
     assert edgekit("sign", bundle, "--key", key) == 0
 
 
-def test_a_damaged_bundle_is_not_signed(tmp_path: Path, key: Path) -> None:
+def test_a_damaged_bundle_is_not_signed(write: Write, tmp_path: Path, key: Path) -> None:
     bundle = write(tmp_path / "m", folder=True)
     golden = bundle / "golden/x.npy"
     golden.write_bytes(golden.read_bytes()[:-1] + b"\1")
@@ -132,7 +132,7 @@ def test_keys_are_private_and_never_overwritten(tmp_path: Path, key: Path, capsy
 
 
 def test_a_key_may_be_kept_encrypted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle, key = write(tmp_path / "m.edgekit"), tmp_path / "sealed.pem"
     monkeypatch.setenv("EDGEKIT_KEY_PASSWORD", "hunter2")
@@ -145,7 +145,9 @@ def test_a_key_may_be_kept_encrypted(
         assert "EDGEKIT_KEY_PASSWORD" in capsys.readouterr().err
 
 
-def test_a_key_of_another_kind_is_no_key_for_bundles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_of_another_kind_is_no_key_for_bundles(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -156,7 +158,7 @@ def test_a_key_of_another_kind_is_no_key_for_bundles(tmp_path: Path, capsys: pyt
     assert "other.pem: is a private key of a kind that signs no bundles" in capsys.readouterr().err
 
 
-def test_what_was_signed_is_told(tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_signed_is_told(write: Write, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = write(tmp_path / "m.edgekit")
     capsys.readouterr()
     assert edgekit("sign", bundle, "--key", key, "--json") == 0

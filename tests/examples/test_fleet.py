@@ -5,13 +5,11 @@ No hawkBit and no Mender server is here: a listener records the requests and ans
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -19,7 +17,6 @@ import numpy as np
 import pytest
 
 from edgekit.bundle_writer import write_bundle
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 VERDICTS = {
     "boards": [{"board": "cam-1", "runs": ["a"]}, {"board": "cam-2", "runs": []}, {"board": "cam-3", "runs": ["a"]}]
@@ -141,25 +138,13 @@ def test_boards_are_asked_one_after_the_other_and_the_silent_are_named(fleet, tm
     assert [board.name for board in read_inventory(tmp_path / "fleet")] == ["cam-1", "cam-3"]
 
 
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-def test_the_application_switches_while_it_runs_and_keeps_what_works(fleet, tmp_path):
-    ones, twos = (np.full((1, 4), value, np.float32) for value in (1, 2))
-    binding = TensorBinding(0, "x", "float32")
-    golden = Golden(("y.npy",), (0.0,))
-    variant = Variant("null", "null", "cpu", "float32", ("eye.npy",), (binding,), (binding,), golden)
-    specs = ((InputSpec("x", (1, 4), "float32"),), (OutputSpec("y", (1, 4), "float32"),))
-    manifest = Manifest("scale", "1.0", *specs, (variant,), (), ("x.npy",))
+def test_the_application_switches_while_it_runs_and_keeps_what_works(fleet, linear, tmp_path):
+    ones = np.ones((1, 4), np.float32)
     store, runtime = tmp_path / "store", (sys.executable, "-m", "edgekit_runtime")
-    (tmp_path / "sample.npy").write_bytes(npy(ones))
-    for version, factor in (("1.0", ones), ("1.1", twos)):
-        eye = np.diag(factor[0])
-        files = {"x.npy": npy(ones[None]), "y.npy": npy((ones @ eye)[None]), "eye.npy": npy(eye)}
-        write_bundle(replace(manifest, model_version=version), files, tmp_path / f"{version}.edgekit")
+    np.save(tmp_path / "sample.npy", ones)
+    for version, factor in (("1.0", 1), ("1.1", 2)):
+        parts = linear(factor * np.eye(4, dtype=np.float32), ones[None], model_name="scale", model_version=version)
+        write_bundle(*parts, tmp_path / f"{version}.edgekit")
 
     def install(version: str) -> None:
         command = [*runtime, "install", str(tmp_path / f"{version}.edgekit"), str(store)]

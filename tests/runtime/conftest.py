@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from ctypes.util import find_library
 from dataclasses import replace
@@ -31,63 +30,36 @@ GOLDEN = np.random.default_rng(8).normal(size=(3, 1, 2, 2, 3)).astype(np.float32
 
 
 @pytest.fixture
-def npy() -> Npy:
-    """An array as the bytes of an .npy file."""
-
-    def convert(array: Any) -> bytes:
-        file = io.BytesIO()
-        np.save(file, np.asarray(array))
-        return file.getvalue()
-
-    return convert
-
-
-@pytest.fixture
 def weights() -> np.ndarray:
     """The classifier: (2, 2, 3, 4)."""
     return WEIGHTS
 
 
 @pytest.fixture
-def variant() -> Variant:
-    """The classifier's only artifact, in float32."""
-    return Variant(
-        name="null-float32",
-        engine="null",
-        device="cpu",
-        scheme="float32",
-        files=("variants/null-float32/weights.npy",),
-        inputs=(TensorBinding(0, "x", "float32"),),
-        outputs=(TensorBinding(0, "y", "float32"),),
-        golden=Golden(("golden/null-float32/0.npy",), (1e-5,)),
-    )
-
-
-@pytest.fixture
-def manifest(variant: Variant) -> Manifest:
+def manifest(linear: Callable[..., Any]) -> Manifest:
     """The classifier's manifest, its files not yet filled in."""
     preprocessing = Preprocessing(resize=(2, 2), scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.25,))
-    return Manifest(
+    return linear(
+        WEIGHTS,
+        GOLDEN,
+        1e-5,
+        "null-float32",
         model_name="quarters",
-        model_version="1.0",
         inputs=(InputSpec("image", (1, 2, 2, 3), "float32", "NHWC", preprocessing),),
         outputs=(OutputSpec("scores", (1, 4), "float32", "labels.txt"),),
-        variants=(variant,),
-        files=(),
-        golden_inputs=("golden/inputs/0.npy",),
-    )
+    )[0]
 
 
 @pytest.fixture
-def files(npy: Npy) -> dict[str, bytes]:
+def variant(manifest: Manifest) -> Variant:
+    """The classifier's only artifact, in float32."""
+    return manifest.variants[0]
+
+
+@pytest.fixture
+def files(linear: Callable[..., Any]) -> dict[str, bytes]:
     """The classifier's files."""
-    outputs = GOLDEN.reshape(3, 1, 12) @ WEIGHTS.reshape(12, 4)  # (3, 1, 4)
-    return {
-        "labels.txt": b"north\neast\nsouth\nwest\n",
-        "golden/inputs/0.npy": npy(GOLDEN),
-        "golden/null-float32/0.npy": npy(outputs),
-        "variants/null-float32/weights.npy": npy(WEIGHTS),
-    }
+    return {"labels.txt": b"north\neast\nsouth\nwest\n", **linear(WEIGHTS, GOLDEN, name="null-float32")[1]}
 
 
 @pytest.fixture

@@ -149,11 +149,11 @@ def test_run_tells_where_boxes_are(
 ) -> None:
     weights = np.zeros((2, 2, 3, 5), np.float32)
     weights[0, 0, 0] = [30, 20, 8, 4, 0.75]  # centre, size and score of a box, for the first pixel's red
-    inputs = np.load(io.BytesIO(files["golden/inputs/0.npy"]))
+    inputs = np.load(io.BytesIO(files["golden/x.npy"]))
     made = {
         "labels.txt": b"thing\n",
         "variants/null-float32/weights.npy": npy(weights),
-        "golden/null-float32/0.npy": npy(inputs.reshape(3, 1, 12) @ weights.reshape(12, 5)),
+        "golden/y.npy": npy(inputs.reshape(3, 1, 12) @ weights.reshape(12, 5)),
     }
     means = Postprocessing("found", boxes="found", box_format="cxcywh", threshold=0.5)
     path = make(also=made, outputs=(OutputSpec("found", (1, 5), "float32", "labels.txt"),), postprocessing=means)

@@ -210,6 +210,6 @@ def test_an_input_is_never_joined(described: Manifest) -> None:
 def _listed(described: Manifest) -> bytes:
     """The manifest's bytes, every file it speaks of listed."""
     document = json.loads(to_json(described))
-    paths = {"labels.txt", "golden/inputs/0.npy", "golden/null-float32/0.npy", "variants/null-float32/weights.npy"}
+    paths = {"labels.txt", "golden/x.npy", "golden/y.npy", "variants/null-float32/weights.npy"}
     document["files"] = [{"path": path, "size_bytes": 1, "sha256": "0" * 64} for path in sorted(paths)]
     return json.dumps(document).encode()

@@ -116,8 +116,8 @@ def test_a_raw_image_of_another_size_needs_a_resize(make: Make, manifest: Manife
 def test_channels_move_for_a_model_that_wants_them_first(make: Make, manifest: Manifest, npy: Any) -> None:
     first = replace(manifest.inputs[0], shape=(1, 3, 2, 2), layout="NCHW")
     order = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)
-    zeros = {"golden/inputs/0.npy": npy(np.zeros((1, 1, 3, 2, 2), np.float32))}
-    zeros["golden/null-float32/0.npy"] = npy(np.zeros((1, 1, 4), np.float32))
+    zeros = {"golden/x.npy": npy(np.zeros((1, 1, 3, 2, 2), np.float32))}
+    zeros["golden/y.npy"] = npy(np.zeros((1, 1, 4), np.float32))
     path = make(inputs=(first,), also={**zeros, "variants/null-float32/weights.npy": npy(order)})
     image = np.random.default_rng(1).integers(0, 256, (2, 2, 3)).astype(np.uint8)
     with edgekit_runtime.load(path) as model:
@@ -182,7 +182,7 @@ def test_nothing_is_left_behind(
     with edgekit_runtime.load(bundle_path):
         assert list(temporary.iterdir())
     assert not list(temporary.iterdir())
-    broken = make(replace(variant, golden=Golden(variant.golden.outputs, (0.0,)), files=("golden/inputs/0.npy",)))
+    broken = make(replace(variant, golden=Golden(variant.golden.outputs, (0.0,)), files=("golden/x.npy",)))
     with pytest.raises(EngineError):
         edgekit_runtime.load(broken)
     assert not list(temporary.iterdir())
@@ -269,8 +269,8 @@ def test_an_ir_runs_from_an_archive_with_its_weights_beside_it(
     xml = make_ir(weights.reshape(12, 4))
     paths = ("variants/ir/model.xml", "variants/ir/model.bin")
     ir = replace(variant, name="ir", engine="openvino", files=paths)
-    flat = {"golden/inputs/0.npy": npy(np.ones((1, 1, 12), np.float32))}
-    flat["golden/null-float32/0.npy"] = npy(weights.reshape(1, 12, 4).sum(axis=1, keepdims=True))
+    flat = {"golden/x.npy": npy(np.ones((1, 1, 12), np.float32))}
+    flat["golden/y.npy"] = npy(weights.reshape(1, 12, 4).sum(axis=1, keepdims=True))
     files = {paths[0]: xml.read_bytes(), paths[1]: xml.with_suffix(".bin").read_bytes(), **flat}
     spec = InputSpec("features", (1, 12), "float32")
     with edgekit_runtime.load(make(ir, inputs=(spec,), also=files), threads=1) as model:

@@ -52,7 +52,7 @@ def version(manifest: Manifest, files: dict[str, bytes], npy: Callable[[Any], by
         factor = 1 + int.from_bytes(number.encode(), "big") % 97
         changed = {
             **files,
-            "golden/null-float32/0.npy": npy(load_npy(files["golden/null-float32/0.npy"]) * factor + broken),
+            "golden/y.npy": npy(load_npy(files["golden/y.npy"]) * factor + broken),
             "variants/null-float32/weights.npy": npy(load_npy(files["variants/null-float32/weights.npy"]) * factor),
         }
         variants = (replace(manifest.variants[0], golden=replace(manifest.variants[0].golden, max_abs=(1e-2,))),)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,24 +15,14 @@ from edgekit.bundle_writer import write_bundle
 from edgekit.signing import make_key, read_private_key, sign
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import SignatureInvalid
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 pytestmark = [pytest.mark.needs_model_signing, pytest.mark.needs_cryptography]
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(linear: Callable[..., Any], tmp_path: Path) -> Path:
     """The identity of two numbers, as a file."""
-    np.save(tmp_path / "zeros.npy", np.zeros((1, 1, 2), np.float32))
-    np.save(tmp_path / "eye.npy", np.eye(2, dtype=np.float32))
-    binding = (TensorBinding(0, "x", "float32"),)
-    golden = Golden(("golden/y.npy",), (0.0,))
-    variant = Variant("v", "null", "cpu", "float32", ("variants/v/eye.npy",), binding, binding, golden)
-    ends = InputSpec("x", (1, 2), "float32"), OutputSpec("y", (1, 2), "float32")
-    zeros = tmp_path / "zeros.npy"
-    files = {"golden/x.npy": zeros, "golden/y.npy": zeros, "variants/v/eye.npy": tmp_path / "eye.npy"}
-    manifest = Manifest("eye", "1", ends[:1], ends[1:], (variant,), (), ("golden/x.npy",))
-    write_bundle(manifest, files, tmp_path / "m.edgekit")
+    write_bundle(*linear(np.eye(2, dtype=np.float32)), tmp_path / "m.edgekit")
     return tmp_path / "m.edgekit"
 
 
@@ -80,7 +72,7 @@ def test_we_accept_what_it_signs_and_refuse_what_was_changed(
     with open_bundle(folder, trust=[keys[1]]) as opened:
         opened.verify_all()
     manifest = folder / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"version": "1"', b'"version": "9"'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"version": "1.0"', b'"version": "9.0"'))
     with pytest.raises(SignatureInvalid, match=r"manifest\.json' is not what was signed"):
         open_bundle(folder, trust=[keys[1]])
 

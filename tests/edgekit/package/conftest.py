@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +14,28 @@ import pytest
 from edgekit.bundle_writer import write_bundle
 from edgekit.package import package
 from edgekit.package.request import make_request
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.manifest import InputSpec, OutputSpec
 
 Make = Callable[..., Path]
 WEIGHTS = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
 GOLDEN = np.ones((3, 1, 2, 2, 3), np.float32)
-
-
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+ARTIFACT = "variants/v/weights.npy"
 
 
 @pytest.fixture(scope="session")
-def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make_bundle(linear: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Write a linear classifier of 2x2 RGB images; other parts of the manifest if told."""
+    described = {
+        "model_name": "Quarters of Images",
+        "model_version": "1.2",
+        "inputs": (InputSpec("image", (1, 2, 2, 3), "float32"),),
+        "outputs": (OutputSpec("scores", (1, 4), "float32"),),
+    }
 
     def write(*, folder: bool = False, artifact: bytes | None = None, **parts: Any) -> Path:
-        variant = Variant(
-            name="null-float32",
-            engine="null",
-            device="cpu",
-            scheme="float32",
-            files=("variants/null-float32/weights.npy",),
-            inputs=(TensorBinding(0, "x", "float32"),),
-            outputs=(TensorBinding(0, "y", "float32"),),
-            golden=Golden(("golden/null-float32/0.npy",), (1e-3,)),
-        )
-        manifest = Manifest(
-            model_name="Quarters of Images",
-            model_version="1.2",
-            inputs=(InputSpec("image", (1, 2, 2, 3), "float32"),),
-            outputs=(OutputSpec("scores", (1, 4), "float32"),),
-            variants=(variant,),
-            files=(),
-            golden_inputs=("golden/inputs/0.npy",),
-        )
-        files = {
-            "golden/inputs/0.npy": npy(GOLDEN),
-            "golden/null-float32/0.npy": npy(GOLDEN.reshape(3, 1, 12) @ WEIGHTS.reshape(12, 4)),
-            "variants/null-float32/weights.npy": artifact or npy(WEIGHTS),
-        }
+        manifest, files = linear(WEIGHTS, GOLDEN, 1e-3, **(described | parts))
         path = tmp_path_factory.mktemp("bundle") / ("quarters" if folder else "quarters.edgekit")
-        write_bundle(replace(manifest, **parts), files, path, as_directory=folder)
+        write_bundle(manifest, files | ({ARTIFACT: artifact} if artifact else {}), path, as_directory=folder)
         return path
 
     return write

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 
 from edgekit.bundle_writer import write_bundle
 from edgekit.delta import make_delta
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 HERE = Path(__file__).parent
 SCENARIOS = (
@@ -41,49 +40,14 @@ SCENARIOS = (
 pytestmark = [pytest.mark.needs_cc]
 
 
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-def write(path: Path, version: str, weights: np.ndarray) -> None:
-    """A bundle whose weights take several writes."""
-    variant = Variant(
-        name="v",
-        engine="null",
-        device="cpu",
-        scheme="float32",
-        files=("variants/v/weights.npy",),
-        inputs=(TensorBinding(0, "x", "float32"),),
-        outputs=(TensorBinding(0, "y", "float32"),),
-        golden=Golden(("golden/y.npy",), (0.0,)),
-    )
-    manifest = Manifest(
-        "m",
-        version,
-        (InputSpec("x", (1, *weights.shape[:-1]), "float32"),),
-        (OutputSpec("y", (1, weights.shape[-1]), "float32"),),
-        (variant,),
-        (),
-        ("golden/x.npy",),
-    )
-    files = {
-        "golden/x.npy": npy(np.zeros((1, 1, *weights.shape[:-1]), np.float32)),
-        "golden/y.npy": npy(np.zeros((1, 1, weights.shape[-1]), np.float32)),
-        "variants/v/weights.npy": npy(weights),
-    }
-    write_bundle(manifest, files, path)
-
-
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions of a model, and the delta from the first to the second."""
+def bundles(linear: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three versions of a model whose weights take several writes, and the delta from the first to the second."""
     folder = tmp_path_factory.mktemp("bundles")
     weights = np.random.default_rng(0).normal(size=(96, 96)).astype(np.float32)
     for number, letter in enumerate("abc"):
         weights[90:, :] += number  # the last layer was trained on
-        write(folder / f"{letter}.edgekit", f"1.{number}", weights)
+        write_bundle(*linear(weights, model_version=f"1.{number}"), folder / f"{letter}.edgekit")
     make_delta(folder / "a.edgekit", folder / "b.edgekit", folder / "ab.delta", codec="zlib")
     return folder
 
