@@ -26,6 +26,8 @@ CUSTOM_LAYER = re.compile(
     r"(?:Could not locate (?:class|function)|Unknown (?:layer|\w+ function|object):?) '?([\w>.]+)'?"
 )
 LAMBDA = '"class_name": "Lambda"'
+CHANGED = '"hard_sigmoid"'  # clip(x / 5 + 1/2) in Keras 2, clip(x / 6 + 1/2) in Keras 3
+CHANGED_SINCE = "Keras 3 computes another hard_sigmoid than Keras 2, in which this file was written"
 CANNOT_RUN = "the model cannot run on inputs of the shapes it has or was given"
 
 
@@ -83,7 +85,7 @@ def _unknown_object(request: SourceRequest, name: str) -> str:
 
 
 def load_file(request: SourceRequest) -> Live:
-    """Load ``.keras`` or ``.h5``; what Keras 3 refuses is loaded with tf_keras, the Keras-2 code line."""
+    """Load ``.keras`` or ``.h5``; what Keras 3 refuses, or computes otherwise, with tf_keras, the Keras-2 code line."""
     with keras_errors(request):
         model, notes = _load_either(request)
     return from_model(model, request, notes=notes)
@@ -101,6 +103,10 @@ def _load_either(request: SourceRequest) -> tuple[Any, tuple[str, ...]]:
     if LAMBDA in architecture and not request.allow_pickle:  # tf_keras would run an .h5 file's without asking
         raise SourceError(_lambda_refusal(request))
     options = {"compile": False, "custom_objects": _custom_objects(request), "safe_mode": not request.allow_pickle}
+    if CHANGED in architecture and not version.startswith("3"):
+        import tf_keras
+
+        return tf_keras.models.load_model(request.path, **options), ("loaded with tf_keras: " + CHANGED_SINCE,)
     try:
         return keras.models.load_model(request.path, **options), ()
     except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError) as refusal:

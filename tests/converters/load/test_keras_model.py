@@ -77,6 +77,19 @@ def test_keras_2_models_load_without_the_user_knowing(old_net, tmp_path, loaded,
     assert source.notes == (() if name == "old_saved" else ("loaded with tf_keras: Keras 3 refuses this Keras-2 file",))
 
 
+@pytest.mark.parametrize("name", ["gate.h5", "gate.keras"])
+def test_what_keras_3_computes_otherwise_than_keras_2_is_as_it_was(tmp_path, loaded, name):
+    import tf_keras
+    from tf_keras import layers
+
+    tf_keras.utils.set_random_seed(0)
+    net = tf_keras.Sequential([layers.Input((4,), name="x"), layers.Dense(3, activation="hard_sigmoid")])
+    net.save(tmp_path / name)
+    source = loaded(tmp_path / name)
+    assert np.allclose(run(source, VECTOR)[0], net(VECTOR).numpy(), atol=1e-6)
+    assert any("another hard_sigmoid" in note for note in source.notes)
+
+
 def test_inputs_and_outputs_keep_names_and_order_in_dictionaries(tmp_path, loaded):
     import keras
     from keras import layers
