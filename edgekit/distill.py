@@ -8,19 +8,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__, steps
+from edgekit import __version__, begin, model_file, steps
 from edgekit import training as trainings
-from edgekit.options import Options, check_outputs
-from edgekit.pipeline import with_preprocessing
+from edgekit.model_file import ModelReport
+from edgekit.options import Options
 from edgekit.plan import Plan, resolve
 from edgekit.training import Teacher, Training
-from edgekit_converters.cache import Cache, cache_root, digest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import EvaluateRequest, Evaluation, Source
-from edgekit_converters.runner import Runner, StageCost, Watch, new_log
+from edgekit_converters.runner import Runner, StageCost, Watch
 from edgekit_converters.train import Epoch, Settings, Trained
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import InputSpec
 
 
 @dataclass(frozen=True)
@@ -31,15 +29,6 @@ class DistillPlan:
     teacher: Plan
     training: Training
     output: Path | None  # without, the student's name with "-distilled"
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """What was written."""
-
-    path: str
-    size_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -83,14 +72,9 @@ def plan(student: Options, teacher: Options) -> DistillPlan:
         raise PlanError("a student learns from data: give --train DATA; it needs no labels")
     if training.settings.teacher_share == 0:
         raise PlanError("--teacher-share 0 leaves the teacher out: give more than 0")
-    output = Path(student.output) if student.output else None
-    if output:
-        check_outputs(output, dataclasses.replace(student, labels=teacher.model))
     # resolved as a conversion would be, whose default name of a bundle is not used
-    return DistillPlan(
-        resolve(dataclasses.replace(student, output=None)), resolve(dataclasses.replace(teacher, output=None)),
-        training, output,
-    )  # fmt: skip
+    learns, knows = (resolve(dataclasses.replace(one, output=None)) for one in (student, teacher))
+    return DistillPlan(learns, knows, training, model_file.asked(student, learns.source, teacher.model))
 
 
 def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
@@ -100,22 +84,23 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    root = cache_root()
-    with Runner(new_log(root), Cache(root / "stages", enabled=plan.student.cache), watch) as runner:
+    with begin.runner(plan.student, watch) as runner:
         student, teacher = _opened(runner, plan.student), _opened(runner, plan.teacher)
-        output = _output(plan, trainings.save(runner, student.source).suffix)
+        saved = model_file.save(runner, student.source)
+        output = model_file.place(plan.output, f"{plan.student.name}-distilled", saved)
         material = trainings.material(runner, plan.student, student.inputs, plan.training)
         before = _evaluated(runner, plan.student, student)
         known = _evaluated(runner, dataclasses.replace(plan.teacher, evaluate=plan.student.evaluate), teacher)
         trained = trainings.train(runner, plan.training, student.source, material, teacher)
         learned = dataclasses.replace(student.source, request=trained.request)
         after = _evaluated(runner, plan.student, Teacher(learned, student.inputs))
-        trainings.put(trainings.save(runner, learned), output)
+        file = model_file.save(runner, learned)
+        model_file.put(file, output)
         return DistillReport(
             edgekit=__version__,
             student=plan.student.name,
             teacher=plan.teacher.name,
-            model=ModelReport(str(output), output.stat().st_size, digest(output)),
+            model=model_file.told(file, output),
             samples=material.data.count,
             metric=trained.metric,
             before=trained.before,
@@ -135,20 +120,7 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
 
 def _opened(runner: Runner, plan: Plan) -> Teacher:
     source: Source = runner.run("load", LOADERS[plan.source.kind].toolchain, plan.source, plan.name)
-    inputs: tuple[InputSpec, ...] = with_preprocessing(source, plan)
-    return Teacher(source, inputs)
-
-
-def _output(plan: DistillPlan, suffix: str) -> Path:
-    """Where the student goes.
-
-    Raises:
-        PlanError: the name asks for another kind of file than the student's.
-    """
-    output = plan.output or Path(f"{plan.student.name}-distilled{suffix}")
-    if output.suffix.lower() != suffix:
-        raise PlanError(f"-o {output}: the student is saved as {suffix}; give a name that ends so")
-    return output
+    return Teacher(source, begin.with_preprocessing(source, plan))
 
 
 def _evaluated(runner: Runner, plan: Plan, model: Teacher) -> Evaluation | None:

@@ -6,13 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from edgekit import begin, steps
 from edgekit.plan import Plan
-from edgekit_converters.cache import Cache, cache_root
-from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Layer
-from edgekit_converters.records import Artifact, LowerRequest, Probe, ProbeRequest, Source
-from edgekit_converters.runner import Runner, Watch, new_log
-from edgekit_converters.trace import LayerMap, MatchRequest, Trace, TraceRequest
+from edgekit_converters.runner import Watch
+from edgekit_converters.trace import LayerMap
 
 
 @dataclass(frozen=True)
@@ -53,31 +51,16 @@ def list_layers(plan: Plan, watch: Watch | None = None) -> LayersReport:
     Raises:
         EdgekitError: a stage refused.
     """
-    root = cache_root()
-    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), watch) as runner:
-        toolchain = LOADERS[plan.source.kind].toolchain
-        for engine in plan.engines:
-            runner.start(engine, "match")
-        source: Source = runner.run("load", toolchain, plan.source)
-        probe: Probe = runner.run("probe", toolchain, ProbeRequest(source, source.inputs))
-        maps = []
-        for engine in plan.engines:
-            lowered: Artifact = runner.run("lower", toolchain, LowerRequest(source, engine), engine)
-            maps.append(map_layers(runner, source, probe, lowered))
+    with begin.runner(plan, watch) as runner:
+        work = begin.work(runner, plan, begin.load(runner, plan, "match"))
+        maps = [steps.layers(work, steps.lower(work, engine)) for engine in plan.engines]
     return LayersReport(
         model=plan.name,
-        framework=source.framework,
+        framework=work.source.framework,
         layers=tuple(dataclasses.replace(layer, nodes=()) for layer in maps[0].layers),
         nodes={one.engine: tuple(layer.nodes for layer in one.layers) for one in maps},
-        notes=(*plan.notes, *source.notes, *(note for one in maps for note in lost(one))),
+        notes=(*plan.notes, *work.source.notes, *(note for one in maps for note in lost(one))),
     )
-
-
-def map_layers(runner: Runner, source: Source, probe: Probe, lowered: Artifact) -> LayerMap:
-    """Find the layers of a source in its float artifact, by what they compute for the probe's first sample."""
-    trace: Trace = runner.run("trace", LOADERS[source.request.kind].toolchain, TraceRequest(source, probe))
-    found: LayerMap = runner.run("match", lowered.engine, MatchRequest(lowered, probe, trace), lowered.engine)
-    return found
 
 
 def lost(found: LayerMap) -> tuple[str, ...]:

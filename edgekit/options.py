@@ -185,8 +185,8 @@ def _check_crew(options: Options) -> None:
         raise PlanError("--ray needs the cache, through which nodes give what they made: leave --no-cache out")
 
 
-def check_outputs(output: Path, options: Options) -> None:
-    """Refuse a place that cannot be written to, or that holds something else that is named.
+def check_outputs(output: Path, options: Options, *also: str) -> None:
+    """Refuse a place that cannot be written to, or that holds something else that is named, by options or besides.
 
     Raises:
         PlanError: likewise.
@@ -194,7 +194,7 @@ def check_outputs(output: Path, options: Options) -> None:
     outputs = {"-o": output}
     for option, named in (("--report", options.report), ("--write-latency-table", options.write_latency_table)):
         outputs |= {option: Path(named)} if named else {}
-    read = [options.model, *(getattr(options, name) for name in FILES_READ)]
+    read = [options.model, *also, *(getattr(options, name) for name in FILES_READ)]
     taken = {file_of(text).resolve() for text in read if text}
     for option, path in outputs.items():
         if not path.absolute().parent.is_dir():

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit import __version__, assemble, auto, postprocessing, steps
+from edgekit import __version__, assemble, auto, begin, postprocessing, steps
 from edgekit import report as reports
 from edgekit.assemble import Made
 from edgekit.bundle_writer import write_bundle
@@ -20,20 +20,14 @@ from edgekit.report import BundleReport, Report, SourceReport, VariantReport
 from edgekit.report_page import page
 from edgekit.steps import Outcome, Work
 from edgekit_converters import toolchains
-from edgekit_converters.cache import Cache, cache_root, digest
+from edgekit_converters.cache import digest
 from edgekit_converters.data import DataSet
 from edgekit_converters.load import LOADERS
-from edgekit_converters.records import (
-    Artifact,
-    Evaluation,
-    Probe,
-    ProbeRequest,
-    Source,
-)
-from edgekit_converters.runner import Runner, Watch, new_log
+from edgekit_converters.records import Artifact, Evaluation, Source
+from edgekit_converters.runner import Watch
 from edgekit_converters.verify.verdict import check_drop, doubts, drop
-from edgekit_runtime.errors import ConversionError, PlanError
-from edgekit_runtime.manifest import InputSpec, Postprocessing
+from edgekit_runtime.errors import ConversionError
+from edgekit_runtime.manifest import Postprocessing
 
 
 def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = None) -> Report:
@@ -46,56 +40,23 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
         EdgekitError: a stage refused; nothing is left behind.
     """
     started = time.monotonic()
-    root = cache_root()
-    cache = Cache(root / "stages", enabled=plan.cache)
-    # what nodes of a cluster are to see lies beside the cache, which they share
-    with Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None) as runner:
-        toolchain = LOADERS[plan.source.kind].toolchain
-        for engine in plan.engines:
-            runner.start(engine, "quantize")
-        source: Source = runner.run("load", toolchain, plan.source)
+    with begin.runner(plan, watch) as runner:
+        source = begin.load(runner, plan, "quantize")
         plan = as_it_came(plan, source.scheme)
-        inputs = with_preprocessing(source, plan)
         declared = _declared(source, plan)
-        calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
-        evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
-        if evaluation and plan.max_drop is not None:
-            steps.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
-        # both sets: artifacts whose ranges come from a calibration set too narrow are right on that set alone
-        samples = ProbeRequest(source, inputs, tuple(data for data in (calibration, evaluation) if data))
-        probe: Probe = runner.run("probe", toolchain, samples)
-        labels, notes = assemble.labels(plan, source, evaluation or calibration, declared)
-        if labels and declared is None:
-            declared, more = postprocessing.suggest(source.outputs[0], probe.outputs[0])
-            notes += more
-
-        dense = Work(runner, plan, source, inputs, probe, calibration, evaluation)
+        dense = begin.work(runner, plan, source)
+        labels, declared, notes = _meaning(dense, declared)
         made = slim(dense, pruning) if pruning else None
-        work = _pruned(dense, made, samples) if made else dense
+        work = _pruned(dense, made) if made else dense
         lowered = [steps.lower(work, engine) for engine in plan.engines]
         work, coverage = steps.cover(work, lowered)
         outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
-
-        versions = {"edgekit": __version__} | toolchains.versions(toolchain, *plan.engines)
-        contents = assemble.Contents(
-            outcome.plan,
-            work.source,
-            inputs,
-            work.probe,
-            outcome.made,
-            outcome.baseline,
-            work.calibration,
-            labels,
-            declared,
-            (*notes, *outcome.notes),
-            versions,
-        )
-        told = (
-            compare(replace(dense, plan=outcome.plan), pruning, made, _artifacts(outcome)) if pruning and made else None
-        )
+        outcome = replace(outcome, coverage=coverage)
+        contents = _contents(work, outcome, labels, declared, notes)
+        told = _told(dense, pruning, made, outcome)
         with reports.to_file(plan.report) as write_report:
             _write(contents)
-            report = _report(work, contents, replace(outcome, coverage=coverage), started, told)
+            report = _report(work, contents, outcome, started, told)
             write_report(_text(report, plan.report))
     return report
 
@@ -106,15 +67,21 @@ def _text(report: Report, path: Path | None) -> str:
     return page(report.source.name, report.source.metric, report.variants, report.pruning, report.notes)
 
 
-def _pruned(dense: Work, made: Slim, samples: ProbeRequest) -> Work:
+def _meaning(
+    work: Work, declared: Postprocessing | None
+) -> tuple[tuple[str, ...], Postprocessing | None, tuple[str, ...]]:
+    """Names of the classes, what the outputs mean, and notes; names alone may tell the meaning of the first output."""
+    labels, notes = assemble.labels(work.plan, work.source, work.evaluation or work.calibration, declared)
+    if labels and declared is None:
+        declared, more = postprocessing.suggest(work.source.outputs[0], work.probe.outputs[0])
+        notes += more
+    return labels, declared, notes
+
+
+def _pruned(dense: Work, made: Slim) -> Work:
     """The work that goes on with the pruned model."""
-    toolchain = LOADERS[made.source.request.kind].toolchain
-    probe: Probe = dense.runner.run("probe", toolchain, replace(samples, source=made.source), "pruned")
+    probe = begin.probed(dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned")
     return replace(dense, source=made.source, probe=probe, dense=dense.source)
-
-
-def _artifacts(outcome: Outcome) -> dict[tuple[str, str], Artifact]:
-    return {key: one.artifact for key, one in outcome.made.items()}
 
 
 def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
@@ -130,6 +97,37 @@ def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
     # timed one after the other, when nothing else of ours runs
     made = {key: replace(one, latency=steps.measure(work, one)) for key, one in made.items()}
     return Outcome(plan, baseline, made)
+
+
+def _told(dense: Work, pruning: Pruning | None, made: Slim | None, outcome: Outcome) -> PruningReport | None:
+    """What pruning bought, where anything was pruned."""
+    if pruning is None or made is None:
+        return None
+    artifacts = {key: one.artifact for key, one in outcome.made.items()}
+    return compare(replace(dense, plan=outcome.plan), pruning, made, artifacts)
+
+
+def _contents(
+    work: Work,
+    outcome: Outcome,
+    labels: tuple[str, ...],
+    declared: Postprocessing | None,
+    notes: tuple[str, ...],
+) -> assemble.Contents:
+    toolchain = LOADERS[work.plan.source.kind].toolchain
+    return assemble.Contents(
+        plan=outcome.plan,
+        source=work.source,
+        inputs=work.inputs,
+        probe=work.probe,
+        made=outcome.made,
+        baseline=outcome.baseline,
+        calibration=work.calibration,
+        labels=labels,
+        postprocessing=declared,
+        notes=(*notes, *outcome.notes),
+        versions={"edgekit": __version__} | toolchains.versions(toolchain, *work.plan.engines),
+    )
 
 
 def _report(
@@ -188,29 +186,6 @@ def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
     return made
 
 
-def with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
-    """Give the declared preprocessing to the model's image input, or to its only one.
-
-    Raises:
-        PlanError: it is not clear which input is meant, or its channels are not as many as the values given.
-    """
-    if plan.preprocessing is None:
-        return source.inputs
-    images = [spec for spec in source.inputs if spec.layout] or list(source.inputs)
-    if len(images) != 1:
-        names = ", ".join(spec.name for spec in images)
-        raise PlanError(f"--resize, --scale, --mean and --std are for one input; the model has {names}")
-    spec = images[0]
-    channels = spec.shape[1] if spec.layout == "NCHW" else spec.shape[-1]
-    for option, values in (("--mean", plan.preprocessing.mean), ("--std", plan.preprocessing.std)):
-        if len(values) not in (0, 1, channels):
-            raise PlanError(f"{option} has {len(values)} values; input {spec.name!r} has {channels} channels")
-    if plan.preprocessing.resize:
-        _check_resize(spec, plan.preprocessing.resize)
-    declared = replace(spec, preprocessing=plan.preprocessing)
-    return tuple(declared if one is spec else one for one in source.inputs)
-
-
 def _declared(source: Source, plan: Plan) -> Postprocessing | None:
     """What was asked for of the outputs, held against those there are."""
     if plan.postprocessing is None:
@@ -218,12 +193,6 @@ def _declared(source: Source, plan: Plan) -> Postprocessing | None:
     return postprocessing.declare(
         plan.postprocessing, source.outputs, len(read_labels(plan.labels)) if plan.labels else 0
     )
-
-
-def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:
-    wanted = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
-    if spec.layout is None or wanted != size:
-        raise PlanError(f"--resize {size[0]},{size[1]}: input {spec.name!r} has the shape {spec.shape}")
 
 
 def _data_notes(calibration: DataSet | None, evaluation: DataSet | None) -> tuple[str, ...]:

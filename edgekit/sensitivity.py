@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from edgekit import steps
-from edgekit.pipeline import with_preprocessing
+from edgekit import begin, steps
 from edgekit.plan import Plan
 from edgekit.steps import Lowered, Work
-from edgekit_converters.cache import Cache, cache_root
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Recipe, Rule
-from edgekit_converters.records import Artifact, Probe, ProbeRequest, Source
-from edgekit_converters.runner import Runner, StageCost, Watch, new_log
+from edgekit_converters.records import Artifact, Probe, ProbeRequest
+from edgekit_converters.runner import Runner, StageCost, Watch
 from edgekit_converters.sense import Harm, Sensitivity
 from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
@@ -109,8 +107,7 @@ def sense(plan: Plan, *, exact: bool = False, watch: Watch | None = None) -> Sen
         EdgekitError: a stage refused.
     """
     recipe = recipe_of(plan)
-    root = cache_root()
-    with Runner(new_log(root), Cache(root / "stages", enabled=plan.cache), watch) as runner:
+    with begin.runner(plan, watch) as runner:
         work = _work(runner, plan)
         with ThreadPoolExecutor(len(plan.engines)) as formats:
             running = [formats.submit(_sense_one, work, recipe, engine, exact=exact) for engine in plan.engines]
@@ -193,17 +190,14 @@ def recipe_of(plan: Plan) -> Recipe:
 
 
 def _work(runner: Runner, plan: Plan) -> Work:
-    toolchain = LOADERS[plan.source.kind].toolchain
-    for engine in plan.engines:
-        runner.start(engine, "sense")
-    source: Source = runner.run("load", toolchain, plan.source)
+    source = begin.load(runner, plan, "sense")
     if source.quantized:
         raise PlanError(f"{plan.source.path.name} came as {source.scheme}: there is nothing left to quantize")
-    inputs = with_preprocessing(source, plan)
+    inputs = begin.with_preprocessing(source, plan)
     calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
     evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()
-    probe: Probe = runner.run("probe", toolchain, ProbeRequest(source, inputs, data, SAMPLES))
+    probe: Probe = runner.run("probe", LOADERS[plan.source.kind].toolchain, ProbeRequest(source, inputs, data, SAMPLES))
     return Work(runner, plan, source, inputs, probe, calibration, evaluation)
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgekit.assemble import Made
-from edgekit.layers import map_layers
 from edgekit.options import AUTO
 from edgekit.plan import Plan
 from edgekit.race.trial import Trial, told
 from edgekit_converters.data import DataRequest, DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
-from edgekit_converters.recipe import Layer, Recipe, resolve
+from edgekit_converters.recipe import Recipe, resolve
 from edgekit_converters.records import (
     AnswerRequest,
     Artifact,
@@ -38,6 +37,7 @@ from edgekit_converters.records import (
 from edgekit_converters.runner import Runner
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.sense import SenseRequest, Sensitivity
+from edgekit_converters.trace import LayerMap, MatchRequest, Trace, TraceRequest
 from edgekit_converters.verify.metrics import gives_back
 from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import CalibrationError, DataError
@@ -197,9 +197,13 @@ def _examined(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examina
     return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
 
 
-def layers(work: Work, artifact: Artifact) -> tuple[Layer, ...]:
-    """The source's layers, and the nodes of a float artifact that compute them."""
-    return map_layers(work.runner, work.source, work.probe, artifact).layers
+def layers(work: Work, artifact: Artifact) -> LayerMap:
+    """The source's layers, and the nodes of a float artifact that compute them: the same for the first sample."""
+    trace: Trace = work.runner.run("trace", work.toolchain, TraceRequest(work.source, work.probe))
+    found: LayerMap = work.runner.run(
+        "match", artifact.engine, MatchRequest(artifact, work.probe, trace), artifact.engine
+    )
+    return found
 
 
 def harm(work: Work, lowered: Lowered) -> tuple[str, ...]:
@@ -218,7 +222,7 @@ def sense(work: Work, lowered: Lowered, recipe: Recipe) -> Sensitivity:
     plain = replace(recipe, corrections=())
     artifact = _split(work, lowered) if recipe.scheme == EXAMINED else lowered.artifact
     request = SenseRequest(
-        artifact, quantize(work, lowered, plain), layers(work, lowered.artifact), work.inputs, work.calibration
+        artifact, quantize(work, lowered, plain), layers(work, lowered.artifact).layers, work.inputs, work.calibration
     )
     sensed: Sensitivity = work.runner.run("sense", artifact.engine, request, f"{artifact.engine} {told(plain)}")
     return sensed
@@ -229,7 +233,7 @@ def quantize(work: Work, lowered: Lowered, recipe: Recipe) -> Artifact:
     artifact = lowered.artifact
     if recipe == Recipe("float32"):
         return artifact
-    nodes = resolve(recipe, layers(work, artifact)) if recipe.rules else ()
+    nodes = resolve(recipe, layers(work, artifact).layers) if recipe.rules else ()
     if recipe.scheme == EXAMINED:
         artifact, nodes = _split(work, lowered), (*lowered.examined.nodes, *nodes)
     calibration = work.calibration if any(SCHEMES[scheme].calibrated for scheme in recipe.schemes) else None

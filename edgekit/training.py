@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from edgekit.steps import Purpose
 from edgekit_converters import cache
 from edgekit_converters.data import DataSet
 from edgekit_converters.load import LOADERS
-from edgekit_converters.load.save import Saved, SaveRequest
 from edgekit_converters.records import AnswerRequest, Source
 from edgekit_converters.runner import Runner
 from edgekit_converters.schemes import scheme
@@ -35,7 +33,7 @@ from edgekit_converters.train import (
 )
 from edgekit_converters.train.fake_quantize import ARITHMETICS
 from edgekit_converters.train.teach import check_pair
-from edgekit_runtime.errors import ConversionError, DataError, PlanError
+from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.manifest import InputSpec
 
 TRAINING, VALIDATION = Purpose("training", 32, 1000), Purpose("validation", 16, 200)
@@ -216,30 +214,6 @@ def train(
     trained: Trained = runner.run("train", LOADERS[student.request.kind].toolchain, request)
     shutil.rmtree(folder, ignore_errors=True)
     return trained
-
-
-def save(runner: Runner, source: Source) -> Path:
-    """The file of a Keras model or a PyTorch module that its framework loads without edgekit."""
-    saved: Saved = runner.run("save", LOADERS[source.request.kind].toolchain, SaveRequest(source))
-    return saved.path
-
-
-def put(file: Path, output: Path) -> None:
-    """Copy a file to where the user wants it, whole or not at all.
-
-    Raises:
-        ConversionError: it cannot be written there.
-    """
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(file, aside)
-        aside.replace(output)
-    except OSError as error:
-        raise ConversionError(
-            f"{output} cannot be written: {error.strerror or error}", stage="save", advice="give another place with -o"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _taught(runner: Runner, settings: Settings, material: Material, teacher: Teacher) -> Lessons:

@@ -10,7 +10,7 @@ from edgekit.options import Options
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, TrainRequest
-from edgekit_runtime.errors import ConversionError, DataError, PlanError
+from edgekit_runtime.errors import DataError, PlanError
 
 
 @pytest.fixture
@@ -81,18 +81,6 @@ def test_data_that_are_not_there_are_refused(options, tmp_path):
         training.asked(options(validate="nowhere"))
     with pytest.raises(PlanError, match=r"--log-dir .*: is a file"):
         training.asked(options(log_dir=str(tmp_path / "train.npz")))
-
-
-def test_a_model_is_put_in_its_place_whole_or_not_at_all(tmp_path):
-    (tmp_path / "made").write_bytes(b"model")
-    training.put(tmp_path / "made", tmp_path / "out.keras")
-    assert (tmp_path / "out.keras").read_bytes() == b"model"
-    with pytest.raises(ConversionError, match="cannot be written"):
-        training.put(tmp_path / "made", tmp_path / "nowhere" / "out.keras")
-    with pytest.raises(ConversionError, match="cannot be written"):
-        training.put(tmp_path / "lost", tmp_path / "out.keras")
-    assert (tmp_path / "out.keras").read_bytes() == b"model"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out.keras"]
 
 
 def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):

@@ -77,11 +77,9 @@ def command(*arguments):
 @pytest.mark.needs_keras
 def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
     subprocess.run([sys.executable, "-c", KERAS.format(side=SIDE, classes=CLASSES)], check=True, cwd=folder)
-    wrong = distilling.plan(
-        Options(model="student.keras", train="unlabelled.npz", output="learned.pt2"), Options(model="teacher.py:build")
-    )
-    with pytest.raises(PlanError, match=r"-o learned\.pt2: the student is saved as \.keras"):
-        distilling._output(wrong, ".keras")
+    wrong = Options(model="student.keras", train="unlabelled.npz", output="learned.h5")
+    with pytest.raises(PlanError, match=r"-o learned\.h5: the model is saved as \.keras"):
+        distilling.plan(wrong, Options(model="teacher.py:build"))
     heard = []
     data = {"train": "unlabelled.npz", "evaluate": "test.npz", "output": "learned.keras", "log_dir": "log"}
     how = {"epochs": 6, "learning_rate": 0.02, "batch_size": 20, "augment": ("flip",)}

@@ -1,0 +1,93 @@
+"""Begin: what commands begin with, from a plan to an opened model, its data, and what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgekit import steps
+from edgekit.plan import Plan
+from edgekit.steps import Work
+from edgekit_converters.cache import Cache, cache_root
+from edgekit_converters.data import DataSet
+from edgekit_converters.load import LOADERS
+from edgekit_converters.records import Probe, ProbeRequest, Source
+from edgekit_converters.runner import Runner, Watch, new_log
+from edgekit_runtime.errors import PlanError
+from edgekit_runtime.manifest import InputSpec
+
+
+def runner(plan: Plan, watch: Watch | None) -> Runner:
+    """What runs a command's stages. What nodes of a cluster are to see lies beside the cache, which they share."""
+    root = cache_root()
+    cache = Cache(root / "stages", enabled=plan.cache)
+    return Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None)
+
+
+def load(runner: Runner, plan: Plan, start: str) -> Source:
+    """The model, opened. Meanwhile the engines' workers start, of which the named stage will be asked."""
+    for engine in plan.engines:
+        runner.start(engine, start)
+    source: Source = runner.run("load", LOADERS[plan.source.kind].toolchain, plan.source)
+    return source
+
+
+def work(runner: Runner, plan: Plan, source: Source) -> Work:
+    """The data of a plan, prepared, and what the model computes for some of them.
+
+    Raises:
+        PlanError: the preprocessing does not fit the model.
+        DataError: the data do not, or are too few for what is asked of them.
+    """
+    inputs = with_preprocessing(source, plan)
+    calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
+    evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
+    if evaluation and plan.max_drop is not None:
+        steps.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
+    probe = probed(runner, source, inputs, (calibration, evaluation))
+    return Work(runner, plan, source, inputs, probe, calibration, evaluation)
+
+
+def probed(
+    runner: Runner,
+    source: Source,
+    inputs: tuple[InputSpec, ...],
+    data: tuple[DataSet | None, ...],
+    name: str = "",
+) -> Probe:
+    """What a model computes for a few samples.
+
+    They are of all sets there are: artifacts whose ranges come from a calibration set too narrow are right on that set
+    alone.
+    """
+    request = ProbeRequest(source, inputs, tuple(one for one in data if one))
+    probe: Probe = runner.run("probe", LOADERS[source.request.kind].toolchain, request, name)
+    return probe
+
+
+def with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
+    """Give the declared preprocessing to the model's image input, or to its only one.
+
+    Raises:
+        PlanError: it is not clear which input is meant, or its channels are not as many as the values given.
+    """
+    if plan.preprocessing is None:
+        return source.inputs
+    images = [spec for spec in source.inputs if spec.layout] or list(source.inputs)
+    if len(images) != 1:
+        names = ", ".join(spec.name for spec in images)
+        raise PlanError(f"--resize, --scale, --mean and --std are for one input; the model has {names}")
+    spec = images[0]
+    channels = spec.shape[1] if spec.layout == "NCHW" else spec.shape[-1]
+    for option, values in (("--mean", plan.preprocessing.mean), ("--std", plan.preprocessing.std)):
+        if len(values) not in (0, 1, channels):
+            raise PlanError(f"{option} has {len(values)} values; input {spec.name!r} has {channels} channels")
+    if plan.preprocessing.resize:
+        _check_resize(spec, plan.preprocessing.resize)
+    declared = replace(spec, preprocessing=plan.preprocessing)
+    return tuple(declared if one is spec else one for one in source.inputs)
+
+
+def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:
+    wanted = spec.shape[2:4] if spec.layout == "NCHW" else spec.shape[1:3]
+    if spec.layout is None or wanted != size:
+        raise PlanError(f"--resize {size[0]},{size[1]}: input {spec.name!r} has the shape {spec.shape}")

@@ -1,0 +1,90 @@
+"""Where a pruned or distilled model may go is known before it is opened, as far as its kind tells."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from edgekit import model_file
+from edgekit.options import Options
+from edgekit_converters.load import kind_of
+from edgekit_converters.records import SourceRequest
+from edgekit_runtime.errors import ConversionError, PlanError
+
+
+def asked(folder, model, output, *also, keras="3.8.0"):
+    path = folder / model
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": keras}))
+    if not model.endswith(".keras"):
+        path.write_bytes(b"something else")
+    options = Options(model=str(path), output=str(folder / output))
+    return model_file.asked(options, SourceRequest(kind_of(path), path), *(str(folder / one) for one in also))
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "keras"),
+    [
+        ("net.keras", "small.keras", "3.8.0"),
+        ("net.keras", "small.H5", "2.15.0"),  # which Keras 3 tries first, and tf_keras then
+        ("net.keras", "small.keras", "2.15.0"),
+        ("net.h5", "small.keras", ""),
+        ("net.h5", "small.h5", ""),
+        ("net.pth", "small.pt2", ""),
+        ("net.py", "small.keras", ""),
+        ("net.py", "small.h5", ""),
+        ("net.py", "small.pt2", ""),
+        ("net.tflite", "small.tflite", ""),  # refused for what it is, by the stage that saves
+    ],
+)
+def test_what_may_be(tmp_path, model, output, keras):
+    assert asked(tmp_path, model, output, keras=keras) == tmp_path / output
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "keras", "kinds"),
+    [
+        ("net.keras", "small.h5", "3.8.0", r"\.keras"),
+        ("net.keras", "small.pt2", "2.15.0", r"\.keras or \.h5"),
+        ("net.h5", "small.pt2", "", r"\.keras or \.h5"),
+        ("net.pth", "small.keras", "", r"\.pt2"),
+        ("net.py", "small.edgekit", "", r"\.keras or \.h5 or \.pt2"),
+        ("net.h5", "small", "", r"\.keras or \.h5"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, model, output, keras, kinds):
+    with pytest.raises(PlanError, match=rf"-o .*{output}: the model is saved as {kinds}; give"):
+        asked(tmp_path, model, output, keras=keras)
+
+
+@pytest.mark.parametrize("metadata", ["[]", "{}", "no JSON"])
+def test_what_is_no_keras_file_is_left_to_the_stage_that_opens_it(tmp_path, metadata):
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", metadata)
+    options = Options(model=str(path), output=str(tmp_path / "small.h5"))
+    assert model_file.asked(options, SourceRequest("keras", path)) == tmp_path / "small.h5"
+
+
+def test_a_file_that_is_read_is_not_written(tmp_path):
+    with pytest.raises(PlanError, match=r"-o .*teacher\.keras: is something this conversion reads"):
+        asked(tmp_path, "net.keras", "teacher.keras", "teacher.keras")
+
+
+def test_without_a_place_the_name_has_the_kind_it_is_saved_as():
+    assert model_file.place(None, "net-pruned", Path("cache/model.h5")) == Path("net-pruned.h5")
+    with pytest.raises(PlanError, match=r"saved as \.h5;"):
+        model_file.place(Path("small.keras"), "net-pruned", Path("cache/model.h5"))
+
+
+def test_a_model_is_put_in_its_place_whole_or_not_at_all(tmp_path):
+    (tmp_path / "made").write_bytes(b"model")
+    model_file.put(tmp_path / "made", tmp_path / "out.keras")
+    assert (tmp_path / "out.keras").read_bytes() == b"model"
+    with pytest.raises(ConversionError, match="cannot be written"):
+        model_file.put(tmp_path / "made", tmp_path / "nowhere" / "out.keras")
+    with pytest.raises(ConversionError, match="cannot be written"):
+        model_file.put(tmp_path / "lost", tmp_path / "out.keras")
+    assert (tmp_path / "out.keras").read_bytes() == b"model"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out.keras"]
