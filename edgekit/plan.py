@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from edgekit.profiles import DeviceProfile, load_profile
 from edgekit.race.choice import Budget
 from edgekit.race.crew import jobs_here
 from edgekit_converters import recipe_file
-from edgekit_converters.load import LOADERS, kind_of
+from edgekit_converters.load import kind_of
 from edgekit_converters.lower import engines_for
 from edgekit_converters.quantize.corrections import refuse_corrections
 from edgekit_converters.recipe import Recipe
@@ -78,8 +77,8 @@ class Plan:
     max_drop: float | None
     recipe: Recipe | None  # how the artifacts of its scheme are made
     race: Budget | None  # the variants are all that may be tried; the race leaves the best of them
-    jobs: int  # candidates of an engine that are tried at once
-    ray: str | None  # the cluster that tries them
+    jobs: int  # workers an engine may have: candidates, or parts of an evaluation, at once
+    ray: str | None  # the cluster that does these instead
     samples: int | Literal["auto"] | None  # of calibration
     layout: str | None
     labels: Path | None
@@ -195,7 +194,7 @@ def _race(options: Options) -> Budget | None:
 
 
 def _jobs(options: Options, variants: tuple[VariantPlan, ...]) -> int:
-    if AUTO not in options.quantize or options.ray:
+    if options.ray:
         return 1
     return options.jobs or jobs_here(len({variant.engine for variant in variants}))
 
@@ -327,30 +326,3 @@ def _preprocessing(options: Options) -> Preprocessing | None:
         mean=tuple(map(float, options.mean)),
         std=tuple(map(float, options.std)),
     )
-
-
-def describe(plan: Plan) -> Mapping[str, Any]:
-    """Return the plan as JSON-able data, for ``--dry-run --json``."""
-    return {
-        "model": str(plan.source.path) + (f":{plan.source.function}" if plan.source.function else ""),
-        "kind": plan.source.kind,
-        "toolchains": sorted({LOADERS[plan.source.kind].toolchain, *plan.engines}),
-        "output": str(plan.output),
-        "name": plan.name,
-        "version": plan.version,
-        "devices": {device.name: list(plan.preferred[device.name]) for device in plan.devices},
-        "variants": [dataclasses.asdict(variant) | {"name": variant.name} for variant in plan.variants],
-        "preprocessing": dataclasses.asdict(plan.preprocessing) if plan.preprocessing else None,
-        "postprocessing": dataclasses.asdict(plan.postprocessing) if plan.postprocessing else None,
-        "calibrate": plan.calibrate,
-        "evaluate": plan.evaluate,
-        "metric": plan.metric.name if plan.metric else None,
-        "max_drop": plan.max_drop,
-        "recipe": recipe_file.write(plan.recipe) if plan.recipe else None,
-        "jobs": plan.jobs,
-        "ray": plan.ray,
-        "race": dataclasses.asdict(plan.race) if plan.race else None,
-        "samples": plan.samples,
-        "remedies": plan.remedies,
-        "notes": list(plan.notes),
-    }

@@ -263,8 +263,3 @@ def _checkpoints(request: TrainRequest, *, resume: bool, begin: bool) -> Path:
 def option(name: str) -> str:
     """The command line's name of a setting."""
     return f"--{name.replace('_', '-')}"
-
-
-def describe(training: Training | None) -> dict[str, Any] | None:
-    """Return it as JSON-able data."""
-    return dataclasses.asdict(training) if training else None

@@ -9,11 +9,20 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, epochs_kept, model_options, pruning_options, training_options
+from edgekit.cli.what import (
+    data_options,
+    epochs_kept,
+    evaluation_options,
+    model_options,
+    pruning_options,
+    report_option,
+    run_options,
+    training_options,
+)
+from edgekit.dry_run import describe, text
 from edgekit.options import AUTO, Options, read_plan
-from edgekit.plan import describe, resolve
+from edgekit.plan import resolve
 from edgekit.pruning.asked import asked, with_calibration
-from edgekit.pruning.asked import describe as describe_pruning
 from edgekit.race.choice import OBJECTIVES
 
 
@@ -42,8 +51,7 @@ class Count(click.ParamType[Any]):
 )
 @click.option("--recipe", metavar="FILE.toml", help="How to quantize which layer; see `edgekit layers MODEL`.")
 @click.option("--calibrate", metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
-@click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on.")
-@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
+@evaluation_options
 @click.option("--max-drop", type=float, metavar="X", help="Refuse a bundle that loses more (absolute, such as 0.01).")
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="With -q auto: what is best.  [default: latency]")
 @click.option("--max-latency-ms", type=float, metavar="MS", help="With -q auto: most a call may take here.")
@@ -52,9 +60,9 @@ class Count(click.ParamType[Any]):
     "--budget-minutes", type=float, metavar="MIN", help="With -q auto: begin nothing new after.  [default: 20]"
 )
 @click.option(
-    "--jobs", type=int, metavar="N", help="With -q auto: candidates an engine tries at once.  [default: cores]"
+    "--jobs", type=int, metavar="N", help="Worker processes an engine, to try and evaluate with.  [default: cores]"
 )
-@click.option("--ray", metavar="ADDRESS", help="With -q auto: try on a Ray cluster whose nodes share these files.")
+@click.option("--ray", metavar="ADDRESS", help="Try and evaluate on a Ray cluster whose nodes share these files.")
 @click.option(
     "--samples", type=Count(), metavar="N|auto", help="Most calibration samples; auto: until their ranges have settled."
 )
@@ -71,7 +79,7 @@ class Count(click.ParamType[Any]):
 @click.option("--iou", type=float, metavar="X", help="Answers: how far boxes of a class may overlap.  [default: 0.5]")
 @click.option("--name", help="The model's name in the bundle.  [default: the file's]")
 @click.option("--version", "version", help="The model's version in the bundle.  [default: 1]")
-@click.option("--report", metavar="FILE.json|.html", help="Write what was made and measured; as a page with a chart.")
+@report_option
 @click.option("--plan", "plan_file", metavar="FILE.toml", help="Options from a file; the command line overrules it.")
 @click.option(
     "--no-remedies",
@@ -81,17 +89,8 @@ class Count(click.ParamType[Any]):
     default=None,
     help="Quantize the graph as it is: split no output, keep nothing in float.",
 )
-@click.option(
-    "--no-cache",
-    "cache",
-    flag_value=False,
-    type=bool,
-    default=None,
-    help="Neither use nor keep stage results.",
-)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report (or the plan) as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@run_options
 def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert MODEL into a verified bundle.
 
@@ -121,8 +120,8 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     pruning = asked(asked_for)
     plan = resolve(with_calibration(asked_for))
     if dry_run:
-        described = {**describe(plan), "pruning": describe_pruning(pruning)}
-        click.echo(json.dumps(described, indent=2) if as_json else plan_text(described))
+        told = describe(plan, pruning)
+        click.echo(json.dumps(told, indent=2) if as_json else text(told))
         return
     from edgekit import terminal
     from edgekit.pipeline import convert
@@ -131,31 +130,3 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     with terminal.progress(enabled=not quiet) as watch, epochs_kept() if training else nullcontext():
         report = convert(plan, watch, pruning)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_report(report)
-
-
-def plan_text(plan: Any) -> str:
-    """Return the plan for people."""
-    lines = [f"model      {plan['model']} ({plan['kind']})", f"bundle     {plan['output']}"]
-    lines += [f"device     {device}: {', '.join(names)}" for device, names in plan["devices"].items()]
-    lines += [f"variant    {variant['name']}" for variant in plan["variants"]]
-    lines += [
-        f"{key:<10} {plan[key]}"
-        for key in ("calibrate", "evaluate", "metric", "max_drop", "samples")
-        if plan[key] is not None
-    ]
-    if plan["race"]:
-        limits = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
-        lines.append(f"race       {', '.join(limits)}")
-    if plan["pruning"]:
-        told = plan["pruning"]["training"]
-        trained = f", trained on {told['data']} for {told['settings']['epochs']} epochs" if told else ""
-        lines.append(f"prune      {plan['pruning']['goal']}{trained}")
-    if plan["recipe"]:
-        lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
-    if plan["preprocessing"]:
-        lines.append(f"preprocess {plan['preprocessing']}")
-    if plan["postprocessing"]:
-        asked = {key: value for key, value in plan["postprocessing"].items() if value is not None}
-        lines.append(f"answers    {', '.join(f'{key} {value}' for key, value in asked.items())}")
-    lines.append(f"toolchains {', '.join(plan['toolchains'])}")
-    return "\n".join(lines + [f"note       {note}" for note in plan["notes"]])

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import Numbers, data_options, epochs_kept, model_options, training_options
+from edgekit.cli.what import (
+    Numbers,
+    data_options,
+    epochs_kept,
+    evaluation_options,
+    model_options,
+    run_options,
+    training_options,
+)
 from edgekit.options import Options
 
 SHARED = ("input_shape", "custom_objects", "allow_pickle", "keep_layout", "layout", "cache")
@@ -18,8 +26,7 @@ PREPROCESSING = ("scale", "mean", "std")
 @click.option("--student", required=True, metavar="MODEL", help="Who learns: .keras, .h5 or FILE.py:function.")
 @click.option("-o", "--output", metavar="OUT", help="The trained student.  [default: STUDENT's name with -distilled]")
 @training_options
-@click.option("--evaluate", metavar="DATA", help="Labelled data to measure teacher and student on.")
-@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
+@evaluation_options
 @model_options
 @data_options
 @click.option("--teacher-weights", metavar="FILE", help="State dict for the teacher's FILE.py:function.")
@@ -29,9 +36,7 @@ PREPROCESSING = ("scale", "mean", "std")
 @click.option("--teacher-scale", type=float, metavar="S", help="The teacher's --scale, where it is another.")
 @click.option("--teacher-mean", type=Numbers(float), help="Likewise; any of these three replaces all of them.")
 @click.option("--teacher-std", type=Numbers(float), help="Likewise.")
-@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@run_options
 def command(as_json: bool, quiet: bool, **options: Any) -> None:
     """Train STUDENT to answer as TEACHER does, and write it as a file of its own framework.
 
@@ -45,6 +50,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit distill --teacher big.tflite --student small.keras --train unlabelled.npz --augment flip --augment shift
       edgekit distill --teacher net.py:large --teacher-weights large.pth --student net.py:small \\
           --input-shape 1,3,32,32 --scale 0.00392156862745098 --train train.npz --evaluate test.npz -o student.pt2
+      edgekit distill --teacher big.keras --student small.keras --train train.npz --quantize-aware int8 -o ready.keras
       edgekit distill --teacher big.onnx --student small.h5 --train train.npz --log-dir runs/1 --resume
     """
     from edgekit import terminal

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import model_options
+from edgekit.cli.what import model_options, run_options
 from edgekit.options import Options
 from edgekit.plan import resolve
 
@@ -15,14 +15,13 @@ from edgekit.plan import resolve
 @click.argument("model")
 @model_options
 @click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
-@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every node's whole name.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@run_options
 def command(as_json: bool, quiet: bool, **options: Any) -> None:
     """List the layers of MODEL, and the nodes that compute each of them in TFLite and IR.
 
     Their names and types are what the rules of a recipe select by. Layers that a format computes in one node, such as
-    a convolution with its normalization and activation, share it; one without a node computes nothing there.
+    a convolution with its normalization and activation, share it; one without a node computes nothing there. With
+    --json every node has its whole name.
 
     \b
     Examples:
@@ -30,7 +29,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit layers net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5
       edgekit layers model.pt2 --json
     """
-    plan = resolve(Options(**options))
+    plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
     from edgekit import terminal
     from edgekit.layers import list_layers
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, epochs_kept, model_options, pruning_options, training_options
+from edgekit.cli.what import (
+    data_options,
+    epochs_kept,
+    evaluation_options,
+    model_options,
+    pruning_options,
+    report_option,
+    run_options,
+    training_options,
+)
 from edgekit.options import Options
 
 
@@ -17,8 +26,7 @@ from edgekit.options import Options
 @pruning_options
 @training_options
 @click.option("--calibrate", metavar="DATA", help="Data without labels: mends, scores, and quantizes to be timed.")
-@click.option("--evaluate", metavar="DATA", help="Labelled data to measure the dense and the pruned model on.")
-@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
+@evaluation_options
 @model_options
 @click.option("--device", "-d", multiple=True, metavar="NAME", help="Time it in what this device runs.")
 @click.option(
@@ -30,10 +38,8 @@ from edgekit.options import Options
 )
 @click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
 @data_options
-@click.option("--report", metavar="FILE.json|.html", help="Write what was cut and measured; as a page with a chart.")
-@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@report_option
+@run_options
 def command(as_json: bool, quiet: bool, **options: Any) -> None:
     """Cut the channels, neurons and heads of MODEL that matter least, recover, and write an ordinary smaller model.
 

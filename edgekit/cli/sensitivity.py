@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, model_options
+from edgekit.cli.what import data_options, evaluation_options, model_options, run_options
 from edgekit.options import Options
 from edgekit.plan import resolve
 from edgekit_converters import recipe_file
@@ -17,8 +17,7 @@ from edgekit_runtime.errors import ConversionError
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("model")
 @click.option("--calibrate", required=True, metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
-@click.option("--evaluate", metavar="DATA", help="Labelled data, to measure artifacts on as well.")
-@click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better.")
+@evaluation_options
 @click.option("--exact", is_flag=True, help="Make and measure two artifacts a layer: only it quantized, only it not.")
 @click.option("--quantize", "-q", metavar="SCHEME", help="What layers are quantized to.  [default: int8-static]")
 @click.option("--recipe", metavar="FILE.toml", help="What layers are quantized to, instead of a scheme.")
@@ -31,9 +30,7 @@ from edgekit_runtime.errors import ConversionError
 @click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
 @data_options
 @click.option("--no-remedies", "remedies", flag_value=False, type=bool, default=True, help="As `edgekit convert` does.")
-@click.option("--no-cache", "cache", flag_value=False, type=bool, default=True, help="Do not use stage results.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@run_options
 def command(**options: Any) -> None:
     """Tell which layers of MODEL cost accuracy when they are quantized, in TFLite and in IR; the worst come first.
 

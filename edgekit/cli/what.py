@@ -1,4 +1,4 @@
-"""The options that say what the model and its data are, for every verb that loads one."""
+"""The options of verbs that load a model: what it and its data are, and what is said meanwhile and at the end."""
 
 from __future__ import annotations
 
@@ -119,4 +119,18 @@ data_options = together(
     click.option("--scale", type=float, metavar="S", help="Preprocessing: x*S, first."),
     click.option("--mean", type=Numbers(float), help="Preprocessing: subtracted after --scale, per channel."),
     click.option("--std", type=Numbers(float), help="Preprocessing: divides at last, per channel."),
+)
+evaluation_options = together(
+    click.option("--evaluate", metavar="DATA", help="Labelled data to measure accuracy on."),
+    click.option("--metric", metavar="FILE.py:FUNC", help="Own metric, (outputs, labels) -> score; higher is better."),
+)
+report_option = click.option(
+    "--report", metavar="FILE.json|.html", help="Write what was made and measured; as a page with a chart."
+)
+run_options = together(
+    click.option(
+        "--no-cache", "cache", flag_value=False, type=bool, default=None, help="Neither use nor keep stage results."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    click.option("--quiet", is_flag=True, help="No progress."),
 )

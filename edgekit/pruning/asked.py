@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgekit import training as trainings
 from edgekit.options import PRUNING_KEYS, Options
@@ -140,16 +139,3 @@ def timed_in(plan: Plan) -> tuple[str, str]:
     schemes = plan.schemes_of(first.engine)
     able = MEASURED_IN in schemes and plan.calibrate is not None
     return first.engine, MEASURED_IN if able else "float32" if plan.race else schemes[0]
-
-
-def describe(pruning: Pruning | None) -> dict[str, Any] | None:
-    """Return it as JSON-able data."""
-    if pruning is None:
-        return None
-    return {
-        "goal": str(pruning),
-        "importance": pruning.importance,
-        "rounds": pruning.rounds,
-        "limits": dataclasses.asdict(pruning.limits),
-        "training": trainings.describe(pruning.training),
-    }

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from edgekit.dry_run import describe
 from edgekit.options import Options, parse_input_shape, read_plan
-from edgekit.plan import as_it_came, describe, resolve
+from edgekit.plan import as_it_came, resolve
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
@@ -95,7 +96,7 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"samples": "many"}, PlanError, "--samples many: auto, or 1 or more"),
         ({"samples": True}, PlanError, "1 or more"),
         ({"samples": "auto"}, PlanError, "--samples auto needs --calibrate"),
-        ({"jobs": 2}, PlanError, "--jobs goes with --quantize auto"),
+        ({"jobs": 2}, PlanError, "--jobs goes with --evaluate or --quantize auto"),
         ({"ray": "auto"}, PlanError, "--ray goes with --quantize auto"),
         ({"jobs": 0, "quantize": ("auto",)}, PlanError, "--jobs 0: 1 or more"),
         ({"jobs": 2, "ray": "auto", "quantize": ("auto",)}, PlanError, "leave --jobs out"),

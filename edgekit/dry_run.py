@@ -1,0 +1,78 @@
+"""A dry run: what ``edgekit convert`` would do, before any toolchain starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from edgekit.plan import Plan
+from edgekit.pruning.asked import Pruning
+from edgekit_converters import recipe_file
+from edgekit_converters.load import LOADERS
+
+
+def describe(plan: Plan, pruning: Pruning | None = None) -> dict[str, Any]:
+    """Return what would be done as JSON-able data."""
+    return {
+        "model": str(plan.source.path) + (f":{plan.source.function}" if plan.source.function else ""),
+        "kind": plan.source.kind,
+        "toolchains": sorted({LOADERS[plan.source.kind].toolchain, *plan.engines}),
+        "output": str(plan.output),
+        "name": plan.name,
+        "version": plan.version,
+        "devices": {device.name: list(plan.preferred[device.name]) for device in plan.devices},
+        "variants": [dataclasses.asdict(variant) | {"name": variant.name} for variant in plan.variants],
+        "preprocessing": dataclasses.asdict(plan.preprocessing) if plan.preprocessing else None,
+        "postprocessing": dataclasses.asdict(plan.postprocessing) if plan.postprocessing else None,
+        "calibrate": plan.calibrate,
+        "evaluate": plan.evaluate,
+        "metric": plan.metric.name if plan.metric else None,
+        "max_drop": plan.max_drop,
+        "recipe": recipe_file.write(plan.recipe) if plan.recipe else None,
+        "jobs": plan.jobs,
+        "ray": plan.ray,
+        "race": dataclasses.asdict(plan.race) if plan.race else None,
+        "samples": plan.samples,
+        "remedies": plan.remedies,
+        "notes": list(plan.notes),
+        "pruning": _pruning(pruning) if pruning else None,
+    }
+
+
+def _pruning(pruning: Pruning) -> dict[str, Any]:
+    return {
+        "goal": str(pruning),
+        "importance": pruning.importance,
+        "rounds": pruning.rounds,
+        "limits": dataclasses.asdict(pruning.limits),
+        "training": dataclasses.asdict(pruning.training) if pruning.training else None,
+    }
+
+
+def text(plan: Mapping[str, Any]) -> str:
+    """Return it for people."""
+    lines = [f"model      {plan['model']} ({plan['kind']})", f"bundle     {plan['output']}"]
+    lines += [f"device     {device}: {', '.join(names)}" for device, names in plan["devices"].items()]
+    lines += [f"variant    {variant['name']}" for variant in plan["variants"]]
+    lines += [
+        f"{key:<10} {plan[key]}"
+        for key in ("calibrate", "evaluate", "metric", "max_drop", "samples")
+        if plan[key] is not None
+    ]
+    if plan["race"]:
+        limits = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
+        lines.append(f"race       {', '.join(limits)}")
+    if plan["pruning"]:
+        told = plan["pruning"]["training"]
+        trained = f", trained on {told['data']} for {told['settings']['epochs']} epochs" if told else ""
+        lines.append(f"prune      {plan['pruning']['goal']}{trained}")
+    if plan["recipe"]:
+        lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
+    if plan["preprocessing"]:
+        lines.append(f"preprocess {plan['preprocessing']}")
+    if plan["postprocessing"]:
+        asked = {key: value for key, value in plan["postprocessing"].items() if value is not None}
+        lines.append(f"answers    {', '.join(f'{key} {value}' for key, value in asked.items())}")
+    lines.append(f"toolchains {', '.join(plan['toolchains'])}")
+    return "\n".join(lines + [f"note       {note}" for note in plan["notes"]])
