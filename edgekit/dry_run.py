@@ -43,6 +43,7 @@ def describe(plan: Plan, pruning: Pruning | None = None) -> dict[str, Any]:
 def _pruning(pruning: Pruning) -> dict[str, Any]:
     return {
         "goal": str(pruning),
+        "prunes": pruning.prunes,
         "importance": pruning.importance,
         "rounds": pruning.rounds,
         "limits": dataclasses.asdict(pruning.limits),
@@ -66,7 +67,7 @@ def text(plan: Mapping[str, Any]) -> str:
     if plan["pruning"]:
         told = plan["pruning"]["training"]
         trained = f", trained on {told['data']} for {told['settings']['epochs']} epochs" if told else ""
-        lines.append(f"prune      {plan['pruning']['goal']}{trained}")
+        lines.append(f"{'prune' if plan['pruning']['prunes'] else 'train':<10} {plan['pruning']['goal']}{trained}")
     if plan["recipe"]:
         lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
     if plan["preprocessing"]:

@@ -20,7 +20,8 @@ RADIUS = 6
 class Point:
     """One artifact."""
 
-    model: str  # "dense", "pruned", or "" where nothing was pruned
+    model: str  # how it is called; "" where there is only one
+    dense: bool  # as it came, where there are two
     engine: str
     scheme: str
     latency_ms: float
@@ -49,7 +50,7 @@ def page(
         pruning: the dense and the pruned model, where one was pruned.
         notes: what is to be said.
     """
-    title = escape(f"{name}: {'pruned' if pruning else 'converted'}")
+    title = escape(f"{name}: {pruning.became if pruning else 'converted'}")
     points = list(_points(variants, pruning))
     drawn = [point for point in points if point.value is not None]
     chart = f"<h2>{escape(_words(metric))} and time</h2>{''.join(_chart(drawn, metric))}" if drawn else ""
@@ -64,11 +65,12 @@ def page(
 def _points(variants: Sequence[VariantReport], pruning: PruningReport | None) -> Iterator[Point]:
     if pruning:
         for one in pruning.models:
-            yield Point(one.model, one.engine, one.scheme, one.latency_ms.p50, one.size_bytes, one.value)
+            called, dense = pruning.word(one.model), one.model == "dense"
+            yield Point(called, dense, one.engine, one.scheme, one.latency_ms.p50, one.size_bytes, one.value)
         return
     for variant in variants:
         latency = variant.latency_ms.p50
-        yield Point("", variant.engine, variant.scheme, latency, variant.size_bytes, variant.value)
+        yield Point("", False, variant.engine, variant.scheme, latency, variant.size_bytes, variant.value)
 
 
 def _chart(points: Sequence[Point], metric: str | None) -> Iterator[str]:
@@ -105,7 +107,7 @@ def _marks(placed: Sequence[tuple[Point, float, float]]) -> Iterator[str]:
             text += 1
         taken.append((x, text))
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}" stroke="{colour}" stroke-width="2" '
-        yield f'fill="{"#fff" if point.model == "dense" else colour}"/>'
+        yield f'fill="{"#fff" if point.dense else colour}"/>'
         yield f'<text x="{x + RADIUS + 6:.1f}" y="{text:.1f}">{escape(point.name)}</text>'
 
 
@@ -113,7 +115,7 @@ def _pairs(points: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
     for dense in points:
         for pruned in points:
             same = (dense.engine, dense.scheme) == (pruned.engine, pruned.scheme)
-            if same and (dense.model, pruned.model) == ("dense", "pruned"):
+            if same and dense.dense and not pruned.dense:
                 yield dense, pruned
 
 
@@ -145,6 +147,9 @@ def _table(points: Sequence[Point], pruning: PruningReport | None, metric: str |
 
 def _told(pruning: PruningReport) -> Iterator[str]:
     """How far the goal was met, and what of the model is left."""
+    if pruning.became == "trained":
+        yield f"<h2>What was trained</h2><p>{escape(pruning.goal)}. Nothing was pruned.</p>"
+        return
     measured = f", measured in {pruning.measured_in}: {100 * pruning.measured:.1f} %" if pruning.measured else ""
     yield f"<h2>What was cut</h2><p>{escape(pruning.goal)}, by {escape(pruning.importance)}. "
     yield f"Left, as counted: {100 * pruning.counted:.1f} %{escape(measured)}.</p>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import rich.box
 from rich.console import Console
@@ -81,11 +81,22 @@ def progress(*, enabled: bool = True) -> Iterator[Watch | None]:
         yield watch
 
 
-def show_report(report: Report) -> None:
-    """Print the report for people; a pipe gets whole lines, whatever their length."""
+def _console() -> Console:
+    """Return where reports go; a pipe gets whole lines, whatever their length."""
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
+    return console
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def show_report(report: Report) -> None:
+    """Print the report for people."""
+    console = _console()
     cells = rows(report)
     shown = [key for key in HEADINGS if any(row.get(key) for row in cells)]
     if console.width < FULL:
@@ -103,8 +114,7 @@ def show_report(report: Report) -> None:
         console.print(paragraph, highlight=False)
     for line in finding_lines(report):
         console.print(f"found: {line}", highlight=False, soft_wrap=True)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _print_notes(console, report.notes)
     console.print(
         f"{report.bundle.path}  {size_text(report.bundle.size_bytes)}  "
         f"{len(report.variants)} variants  {report.wall_seconds:.1f} s",
@@ -120,9 +130,7 @@ def _metric(name: str | None) -> str:
 
 def show_layers(report: LayersReport) -> None:
     """Print a model's layers, and under each engine its nodes, one a line; long names keep their ends."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
+    console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     totals = report.totals
     table.add_column("layer", "total", overflow="fold")
@@ -137,15 +145,12 @@ def show_layers(report: LayersReport) -> None:
         shape = "x".join(map(str, layer.shape))
         table.add_row(layer.name, layer.operator, shape, f"{layer.parameters:,}", f"{layer.macs:,}", *nodes)
     console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _print_notes(console, report.notes)
 
 
 def show_distillation(report: DistillReport) -> None:
     """Print what every epoch came to, what that is worth, and what was written."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
+    console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("epoch", "loss", f"held-out {_metric(report.metric)}", "learning rate", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -157,23 +162,19 @@ def show_distillation(report: DistillReport) -> None:
     if report.evaluated:
         told = ", ".join(f"{name} {value:.4f}" for name, value in report.evaluated.items())
         console.print(f"{_metric(report.evaluation_metric)} on --evaluate: {told}", highlight=False)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{report.model.path}  {size_text(report.model.size_bytes)}  {report.wall_seconds:.1f} s",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print_end(console, report)
 
 
 def show_pruning(report: PruneReport) -> None:
     """Print what was cut and what it bought, and what was written."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
+    console = _console()
     print_pruning(console, report.pruning)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _print_end(console, report)
+
+
+def _print_end(console: Console, report: DistillReport | PruneReport) -> None:
+    """Print what is to be said of the model that was written, and where it is."""
+    _print_notes(console, report.notes)
     console.print(
         f"{report.model.path}  {size_text(report.model.size_bytes)}  {report.wall_seconds:.1f} s",
         highlight=False,
@@ -188,7 +189,7 @@ def print_pruning(console: Console, report: PruningReport) -> None:
     for heading in ("parameters", "MACs", "size", _metric(report.metric) or "value", "p50", "p90"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in report.models:
-        name = f"{one.model} {one.engine} {one.scheme}"
+        name = f"{report.word(one.model)} {one.engine} {one.scheme}"
         counts = (
             *(f"{each:,}" if each is not None else "" for each in (one.parameters, one.macs)),
             size_text(one.size_bytes),
@@ -196,15 +197,7 @@ def print_pruning(console: Console, report: PruningReport) -> None:
         times = f"{one.latency_ms.p50:.3f} ms", f"{one.latency_ms.p90:.3f} ms"
         table.add_row(name, *counts, _value(one.value, report.metric), *times)
     console.print(table)
-    held = "" if report.measured is None else f", measured {100 * report.measured:.0f} % in {report.measured_in}"
-    cut = sum(one.left < one.width for one in report.groups)
-    cuts = f"; {cut} of {len(report.groups)} groups cut by {report.importance}" if report.groups else ""
-    lines = [f"{report.goal}: {100 * report.counted:.0f} % left as counted{held}{cuts}"]
-    if report.sparse:
-        zeros, weights = (
-            sum(counts) for counts in zip(*((one.zeros, one.weights) for one in report.sparse), strict=True)
-        )
-        lines.append(f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers")
+    lines = [f"{report.goal}: {'; '.join(_left(report)) or 'trained, nothing was pruned'}"]
     lines += [f"left whole: {layer or 'the model itself'}: {why}" for layer, why in report.whole[:LEFT_WHOLE]]
     if len(report.whole) > LEFT_WHOLE:
         lines.append(f"left whole: {len(report.whole) - LEFT_WHOLE} more layers, which --report names")
@@ -215,9 +208,23 @@ def print_pruning(console: Console, report: PruningReport) -> None:
     ]
     if report.dense is not None and report.pruned is not None:
         dense, pruned = (_value(value, report.metric) for value in (report.dense, report.pruned))
-        lines.append(f"{_metric(report.metric)} of the model itself: dense {dense}, pruned {pruned}")
+        lines.append(
+            f"{_metric(report.metric)} of the model itself: {report.word('dense')} {dense}, {report.became} {pruned}"
+        )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _left(report: PruningReport) -> Iterator[str]:
+    """What was cut, and what became zero."""
+    if report.groups:
+        held = "" if report.measured is None else f", measured {100 * report.measured:.0f} % in {report.measured_in}"
+        cut = sum(one.left < one.width for one in report.groups)
+        yield f"{100 * report.counted:.0f} % left as counted{held}"
+        yield f"{cut} of {len(report.groups)} groups cut by {report.importance}"
+    if report.sparse:
+        zeros, weights = sum(one.zeros for one in report.sparse), sum(one.weights for one in report.sparse)
+        yield f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers"
 
 
 def _value(value: float | None, metric: str | None) -> str:
@@ -228,9 +235,7 @@ def _value(value: float | None, metric: str | None) -> str:
 
 def show_sensitivity(report: SensitivityReport) -> None:
     """Print the layers, the most harmful first; a narrow terminal gets what each alone does to the output."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
+    console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("type", no_wrap=True)
@@ -252,8 +257,7 @@ def show_sensitivity(report: SensitivityReport) -> None:
         value = "" if whole.value is None else f", {report.metric} {whole.value:.4g} of {report.source:.4g}"
         said = "nothing in it is quantized" if whole.snr_db is None else f"{whole.snr_db:.1f} dB{value}"
         console.print(f"{engine}, all in {report.recipe.scheme}: {said}", highlight=False)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _print_notes(console, report.notes)
 
 
 def _columns(report: SensitivityReport, *, narrow: bool) -> dict[str, Callable[[Figures], str]]:

@@ -35,6 +35,11 @@ class Pruning:
     write_table: Path | None
     training: Training | None
 
+    @property
+    def prunes(self) -> bool:
+        """Whether anything is cut or becomes zero; else the model is only trained."""
+        return self.goal is not None or self.sparsity is not None
+
     def __str__(self) -> str:
         sparse = f"--sparsity {self.sparsity}" if self.sparsity else None
         return " ".join(str(one) for one in (self.goal, sparse, trainings.aware(self.training)) if one)

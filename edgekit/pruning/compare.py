@@ -21,7 +21,7 @@ APART = 0.1  # of the dense model: as far as time and multiplications may be apa
 class ModelReport:
     """One model in one format and arithmetic."""
 
-    model: str  # "dense" or "pruned"
+    model: str  # "dense" as it came, and "pruned", or "trained" where nothing was pruned
     engine: str
     scheme: str
     parameters: int | None  # zeros among them; none where the model's computation cannot be followed
@@ -72,6 +72,15 @@ class PruningReport:
     notes: tuple[str, ...]
     sparse: tuple[Thinned, ...] = ()  # layers of which weights are zero
 
+    @property
+    def became(self) -> str:
+        """What was made of the dense model: it was "pruned", or "trained" alone."""
+        return next(one.model for one in self.models if one.model != "dense")
+
+    def word(self, model: str) -> str:
+        """How people call one of the models: what was never pruned is not dense to them."""
+        return "as it came" if (model, self.became) == ("dense", "trained") else model
+
 
 def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, str], Artifact]) -> PruningReport:
     """Measure both models side by side in every format of the plan, and tell all of the pruning.
@@ -85,7 +94,7 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
     work = _judged(work)
     dense = steps.evaluate_source(work)
     pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
-    models = tuple(row for engine in work.plan.engines for row in _measured(work, made, engine, known))
+    models = tuple(row for engine in work.plan.engines for row in _measured(work, pruning, made, engine, known))
     return PruningReport(
         goal=str(pruning),
         importance=made.importance,
@@ -122,12 +131,15 @@ def _judged(work: Work) -> Work:
     return replace(work, evaluation=steps.answer(work, data), agreement=True)
 
 
-def _measured(work: Work, made: Slim, engine: str, known: Mapping[tuple[str, str], Artifact]) -> Iterator[ModelReport]:
+def _measured(
+    work: Work, pruning: Pruning, made: Slim, engine: str, known: Mapping[tuple[str, str], Artifact]
+) -> Iterator[ModelReport]:
     """Both models in one format: made, evaluated, and timed in turns."""
     schemes = tuple(dict.fromkeys(("float32", *work.plan.schemes_of(engine))))
     artifacts = [*_made(work, engine, schemes, {}), *_made(replace(work, source=made.source), engine, schemes, known)]
-    names = [(model, scheme) for model in ("dense", "pruned") for scheme in schemes]
-    widths = {"dense": made.dense.widths if made.dense else {}, "pruned": made.widths}
+    became = "pruned" if pruning.prunes else "trained"
+    names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
+    widths = {"dense": made.dense.widths if made.dense else {}, became: made.widths}
     for (model, scheme), artifact, latency in zip(names, artifacts, steps.rank(work, artifacts), strict=True):
         evaluation: Evaluation | None = steps.evaluate_artifact(work, artifact)
         yield ModelReport(

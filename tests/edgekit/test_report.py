@@ -187,6 +187,28 @@ def test_the_table_speaks_in_the_metric_of_the_model():
     assert len(rows(report(None, None))) == 1  # nothing was evaluated: no line for the source
 
 
+@pytest.mark.needs_rich
+def test_the_terminal_tells_what_was_cut_and_what_was_only_trained(capsys):
+    from rich.console import Console
+
+    from edgekit.terminal import print_pruning
+
+    print_pruning(Console(width=160), pruning())
+    told = capsys.readouterr().out
+    assert "--prune-to latency=0.5: 48 % left as counted, measured 50 % in litert int8-static; 1 of 1 groups" in told
+    assert "accuracy of the model itself: dense 80.00 %, pruned 40.00 %" in told
+    models = [
+        dataclasses.replace(one, model={"pruned": "trained"}.get(one.model, one.model)) for one in pruning().models
+    ]
+    trained = {"goal": "--quantize-aware int8-static", "groups": (), "models": tuple(models)}
+    print_pruning(Console(width=160), dataclasses.replace(pruning(), **trained))
+    told = capsys.readouterr().out
+    assert "--quantize-aware int8-static: trained, nothing was pruned" in told
+    assert "accuracy of the model itself: as it came 80.00 %, trained 40.00 %" in told
+    assert "as it came litert int8-static" in told
+    assert "dense" not in told
+
+
 def test_of_many_findings_of_one_kind_the_first_are_shown():
     lines = finding_lines(report())
     assert lines[0] == "litert: relu_0: is wide\n  done about it: nothing"

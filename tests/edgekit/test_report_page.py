@@ -12,10 +12,10 @@ from edgekit_converters.records import Latency, Parity
 NAMES = "litert", "openvino"
 
 
-def pruning(value=0.5):
+def pruning(value=0.5, became="pruned"):
     models = tuple(
         ModelReport(model, engine, scheme, 1000, 9000, 4000, value, Latency(0.1 * place, 0.2 * place, 9))
-        for place, model in enumerate(("pruned", "dense"), 1)
+        for place, model in enumerate((became, "dense"), 1)
         for engine in NAMES
         for scheme in ("float32", "int8-static")
     )
@@ -50,6 +50,16 @@ def test_dense_and_pruned_are_drawn_and_told():
     assert "b" not in whole.tags
     for text in ("<net>: pruned", "<b>&conv", "left whole: head: it is an <output>", "a & b", "dense int8-static"):
         assert text in whole.words
+
+
+def test_what_was_trained_alone_is_not_told_to_be_pruned():
+    made = replace(pruning(became="trained"), goal="--quantize-aware int8-static", groups=(), whole=())
+    whole = Whole(page("net", "accuracy", (), made, ()))
+    assert whole.tags["line"] == 4
+    assert whole.tags["tr"] == 1 + 8
+    for text in ("net: trained", "--quantize-aware int8-static. Nothing was pruned.", "as it came int8-static"):
+        assert text in whole.words
+    assert "dense" not in whole.words
 
 
 def test_names_of_points_that_are_near_do_not_lie_upon_each_other():

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from edgekit.dry_run import describe, text
 from edgekit.options import Options, read_plan
 from edgekit.plan import resolve
 from edgekit.pruning.asked import CALIBRATION_SAMPLES, asked, timed_in, with_calibration
@@ -84,6 +85,10 @@ def test_a_model_is_trained_for_integers_alone(model, tmp_path):
     with pytest.raises(PlanError, match=r"--train goes with .*--quantize-aware SCHEME: there is nothing to recover"):
         asked(Options(model=model, train=data))
     assert with_calibration(Options(model=model, train=data, quantize_aware="int8")).calibrate == data
+    told = text(describe(resolve(Options(model=model)), made)).splitlines()
+    assert f"train      --quantize-aware int8-static, trained on {data} for 10 epochs" in told
+    pruned = asked(Options(model=model, sparsity="0.5"))
+    assert "prune      --sparsity 0.5" in text(describe(resolve(Options(model=model)), pruned)).splitlines()
 
 
 def test_training_data_calibrate_where_nothing_else_was_given(model):
