@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from edgekit import steps
@@ -16,8 +15,6 @@ from edgekit.profiles import DeviceProfile
 from edgekit.race import Entry, Race
 from edgekit.race import Source as RaceSource
 from edgekit.race.choice import Budget, amount, choose, closest, explain, finalists, measured
-from edgekit.race.cluster import joined
-from edgekit.race.crew import Crew, Threads
 from edgekit.race.trial import MEASURED, Trial
 from edgekit.steps import Lowered, Outcome, Work
 from edgekit_converters.recipe import Recipe
@@ -93,11 +90,11 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
     def one(artifact: Artifact) -> tuple[Lowered, Race]:
         schemes = work.plan.schemes_of(artifact.engine)
         lowered = steps.prove(work, artifact, schemes)
-        engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, crew)
+        engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.crew)
         engine.run()
         return lowered, engine
 
-    with _crew(work, [one.engine for one in artifacts]) as crew, ThreadPoolExecutor(len(artifacts)) as lanes:
+    with ThreadPoolExecutor(len(artifacts)) as lanes:
         running = [lanes.submit(one, artifact) for artifact in artifacts]
         try:
             raced = [lane.result() for lane in running]
@@ -112,9 +109,7 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
         # once more among those that may be chosen: who was first by chance is second now
         engine.rank(finalists([entry.trial for entry in engine.entries], budget))
     found = {engine.lane.engine: (lowered, engine.entries) for lowered, engine in raced}
-    return replace(
-        _chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *crew.notes, *_ended(stop()))
-    )
+    return replace(_chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *_ended(stop())))
 
 
 def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
@@ -129,15 +124,6 @@ def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
         return replace(work, evaluation=whole), own
     note = f"race: {spec} has no labels, so what counts is agreement with the float model"
     return replace(work, evaluation=steps.answer(work, whole), agreement=True), (note,)
-
-
-def _crew(work: Work, engines: Sequence[str]) -> AbstractContextManager[Crew]:
-    """Threads here, or the processes of a cluster."""
-    plan = work.plan
-    if plan.ray is None:
-        return nullcontext(Threads(work.runner.jobs))
-    files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
-    return joined(plan.ray, engines, work.runner.scratch, files)
 
 
 def _ended(why: str) -> tuple[str, ...]:

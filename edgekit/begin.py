@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from edgekit import steps
 from edgekit.plan import Plan
+from edgekit.race.cluster import joined
+from edgekit.race.crew import Threads
 from edgekit.steps import Work
 from edgekit_converters.cache import Cache, cache_root
 from edgekit_converters.data import DataSet
@@ -44,7 +48,23 @@ def work(runner: Runner, plan: Plan, source: Source) -> Work:
     if evaluation and plan.max_drop is not None:
         steps.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
     probe = probed(runner, source, inputs, (calibration, evaluation))
-    return Work(runner, plan, source, inputs, probe, calibration, evaluation)
+    return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
+
+
+@contextmanager
+def helped(work: Work) -> Iterator[Work]:
+    """The work with the processes of a cluster at hand, where the plan names one.
+
+    Raises:
+        PlanError: it cannot be joined, or a node lacks what it needs.
+    """
+    plan = work.plan
+    if plan.ray is None:
+        yield work
+        return
+    files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
+    with joined(plan.ray, plan.engines, work.runner.scratch, files) as cluster:
+        yield replace(work, crew=cluster)
 
 
 def probed(

@@ -164,7 +164,7 @@ def _check_race(options: Options) -> None:
         raise PlanError(f"--quantize {AUTO} makes its own recipes: leave --recipe out")
     if options.max_drop is not None and not options.evaluate and not racing:
         raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
-    for name in (*RACE_KEYS, "jobs", "ray"):
+    for name in RACE_KEYS:
         if getattr(options, name) is not None and not racing:
             raise PlanError(f"--{name.replace('_', '-')} goes with --quantize {AUTO}")
     if options.objective not in (None, *OBJECTIVES):
@@ -176,11 +176,14 @@ def _check_race(options: Options) -> None:
 
 
 def _check_crew(options: Options) -> None:
-    """Hold what says who tries candidates against itself."""
+    """Hold what says who works side by side against itself, and against what there is to do."""
+    for name in ("jobs", "ray"):
+        if getattr(options, name) is not None and not options.evaluate and AUTO not in options.quantize:
+            raise PlanError(f"--{name} goes with --evaluate or --quantize {AUTO}: nothing else is done side by side")
     if options.jobs is not None and not (type(options.jobs) is int and options.jobs >= 1):
         raise PlanError(f"--jobs {options.jobs}: 1 or more")
     if options.ray is not None and options.jobs is not None:
-        raise PlanError("--ray tries as many as its cluster has cores: leave --jobs out")
+        raise PlanError("--ray does as many at once as its cluster has cores: leave --jobs out")
     if options.ray is not None and not options.cache:
         raise PlanError("--ray needs the cache, through which nodes give what they made: leave --no-cache out")
 

@@ -50,8 +50,9 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
         work = _pruned(dense, made) if made else dense
         lowered = [steps.lower(work, engine) for engine in plan.engines]
         work, coverage = steps.cover(work, lowered)
-        outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
-        outcome = replace(outcome, coverage=coverage)
+        with begin.helped(work) as able:
+            outcome = auto.race(able, lowered) if plan.race else _make_all(able, lowered)
+        outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *able.crew.notes))
         contents = _contents(work, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)
         with reports.to_file(plan.report) as write_report:

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from edgekit import begin, steps
 from edgekit.plan import Plan
+from edgekit.race.crew import Threads
 from edgekit.steps import Lowered, Work
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Recipe, Rule
@@ -198,7 +200,7 @@ def _work(runner: Runner, plan: Plan) -> Work:
     evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()
     probe: Probe = runner.run("probe", LOADERS[plan.source.kind].toolchain, ProbeRequest(source, inputs, data, SAMPLES))
-    return Work(runner, plan, source, inputs, probe, calibration, evaluation)
+    return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
 
 
 @dataclass(frozen=True)
@@ -220,12 +222,12 @@ def _sense_one(work: Work, recipe: Recipe, engine: str, *, exact: bool) -> _Foun
         Figures(harm, share)
         for harm, share in zip(sensed.harms, shares([harm.alone_db for harm in sensed.harms]), strict=True)
     ]
-    return _Found(
-        sensed, whole, tuple(_exact(work, lowered, recipe, one) for one in figures) if exact else tuple(figures)
-    )
+    if exact:
+        figures = work.crew.each(partial(_exact, work, lowered, recipe), figures, lambda _: "")
+    return _Found(sensed, whole, tuple(figures))
 
 
-def _exact(work: Work, lowered: Lowered, recipe: Recipe, figures: Figures) -> Figures:
+def _exact(work: Work, lowered: Lowered, recipe: Recipe, figures: Figures, _reason: str) -> Figures:
     layer = Rule(recipe.scheme, layers=(figures.harm.layer,))
     everything = Rule("float32", layers=("*",))
     alone = dataclasses.replace(recipe, rules=(everything, layer))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from edgekit import divide
 from edgekit.assemble import Made
 from edgekit.options import AUTO
 from edgekit.plan import Plan
+from edgekit.race.crew import ALONE, Crew
 from edgekit.race.trial import Trial, told
 from edgekit_converters.data import DataRequest, DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
@@ -73,6 +76,11 @@ class Work:
     evaluation: DataSet | None
     agreement: bool = False  # the labels of the evaluation data are the source's own answers
     dense: Source | None = None  # what the source was pruned from: losses are counted from what that is worth
+    crew: Crew = ALONE  # who does side by side what can be
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process, which does all alone."""
+        return vars(self) | {"crew": ALONE}
 
     @property
     def toolchain(self) -> str:
@@ -312,8 +320,7 @@ def _evaluate(
     request = EvaluateRequest(
         subject, work.inputs, work.source.outputs, data, metric=work.plan.metric, agreement=work.agreement
     )
-    evaluation: Evaluation = work.runner.run("evaluate", toolchain, request, name)
-    return evaluation
+    return divide.evaluate(work.runner, work.crew, toolchain, request, name)
 
 
 def measure(work: Work, made: Made) -> Latency:

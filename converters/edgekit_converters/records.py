@@ -271,6 +271,16 @@ class OwnMetric:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What some samples of an evaluation, in a row, came to."""
+
+    first: int
+    count: int
+    arrays: tuple[Path, ...]  # .npy (count, ...): the metric of each sample; for an own metric every output
+    seconds: float  # that it took
+
+
+@dataclass(frozen=True)
 class EvaluateRequest:
     """Measure the source, or one artifact of it, on evaluation data."""
 
@@ -281,6 +291,17 @@ class EvaluateRequest:
     precision: str = "f32"
     metric: OwnMetric | None = None  # without, the one of METRICS that fits
     agreement: bool = False  # the labels are the source's own answers
+    parts: tuple[Part, ...] = ()  # known already, in order; the rest is computed
+
+
+@dataclass(frozen=True)
+class PartRequest:
+    """Compute a part of an evaluation."""
+
+    whole: EvaluateRequest
+    first: int
+    end: int  # the sample after the last
+    most_s: float | None = None  # stop after so many seconds, wherever that is
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgekit_converters import toolchains
 from edgekit_converters.worker import Worker
+from edgekit_runtime.errors import ToolchainError
 
 
 class Workers:
@@ -26,6 +27,7 @@ class Workers:
         self._all: list[Worker] = []
         self._free: list[Worker] = []
         self._count: Counter[str] = Counter()  # by toolchain
+        self._closed = False
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -39,14 +41,14 @@ class Workers:
         """
         with self._changed:
             if not self._count[toolchain]:
-                self._free.append(self._started(toolchain, stage))
+                self._free.append(self._started(toolchain, stage, toolchains.TOOLCHAINS[toolchain].warm))
 
     @contextmanager
     def lent(self, toolchain: str, stage: str) -> Iterator[Worker]:
         """Lend a worker. One that died meanwhile is not lent again.
 
         Raises:
-            ToolchainError: as :meth:`start`.
+            ToolchainError: as :meth:`start`; or all of them were ended meanwhile.
         """
         worker = self._take(toolchain, stage)
         try:
@@ -60,24 +62,29 @@ class Workers:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """End all of them at once."""
+        """End all of them at once, and let nobody who waits start others."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         for worker in self._all:
             worker.close()
 
     def _take(self, toolchain: str, stage: str) -> Worker:
         with self._changed:
             while True:
+                if self._closed:
+                    raise ToolchainError("the command has ended", stage=stage, subject=toolchain)
                 for worker in self._free:
                     if worker.name == toolchain:
                         self._free.remove(worker)
                         return worker
                 if self._count[toolchain] < self._most:
-                    return self._started(toolchain, stage)
+                    return self._started(toolchain, stage)  # and used at once: it imports what that needs
                 self._changed.wait()
 
-    def _started(self, toolchain: str, stage: str) -> Worker:
+    def _started(self, toolchain: str, stage: str, warm: str = "") -> Worker:
         toolchains.require(toolchain, stage)
-        worker = Worker(toolchain, self._log, self._scratch, toolchains.TOOLCHAINS[toolchain].warm)
+        worker = Worker(toolchain, self._log, self._scratch, warm)
         self._count[toolchain] += 1
         self._all.append(worker)
         return worker

@@ -1,4 +1,4 @@
-"""Candidates tried by the processes of a Ray cluster. Nodes may die: what they had not finished is tried again."""
+"""Done by the processes of a Ray cluster. Nodes may die: what they had not finished is done again."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ PLACED = {"num_cpus": 0.01, "scheduling_strategy": "SPREAD"}
 class Cluster:
     """Processes of a Ray cluster that :func:`joined` has opened."""
 
+    begins_s = 10.0  # a process there, and its engine's worker
+
     def __init__(self, engines: int) -> None:
         self._engines = engines
         self._local = Threads()
@@ -50,7 +52,7 @@ class Cluster:
         if not self._lost:
             return ()
         times = f"{len(self._lost)} time{'s' * (len(self._lost) > 1)}"
-        return (f"race: the Ray cluster lost processes {times}; what they tried was tried again ({self._lost[0]})",)
+        return (f"the Ray cluster lost processes {times}; what they did was done again ({self._lost[0]})",)
 
     def each(
         self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]

@@ -1,4 +1,4 @@
-"""Who tries candidates: some threads, each driving worker processes; ``cluster.py`` has the other kind."""
+"""Who tries candidates, and parts of evaluations: threads that drive worker processes; ``cluster.py`` has others."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Crew(Protocol):
         """How many at once."""
 
     @property
+    def begins_s(self) -> float:
+        """About how long one more takes until it works, in seconds."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What went wrong and was made up for, for people."""
 
@@ -38,6 +42,7 @@ class Threads:
     """Threads of this process; what they run, runs in worker processes."""
 
     jobs: int = 1
+    begins_s: float = 1.0  # an engine's worker
     notes: tuple[str, ...] = ()
 
     def each(
@@ -47,6 +52,9 @@ class Threads:
         if self.jobs == 1:
             return [try_it(one, reason(place)) for place, one in enumerate(given)]
         return through_joblib(self.jobs, try_it, given, reason, backend="threading")
+
+
+ALONE = Threads()
 
 
 def through_joblib(

@@ -55,6 +55,27 @@ def test_one_that_died_is_replaced(workers):
         assert other.call("prepare", "os:getpid")[0] == other.process.pid != worker.process.pid
 
 
+def test_when_all_are_ended_who_waits_gets_no_other(workers):
+    refused = []
+
+    def wait():
+        try:
+            with workers.lent("data", "prepare"):
+                pass
+        except ToolchainError as error:
+            refused.append(str(error))
+
+    with workers.lent("data", "prepare"), workers.lent("data", "prepare"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        workers.close()
+        waiting.join(30)
+    assert len(workers) == 2
+    assert refused == ["prepare (data): the command has ended"]
+
+
 def data_request(folder):
     np.save(folder / "data.npy", np.random.default_rng(0).random((20, 4), dtype=np.float32))
     return DataRequest(str(folder / "data.npy"), (InputSpec("x", (1, 4), "float32"),))

@@ -97,7 +97,7 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"samples": True}, PlanError, "1 or more"),
         ({"samples": "auto"}, PlanError, "--samples auto needs --calibrate"),
         ({"jobs": 2}, PlanError, "--jobs goes with --evaluate or --quantize auto"),
-        ({"ray": "auto"}, PlanError, "--ray goes with --quantize auto"),
+        ({"ray": "auto"}, PlanError, "--ray goes with --evaluate or --quantize auto"),
         ({"jobs": 0, "quantize": ("auto",)}, PlanError, "--jobs 0: 1 or more"),
         ({"jobs": 2, "ray": "auto", "quantize": ("auto",)}, PlanError, "leave --jobs out"),
         ({"ray": "auto", "cache": False, "quantize": ("auto",)}, PlanError, "leave --no-cache out"),

@@ -8,10 +8,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgekit
+from edgekit import divide
+from edgekit.race.crew import ALONE
+from edgekit_converters.cache import Cache
+from edgekit_converters.data import DataSet
+from edgekit_converters.records import Artifact, EvaluateRequest
+from edgekit_converters.runner import Runner, new_log
 from edgekit_runtime.errors import PlanError
+from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
 
 pytestmark = [pytest.mark.needs_ray, pytest.mark.needs_keras]
 
@@ -96,6 +104,35 @@ def test_nothing_at_the_address_is_said(tmp_path):
         raise AssertionError("not reached")
 
 
+def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_path, monkeypatch):
+    from edgekit.race import cluster as crew
+
+    rng = np.random.default_rng(0)
+    for name, shape in (("x", (500, 6)), ("matrix", (6, 6))):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal(shape).astype(np.float32))
+    matrix = Artifact(
+        "null", "float32", (tmp_path / "matrix.npy",), *((TensorBinding(0, name, "float32"),) for name in ("x", "y"))
+    )
+    data = DataSet((str(tmp_path / "x.npy"),), None, (), 500, "x", ())
+    shape = (1, 6)
+    specs = (InputSpec("x", shape, "float32"),), (OutputSpec("y", shape, "float32"),)
+    request = EvaluateRequest(matrix, *specs, data)
+    monkeypatch.setattr(divide, "ALONE_S", 0.0)
+    monkeypatch.setattr(crew.Cluster, "begins_s", 1e-9)  # worth it, however little is left
+    with (
+        Runner(new_log(tmp_path), Cache(tmp_path / "there"), scratch=tmp_path) as runner,
+        crew.joined(cluster.address, ["data"], tmp_path, []) as there,
+    ):
+        divided = divide.evaluate(runner, there, "data", request, "matrix")
+        assert there.notes == ()
+        assert [cost.stage for cost in runner.costs] == ["compute", "evaluate"]  # the first part, and all together
+    assert len([one for one in (tmp_path / "there").iterdir() if (one / "0.npy").exists()]) > 2
+    with Runner(new_log(tmp_path), Cache(tmp_path / "here")) as runner:
+        whole = divide.evaluate(runner, ALONE, "data", request, "matrix")
+        np.testing.assert_array_equal(np.load(divided.scores), np.load(whole.scores))
+        assert (divided.metric, divided.value, divided.samples) == ("reconstruction_error", whole.value, 500)
+
+
 @pytest.mark.slow
 def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch, capsys):
     raylet = cluster.second.all_processes["raylet"][0].process.pid
@@ -105,7 +142,7 @@ def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch, cap
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "there"))
     there, found_there = race(demo, tmp_path, ray=cluster.address)
     assert killed.is_set()
-    assert any(note.startswith("race: the Ray cluster lost processes") for note in there.notes)
+    assert any(note.startswith("the Ray cluster lost processes") for note in there.notes)
     assert capsys.readouterr().out == ""  # where --json writes the report
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "here"))
     here, found_here = race(demo, tmp_path, jobs=2)

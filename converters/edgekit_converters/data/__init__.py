@@ -118,15 +118,18 @@ def one_by_one(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Ar
         yield [normalise(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
-def batches(data: DataSet, inputs: tuple[InputSpec, ...], size: int) -> Iterator[list[Array]]:
+def batches(
+    data: DataSet, inputs: tuple[InputSpec, ...], size: int, first: int = 0, end: int | None = None
+) -> Iterator[list[Array]]:
     """The samples in order, at most ``size`` at a time: one array an input, (b, *input shape without batch).
 
     They are normalised by the runtime's own preprocessing, so a board computes the same, and have the
-    input's dtype.
+    input's dtype. All of them, or those from ``first`` to before ``end``.
     """
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]  # an input: (count, *its shape[1:])
-    for start in range(0, data.count, size):
-        rows = slice(start, start + size)
+    end = data.count if end is None else min(end, data.count)
+    for start in range(first, end, size):
+        rows = slice(start, min(start + size, end))
         yield [normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 

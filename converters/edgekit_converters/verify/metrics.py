@@ -6,6 +6,7 @@ bring another: ``own_metric.py``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 from edgekit_converters import data as dataset
 from edgekit_converters.artifact import OpenArtifact
 from edgekit_converters.load import open_source
-from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, OwnMetric, Source
+from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, OwnMetric, Part, PartRequest, Source
 from edgekit_converters.verify import own_metric
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
+
+Arrays = list[np.ndarray]
 
 ALIKE = 0.25  # correlation
 NEARLY = 1e-2  # how far a probability may be off: quantized, or rounded
@@ -141,39 +144,91 @@ def gives_back(inputs: np.ndarray, outputs: np.ndarray) -> bool:
 def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     """The stage: average the metric over all samples, or ask the user's own.
 
+    Law: parts of it that are known already change nothing but the time that it takes.
+
     Raises:
         DataError: no metric fits, a label is out of range, or the user's function fails.
     """
     labels = dataset.labels(request.data)
+    metric = _metric(request, labels)
+    known = [part for part in request.parts if _is_there(part)]
+    columns = []
+    for arrays in _in_order(request, metric, labels, known):
+        columns.append(arrays)
+        report_progress(sum(len(one[0]) for one in columns), request.data.count)
+    whole = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    if isinstance(metric, OwnMetric):
+        by_name = dict(zip([spec.name for spec in request.outputs], whole, strict=True))
+        value = own_metric.score(metric, by_name, labels)
+        return Evaluation(metric.name, value, request.data.count, own_metric.load(metric)[1])
+    (scores,) = whole
+    np.save(folder / "scores.npy", scores)
+    return Evaluation(metric.name, float(scores.mean()), len(scores), scores=folder / "scores.npy")
+
+
+def compute(request: PartRequest, folder: Path) -> Part:
+    """The stage: what some samples in a row come to, as :func:`evaluate` computes them.
+
+    Raises:
+        DataError: as there, but for what a user's own function makes of the outputs: it sees all of them at once.
+    """
+    started, done, found = time.monotonic(), 0, []
+    labels = dataset.labels(request.whole.data)
+    metric = _metric(request.whole, labels)
+    for arrays in _computed(request.whole, metric, labels, request.first, request.end):
+        found.append(arrays)
+        done += len(arrays[0])
+        report_progress(done, request.end - request.first)
+        if request.most_s is not None and time.monotonic() - started > request.most_s:
+            break
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    paths = tuple(folder / f"{place}.npy" for place in range(len(columns)))
+    for path, column in zip(paths, columns, strict=True):
+        np.save(path, column)
+    return Part(request.first, done, paths, time.monotonic() - started)
+
+
+def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | OwnMetric:
+    """Return the metric; what is wrong with it, or with the labels, is known before anything is computed."""
     if request.metric:
-        return _own(request, request.metric, labels)
+        own_metric.load(request.metric)
+        return request.metric
     metric = metric_for(request.inputs, request.outputs, labels)
     if request.agreement:
         metric = METRICS["agreement" if metric.name == "accuracy" else "relative_error"]
     if metric.name == "accuracy" and labels is not None and request.outputs[0].shape[1] > 1:
         _check_range(labels, request.outputs[0])
-    scores = []
+    return metric
+
+
+def _is_there(part: Part) -> bool:
+    """Tell whether nobody has trimmed it away with the cache."""
+    return all(path.is_file() for path in part.arrays)
+
+
+def _in_order(
+    request: EvaluateRequest, metric: Metric | OwnMetric, labels: np.ndarray | None, known: list[Part]
+) -> Iterator[Arrays]:
+    """Yield what all samples come to: what is known, and between that what is not."""
     done = 0
-    for inputs, outputs in _results(request):
-        some = None if labels is None else labels[done : done + len(inputs[0])]
-        scores.append(metric.score(inputs, outputs, some))
-        done += len(inputs[0])
-        report_progress(done, request.data.count)
-    all_scores = np.concatenate(scores)
-    np.save(folder / "scores.npy", all_scores)
-    return Evaluation(metric.name, float(all_scores.mean()), done, scores=folder / "scores.npy")
+    for part in known:
+        yield from _computed(request, metric, labels, done, part.first)
+        yield [np.load(path) for path in part.arrays]
+        done = part.first + part.count
+    yield from _computed(request, metric, labels, done, request.data.count)
 
 
-def _own(request: EvaluateRequest, metric: OwnMetric, labels: np.ndarray | None) -> Evaluation:
-    own_metric.load(metric)  # what is wrong with it is known before anything is computed
-    parts: list[list[np.ndarray]] = []
-    for _, outputs in _results(request):
-        parts.append(outputs)
-        report_progress(len(parts) * BATCH, request.data.count)
-    names = [spec.name for spec in request.outputs]
-    by_name = {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
-    value = own_metric.score(metric, by_name, labels)
-    return Evaluation(metric.name, value, request.data.count, own_metric.load(metric)[1])
+def _computed(
+    request: EvaluateRequest, metric: Metric | OwnMetric, labels: np.ndarray | None, first: int, end: int
+) -> Iterator[Arrays]:
+    """Yield, batch by batch, the scores; for a user's own metric the outputs."""
+    for inputs, outputs in _results(request, first, end) if first < end else ():
+        if isinstance(metric, OwnMetric):
+            yield outputs
+        else:
+            some = None if labels is None else labels[first : first + len(inputs[0])]
+            yield [metric.score(inputs, outputs, some)]
+        first += len(inputs[0])
 
 
 def higher_is_better(metric: str) -> bool:
@@ -191,22 +246,21 @@ def _check_range(labels: np.ndarray, output: OutputSpec) -> None:
         )
 
 
-def _results(request: EvaluateRequest) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+def _results(request: EvaluateRequest, first: int, end: int) -> Iterator[tuple[Arrays, Arrays]]:
     """Yield inputs and outputs, batch by batch."""
-    if isinstance(request.subject, Source):
-        run = open_source(request.subject.request).run
-        for batch in dataset.batches(request.data, request.inputs, BATCH):
+    subject, batches = request.subject, dataset.batches(request.data, request.inputs, BATCH, first, end)
+    if isinstance(subject, Source):
+        run = open_source(subject.request).run
+        for batch in batches:
             yield batch, run(batch)
         return
-    yield from _artifact_results(request.subject, request)
+    yield from _artifact_results(subject, request.precision, batches)
 
 
-def _artifact_results(
-    artifact: Artifact, request: EvaluateRequest
-) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    opened = OpenArtifact(artifact, request.precision)
+def _artifact_results(artifact: Artifact, precision: str, batches: Iterator[Arrays]) -> Iterator[tuple[Arrays, Arrays]]:
+    opened = OpenArtifact(artifact, precision)
     try:
-        for batch in dataset.batches(request.data, request.inputs, BATCH):
+        for batch in batches:
             rows = [opened.run([array[i : i + 1] for array in batch]) for i in range(len(batch[0]))]
             yield batch, [np.concatenate(column) for column in zip(*rows, strict=True)]
     finally:

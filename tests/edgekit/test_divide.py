@@ -1,0 +1,139 @@
+"""A divided evaluation comes to what an undivided one does, to the bit; and only what gains by it is divided."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgekit import divide
+from edgekit.race.crew import Threads
+from edgekit_converters.cache import Cache
+from edgekit_converters.data import DataSet
+from edgekit_converters.records import Artifact, EvaluateRequest, OwnMetric, Source, SourceRequest
+from edgekit_converters.runner import Runner, new_log
+from edgekit_runtime.errors import DataError
+from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+
+COUNT, FEATURES, CLASSES = 700, 6, 3
+pytestmark = pytest.mark.needs_joblib
+SIDE_BY_SIDE = Threads(2, begins_s=1e-9)  # however little is left
+
+
+@pytest.fixture
+def request_for(tmp_path):
+    """Ask for the evaluation of a matrix, on samples with labels."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.standard_normal((COUNT, FEATURES)).astype(np.float32))
+    labels = {
+        "classes": rng.integers(0, CLASSES, COUNT),
+        "targets": rng.standard_normal((COUNT, CLASSES)).astype(np.float32),
+    }
+    np.save(tmp_path / "matrix.npy", rng.standard_normal((FEATURES, CLASSES)).astype(np.float32))
+
+    def make(kind="classes", **more):
+        np.save(tmp_path / f"{kind}.npy", labels[kind])
+        data = DataSet((str(tmp_path / "x.npy"),), str(tmp_path / f"{kind}.npy"), (), COUNT, kind, ())
+        float_tensors = ((TensorBinding(0, name, "float32"),) for name in ("x", "y"))
+        matrix = Artifact("null", "float32", (tmp_path / "matrix.npy",), *float_tensors)
+        inputs = (InputSpec("x", (1, FEATURES), "float32"),)
+        return EvaluateRequest(matrix, inputs, (OutputSpec("y", (1, CLASSES), "float32"),), data, **more)
+
+    return make
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    monkeypatch.setattr(divide, "ALONE_S", 0.0)  # a batch
+    with Runner(new_log(tmp_path), Cache(tmp_path / "cache"), jobs=2) as made:
+        yield made
+
+
+def evaluate(runner, request, crew=SIDE_BY_SIDE):
+    """The numpy that every worker has is engine enough."""
+    return divide.evaluate(runner, crew, "data", request, "matrix")
+
+
+def alone(folder):
+    """Another command, which knows nothing yet."""
+    return Runner(new_log(folder), Cache(folder / "other"))
+
+
+def parts_of(runner):
+    return [cost for cost in runner.costs if cost.stage == "compute"]
+
+
+@pytest.mark.parametrize("kind", ["classes", "targets"])
+def test_it_comes_to_the_same(runner, request_for, tmp_path, kind):
+    divided = evaluate(runner, request_for(kind))
+    first, *others = (cost.subject for cost in parts_of(runner))
+    ends = sorted(tuple(map(int, subject.removeprefix("matrix ").split("–"))) for subject in others)
+    assert (first, len(ends), ends[0][0], ends[-1][1]) == ("matrix", 7, 33, COUNT)
+    assert [begin - 1 for begin, _ in ends[1:]] == [end for _, end in ends[:-1]]
+    with alone(tmp_path) as other:
+        whole = evaluate(other, request_for(kind), Threads(1))
+        assert not parts_of(other)
+        assert (divided.metric, divided.value, divided.samples) == (whole.metric, whole.value, COUNT)
+        np.testing.assert_array_equal(np.load(divided.scores), np.load(whole.scores))
+
+
+def test_a_metric_of_ones_own_sees_everything_at_once_and_in_order(runner, request_for, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(f"""
+import numpy as np
+
+def score(outputs, labels):
+    y, x, matrix = outputs["y"], np.load({str(tmp_path / "x.npy")!r}), np.load({str(tmp_path / "matrix.npy")!r})
+    assert np.allclose(y, x @ matrix, atol=1e-5) and labels.shape == ({COUNT},)
+    return float(y[3, 1])
+""")
+    divided = evaluate(runner, request_for(metric=OwnMetric(own, "score")))
+    with alone(tmp_path) as other:
+        assert divided.value == evaluate(other, request_for(metric=OwnMetric(own, "score")), Threads(1)).value
+    assert divided.code == (own,)
+
+
+def test_a_sample_that_a_metric_fails_for_is_named_by_its_place_in_the_whole(runner, request_for, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def score(outputs, labels):\n    return 1 / (outputs['y'].max(axis=1) < outputs['y'].max())\n")
+    largest = (np.load(tmp_path / "x.npy") @ np.load(tmp_path / "matrix.npy")).max(axis=1).argmax()
+    with pytest.raises(DataError, match=f"returned inf for evaluation sample {largest}$"):
+        evaluate(runner, request_for(metric=OwnMetric(own, "score")))
+    assert len(parts_of(runner)) > 2
+
+
+def test_it_is_known_afterwards_by_whoever_asks(runner, request_for):
+    evaluate(runner, request_for())
+    before = len(runner.costs)
+    evaluate(runner, request_for(), Threads(1))
+    evaluate(runner, request_for())
+    assert [(cost.stage, cost.cached) for cost in runner.costs[before:]] == [("evaluate", True)] * 2
+
+
+def test_one_that_was_interrupted_goes_on_with_the_parts_that_were_finished(runner, request_for):
+    class Interrupted(Threads):
+        def each(self, try_it, given, reason):
+            super().each(try_it, given[:3], reason)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(runner, request_for(), Interrupted(2, begins_s=1e-9))
+    before = len(parts_of(runner))
+    assert before == 1 + 3
+    evaluate(runner, request_for())
+    assert sum(cost.cached for cost in parts_of(runner)[before:]) == before
+
+
+def test_what_is_through_soon_is_not_divided(runner, request_for):
+    evaluate(runner, request_for(), Threads(2))  # to begin takes a second, and all of it less
+    assert len(parts_of(runner)) == 1
+
+
+def test_what_uses_all_cores_or_leaves_too_much_behind_is_not_divided(runner, request_for, tmp_path):
+    request = request_for()
+    source = Source(SourceRequest("keras", tmp_path), "keras", request.inputs, request.outputs, (False,))
+    assert divide._divides(runner, request)
+    assert not divide._divides(runner, replace(request, subject=source))
+    assert divide._divides(runner, replace(request, subject=replace(source, framework="tflite")))
+    wide = replace(request, outputs=(OutputSpec("y", (1, 2**21), "float32"),))  # 8 MiB a sample
+    assert divide._divides(runner, wide)
+    assert not divide._divides(runner, replace(wide, metric=OwnMetric(tmp_path / "own.py", "score")))
