@@ -13,9 +13,8 @@ from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
 from edgekit_converters.prune.keras_anatomy import Dissection
 from edgekit_converters.prune.keras_channels import Key, Slot, weight_of
-from edgekit_converters.prune.towards import BATCH, Towards, some, towards
+from edgekit_converters.prune.towards import Towards, batches, towards
 from edgekit_converters.train.objective import TINY
-from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import SourceError
 
 Along = tuple[np.ndarray, np.ndarray]  # sums of a slot's θ·∂L/∂θ and (∂L/∂θ)², each (batches, entries)
@@ -86,7 +85,10 @@ def _gradients(live: Live, found: Dissection, request: ScoreRequest) -> dict[Key
             for slot, weight, gradient in zip(slots.values(), weights, gradients, strict=True)
         ]
 
-    found_sums = [sums(batch, labels) for batch, labels in _batches(request)]
+    found_sums = [
+        sums([tf.constant(array) for array in arrays], None if labels is None else tf.constant(labels))
+        for arrays, labels in batches(request)
+    ]
     return {
         key: (np.stack([one[place][0] for one in found_sums]), np.stack([one[place][1] for one in found_sums]))
         for place, key in enumerate(slots)
@@ -102,28 +104,16 @@ def _along(slot: Slot, values: Any) -> Any:
     return tf.reduce_sum(values, axis=np.delete(np.arange(len(values.shape)), slot.axis).tolist())
 
 
-def _batches(request: ScoreRequest) -> Iterator[tuple[list[Any], Any]]:
-    """Yield inputs and labels, BATCH samples each; the last ones only when they are as many, or there are no others."""
-    arrays, labels = some(request)
-    count = len(arrays[0])
-    for start in range(0, max(count - count % BATCH, 1), BATCH):
-        rows = slice(start, start + BATCH)
-        report_progress(start, count)
-        yield [tf.constant(array[rows]) for array in arrays], None if labels is None else tf.constant(labels[rows])
-
-
 def _loss(what: Towards) -> Callable[[Any, Any, Any], Any]:
     """Return the loss of the first output, as a function of output, input and labels; summed over samples."""
-    if what.kind == "targets":
-        return lambda output, _, given: tf.reduce_sum(tf.square(output - tf.cast(given, output.dtype)))
-    if what.kind == "inputs":
-        return lambda output, taken, _: tf.reduce_sum(tf.square(output - taken))
-    if what.kind == "nothing":
-        return lambda output, *_: tf.reduce_sum(tf.square(output))
 
     def cross_entropy(output: Any, _: Any, given: Any) -> Any:
         logits = tf.math.log(tf.maximum(output, TINY)) if what.probabilities else output
         classes = tf.argmax(output, axis=1) if given is None else given
         return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits))
 
-    return cross_entropy
+    def squared(output: Any, taken: Any, given: Any) -> Any:
+        aim = what.aim(taken, given)
+        return tf.reduce_sum(tf.square(output if aim is None else output - tf.cast(aim, output.dtype)))
+
+    return cross_entropy if what.kind == "classes" else squared

@@ -17,9 +17,8 @@ from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
 from edgekit_converters.prune.torch_seams import Seam, Seams
 from edgekit_converters.prune.torch_units import Ids
-from edgekit_converters.prune.towards import BATCH, Towards, some, towards
+from edgekit_converters.prune.towards import Towards, batches, towards
 from edgekit_converters.train.objective import TINY
-from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import SourceError
 
 Conv = nn.modules.conv._ConvNd
@@ -111,16 +110,11 @@ def _gradients(
     loss = _loss(towards(live, request))
     for one in model.parameters():
         one.requires_grad_(True)  # frozen ones tell as much as others
-    arrays, labels = some(request)
-    count = len(arrays[0])
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {place: [] for place in range(len(lies))}
-    for start in range(0, max(count - count % BATCH, 1), BATCH):
-        rows = slice(start, start + BATCH)
-        report_progress(start, count)
-        batch = tensors(live, [array[rows] for array in arrays])
+    for arrays, labels in batches(request):
         model.zero_grad()
-        given = None if labels is None else torch.from_numpy(np.asarray(labels[rows]))
-        _summed(model, batch, loss, given).backward()
+        given = None if labels is None else torch.from_numpy(np.asarray(labels))
+        _summed(model, tensors(live, arrays), loss, given).backward()
         for place, lie in enumerate(lies):
             gradient = lie.parameter.grad if lie.parameter.grad is not None else torch.zeros_like(lie.parameter)
             found[place].append((_over(lie, lie.parameter * gradient), _over(lie, gradient**2)))
@@ -144,7 +138,7 @@ def _loss(what: Towards) -> Loss:
         return functional.cross_entropy(logits, output.argmax(1) if given is None else given, reduction="sum")
 
     def squared(output: torch.Tensor, taken: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
-        aim = given if what.kind == "targets" else taken if what.kind == "inputs" else None
+        aim = what.aim(taken, given)
         return (output if aim is None else output - aim.to(output.dtype)).square().sum()
 
     return cross_entropy if what.kind == "classes" else squared

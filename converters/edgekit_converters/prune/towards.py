@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from edgekit_converters import data as dataset
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.train.objective import gives_probabilities
+from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 
 BATCH = 8  # samples whose gradients are one: within it, what one sample gains another may lose
@@ -28,6 +31,10 @@ class Towards:
 
     kind: str
     probabilities: bool = False  # the output ends in a softmax
+
+    def aim(self, taken: Any, given: Any) -> Any:
+        """Return what a squared error is taken to, of the first input and the labels; None is zero."""
+        return {"inputs": taken, "targets": given}.get(self.kind)
 
 
 def towards(live: Live, request: ScoreRequest) -> Towards:
@@ -62,11 +69,18 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
     return Towards("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
 
 
-def some(request: ScoreRequest) -> tuple[Arrays, np.ndarray | None]:
-    """Return the samples that are looked at, one array an input, and their labels: SAMPLES spread over the data."""
+def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]:
+    """Yield inputs and labels, BATCH samples each; the last ones only when they are as many, or there are no others.
+
+    They are SAMPLES at most, spread over the data.
+    """
     assert request.data is not None
     values = sum(math.prod(spec.shape) for spec in request.inputs)
     count = min(request.data.count, SAMPLES, max(BATCH, VALUES // values))
     rows = np.unique(np.linspace(0, request.data.count - 1, count).astype(int))
     labels = dataset.labels(request.data)
-    return dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
+    arrays, labels = dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
+    for start in range(0, max(count - count % BATCH, 1), BATCH):
+        report_progress(start, count)
+        batch = slice(start, start + BATCH)
+        yield [array[batch] for array in arrays], None if labels is None else labels[batch]
