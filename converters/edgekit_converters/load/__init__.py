@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,23 @@ def reopen(request: SourceRequest) -> Live:
     """Open a model that may be changed: it is nobody else's."""
     live: Live = open_source.__wrapped__(request)
     return live
+
+
+def of_framework(table: Mapping[str, str], source: Source) -> Any:
+    """Import what a table has for a trained model's framework: ``module``, or ``module:name``.
+
+    Raises:
+        SourceError: it has nothing for it.
+    """
+    if source.framework not in table:
+        came = source.scheme if source.quantized else source.framework
+        raise SourceError(
+            f"{source.request.path}: a model of {came} can be run, but neither pruned nor trained; give the trained "
+            f"Keras model (.keras, .h5), or the function that builds the PyTorch module (FILE.py:function)"
+        )
+    module, _, name = table[source.framework].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
 
 
 def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | None) -> tuple[int, ...]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgekit_converters.load import open_source
+from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Source
-from edgekit_runtime.errors import SourceError
 
 # framework: "module:function", (Live, folder) -> Path
 SAVERS = {
@@ -27,7 +24,7 @@ class SaveRequest:
 
 @dataclass(frozen=True)
 class Saved:
-    """The file: ``.keras`` or ``.h5`` of a Keras model, as it came, ``.pt2`` of a PyTorch module."""
+    """The file: ``.keras`` of a model of Keras 3, ``.h5`` of one of tf_keras, ``.pt2`` of a PyTorch module."""
 
     path: Path
 
@@ -38,11 +35,5 @@ def save(request: SaveRequest, folder: Path) -> Saved:
     Raises:
         SourceError: it is no trained Keras or PyTorch model.
     """
-    if request.source.framework not in SAVERS:
-        raise SourceError(
-            f"{request.source.request.path}: pruning and training need the trained Keras or PyTorch model; "
-            f"a model of {request.source.framework} can only be run"
-        )
-    module, _, name = SAVERS[request.source.framework].partition(":")
-    write: Any = getattr(importlib.import_module(module), name)
+    write = of_framework(SAVERS, request.source)
     return Saved(write(open_source(request.source.request), folder))

@@ -7,17 +7,14 @@ go is decided between them, in ``choose.py``, which knows no framework. One file
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgekit_converters.data import DataSet
-from edgekit_converters.load import open_source
+from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Cut, Source, SourceRequest
-from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec
 
 # framework: the module that has dissect, score, cut and mend for its open models
@@ -164,7 +161,8 @@ def dissect(request: DissectRequest, _folder: Path) -> Anatomy:
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
-    anatomy: Anatomy = _pruner(request.source).dissect(open_source(request.source.request))
+    pruner = of_framework(PRUNERS, request.source)
+    anatomy: Anatomy = pruner.dissect(open_source(request.source.request))
     return anatomy
 
 
@@ -174,7 +172,8 @@ def score(request: ScoreRequest, folder: Path) -> Scores:
     Raises:
         DataError: an importance that looks at gradients got no data, or labels that do not fit.
     """
-    scores: Scores = _pruner(request.source).score(open_source(request.source.request), request, folder)
+    pruner = of_framework(PRUNERS, request.source)
+    scores: Scores = pruner.score(open_source(request.source.request), request, folder)
     return scores
 
 
@@ -184,20 +183,13 @@ def cut(request: CutRequest, folder: Path) -> SourceRequest:
     Raises:
         ConversionError: a cut would leave nothing of a group, or took nothing away.
     """
-    made: SourceRequest = _pruner(request.source).cut(open_source(request.source.request), request, folder)
+    pruner = of_framework(PRUNERS, request.source)
+    made: SourceRequest = pruner.cut(open_source(request.source.request), request, folder)
     return made
 
 
 def mend(request: MendRequest, folder: Path) -> SourceRequest:
     """The stage: repair a model that was cut, and say how to open it."""
-    made: SourceRequest = _pruner(request.source).mend(open_source(request.source.request), request, folder)
+    pruner = of_framework(PRUNERS, request.source)
+    made: SourceRequest = pruner.mend(open_source(request.source.request), request, folder)
     return made
-
-
-def _pruner(source: Source) -> Any:
-    if source.framework not in PRUNERS:
-        raise SourceError(
-            f"{source.request.path}: pruning and training need the trained Keras or PyTorch model; "
-            f"a model of {source.framework} can only be run"
-        )
-    return importlib.import_module(PRUNERS[source.framework])

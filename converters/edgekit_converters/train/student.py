@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.load import Arrays
+from edgekit_converters.load import Arrays, of_framework
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import STUDENTS, Settings
 from edgekit_converters.train.feed import Batch
 from edgekit_converters.train.objective import Objective
-from edgekit_runtime.errors import SourceError
 
 # "weights/...", and "ranges/..." of imitated integers, are what the model computes with; "optimizer/..." is what
 # training goes on with
@@ -76,13 +74,5 @@ def open_student(source: Source, settings: Settings) -> Student:
     Raises:
         SourceError: it cannot be.
     """
-    if source.framework not in STUDENTS or source.quantized:
-        came = source.scheme if source.quantized else source.framework
-        raise SourceError(
-            f"{source.request.path}: a model of {came} can be run, but not trained; give the trained Keras model "
-            f"(.keras, .h5), or the function that builds the PyTorch module (FILE.py:function)"
-        )
-    module, _, name = STUDENTS[source.framework].partition(":")
-    kind: Any = getattr(importlib.import_module(module), name)
-    student: Student = kind(source.request, settings)
+    student: Student = of_framework(STUDENTS, source)(source.request, settings)
     return student
