@@ -194,6 +194,9 @@ def _read_calls(incoming: Connection, calls: queue.Queue[tuple[str, tuple[Any, .
             calls.put(incoming.recv())
         except (EOFError, OSError):
             os._exit(1)
+        except BaseException:  # noqa: BLE001 - a call that cannot be read, whatever is thrown, would be waited for
+            traceback.print_exc()
+            os._exit(1)
 
 
 def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """The child process: results, errors, progress, cost, and every way it may die."""
 
+import operator
 import os
 import signal
 import subprocess
@@ -123,6 +124,19 @@ def test_a_toolchain_that_dies_is_one_readable_error(worker, chore, said):
     with pytest.raises(ToolchainError, match=said) as caught:
         worker.call("quantize", f"chores:{chore}")
     assert caught.value.stage == "quantize"
+
+
+class Unreadable:
+    """Pickled here, it cannot be read there."""
+
+    def __reduce__(self):
+        return operator.truediv, (1, 0)
+
+
+def test_a_call_that_cannot_be_read_is_an_error_and_no_wait(worker):
+    with pytest.raises(ToolchainError, match="ended with exit code 1"):
+        worker.call("test", "chores:add", Unreadable())
+    assert "ZeroDivisionError" in worker.log.read_text()
 
 
 def test_a_killed_toolchain_hints_at_memory(worker):
