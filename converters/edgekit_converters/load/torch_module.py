@@ -21,6 +21,8 @@ from edgekit_runtime.errors import SourceError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
 torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the artifacts' branches run beside the source's
+# what a forward pass raises that cannot be run as it is asked to: the user's code may check sizes in its own way
+FORWARD = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
 IMAGE_CHANNELS = (1, 3, 4)  # a 4-D input with so many entries in its second dimension is taken for an image
 
 

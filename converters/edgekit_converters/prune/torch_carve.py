@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from edgekit_converters.foreign import told
+from edgekit_converters.load.torch_module import FORWARD
 from edgekit_converters.prune.torch_channels import Site
 from edgekit_converters.prune.torch_layers import blank_inputs, cut_layer
 from edgekit_converters.prune.torch_seams import Seam, Seams, places
@@ -27,8 +28,6 @@ CLOSE = 1e-4  # of the largest output: float32 sums in another order
 TRIES = 64  # combinations of attributes
 
 Tensors = tuple[torch.Tensor, ...]
-# what a forward pass raises when sizes do not fit: the user's code may check them in its own way
-FORWARD = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)

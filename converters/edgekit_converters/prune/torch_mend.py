@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from edgekit_converters import data as dataset
 from edgekit_converters.load import Live
-from edgekit_converters.load.torch_module import tensors
+from edgekit_converters.load.torch_module import FORWARD, tensors
 from edgekit_converters.prune import MendRequest
-from edgekit_converters.prune.torch_carve import FORWARD, Tensors, run, unequal
+from edgekit_converters.prune.torch_carve import Tensors, run, unequal
 from edgekit_converters.prune.torch_seams import Seams, places
 
 SAMPLES, VALUES = 256, 2**23  # that weights are solved on, at most: of samples, and of input values

@@ -20,11 +20,11 @@ from torch import fx, nn
 from edgekit_converters import toolchains
 from edgekit_converters.foreign import told
 from edgekit_converters.load import Live, reopen
-from edgekit_converters.load.torch_module import Flat, samples
+from edgekit_converters.load.torch_module import FORWARD, Flat, samples
 from edgekit_converters.prune import Anatomy, CutRequest, MendRequest, ScoreRequest, Scores
 from edgekit_converters.prune.torch_anatomy import anatomy
 from edgekit_converters.prune.torch_attention import free_heads
-from edgekit_converters.prune.torch_carve import FORWARD, Held, Tensors, carve, difference, held_numbers
+from edgekit_converters.prune.torch_carve import Held, Tensors, carve, difference, held_numbers
 from edgekit_converters.prune.torch_follow import follow
 from edgekit_converters.prune.torch_mend import Dense, rebuild, reestimate
 from edgekit_converters.prune.torch_scores import rated

@@ -14,7 +14,9 @@ import torch
 from torch.nn import functional
 
 from edgekit_converters.data.samples import Array
+from edgekit_converters.foreign import told
 from edgekit_converters.load import Arrays, Live, reopen
+from edgekit_converters.load.torch_module import FORWARD
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings, torch_kernels
 from edgekit_converters.train.feed import Batch
@@ -72,7 +74,7 @@ class TorchStudent:
         self._module.train()
         self._optimizer.zero_grad(set_to_none=True)
         with self._precision():
-            outputs = leaves(self._module(*self._tensors(batch.inputs)))
+            outputs = self._given(batch.inputs)
         loss = self._loss([one.float() for one in outputs], batch)
         loss.backward()
         self._optimizer.step()
@@ -152,6 +154,27 @@ class TorchStudent:
         if self._imitated:
             self._imitated.remove()
         torch.set_num_threads(self._threads)
+
+    def _given(self, inputs: Arrays) -> list[torch.Tensor]:
+        """What the module gives in training.
+
+        Raises:
+            SourceError: it fails then, or gives something else than in use: what only trains is not cut with the rest.
+        """
+        count, wanted = len(inputs[0]), len(self._objective.aims)
+        why = "to be trained it has to take batches, and to give what it gives in use, without outputs beside"
+        try:
+            given = leaves(self._module(*self._tensors(inputs)))
+        except FORWARD as error:
+            failed = f"the module fails in training mode on {count} samples at once ({told(error)})"
+            raise SourceError(f"{self._request.path}: {failed}: {why}") from error
+        if len(given) != wanted or any(one.shape[:1] != (count,) for one in given):
+            shapes = ", ".join(str(tuple(one.shape)) for one in given)
+            raise SourceError(
+                f"{self._request.path}: in training mode the module gives {shapes} for {count} samples, and {wanted} "
+                f"output{'s' * (wanted > 1)} in use: {why}"
+            )
+        return given
 
     def _tensors(self, inputs: Arrays) -> list[torch.Tensor]:
         """Bring a batch to the module's layout; images keep their bytes, and only their strides are changed."""

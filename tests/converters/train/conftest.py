@@ -50,6 +50,20 @@ def plain():
 
 def frozen():
     return build().requires_grad_(False)
+
+class Helped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.help = plain(), nn.Linear(192, {classes})
+
+    def forward(self, image):
+        return (self.body(image), self.help(image.flatten(1))) if self.training else self.body(image)
+
+def helped():
+    return Helped()
+
+def alone():
+    return nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, 192)), nn.Linear(192, {classes}))
 """
 CODE = {
     "keras": KERAS.format(package="keras", side=SIDE, classes=CLASSES),

@@ -162,6 +162,16 @@ def test_what_may_not_be_trained_is_refused(student_of, framework):
         open_student(student_of(framework, "frozen"), Settings())
 
 
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [("helped", r"gives \(48, 3\), \(48, 3\) for 48 samples, and 1 output"), ("alone", "fails in")],
+)
+def test_modules_that_compute_something_else_in_training_are_refused(student_of, function, says):
+    student = ready(student_of("torch", function))
+    with pytest.raises(SourceError, match=says):
+        student.step(batch(), 0.1)
+
+
 def test_frozen_programs_are_refused(student_of, tmp_path, loaded):
     import torch
 
