@@ -35,6 +35,7 @@ class Followed:
     states: dict[fx.Node, State] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     heads: list[Ids] = field(default_factory=list)  # of what attention multiplies
+    strange: dict[str, str] = field(default_factory=dict)  # modules whose weights cannot be cut: why
 
     def ids(self, node: Any) -> Ids:
         """Return the ids of a tensor."""

@@ -24,7 +24,7 @@ from edgekit_converters.load.torch_module import FORWARD, Flat, samples
 from edgekit_converters.prune import Anatomy, CutRequest, MendRequest, ScoreRequest, Scores
 from edgekit_converters.prune.torch_anatomy import anatomy
 from edgekit_converters.prune.torch_attention import free_heads
-from edgekit_converters.prune.torch_carve import Held, Tensors, carve, difference, held_numbers
+from edgekit_converters.prune.torch_carve import Held, Tensors, carve, difference, held_numbers, run
 from edgekit_converters.prune.torch_follow import follow
 from edgekit_converters.prune.torch_mend import Dense, rebuild, reestimate
 from edgekit_converters.prune.torch_scores import rated
@@ -129,6 +129,7 @@ def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut]) -> nn.Module:
         ConversionError: the module is not built as it was then.
     """
     model = free_heads(model).eval()
+    run(model, inputs)  # weights that are computed before each pass can be copied after one without gradients
     known = _open(model, inputs)
     carve(model, known.seams, _gone(known.seams, cuts), known.held)
     return model

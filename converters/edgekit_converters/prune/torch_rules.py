@@ -42,7 +42,7 @@ def convolution(found: Followed, node: fx.Node) -> State:
     data, weight = node.args[:2]
     layer = found.layer(weight, Conv)
     if layer is None:
-        return elsewhere(found, node)
+        return strange(found, node)
     module: Any = found.modules[layer]
     taken(found, layer, data, 1)
     given = found.member(layer, "out", found.units.new(module.out_channels))
@@ -62,7 +62,7 @@ def linear(found: Followed, node: fx.Node) -> State:
     data, weight = node.args[:2]
     layer = found.layer(weight, nn.Linear)
     if layer is None:
-        return elsewhere(found, node)
+        return strange(found, node)
     axes = len(found.shape(node))
     taken(found, layer, data, axes - 1)
     given = found.member(layer, "out", found.units.new(found.shape(node)[-1]))
@@ -77,6 +77,12 @@ def embedding(found: Followed, node: fx.Node) -> State:
         return nothing(len(found.shape(node)))
     axes = len(found.shape(node))
     return placed(found.member(layer, "out", found.units.new(found.shape(node)[-1])), axes - 1, axes)
+
+
+def strange(found: Followed, node: fx.Node) -> State:
+    """Let a layer stay whose weights are computed, as by ``weight_norm``, or are a module's own parameters."""
+    found.strange.setdefault(owner(node), f"the weights of its {operator(node)} are no plain layer's")
+    return elsewhere(found, node)
 
 
 def elsewhere(found: Followed, node: fx.Node) -> State:

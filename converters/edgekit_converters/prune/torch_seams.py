@@ -107,6 +107,7 @@ def _whole(followed: Followed, lines: dict[tuple[str, str], Ids], cut: set[int])
         if side == "out" and not units & cut:
             whys = [why for unit in sorted(units) if (why := followed.units.why(unit))]
             yield layer, whys[0] if whys else "has a single channel that could go"
+    yield from followed.strange.items()
 
 
 def places(line: Ids, gone: set[int]) -> list[int]:

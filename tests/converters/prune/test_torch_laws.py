@@ -34,6 +34,7 @@ NETS = {
     "shuffled": ("1,3,8,8", {"channels"}),
     "gated": ("1,16", {"neurons"}),
     "scaled": ("1,3,8,8", {"channels"}),
+    "computed": ("1,3,8,8", {"channels"}),
     "upsampled": ("1,3,8,8", {"channels"}),
     "frozen": ("1,3,8,8", {"channels"}),
     "hidden_size": ("1,3,8,8", {"channels"}),
@@ -83,6 +84,7 @@ def silence(live: Live, anatomy: Anatomy, cuts: tuple[Cut, ...]) -> None:
                 module.weight.transpose(0, int(not getattr(module, "transposed", False)))[out] = 0
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", NETS)
 def test_channels_that_nobody_reads_can_be_cut_without_a_trace(name: str, tmp_path: Path) -> None:
     shape, kinds = NETS[name]
@@ -200,6 +202,12 @@ def test_what_cannot_be_cut_is_named(name: str, shape: str, says: str, tmp_path:
     with pytest.raises(SourceError, match="") as refused:
         dissect(DissectRequest(source_of(name, shape)), tmp_path)
     assert says in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of weight_norm, which many models still have
+def test_a_layer_whose_weights_are_computed_is_named_where_others_are_cut(tmp_path: Path) -> None:
+    whole = dissect(DissectRequest(source_of("computed", NETS["computed"][0])), tmp_path).whole
+    assert ("stem", "the weights of its conv2d are no plain layer's") in whole
 
 
 def test_a_saved_program_is_refused_as_something_to_cut(tmp_path: Path) -> None:

@@ -144,6 +144,16 @@ def scaled() -> nn.Module:
     return Scaled()
 
 
+def computed() -> nn.Module:
+    """Weights that are computed before each pass: they stay, and what comes after them does not."""
+
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        return net.head(net.body(net.stem(x)).mean((2, 3)))
+
+    stem = nn.utils.weight_norm(nn.Conv2d(3, 8, 3, padding=1))
+    return Net(forward, stem=stem, body=conv(8, 6), head=nn.Linear(6, 4))
+
+
 def upsampled() -> nn.Module:
     def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
         low = net.low(F.max_pool2d(x, 2))
