@@ -162,7 +162,7 @@ def _told(pruning: PruningReport) -> Iterator[str]:
         yield f"<tr><td>{escape(layer.layer)}<td>{layer.weights:,}<td>{layer.weights - layer.zeros:,}"
     yield "</table>" if pruning.sparse else ""
     for name, why in pruning.whole:
-        yield f"<p class=note>left whole: {escape(name)}: {escape(why)}</p>"
+        yield f"<p class=note>left whole: {escape(name or 'the model itself')}: {escape(why)}</p>"
 
 
 def _words(metric: str | None) -> str:
