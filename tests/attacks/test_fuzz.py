@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-INPUTS = 8_000
+INPUTS = 2_000
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def _toolchains_as_in_a_worker() -> None:
         os.environ.setdefault(name, value)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def loaded() -> Callable[..., Any]:
     """Load a model: ``loaded(path, **fields of SourceRequest)`` gives its Source."""
 
@@ -32,47 +32,43 @@ def loaded() -> Callable[..., Any]:
     return load
 
 
-@pytest.fixture
-def lowered(tmp_path: Path) -> Callable[..., Artifact]:
+@pytest.fixture(scope="session")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
     """Lower a Source to an engine."""
 
     def run(source: Any, engine: str) -> Artifact:
         from edgekit_converters.lower import lower
 
-        folder = tmp_path / f"lowered-{engine}"
-        folder.mkdir()
-        return lower(LowerRequest(source, engine), folder)
+        return lower(LowerRequest(source, engine), tmp_path_factory.mktemp(f"lowered-{engine}"))
 
     return run
 
 
-@pytest.fixture
-def compared(tmp_path: Path) -> Callable[..., Comparison]:
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Comparison]:
     """Compare an artifact with its Source on seeded noise, or on data."""
 
     def run(source: Any, artifact: Artifact, data: Any = None) -> Comparison:
         from edgekit_converters.verify.parity import compare
         from edgekit_converters.verify.probe import probe
 
-        folder = tmp_path / "compared"
-        folder.mkdir(exist_ok=True)
+        folder = tmp_path_factory.mktemp("compared")
         reference = probe(ProbeRequest(source, source.inputs, (data,) if data else ()), folder)
         return compare(CompareRequest(artifact, reference, source.outputs), folder)
 
     return run
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Callable[..., Any]:
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Write arrays as data for a Source's inputs, and prepare them."""
 
     def run(source: Any, *arrays: np.ndarray) -> Any:
         from edgekit_converters.data import DataRequest, prepare
 
-        folder = tmp_path / "prepared"
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp("prepared")
         names = [spec.name for spec in source.inputs]
-        np.savez(tmp_path / "samples.npz", **dict(zip(names, arrays, strict=True)))
-        return prepare(DataRequest(str(tmp_path / "samples.npz"), source.inputs), folder)
+        np.savez(folder / "samples.npz", **dict(zip(names, arrays, strict=True)))
+        return prepare(DataRequest(str(folder / "samples.npz"), source.inputs), folder)
 
     return run

@@ -36,16 +36,20 @@ class Lowered:
         return float(self._compared(self.source, self.quantized(recipe), self.data).worst.snr_db)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lowered_model(
-    loaded: Callable[..., Any], lowered: Callable[..., Any], prepared: Callable[..., Any], compared: Any, tmp_path: Path
+    loaded: Callable[..., Any],
+    lowered: Callable[..., Any],
+    prepared: Callable[..., Any],
+    compared: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Lowered]:
     """Lower a Keras model to an engine, with samples for calibration."""
 
     def make(model: Any, engine: str, samples: np.ndarray) -> Lowered:
-        path = tmp_path / "model.keras"
-        model.save(path)
-        source = loaded(path)
-        return Lowered(source, lowered(source, engine), prepared(source, samples), compared, tmp_path)
+        folder = tmp_path_factory.mktemp("model")
+        model.save(folder / "model.keras")
+        source = loaded(folder / "model.keras")
+        return Lowered(source, lowered(source, engine), prepared(source, samples), compared, folder)
 
     return make

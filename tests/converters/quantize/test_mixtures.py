@@ -39,28 +39,28 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def net(file, loaded, lowered, prepared, compared, tmp_path):
-    """Quantize the net as a recipe says; gives the request, the artifact and its parity."""
+@pytest.fixture(scope="module")
+def net(file, loaded, lowered, prepared, compared, tmp_path_factory):
+    """Quantize the net as a recipe says, once; gives the artifact and its parity."""
     from edgekit_converters.verify.probe import probe
 
     source = loaded(file)
     data = prepared(source, np.random.default_rng(1).standard_normal((32, 8, 8, 3)).astype(np.float32))
-    samples = probe(ProbeRequest(source, source.inputs, (data,)), tmp_path)
-    traced = trace(TraceRequest(source, samples), tmp_path)
-    floats, made_before = {}, []
+    folder = tmp_path_factory.mktemp("traced")
+    samples = probe(ProbeRequest(source, source.inputs, (data,)), folder)
+    traced = trace(TraceRequest(source, samples), folder)
+    floats, made = {}, {}
 
     def make(engine, recipe):
         if engine not in floats:
             artifact = lowered(source, engine)
-            floats[engine] = artifact, match(MatchRequest(artifact, samples, traced), tmp_path).layers
+            floats[engine] = artifact, match(MatchRequest(artifact, samples, traced), folder).layers
         artifact, layers = floats[engine]
-        request = QuantizeRequest(artifact, recipe, source.inputs, data, resolve(recipe, layers))
-        folder = tmp_path / f"made-{len(made_before)}"
-        folder.mkdir()
-        made_before.append(folder)
-        made = quantize(request, folder)
-        return made, compared(source, made, data).worst.snr_db
+        if (engine, recipe) not in made:
+            request = QuantizeRequest(artifact, recipe, source.inputs, data, resolve(recipe, layers))
+            quantized = quantize(request, tmp_path_factory.mktemp("made"))
+            made[engine, recipe] = quantized, compared(source, quantized, data).worst.snr_db
+        return made[engine, recipe]
 
     return make
 
@@ -194,11 +194,7 @@ def test_four_bits_and_where_they_go(net, engine):
 @pytest.mark.needs_openvino
 def test_blocks_of_weights_have_scales_of_their_own(net):
     rules = (Rule("float32", layers=("conv", "head")),)
-    channels, blocks = (
-        print(weights_of(net("openvino", Recipe("int4-weights", block_size=size, rules=rules))[0]))
-        or net("openvino", Recipe("int4-weights", block_size=size, rules=rules))
-        for size in (0, 32)
-    )
+    channels, blocks = (net("openvino", Recipe("int4-weights", block_size=size, rules=rules)) for size in (0, 32))
     assert blocks[1] > channels[1] + 6  # the outlier spoils its own block alone
     assert blocks[0].size_bytes > channels[0].size_bytes
 

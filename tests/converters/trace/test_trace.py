@@ -1,27 +1,33 @@
 """Every layer of real kinds of nets finds its nodes, in both formats."""
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edgekit_converters.records import InputShape, LowerRequest, ProbeRequest
+from edgekit_converters.records import InputShape, ProbeRequest
 from edgekit_converters.trace import MatchRequest, TraceRequest, match, trace
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
 
-@pytest.fixture
-def mapped(lowered, tmp_path):
-    """Trace a source and match it in an engine's artifact; gives the layers by name, and the artifact."""
+@pytest.fixture(scope="module")
+def mapped(lowered, tmp_path_factory):
+    """Trace a source and match it in an engine's artifact, each once; gives the layers by name, and the artifact."""
 
-    def run(source, engine):
+    @functools.cache
+    def traced(source):
         from edgekit_converters.verify.probe import probe
 
-        samples = probe(ProbeRequest(source, source.inputs), tmp_path)
-        traced = trace(TraceRequest(source, samples), tmp_path)
+        folder = tmp_path_factory.mktemp("traced")
+        samples = probe(ProbeRequest(source, source.inputs), folder)
+        return samples, trace(TraceRequest(source, samples), folder)
+
+    @functools.cache
+    def run(source, engine):
         artifact = lowered(source, engine)
-        found = match(MatchRequest(artifact, samples, traced), tmp_path)
+        found = match(MatchRequest(artifact, *traced(source)), tmp_path_factory.mktemp("matched"))
         return SimpleNamespace(layers={layer.name: layer for layer in found.layers}, found=found, artifact=artifact)
 
     return run
@@ -65,7 +71,7 @@ def mobile(keras, layers):
 
 
 @pytest.fixture(scope="module")
-def keras_file(tmp_path_factory):
+def keras_source(tmp_path_factory, loaded):
     import keras
     from keras import layers
 
@@ -77,13 +83,13 @@ def keras_file(tmp_path_factory):
             layer.set_weights([0.5 + generator.random(weight.shape) for weight in layer.get_weights()])
     path = tmp_path_factory.mktemp("traced") / "mobile.keras"
     model.save(path)
-    return path
+    return loaded(path)
 
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_keras_net(keras_file, loaded, mapped, engine):
-    made = mapped(loaded(keras_file), engine)
+def test_a_keras_net(keras_source, mapped, engine):
+    made = mapped(keras_source, engine)
     layers, kind = made.layers, kinds(made.artifact)
     assert made.found.lost == ()
     assert {name for name, layer in layers.items() if not layer.nodes} <= {"drop", "flat"}
@@ -112,8 +118,8 @@ def test_a_keras_net(keras_file, loaded, mapped, engine):
 
 
 @pytest.mark.needs_keras
-def test_parameters_macs_and_shapes(keras_file, loaded, mapped):
-    layers = mapped(loaded(keras_file), "litert").layers
+def test_parameters_macs_and_shapes(keras_source, mapped):
+    layers = mapped(keras_source, "litert").layers
     found = {name: (one.operator, one.shape, one.parameters, one.macs) for name, one in layers.items()}
     assert found["stem"] == ("Conv2D", (1, 14, 14, 8), 216, 14 * 14 * 216)
     assert found["depthwise"] == ("DepthwiseConv2D", (1, 14, 14, 8), 80, 14 * 14 * 72)
@@ -122,17 +128,24 @@ def test_parameters_macs_and_shapes(keras_file, loaded, mapped):
     assert found["head"] == ("Dense", (1, 5), 5 * 393, 5 * 392)
 
 
-@pytest.mark.needs_keras
-@pytest.mark.parametrize("engine", ENGINES)
-def test_loops_and_attention(loaded, mapped, tmp_path, engine):
+@pytest.fixture(scope="module")
+def loop_source(tmp_path_factory, loaded):
+    """Attention, and an LSTM behind it."""
     import keras
     from keras import layers
 
     keras.utils.set_random_seed(0)
     series = keras.Input((5, 3))
     x = layers.LSTM(4, name="lstm")(layers.MultiHeadAttention(2, 6, name="attention")(series, series))
-    keras.Model(series, layers.Dense(2, name="head", bias_initializer="random_normal")(x)).save(tmp_path / "loop.keras")
-    made = mapped(loaded(tmp_path / "loop.keras"), engine)
+    path = tmp_path_factory.mktemp("loop") / "loop.keras"
+    keras.Model(series, layers.Dense(2, name="head", bias_initializer="random_normal")(x)).save(path)
+    return loaded(path)
+
+
+@pytest.mark.needs_keras
+@pytest.mark.parametrize("engine", ENGINES)
+def test_loops_and_attention(loop_source, mapped, engine):
+    made = mapped(loop_source, engine)
     assert made.found.lost == ()
     assert made.layers.keys() == {*(f"attention/{one}" for one in ("query", "key", "value", "attention_output"))} | {
         "lstm",
@@ -160,13 +173,20 @@ def test_what_a_layer_with_weights_calls_is_the_layer(loaded, mapped, tmp_path):
     assert made.found.lost == ()
 
 
-@pytest.mark.needs_keras
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_saved_model_by_its_operations(keras_file, loaded, mapped, tmp_path, engine):
+@pytest.fixture(scope="module")
+def saved_source(tmp_path_factory, keras_source, loaded):
+    """The same net as a SavedModel."""
     import keras
 
-    keras.saving.load_model(keras_file).export(tmp_path / "saved", verbose=False)
-    made = mapped(loaded(tmp_path / "saved"), engine)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    keras.saving.load_model(keras_source.request.path).export(folder, verbose=False)
+    return loaded(folder)
+
+
+@pytest.mark.needs_keras
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_saved_model_by_its_operations(saved_source, mapped, engine):
+    made = mapped(saved_source, engine)
     assert made.found.lost == ()
     assert sum(layer.weighted for layer in made.found.layers) == 8
     assert sum(layer.macs for layer in made.found.layers if layer.operator == "MatMul") == 5 * 392
@@ -195,16 +215,16 @@ def torch_net():
     return net
 
 
-@pytest.fixture(params=["module", "program"])
-def torch_source(request, loaded, tmp_path):
+@pytest.fixture(scope="module", params=["module", "program"])
+def torch_source(request, loaded, tmp_path_factory):
     import torch
 
-    net = torch_net()
+    folder, net = tmp_path_factory.mktemp("torch"), torch_net()
     if request.param == "program":
-        torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 17, 17),)), tmp_path / "net.pt2")
-        return loaded(tmp_path / "net.pt2")
-    (tmp_path / "net.py").write_text(f"from {__name__} import torch_net as build")
-    return loaded(tmp_path / "net.py", function="build", input_shapes=(InputShape((1, 3, 17, 17)),))
+        torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 17, 17),)), folder / "net.pt2")
+        return loaded(folder / "net.pt2")
+    (folder / "net.py").write_text(f"from {__name__} import torch_net as build")
+    return loaded(folder / "net.py", function="build", input_shapes=(InputShape((1, 3, 17, 17)),))
 
 
 @pytest.mark.needs_torch
@@ -235,12 +255,8 @@ def test_a_torch_net(torch_source, mapped, engine):
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_tflite_is_its_own_layers(keras_file, loaded, lowered, mapped, tmp_path, engine):
-    from edgekit_converters.lower import lower
-
-    (tmp_path / "first").mkdir()
-    file = lower(LowerRequest(loaded(keras_file), "litert"), tmp_path / "first").files[0]
-    made = mapped(loaded(file), engine)
+def test_a_tflite_is_its_own_layers(keras_source, loaded, mapped, engine):
+    made = mapped(loaded(mapped(keras_source, "litert").artifact.files[0]), engine)
     assert made.found.lost == ()
     assert sum(layer.weighted for layer in made.found.layers) == 8
     if engine == "litert":
@@ -249,12 +265,8 @@ def test_a_tflite_is_its_own_layers(keras_file, loaded, lowered, mapped, tmp_pat
 
 @pytest.mark.needs_keras
 @pytest.mark.needs_openvino
-def test_an_ir_is_its_own_layers(keras_file, loaded, mapped, tmp_path):
-    from edgekit_converters.lower import lower
-
-    (tmp_path / "first").mkdir()
-    file = lower(LowerRequest(loaded(keras_file), "openvino"), tmp_path / "first").files[0]
-    made = mapped(loaded(file), "openvino")
+def test_an_ir_is_its_own_layers(keras_source, loaded, mapped):
+    made = mapped(loaded(mapped(keras_source, "openvino").artifact.files[0]), "openvino")
     assert all(layer.nodes == (layer.name,) for layer in made.found.layers)
     assert sum(layer.weighted for layer in made.found.layers) == 8
 

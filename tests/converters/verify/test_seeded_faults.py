@@ -7,6 +7,7 @@ on evaluation data to tell.
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -43,8 +44,8 @@ def transposed(weights):
 FAULTS = [(permuted, KERNEL), (permuted, SQUARE), (swapped, KERNEL), (transposed, SQUARE)]
 
 
-@pytest.fixture
-def source(tmp_path, loaded):
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, loaded):
     """Two convolutions, a square dense layer, and two outputs of one shape."""
     import keras
     from keras import layers
@@ -54,24 +55,30 @@ def source(tmp_path, loaded):
     x = layers.Conv2D(8, 3, activation="relu", bias_initializer="random_normal")(image)
     x = layers.Conv2D(16, 3, activation="relu", bias_initializer="random_normal")(x)
     x = layers.Dense(16, activation="tanh", bias_initializer="random_normal")(layers.GlobalMaxPooling2D()(x))
-    keras.Model(image, [layers.Dense(4)(x), layers.Dense(4)(x)]).save(tmp_path / "net.keras")
-    return loaded(tmp_path / "net.keras")
+    path = tmp_path_factory.mktemp("sound") / "net.keras"
+    keras.Model(image, [layers.Dense(4)(x), layers.Dense(4)(x)]).save(path)
+    return loaded(path)
+
+
+@pytest.fixture(scope="module")
+def sound(source, lowered, prepared, tmp_path_factory):
+    """The artifacts of the source: by engine, lowered, and quantized too."""
+    samples = np.random.default_rng(1).standard_normal((32, 12, 12, 3)).astype(np.float32)
+    data, found = prepared(source, samples), {}
+    for engine in ENGINES:
+        found[engine, "lower"] = artifact = lowered(source, engine)
+        request = QuantizeRequest(artifact, Recipe("int8-static"), source.inputs, data)
+        found[engine, "quantize"] = quantize(request, tmp_path_factory.mktemp("quantized"))
+    return found
 
 
 @pytest.fixture
-def made(source, lowered, prepared, tmp_path):
-    """Lower the source, or quantize it too."""
+def made(sound, tmp_path):
+    """An artifact whose files may be spoiled."""
 
     def make(engine, stage):
-        artifact = lowered(source, engine)
-        if stage == "lower":
-            return artifact
-        samples = np.random.default_rng(1).standard_normal((32, 12, 12, 3)).astype(np.float32)
-        folder = tmp_path / "quantized"
-        folder.mkdir()
-        return quantize(
-            QuantizeRequest(artifact, Recipe("int8-static"), source.inputs, prepared(source, samples)), folder
-        )
+        artifact = sound[engine, stage]
+        return replace(artifact, files=tuple(Path(shutil.copy(path, tmp_path)) for path in artifact.files))
 
     return make
 
