@@ -97,7 +97,7 @@ def _saving(model: Any) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except Exception as error:
+    except Exception as error:  # what is saved may run the caller's own code, which raises anything
         raise SourceError(
             f"{type(model).__name__} cannot be saved to be converted: {told(error)}\n"
             f"pass a function that builds it instead: FILE.py:function"

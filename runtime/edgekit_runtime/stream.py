@@ -29,7 +29,7 @@ def stream(submit: Callable[[Any], Future[Any]], inputs: Iterable[Any], depth: i
         while True:
             try:
                 future = next(futures, None)
-            except Exception:
+            except Exception:  # whatever the caller's inputs raised comes after the results before it
                 yield from _results(under_way)
                 raise
             if future is None:

@@ -220,7 +220,7 @@ def in_batches(run: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
 def _gives_the_same(run: Callable[[Arrays], Arrays], pair: Arrays) -> bool:
     try:
         together = run(pair)
-    except Exception:  # noqa: BLE001 - any framework's refusal means: one sample at a time
+    except Exception:  # noqa: BLE001 - whatever a framework, or a module's own code, refuses is run one by one
         return False
     apart = one_by_one(run, pair)
     return all(

@@ -67,14 +67,14 @@ def load_function(request: SourceRequest) -> Live:
 
 
 def _call(path: Path, function: Any, *arguments: Any) -> Any:
-    """Call the user's code; whatever it raises is the user's to read, with the line it came from."""
+    """Call the user's code."""
     try:
         return function(*arguments)
     except ModuleNotFoundError as error:
         extra = {"torch": "torch", "tensorflow": "keras", "keras": "keras", "tf_keras": "keras"}.get(error.name or "")
         advice = f"; pip install 'edgekit[{extra}]'" if extra else ""
         raise SourceError(f"{path}: needs the module {error.name!r}, which is not installed{advice}") from error
-    except Exception as error:
+    except Exception as error:  # whatever the user's code raises is the user's to read, with the line it came from
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error

@@ -23,14 +23,20 @@ OPERATORS = frozenset(name.replace("_", "") for name in dir(opset13))  # "reduce
 AUTOMATIC_NAME = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+(?![A-Za-z0-9])")
 
 
+# what OpenVINO raises where a model is read, changed, run and written
+FAILURES = (RuntimeError, ValueError, TypeError)
+# its frontends and NNCF have classes that share no other, and raise this one bare
+ANY = (Exception,)
+
+
 @contextlib.contextmanager
-def openvino_errors(stage: str = "lower") -> Iterator[None]:
-    """Map what OpenVINO raises: its own failures share no class but Exception, which its frontends raise bare."""
+def openvino_errors(stage: str = "lower", failures: tuple[type[Exception], ...] = FAILURES) -> Iterator[None]:
+    """Map what OpenVINO raises; a frontend and NNCF raise ``ANY``."""
     try:
         yield
     except EdgekitError:
         raise
-    except Exception as error:
+    except failures as error:
         missing = MISSING_OPERATOR.search(str(error))
         if missing:
             raise UnsupportedOperator(
@@ -48,7 +54,7 @@ def convert(model: Any, place_of: Callable[[str], str] = lambda _: "", **options
     OpenVINO names only the operator that it lacks; ``place_of`` tells where that is, such as `` in layer 'head'``.
     """
     try:
-        with openvino_errors():
+        with openvino_errors(failures=ANY):
             return ov.convert_model(model, **options)
     except UnsupportedOperator as refusal:
         refusal.args = (refusal.args[0] + place_of(refusal.args[0].rpartition(" ")[2]),)

@@ -43,10 +43,10 @@ def sample_inputs(live: Live) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def litert_torch_errors() -> Iterator[None]:
-    """Map what export and lowering raise; litert-torch has no error class of its own."""
+    """Map what export and lowering raise."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # litert-torch has no class of its own, and runs the module's forward pass
         message = str(error)
         operator = NO_LOWERING.search(message)
         if operator:

@@ -17,7 +17,7 @@ from nncf.quantization.range_estimator import (
 )
 
 from edgekit_converters.data import batches
-from edgekit_converters.lower.ir import openvino_errors, write
+from edgekit_converters.lower.ir import ANY, openvino_errors, write
 from edgekit_converters.quantize.average_pools import free_average_pools
 from edgekit_converters.quantize.equalize_ir import equalize_model
 from edgekit_converters.quantize.ir_rules import compress, in_use, left_alone
@@ -34,7 +34,7 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         CalibrationError: there are no calibration data.
         ToolchainError: NNCF or OpenVINO failed.
     """
-    with openvino_errors("quantize"):
+    with openvino_errors("quantize", ANY):
         model = ov.Core().read_model(request.artifact.files[0])
         if "equalize" in request.recipe.corrections:
             equalize_model(model)
