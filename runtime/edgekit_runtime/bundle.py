@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
@@ -128,7 +127,8 @@ class Bundle:
     """An open bundle. Nothing leaves it before its SHA-256 has been held against the manifest.
 
     Attributes:
-        manifest: what the bundle says of itself.
+        path: where it was opened.
+        manifest: what it says of itself.
         hold: keeps it in its store while it is open; None where it is in none.
         manifest_sha256: the digest of ``manifest.json``, in hexadecimal digits: what identifies the whole bundle.
         signed_by: the id of the trusted key that signed it; None where trust was not asked for.
@@ -137,18 +137,18 @@ class Bundle:
 
     def __init__(  # what was found when it was opened
         self,
-        name: str,
+        path: str,
         manifest: Manifest,
         extents: Mapping[str, Extent],
         hold: Hold | None = None,
         manifest_sha256: str = "",
     ) -> None:
+        self.path = path
         self.manifest = manifest
         self.hold = hold
         self.manifest_sha256 = manifest_sha256
         self.signed_by: str | None = None
         self.decryption_key: KeySource | None = None
-        self._name = name
         self._extents = extents
         self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
         self._held: set[str] = set()  # paths of whole files whose digest has been checked
@@ -156,12 +156,7 @@ class Bundle:
         self._in_memory: list[int] = []  # descriptors of what was decrypted
 
     def __repr__(self) -> str:
-        return f"<Bundle {self._name!r}>"
-
-    @property
-    def path(self) -> str:
-        """Where the bundle was opened."""
-        return self._name
+        return f"<Bundle {self.path!r}>"
 
     def read(self, path: str) -> bytes:
         """The content of a listed file, decrypted.
@@ -171,9 +166,9 @@ class Bundle:
             DigestMismatch: it is not the file that was packed.
             MalformedBundle: the path is not listed, or the file cannot be read any more.
         """
-        with _reading(self._name, path), self._extent(path).open() as file:
+        with _reading(self.path, path), self._extent(path).open() as file:
             data = file.read(self._extents[path].size_bytes)
-        self._hold(path, data)
+        self._compare(path, hex_digest(data))
         return self._decrypted(path, data) if self._records[path].encryption else data
 
     def array(self, path: str) -> Array:
@@ -185,12 +180,12 @@ class Bundle:
         """
         extent = self._extent(path)
         if extent.size_bytes < 16:
-            raise MalformedBundle(f"{self._name}: {path}: is not an .npy file")
-        with _reading(self._name, path), extent.open() as file:
+            raise MalformedBundle(f"{self.path}: {path}: is not an .npy file")
+        with _reading(self.path, path), extent.open() as file:
             shape = (extent.size_bytes,)
             content = np.memmap(file, dtype=np.uint8, mode="r", offset=extent.offset, shape=shape)
-        self._hold(path, content)
-        return npy.view(content, f"{self._name}: {path}")
+        self._compare(path, hex_digest(content))
+        return npy.view(content, f"{self.path}: {path}")
 
     def local_path(self, path: str) -> str:
         """A real file with the content, for engines that open files themselves.
@@ -289,14 +284,12 @@ class Bundle:
     def __enter__(self) -> Bundle:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _extent(self, path: str) -> Extent:
         if path not in self._records:
-            raise MalformedBundle(f"{self._name}: {path!r} is not in the manifest's files")
+            raise MalformedBundle(f"{self.path}: {path!r} is not in the manifest's files")
         return self._extents[path]
 
     def _digest(self, path: str, copy: Callable[[bytes], Any] | None = None) -> None:
@@ -310,7 +303,7 @@ class Bundle:
 
     def _pieces(self, path: str) -> Iterator[bytes]:
         left_bytes = self._extents[path].size_bytes
-        with _reading(self._name, path), self._extents[path].open() as source:
+        with _reading(self.path, path), self._extents[path].open() as source:
             while piece := source.read(min(left_bytes, _CHUNK_BYTES)):
                 left_bytes -= len(piece)
                 yield piece
@@ -321,7 +314,7 @@ class Bundle:
         try:
             return decrypt(stored, find_key(self.decryption_key), path)
         except DecryptionFailed as error:
-            raise DecryptionFailed(f"{self._name}: {path}: {error}") from error
+            raise DecryptionFailed(f"{self.path}: {path}: {error}") from error
 
     def _link_to_memory(self, path: str) -> None:
         from edgekit_runtime.encryption import to_memory
@@ -329,14 +322,11 @@ class Bundle:
         self._in_memory.append(to_memory(self.read(path)))
         self._private().link(path, f"/proc/{os.getpid()}/fd/{self._in_memory[-1]}")
 
-    def _hold(self, path: str, content: Any) -> None:
-        self._compare(path, hex_digest(content))
-
     def _compare(self, path: str, have: str) -> None:
         want = self._records[path].sha256
         if have != want:
             raise DigestMismatch(
-                f"{self._name}: {path} is not the file that was packed: sha256 {have[:12]}..., "
+                f"{self.path}: {path} is not the file that was packed: sha256 {have[:12]}..., "
                 f"the manifest says {want[:12]}...: copy the bundle again"
             )
 
@@ -350,9 +340,7 @@ class _reading:  # a statement, not a thing: with _reading(...)
     def __enter__(self) -> None:
         return None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         if isinstance(error, (OSError, ValueError)):  # mmap's word for a file that became too short is ValueError
             why = getattr(error, "strerror", None) or error
             raise MalformedBundle(f"{self._where}: cannot be read: {why}") from error

@@ -190,19 +190,7 @@ SIGNATURE_NAME = "model.sig"  # optional, never listed: it signs the manifest
 MAX_FILES = 1024
 MAX_TOLERANCE = 1e9  # what lets anything pass is none
 ENCRYPTION = "aes-256-gcm"
-DTYPES = (
-    "float32",
-    "float16",
-    "float64",
-    "int8",
-    "uint8",
-    "int16",
-    "uint16",
-    "int32",
-    "uint32",
-    "int64",
-    "bool",
-)
+DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
 
 _WORD = r"[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*"
 _word = text(_WORD, "letters, digits and _@+=.- (no leading dot or dash)", 96)
@@ -313,6 +301,7 @@ _TOP: dict[str, Check[Any]] = {
     "calibration": optional(anything),
     "versions": words,
 }
+_NEEDED = ("inputs", "outputs", "variants", "files", "golden_inputs")
 
 
 def to_json(manifest: Manifest) -> bytes:
@@ -326,11 +315,7 @@ def to_json(manifest: Manifest) -> bytes:
 
     fields = asdict(manifest)
     model = {"name": fields["model_name"], "version": fields["model_version"]}
-    document = {
-        "format_version": fields["format_version"],
-        "model": model,
-        **{key: fields[key] for key in _TOP},
-    }
+    document = {"format_version": fields["format_version"], "model": model, **{key: fields[key] for key in _TOP}}
     try:
         return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (ValueError, TypeError) as error:
@@ -365,6 +350,3 @@ def parse(data: bytes) -> Manifest:
     for where, problem in problems(manifest):
         refuse(where, problem)
     return manifest
-
-
-_NEEDED = ("inputs", "outputs", "variants", "files", "golden_inputs")
