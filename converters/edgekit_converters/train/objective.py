@@ -103,7 +103,8 @@ def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], an
     aims = []
     for index, spec in enumerate(request.outputs):
         first = index == 0
-        classes = _labels_are_classes(labels, spec) if first and labels is not None else _scores(request, spec)
+        looks = [outputs[index], *answers[index : index + 1]]
+        classes = _labels_are_classes(labels, spec) if first and labels is not None else _distributes(looks)
         aims.append(
             Aim(
                 classes=classes,
@@ -125,9 +126,13 @@ def _teacher_share(request: TrainRequest, labels: Array | None, answers: list[Ar
     return request.settings.teacher_share if labels is not None else 1.0
 
 
-def _scores(request: TrainRequest, spec: OutputSpec) -> bool:
-    """Tell a classifier's output without labels: a row of numbers, which are not a rebuilt input."""
-    return len(spec.shape) == 2 and spec.shape[1] > 1 and spec.shape != request.inputs[0].shape
+def _distributes(looks: list[Array]) -> bool:
+    """Tell a classifier's output without labels: the student or its teacher gives probabilities.
+
+    Any other row of numbers may be logits, or a box: only squares match both. Those of logits are what the divergence
+    comes to at high temperatures, but for what all of them have in common (Hinton et al., 2015, section 2.1).
+    """
+    return all(one.ndim == 2 and one.shape[1] > 1 for one in looks) and any(map(gives_probabilities, looks))
 
 
 def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:

@@ -61,6 +61,15 @@ def test_other_outputs_are_learned_from_the_teacher_alone():
     assert first.label_weight > 0
 
 
+def test_rows_that_may_be_a_box_are_matched_by_their_values():
+    request = asked(outputs=((1, 5), (1, 5), (1, 5)))
+    box, scores = GENERATOR.normal(size=(32, 5)).astype(np.float32), PROBABILITIES
+    assert [one.classes for one in settle(request, CLASSES, [LOGITS, box, scores], [LOGITS, box, scores]).aims] == [
+        *(True, False, True)
+    ]
+    assert not settle(asked(), None, [box], [box]).aims[0].classes
+
+
 def test_what_rebuilds_its_input_needs_neither_labels_nor_teacher():
     objective = settle(asked(outputs=((1, 8),)), None, [LOGITS], [])
     assert objective.reconstructs
