@@ -10,7 +10,8 @@ a channel by one factor g: the scale is max|g w| / 127 = |g| max|w| / 127, so ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -21,6 +22,7 @@ SMALLEST = 1e-9  # range: a scale is no zero (AI Edge Quantizer's bound)
 # Ranges are what quantization takes, the extremes of all that was seen. As weights change, what was seen long ago
 # counts less: a range grows at once, so nothing is clipped in training, and shrinks by this part of the way a step.
 FORGOTTEN = 0.01
+HALF = 0.5 + 1e-4  # an average that is half an integer in the engine is nearly that in floating point
 RANGES = "ranges/"  # in the state of a student
 
 
@@ -54,14 +56,73 @@ class Role(Enum):
     LAYER = "a convolution or a matrix of weights"
     NORM = "a normalization whose factors are constant in use"
     RELU = "an activation that integer operators clip their results by"
+    HARD_SIGMOID = "a shift, which becomes part of a layer's bias, and such an activation"
+    SIGMOID = "gives 0 to 1, in the same integers whatever it takes"
+    TANH = "gives -1 to 1, in the same integers whatever it takes"
     KEEPS = "moves values, or leaves some out: what was rounded stays as it is"
+    AVERAGES = "gives the same integers as it takes: a pool"
+    JOINS = "takes everything in the integers that it gives: a concatenation"
     FLOAT = "gives floating point: a softmax"
     OTHER = "anything else"
 
 
-def swallows(taker: Role, giver: Role) -> bool:
-    """Tell whether an operation becomes part of the one before it, so that nothing is rounded between them."""
-    return (taker is Role.NORM and giver is Role.LAYER) or (taker is Role.RELU and giver is not Role.INPUT)
+# role: what such an operation becomes part of
+SWALLOWED = {
+    Role.NORM: (Role.LAYER,),
+    Role.RELU: (Role.LAYER, Role.NORM, Role.OTHER),
+    Role.HARD_SIGMOID: (Role.LAYER, Role.NORM),
+    Role.JOINS: (Role.LAYER, Role.NORM, Role.RELU, Role.HARD_SIGMOID, Role.JOINS, Role.OTHER),
+}
+SPANS = {Role.SIGMOID: (0.0, 1.0), Role.TANH: (-1.0, 1.0)}  # the last integer stands for one step less than the end
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that a tensor is rounded to.
+
+    ``ends`` are those of a range that is always the same; any other is kept for the ``point`` in the model where it was
+    made, and is widened by what is seen there if it ``widens``. Averages are ``halved`` as TFLite's kernels do it.
+    """
+
+    point: str
+    widens: bool = True
+    ends: tuple[float, float] | None = None
+    halved: bool = False
+
+
+def swallows(taker: Role, giver: Role, *, alone: bool = True) -> bool:
+    """Tell whether an operation becomes part of the one before it, so that nothing is rounded between them.
+
+    It cannot where it is not ``alone`` to take what that gives.
+    """
+    return giver in SWALLOWED.get(taker, ()) and alone
+
+
+def grid_of(role: Role, point: str, taken: Sequence[Grid | None], arithmetic: Arithmetic) -> Grid | None:
+    """Return what the result of an operation is rounded to; None where it is in floating point.
+
+    Args:
+        role: of the operation.
+        point: where in the model it is.
+        taken: what each tensor it takes is rounded to, None where it is not.
+        arithmetic: of the scheme.
+    """
+    if role is Role.FLOAT:
+        return None
+    if role in SPANS:
+        return Grid(point, widens=False, ends=span(role, arithmetic))
+    if role in (Role.KEEPS, Role.AVERAGES) and len(taken) == 1:
+        return replace(taken[0], widens=False, halved=role is Role.AVERAGES) if taken[0] else None
+    return Grid(point)
+
+
+def span(role: Role, arithmetic: Arithmetic) -> tuple[float, float]:
+    """Return the range of an operation that always has the same: that of TFLite's LOGISTIC and TANH."""
+    low, high = SPANS[role]
+    if arithmetic.symmetric:
+        step = 2.0 ** (1 - arithmetic.activation_bits)
+        return step - 1, 1 - step
+    return low, high - (high - low) / 2**arithmetic.activation_bits
 
 
 def rounded_weights(weights: Array, channels: tuple[int, ...], arithmetic: Arithmetic) -> Array:
@@ -78,19 +139,37 @@ def rounded_weights(weights: Array, channels: tuple[int, ...], arithmetic: Arith
     return np.asarray(np.round(weights / step) * step, np.float32)
 
 
-def rounded_activations(values: Array, low: float, high: float, arithmetic: Arithmetic) -> Array:
+def rounded_activations(
+    values: Array, low: float, high: float, arithmetic: Arithmetic, *, halved: bool = False
+) -> Array:
     """Return values as they are in integers spread over a range; those outside are at its ends.
 
     The range is made to hold zero, which is then exact: borders are padded with it.
+
+    Args:
+        values: of any shape.
+        low: least of the range.
+        high: greatest of it.
+        arithmetic: of the scheme.
+        halved: values are averages of integers: those half way between two become the one farther from the integer 0,
+            as in TFLite's kernels, and not the even one.
     """
+    step, zero = steps(low, high, arithmetic)
+    top = 2 ** (arithmetic.activation_bits - 1) - 1
+    bottom = -top if arithmetic.symmetric else -top - 1
+    integers = values / step + zero
+    whole = np.sign(integers) * np.floor(np.abs(integers) + HALF) if halved else np.round(values / step) + zero
+    return np.asarray((np.clip(whole, bottom, top) - zero) * step, np.float32)
+
+
+def steps(low: float, high: float, arithmetic: Arithmetic) -> tuple[np.float32, np.float32]:
+    """Return what one integer more means in a range, and which integer stands for 0.0."""
     if arithmetic.symmetric:
         top = 2 ** (arithmetic.activation_bits - 1) - 1
-        step = np.float32(max(abs(low), abs(high), SMALLEST) / top)
-        return np.asarray(np.clip(np.round(values / step), -top, top) * step, np.float32)
-    top, low, high = 2**arithmetic.activation_bits - 1, min(low, 0.0), max(high, 0.0)
-    step = np.float32(max(high - low, SMALLEST) / top)
-    zero = np.round(-low / step)
-    return np.asarray((np.clip(np.round(values / step) + zero, 0, top) - zero) * step, np.float32)
+        return np.float32(max(abs(low), abs(high), SMALLEST) / top), np.float32(0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = np.float32(max(high - low, SMALLEST) / (2**arithmetic.activation_bits - 1))
+    return step, np.float32(np.round(-low / step) - 2 ** (arithmetic.activation_bits - 1))
 
 
 def widened(kept: Array, seen: Array) -> Array:

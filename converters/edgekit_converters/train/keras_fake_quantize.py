@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,40 +20,54 @@ from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, Live, in_batches
 from edgekit_converters.prune.keras_graph import Call, is_followable, walk
 from edgekit_converters.train import Settings
-from edgekit_converters.train.fake_quantize import ARITHMETICS, FORGOTTEN, RANGES, SMALLEST, Arithmetic, Role, swallows
+from edgekit_converters.train.fake_quantize import (
+    ARITHMETICS,
+    FORGOTTEN,
+    HALF,
+    RANGES,
+    SMALLEST,
+    Arithmetic,
+    Grid,
+    Role,
+    grid_of,
+    swallows,
+)
+from edgekit_converters.train.keras_operators import (
+    GATED,
+    Rounds,
+    activation_in,
+    ends_as,
+    factors,
+    gated,
+    normalized,
+    role_of,
+    separable,
+    weight_steps,
+    weights_of,
+)
 
-# class of layers: ((a weight's name, its axes of outputs), ...)
-WEIGHTS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
-    **dict.fromkeys(("Dense", "Conv1D", "Conv2D", "Conv3D"), (("kernel", (-1,)),)),
-    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), (("kernel", (-2,)),)),
-    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), (("depthwise_kernel", (-2, -1)), ("kernel", (-2, -1)))),
-    **dict.fromkeys(
-        ("SeparableConv1D", "SeparableConv2D"), (("depthwise_kernel", (-2, -1)), ("pointwise_kernel", (-1,)))
-    ),
-}
-Mode = Literal["train", "use", "observe"]
-RELUS = ("relu", "relu6")
-ROLES = {
-    **dict.fromkeys((*WEIGHTS, "EinsumDense"), Role.LAYER),
-    "BatchNormalization": Role.NORM,
-    **dict.fromkeys(("Relu", "Relu6"), Role.RELU),
-    **dict.fromkeys(("Softmax", "LogSoftmax"), Role.FLOAT),
-    **dict.fromkeys(("MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "ZeroPadding1D", "ZeroPadding2D"), Role.KEEPS),
-    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalMaxPooling2D", "Cropping1D", "Cropping2D", "Pad"), Role.KEEPS),
-    **dict.fromkeys(("Flatten", "Reshape", "Permute", "Transpose", "RepeatVector", "Squeeze"), Role.KEEPS),
-    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "Identity"), Role.KEEPS),
-    **dict.fromkeys(("ExpandDims", "StridedSlice", "SlicingOpLambda", "GetItem", "Split", "Stack"), Role.KEEPS),
-}
+Mode = Literal["train", "use", "observe", "count"]
 
 
 @dataclass
 class Given:
-    """A tensor that nothing has taken yet; without a point it is on its way rounded, or no floating point."""
+    """A tensor that nothing has taken yet; without a grid it stays in floating point, or is no floating point."""
 
     tensor: Any
     role: Role
-    point: str | None  # where in the model it is made
+    grid: Grid | None
     rounded: Any = None
+    sums: Any = None  # of a layer: the steps its sums are counted in, of the shape (channels,)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a layer is called; a normalization may be ``alone``, and not part of a layer."""
+
+    point: str
+    mode: Mode
+    alone: bool
+    sums: Any  # as of Given
 
 
 def fake_quantized(live: Live, settings: Settings) -> KerasFakeQuantize | None:
@@ -74,6 +88,7 @@ class KerasFakeQuantize:
         model = live.handle.model
         self._model, self._arithmetic = model, arithmetic
         self._ranges: dict[str, tf.Variable] = {}  # point: (low, high); NaN: none yet
+        self._takers: Counter[str] = Counter()  # of what is made at a point
         self._weights = _weights(model)
         self._followed = is_followable(model)
         # names are counted on from model to model in a process; the place among all layers stays what it is
@@ -87,6 +102,7 @@ class KerasFakeQuantize:
     def run(self, batch: Arrays) -> Arrays:
         """What the artifact would give; the first batch gives the ranges of activations."""
         if self.follows and not self._ranges:
+            self.call(self._model, [tf.constant(one[:1]) for one in batch], "count")
             self._mode = "observe"
             self._run(batch)
             self._mode = "use"
@@ -107,29 +123,30 @@ class KerasFakeQuantize:
             model: of the layers of the one it was made for.
             tensors: one an input.
             mode: "train" widens the ranges of activations as training mode does statistics; "use" takes what there is;
-                "observe" widens and does not round, as calibration.
+                "observe" widens and does not round, as calibration; "count" only sees what is taken how often.
         """
         calls: Counter[str] = Counter()
 
         def visit(call: Call, values: list[Any]) -> list[Any]:
             place = self._places.get(id(call.layer), call.name)
             calls[place] += 1
-            role, point = _role(call), f"{place}:{calls[place]}"
-            taken = [one.tensor if swallows(role, one.role) else self._taken(one, mode) for one in values]
-            with self._inner(call, point, mode) as inner:
-                given = _called(call, taken, mode == "train")
-            role = inner or role
-            rests = role in (Role.KEEPS, Role.FLOAT)
-            return [
-                Given(one, role, None if rests or not one.dtype.is_floating else f"{point}/{number}")
-                for number, one in enumerate(given)
-            ]
+            point = f"{place}:{calls[place]}"
+            role = role_of(call)
+            if mode == "count":
+                self._takers.update(one.grid.point for one in values if one.grid)
+            taken = [self._taken(one, mode, role) for one in values]
+            alone = role is Role.NORM and not all(self._part_of(role, one) for one in values)
+            sums = self._sums(call, role, values) if mode == "use" else None
+            given = self._computed(call, taken, Place(point, mode, alone, sums))
+            role = ends_as(call, role)
+            grids = [one.grid for one in values]
+            return [self._given(one, role, f"{point}/{number}", grids, sums) for number, one in enumerate(given)]
 
-        begun = [
-            Given(one, Role.INPUT, f"input/{place}" if one.dtype.is_floating else None)
-            for place, one in enumerate(tensors)
-        ]
-        return [self._taken(one, mode) for one in walk(model, begun, visit)]
+        begun = [self._given(one, Role.INPUT, f"input/{place}", []) for place, one in enumerate(tensors)]
+        ends = walk(model, begun, visit)
+        if mode == "count":
+            self._takers.update(one.grid.point for one in ends if one.grid)
+        return [self._taken(one, mode) for one in ends]
 
     @property
     def follows(self) -> bool:
@@ -162,22 +179,45 @@ class KerasFakeQuantize:
             self._range(point).assign(found.get(point, np.full(2, np.nan, np.float32)))
         return {name: array for name, array in state.items() if not name.startswith(RANGES)}
 
-    def _taken(self, given: Given, mode: Mode) -> Any:
-        """A tensor as others take it."""
-        if given.point is None or not self._arithmetic.activation_bits:
+    def _given(self, tensor: Any, role: Role, point: str, taken: list[Grid | None], sums: Any = None) -> Given:
+        grid = grid_of(role, point, taken, self._arithmetic) if tensor.dtype.is_floating else None
+        return Given(tensor, role, grid, tensor if role is Role.KEEPS else None, sums)
+
+    def _part_of(self, role: Role, given: Given) -> bool:
+        """Tell whether an operation of a role becomes part of what gave a tensor."""
+        return given.grid is not None and swallows(role, given.role, alone=self._takers[given.grid.point] < 2)
+
+    def _sums(self, call: Call, role: Role, values: list[Given]) -> Any:
+        """The steps that what a layer adds up is counted in, its bias too; None where they are too fine, or unknown."""
+        first = values[0] if values else None
+        if first is None or first.grid is None or self._arithmetic.activation_bits != 8:
+            return None
+        if role is Role.LAYER:
+            ends = tf.constant(first.grid.ends) if first.grid.ends else self._range(first.grid.point)
+            return weight_steps(call.layer, self._arithmetic, steps(ends, self._arithmetic)[0])
+        if first.sums is None or role is Role.JOINS or not self._part_of(role, first):
+            return None
+        return first.sums * tf.abs(factors(call.layer)) if role is Role.NORM else first.sums
+
+    def _taken(self, given: Given, mode: Mode, role: Role = Role.OTHER) -> Any:
+        """A tensor as an operation of a role takes it."""
+        if given.grid is None or mode == "count" or not self._arithmetic.activation_bits:
             return given.tensor
+        if self._part_of(role, given):
+            return _counted(given.tensor, given.sums) if role is Role.JOINS else given.tensor
         if given.rounded is None:
-            given.rounded = self._rounded(given.tensor, given.point, mode)
+            given.rounded = self._rounded(given.tensor, given.grid, mode, given.sums)
         return given.rounded
 
-    def _rounded(self, tensor: Any, point: str, mode: Mode) -> Any:
-        values, kept = tf.cast(tensor, tf.float32), self._range(point)
-        if mode != "use":
+    def _rounded(self, tensor: Any, grid: Grid, mode: Mode, sums: Any = None) -> Any:
+        values = tf.cast(tensor, tf.float32)
+        kept = tf.constant(grid.ends) if grid.ends else self._range(grid.point)
+        if mode != "use" and grid.widens:
             seen = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
             kept.assign(_widened(kept, seen))
         if mode == "observe":
             return tensor
-        rounded = tf.cast(spread(values, kept, self._arithmetic), tensor.dtype)
+        rounded = tf.cast(spread(_counted(values, sums), kept, self._arithmetic, halved=grid.halved), tensor.dtype)
         return tensor + tf.stop_gradient(rounded - tensor)
 
     def _range(self, point: str) -> tf.Variable:
@@ -186,27 +226,37 @@ class KerasFakeQuantize:
                 self._ranges[point] = tf.Variable(np.full(2, np.nan, np.float32), trainable=False)
         return self._ranges[point]
 
-    @contextlib.contextmanager
-    def _inner(self, call: Call, point: str, mode: Mode) -> Iterator[Role | None]:
-        """Have the sums of a layer rounded before its own activation, where that is an operator of its own.
+    def _computed(self, call: Call, values: list[Any], place: Place) -> list[Any]:
+        """Call a layer as the operators that it becomes."""
+        layer, training = call.layer, place.mode == "train"
 
-        Yields:
-            What the layer then ends with, where it is no longer what its class says.
-        """
-        layer = call.layer
-        function: Any = getattr(layer, "activation", None)
-        apart = _role(call) is Role.LAYER and inspect.isfunction(function)
-        if not apart or function.__name__ in ("linear", *RELUS):
-            yield None
-            return
-        layer.activation = self._after_rounding(function, f"{point}/sum", mode)
-        try:
-            yield Role.FLOAT if function.__name__ == "softmax" else Role.OTHER
-        finally:
-            layer.activation = function
+        def rounds(tensor: Any, name: str, role: Role = Role.OTHER) -> Any:
+            grid = grid_of(role, f"{place.point}/{name}", [], self._arithmetic)
+            if grid is None or not self._arithmetic.activation_bits:
+                return tensor
+            return self._rounded(tensor, grid, place.mode, place.sums if role is Role.LAYER else None)
 
-    def _after_rounding(self, function: Callable[..., Any], point: str, mode: Mode) -> Callable[..., Any]:
-        return lambda sums: function(self._taken(Given(sums, Role.LAYER, point), mode))
+        with _activation_in(layer, role_of(call) is Role.LAYER, rounds):
+            if call.kind == "SeparableConv2D" and layer.data_format == "channels_last":
+                return [separable(layer, values[0], rounds)]
+            if call.kind.lower() in GATED:  # the function
+                return [gated(values[0], rounds)]
+            given = _called(call, values, training)
+        return [normalized(layer, values[0], training, rounds)] if place.alone else given
+
+
+@contextlib.contextmanager
+def _activation_in(layer: Any, of_layer: bool, rounds: Rounds) -> Iterator[None]:
+    """Have a layer compute its own activation as operators do."""
+    function: Any = getattr(layer, "activation", None)
+    if not inspect.isfunction(function):
+        yield
+        return
+    layer.activation = activation_in(function, of_layer, rounds)
+    try:
+        yield
+    finally:
+        layer.activation = function
 
 
 def rounded_weights(weights: Any, channels: tuple[int, ...], arithmetic: Arithmetic) -> Any:
@@ -217,17 +267,27 @@ def rounded_weights(weights: Any, channels: tuple[int, ...], arithmetic: Arithme
     return tf.round(weights / step) * step
 
 
-def spread(values: Any, ends: Any, arithmetic: Arithmetic) -> Any:
+def spread(values: Any, ends: Any, arithmetic: Arithmetic, *, halved: bool = False) -> Any:
     """:func:`fake_quantize.rounded_activations`."""
+    step, zero = steps(ends, arithmetic)
+    top = 2 ** (arithmetic.activation_bits - 1) - 1
+    integers = values / step + zero
+    whole = tf.sign(integers) * tf.floor(tf.abs(integers) + HALF) if halved else tf.round(values / step) + zero
+    return (tf.clip_by_value(whole, -top if arithmetic.symmetric else -top - 1, top) - zero) * step
+
+
+def steps(ends: Any, arithmetic: Arithmetic) -> tuple[Any, Any]:
+    """:func:`fake_quantize.steps`."""
     if arithmetic.symmetric:
-        top = 2 ** (arithmetic.activation_bits - 1) - 1
-        step = tf.maximum(tf.reduce_max(tf.abs(ends)), SMALLEST) / top
-        return tf.clip_by_value(tf.round(values / step), -top, top) * step
-    top = 2**arithmetic.activation_bits - 1
+        return tf.maximum(tf.reduce_max(tf.abs(ends)), SMALLEST) / (2 ** (arithmetic.activation_bits - 1) - 1), 0.0
     low, high = tf.minimum(ends[0], 0.0), tf.maximum(ends[1], 0.0)
-    step = tf.maximum(high - low, SMALLEST) / top
-    zero = tf.round(-low / step)
-    return (tf.clip_by_value(tf.round(values / step) + zero, 0, top) - zero) * step
+    step = tf.maximum(high - low, SMALLEST) / (2**arithmetic.activation_bits - 1)
+    return step, tf.round(-low / step) - 2 ** (arithmetic.activation_bits - 1)
+
+
+def _counted(values: Any, sums: Any) -> Any:
+    """The sums of a layer in whole steps."""
+    return values if sums is None else tf.round(values / sums) * sums
 
 
 def _widened(kept: Any, seen: Any) -> Any:
@@ -235,17 +295,6 @@ def _widened(kept: Any, seen: Any) -> Any:
     kept = tf.where(tf.math.is_nan(kept), seen, kept)
     eased = kept + FORGOTTEN * (seen - kept)
     return tf.stack([tf.minimum(seen[0], eased[0]), tf.maximum(seen[1], eased[1])])
-
-
-def _role(call: Call) -> Role:
-    """Tell what a call is; the layers ``Activation`` and ``ReLU`` by what they compute."""
-    layer, kind = call.layer, call.kind
-    if kind == "Activation":
-        kind = getattr(layer.activation, "__name__", "").capitalize()
-    if kind == "ReLU":
-        plain = not layer.negative_slope and not layer.threshold and layer.max_value in (None, 6)
-        return Role.RELU if plain else Role.OTHER
-    return ROLES.get(kind, Role.OTHER)
 
 
 def _called(call: Call, values: list[Any], training: bool) -> list[Any]:
@@ -262,7 +311,7 @@ def _weights(model: Any) -> list[tuple[tf.Variable, tuple[int, ...]]]:
     """The weights that become integers, each once, with their axes of outputs."""
     found = {}
     for layer in model._flatten_layers(include_self=False, recursive=True):
-        for name, channels in _named(layer):
+        for name, channels in weights_of(layer):
             variable = getattr(layer, name, None)
             variable = getattr(variable, "value", variable) if not isinstance(variable, tf.Variable) else variable
             if isinstance(variable, tf.Variable):
@@ -276,12 +325,3 @@ def _operations(model: Any) -> Iterator[Any]:
         yield one
         if is_followable(one):
             yield from _operations(one)
-
-
-def _named(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """A layer's weights by name; those of an einsum have outputs on the axes that its result still has."""
-    if type(layer).__name__ == "EinsumDense":
-        _, _, rest = layer.equation.partition(",")
-        kernel, _, result = rest.partition("->")
-        return (("kernel", tuple(axis for axis, letter in enumerate(kernel) if letter in result)),)
-    return next((WEIGHTS[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in WEIGHTS), ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,48 +19,39 @@ from torch.utils.weak import WeakIdKeyDictionary
 from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.train import Settings
-from edgekit_converters.train.fake_quantize import ARITHMETICS, FORGOTTEN, RANGES, SMALLEST, Arithmetic, Role, swallows
-
-# function: ((place of a weight among the arguments, its name, its axis of outputs), ...)
-LAYERS = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), ((1, "weight", 0),)),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), ((1, "weight", 1),)),
-    "multi_head_attention_forward": ((5, "in_proj_weight", 0), (11, "out_proj_weight", 0)),
-}
-ROLES = {
-    **dict.fromkeys(LAYERS, Role.LAYER),
-    "batch_norm": Role.NORM,
-    **dict.fromkeys(("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp_min", "clamp"), Role.RELU),
-    **dict.fromkeys(("softmax", "log_softmax"), Role.FLOAT),
-    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "pad", "dropout"), Role.KEEPS),
-    **dict.fromkeys(("dropout2d", "feature_dropout", "alpha_dropout", "channel_shuffle", "pixel_shuffle"), Role.KEEPS),
-    **dict.fromkeys(("flatten", "reshape", "view", "permute", "transpose", "contiguous", "to", "float"), Role.KEEPS),
-    **dict.fromkeys(("squeeze", "unsqueeze", "expand", "repeat", "chunk", "split", "unbind", "unflatten"), Role.KEEPS),
-    **dict.fromkeys(("select", "narrow", "detach", "clone", "movedim", "roll", "flip", "__getitem__"), Role.KEEPS),
-    **dict.fromkeys(("index_select", "gather", "swapaxes", "t", "stack", "view_as", "type_as"), Role.KEEPS),
-}
-# what looks at a tensor without computing with it
-LOOKS = (
-    "__get__",
-    "size",
-    "dim",
-    "numel",
-    "stride",
-    "is_floating_point",
-    "is_contiguous",
-    "__len__",
-    "shape",
-    "__set__",
+from edgekit_converters.train.fake_quantize import (
+    ARITHMETICS,
+    FORGOTTEN,
+    HALF,
+    RANGES,
+    SMALLEST,
+    Arithmetic,
+    Grid,
+    Role,
+    grid_of,
+    swallows,
 )
-BOUNDED = {"clamp": (1, "min", 0.0), "clamp_min": (1, "min", 0.0), "hardtanh": (1, "min_val", -1.0)}
+from edgekit_converters.train.torch_operators import (
+    LAYERS,
+    LOOKS,
+    Rounds,
+    factors,
+    gated,
+    normalized,
+    role_of,
+    weight_steps,
+)
+
+Phase = Literal["run", "observe", "count"]
 
 
 @dataclass
 class Given:
-    """A tensor that nothing has taken yet."""
+    """A tensor that nothing has taken yet; without a grid it stays in floating point."""
 
     role: Role
-    point: str  # where in the module it is made
+    grid: Grid | None
+    sums: torch.Tensor | None = None  # of a layer: the steps its sums are counted in, for each channel
     rounded: torch.Tensor | None = None
 
 
@@ -82,7 +73,9 @@ class TorchFakeQuantize(TorchFunctionMode):
         super().__init__()
         module, self._run = live.handle.module, live.run
         self._ranges: dict[str, torch.Tensor] = {}  # point: (low, high)
-        self._module, self._arithmetic, self._observing = module, arithmetic, False
+        self._module, self._arithmetic = module, arithmetic
+        self._phase: Phase = "run"
+        self._takers: Counter[str] = Counter()  # of what is made at a point
         self._where: list[str] = []
         self._calls: Counter[str] = Counter()
         self._given: Any = WeakIdKeyDictionary()
@@ -102,9 +95,9 @@ class TorchFakeQuantize(TorchFunctionMode):
     def run(self, batch: Arrays) -> Arrays:
         """What the artifact would give; the first batch gives the ranges of activations."""
         if self._arithmetic.activation_bits and not self._ranges:
-            self._observing = True
-            self._run(batch)
-            self._observing = False
+            for self._phase, some in (("count", [one[:1] for one in batch]), ("observe", batch)):
+                self._run(some)
+            self._phase = "run"
         return self._run(batch)
 
     def state(self) -> dict[str, Array]:
@@ -122,15 +115,22 @@ class TorchFakeQuantize(TorchFunctionMode):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name in LOOKS:
             return func(*args, **kwargs)
-        role = _role(name, args, kwargs)
+        role = role_of(name, args, kwargs)
+        givers = [given for leaf in tree_leaves((args, kwargs)) if (given := self._giver(leaf))]
+        if self._phase == "count":
+            self._takers.update(one.grid.point for one in givers if one.grid)
+        alone = role is Role.NORM and not all(self._part_of(role, one) for one in givers)
         if name.endswith("_") and not name.startswith("__"):
             self._round_in_place(role, args)
         args, kwargs = tree_map(lambda leaf: self._taken(role, leaf), (args, kwargs))
-        if name in LAYERS and not self._observing:
+        if name in LAYERS and self._phase == "run":
             args, kwargs = self._weighted(name, args, kwargs)
+        sums = self._sums(name, role, givers, (args, kwargs))
         result = func(*args, **kwargs)
-        if role not in (Role.KEEPS, Role.FLOAT):
-            self._give(result, role)
+        if alone or name == "silu":
+            rounds = self._rounds(role)
+            result = normalized(args, kwargs, rounds) if alone else gated(args[0], rounds)
+        self._give(result, role, [one.grid for one in givers], sums)
         return result
 
     def _watch(self, name: str, part: torch.nn.Module) -> list[Any]:
@@ -141,40 +141,85 @@ class TorchFakeQuantize(TorchFunctionMode):
 
     def _enter(self, _module: Any, args: Any) -> Any:
         self._where, self._calls, self._given = [], Counter(), WeakIdKeyDictionary()
+        if self._phase == "count":
+            self._takers.clear()
         for tensor in tree_leaves(args):
-            self._give(tensor, Role.INPUT)
+            self._give(tensor, Role.INPUT, [])
         self.__enter__()
         return args
 
     def _leave(self, _module: Any, _args: Any, result: Any) -> Any:
         self.__exit__(None, None, None)
+        if self._phase == "count":
+            givers = [given for leaf in tree_leaves(result) if (given := self._giver(leaf))]
+            self._takers.update(one.grid.point for one in givers if one.grid)
         return tree_map(lambda leaf: self._taken(Role.OTHER, leaf), result)
 
-    def _give(self, result: Any, role: Role) -> None:
-        """Note what an operation gave, under a name that is the same in every run of the module."""
+    def _give(self, result: Any, role: Role, taken: list[Grid | None], sums: torch.Tensor | None = None) -> None:
+        """Note what an operation gave."""
         if self._arithmetic.activation_bits:
-            where = self._where[-1] if self._where else ""
             for tensor in tree_leaves(result):
                 if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-                    self._calls[where] += 1
-                    self._given[tensor] = Given(role, f"{where}:{self._calls[where]}")
+                    self._given[tensor] = Given(role, grid_of(role, self._point(), taken, self._arithmetic), sums)
+
+    def _point(self) -> str:
+        """A name that is the same in every run of the module."""
+        where = self._where[-1] if self._where else ""
+        self._calls[where] += 1
+        return f"{where}:{self._calls[where]}"
+
+    def _giver(self, leaf: Any) -> Given | None:
+        given: Given | None = self._given.get(leaf) if isinstance(leaf, torch.Tensor) else None
+        return given
+
+    def _part_of(self, role: Role, given: Given) -> bool:
+        """Tell whether an operation of a role becomes part of what gave a tensor."""
+        return given.grid is not None and swallows(role, given.role, alone=self._takers[given.grid.point] < 2)
 
     def _taken(self, role: Role, leaf: Any) -> Any:
         """What an operation of a role takes in the place of a tensor."""
-        given = self._given.get(leaf) if isinstance(leaf, torch.Tensor) else None
-        if given is None or swallows(role, given.role):
+        given = self._giver(leaf)
+        if given is None or given.grid is None or given.role is Role.KEEPS:
             return leaf
+        if self._part_of(role, given):
+            return _counted(leaf, given.sums) if role is Role.JOINS else leaf
         if given.rounded is None:
-            given.rounded = self._rounded(leaf, given.point)
+            given.rounded = self._rounded(leaf, given.grid, given.sums)
         return given.rounded
 
     def _round_in_place(self, role: Role, args: Any) -> None:
         """Round the tensor an operation works in: whoever holds it must see the result in it."""
-        given = self._given.get(args[0]) if args and isinstance(args[0], torch.Tensor) else None
-        if given is not None and not swallows(role, given.role):
+        given = self._giver(args[0]) if args else None
+        if given is not None and not self._part_of(role, given):
             rounded = self._taken(role, args[0])
             del self._given[args[0]]
             args[0].add_((rounded - args[0]).detach())
+
+    def _rounds(self, role: Role) -> Rounds:
+        """What rounds between the operators of one operation."""
+        where = self._point()
+
+        def rounds(values: torch.Tensor, name: str, role: Role = Role.OTHER) -> torch.Tensor:
+            grid = grid_of(role, f"{where}/{name}", [], self._arithmetic)
+            return self._rounded(values, grid) if grid and self._arithmetic.activation_bits else values
+
+        return rounds
+
+    def _sums(self, name: str, role: Role, givers: list[Given], given: Any) -> torch.Tensor | None:
+        """The steps that what a layer adds up is counted in, its bias too; None where they are too fine, or unknown."""
+        first, using = givers[0] if givers else None, self._phase == "run" and not self._module.training
+        if first is None or first.grid is None or self._arithmetic.activation_bits != 8 or not using:
+            return None
+        args, kwargs = given
+        if role is Role.LAYER:
+            found = weight_steps(name, args, kwargs, self._arithmetic)
+            return None if found is None else found * steps(self._ends(first.grid), self._arithmetic)[0]
+        if first.sums is None or role is Role.JOINS or not self._part_of(role, first):
+            return None
+        return first.sums * factors(args, kwargs).abs().reshape(first.sums.shape) if role is Role.NORM else first.sums
+
+    def _ends(self, grid: Grid) -> torch.Tensor:
+        return torch.tensor(grid.ends) if grid.ends else self._ranges[grid.point]
 
     def _weighted(self, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Round the weights among a layer's arguments."""
@@ -186,15 +231,18 @@ class TorchFakeQuantize(TorchFunctionMode):
                 args[place] = rounded_weights(args[place], axis, self._arithmetic)
         return args, kwargs
 
-    def _rounded(self, tensor: torch.Tensor, point: str) -> torch.Tensor:
-        """Round a tensor to the range of a point."""
+    def _rounded(self, tensor: torch.Tensor, grid: Grid, sums: torch.Tensor | None = None) -> torch.Tensor:
+        """Round a tensor to a grid."""
         values = tensor.detach().float()
-        if self._module.training or self._observing:
-            seen = torch.stack(torch.aminmax(values)).clone()
-            self._ranges[point] = _widened(self._ranges.get(point, seen), seen)
-        if self._observing or point not in self._ranges:
+        if self._phase == "count":
             return tensor
-        return through(tensor, spread(values, self._ranges[point], self._arithmetic))
+        if grid.widens and (self._module.training or self._phase == "observe"):
+            seen = torch.stack(torch.aminmax(values)).clone()
+            self._ranges[grid.point] = _widened(self._ranges.get(grid.point, seen), seen)
+        if self._phase == "observe" or (grid.ends is None and grid.point not in self._ranges):
+            return tensor
+        rounded = spread(_counted(values, sums), self._ends(grid), self._arithmetic, halved=grid.halved)
+        return through(tensor, rounded)
 
 
 def rounded_weights(weights: torch.Tensor, axis: int, arithmetic: Arithmetic) -> torch.Tensor:
@@ -210,30 +258,31 @@ def through(tensor: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     return tensor + (rounded.to(tensor.dtype) - tensor).detach()
 
 
-def spread(values: torch.Tensor, ends: torch.Tensor, arithmetic: Arithmetic) -> torch.Tensor:
+def spread(values: torch.Tensor, ends: torch.Tensor, arithmetic: Arithmetic, *, halved: bool = False) -> torch.Tensor:
     """:func:`fake_quantize.rounded_activations`."""
+    step, zero = steps(ends, arithmetic)
+    top = 2 ** (arithmetic.activation_bits - 1) - 1
+    integers = values / step + zero
+    whole = integers.sign() * (integers.abs() + HALF).floor() if halved else (values / step).round() + zero
+    return (whole.clamp(-top if arithmetic.symmetric else -top - 1, top) - zero) * step
+
+
+def steps(ends: torch.Tensor, arithmetic: Arithmetic) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`fake_quantize.steps`."""
     if arithmetic.symmetric:
         top = 2 ** (arithmetic.activation_bits - 1) - 1
-        step = ends.abs().max().clamp_min(SMALLEST) / top
-        return (values / step).round().clamp(-top, top) * step
-    top = 2**arithmetic.activation_bits - 1
+        return ends.abs().max().clamp_min(SMALLEST) / top, torch.zeros(())
     low, high = ends.clamp_max(0)[0], ends.clamp_min(0)[1]
-    step = (high - low).clamp_min(SMALLEST) / top
-    zero = (-low / step).round()
-    return (((values / step).round() + zero).clamp(0, top) - zero) * step
+    step = (high - low).clamp_min(SMALLEST) / (2**arithmetic.activation_bits - 1)
+    return step, (-low / step).round() - 2 ** (arithmetic.activation_bits - 1)
+
+
+def _counted(values: torch.Tensor, sums: torch.Tensor | None) -> torch.Tensor:
+    """The sums of a layer in whole steps."""
+    return values if sums is None else (values / sums).round() * sums
 
 
 def _widened(kept: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """:func:`fake_quantize.widened`."""
     eased = kept + FORGOTTEN * (seen - kept)
     return torch.stack((torch.minimum(seen[0], eased[0]), torch.maximum(seen[1], eased[1])))
-
-
-def _role(name: str, args: Any, kwargs: dict[str, Any]) -> Role:
-    """Tell what an operation is: to clip at other ends than an integer operator does is one of its own."""
-    role = ROLES.get(name, ROLES.get(name.rstrip("_"), Role.OTHER))
-    if name.rstrip("_") in BOUNDED and role is Role.RELU:
-        place, word, usual = BOUNDED[name.rstrip("_")]
-        low = kwargs.get(word, args[place] if len(args) > place else usual)
-        return role if low == 0 else Role.OTHER
-    return role
