@@ -209,7 +209,7 @@ def train(
     request = TrainRequest(
         student, material.inputs, student.outputs, material.data, settings, lessons, material.held_out
     )
-    folder = _checkpoints(request, resume=training.resume, begin=begin)
+    folder = _checkpoints(request, teacher, resume=training.resume, begin=begin)
     request = dataclasses.replace(request, checkpoints=str(folder), log_dir=training.log_dir, wandb=training.wandb)
     trained: Trained = runner.run("train", LOADERS[student.request.kind].toolchain, request)
     shutil.rmtree(folder, ignore_errors=True)
@@ -241,20 +241,29 @@ def _labelled(runner: Runner, material: Material, teacher: Teacher) -> DataSet |
     return answered
 
 
-def _checkpoints(request: TrainRequest, *, resume: bool, begin: bool) -> Path:
-    """The folder of what is trained on what.
+def lasting(settings: Settings) -> Settings:
+    """The settings without those that may differ when a training is gone on with."""
+    return dataclasses.replace(settings, **{name: getattr(Settings, name) for name in FREE})
+
+
+def nothing_there() -> PlanError:
+    """The error of a training that is to be gone on with, and of which nothing is there."""
+    return PlanError(
+        "--resume: nothing of this training is there to go on with; model, data and settings must be the same, "
+        f"only {', '.join(map(option, FREE))} may differ. Leave it out to begin, or when the training had ended"
+    )
+
+
+def _checkpoints(request: TrainRequest, teacher: Teacher | None, *, resume: bool, begin: bool) -> Path:
+    """The folder of what is trained on what; the teacher stands for its lessons, which are more for more epochs.
 
     Raises:
         PlanError: it is to be gone on with, and nothing is there.
     """
-    settings = dataclasses.replace(request.settings, **{name: getattr(Settings, name) for name in FREE})
-    key = cache.key("train", dataclasses.replace(request, settings=settings), {})
-    folder = cache.cache_root() / "training" / key
+    what = dataclasses.replace(request, settings=lasting(request.settings), lessons=None)
+    folder = cache.cache_root() / "training" / cache.key("train", (what, teacher), {})
     if resume and not begin and not checkpoint.exists(folder):
-        raise PlanError(
-            "--resume: nothing of this training is there to go on with; model, data and settings must be the same, "
-            f"only {', '.join(map(option, FREE))} may differ. Leave it out to begin, or when the training had ended"
-        )
+        raise nothing_there()
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     return folder

@@ -9,7 +9,7 @@ from edgekit import training
 from edgekit.options import Options
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import Settings, TrainRequest
+from edgekit_converters.train import Lessons, Settings, TrainRequest, augment
 from edgekit_runtime.errors import DataError, PlanError
 
 
@@ -89,5 +89,24 @@ def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
     data = DataSet((), None, (), 0, "digest", ())
     request = TrainRequest(student, (), (), data, Settings())
     with pytest.raises(PlanError, match="--resume: nothing of this training is there to go on with"):
-        training._checkpoints(request, resume=True, begin=False)
-    assert not training._checkpoints(request, resume=True, begin=True).exists()
+        training._checkpoints(request, None, resume=True, begin=False)
+    assert not training._checkpoints(request, None, resume=True, begin=True).exists()
+
+
+def test_more_epochs_for_which_a_teacher_says_more_are_the_same_training(tmp_path):
+    (tmp_path / "net.py").write_text("")
+    (tmp_path / "teacher.tflite").write_text("")
+    student = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (), (), ())
+    teacher = training.Teacher(Source(SourceRequest("tflite", tmp_path / "teacher.tflite"), "tflite", (), (), ()), ())
+
+    def folder(*, count=0, **settings):
+        lessons = Lessons((), (), augment.variants(Settings(**settings)))
+        data = DataSet((), None, (), count, f"{count}", ())
+        request = TrainRequest(student, (), (), data, Settings(**settings), lessons)
+        return training._checkpoints(request, teacher, resume=False, begin=False)
+
+    few = folder(epochs=4, augment=("flip",))
+    assert folder(epochs=20, augment=("flip",), learning_rate=0.1) == few
+    assert few not in (folder(epochs=4), folder(epochs=4, augment=("flip",), seed=1), folder(count=1, epochs=4))
+    (tmp_path / "teacher.tflite").write_text("another")
+    assert folder(epochs=4, augment=("flip",)) != few
