@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 
+from edgekit import training as trainings
 from edgekit.pruning.asked import Pruning
 from edgekit.pruning.reach import Reached, cut
 from edgekit.steps import Work
@@ -20,20 +22,29 @@ from edgekit_converters.records import Cut, Source
 
 
 class Memory:
-    """The choices of one pruning; those of a run that is not to be gone on with are forgotten."""
+    """The choices of one pruning; those of a run that is not to be gone on with are forgotten.
+
+    Raises:
+        PlanError: it is to be gone on with, and nothing is there.
+    """
 
     def __init__(self, work: Work, pruning: Pruning) -> None:
         self.work = work
         self.resume = pruning.training is not None and pruning.training.resume
         plan, training = work.plan, pruning.training
         what = (
-            cache.key("prune", DissectRequest(work.source), {}),
+            cache.key("prune", (DissectRequest(work.source), work.inputs), {}),
             str(pruning.goal),
             asdict(pruning.limits),
-            (pruning.importance, pruning.rounds, training.data if training else None),
+            (pruning.importance, pruning.rounds, pruning.table.to_json() if pruning.table else None),
+            (training.data, asdict(trainings.lasting(training.settings))) if training else None,
             (plan.calibrate, plan.schemes, plan.engines),
         )
         self.folder = cache.cache_root() / "pruning" / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+        if self.resume and not self.folder.is_dir():
+            raise trainings.nothing_there()
+        if not self.resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def recall(self, number: int, source: Source) -> Reached | None:
         """Return what was chosen in a round, made again; None where nothing is known of it."""
