@@ -51,6 +51,17 @@ def work(runner: Runner, plan: Plan, source: Source) -> Work:
     return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
 
 
+def data_notes(work: Work) -> tuple[str, ...]:
+    """Return what is to be said of the data for calibration and evaluation; what holds for both is said once."""
+    ours, theirs = (data.notes if data else () for data in (work.calibration, work.evaluation))
+    both = tuple(note for note in ours if note in theirs)
+    return (
+        *both,
+        *(f"calibration: {note}" for note in ours if note not in both),
+        *(f"evaluation: {note}" for note in theirs if note not in both),
+    )
+
+
 @contextmanager
 def helped(work: Work) -> Iterator[Work]:
     """The work with the processes of a cluster at hand, where the plan names one.

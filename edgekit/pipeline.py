@@ -21,7 +21,6 @@ from edgekit.report_page import page
 from edgekit.steps import Outcome, Work
 from edgekit_converters import toolchains
 from edgekit_converters.cache import digest
-from edgekit_converters.data import DataSet
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import Artifact, Evaluation, Source
 from edgekit_converters.runner import Watch
@@ -135,7 +134,7 @@ def _report(
     work: Work, contents: assemble.Contents, outcome: Outcome, started: float, pruning: PruningReport | None
 ) -> Report:
     plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
-    notes = [*plan.notes, *source.notes, *_data_notes(work.calibration, work.evaluation)]
+    notes = [*plan.notes, *source.notes, *begin.data_notes(work)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     notes += pruning.notes if pruning else ()
@@ -193,17 +192,6 @@ def _declared(source: Source, plan: Plan) -> Postprocessing | None:
         return None
     return postprocessing.declare(
         plan.postprocessing, source.outputs, len(read_labels(plan.labels)) if plan.labels else 0
-    )
-
-
-def _data_notes(calibration: DataSet | None, evaluation: DataSet | None) -> tuple[str, ...]:
-    """Return the notes of both sets; what holds for both is said once."""
-    ours, theirs = (data.notes if data else () for data in (calibration, evaluation))
-    both = tuple(note for note in ours if note in theirs)
-    return (
-        *both,
-        *(f"calibration: {note}" for note in ours if note not in both),
-        *(f"evaluation: {note}" for note in theirs if note not in both),
     )
 
 

@@ -91,7 +91,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
             versions={"edgekit": __version__} | toolchains.versions(work.toolchain, *plan.model.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
-            notes=(*work.source.notes, *told.notes),
+            notes=(*work.source.notes, *begin.data_notes(work), *told.notes),
         )
         with reports.to_file(plan.model.report) as write_report:
             model_file.put(file, output)

@@ -155,11 +155,12 @@ def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(fold
 
     command = "net.py:build --input-shape 1,3,16,16 --scale 0.00392156862745098 --prune-to macs=0.5 --sparsity 0.5"
     command += " --rounds 2 --train train.npz --epochs 2 --evaluate test.npz --importance l2 --keep head --quiet"
-    command += " --report page.html -o small.pt2"
+    command += " --samples 20 --report page.html -o small.pt2"
     shown = python(folder, "-m", "edgekit", "prune", *command.split())
     assert "--prune-to macs=0.5 --sparsity 0.5" in shown
     assert "round 2: held-out accuracy" in shown
     assert "left whole: head: is an output of the model" in shown
+    assert "note: calibration: only 20 samples" in shown
     assert "<svg" in (folder / "page.html").read_text()
     net = torch.export.load(folder / "small.pt2").module()
     assert net(torch.zeros(1, 3, 16, 16)).shape == (1, CLASSES)
