@@ -13,7 +13,8 @@ from typing import Any
 from edgekit.pruning.compare import PruningReport
 from edgekit.race.choice import pareto
 from edgekit.race.trial import Trial, told
-from edgekit_converters.records import Coverage, Finding, Latency, Parity
+from edgekit_converters.examine.coverage import Coverage
+from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import StageCost
 from edgekit_runtime.errors import ConversionError
 

@@ -15,6 +15,7 @@ from edgekit.plan import Plan
 from edgekit.race.crew import ALONE, Crew
 from edgekit.race.trial import Trial, told
 from edgekit_converters.data import DataRequest, DataSet, TakeRequest
+from edgekit_converters.examine.coverage import Coverage, CoverRequest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import Recipe, resolve
 from edgekit_converters.records import (
@@ -22,8 +23,6 @@ from edgekit_converters.records import (
     Artifact,
     CompareRequest,
     Comparison,
-    Coverage,
-    CoverRequest,
     EvaluateRequest,
     Evaluation,
     Examination,

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from typing import Any
 
 import edgekit_converters
 import edgekit_runtime
-from edgekit_converters.records import decode, encode
+from edgekit_converters.record_json import decode, encode, paths_in
 
 DEFAULT_LIMIT_MIB = 4096
 
@@ -151,18 +151,6 @@ def _file_digest(path: Path, _modified_ns: int, _size_bytes: int, _inode: int) -
     """Digest a file once as long as it looks unchanged."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def paths_in(value: Any) -> Iterator[Path]:
-    """Yield every path in a record, depth first."""
-    if isinstance(value, Path):
-        yield value
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from paths_in(getattr(value, field.name))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from paths_in(item)
 
 
 def _by_content(value: Any) -> Any:

@@ -7,11 +7,8 @@ the value it is. Records hold plain data, so they cross process boundaries and a
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgekit_converters.data import DataSet
 from edgekit_converters.recipe import Recipe
@@ -102,44 +99,6 @@ class ExamineRequest:
     artifact: Artifact
     inputs: tuple[InputSpec, ...]
     data: DataSet
-
-
-@dataclass(frozen=True)
-class CoverRequest:
-    """Tell whether the activation ranges of a float artifact still grow with more calibration samples."""
-
-    artifact: Artifact
-    inputs: tuple[InputSpec, ...]
-    data: DataSet
-    stop: bool = False  # as soon as they have settled
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How much of a tensor's range came with the second half of the samples: 0..1."""
-
-    tensor: str  # of the artifact
-    part: float
-
-
-@dataclass(frozen=True)
-class Doubling:
-    """What twice as many samples did to the ranges."""
-
-    samples: int  # at its end
-    mean: float  # part of a tensor's range that came with it, on average
-    grown: float  # share of the tensors of whose range more than a twentieth came with it
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How activation ranges grew from doubling to doubling."""
-
-    samples: int  # seen
-    tensors: int
-    doublings: tuple[Doubling, ...]
-    worst: tuple[Growth, ...]  # in the last doubling
-    settled: int | None  # after so many samples
 
 
 @dataclass(frozen=True)
@@ -350,39 +309,3 @@ class Latency:
     p50: float
     p90: float
     runs: int
-
-
-def encode(value: Any, root: Path) -> Any:
-    """Turn a record into JSON-able data; paths under ``root`` are kept relative to it."""
-    if isinstance(value, Path):
-        inside = value.is_relative_to(root)
-        return {"$path": str(value.relative_to(root) if inside else value), "inside": inside}
-    if is_dataclass(value) and not isinstance(value, type):
-        kind = f"{type(value).__module__}:{type(value).__qualname__}"
-        return {"$record": kind} | {f.name: encode(getattr(value, f.name), root) for f in fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [encode(item, root) for item in value]
-    if isinstance(value, Mapping):
-        return {key: encode(item, root) for key, item in value.items()}
-    return value
-
-
-def decode(value: Any, root: Path) -> Any:
-    """Turn :func:`encode`'s data back into the record; sequences become tuples.
-
-    Raises:
-        ValueError: a record of another package is named.
-    """
-    if isinstance(value, list):
-        return tuple(decode(item, root) for item in value)
-    if not isinstance(value, dict):
-        return value
-    if "$path" in value:
-        return root / value["$path"] if value["inside"] else Path(value["$path"])
-    if "$record" not in value:
-        return {key: decode(item, root) for key, item in value.items()}
-    module, _, name = value["$record"].partition(":")
-    if module.split(".")[0] not in {"edgekit_converters", "edgekit_runtime"}:
-        raise ValueError(f"not a record of edgekit: {module}")
-    kind = getattr(importlib.import_module(module), name)
-    return kind(**{key: decode(item, root) for key, item in value.items() if key != "$record"})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit_converters.record_json import decode, encode
 from edgekit_converters.records import (
     Artifact,
     Comparison,
@@ -13,8 +14,6 @@ from edgekit_converters.records import (
     Parity,
     Source,
     SourceRequest,
-    decode,
-    encode,
 )
 from edgekit_runtime.manifest import InputSpec, OutputSpec, Preprocessing, TensorBinding
 

@@ -20,9 +20,10 @@ from edgekit.report import (
     to_file,
     trial_reports,
 )
+from edgekit_converters.examine.coverage import Coverage, Doubling, Growth
 from edgekit_converters.examine.findings import FINDERS
 from edgekit_converters.recipe import Recipe
-from edgekit_converters.records import Coverage, Doubling, Finding, Growth, Latency, Parity
+from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import STAGES, StageCost
 from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.train import Epoch

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data import one_by_one
+from edgekit_converters.data import DataSet, one_by_one
 from edgekit_converters.examine.graph import finite
-from edgekit_converters.records import Coverage, CoverRequest, Doubling, Growth
+from edgekit_converters.records import Artifact
 from edgekit_converters.worker import report_progress
+from edgekit_runtime.manifest import InputSpec
 
 # engine: "module:function", (Artifact, samples) -> for each sample {tensor: its values}
 WATCHERS = {
@@ -28,6 +30,44 @@ ENOUGH = 64  # samples: fewer are never taken for enough
 STILL = 0.10  # of a range, on average over the tensors: ranges have settled when no more came with twice the samples
 NOTABLE = 0.05  # of a range: tensors of which more came are counted
 WORST = 3  # tensors named
+
+
+@dataclass(frozen=True)
+class CoverRequest:
+    """Tell whether the activation ranges of a float artifact still grow with more calibration samples."""
+
+    artifact: Artifact
+    inputs: tuple[InputSpec, ...]
+    data: DataSet
+    stop: bool = False  # as soon as they have settled
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How much of a tensor's range came with the second half of the samples: 0..1."""
+
+    tensor: str  # of the artifact
+    part: float
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """What twice as many samples did to the ranges."""
+
+    samples: int  # at its end
+    mean: float  # part of a tensor's range that came with it, on average
+    grown: float  # share of the tensors of whose range more than a twentieth came with it
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How activation ranges grew from doubling to doubling."""
+
+    samples: int  # seen
+    tensors: int
+    doublings: tuple[Doubling, ...]
+    worst: tuple[Growth, ...]  # in the last doubling
+    settled: int | None  # after so many samples
 
 
 def cover(request: CoverRequest, _folder: Path) -> Coverage:

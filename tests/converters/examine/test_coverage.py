@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data.samples import nested
-from edgekit_converters.examine.coverage import cover, halves, settled
-from edgekit_converters.records import CoverRequest, Doubling
+from edgekit_converters.examine.coverage import CoverRequest, Doubling, cover, halves, settled
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
