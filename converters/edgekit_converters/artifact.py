@@ -123,7 +123,8 @@ def joined(artifact: Artifact, groups: tuple[tuple[int, int | None], ...]) -> Ar
 
 def joined_like(original: Artifact, made: Artifact) -> Artifact:
     """Return ``made`` with its outputs grouped as those of ``original``."""
-    return joined(made, tuple((len(bound.parts), getattr(bound, "axis", None)) for bound in original.outputs))
+    groups = tuple((len(bound.parts), getattr(bound, "axis", None)) for bound in original.outputs)
+    return replace(joined(made, groups), spans=original.spans)
 
 
 def scaled_like(original: Artifact, made: Artifact) -> Artifact:

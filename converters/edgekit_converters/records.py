@@ -77,6 +77,7 @@ class Artifact:
     outputs: tuple[TensorBinding | JoinedBinding, ...]
     notes: tuple[str, ...] = ()
     engine_version: str | None = None  # the lowest that can open it, where the artifact tells
+    spans: tuple[tuple[float, ...], ...] = ()  # an output that comes in parts without scales: how wide each ranges
 
     @property
     def size_bytes(self) -> int:
@@ -118,6 +119,7 @@ class Split:
 
     output: int  # place among the artifact's outputs
     axis: int
+    spans: tuple[float, ...] = ()  # how wide each part ranges, where it gets no scale that tells
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Parity:
     cosine: float
     part: int | None = None  # of a joined output, from 0: boxes in pixels would drown the errors of scores
     largest: float = 0.0  # magnitude that the artifact computed
-    step: float = 0.0  # of the tensor's own quantization; 0 is none
+    step: float = 0.0  # of the tensor's own quantization, or what it would be in int8; 0 is none
 
     @property
     def where(self) -> str:

@@ -17,7 +17,7 @@ MOST_BINS = 64  # of a softmax whose expectation is taken
 RARE = 8  # times the 99.9th percentile: of 8 bits, 3 are for values that hardly ever come
 SPREAD = 100  # times, between the weights of a depthwise convolution's channels
 FLOAT = "float32"
-CUTTING = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
+SCALED = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,16 @@ def wide_concats(graph: Graph, engine: str) -> Iterator[Found]:
 def _cut_or_kept(graph: Graph, engine: str, node: Node, leads: list[Node], says: str) -> Found:
     numbers = tuple(_wide_numbers(graph, node))
     arithmetic = ", and the arithmetic that makes the wide numbers is kept in float" if numbers else ""
-    if engine not in CUTTING:
-        return Found(
-            node, says, f"nothing is lost there, since this format gives outputs in float{arithmetic}", numbers
-        )
+    scaled = engine in SCALED
     if _can_be_cut(graph, node):
-        split = Split(graph.outputs.index(node.outputs[0]), node.axis or 0)
-        does = f"the artifact gives the parts, each with a scale of its own, and the runtime joins them{arithmetic}"
+        spans = () if scaled else tuple(graph.ranges[place].span for place in node.inputs)
+        split = Split(graph.outputs.index(node.outputs[0]), node.axis or 0, spans)
+        apart = "each with a scale of its own" if scaled else "each held against the model by itself"
+        does = f"the artifact gives the parts, {apart}, and the runtime joins them{arithmetic}"
         return Found(node, says, does, numbers, split)
+    if not scaled:
+        does = f"nothing is lost there, since this format gives outputs in float{arithmetic}"
+        return Found(node, says, does, numbers)
     return Found(node, says, f"from there to the output it is kept in float{arithmetic}", (node, *leads, *numbers))
 
 

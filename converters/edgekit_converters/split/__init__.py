@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from edgekit_converters.artifact import bind_made, joined
 from edgekit_converters.records import Artifact, SplitRequest
 
 # engine: "module:function", (Artifact, splits, folder) -> (files, parts of each output)
-SPLITTERS = {"litert": "edgekit_converters.split.tflite:split"}
+SPLITTERS = {"litert": "edgekit_converters.split.tflite:split", "openvino": "edgekit_converters.split.ir:split"}
 
 
 def split(request: SplitRequest, folder: Path) -> Artifact:
@@ -23,6 +24,10 @@ def split(request: SplitRequest, folder: Path) -> Artifact:
     artifact = request.artifact
     module, _, name = SPLITTERS[artifact.engine].partition(":")
     files, counts = getattr(importlib.import_module(module), name)(artifact, request.splits, folder)
-    axes = {one.output: one.axis for one in request.splits}
+    by_output = {one.output: one for one in request.splits}
     made = bind_made("split", artifact.engine, artifact.scheme, files)
-    return joined(made, tuple((count, axes.get(place)) for place, count in enumerate(counts)))
+    axes = {place: one.axis for place, one in by_output.items()}
+    grouped = joined(made, tuple((count, axes.get(place)) for place, count in enumerate(counts)))
+    return replace(
+        grouped, spans=tuple(by_output[place].spans if place in by_output else () for place in range(len(counts)))
+    )

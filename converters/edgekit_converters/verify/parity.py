@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact import OpenArtifact
-from edgekit_converters.records import CompareRequest, Comparison, Parity
+from edgekit_converters.records import Artifact, CompareRequest, Comparison, Parity
+from edgekit_converters.schemes import SCHEMES
 from edgekit_runtime.errors import ConversionError
 
+LEVELS = 255  # steps of an int8 range
 EXACT_DB = 150.0  # what equal outputs are given: float32 resolves no more
 
 
@@ -43,13 +45,19 @@ def compare(request: CompareRequest, folder: Path) -> Comparison:
             replace(
                 parity_of(spec.name, reference[where], array[where]),
                 part=part if joined else None,
-                step=binding.scale or 0.0,
+                step=binding.scale or _step(request.artifact, index, part),
             )
             for part, (binding, where) in enumerate(parts[index])
         ]
         paths.append(folder / f"computed-{index}.npy")
         np.save(paths[-1], array)
     return Comparison(tuple(parity), tuple(paths))
+
+
+def _step(artifact: Artifact, output: int, part: int) -> float:
+    """What a step of int8 would be for a part that integers computed and that has no scale of its own; else 0."""
+    spans = artifact.spans[output] if artifact.spans and SCHEMES[artifact.scheme].calibrated else ()
+    return spans[part] / LEVELS if spans else 0.0
 
 
 def run_samples(artifact: OpenArtifact, inputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -67,7 +67,7 @@ def test_a_detector_of_pytorch(loaded, examined, tmp_path, engine):
     source = loaded(tmp_path / "head.py", kind="python", function="head", input_shapes=(InputShape((1, 3, 16, 16)),))
     found = examined(source, engine)
     assert kinds(found) == ["wide-concat", "softmax-expectation"]
-    assert [(split.output, split.axis) for split in found.splits] == ([(0, 1)] if engine == "litert" else [])
+    assert [(split.output, split.axis) for split in found.splits] == [(0, 1)]
     assert len(found.nodes) >= 6  # softmax, count, product, both sums, and what moves them
 
 

@@ -71,10 +71,17 @@ def test_boxes_beside_scores_are_cut_and_the_arithmetic_behind_them_is_kept_in_f
     assert "the runtime joins them" in examined.findings[0].does
 
 
-def test_ir_has_nothing_to_cut(builder):
+def test_in_ir_parts_have_no_scale_and_are_held_by_themselves_all_the_same(builder):
     examined = detector(builder).node("concat", "all", "boxes", "scores", axis=2).examine("all", engine="openvino")
-    assert examined.splits == ()
+    assert examined.splits == (Split(0, 2, (640.0, 1.0)),)
     assert kept(examined) == {"boxes", "scaled", "rows"}
+    assert "each held against the model by itself, and the runtime joins them" in examined.findings[0].does
+
+
+def test_in_ir_nothing_is_lost_where_it_cannot_be_cut(builder):
+    detector(builder).node("concat", "all", "boxes", "scores", axis=2)
+    examined = builder.node("shape", "moved", "all").examine("moved", engine="openvino")
+    assert (examined.splits, kept(examined)) == ((), {"boxes", "scaled", "rows"})
     assert "gives outputs in float" in examined.findings[0].does
 
 

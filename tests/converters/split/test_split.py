@@ -17,6 +17,7 @@ from edgekit_runtime.errors import VerificationError
 from edgekit_runtime.manifest import JoinedBinding, TensorBinding
 
 pytestmark = pytest.mark.needs_keras
+ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
 
 @pytest.fixture
@@ -48,8 +49,9 @@ def outputs_of(artifact, samples):
     return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
-def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_path):
-    artifact = lowered(source, "litert")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_path, engine):
+    artifact = lowered(source, engine)
     made = split(SplitRequest(artifact, (Split(1, 2),)), tmp_path)
     assert [type(bound) for bound in made.outputs] == [TensorBinding, JoinedBinding, TensorBinding]
     assert made.outputs[1].axis == 2
@@ -58,6 +60,46 @@ def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_
     assert [array.shape for array in again] == [(40, 2), (40, 4, 5), (40, 3)]
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.needs_openvino
+def test_in_ir_scores_are_held_by_themselves_and_to_what_int8_can_tell(
+    source, samples, lowered, prepared, compared, tmp_path
+):
+    artifact, data = lowered(source, "openvino"), prepared(source, samples)
+    examined = examine(ExamineRequest(artifact, source.inputs, data), tmp_path)
+    (found,) = examined.splits
+    assert (found.output, found.axis) == (1, 2)
+    assert found.spans[0] > 100
+    assert 0.5 < found.spans[1] <= 1
+    for name in ("split", "quantized"):
+        (tmp_path / name).mkdir()
+    parts = split(SplitRequest(artifact, examined.splits), tmp_path / "split")
+    made = quantize(QuantizeRequest(parts, Recipe("int8-static"), source.inputs, data), tmp_path / "quantized")
+    assert made.outputs[1] == parts.outputs[1]
+    comparison = compared(source, made, data)
+    check_parity(made, comparison, stage="quantize")
+    steps = [(one.part, one.step) for one in comparison.parity if one.part is not None]
+    assert steps == [(part, pytest.approx(span / 255)) for part, span in enumerate(found.spans)]
+    assert [one.step for one in compared(source, parts, data).parity] == [0.0] * 4  # float has no such excuse
+    faulty = replace(made, files=with_a_third_of(made, 2, tmp_path))
+    broken = compared(source, faulty, data)
+    with pytest.raises(VerificationError, match=r"output '\w+', part 1 has 3\.\d dB"):
+        check_parity(faulty, broken, stage="quantize")
+    reference = np.load(broken.computed[1].with_name("output-1.npy"))
+    assert parity_of("y", reference, np.load(broken.computed[1])).snr_db > 30  # as one array the boxes drown it
+
+
+def with_a_third_of(artifact, place, folder):
+    """The files of an IR in which one result is a third of what it was."""
+    import openvino as ov
+    from openvino import opset13
+
+    model = ov.Core().read_model(artifact.files[0])
+    entrance = model.outputs[place].get_node().input(0)
+    entrance.replace_source_output(opset13.multiply(entrance.get_source_output(), np.float32(1 / 3)).output(0))
+    ov.save_model(model, folder / "faulty.xml", compress_to_fp16=False)
+    return (folder / "faulty.xml", folder / "faulty.bin")
 
 
 def test_a_part_may_have_a_longer_name_than_a_manifest_takes(loaded, lowered, tmp_path):

@@ -1,0 +1,38 @@
+"""Cuts the Concat off an output of an IR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from openvino import opset13
+
+from edgekit_converters.lower.ir import openvino_errors, write
+from edgekit_converters.records import Artifact, Split
+
+
+def split(artifact: Artifact, splits: tuple[Split, ...], folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...]]:
+    """Write ``model.xml`` and ``model.bin``; return both, and each output's number of parts, in the source's order.
+
+    Raises:
+        ToolchainError: OpenVINO cannot read or write it.
+    """
+    with openvino_errors("split"):
+        model = ov.Core().read_model(artifact.files[0])
+        outputs = [model.outputs[part.index] for bound in artifact.outputs for part in bound.parts]
+        parts = [[output.get_node().input_value(0)] for output in outputs]
+        for place in {one.output for one in splits}:
+            parts[place] = _parts(*parts[place])
+        results = [opset13.result(port) for group in parts for port in group]
+        cut = ov.Model(results, model.get_parameters(), model.get_friendly_name())
+        return write(cut, folder), tuple(map(len, parts))
+
+
+def _parts(whole: Any) -> list[Any]:
+    """What a Concat takes; what has no name is named after the Concat."""
+    ports = [entrance.get_source_output() for entrance in whole.get_node().inputs()]
+    for part, port in enumerate(ports):
+        if not port.get_names():
+            port.get_tensor().set_names({f"{min(whole.get_names(), default='output')}_{part}"})
+    return ports
