@@ -12,7 +12,7 @@ import numpy as np
 from edgekit_converters import data as dataset
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.prune import ScoreRequest
-from edgekit_converters.train.objective import gives_probabilities
+from edgekit_converters.train.objective import gives_probabilities, refuse_one_hot
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 
@@ -52,6 +52,7 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
     rebuilds = labels is None and spec.shape == live.inputs[0].shape
     classifier = len(spec.shape) == 2 and spec.shape[1] > 1 and not rebuilds
     if labels is not None and not (classifier and labels.ndim == 1 and labels.dtype.kind in "iu"):
+        refuse_one_hot(labels)
         if labels.shape[1:] != spec.shape[1:]:
             raise DataError(
                 f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit output {spec.name!r} "

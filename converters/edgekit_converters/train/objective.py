@@ -66,6 +66,20 @@ def gives_probabilities(outputs: Array) -> bool:
     return outputs.min() >= 0 and bool(np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
 
 
+def refuse_one_hot(labels: Array) -> None:
+    """Refuse class numbers in the guise of targets: as those they would be learned by squares, and of logits wrongly.
+
+    Raises:
+        DataError: every row is one-hot.
+    """
+    rows = labels.ndim == 2 and labels.shape[1] > 1
+    if rows and bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+        raise DataError(
+            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers, their argmax, "
+            f"so that they are learned as classes and not as targets"
+        )
+
+
 def matched(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> list[tuple[int, int]]:
     """Pair a student's attention maps, given by their sizes, with the teacher's, by their places.
 
@@ -143,6 +157,7 @@ def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
     """
     if labels.dtype.kind in "iu" and labels.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] > 1:
         return True
+    refuse_one_hot(labels)
     if labels.dtype.kind == "f" and labels.shape[1:] == spec.shape[1:]:
         return False
     raise DataError(

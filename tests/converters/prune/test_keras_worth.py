@@ -100,6 +100,8 @@ def test_gradients_need_no_labels_but_data_that_fit(net, tmp_path, prepared_for)
         scored(net, "taylor", tmp_path, prepared_for(net, x=images(3), y=np.array([0, 1, 4])))
     with pytest.raises(DataError, match=r"labels of shape \(3, 2\) .* do not fit output"):
         scored(net, "taylor", tmp_path, prepared_for(net, x=images(3), y=np.ones((3, 2), np.float32)))
+    with pytest.raises(DataError, match="are one-hot: give class numbers"):
+        scored(net, "taylor", tmp_path, prepared_for(net, x=images(3), y=np.eye(4, dtype=np.float32)[:3]))
 
 
 def test_batch_norm_needs_one(tmp_path):

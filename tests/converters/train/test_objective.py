@@ -88,6 +88,7 @@ def test_targets_in_floating_point_are_matched():
         (GENERATOR.normal(size=(32, 4)), r"float64 of shape \(32, 4\), do not fit output 'out0'"),
         (GENERATOR.normal(size=32), "floating-point targets of shape"),
         (np.full((32, 5), np.nan), "sample 0 has NaN"),
+        (np.eye(5, dtype=np.float32)[CLASSES], r"float32 of shape \(32, 5\), are one-hot: give class numbers"),
         (None, "without labels teach nothing without a teacher"),
     ],
 )
