@@ -27,7 +27,7 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
         output: the bundle's path; by default the model's name with ``.edgekit``, in the working directory.
         watch: told ``(stage, subject, done, total)`` as work goes on, from any thread; while training also, fifth,
             how it fares.
-        **options: the command's options with underscores (see :class:`edgekit.plan.Options`). An option that may
+        **options: the command's options with underscores (see :class:`edgekit.options.Options`). An option that may
             be repeated takes one value or a sequence: ``device="raspberry-pi-5"``, ``quantize=["int8-static"]``.
 
     Returns:
