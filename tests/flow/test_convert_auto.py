@@ -81,7 +81,7 @@ import numpy as np
 
 def sorted_by_class():
     data = np.load({str(demo / "test.npz")!r})
-    order = np.repeat(np.argsort(data["y"], kind="stable"), 4)  # more than a part
+    order = np.repeat(np.argsort(data["y"], kind="stable"), 2)  # more than a part
     yield from zip(data["x"][order], data["y"][order])
 
 def least_recall(outputs, labels):

@@ -22,7 +22,7 @@ def folder(tmp_path_factory, repository):
         patch.syspath_prepend(repository / "benchmarks")
         import detector_model
 
-        detector_model.trained(steps=200, batch=32, count=1500).save_weights(folder / "trained.weights.h5")
+        detector_model.trained(steps=150, batch=24, count=800).save_weights(folder / "trained.weights.h5")
         images, objects = detector_model.scenes(300, seed=1)
         np.save(folder / "train.npy", detector_model.scenes(100, seed=2)[0])
         np.savez(folder / "test.npz", x=images, y=objects)
