@@ -12,7 +12,7 @@ import numpy as np
 from edgekit_converters import data as dataset
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.prune import ScoreRequest
-from edgekit_converters.train.objective import gives_probabilities, refuse_one_hot
+from edgekit_converters.train.objective import check_classes, gives_probabilities, refuse_one_hot
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 
@@ -49,9 +49,9 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
             f"give training data, or choose l2"
         )
     spec, labels = live.outputs[0], dataset.labels(request.data)
-    rebuilds = labels is None and spec.shape == live.inputs[0].shape
-    classifier = len(spec.shape) == 2 and spec.shape[1] > 1 and not rebuilds
-    if labels is not None and not (classifier and labels.ndim == 1 and labels.dtype.kind in "iu"):
+    if labels is None and (spec.shape == live.inputs[0].shape or len(spec.shape) != 2 or spec.shape[1] == 1):
+        return Towards("inputs" if spec.shape == live.inputs[0].shape else "nothing")
+    if labels is not None and not (labels.ndim == 1 and labels.dtype.kind in "iu" and len(spec.shape) == 2):
         refuse_one_hot(labels)
         if labels.shape[1:] != spec.shape[1:]:
             raise DataError(
@@ -59,14 +59,10 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
                 f"{spec.shape}: give class numbers for a classifier, targets of the output's shape, or no labels"
             )
         return Towards("targets")
-    if labels is None and not classifier:
-        return Towards("inputs" if rebuilds else "nothing")
-    wrong = np.flatnonzero((labels < 0) | (labels >= spec.shape[1])) if labels is not None else np.empty(0)
-    if labels is not None and wrong.size:
-        raise DataError(
-            f"training sample {wrong[0]} has the label {labels[wrong[0]]}, "
-            f"but output {spec.name!r} has classes 0..{spec.shape[1] - 1}"
-        )
+    if labels is not None:
+        check_classes(labels, spec)
+    if spec.shape[1] == 1:  # the probability of one of two classes
+        return Towards("targets")
     return Towards("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
 
 
@@ -81,6 +77,8 @@ def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]
     rows = np.unique(np.linspace(0, request.data.count - 1, count).astype(int))
     labels = dataset.labels(request.data)
     arrays, labels = dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
+    if labels is not None and request.source.outputs[0].shape[1:] == (1,):
+        labels = labels.reshape(-1, 1)  # class numbers of two classes, by one score
     for start in range(0, max(count - count % BATCH, 1), BATCH):
         report_progress(start, count)
         batch = slice(start, start + BATCH)

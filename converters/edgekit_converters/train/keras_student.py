@@ -181,7 +181,8 @@ class KerasStudent:
 
     def _one_loss(self, aim: Aim, output: Any, labels: Any, answer: Any) -> Any:
         loss = tf.zeros(())
-        logits = tf.math.log(tf.maximum(output, TINY)) if aim.probabilities else output
+        given = tf.concat([1 - output, output], axis=1) if aim.single else output
+        logits = tf.math.log(tf.maximum(given, TINY)) if aim.probabilities else given
         if aim.label_weight and labels is not None:
             if aim.classes:
                 apart = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))

@@ -25,6 +25,7 @@ class Aim:
     taught: bool = False  # likewise the teacher's
     label_weight: float = 0.0
     teacher_weight: float = 0.0
+    single: bool = False  # the probability of the second of two classes, (b, 1), is all there is
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Objective:
     def soften(self, answers: list[Array]) -> list[Array]:
         """A teacher's outputs as they are matched: probabilities at the temperature where they are of classes."""
         return [
-            softened(array, aim.taught, self.temperature) if aim.classes else array
+            softened(paired(array) if aim.single else array, aim.taught, self.temperature) if aim.classes else array
             for aim, array in zip(self.aims, answers, strict=False)
         ]
 
@@ -59,6 +60,11 @@ def softened(outputs: Array, probabilities: bool, temperature: float) -> Array:
     scaled = logits(outputs, probabilities) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def paired(probability: Array) -> Array:
+    """Return the probabilities of both classes, (b, 2), for that of the second, (b, 1)."""
+    return np.concatenate([1 - probability, probability], axis=1)
 
 
 def gives_probabilities(outputs: Array) -> bool:
@@ -119,11 +125,15 @@ def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], an
         first = index == 0
         looks = [outputs[index], *answers[index : index + 1]]
         classes = _labels_are_classes(labels, spec) if first and labels is not None else _distributes(looks)
+        single = classes and spec.shape[1] == 1
+        if single:
+            _check_single(looks, spec)
         aims.append(
             Aim(
                 classes=classes,
-                probabilities=classes and gives_probabilities(outputs[index]),
-                taught=classes and bool(answers) and gives_probabilities(answers[index]),
+                probabilities=single or (classes and gives_probabilities(outputs[index])),
+                taught=classes and bool(answers) and (single or gives_probabilities(answers[index])),
+                single=single,
                 label_weight=1 - share if first else 0.0,
                 teacher_weight=(share if first else 1.0) if answers else 0.0,
             )
@@ -155,7 +165,7 @@ def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
     Raises:
         DataError: the labels are neither.
     """
-    if labels.dtype.kind in "iu" and labels.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] > 1:
+    if labels.dtype.kind in "iu" and labels.ndim == 1 and len(spec.shape) == 2:
         return True
     refuse_one_hot(labels)
     if labels.dtype.kind == "f" and labels.shape[1:] == spec.shape[1:]:
@@ -167,15 +177,34 @@ def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
     )
 
 
+def check_classes(labels: Array, spec: OutputSpec) -> None:
+    """Refuse class numbers the output has no score for; a single score is of two classes.
+
+    Raises:
+        DataError: naming the sample.
+    """
+    count = max(2, spec.shape[1])
+    wrong = np.flatnonzero((labels < 0) | (labels >= count))
+    if wrong.size:
+        raise DataError(
+            f"training sample {wrong[0]} has the label {labels[wrong[0]]}, "
+            f"but output {spec.name!r} has classes 0..{count - 1}"
+        )
+
+
+def _check_single(looks: list[Array], spec: OutputSpec) -> None:
+    """Refuse a single score that is no probability: it is not known where one class ends and the other begins."""
+    if any(one.min() < 0 or one.max() > 1 for one in looks):
+        raise DataError(
+            f"output {spec.name!r} is one score a sample and no probability, so that class numbers cannot be learned: "
+            f"end the model with a sigmoid, or give floating-point targets of shape (samples, 1)"
+        )
+
+
 def _check_labels(labels: Array, spec: OutputSpec, *, classes: bool) -> None:
     """Refuse class numbers the output has no score for, and targets that are no numbers."""
     if classes:
-        wrong = np.flatnonzero((labels < 0) | (labels >= spec.shape[1]))
-        if wrong.size:
-            raise DataError(
-                f"training sample {wrong[0]} has the label {labels[wrong[0]]}, "
-                f"but output {spec.name!r} has classes 0..{spec.shape[1] - 1}"
-            )
+        check_classes(labels, spec)
         return
     wrong = np.flatnonzero(~np.isfinite(labels.reshape(len(labels), -1)).all(axis=1))
     if wrong.size:

@@ -203,7 +203,8 @@ class TorchStudent:
         self, aim: Aim, output: torch.Tensor, labels: torch.Tensor | None, answer: torch.Tensor | None
     ) -> torch.Tensor:
         loss = torch.zeros(())
-        logits = torch.log(output.clamp_min(TINY)) if aim.probabilities else output
+        given = torch.cat([1 - output, output], dim=1) if aim.single else output
+        logits = torch.log(given.clamp_min(TINY)) if aim.probabilities else given
         if aim.label_weight and labels is not None:
             apart = functional.cross_entropy(logits, labels) if aim.classes else _squares(output, labels)
             loss = loss + aim.label_weight * apart

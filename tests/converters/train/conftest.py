@@ -31,6 +31,10 @@ def plain():
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(image))
     return keras.Model(image, keras.layers.Dense({classes}, activation="softmax")(x))
 
+def single():
+    image = keras.Input(({side}, {side}, 3))
+    return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(image)))
+
 def frozen():
     model = build()
     model.trainable = False
@@ -47,6 +51,9 @@ def build():
 
 def plain():
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(), nn.Linear(36, {classes}), nn.Softmax(1))
+
+def single():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 1), nn.Sigmoid())
 
 def frozen():
     return build().requires_grad_(False)

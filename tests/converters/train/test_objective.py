@@ -1,5 +1,6 @@
 """What is learned, read off data, model and teacher; and what of them is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,21 @@ def test_a_classifier_with_labels_learns_from_both_in_their_shares(outputs, prob
     assert (aim.label_weight, aim.teacher_weight) == (0.25, 0.75)
     (alone,) = settle(asked(teacher_share=0.75), CLASSES, [outputs], []).aims
     assert (alone.label_weight, alone.teacher_weight) == (1.0, 0.0)
+
+
+def test_one_probability_is_of_two_classes():
+    two, request = CLASSES % 2, asked(outputs=((1, 1),))
+    chance = GENERATOR.uniform(size=(32, 1)).astype(np.float32)
+    objective = settle(request, two, [chance], [chance])
+    (aim,) = objective.aims
+    assert (aim.classes, aim.probabilities, aim.taught, aim.single) == (True, True, True, True)
+    assert np.allclose(
+        dataclasses.replace(objective, temperature=1.0).soften([chance])[0], np.hstack([1 - chance, chance]), atol=1e-6
+    )
+    with pytest.raises(DataError, match=r"one score a sample and no probability.*end the model with a sigmoid"):
+        settle(request, two, [8 * chance], [])
+    with pytest.raises(DataError, match=r"has the label \d, but output 'out0' has classes 0\.\.1"):
+        settle(request, CLASSES, [chance], [])
 
 
 def test_without_labels_the_teacher_is_all_there_is():

@@ -55,6 +55,16 @@ def test_the_loss_is_that_of_hinton(student_of, framework):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_probability_is_learned_by_the_cross_entropy_of_two_classes(student_of, framework):
+    student = open_student(student_of(framework, "single"), Settings())
+    student.aim(Objective((Aim(classes=True, probabilities=True, single=True, label_weight=1.0),)))
+    student.begin(1)
+    chance, two = student.run([X])[0][:, 0], LABELS % 2
+    wanted = -np.log(np.where(two == 1, chance, 1 - chance)).mean()
+    assert student.step(Batch([X], two, [], []), 0.0) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_targets_are_learned_by_their_squares(student_of, framework):
     student = ready(student_of(framework, "plain"), Objective((Aim(classes=False, label_weight=1.0),)))
     targets = np.random.default_rng(1).random((48, CLASSES))
