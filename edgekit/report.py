@@ -16,6 +16,7 @@ from edgekit.race.trial import Trial, told
 from edgekit_converters.examine.coverage import Coverage
 from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.runner import StageCost
+from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import ConversionError
 
 REPORT_VERSION = 1
@@ -144,14 +145,14 @@ def trial_reports(trials: Sequence[Trial]) -> tuple[TrialReport, ...]:
 def rows(report: Report) -> list[dict[str, Any]]:
     """Return the terminal table: one row for the source, one a variant, cells as text."""
     metric = report.source.metric
-    source = {"variant": f"source ({report.source.framework})", "value": _number(report.source.value, metric)}
+    source = {"variant": f"source ({report.source.framework})", "value": value_text(report.source.value, metric)}
     table: list[dict[str, Any]] = [source] if metric else []
     for variant in report.variants:
         table.append(
             {
                 "variant": variant.name,
                 "size": size_text(variant.size_bytes),
-                "value": _number(variant.value, metric),
+                "value": value_text(variant.value, metric),
                 "drop": "" if variant.drop is None else _drop(variant.drop, metric),
                 "snr": f"{variant.parity.snr_db:.1f} dB",
                 "cosine": f"{variant.parity.cosine:.5f}",
@@ -162,7 +163,13 @@ def rows(report: Report) -> list[dict[str, Any]]:
     return table
 
 
-def _number(value: float | None, metric: str | None) -> str:
+def metric_text(name: str | None) -> str:
+    """Return a metric's name in words; a user's own is told as it was given."""
+    return (name or "value") if name not in METRICS else name.replace("_", " ")
+
+
+def value_text(value: float | None, metric: str | None) -> str:
+    """Return a metric's value for people; nothing where there is none."""
     if value is None:
         return ""
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.5g}"

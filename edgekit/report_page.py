@@ -8,8 +8,7 @@ from html import escape
 
 from edgekit.page_style import COLOURS, NAMES, STYLE
 from edgekit.pruning.compare import PruningReport
-from edgekit.report import VariantReport, size_text
-from edgekit_converters.verify.metrics import METRICS
+from edgekit.report import VariantReport, metric_text, size_text, value_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 900, 420, 80, 50, 40, 150  # pixels
 TICKS, ROW = 5, 14  # of an axis; pixels between lines of text
@@ -53,7 +52,7 @@ def page(
     title = escape(f"{name}: {pruning.became if pruning else 'converted'}")
     points = list(_points(variants, pruning))
     drawn = [point for point in points if point.value is not None]
-    chart = f"<h2>{escape(_words(metric))} and time</h2>{''.join(_chart(drawn, metric))}" if drawn else ""
+    chart = f"<h2>{escape(metric_text(metric))} and time</h2>{''.join(_chart(drawn, metric))}" if drawn else ""
     told = "".join(_told(pruning)) if pruning else ""
     said = "".join(f"<p class=note>{escape(note)}</p>" for note in notes)
     return (
@@ -127,18 +126,18 @@ def _axes(longest: float, low: float, high: float, metric: str | None) -> Iterat
         value = low + (high - low) * tick / TICKS
         time = longest * tick / TICKS
         yield f'<text class="axis" x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{time:.3g}</text>'
-        yield f'<text class="axis" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_value(value, metric)}</text>'
+        yield f'<text class="axis" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value_text(value, metric)}</text>'
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
     yield f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">milliseconds a call, on one thread here</text>'
 
 
 def _table(points: Sequence[Point], pruning: PruningReport | None, metric: str | None) -> Iterator[str]:
-    yield f"<table><tr><th>model<th>format and scheme<th>size<th>{escape(_words(metric))}<th>ms a call"
+    yield f"<table><tr><th>model<th>format and scheme<th>size<th>{escape(metric_text(metric))}<th>ms a call"
     yield "<th>parameters<th>MACs" if pruning else ""
     for place, point in enumerate(points):
         counts = pruning.models[place] if pruning else None
         cells = [point.model, f"{NAMES[point.engine]} {point.scheme}", size_text(point.size_bytes)]
-        cells += [_value(point.value, metric), f"{point.latency_ms:.4g}"]
+        cells += [value_text(point.value, metric), f"{point.latency_ms:.4g}"]
         told = (counts.parameters, counts.macs) if counts else ()
         cells += ["" if one is None else f"{one:,}" for one in told]
         yield "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells)
@@ -163,13 +162,3 @@ def _told(pruning: PruningReport) -> Iterator[str]:
     yield "</table>" if pruning.sparse else ""
     for name, why in pruning.whole:
         yield f"<p class=note>left whole: {escape(name or 'the model itself')}: {escape(why)}</p>"
-
-
-def _words(metric: str | None) -> str:
-    return (metric or "value").replace("_", " ") if metric in (None, *METRICS) else str(metric)
-
-
-def _value(value: float | None, metric: str | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.5g}"

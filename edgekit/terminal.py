@@ -23,10 +23,9 @@ from edgekit.distill import DistillReport
 from edgekit.layers import LayersReport
 from edgekit.pruning.command import PruneReport
 from edgekit.pruning.compare import PruningReport
-from edgekit.report import Report, finding_lines, rows, size_text
+from edgekit.report import Report, finding_lines, metric_text, rows, size_text, value_text
 from edgekit.sensitivity import Figures, SensitivityReport
 from edgekit_converters.runner import Watch
-from edgekit_converters.verify.metrics import METRICS
 
 HEADINGS = {
     "variant": "variant",
@@ -103,7 +102,7 @@ def show_report(report: Report) -> None:
         shown = [key for key in shown if key not in ("cosine", "p90")]
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
-        heading = _metric(report.source.metric) if key == "value" else HEADINGS[key]
+        heading = metric_text(report.source.metric) if key == "value" else HEADINGS[key]
         table.add_column(heading, justify="left" if key == "variant" else "right", no_wrap=True)
     for row in cells:
         table.add_row(*[row.get(key, "") for key in shown])
@@ -121,11 +120,6 @@ def show_report(report: Report) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _metric(name: str | None) -> str:
-    """A metric's name in words; a user's own is told as it was given."""
-    return (name or "") if name not in METRICS else name.replace("_", " ")
 
 
 def show_layers(report: LayersReport) -> None:
@@ -152,7 +146,7 @@ def show_distillation(report: DistillReport) -> None:
     """Print what every epoch came to, what that is worth, and what was written."""
     console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("epoch", "loss", f"held-out {_metric(report.metric)}", "learning rate", "seconds"):
+    for heading in ("epoch", "loss", f"held-out {metric_text(report.metric)}", "learning rate", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_row("as it came", "", f"{report.before:.4f}", "", "")
     for epoch in report.history:
@@ -161,7 +155,7 @@ def show_distillation(report: DistillReport) -> None:
     console.print(table)
     if report.evaluated:
         told = ", ".join(f"{name} {value:.4f}" for name, value in report.evaluated.items())
-        console.print(f"{_metric(report.evaluation_metric)} on --evaluate: {told}", highlight=False)
+        console.print(f"{metric_text(report.evaluation_metric)} on --evaluate: {told}", highlight=False)
     _print_end(console, report)
 
 
@@ -186,7 +180,7 @@ def print_pruning(console: Console, report: PruningReport) -> None:
     """Print the dense and the pruned model, a line a format and scheme, and how far the goal was met."""
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
-    for heading in ("parameters", "MACs", "size", _metric(report.metric) or "value", "p50", "p90"):
+    for heading in ("parameters", "MACs", "size", metric_text(report.metric), "p50", "p90"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in report.models:
         name = f"{report.word(one.model)} {one.engine} {one.scheme}"
@@ -195,22 +189,21 @@ def print_pruning(console: Console, report: PruningReport) -> None:
             size_text(one.size_bytes),
         )
         times = f"{one.latency_ms.p50:.3f} ms", f"{one.latency_ms.p90:.3f} ms"
-        table.add_row(name, *counts, _value(one.value, report.metric), *times)
+        table.add_row(name, *counts, value_text(one.value, report.metric), *times)
     console.print(table)
     lines = [f"{report.goal}: {'; '.join(_left(report)) or 'trained, nothing was pruned'}"]
     lines += [f"left whole: {layer or 'the model itself'}: {why}" for layer, why in report.whole[:LEFT_WHOLE]]
     if len(report.whole) > LEFT_WHOLE:
         lines.append(f"left whole: {len(report.whole) - LEFT_WHOLE} more layers, which --report names")
     lines += [
-        f"round {number}: held-out {_metric(trained.metric)} {trained.before:.4f} before, {trained.value:.4f} "
+        f"round {number}: held-out {metric_text(trained.metric)} {trained.before:.4f} before, {trained.value:.4f} "
         f"after epoch {trained.best} of {len(trained.history)}"
         for number, trained in enumerate(report.rounds, 1)
     ]
     if report.dense is not None and report.pruned is not None:
-        dense, pruned = (_value(value, report.metric) for value in (report.dense, report.pruned))
-        lines.append(
-            f"{_metric(report.metric)} of the model itself: {report.word('dense')} {dense}, {report.became} {pruned}"
-        )
+        dense, pruned = (value_text(value, report.metric) for value in (report.dense, report.pruned))
+        both = f"{report.word('dense')} {dense}, {report.became} {pruned}"
+        lines.append(f"{metric_text(report.metric)} of the model itself: {both}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -225,12 +218,6 @@ def _left(report: PruningReport) -> Iterator[str]:
     if report.sparse:
         zeros, weights = sum(one.zeros for one in report.sparse), sum(one.weights for one in report.sparse)
         yield f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers"
-
-
-def _value(value: float | None, metric: str | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.5g}"
 
 
 def show_sensitivity(report: SensitivityReport) -> None:
