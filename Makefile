@@ -11,6 +11,8 @@ PINS := pyproject.toml runtime/pyproject.toml constraints.txt
 INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt
 DEMO := edgekit/demo
 ARM := arm64 armhf
+# Files in their order: xdist would leave those with few tests for the end, which take longest, and a core alone with one.
+ON_ALL_CORES := --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 # Recipes show the commands a user would type, found in the environment first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -31,7 +33,7 @@ demo: $(VENV)/.has-demo  ## convert, verify and run the embedded digits model
 	edgekit run build/digits.edgekit $(DEMO)/digit-5.png
 
 test: $(VENV)/.has-all  ## run the whole suite but for the three below
-	python -m pytest --numprocesses logical --dist loadfile \
+	python -m pytest $(ON_ALL_CORES) \
 	    -m "not (needs_arm or needs_model_signing or needs_updaters or needs_judges)"
 
 test-arm: $(VENV)/.has-all $(ARM:%=build/arm/%/.whole)  ## run the Arm wheels under qemu-user-static
@@ -43,8 +45,8 @@ test-signing: $(VENV)/.has-all $(MODEL_SIGNING)/.whole  ## let OpenSSF's model_s
 test-packages: $(VENV)/.has-all $(JUDGES)/.whole  ## let rauc, swupdate, mender and others judge what we package
 	python -m pytest -m "needs_updaters or needs_judges"
 
-test-base: $(BASE)/.has-base  ## run what must work with numpy, click and pytest only
-	$(BASE)/bin/python -m pytest -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
+test-base: $(BASE)/.whole  ## run what must work with numpy, click and pytest only
+	$(BASE)/bin/python -m pytest $(ON_ALL_CORES) -m "not (needs_keras or needs_torch or needs_litert or needs_openvino \
 	    or needs_rich or needs_image or needs_jsonschema or needs_joblib or needs_ray or needs_tensorboard or needs_wandb \
 	    or needs_zstandard or needs_arm \
 	    or needs_cryptography or needs_model_signing or needs_updaters or needs_judges)"
@@ -94,7 +96,7 @@ $(VENV)/.has-all: $(PINS) | $(VENV)/bin/python
 	$(VENV)/bin/python $(INSTALL) -e runtime -e '.[all,dev,ray,wandb]'
 	@touch $@ $(VENV)/.has-demo $(VENV)/.has-dev
 
-$(BASE)/.has-base: $(PINS) | $(BASE)/bin/python
-	$(BASE)/bin/python $(INSTALL) numpy click pytest
+$(BASE)/.whole: $(PINS) | $(BASE)/bin/python
+	$(BASE)/bin/python $(INSTALL) numpy click pytest pytest-xdist
 	$(BASE)/bin/python $(INSTALL) --no-deps -e runtime -e .
 	@touch $@
