@@ -15,6 +15,7 @@ from edgekit_converters.load import Live
 from edgekit_converters.load.torch_module import tensors
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
+from edgekit_converters.prune.torch_mend import takes_batches
 from edgekit_converters.prune.torch_seams import Seam, Seams
 from edgekit_converters.prune.torch_units import Ids
 from edgekit_converters.prune.towards import Towards, batches, towards
@@ -111,10 +112,16 @@ def _gradients(
     for one in model.parameters():
         one.requires_grad_(True)  # frozen ones tell as much as others
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {place: [] for place in range(len(lies))}
+    together: bool | None = None
     for arrays, labels in batches(request):
         model.zero_grad()
         given = None if labels is None else torch.from_numpy(np.asarray(labels))
-        _summed(model, tensors(live, arrays), loss, given).backward()
+        batch = tensors(live, arrays)
+        together = takes_batches(model, batch) if together is None else together
+        size = len(batch[0]) if together else 1  # losses are added up in either case
+        for start in range(0, len(batch[0]), size):
+            rows = slice(start, start + size)
+            _summed(model, tuple(one[rows] for one in batch), loss, None if given is None else given[rows]).backward()
         for place, lie in enumerate(lies):
             gradient = lie.parameter.grad if lie.parameter.grad is not None else torch.zeros_like(lie.parameter)
             found[place].append((_over(lie, lie.parameter * gradient), _over(lie, gradient**2)))

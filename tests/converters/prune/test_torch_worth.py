@@ -94,6 +94,17 @@ def test_taylor_tells_what_the_loss_loses_with_a_channel(
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
+def test_gradients_of_a_module_that_fixes_its_batch_are_those_of_its_samples(
+    source: Source, data: Callable[..., DataSet], tmp_path: Path
+) -> None:
+    samples, found = data(), []
+    for one in (source, replace(source, request=replace(source.request, function="one_by_one"))):
+        path = score(ScoreRequest(one, one.inputs, "taylor", samples), tmp_path).path
+        found.append(list(np.load(path).values()))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
 def test_gradients_need_data_that_fit(source: Source, data: Callable[..., DataSet], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="for which it needs data"):
         score(ScoreRequest(source, source.inputs, "taylor"), tmp_path)

@@ -73,6 +73,12 @@ def flattened() -> nn.Module:
     )
 
 
+def one_by_one() -> nn.Module:
+    """The same, fixed to a batch of one."""
+    net = flattened()
+    return nn.Sequential(*net[:4], nn.Flatten(0), nn.Unflatten(0, (1, 128)), *net[5:])
+
+
 def squeezed() -> nn.Module:
     def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
         x = net.stem(x)
