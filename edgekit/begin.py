@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from edgekit import steps
 from edgekit.plan import Plan
 from edgekit.race.cluster import joined
-from edgekit.race.crew import Threads
+from edgekit.race.crew import Crew, Threads
 from edgekit.steps import Work
 from edgekit_converters.cache import Cache, cache_root
 from edgekit_converters.data import DataSet
@@ -27,6 +26,18 @@ def runner(plan: Plan, watch: Watch | None) -> Runner:
     return Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None)
 
 
+def crew(runner: Runner, plan: Plan) -> AbstractContextManager[Crew]:
+    """Who does side by side what can be: threads here, or the processes of a cluster.
+
+    Raises:
+        PlanError: it cannot be joined, or a node lacks what it needs.
+    """
+    if plan.ray is None:
+        return nullcontext(Threads(runner.jobs))
+    files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
+    return joined(plan.ray, plan.engines, runner.scratch, files)
+
+
 def load(runner: Runner, plan: Plan, start: str) -> Source:
     """The model, opened. Meanwhile the engines' workers start, of which the named stage will be asked."""
     for engine in plan.engines:
@@ -35,7 +46,7 @@ def load(runner: Runner, plan: Plan, start: str) -> Source:
     return source
 
 
-def work(runner: Runner, plan: Plan, source: Source) -> Work:
+def work(runner: Runner, plan: Plan, source: Source, crew: Crew | None = None) -> Work:
     """The data of a plan, prepared, and what the model computes for some of them.
 
     Raises:
@@ -48,7 +59,7 @@ def work(runner: Runner, plan: Plan, source: Source) -> Work:
     if evaluation and plan.max_drop is not None:
         steps.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
     probe = probed(runner, source, inputs, (calibration, evaluation))
-    return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
+    return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=crew or Threads(runner.jobs))
 
 
 def data_notes(work: Work) -> tuple[str, ...]:
@@ -60,22 +71,6 @@ def data_notes(work: Work) -> tuple[str, ...]:
         *(f"calibration: {note}" for note in ours if note not in both),
         *(f"evaluation: {note}" for note in theirs if note not in both),
     )
-
-
-@contextmanager
-def helped(work: Work) -> Iterator[Work]:
-    """The work with the processes of a cluster at hand, where the plan names one.
-
-    Raises:
-        PlanError: it cannot be joined, or a node lacks what it needs.
-    """
-    plan = work.plan
-    if plan.ray is None:
-        yield work
-        return
-    files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
-    with joined(plan.ray, plan.engines, work.runner.scratch, files) as cluster:
-        yield replace(work, crew=cluster)
 
 
 def probed(

@@ -39,19 +39,18 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
         EdgekitError: a stage refused; nothing is left behind.
     """
     started = time.monotonic()
-    with begin.runner(plan, watch) as runner:
+    with begin.runner(plan, watch) as runner, begin.crew(runner, plan) as crew:
         source = begin.load(runner, plan, "quantize")
         plan = as_it_came(plan, source.scheme)
         declared = _declared(source, plan)
-        dense = begin.work(runner, plan, source)
+        dense = begin.work(runner, plan, source, crew)
         labels, declared, notes = _meaning(dense, declared)
         made = slim(dense, pruning) if pruning else None
         work = _pruned(dense, made) if made else dense
         lowered = [steps.lower(work, engine) for engine in plan.engines]
         work, coverage = steps.cover(work, lowered)
-        with begin.helped(work) as able:
-            outcome = auto.race(able, lowered) if plan.race else _make_all(able, lowered)
-        outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *able.crew.notes))
+        outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
+        outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *crew.notes))
         contents = _contents(work, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)
         with reports.to_file(plan.report) as write_report:

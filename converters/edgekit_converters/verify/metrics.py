@@ -117,8 +117,13 @@ def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], l
     """Return the metric that data and model call for.
 
     Raises:
-        DataError: none fits; the message says what the data would need.
+        DataError: none fits, or classes come in the guise of targets; the message says what the data would need.
     """
+    if labels is not None and _one_hot(labels):
+        raise DataError(
+            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers, their argmax, so that "
+            f"accuracy is measured and not a distance"
+        )
     for metric in METRICS.values():
         if metric.fits(inputs, outputs, labels):
             return metric
@@ -128,6 +133,11 @@ def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], l
         f"evaluation data with {what} say nothing about the outputs {shapes}: give class numbers for a classifier, "
         f"targets of the first output's shape, or no labels for a model that reconstructs its input"
     )
+
+
+def _one_hot(labels: np.ndarray) -> bool:
+    rows = labels.ndim == 2 and labels.shape[1] > 1
+    return rows and bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
 
 
 def gives_back(inputs: np.ndarray, outputs: np.ndarray) -> bool:

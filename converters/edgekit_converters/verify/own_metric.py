@@ -74,6 +74,8 @@ def _called(metric: OwnMetric, function: Callable[..., Any], outputs: Outputs, l
     with users_code(metric.path):
         returned = function(outputs, labels)
     try:
+        if returned is None:  # which numpy takes for NaN
+            raise TypeError("nothing is no number")
         return np.asarray(returned, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{metric.name} returned {type(returned).__name__}; {WANTED}") from error

@@ -65,6 +65,12 @@ def test_data_that_say_nothing_of_the_model(labels):
         metric_for(VECTOR, SCORES, labels)
 
 
+def test_classes_in_the_guise_of_targets_are_refused():
+    with pytest.raises(DataError, match=r"float32 of shape \(2, 3\), are one-hot: give class numbers, their argmax"):
+        metric_for(VECTOR, SCORES, np.eye(3, dtype=np.float32)[[2, 0]])
+    assert metric_for(VECTOR, SCORES, np.float32([[0, 1, 1], [0, 0, 1]])).name == "mean_squared_error"
+
+
 def test_scores():
     inputs, outputs = [np.ones((2, 4))], [np.array([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])]
     assert list(METRICS["accuracy"].score(inputs, outputs, np.array([1, 1]))) == [1.0, 0.0]

@@ -71,7 +71,7 @@ def test_one_number_a_sample_is_averaged_and_one_for_all_is_taken(evaluate, tmp_
         ("return np.nan if (labels == 0).all() and len(labels) == 1 else np.inf", "returned inf$"),
         ("return [1.0, 2.0]", r"shape \(2,\) for 70 samples; FILE\.py:function, a function"),
         ("return 'good'", "returned str; "),
-        ("return None", "returned nan$"),
+        ("return None", "returned NoneType; "),
         ("raise KeyError('boxes')", r"mine\.py:4: KeyError: 'boxes'$"),
     ],
 )
