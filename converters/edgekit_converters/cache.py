@@ -55,7 +55,7 @@ class Cache:
             return None
         try:
             digests = json.loads((folder / "digests.json").read_text())
-            if any(digest(folder / name) != expected for name, expected in digests.items()):
+            if "record.json" not in digests or any(digest(folder / name) != kept for name, kept in digests.items()):
                 raise ValueError("changed since it was kept")
             record = decode(json.loads((folder / "record.json").read_text()), folder)
             os.utime(folder)

@@ -315,9 +315,9 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_the_loaders_cache_is_read(tmp_path: Path) -> None:
-    names = [name for name in ("libc.so.6", "libm.so.6", "libz.so.1") if delegates._cached(name)]
-    assert all(Path(delegates._cached(name)[0]).is_file() for name in names)
-    assert delegates._find("libc.so.6") is not None
+    for name in ("libc.so.6", "libm.so.6"):
+        assert Path(delegates._cached(name)[0]).is_file()
+        assert delegates._find(name) is not None
 
 
 def test_the_neural_compute_stick_is_explained(bundle_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_goals_are_met_and_hardly_missed(seed: int, measure: str, *, per_layer: 
 def test_of_every_group_the_best_stay(seed: int) -> None:
     anatomy, worth = chain(seed), worth_of(chain(seed), seed)
     cuts = choose(anatomy, worth, terms_of("macs", anatomy), Goal("macs", 0.4), FINE)
+    assert cuts
     for cut in cuts:
         scores = worth.scores[cut.group]
         gone = np.delete(scores, cut.kept)
