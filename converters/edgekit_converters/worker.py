@@ -207,7 +207,7 @@ def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return "done", result, cost()
     except EdgekitError as error:
         traceback.print_exc()
-        full = _no_room(error)
+        full = "" if isinstance(error, DiskFull) else _no_room(error)  # which says itself where
         return ("full", full) if full else ("error", error)
     except BaseException as error:  # noqa: BLE001 - the seam of the process: whatever is thrown becomes a message
         traceback.print_exc()

@@ -24,7 +24,7 @@ def worker(tmp_path, monkeypatch):
             """
             import os, resource, signal, sys, tempfile, time
             from edgekit_converters.worker import report_progress
-            from edgekit_runtime.errors import ConversionError, DataError
+            from edgekit_runtime.errors import ConversionError, DataError, DiskFull
 
             def add(a, b): return a + b
             def count(n):
@@ -40,6 +40,9 @@ def worker(tmp_path, monkeypatch):
             def mapped():
                 try: full()
                 except OSError as error: raise ConversionError("not made") from error
+            def elsewhere():
+                try: full()
+                except OSError as error: raise DiskFull("no room in /elsewhere") from error
             def limit(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             def write(size):
                 with tempfile.TemporaryFile() as file: file.write(bytes(size))
@@ -95,6 +98,11 @@ def test_a_full_disk_is_named_and_so_is_where(worker, tmp_path, chore):
         worker.call("lower", f"chores:{chore}")
     assert (caught.value.stage, caught.value.subject) == ("lower", "keras")
     assert str(tmp_path) in str(caught.value) and "TMPDIR" in caught.value.advice
+
+
+def test_who_knows_which_disk_is_full_is_believed(worker):
+    with pytest.raises(DiskFull, match="no room in /elsewhere$"):
+        worker.call("train", "chores:elsewhere")
 
 
 def test_a_file_that_may_not_grow_is_no_room_either(worker):

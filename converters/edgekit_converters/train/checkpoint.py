@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -13,7 +14,8 @@ import numpy as np
 
 from edgekit_converters.train import Epoch
 from edgekit_converters.train.student import State
-from edgekit_runtime.errors import SourceError
+from edgekit_converters.worker import FULL
+from edgekit_runtime.errors import ConversionError, DiskFull, SourceError
 
 NAME = "last.npz"
 STANDS, NOW, BEST = "stands", "now/", "best/"
@@ -37,20 +39,37 @@ def exists(folder: str | Path) -> bool:
 
 
 def write(standing: Standing, folder: str | Path) -> Path:
-    """Write a checkpoint into ``folder``, in place of the one before; killed meanwhile, that one is still there."""
+    """Write a checkpoint into ``folder``, in place of the one before; killed meanwhile, that one is still there.
+
+    Raises:
+        DiskFull: it has no room there.
+        ConversionError: nothing can be written there.
+    """
     path = Path(folder) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = {name: getattr(standing, name) for name in ("before", "best", "best_value")}
     told["history"] = [asdict(epoch) for epoch in standing.history]
     arrays: dict[str, Any] = {STANDS: np.frombuffer(json.dumps(told).encode(), np.uint8)}
     arrays |= {NOW + name: array for name, array in standing.now.items()}
     arrays |= {BEST + name: array for name, array in standing.best_weights.items()}
     aside = path.with_name(f".{NAME}.{os.getpid()}")
-    with aside.open("wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        kind = DiskFull if error.errno in FULL else ConversionError
+        raise kind(
+            f"the epoch cannot be kept in {path.parent}: {error.strerror or error}",
+            stage="train",
+            advice="free some space there, or set EDGEKIT_CACHE to a folder on another disk; with --resume training "
+            "goes on after the epoch before, where that was kept",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
     return path
 
 

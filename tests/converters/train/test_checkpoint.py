@@ -1,11 +1,14 @@
 """Checkpoints are there whole or not at all."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
 from edgekit_converters.train import Epoch, checkpoint
 from edgekit_converters.train.checkpoint import Standing
-from edgekit_runtime.errors import SourceError
+from edgekit_runtime.errors import ConversionError, DiskFull, SourceError
 
 STOOD = Standing(
     before=0.1,
@@ -27,17 +30,20 @@ def test_what_was_written_is_read(tmp_path):
     assert np.array_equal(found.best_weights["weights/a"], np.ones((2, 3)))
 
 
-def test_one_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    checkpoint.write(STOOD, tmp_path)
+def test_one_that_cannot_be_written_leaves_the_one_before(small_disk):
+    checkpoint.write(STOOD, small_disk)
+    larger = dataclasses.replace(STOOD, now={"weights/a": np.ones(2**15)})
+    with pytest.raises(DiskFull, match=re.escape(f"cannot be kept in {small_disk}: No space")):
+        checkpoint.write(larger, small_disk)
+    assert checkpoint.read(small_disk).history == STOOD.history
+    assert [path.name for path in small_disk.iterdir()] == [checkpoint.NAME]
 
-    def full(file, **arrays):
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write(STOOD, tmp_path)
-    assert checkpoint.read(tmp_path).history == STOOD.history
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConversionError, match="Not a directory") as refused:
+        checkpoint.write(STOOD, tmp_path / "file" / "kept")
+    assert "EDGEKIT_CACHE" in refused.value.advice
 
 
 def test_a_damaged_one_is_told_as_such(tmp_path):
