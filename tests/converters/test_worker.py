@@ -101,7 +101,7 @@ def test_a_full_disk_is_named_and_so_is_where(worker, tmp_path, chore):
 
 
 def test_who_knows_which_disk_is_full_is_believed(worker):
-    with pytest.raises(DiskFull, match="no room in /elsewhere$"):
+    with pytest.raises(DiskFull, match=r"no room in /elsewhere$"):
         worker.call("train", "chores:elsewhere")
 
 
