@@ -14,7 +14,7 @@ from edgekit import steps
 from edgekit.options import Options, file_of
 from edgekit.plan import Plan
 from edgekit.steps import Purpose
-from edgekit_converters import cache
+from edgekit_converters import cache, toolchains
 from edgekit_converters.data import DataSet
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import AnswerRequest, Source
@@ -81,6 +81,7 @@ def asked(options: Options) -> Training | None:
     Raises:
         PlanError: a value is out of its range, or belongs to a training but there is none.
         DataError: the data are not there.
+        ToolchainError: Weights & Biases is to be told and not installed.
     """
     typed = {name: getattr(options, name) for name in ASKED}
     given: dict[str, Any] = {  # a 0 was typed, too
@@ -95,6 +96,8 @@ def asked(options: Options) -> Training | None:
             raise DataError(f"{where} {spec}: no such file or folder")
     if options.log_dir and Path(options.log_dir).exists() and not Path(options.log_dir).is_dir():
         raise PlanError(f"--log-dir {options.log_dir}: is a file; give a folder")
+    if options.wandb:
+        toolchains.require_modules(("wandb",), ("wandb",), "train")
     if options.quantize_aware:
         given["quantize_aware"] = imitated(options.quantize_aware)
     settings = Settings(**{name: given[name] for name in SETTINGS if name in given})
@@ -166,7 +169,12 @@ LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training: Training) -> Material:
-    """Prepare the data, for a student that takes ``inputs``."""
+    """Prepare the data, for a student that takes ``inputs``.
+
+    Raises:
+        DataError: they do not fit it, or are no images but were to be augmented.
+    """
+    augment.check(training.settings.augment, inputs)
     data = steps.prepare(runner, plan, inputs, training.data, TRAINING)
     assert data is not None
     return Material(inputs, data, steps.prepare(runner, plan, inputs, training.validate, VALIDATION))
@@ -198,7 +206,6 @@ def train(
         EdgekitError: a stage refused.
     """
     settings = training.settings
-    augment.check(settings.augment, material.inputs)
     if settings.hints and teacher is None:
         raise PlanError("--hints are a teacher's: there is none")
     lessons = None

@@ -10,7 +10,8 @@ from edgekit.options import Options
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Lessons, Settings, TrainRequest, augment
-from edgekit_runtime.errors import DataError, PlanError
+from edgekit_runtime.errors import DataError, PlanError, ToolchainError
+from edgekit_runtime.manifest import InputSpec
 
 
 @pytest.fixture
@@ -81,6 +82,15 @@ def test_data_that_are_not_there_are_refused(options, tmp_path):
         training.asked(options(validate="nowhere"))
     with pytest.raises(PlanError, match=r"--log-dir .*: is a file"):
         training.asked(options(log_dir=str(tmp_path / "train.npz")))
+
+
+def test_what_cannot_be_told_or_varied_is_refused_before_anything_is_made(options, monkeypatch):
+    vector = InputSpec("x", (1, 2), "float32")
+    with pytest.raises(DataError, match=r"--augment flip is for images, but the inputs are x \(1, 2\)"):
+        training.material(None, None, (vector,), training.asked(options(augment=("flip",))))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ToolchainError, match="wandb is not installed"):
+        training.asked(options(wandb="edges"))
 
 
 def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
