@@ -8,7 +8,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13
 
-from edgekit_converters.lower.ir import openvino_errors, write
+from edgekit_converters.lower.ir import openvino_errors
 from edgekit_converters.records import Artifact, Split
 
 
@@ -25,8 +25,13 @@ def split(artifact: Artifact, splits: tuple[Split, ...], folder: Path) -> tuple[
         for place in {one.output for one in splits}:
             parts[place] = _parts(*parts[place])
         results = [opset13.result(port) for group in parts for port in group]
+        for place, result in enumerate(results):
+            result.set_friendly_name(f"result {place}")
+        path = folder / "model.xml"
+        # every node keeps the name by which it was examined, and by which rules speak of it
         cut = ov.Model(results, model.get_parameters(), model.get_friendly_name())
-        return write(cut, folder), tuple(map(len, parts))
+        ov.save_model(cut, path, compress_to_fp16=False)
+        return (path, path.with_suffix(".bin")), tuple(map(len, parts))
 
 
 def _parts(whole: Any) -> list[Any]:

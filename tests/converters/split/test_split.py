@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact import OpenArtifact, bind
 from edgekit_converters.examine import examine
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe import Recipe
@@ -88,6 +88,34 @@ def test_in_ir_scores_are_held_by_themselves_and_to_what_int8_can_tell(
         check_parity(faulty, broken, stage="quantize")
     reference = np.load(broken.computed[1].with_name("output-1.npy"))
     assert parity_of("y", reference, np.load(broken.computed[1])).snr_db > 30  # as one array the boxes drown it
+
+
+@pytest.mark.needs_openvino
+def test_in_ir_what_is_left_keeps_its_names(tmp_path):
+    import openvino as ov
+    from openvino import opset13 as op
+
+    from edgekit_converters.lower.ir import write
+
+    x = op.parameter([1, 4, 8], name="x")
+    joined = op.concat([op.multiply(x, np.float32(100)), op.sigmoid(x)], 1)
+    model = ov.Model([op.result(joined), op.result(op.tanh(op.add(x, np.float32(2))))], [x], "net")
+    (tmp_path / "cut").mkdir()
+    artifact = bind("openvino", "float32", write(model, tmp_path))
+    made = split(SplitRequest(artifact, (Split(0, 1),)), tmp_path / "cut")
+    assert [len(bound.parts) for bound in made.outputs] == [2, 1]
+    whole, cut = (names_in(one) for one in (artifact, made))
+    (gone,) = (name for name in whole if name not in cut)
+    assert whole.pop(gone) == "Concat"
+    assert cut == whole
+
+
+def names_in(artifact):
+    """The operations of an IR: their types, by name."""
+    import openvino as ov
+
+    operations = ov.Core().read_model(artifact.files[0]).get_ops()
+    return {one.get_friendly_name(): one.get_type_name() for one in operations if one.get_type_name() != "Result"}
 
 
 def with_a_third_of(artifact, place, folder):
