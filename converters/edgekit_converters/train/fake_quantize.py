@@ -39,6 +39,11 @@ class Arithmetic:
         """The greatest integer of a weight: 127 of 8 bits."""
         return int(2 ** (self.weight_bits - 1)) - 1
 
+    @property
+    def deep(self) -> Arithmetic:
+        """What depthwise and transposed convolutions compute with: they have no kernels for fewer than 8 bits."""
+        return replace(self, weight_bits=max(self.weight_bits, 8))
+
 
 ARITHMETICS = {
     "int8-static": Arithmetic(8, 8),
@@ -53,6 +58,7 @@ class Role(Enum):
     """What an operation is for the operations beside it."""
 
     INPUT = "what the model takes"
+    CONSTANT = "what an operator that is no layer multiplies by, or adds"
     LAYER = "a convolution or a matrix of weights"
     NORM = "a normalization whose factors are constant in use"
     RELU = "an activation that integer operators clip their results by"

@@ -89,7 +89,7 @@ class KerasFakeQuantize:
         self._model, self._arithmetic = model, arithmetic
         self._ranges: dict[str, tf.Variable] = {}  # point: (low, high); NaN: none yet
         self._takers: Counter[str] = Counter()  # of what is made at a point
-        self._weights = _weights(model)
+        self._weights = _weights(model, arithmetic)
         self._followed = is_followable(model)
         # names are counted on from model to model in a process; the place among all layers stays what it is
         self._places = {id(one): str(place) for place, one in enumerate(_operations(model))} if self._followed else {}
@@ -159,13 +159,13 @@ class KerasFakeQuantize:
 
         Inside a ``tf.function`` it becomes part of what is compiled.
         """
-        kept = [tf.identity(variable) for variable, _ in self._weights]
-        for (variable, channels), whole in zip(self._weights, kept, strict=True):
-            variable.assign(rounded_weights(whole, channels, self._arithmetic))
+        kept = [tf.identity(variable) for variable, *_ in self._weights]
+        for (variable, *how), whole in zip(self._weights, kept, strict=True):
+            variable.assign(rounded_weights(whole, *how))
         try:
             yield
         finally:
-            for (variable, _), whole in zip(self._weights, kept, strict=True):
+            for (variable, *_), whole in zip(self._weights, kept, strict=True):
                 variable.assign(whole)
 
     def state(self) -> dict[str, Array]:
@@ -210,15 +210,16 @@ class KerasFakeQuantize:
         return given.rounded
 
     def _rounded(self, tensor: Any, grid: Grid, mode: Mode, sums: Any = None) -> Any:
-        values = tf.cast(tensor, tf.float32)
         kept = tf.constant(grid.ends) if grid.ends else self._range(grid.point)
         if mode != "use" and grid.widens:
-            seen = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
-            kept.assign(_widened(kept, seen))
-        if mode == "observe":
-            return tensor
-        rounded = tf.cast(spread(_counted(values, sums), kept, self._arithmetic, halved=grid.halved), tensor.dtype)
-        return tensor + tf.stop_gradient(rounded - tensor)
+            kept.assign(_widened(kept, _extremes(tensor)))
+        return tensor if mode == "observe" else self._through(tensor, kept, sums, halved=grid.halved)
+
+    def _through(self, tensor: Any, ends: Any, sums: Any = None, *, halved: bool = False) -> Any:
+        """The tensor rounded, with the gradient of no rounding."""
+        values = tf.cast(tensor, tf.float32)
+        rounded = spread(_counted(values, sums), ends, self._arithmetic, halved=halved)
+        return tensor + tf.stop_gradient(tf.cast(rounded, tensor.dtype) - tensor)
 
     def _range(self, point: str) -> tf.Variable:
         if point not in self._ranges:
@@ -232,8 +233,10 @@ class KerasFakeQuantize:
 
         def rounds(tensor: Any, name: str, role: Role = Role.OTHER) -> Any:
             grid = grid_of(role, f"{place.point}/{name}", [], self._arithmetic)
-            if grid is None or not self._arithmetic.activation_bits:
+            if grid is None or place.mode == "count" or not self._arithmetic.activation_bits:
                 return tensor
+            if role is Role.CONSTANT:
+                return tensor if place.mode == "observe" else self._through(tensor, _extremes(tensor))
             return self._rounded(tensor, grid, place.mode, place.sums if role is Role.LAYER else None)
 
         with _activation_in(layer, role_of(call) is Role.LAYER, rounds):
@@ -290,6 +293,11 @@ def _counted(values: Any, sums: Any) -> Any:
     return values if sums is None else tf.round(values / sums) * sums
 
 
+def _extremes(values: Any) -> Any:
+    values = tf.cast(values, tf.float32)
+    return tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
+
+
 def _widened(kept: Any, seen: Any) -> Any:
     """:func:`fake_quantize.widened`; the first batch's extremes where nothing was seen before."""
     kept = tf.where(tf.math.is_nan(kept), seen, kept)
@@ -307,15 +315,16 @@ def _called(call: Call, values: list[Any], training: bool) -> list[Any]:
     return list(tf.nest.flatten(layer(*args, **kwargs)))
 
 
-def _weights(model: Any) -> list[tuple[tf.Variable, tuple[int, ...]]]:
-    """The weights that become integers, each once, with their axes of outputs."""
+def _weights(model: Any, arithmetic: Arithmetic) -> list[tuple[tf.Variable, tuple[int, ...], Arithmetic]]:
+    """The weights that become integers, each once, with their axes of outputs and what they are computed with."""
     found = {}
     for layer in model._flatten_layers(include_self=False, recursive=True):
         for name, channels in weights_of(layer):
             variable = getattr(layer, name, None)
             variable = getattr(variable, "value", variable) if not isinstance(variable, tf.Variable) else variable
             if isinstance(variable, tf.Variable):
-                found[id(variable)] = (variable, channels)
+                deep = -2 in channels  # depthwise, or transposed
+                found[id(variable)] = (variable, channels, arithmetic.deep if deep else arithmetic)
     return list(found.values())
 
 

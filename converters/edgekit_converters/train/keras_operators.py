@@ -130,7 +130,7 @@ def normalized(layer: Any, values: Any, training: bool, rounds: Rounds) -> Any:
         factor = tf.math.rsqrt(variance + layer.epsilon) * (1.0 if layer.gamma is None else layer.gamma)
     shift = (0.0 if layer.beta is None else layer.beta) - mean * factor
     shape = [1 if one in others else -1 for one in range(len(values.shape))]
-    factor, shift = (rounds(tf.reshape(one, shape), name) for one, name in ((factor, "factors"), (shift, "shifts")))
+    factor, shift = (rounds(tf.reshape(one, shape), "", Role.CONSTANT) for one in (factor, shift))
     return rounds(values * factor, "product") + shift
 
 

@@ -35,8 +35,10 @@ from edgekit_converters.train.torch_operators import (
     LAYERS,
     LOOKS,
     Rounds,
+    argument,
     factors,
     gated,
+    is_deep,
     normalized,
     role_of,
     weight_steps,
@@ -128,7 +130,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         sums = self._sums(name, role, givers, (args, kwargs))
         result = func(*args, **kwargs)
         if alone or name == "silu":
-            rounds = self._rounds(role)
+            rounds = self._rounds()
             result = normalized(args, kwargs, rounds) if alone else gated(args[0], rounds)
         self._give(result, role, [one.grid for one in givers], sums)
         return result
@@ -195,13 +197,18 @@ class TorchFakeQuantize(TorchFunctionMode):
             del self._given[args[0]]
             args[0].add_((rounded - args[0]).detach())
 
-    def _rounds(self, role: Role) -> Rounds:
+    def _rounds(self) -> Rounds:
         """What rounds between the operators of one operation."""
         where = self._point()
 
         def rounds(values: torch.Tensor, name: str, role: Role = Role.OTHER) -> torch.Tensor:
             grid = grid_of(role, f"{where}/{name}", [], self._arithmetic)
-            return self._rounded(values, grid) if grid and self._arithmetic.activation_bits else values
+            if grid is None or not self._arithmetic.activation_bits:
+                return values
+            if role is Role.CONSTANT and self._phase == "run":
+                plain = values.detach()
+                return through(values, spread(plain, torch.stack(torch.aminmax(plain)), self._arithmetic))
+            return values if role is Role.CONSTANT else self._rounded(values, grid)
 
         return rounds
 
@@ -225,10 +232,14 @@ class TorchFakeQuantize(TorchFunctionMode):
         """Round the weights among a layer's arguments."""
         args, kwargs = list(args), dict(kwargs)
         for place, word, axis in LAYERS[name]:
-            if kwargs.get(word) is not None:
-                kwargs[word] = rounded_weights(kwargs[word], axis, self._arithmetic)
-            elif word not in kwargs and place < len(args) and args[place] is not None:
-                args[place] = rounded_weights(args[place], axis, self._arithmetic)
+            weights = argument(args, kwargs, place, word)
+            if weights is not None:
+                deep = is_deep(name, weights, args, kwargs)
+                rounded = rounded_weights(weights, axis, self._arithmetic.deep if deep else self._arithmetic)
+                if word in kwargs:
+                    kwargs[word] = rounded
+                else:
+                    args[place] = rounded
         return args, kwargs
 
     def _rounded(self, tensor: torch.Tensor, grid: Grid, sums: torch.Tensor | None = None) -> torch.Tensor:

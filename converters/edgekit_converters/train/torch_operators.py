@@ -72,6 +72,13 @@ def argument(args: Any, kwargs: dict[str, Any], place: int, word: str, usual: An
     return kwargs.get(word, args[place] if len(args) > place else usual)
 
 
+def is_deep(name: str, weights: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Tell whether a layer is a depthwise or a transposed convolution."""
+    if name.startswith("conv_transpose"):
+        return True
+    return name.startswith("conv") and weights.shape[1] == 1 and argument(args, kwargs, 6, "groups", 1) > 1
+
+
 def weight_steps(name: str, args: Any, kwargs: dict[str, Any], arithmetic: Arithmetic) -> torch.Tensor | None:
     """The steps of the weights that a layer's channels are sums of, (channels, 1, ...); None where that is not all."""
     weights = argument(args, kwargs, 1, "weight")
@@ -102,15 +109,15 @@ def normalized(args: Any, kwargs: dict[str, Any], rounds: Rounds) -> torch.Tenso
     if argument(args, kwargs, 5, "training", False) or mean is None:
         others = [axis for axis in range(values.ndim) if axis != 1]
         mean, variance = values.mean(others), values.var(others, unbiased=False)
-    constants = {
-        "means": mean,
-        "deviations": (variance + argument(args, kwargs, 7, "eps", 1e-5)).rsqrt(),
-        "weights": argument(args, kwargs, 3, "weight"),
-        "biases": argument(args, kwargs, 4, "bias"),
-    }
+    constants = (
+        mean,
+        (variance + argument(args, kwargs, 7, "eps", 1e-5)).rsqrt(),
+        argument(args, kwargs, 3, "weight"),
+        argument(args, kwargs, 4, "bias"),
+    )
     shape = [1, -1, *[1] * (values.ndim - 2)]
     means, deviations, weights, biases = (
-        None if one is None else rounds(one.reshape(shape), name) for name, one in constants.items()
+        None if one is None else rounds(one.reshape(shape), "", Role.CONSTANT) for one in constants
     )
     values = rounds(values - means, "centred") * deviations
     values = values if weights is None else rounds(values, "scaled") * weights

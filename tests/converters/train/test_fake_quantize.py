@@ -14,9 +14,13 @@ from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
     FORGOTTEN,
+    Grid,
     Role,
+    grid_of,
     rounded_activations,
     rounded_weights,
+    span,
+    steps,
     swallows,
     widened,
 )
@@ -41,13 +45,16 @@ def build():
     y = layers.Conv2D(8, 1, activation="sigmoid")(layers.ReLU(6)(y))
     x = layers.Activation("relu")(layers.Add()([x, y]))
     x = layers.Concatenate()([layers.MaxPooling2D()(x), layers.Conv2D(4, 3, strides=2, padding="same")(x)])
+    x = layers.ReLU()(layers.BatchNormalization()(layers.AveragePooling2D(2)(x)))
+    x = layers.SeparableConv2D(8, 3, padding="same", activation="{gated}")(x)
     x = layers.Dense(6, activation="relu")(layers.GlobalAveragePooling2D()(x))
     model = keras.Model(image, layers.Dense(5)(x))
     draw = np.random.default_rng(1)
     for norm in model.layers:
         if "batch_norm" in norm.name:
-            moved = draw.normal(0, 0.3, (2, 8))
-            norm.set_weights([np.geomspace(0.05, 4, 8), *moved, draw.uniform(0.3, 3, 8)])
+            channels = len(norm.get_weights()[0])
+            moved = draw.normal(0, 0.3, (2, channels))
+            norm.set_weights([np.geomspace(0.05, 4, channels), *moved, draw.uniform(0.3, 3, channels)])
     return model
 """
 TORCH = """
@@ -61,23 +68,27 @@ class Net(nn.Module):
         self.begin = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
         self.deep, self.norm = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
         self.point, self.less = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3, stride=2, padding=1)
-        self.dense, self.last = nn.Linear(12, 6), nn.Linear(6, 5)
+        self.alone, self.wide = nn.BatchNorm2d(12), nn.Conv2d(12, 8, 3, padding=1)
+        self.beside = nn.Conv2d(12, 8, 1)
+        self.dense, self.last = nn.Linear(8, 6), nn.Linear(6, 5)
 
     def forward(self, image):
         x = self.begin(image)
         y = torch.sigmoid(self.point(functional.relu6(self.norm(self.deep(x)))))
         x = torch.relu(y + x)
         x = torch.cat([functional.max_pool2d(x, 2), self.less(x)], 1)
-        x = x.mean((2, 3))
-        x += 0.1
+        x = functional.relu(self.alone(functional.avg_pool2d(x, 2)))
+        y = self.wide(x)
+        y += self.beside(x)
+        x = functional.silu(y).mean((2, 3))
         return self.last(functional.relu(self.dense(x)))
 
 def build():
     torch.manual_seed(3)
     net = Net()
-    for norm in (net.begin[1], net.norm):
-        norm.weight.data = torch.logspace(-1.3, 0.6, 8)
-        nn.init.normal_(norm.bias, 0, 0.3)
+    for norm in (net.begin[1], net.norm, net.alone):
+        norm.weight.data = torch.logspace(-1.3, 0.6, norm.num_features)
+        nn.init.normal_(norm.bias, 0, 0.3), nn.init.normal_(norm.running_mean, 0, 0.3)
         nn.init.uniform_(norm.running_var, 0.3, 3)
     return net
 """
@@ -96,8 +107,10 @@ def build():
     keras.utils.set_random_seed(1)
     return Net()
 """
-CODE = {package: KERAS.format(package=package) for package in ("keras", "tf_keras")} | {"torch": TORCH}
+GATED = {"keras": "silu", "tf_keras": "swish"}
+CODE = {package: KERAS.format(package=package, gated=GATED[package]) for package in GATED} | {"torch": TORCH}
 X = np.random.default_rng(5).normal(0, 1, (40, 8, 8, 3)).astype(np.float32)
+LEAST_DB = {"int8-static": 36, "int16x8-static": 70, "int8-weights": 100, "int4-weights": 100}
 LABELS = X.mean(axis=(1, 2)).argmax(axis=1)
 
 
@@ -116,6 +129,13 @@ def source_of(tmp_path, loaded):
 
 def snr_db(signal, other):
     return 10 * np.log10(np.sum(signal**2) / np.sum((signal - other) ** 2))
+
+
+def run_artifact(artifact, samples):
+    opened = OpenArtifact(artifact)
+    computed = [opened.run([samples[place : place + 1]])[0] for place in range(len(samples))]
+    opened.close()
+    return np.concatenate(computed)
 
 
 def imitated(source, scheme, inputs):
@@ -165,13 +185,49 @@ def test_ranges_grow_at_once_and_shrink_slowly():
     assert widened(kept, np.zeros(2, np.float32)) == pytest.approx([FORGOTTEN - 1, 1 - FORGOTTEN])
 
 
+def test_averages_of_integers_half_way_between_two_go_away_from_the_integer_zero():
+    """In a range of 0 to 255 the integer 0 stands for 128: TFLite halves what it stores."""
+    values = np.array([0.25, 0.5, 0.75, 1.5, 127.5, 128.5, 200.5], np.float32)
+    halved = rounded_activations(values, 0, 255, ARITHMETICS["int8-static"], halved=True)
+    assert halved.tolist() == [0, 0, 1, 1, 127, 129, 201]
+    assert rounded_activations(values, 0, 255, ARITHMETICS["int8-static"]).tolist() == [0, 0, 1, 2, 128, 128, 200]
+
+
+def test_sigmoid_and_tanh_have_the_ranges_of_their_operators():
+    for role, scheme, step, zero in (
+        (Role.SIGMOID, "int8-static", 1 / 256, -128),
+        (Role.TANH, "int8-static", 1 / 128, 0),
+        (Role.SIGMOID, "int16x8-static", 1 / 32768, 0),
+        (Role.TANH, "int16x8-static", 1 / 32768, 0),
+    ):
+        assert steps(*span(role, ARITHMETICS[scheme]), ARITHMETICS[scheme]) == (np.float32(step), zero)
+
+
+def test_depthwise_and_transposed_convolutions_stay_at_8_bits():
+    assert ARITHMETICS["int4-weights"].deep.weight_bits == 8 and ARITHMETICS["int8-weights"].deep.weight_bits == 8
+
+
 def test_only_what_operators_fuse_is_not_rounded_between():
     assert swallows(Role.NORM, Role.LAYER) and swallows(Role.RELU, Role.NORM) and swallows(Role.RELU, Role.OTHER)
-    assert (
-        not swallows(Role.NORM, Role.RELU)
-        and not swallows(Role.OTHER, Role.LAYER)
-        and not swallows(Role.RELU, Role.INPUT)
-    )
+    assert swallows(Role.HARD_SIGMOID, Role.LAYER) and swallows(Role.JOINS, Role.RELU)
+    for taker, giver in (
+        (Role.NORM, Role.RELU),
+        (Role.OTHER, Role.LAYER),
+        (Role.RELU, Role.INPUT),
+        (Role.JOINS, Role.SIGMOID),  # whose integers are given
+        (Role.JOINS, Role.KEEPS),
+    ):
+        assert not swallows(taker, giver)
+    assert not swallows(Role.NORM, Role.LAYER, alone=False)  # others take what the layer gives
+
+
+def test_what_moves_or_averages_values_stays_in_their_integers():
+    arithmetic = ARITHMETICS["int8-static"]
+    assert grid_of(Role.KEEPS, "there", [Grid("here")], arithmetic) == Grid("here", widens=False)
+    assert grid_of(Role.AVERAGES, "there", [Grid("here")], arithmetic) == Grid("here", widens=False, halved=True)
+    assert grid_of(Role.JOINS, "there", [Grid("here"), Grid("beside")], arithmetic) == Grid("there")
+    assert grid_of(Role.FLOAT, "there", [Grid("here")], arithmetic) is None
+    assert grid_of(Role.KEEPS, "there", [None], arithmetic) is None
 
 
 @pytest.mark.parametrize("scheme", ["int8-static", "int16x8-static", "int4-weights"])
@@ -194,34 +250,40 @@ def test_each_framework_rounds_by_the_law(framework, scheme):
         tensor, channels, plain = tf.constant, (0,), lambda one: one.numpy()
     ours = plain(here.rounded_weights(tensor(weights), channels, arithmetic))
     assert np.allclose(ours, rounded_weights(weights, (0,), arithmetic), atol=1e-6)
-    if arithmetic.activation_bits:
-        ours = plain(here.spread(tensor(values), tensor(np.array([-1.5, 2], np.float32)), arithmetic))
-        assert np.allclose(ours, rounded_activations(values, -1.5, 2.0, arithmetic), atol=1e-6)
+    for halved in (False, True)[: arithmetic.activation_bits]:
+        ours = plain(here.spread(tensor(values), tensor(np.array([-1.5, 2], np.float32)), arithmetic, halved=halved))
+        assert np.allclose(ours, rounded_activations(values, -1.5, 2.0, arithmetic, halved=halved), atol=1e-6)
 
 
 @pytest.mark.needs_litert
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_is_imitated_is_what_the_artifact_computes(source_of, lowered, prepared, tmp_path, framework):
-    """In integers of 8 bits one that falls to the other side moves all after it: there it is counted how many agree."""
+    """Of integers in 8 bits one that falls to the other side moves all after it, so that they cannot be quite equal."""
     source = source_of(framework)
     whole = open_source(source.request).run([X])[0]
     artifact, data = lowered(source, "litert"), prepared(source, X)
-    computed = {}
-    for scheme in ("int8-static", "int16x8-static", "int8-weights", "int4-weights"):
+    for scheme, least_db in LEAST_DB.items():
         (tmp_path / scheme).mkdir()
-        made = quantize(QuantizeRequest(artifact, Recipe(scheme), source.inputs, data), tmp_path / scheme)
-        opened = OpenArtifact(made)
-        computed[scheme] = np.concatenate([opened.run([X[place : place + 1]])[0] for place in range(len(X))])
-        opened.close()
-    for scheme, gain_db in (("int16x8-static", 20), ("int8-weights", 20), ("int4-weights", 15)):
-        near = snr_db(computed[scheme], imitated(source, scheme, X))
-        assert near > snr_db(computed[scheme], whole) + gain_db
-    integers = computed["int8-static"]
-    step = np.diff(np.unique(integers.round(6))).min()
-    ours, plain = (
-        np.abs(integers - one) for one in (imitated(source, "int8-static", X), np.round(whole / step) * step)
-    )
-    assert (ours < step / 2).mean() > (plain < step / 2).mean()
+        request = QuantizeRequest(artifact, Recipe(scheme), source.inputs, data)
+        computed = run_artifact(quantize(request, tmp_path / scheme), X)
+        near = snr_db(computed, imitated(source, scheme, X))
+        assert near > least_db
+        assert near > snr_db(computed, whole) + 4
+
+
+@pytest.mark.needs_litert
+@pytest.mark.needs_keras
+@pytest.mark.needs_data
+def test_a_real_network_is_imitated_as_near_as_the_engines_kernels_agree(
+    loaded, lowered, prepared, tmp_path, shared_data
+):
+    """Two sets of LiteRT's own kernels are 25 dB apart on it; its last average pool alone costs 24 dB."""
+    source = loaded(shared_data / "mlperf_tiny/image_classification/pretrainedResnet.h5")
+    with np.load(shared_data / "cifar10/calibration.npz") as kept:
+        images = kept["x"][:48].astype(np.float32)
+    artifact, data = lowered(source, "litert"), prepared(source, images)
+    made = quantize(QuantizeRequest(artifact, Recipe("int8-static"), source.inputs, data), tmp_path)
+    assert snr_db(run_artifact(made, images), imitated(source, "int8-static", images)) > 30
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -283,7 +345,7 @@ def test_layers_are_left_with_their_own_activations_and_modules_without_hooks(so
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in student._module.modules())
     student = ready(source_of("keras"), quantize_aware="int8-static")
     names = {layer.activation.__name__ for layer in student._model.layers if hasattr(layer, "activation")}
-    assert names == {"linear", "relu", "sigmoid"}
+    assert names == {"linear", "relu", "sigmoid", "silu"}
     student.close()
 
 
