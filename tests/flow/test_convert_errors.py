@@ -45,7 +45,8 @@ def convert(tmp_path, monkeypatch):
     before = sorted(tmp_path.iterdir())
 
     def run(*arguments):
-        command = [sys.executable, "-m", "edgekit", "convert", *arguments, "-o", "out.edgekit", "--report", "out.json"]
+        command = [sys.executable, "-m", "edgekit", "convert", *arguments, "-d", "raspberry-pi-5"]
+        command += ["-o", "out.edgekit", "--report", "out.json"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
@@ -71,7 +72,7 @@ def test_a_missing_file(convert):
     ],
 )
 def test_what_the_users_code_brings(convert, function, code, said):
-    returned, message = convert(f"net.py:{function}", "-d", "raspberry-pi-5")
+    returned, message = convert(f"net.py:{function}")
     assert said in message
     assert returned == code
 
