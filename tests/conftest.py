@@ -26,6 +26,7 @@ PACKAGES = {
     "needs_torch": ("torch", "litert_torch", "ai_edge_quantizer"),
     "needs_litert": ("ai_edge_litert",),
     "needs_openvino": ("openvino", "nncf"),
+    "needs_onnx": ("onnx",),
     "needs_rich": ("rich",),
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),

@@ -6,11 +6,11 @@ import pytest
 import edgekit
 import edgekit_runtime
 
-pytestmark = pytest.mark.needs_openvino
+pytestmark = [pytest.mark.needs_openvino, pytest.mark.needs_onnx]
 
 
 def test_an_onnx_file_with_an_open_batch(tmp_path):
-    onnx = pytest.importorskip("onnx")
+    import onnx
     from onnx import helper, numpy_helper
 
     weights = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)

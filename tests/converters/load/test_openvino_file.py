@@ -15,7 +15,7 @@ WEIGHTS = np.arange(8, dtype=np.float32).reshape(4, 2)
 
 @pytest.fixture
 def onnx_file(tmp_path):
-    onnx = pytest.importorskip("onnx")
+    import onnx
     from onnx import helper, numpy_helper
 
     node = helper.make_node("MatMul", ["features", "w"], ["scores"])
@@ -31,6 +31,7 @@ def onnx_file(tmp_path):
     return tmp_path / "net.onnx"
 
 
+@pytest.mark.needs_onnx
 def test_an_onnx_file_with_an_open_batch(onnx_file, loaded):
     source = loaded(onnx_file)
     assert (source.framework, source.scheme) == ("openvino", "float32")
