@@ -160,8 +160,8 @@ class KerasFakeQuantize:
         Inside a ``tf.function`` it becomes part of what is compiled.
         """
         kept = [tf.identity(variable) for variable, *_ in self._weights]
-        for (variable, *how), whole in zip(self._weights, kept, strict=True):
-            variable.assign(rounded_weights(whole, *how))
+        for (variable, channels, arithmetic), whole in zip(self._weights, kept, strict=True):
+            variable.assign(rounded_weights(whole, channels, arithmetic))
         try:
             yield
         finally:
@@ -231,13 +231,13 @@ class KerasFakeQuantize:
         """Call a layer as the operators that it becomes."""
         layer, training = call.layer, place.mode == "train"
 
-        def rounds(tensor: Any, name: str, role: Role = Role.OTHER) -> Any:
+        def rounds(values: Any, name: str, role: Role = Role.OTHER) -> Any:
             grid = grid_of(role, f"{place.point}/{name}", [], self._arithmetic)
             if grid is None or place.mode == "count" or not self._arithmetic.activation_bits:
-                return tensor
+                return values
             if role is Role.CONSTANT:
-                return tensor if place.mode == "observe" else self._through(tensor, _extremes(tensor))
-            return self._rounded(tensor, grid, place.mode, place.sums if role is Role.LAYER else None)
+                return values if place.mode == "observe" else self._through(values, _extremes(values))
+            return self._rounded(values, grid, place.mode, place.sums if role is Role.LAYER else None)
 
         with _activation_in(layer, role_of(call) is Role.LAYER, rounds):
             if call.kind == "SeparableConv2D" and layer.data_format == "channels_last":
