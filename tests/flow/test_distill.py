@@ -103,6 +103,7 @@ def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
 def test_killed_and_resumed_it_ends_with_the_same_history(folder):
     asked = ["--student", "student.py:build", "--train", "train.npz", "--epochs", "25", "--batch-size", "16"]
     asked += ["--augment", "shift", "--learning-rate", "0.01", "--input-shape", f"1,3,{SIDE},{SIDE}"]
+    asked += ["--quantize-aware", "int8"]  # whose ranges go on, too
     whole = distill(*asked, "--no-cache", "-o", "whole.pt2")
     assert whole.returncode == 0, whole.stderr
 
