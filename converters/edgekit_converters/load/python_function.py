@@ -43,6 +43,7 @@ def load_function(request: SourceRequest) -> Live:
         SourceError: no such function, it raises, or it returns no model.
     """
     before = set(sys.modules)
+    _forget_names()
     module = import_file(request.path)
     function = getattr(module, request.function or "", None)
     if not callable(function):
@@ -78,6 +79,14 @@ def _call(path: Path, function: Any, *arguments: Any) -> Any:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _forget_names() -> None:
+    """Let Keras count anew the layers that the user's file gives no names: channels and weights are known by them."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session(free_memory=False)
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.reset_uids()
 
 
 def _seed() -> None:

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from edgekit_converters.load import open_source
+from edgekit_converters.load import open_source, reopen
 from edgekit_converters.load.python_function import import_file
-from edgekit_converters.records import InputShape
+from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 4)).astype(np.float32)
@@ -105,3 +105,17 @@ def test_keras_weights_that_do_not_fit(keras_file, tmp_path, loaded, kind):
         keras.Sequential([keras.Input((9,)), keras.layers.Dense(2)]).save_weights(path)
     with pytest.raises(SourceError, match=r"the weights in .*other.weights.h5 do not fit it"):
         loaded(keras_file, function="build", weights=path)
+
+
+@pytest.mark.needs_keras
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_layers_without_names_have_the_same_ones_each_time(tmp_path, package):
+    (tmp_path / "net.py").write_text(
+        f"import {package} as keras\n\n"
+        "def build():\n"
+        "    image = keras.Input((4, 4, 3))\n"
+        "    return keras.Model(image, keras.layers.Dense(2)(keras.layers.Dense(3)(keras.layers.Flatten()(image))))\n"
+    )
+    request = SourceRequest("python", tmp_path / "net.py", "build")
+    first, second = ([layer.name for layer in reopen(request).handle.model.layers] for _ in range(2))
+    assert first == second
