@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit_converters.load import Arrays, Live
+from edgekit_converters.prune.keras_graph import Call, is_followable, walk
 from edgekit_runtime.errors import SourceError
 
 
@@ -17,17 +18,20 @@ def with_features(model: Any) -> tuple[Any, int]:
     Raises:
         SourceError: the layers of a subclassed model are not connected where they could be seen.
     """
-    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+    if not is_followable(model) or not getattr(model, "inputs", None):
         raise SourceError(f"{model.name}: the layers of a subclassed model cannot be looked at; leave --hints out")
     found: dict[tuple[int, ...], Any] = {}
-    for layer in model.layers:
-        output = layer.output
-        if not isinstance(output, (list, tuple, dict)) and len(output.shape) == 4 and min(_size(layer, output)) > 1:
-            found[_size(layer, output)] = output
+
+    def visit(call: Call, values: list[Any]) -> list[Any]:
+        given = call.run(values)
+        for one in given:
+            if len(one.shape) == 4 and min(_size(call.layer, one)) > 1:
+                found[_size(call.layer, one)] = one
+        return given
+
+    own = walk(model, model.inputs, visit)
     kind = framework_of(model).Model
-    return kind(model.inputs, [*model.outputs, *(found[size] for size in sorted(found, reverse=True))]), len(
-        model.outputs
-    )
+    return kind(model.inputs, [*own, *(found[size] for size in sorted(found, reverse=True))]), len(own)
 
 
 def attention(features: Any) -> Any:

@@ -31,6 +31,14 @@ def plain():
     x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, strides=2)(image))
     return keras.Model(image, keras.layers.Dense({classes}, activation="softmax")(x))
 
+def nested():
+    layers = keras.layers
+    inner = keras.Input(({side}, {side}, 3))
+    block = keras.Model(inner, layers.Conv2D(3, 3, padding="same", activation="relu")(inner))
+    image = keras.Input(({side}, {side}, 3))
+    x = layers.Conv2D(5, 3, strides=2, padding="same")(block(block(image)))
+    return keras.Model(image, layers.Dense({classes}, activation="softmax")(layers.Flatten()(x)))
+
 def single():
     image = keras.Input(({side}, {side}, 3))
     return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(image)))

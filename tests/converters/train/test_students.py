@@ -158,6 +158,21 @@ def test_hints_bring_the_features_of_student_and_teacher_together(student_of, da
     student.close()
 
 
+@pytest.mark.parametrize("framework", ["keras", "tf_keras"])
+def test_features_are_seen_in_models_inside_models_that_run_twice(student_of, framework):
+    from edgekit_converters.train.keras_features import with_features
+
+    live = open_source(student_of(framework, "nested").request)
+    viewed, own = with_features(live.handle.model)
+    found = [one.numpy() for one in viewed(X, training=False)]
+    block, conv = (live.handle.model.layers[place] for place in (1, 2))
+    assert own == 1
+    assert [one.shape for one in found[1:]] == [(48, SIDE, SIDE, 3), (48, SIDE // 2, SIDE // 2, 5)]
+    np.testing.assert_allclose(found[0], live.run([X])[0], atol=1e-5)
+    np.testing.assert_allclose(found[1], block(block(X)).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[2], conv(block(block(X))).numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("framework", ["keras", "torch"])
 def test_mixed_precision_computes_nearly_the_same(student_of, framework):
     exact, mixed = (ready(student_of(framework, "plain"), mixed_precision=on) for on in (False, True))
