@@ -73,7 +73,7 @@ def _points(variants: Sequence[VariantReport], pruning: PruningReport | None) ->
 
 
 def _chart(points: Sequence[Point], metric: str | None) -> Iterator[str]:
-    """Time to the right, from 0; the metric upwards. Hollow is dense, full is pruned, a line joins the two."""
+    """Time to the right, from 0; the metric upwards. What came is hollow, what became of it full, a line joins both."""
     values = [point.value or 0.0 for point in points]
     room = 0.1 * (max(values) - min(values)) or 0.01
     low, high = min(values) - room, max(values) + room

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 from edgekit_converters.data import pick
@@ -26,6 +26,5 @@ def examine(request: ExamineRequest, _folder: Path) -> Examination:
         ToolchainError: the artifact cannot be read or run.
     """
     engine = request.artifact.engine
-    module, _, name = READERS[engine].partition(":")
     samples = pick(request.data, request.inputs, SAMPLES)
-    return examine_graph(engine, getattr(importlib.import_module(module), name)(request.artifact, samples))
+    return examine_graph(engine, pkgutil.resolve_name(READERS[engine])(request.artifact, samples))

@@ -7,7 +7,7 @@ docs/calibration.md has what that is in accuracy.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +80,7 @@ def cover(request: CoverRequest, _folder: Path) -> Coverage:
         ToolchainError: the artifact cannot be read or run.
     """
     artifact, total = request.artifact, request.data.count
-    module, _, name = WATCHERS[artifact.engine].partition(":")
-    watch = getattr(importlib.import_module(module), name)
+    watch = pkgutil.resolve_name(WATCHERS[artifact.engine])
     spans = _Spans()
     before: dict[str, float] = {}
     doublings: list[Doubling] = []

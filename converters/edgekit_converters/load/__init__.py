@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +112,7 @@ def load(request: SourceRequest, _folder: Path) -> Source:
 @functools.lru_cache(maxsize=1)
 def open_source(request: SourceRequest) -> Live:
     """Open a model once in this process."""
-    module, _, name = LOADERS[request.kind].function.partition(":")
-    live: Live = getattr(importlib.import_module(module), name)(request)
+    live: Live = pkgutil.resolve_name(LOADERS[request.kind].function)(request)
     return live
 
 

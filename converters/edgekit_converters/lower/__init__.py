@@ -6,7 +6,7 @@ A lowering writes the artifact into a folder, its inputs and outputs in the sour
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 from edgekit_converters.artifact import bind, bind_made, scaled_like
@@ -40,8 +40,8 @@ def lower(request: LowerRequest, folder: Path) -> Artifact:
         ToolchainError: the toolchain refused for another reason.
     """
     source = request.source
-    module, _, name = LOWERINGS[source.framework, request.engine].partition(":")
-    files = getattr(importlib.import_module(module), name)(open_source(source.request), folder)
+    lowering = pkgutil.resolve_name(LOWERINGS[source.framework, request.engine])
+    files = lowering(open_source(source.request), folder)
     artifact = bind_made("lower", request.engine, source.scheme, files)
     if source.framework == "tflite":
         artifact = scaled_like(bind("litert", source.scheme, (source.request.path,)), artifact)

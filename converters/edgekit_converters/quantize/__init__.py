@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 from edgekit_converters.artifact import bind_made, joined_like
@@ -25,6 +25,5 @@ def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
         ToolchainError: the quantizer failed.
     """
     refuse_corrections(request.recipe, request.artifact.engine)
-    module, _, name = QUANTIZERS[request.artifact.engine].partition(":")
-    files = getattr(importlib.import_module(module), name)(request, folder)
+    files = pkgutil.resolve_name(QUANTIZERS[request.artifact.engine])(request, folder)
     return joined_like(request.artifact, bind_made("quantize", request.artifact.engine, request.scheme, files))

@@ -9,8 +9,8 @@ One file an engine; ``RIGS`` says which.
 
 from __future__ import annotations
 
-import importlib
 import math
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -104,8 +104,7 @@ def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
         ToolchainError: an artifact cannot be taken apart, or its engine cannot run it so.
     """
     units = units_of(request.layers)
-    module, _, name = RIGS[request.artifact.engine].partition(":")
-    rig: Rig = getattr(importlib.import_module(module), name)(request, [_nodes(unit) for unit in units])
+    rig: Rig = pkgutil.resolve_name(RIGS[request.artifact.engine])(request, [_nodes(unit) for unit in units])
     tallies = [_Tallies() for _ in units]
     whole = _Answers()
     count = min(request.samples, request.data.count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +22,7 @@ def split(request: SplitRequest, folder: Path) -> Artifact:
         ToolchainError: the engine refuses what was written.
     """
     artifact = request.artifact
-    module, _, name = SPLITTERS[artifact.engine].partition(":")
-    files, counts = getattr(importlib.import_module(module), name)(artifact, request.splits, folder)
+    files, counts = pkgutil.resolve_name(SPLITTERS[artifact.engine])(artifact, request.splits, folder)
     by_output = {one.output: one for one in request.splits}
     made = bind_made("split", artifact.engine, artifact.scheme, files)
     axes = {place: one.axis for place, one in by_output.items()}

@@ -7,7 +7,7 @@ One file a framework; ``TRACERS`` and ``ARTIFACT_TRACERS`` say which.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +95,7 @@ def _sample(probe: Probe) -> list[np.ndarray]:
 
 
 def _steps(path: str, *arguments: Any) -> Steps:
-    module, _, name = path.partition(":")
-    found: Steps = getattr(importlib.import_module(module), name)(*arguments)
+    found: Steps = pkgutil.resolve_name(path)(*arguments)
     return found
 
 

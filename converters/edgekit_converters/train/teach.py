@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit_converters.data import normalise
 from edgekit_converters.data.samples import Array
-from edgekit_converters.load import Arrays, Live, open_source, reopen
+from edgekit_converters.load import Arrays, open_source, reopen
 from edgekit_converters.records import Source
 from edgekit_converters.train import Lessons, TeachRequest
 from edgekit_converters.train.augment import Augmentation, check
@@ -86,9 +86,8 @@ def _observed(request: TeachRequest) -> Callable[[Arrays], tuple[Arrays, Arrays]
             f"{request.teacher.request.path}: a teacher of {live.framework} does not show its features: "
             f"leave --hints out, or give the trained Keras or PyTorch model"
         )
-    module, _, name = FEATURES[live.framework].partition(":")
-    give: Callable[[Live], Callable[[Arrays], tuple[Arrays, Arrays]]] = getattr(importlib.import_module(module), name)
-    return give(live)
+    give: Callable[[Arrays], tuple[Arrays, Arrays]] = pkgutil.resolve_name(FEATURES[live.framework])(live)
+    return give
 
 
 def _batches(request: TeachRequest) -> Iterator[tuple[int, Array, Arrays]]:
