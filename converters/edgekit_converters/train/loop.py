@@ -22,7 +22,7 @@ from edgekit_converters.train.sparsity import Thinning
 from edgekit_converters.train.student import State, Student, open_student
 from edgekit_converters.train.watching import Tell, watched
 from edgekit_converters.worker import report_progress
-from edgekit_runtime.errors import ConversionError, DataError
+from edgekit_runtime.errors import ConversionError, DataError, SourceError
 
 HELD_OUT = 0.1  # of the training data, where none are given to see which epoch was best
 FEWEST = 8  # samples that are left to train on
@@ -70,7 +70,7 @@ class Run:
         if self.thinning:
             sparse = self.thinning.done(number * self.steps)
             return sparse and (not self.best or self.judge.better(value, self.best_value))
-        return not math.isfinite(self.best_value) or self.judge.better(value, self.best_value)
+        return self.judge.better(value, self.best_value)
 
 
 def train(request: TrainRequest, folder: Path) -> Trained:
@@ -139,6 +139,11 @@ def _begin_or_resume(run: Run) -> None:
         run.notes.append(f"resumed after epoch {len(run.history)}")
         return
     run.before = run.best_value = run.judge.value(run.student.run)
+    if not math.isfinite(run.before):
+        raise SourceError(
+            f"{run.request.student.request.path}: the model computes NaN or infinity for held-out samples before it is "
+            f"trained; check its weights, and the preprocessing of the data"
+        )
     run.best_weights = _weights(run.student)
 
 

@@ -10,7 +10,7 @@ from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Lessons, Settings, TrainRequest, checkpoint, loop
 from edgekit_converters.train.events import EventFile
 from edgekit_converters.train.objective import softened
-from edgekit_runtime.errors import ConversionError, DataError, ToolchainError
+from edgekit_runtime.errors import ConversionError, DataError, SourceError, ToolchainError
 from edgekit_runtime.manifest import OutputSpec
 
 from .conftest import CLASSES, SIDE, images
@@ -181,6 +181,12 @@ def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_stays(trainin
     assert len(stood.history) == 2
     assert np.isfinite(stood.now["weights/w"]).all()
     assert len(training(checkpoints=str(tmp_path / "kept"), learning_rate=0.1, epochs=3).history) == 3
+
+
+def test_a_model_that_computes_no_numbers_is_refused(training, monkeypatch):
+    monkeypatch.setattr(Regression, "run", lambda self, inputs: [np.full((len(inputs[0]), CLASSES), np.nan)])
+    with pytest.raises(SourceError, match="computes NaN or infinity for held-out samples before it is trained"):
+        training()
 
 
 def test_unlabelled_data_are_learned_from_the_teacher_and_judged_by_it(training, tmp_path):
