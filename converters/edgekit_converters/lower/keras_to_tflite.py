@@ -13,6 +13,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
+from edgekit_converters.lower.simplify import simplify
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 
@@ -30,6 +31,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
         content = converter.convert()
     path = folder / "model.tflite"
     path.write_bytes(content)
+    simplify(path)
     return (path,)
 
 

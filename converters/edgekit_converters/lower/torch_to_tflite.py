@@ -13,6 +13,7 @@ import torch
 from edgekit_converters import toolchains
 from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
+from edgekit_converters.lower.simplify import simplify
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 NO_LOWERING = re.compile(r"(?:[Ll]owering not found|not implemented|No lowering).*?\b((?:torch\.ops\.)?aten[\w.:]+)")
@@ -33,6 +34,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     path = folder / "model.tflite"
     with litert_torch_errors():
         litert_torch.convert(module, sample_inputs(live)).export(str(path))
+    simplify(path)
     return (path,)
 
 
