@@ -19,8 +19,8 @@ from resnet20 import MEAN, STD
 from edgekit_converters import data as dataset
 from edgekit_converters.load import load
 from edgekit_converters.prune import IMPORTANCES, Anatomy, CutRequest, DissectRequest, ScoreRequest, cut, dissect, score
-from edgekit_converters.prune.choose import Goal, Limits, choose, read
-from edgekit_converters.prune.costs import terms_of
+from edgekit_converters.prune.choose import Goal, Limits, Whole, choose, read
+from edgekit_converters.prune.costs import terms_of, total
 from edgekit_converters.records import EvaluateRequest, InputShape, Source, SourceRequest
 from edgekit_converters.verify.metrics import evaluate
 from edgekit_runtime.manifest import InputSpec, Preprocessing
@@ -55,7 +55,8 @@ class Bench:
         anatomy = dissect(DissectRequest(source), folder)
         worth = read(score(ScoreRequest(source, self.inputs, importance, data, seed), folder), importance)
         goal, terms = Goal("macs", level), terms_of("macs", anatomy)
-        cuts = choose(anatomy, worth, terms, goal, Limits(multiple=1), self.dense.widths)
+        whole = Whole(self.dense.widths, total(terms_of("macs", self.dense), self.dense.widths))
+        cuts = choose(anatomy, worth, terms, goal, Limits(multiple=1), whole)
         return load(cut(CutRequest(source, cuts), folder), folder)
 
 

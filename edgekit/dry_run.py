@@ -46,6 +46,7 @@ def _pruning(pruning: Pruning) -> dict[str, Any]:
         "prunes": pruning.prunes,
         "importance": pruning.importance,
         "rounds": pruning.rounds,
+        "depth": pruning.depth,
         "limits": dataclasses.asdict(pruning.limits),
         "training": dataclasses.asdict(pruning.training) if pruning.training else None,
     }

@@ -65,6 +65,7 @@ class Options:
     floor: float | None = None
     keep: tuple[str, ...] = ()
     per_layer: bool = False
+    depth: bool | None = None
     rounds: int | None = None
     latency_table: str | None = None
     write_latency_table: str | None = None
@@ -106,6 +107,7 @@ PRUNING_KEYS = (
     "floor",
     "keep",
     "per_layer",
+    "depth",
     "rounds",
     "latency_table",
     "write_latency_table",

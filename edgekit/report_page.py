@@ -152,6 +152,8 @@ def _told(pruning: PruningReport) -> Iterator[str]:
     measured = f", measured in {pruning.measured_in}: {100 * pruning.measured:.1f} %" if pruning.measured else ""
     yield f"<h2>What was cut</h2><p>{escape(pruning.goal)}, by {escape(pruning.importance)}. "
     yield f"Left, as counted: {100 * pruning.counted:.1f} %{escape(measured)}.</p>"
+    if pruning.dropped:
+        yield f"<p>Residual branches left out: {escape(', '.join(pruning.dropped))}.</p>"
     yield "<table><tr><th>channels of<th>kind<th>before<th>left" if pruning.groups else ""
     for one in pruning.groups:
         yield f"<tr><td>{escape(one.name)}<td>{one.kind}<td>{one.width}<td>{one.left}"

@@ -215,6 +215,8 @@ def _left(report: PruningReport) -> Iterator[str]:
         cut = sum(one.left < one.width for one in report.groups)
         yield f"{100 * report.counted:.0f} % left as counted{held}"
         yield f"{cut} of {len(report.groups)} groups cut by {report.importance}"
+    if report.dropped:
+        yield f"residual branches left out: {', '.join(report.dropped)}"
     if report.sparse:
         zeros, weights = sum(one.zeros for one in report.sparse), sum(one.weights for one in report.sparse)
         yield f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers"

@@ -33,6 +33,13 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """A residual branch that is left out."""
+
+    branch: str
+
+
+@dataclass(frozen=True)
 class SourceRequest:
     """The model as the user named it."""
 
@@ -44,7 +51,7 @@ class SourceRequest:
     custom_objects: Path | None = None  # a Python file that defines a Keras model's custom layers
     allow_pickle: bool = False
     keep_layout: bool = False  # refuse to give a PyTorch model NHWC image inputs
-    cuts: tuple[Cut, ...] = ()  # made in a PyTorch module, in order, before ``weights`` are loaded
+    cuts: tuple[Cut | Drop, ...] = ()  # made in a PyTorch module, in order, before ``weights`` are loaded
 
 
 @dataclass(frozen=True)

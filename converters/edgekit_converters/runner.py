@@ -26,6 +26,8 @@ STAGES = {
     "dissect": ("edgekit_converters.prune:dissect", True),
     "score": ("edgekit_converters.prune:score", True),
     "tabulate": ("edgekit_converters.prune.tabulate:tabulate", False),  # as "measure"
+    "clock": ("edgekit_converters.prune.tabulate:clock", False),
+    "drop": ("edgekit_converters.prune:drop", True),
     "cut": ("edgekit_converters.prune:cut", True),
     "mend": ("edgekit_converters.prune:mend", True),
     "thin": ("edgekit_converters.prune.thin:thin", True),

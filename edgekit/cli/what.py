@@ -79,6 +79,11 @@ pruning_options = together(
     click.option("--floor", type=float, metavar="R", help="Pruning: least part left of a layer.  [default: 0.1]"),
     click.option("--keep", multiple=True, metavar="LAYER", help="Pruning: leave layers whole; a pattern, repeatable."),
     click.option("--per-layer", is_flag=True, help="Pruning: the same part of every layer, not where it harms least."),
+    click.option(
+        "--depth/--no-depth",
+        default=None,
+        help="Pruning: residual branches may go whole.  [default: where there is training]",
+    ),
     click.option("--rounds", type=int, metavar="N", help="Pruning: prune and recover N times, further each time."),
     click.option("--latency-table", metavar="FILE", help="Pruning: times of layers, measured on another machine."),
     click.option("--write-latency-table", metavar="FILE", help="Pruning: write the times of layers that it measured."),

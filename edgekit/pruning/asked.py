@@ -31,6 +31,7 @@ class Pruning:
     limits: Limits
     importance: str | None  # without, "taylor" where there are data, else "l2"
     rounds: int
+    depth: bool  # whether residual branches may go whole
     table: Table | None  # of another machine
     write_table: Path | None
     training: Training | None
@@ -85,6 +86,7 @@ def asked(options: Options) -> Pruning | None:
         _limits(options),
         options.importance,
         rounds,
+        _depth(options, goal, training),
         read_table(Path(options.latency_table)) if options.latency_table else None,
         Path(options.write_latency_table) if options.write_latency_table else None,
         training,
@@ -118,6 +120,14 @@ def _goal(options: Options) -> Goal | None:
             f"{', '.join(f'{one}=0.5' for one in MEASURES[1:])}"
         )
     return Goal(measure, left)
+
+
+def _depth(options: Options, goal: Goal | None, training: Training | None) -> bool:
+    """Whether branches may go: what is left then has to be trained."""
+    counted = goal is not None and goal.measure != "channels" and not options.per_layer
+    if options.depth and not counted:
+        raise PlanError("--depth goes with --prune-to WHAT=R, without --per-layer: only there is a choice to make")
+    return counted and (training is not None if options.depth is None else options.depth)
 
 
 def _limits(options: Options) -> Limits:

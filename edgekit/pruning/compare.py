@@ -11,6 +11,7 @@ from edgekit.pruning.asked import Pruning
 from edgekit.pruning.reach import quantized
 from edgekit.pruning.slim import Slim
 from edgekit.steps import Work
+from edgekit_converters.prune import Anatomy, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
 from edgekit_converters.train import Epoch, Thinned
 
@@ -71,6 +72,7 @@ class PruningReport:
     models: tuple[ModelReport, ...]
     notes: tuple[str, ...]
     sparse: tuple[Thinned, ...] = ()  # layers of which weights are zero
+    dropped: tuple[str, ...] = ()  # residual branches that went whole
 
     @property
     def became(self) -> str:
@@ -104,6 +106,7 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
         metric=dense.metric if dense else None,
         dense=dense.value if dense else None,
         pruned=pruned.value if pruned else None,
+        dropped=made.dropped,
         groups=tuple(_groups(made)) if pruning.goal else (),
         whole=made.dense.whole if made.dense and pruning.goal else (),
         rounds=tuple(RoundReport(one.metric, one.before, one.value, one.best, one.history) for one in made.trained),
@@ -119,8 +122,14 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
 
 
 def _groups(made: Slim) -> Iterator[GroupReport]:
-    for one in made.dense.groups if made.dense else ():
-        yield GroupReport(one.name, one.kind, one.width, made.widths[one.name])
+    if made.dense is None or made.left is None:
+        return
+    widths = {maker: made.widths[one.name] for one in made.left.groups for maker in one.makers} | made.widths
+    there = {one.layer for one in made.left.labours}
+    for one in made.dense.groups:
+        found = (widths[name] for name in (one.name, *one.makers) if name in widths)
+        whole = one.width if there.intersection(one.makers) else 0
+        yield GroupReport(one.name, one.kind, one.width, next(found, whole))
 
 
 def _judged(work: Work) -> Work:
@@ -139,20 +148,25 @@ def _measured(
     artifacts = [*_made(work, engine, schemes, {}), *_made(replace(work, source=made.source), engine, schemes, known)]
     became = "pruned" if pruning.prunes else "trained"
     names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
-    widths = {"dense": made.dense.widths if made.dense else {}, became: made.widths}
+    whole = made.dense.widths if made.dense else {}
+    costs = {"dense": _costs(made.dense, whole), became: _costs(made.left, made.widths)}
     for (model, scheme), artifact, latency in zip(names, artifacts, steps.rank(work, artifacts), strict=True):
         evaluation: Evaluation | None = steps.evaluate_artifact(work, artifact)
         yield ModelReport(
             model,
             engine,
             scheme,
-            made.dense.parameters_at(widths[model]) if made.dense else None,
-            made.dense.macs_at(widths[model]) if made.dense else None,
+            *costs[model],
             artifact.size_bytes,
             evaluation.value if evaluation else None,
             latency,
             _deflated(artifact) if made.thinned else None,
         )
+
+
+def _costs(anatomy: Anatomy | None, widths: Widths) -> tuple[int | None, int | None]:
+    """Parameters and MACs of a model; None where its computation cannot be followed."""
+    return (anatomy.parameters_at(widths), anatomy.macs_at(widths)) if anatomy else (None, None)
 
 
 def _made(

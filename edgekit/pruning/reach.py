@@ -6,15 +6,17 @@ quantized and timed in turns with the dense one, before anything is spent on tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgekit import steps
 from edgekit.steps import Work
 from edgekit_converters.load import LOADERS
-from edgekit_converters.prune import Anatomy, CutRequest, Widths
-from edgekit_converters.prune.choose import Goal, Limits, Worth, choose, least, widths_after
-from edgekit_converters.prune.costs import Term, total
+from edgekit_converters.prune import Anatomy, CutRequest, DropRequest
+from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth, choose, widths_after
+from edgekit_converters.prune.costs import total
+from edgekit_converters.prune.depth import TermsAt, dropped, least
+from edgekit_converters.prune.tabulate import ClockRequest
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import Artifact, Cut, QuantizeRequest, Source, SourceRequest
 from edgekit_converters.schemes import SCHEMES
@@ -44,8 +46,9 @@ class Gauge:
         dense, pruned = self.artifact(self.work.source), self.artifact(source)
         if self.measure == "size":
             return pruned.size_bytes / dense.size_bytes
-        whole, part = steps.rank(self.work, [dense, pruned])
-        return part.p50 / whole.p50
+        whole, part = self.work.runner.run("clock", self.engine, ClockRequest((dense, pruned)), self.engine)
+        left: float = part / whole
+        return left
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,11 @@ class Job:
 
     work: Work
     source: Source  # as it is: in a later round, what the one before left
-    anatomy: Anatomy  # of it
-    dense: Widths
-    worth: Worth
-    terms: Sequence[Term]
+    look: Callable[[Source], tuple[Anatomy, Worth]]  # what of a model can be cut, and what that is worth
+    terms_at: TermsAt
+    whole: Whole
     limits: Limits
+    depth: bool  # whether residual branches may go
     gauge: Gauge | None = None  # without, the goal is held by counting
 
 
@@ -66,6 +69,8 @@ class Job:
 class Reached:
     """A model that meets its goal."""
 
+    before: Source  # without the branches, uncut
+    dropped: tuple[str, ...]
     cuts: tuple[Cut, ...]
     source: Source
     counted: float  # part left, by the terms
@@ -80,7 +85,9 @@ def reach(job: Job, goal: Goal) -> Reached:
     """
     if job.gauge is None:
         return _tried(job, goal)
-    nearest, best = least(job.anatomy, job.terms, job.limits, job.dense), None
+    anatomy, _ = job.look(job.source)
+    some = anatomy if job.depth else replace(anatomy, branches=())
+    nearest, best = least(some, job.terms_at, job.limits, job.whole), None
     left = max(goal.left, nearest)
     for _ in range(TRIES):
         one = _tried(job, replace(goal, left=left))
@@ -112,10 +119,27 @@ def _last(job: Job, goal: Goal, nearest: float) -> Reached:
 
 
 def _tried(job: Job, goal: Goal) -> Reached:
-    cuts = choose(job.anatomy, job.worth, job.terms, goal, job.limits, job.dense)
-    source = cut(job.work, job.source, cuts)
-    counted = total(job.terms, widths_after(job.anatomy, cuts)) / total(job.terms, job.dense)
-    return Reached(cuts, source, counted, job.gauge.left(source) if job.gauge else None)
+    anatomy, worth = job.look(job.source)
+    gone = dropped(anatomy, worth, job.terms_at, goal, job.limits, job.whole) if job.depth else ()
+    before = shortened(job.work, job.source, gone)
+    if gone:
+        anatomy, worth = job.look(before)
+    terms = job.terms_at(anatomy)
+    cuts: tuple[Cut, ...] = ()
+    if not gone or total(terms, anatomy.widths) > goal.left * job.whole.cost:
+        cuts = choose(anatomy, worth, terms, goal, job.limits, job.whole)
+    source = cut(job.work, before, cuts)
+    counted = total(terms, widths_after(anatomy, cuts)) / job.whole.cost
+    return Reached(before, gone, cuts, source, counted, job.gauge.left(source) if job.gauge else None)
+
+
+def shortened(work: Work, source: Source, branches: tuple[str, ...]) -> Source:
+    """Make the model without some of its residual branches, and open it; none leave it as it is."""
+    if not branches:
+        return source
+    toolchain = LOADERS[source.request.kind].toolchain
+    request: SourceRequest = work.runner.run("drop", toolchain, DropRequest(source, branches))
+    return opened(work, request)
 
 
 def cut(work: Work, source: Source, cuts: tuple[Cut, ...]) -> Source:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from edgekit import training as trainings
 from edgekit.pruning.asked import Pruning
-from edgekit.pruning.reach import Reached, cut
+from edgekit.pruning.reach import Reached, cut, shortened
 from edgekit.steps import Work
 from edgekit_converters import cache
 from edgekit_converters.prune import DissectRequest
@@ -36,7 +36,7 @@ class Memory:
             cache.key("prune", (DissectRequest(work.source), work.inputs), {}),
             str(pruning.goal),
             asdict(pruning.limits),
-            (pruning.importance, pruning.rounds, pruning.table.to_json() if pruning.table else None),
+            (pruning.importance, pruning.depth, pruning.rounds, pruning.table.to_json() if pruning.table else None),
             (training.data, asdict(trainings.lasting(training.settings))) if training else None,
             (plan.calibrate, plan.schemes, plan.engines),
         )
@@ -53,11 +53,14 @@ class Memory:
             return None
         known = json.loads(path.read_text())
         cuts = tuple(Cut(group, tuple(kept)) for group, kept in known["cuts"])
-        return Reached(cuts, cut(self.work, source, cuts), known["counted"], known["measured"])
+        before = shortened(self.work, source, tuple(known["dropped"]))
+        made = cut(self.work, before, cuts)
+        return Reached(before, tuple(known["dropped"]), cuts, made, known["counted"], known["measured"])
 
     def keep(self, number: int, reached: Reached) -> Reached:
         """Remember a choice; where nothing can be written, nothing is remembered."""
         known = {
+            "dropped": reached.dropped,
             "cuts": [(one.group, one.kept) for one in reached.cuts],
             "counted": reached.counted,
             "measured": reached.measured,

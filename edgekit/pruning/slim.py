@@ -14,8 +14,8 @@ from edgekit.training import Material, Teacher, Training
 from edgekit_converters.data import DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.prune import Anatomy, DissectRequest, MendRequest, ScoreRequest, Scores
-from edgekit_converters.prune.choose import Goal, read
-from edgekit_converters.prune.costs import Term, terms_of
+from edgekit_converters.prune.choose import Goal, Whole, Worth, read, widths_after
+from edgekit_converters.prune.costs import Term, spread, terms_of, total
 from edgekit_converters.prune.table import Table
 from edgekit_converters.prune.tabulate import TabulateRequest
 from edgekit_converters.prune.thin import Thin, ThinRequest
@@ -36,7 +36,8 @@ class Slim:
 
     source: Source
     dense: Anatomy | None  # none where only weights go, and the model's computation cannot be followed
-    widths: dict[str, int]  # left of each group
+    left: Anatomy | None  # the same after everything but the last cuts
+    widths: dict[str, int]  # of the groups of ``left``, after them
     importance: str
     counted: float  # part left of what the goal is counted in
     measured: float | None  # part left of the time or size, before training
@@ -44,6 +45,7 @@ class Slim:
     trained: tuple[Trained, ...]  # a round each
     notes: tuple[str, ...]
     thinned: tuple[Thinned, ...] = ()  # layers that were made sparse
+    dropped: tuple[str, ...] = ()  # branches that went whole
 
 
 def slim(work: Work, pruning: Pruning) -> Slim:
@@ -70,29 +72,30 @@ def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -
     importance = pruning.importance or ("taylor" if material or work.calibration else "l2")
     dense, source = _dissected(work, work.source), work.source
     terms_at, gauge = _measures(work, pruning, whole, dense)
+    cost = Whole(dense.widths, total(terms_at(dense), dense.widths))
+    look = _Look(work, material, importance, training.settings.seed if training else 0)
     memory = Memory(work, pruning)
     reached: list[Reached] = []
     trained: list[Trained] = []
     for number in range(1, pruning.rounds + 1):
-        anatomy = _dissected(work, source)
-        goal = replace(whole, left=whole.left ** (number / pruning.rounds))
         one = memory.recall(number, source)
         if one is None:
-            seed = training.settings.seed if training else 0
-            worth = read(_scored(work, source, material, importance, seed), importance)
+            goal = replace(whole, left=whole.left ** (number / pruning.rounds))
             held = gauge if number == pruning.rounds else None  # on the way there, counting is enough
-            job = Job(work, source, anatomy, dense.widths, worth, terms_at(anatomy), pruning.limits, held)
+            job = Job(work, source, look, terms_at, cost, pruning.limits, pruning.depth, held)
             one = memory.keep(number, reach(job, goal))
         reached.append(one)
-        source = _mended(work, source, one, material)
+        source = _mended(work, one, material)
         if training and material:
             last = number == pruning.rounds
             trained.append(_trained(work, training if last else _dense(training), source, material))
             source = opened(work, trained[-1].request)
+    left = _dissected(work, reached[-1].before)
     return Slim(
         source=source,
         dense=dense,
-        widths=dense.widths | {cut.group: len(cut.kept) for one in reached for cut in one.cuts},
+        left=left,
+        widths=widths_after(left, reached[-1].cuts),
         importance=importance,
         counted=reached[-1].counted,
         measured=reached[-1].measured,
@@ -100,6 +103,7 @@ def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -
         trained=tuple(trained),
         notes=() if material or work.calibration else (UNMENDED,),
         thinned=trained[-1].thinned if trained else (),
+        dropped=tuple(name for one in reached for name in one.dropped),
     )
 
 
@@ -113,6 +117,7 @@ def _thinned_only(work: Work, pruning: Pruning, material: Material | None) -> Sl
     return Slim(
         source=opened(work, trained[0].request) if trained else work.source,
         dense=dense,
+        left=dense,
         widths=dense.widths if dense else {},
         importance="l1",
         counted=1.0,
@@ -147,19 +152,29 @@ def _dissected(work: Work, source: Source) -> Anatomy:
     return anatomy
 
 
-def _scored(work: Work, source: Source, material: Material | None, importance: str, seed: int) -> Scores:
-    data = _some(work, material.data if material else work.calibration, SCORED)
-    request = ScoreRequest(source, work.inputs, importance, data, seed)
-    scores: Scores = work.runner.run("score", LOADERS[source.request.kind].toolchain, request)
-    return scores
+@dataclass(frozen=True)
+class _Look:
+    """What of a model can be cut, and what that is worth."""
+
+    work: Work
+    material: Material | None
+    importance: str
+    seed: int
+
+    def __call__(self, source: Source) -> tuple[Anatomy, Worth]:
+        """Look at the model of this work as it has become."""
+        data = _some(self.work, self.material.data if self.material else self.work.calibration, SCORED)
+        request = ScoreRequest(source, self.work.inputs, self.importance, data, self.seed)
+        scores: Scores = self.work.runner.run("score", LOADERS[source.request.kind].toolchain, request)
+        return _dissected(self.work, source), read(scores, self.importance)
 
 
-def _mended(work: Work, before: Source, reached: Reached, material: Material | None) -> Source:
+def _mended(work: Work, reached: Reached, material: Material | None) -> Source:
     """What was cut, repaired towards what it was, where there are data."""
     data = _some(work, work.calibration or (material.data if material else None), MENDED)
-    if data is None or not reached.cuts:
+    if data is None or not (reached.cuts or reached.dropped):
         return reached.source
-    request = MendRequest(reached.source, work.inputs, data, before, reached.cuts)
+    request = MendRequest(reached.source, work.inputs, data, reached.before, reached.cuts)
     toolchain = LOADERS[reached.source.request.kind].toolchain
     made: SourceRequest = work.runner.run("mend", toolchain, request)
     return opened(work, made)
@@ -184,8 +199,8 @@ def _measures(
     rest = table.rest(dense)
 
     def terms(anatomy: Anatomy) -> tuple[Term, ...]:
-        layers = terms_of(measure, anatomy, table.clock(anatomy, dense.widths))
-        return (*layers, Term(frozenset(), lambda _: rest))
+        layers = terms_of(measure, anatomy, table.clock(anatomy, anatomy.widths | dense.widths))
+        return (*layers, *spread(rest, anatomy, dense))
 
     return terms, gauge
 

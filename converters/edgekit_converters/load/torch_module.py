@@ -47,6 +47,15 @@ class Flat(torch.nn.Module):
         return self
 
 
+class Rewired(torch.fx.GraphModule):
+    """A module whose forward pass was traced to change it; its layers are modules still."""
+
+
+def is_program(module: torch.nn.Module) -> bool:
+    """Tell whether a module is a program of ``torch.export``, which holds the sizes of all that it computes."""
+    return isinstance(module, torch.fx.GraphModule) and not isinstance(module, Rewired)
+
+
 @contextlib.contextmanager
 def torch_errors(path: Path, failed: str = "PyTorch cannot load it") -> Iterator[None]:
     """Map what PyTorch raises while loading or first running to a SourceError that says what to do."""
@@ -266,7 +275,7 @@ def save(live: Live, folder: Path) -> Path:
     """
     path = folder / "model.pt2"
     module = live.handle.module
-    if isinstance(module, torch.fx.GraphModule):
+    if is_program(module):
         raise SourceError(
             "a program of torch.export can only be run, neither cut nor trained; give the module it was made from: "
             "FILE.py:function --weights FILE --input-shape 1,3,224,224"

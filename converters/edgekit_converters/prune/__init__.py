@@ -1,8 +1,9 @@
 """Prune: take out the channels, neurons and heads that matter least; what is left is an ordinary model.
 
-Four stages. :func:`dissect` finds what can only be cut together, :func:`score` says what each channel is worth,
-:func:`cut` makes the smaller model, and :func:`mend` repairs it from a few samples, without training. Which channels
-go is decided between them, in ``choose.py``, which knows no framework. One file a framework; ``PRUNERS`` says which.
+Five stages. :func:`dissect` finds what can only be cut together, :func:`score` says what each channel is worth,
+:func:`drop` leaves out residual branches, :func:`cut` makes the smaller model, and :func:`mend` repairs it from a few
+samples, without training. What goes is decided between them, branches in ``depth.py`` and channels in ``choose.py``,
+which know no framework. One file a framework; ``PRUNERS`` says which.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Cut, Source, SourceRequest
 from edgekit_runtime.manifest import InputSpec
 
-# framework: the module that has dissect, score, cut and mend for its open models
+# framework: the module that has dissect, score, drop, cut and mend for its open models
 PRUNERS = {
     "keras": "edgekit_converters.prune.keras_models",
     "torch": "edgekit_converters.prune.torch_modules",
@@ -84,6 +85,16 @@ class Labour:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Layers whose output is only added to something of the same shape, so that they can go whole."""
+
+    name: str  # of the addition
+    layers: tuple[str, ...]  # that go with it, as labours name them
+    groups: tuple[str, ...]  # of channels that lie within it alone
+    stream: str  # what it is added to; branches that are added to the same one make a stage
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """What of a model may be cut, and what that saves."""
 
@@ -91,6 +102,7 @@ class Anatomy:
     labours: tuple[Labour, ...]  # in the order of execution
     whole: tuple[tuple[str, str], ...]  # (layer that is left whole, why)
     parameters: int  # of the model as it is, all of them
+    branches: tuple[Branch, ...] = ()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -141,6 +153,14 @@ class CutRequest:
 
 
 @dataclass(frozen=True)
+class DropRequest:
+    """Make the model without some of its branches."""
+
+    source: Source
+    branches: tuple[str, ...]  # names
+
+
+@dataclass(frozen=True)
 class MendRequest:
     """Repair a model that was cut, from samples without labels, towards what the dense one computes.
 
@@ -185,6 +205,17 @@ def cut(request: CutRequest, folder: Path) -> SourceRequest:
     """
     pruner = of_framework(PRUNERS, request.source)
     made: SourceRequest = pruner.cut(open_source(request.source.request), request, folder)
+    return made
+
+
+def drop(request: DropRequest, folder: Path) -> SourceRequest:
+    """The stage: make the model without some of its residual branches, and say how to open it.
+
+    Raises:
+        ConversionError: there is no such branch, or the model does not compute without it.
+    """
+    pruner = of_framework(PRUNERS, request.source)
+    made: SourceRequest = pruner.drop(open_source(request.source.request), request, folder)
     return made
 
 

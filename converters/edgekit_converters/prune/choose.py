@@ -50,6 +50,14 @@ class Worth:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """The dense model, of which goals and floors are parts."""
+
+    widths: Widths  # a group that is none of its was as wide as it is
+    cost: float  # by the terms of the goal
+
+
+@dataclass(frozen=True)
 class Limits:
     """What no choice goes beyond."""
 
@@ -65,7 +73,7 @@ def choose(
     terms: Sequence[Term],
     goal: Goal,
     limits: Limits,
-    dense: Widths | None = None,
+    whole: Whole | None = None,
 ) -> tuple[Cut, ...]:
     """Return the cuts that meet a goal.
 
@@ -75,17 +83,18 @@ def choose(
         terms: what the goal is counted in; see :func:`~edgekit_converters.prune.costs.terms_of`.
         goal: what is wanted of them.
         limits: what no choice goes beyond.
-        dense: the widths that the goal and the floors are parts of; without, those of ``anatomy``.
+        whole: what the goal and the floors are parts of; without, the model as it is.
 
     Raises:
         PlanError: no channel may be cut, the goal is out of reach, or a pattern matches no layer.
     """
-    whole = dense or anatomy.widths
-    narrower = _narrower(anatomy, limits, whole)
-    budget = goal.left * total(terms, whole)
-    _check_reach(goal, _least(anatomy, terms, narrower) / total(terms, whole))
+    dense = anatomy.widths | dict(whole.widths if whole else {})
+    narrower = _narrower(anatomy, limits, dense)
+    whole = whole or Whole(dense, total(terms, dense))
+    budget = goal.left * whole.cost
+    _check_reach(goal, _least(anatomy, terms, narrower) / whole.cost)
     if limits.per_layer:
-        widths = _evenly(anatomy, terms, budget, narrower, whole)
+        widths = _evenly(anatomy, terms, budget, narrower, dense)
     else:
         widths = _Greedy(anatomy, worth, terms, narrower).down_to(budget)
     return tuple(
@@ -95,14 +104,13 @@ def choose(
     )
 
 
-def least(anatomy: Anatomy, terms: Sequence[Term], limits: Limits, dense: Widths | None = None) -> float:
+def least(anatomy: Anatomy, terms: Sequence[Term], limits: Limits, whole: Whole) -> float:
     """Return the smallest goal that can be met, as a part of the dense model's costs.
 
     Raises:
         PlanError: no channel may be cut, or a pattern matches no layer.
     """
-    whole = dense or anatomy.widths
-    return _least(anatomy, terms, _narrower(anatomy, limits, whole)) / total(terms, whole)
+    return _least(anatomy, terms, _narrower(anatomy, limits, anatomy.widths | dict(whole.widths))) / whole.cost
 
 
 def read(scores: Scores, importance: str) -> Worth:
@@ -114,6 +122,11 @@ def read(scores: Scores, importance: str) -> Worth:
 def widths_after(anatomy: Anatomy, cuts: Sequence[Cut]) -> dict[str, int]:
     """Return how many channels cuts leave of each group."""
     return anatomy.widths | {one.group: len(one.kept) for one in cuts}
+
+
+def weight_of(group: Group, worth: Worth) -> float:
+    """Return what all of a group is worth."""
+    return float(np.sum(worth.scores[group.name])) if worth.comparable else float(max(1, len(group.makers)))
 
 
 def multiple_for(group: Group, width: int, asked: int | None) -> int:
@@ -129,7 +142,7 @@ def multiple_for(group: Group, width: int, asked: int | None) -> int:
     return 1 << (max(1, min(MULTIPLE, width // STEPS)).bit_length() - 1)
 
 
-def _narrower(anatomy: Anatomy, limits: Limits, whole: Widths) -> dict[str, list[int]]:
+def _narrower(anatomy: Anatomy, limits: Limits, dense: Widths) -> dict[str, list[int]]:
     """By group the widths it may be cut to, the greatest first.
 
     Raises:
@@ -138,8 +151,8 @@ def _narrower(anatomy: Anatomy, limits: Limits, whole: Widths) -> dict[str, list
     kept = _kept(anatomy, limits.keep)
     found = {}
     for one in anatomy.groups:
-        least = max(1, math.ceil(limits.floor * whole[one.name] - 1e-9))
-        multiple = multiple_for(one, whole[one.name], limits.multiple)
+        least = max(1, math.ceil(limits.floor * dense[one.name] - 1e-9))
+        multiple = multiple_for(one, dense[one.name], limits.multiple)
         whole_steps = range((one.width - 1) // multiple * multiple, 0, -multiple)
         found[one.name] = [] if one.name in kept else [width for width in whole_steps if width >= least]
     if not any(found.values()):
@@ -181,14 +194,14 @@ def _check_reach(goal: Goal, least: float) -> None:
 
 
 def _evenly(
-    anatomy: Anatomy, terms: Sequence[Term], budget: float, narrower: Mapping[str, list[int]], whole: Widths
+    anatomy: Anatomy, terms: Sequence[Term], budget: float, narrower: Mapping[str, list[int]], dense: Widths
 ) -> dict[str, int]:
     """The widest model within the budget of which every group is cut to the same part, or to its least."""
     steps = {one.name: [one.width, *narrower[one.name]] for one in anatomy.groups}
-    parts = sorted({width / whole[name] for name, widths in steps.items() for width in widths}, reverse=True)
+    parts = sorted({width / dense[name] for name, widths in steps.items() for width in widths}, reverse=True)
     for part in parts:
         widths = {
-            name: next((width for width in allowed if width <= part * whole[name] + 1e-9), allowed[-1])
+            name: next((width for width in allowed if width <= part * dense[name] + 1e-9), allowed[-1])
             for name, allowed in steps.items()
         }
         if total(terms, widths) <= budget * (1 + 1e-9):
@@ -217,7 +230,7 @@ class _Greedy:
             one.name: np.concatenate([[0.0], np.cumsum(np.sort(self.worth.scores[one.name])[::-1])])
             for one in self.anatomy.groups
         }
-        self.weights = {one.name: self._weight(one) for one in self.anatomy.groups}
+        self.weights = {one.name: weight_of(one, self.worth) for one in self.anatomy.groups}
 
     def down_to(self, budget: float) -> dict[str, int]:
         """Return the widths of the first model within the budget, with what fits into the rest of it put back."""
@@ -239,10 +252,6 @@ class _Greedy:
         saved = self._cost_of(group, self.widths[group]) - self._cost_of(group, width)
         harm = self._harm(group, width)
         return harm / saved if saved > 0 else math.inf
-
-    def _weight(self, group: Group) -> float:
-        """What all of a group is worth."""
-        return float(self.left[group.name][-1]) if self.worth.comparable else float(max(1, len(group.makers)))
 
     def _harm(self, group: str, width: int) -> float:
         left, now = self.left[group], float(self.left[group][self.widths[group]])

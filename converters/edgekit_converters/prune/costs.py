@@ -41,6 +41,23 @@ def terms_of(
     return (*counted, Term(frozenset(), lambda _: rest))
 
 
+def spread(cost: float, anatomy: Anatomy, dense: Anatomy) -> tuple[Term, ...]:
+    """Return terms for what is no layer's own, such as additions and pools: it goes by how many values layers give.
+
+    Args:
+        cost: of the dense model.
+        anatomy: of the model as it is.
+        dense: of the dense one.
+    """
+    volume = sum(one.positions * one.outs.count(dense.widths) for one in dense.labours)
+    each = cost / volume if volume else 0.0
+    return tuple(Term(_groups(one), partial(_share, each, one)) for one in anatomy.labours)
+
+
+def _share(each: float, labour: Labour, widths: Widths) -> float:
+    return each * labour.positions * labour.outs.count(widths)
+
+
 def total(terms: Sequence[Term], widths: Widths) -> float:
     """Return the costs at given widths."""
     return sum(term.cost(widths) for term in terms)

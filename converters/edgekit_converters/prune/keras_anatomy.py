@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import tensorflow as tf
 from edgekit_converters.load import Live
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune import Anatomy, Channels, Group, Labour
+from edgekit_converters.prune.branches import Detour, Operand, Step, detours, found_in, named
 from edgekit_converters.prune.keras_channels import Ids, Slot, Tag, Tracing
 from edgekit_converters.prune.keras_graph import Call, is_followable, walk
 from edgekit_converters.prune.keras_rules import follow
@@ -33,10 +36,11 @@ PARTS = {
 
 @dataclass(frozen=True)
 class _Traced:
-    """A tensor and its tag, which travel together."""
+    """A tensor, its tag, and the place of the step that gave it, which travel together."""
 
     tensor: Any
     tag: Tag
+    step: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def dissect(live: Live) -> Dissection:
     anatomy = Anatomy((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
     found = Dissection(anatomy, tracing, channels)
     anatomy = Anatomy(_describe(found), _labours(found), _whole(found), anatomy.parameters)
+    if not any(is_followable(layer) for layer in model.layers):  # what is nested is wired by itself
+        anatomy = replace(anatomy, branches=found_in(anatomy, [operand for _, operand in operands(found)]))
     if not channels:
         reasons = "\n".join(f"  {layer}: {why}" for layer, why in anatomy.whole[:8]) or "  it has no layers to cut"
         raise SourceError(f"{model.name}: nothing in this model can be pruned:\n{reasons}")
@@ -94,19 +100,25 @@ def _trace(live: Live) -> Tracing:
 
     def visit(call: Call, values: list[Any]) -> list[Any]:
         given = call.run([value.tensor for value in values])
+        place = len(tracing.steps)
+        tracing.steps.append(_step(call, values, given))
         tracing.names.setdefault(id(call.layer), call.name)
         tags, shapes = tuple(value.tag for value in values), tuple(tuple(value.tensor.shape) for value in values)
-        return [_Traced(tensor, follow(Seen(call, tags, shapes, tuple(tensor.shape), tracing))) for tensor in given]
+        return [
+            _Traced(tensor, follow(Seen(call, tags, shapes, tuple(tensor.shape), tracing)), place) for tensor in given
+        ]
 
     why = "what it gives is joined with what the model takes"
     entries = [
-        _Traced(tf.constant(array), Tag(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)))
-        for array in arrays
+        _Traced(tf.constant(array), Tag(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)), place)
+        for place, array in enumerate(arrays)
     ]
+    tracing.steps += [Step(spec.name, (), spec.shape) for spec in live.inputs]
     model = live.handle.model
     with keras_errors(SourceRequest("keras", Path(model.name)), "the model's layers cannot be called one by one"):
         results = walk(model, entries, visit)
         expected = live.handle.serve(*[tf.constant(array) for array in arrays])
+    tracing.outputs = tuple(result.step for result in results)
     for result, wanted in zip(results, expected, strict=True):
         tracing.partition.hold(result.tag.ids, "what it gives is what the model gives")
         if not _same(result.tensor, wanted):
@@ -146,6 +158,24 @@ def _groups(tracing: Tracing) -> dict[str, Ids]:
         number = sum(other.rpartition(":")[0] == name or other == name for other in named)
         named[f"{name}:{number + 1}" if number else name] = np.array(roots)
     return named
+
+
+def _step(call: Call, values: list[_Traced], given: list[Any]) -> Step:
+    """A call as a step; one with an axis of its own, or a constant, is no addition of two tensors."""
+    shape = tuple(given[0].shape) if len(given) == 1 else ()
+    return Step(call.name, tuple(value.step for value in values), shape, adds=call.kind == "Add")
+
+
+def operands(found: Dissection) -> Iterator[tuple[Detour, Operand]]:
+    """Yield the operands of additions that can be left out with layers that are called nowhere else."""
+    steps = found.tracing.steps
+    times = Counter(step.name for step in steps)
+    ways = list(detours(steps, found.tracing.outputs))
+    for one in ways:
+        inside = Counter(steps[place].name for place in one.steps)
+        addition = steps[one.at]
+        if all(times[name] == count for name, count in {**inside, addition.name: 1}.items()):
+            yield one, Operand(named(addition.name, one, ways), str(addition.shape), frozenset(inside))
 
 
 def _describe(found: Dissection) -> tuple[Group, ...]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.prune.branches import Step
+
 Ids = np.ndarray  # (entries,) int64: the channel each entry of an axis belongs to
 Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis
 
@@ -124,6 +126,8 @@ class Tracing:
     kinds: dict[int, str] = field(default_factory=dict)  # a channel's first entry: "channels", "neurons" or "heads"
     resized: list[Resized] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)  # layers that cannot be cut: why
+    steps: list[Step] = field(default_factory=list)  # calls, those of inputs first
+    outputs: tuple[int, ...] = ()  # places of the steps that give what the model gives
 
     def made(self, layer: Any, weight: str, axis: int, kind: str) -> Ids:
         """Return the channels that a layer's weight makes, the same at its every call."""

@@ -10,8 +10,18 @@ import numpy as np
 
 from edgekit_converters.load import Live, reopen
 from edgekit_converters.load.keras_model import save_model
-from edgekit_converters.prune import Anatomy, CutRequest, MendRequest, ScoreRequest, Scores, keras_anatomy, keras_mend
+from edgekit_converters.prune import (
+    Anatomy,
+    CutRequest,
+    DropRequest,
+    MendRequest,
+    ScoreRequest,
+    Scores,
+    keras_anatomy,
+    keras_mend,
+)
 from edgekit_converters.prune.keras_cut import cut_model, removed
+from edgekit_converters.prune.keras_drop import shortened
 from edgekit_converters.prune.keras_graph import is_own, layers_of
 from edgekit_converters.prune.keras_scores import rated
 from edgekit_converters.records import Cut, SourceRequest
@@ -38,6 +48,16 @@ def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
     arrays: Any = rated(live, keras_anatomy.dissect(live), request)
     np.savez(path, **arrays)
     return Scores(path)
+
+
+def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
+    """Make the model without some of its branches, as a file of its own.
+
+    Raises:
+        ConversionError: there is no such branch.
+    """
+    source = request.source.request
+    return kept(shortened(live, keras_anatomy.dissect(live), request.branches, source), source, folder)
 
 
 def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:

@@ -27,7 +27,9 @@ MAKERS = {
     "openvino": ("edgekit_converters.prune.table_ir", ".xml"),
 }
 PARTS = (0.25, 0.5, 0.75, 1.0)  # of a width that can be cut, at which layers are timed
-TURNS, TURN_S = 7, 0.001  # of each width of a layer: how often it has its turn, and how long one lasts
+TURN_S = 0.001  # how long each width of a layer has its turn
+SETTLED, NEWS, MOST_TURNS = 7, 0.02, 70  # so many turns without news, a least time lower by so much, are the last ones
+FINE_S = 1e-6  # a clock's resolution
 EMPTY = Alone("dense", 1, 1, 1)  # a call that computes next to nothing
 
 
@@ -52,16 +54,33 @@ def tabulate(request: TabulateRequest, folder: Path) -> Table:
         EngineError: the engine cannot run one of them.
     """
     grids = list(dict.fromkeys(_grid(labour, request.anatomy.widths) for labour in timed(request.anatomy)))
-    taken, empties = [], []
+    taken = []
     for done, grid in enumerate(grids):
         report_progress(done, len(grids))
-        empty, *times = _milliseconds(request, [EMPTY, *_alone(grid)], folder)
-        taken.append(times)
-        empties.append(empty)
-    empty = min(empties)  # of all of them: a busy moment there would make every layer look quick
-    rows = tuple(_row(request, grid, times, empty) for grid, times in zip(grids, taken, strict=True))
-    whole_ms = round(_in_turns([OpenArtifact(request.whole)])[0] - empty, 6)
-    return Table(machine(), request.engine, request.scheme, request.anatomy.parameters, whole_ms, rows)
+        taken.append(_milliseconds(request, [EMPTY, *_alone(grid)], folder))
+    # the whole model has its turns with every grid: what slows it down then, slows the layers down, too
+    whole, empty = (min(times[place] for times in taken) for place in range(2))
+    rows = tuple(
+        _row(request, grid, [one * whole / slowed for one in times], empty)
+        for grid, (slowed, _, *times) in zip(grids, taken, strict=True)
+    )
+    return Table(machine(), request.engine, request.scheme, request.anatomy.parameters, round(whole - empty, 6), rows)
+
+
+@dataclass(frozen=True)
+class ClockRequest:
+    """Time whole models of one engine."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+def clock(request: ClockRequest, _folder: Path) -> tuple[float, ...]:
+    """The stage: milliseconds of a call of each, timed as layers are, so that a busy machine is no excuse.
+
+    Raises:
+        EngineError: the engine cannot run one of them.
+    """
+    return tuple(_in_turns([OpenArtifact(one) for one in request.artifacts]))
 
 
 @dataclass(frozen=True)
@@ -104,20 +123,25 @@ def _alone(grid: _Grid) -> Iterator[Alone]:
 
 
 def _milliseconds(request: TabulateRequest, layers: list[Alone], folder: Path) -> list[float]:
+    """Of the whole model, and of each layer."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        return _in_turns([_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)])
+        alone = [_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)]
+        return _in_turns([OpenArtifact(request.whole), *alone])
 
 
 def _in_turns(opened: list[OpenArtifact]) -> list[float]:
     """Time models in turns, the least of each one's: what else the machine does only adds. They are closed then."""
     samples = [[np.zeros(info.shape, info.dtype) for info in one.engine.inputs] for one in opened]
-    turns: list[list[float]] = [[] for _ in opened]
-    for _ in range(TURNS + 1):  # the first one warms up
-        for taken, one, sample in zip(turns, opened, samples, strict=True):
-            taken.append(_turn_ms(one, sample))
+    least, quiet = np.full(len(opened), np.inf), 0
+    for _ in range(MOST_TURNS):
+        taken = np.array([_turn_ms(one, sample) for one, sample in zip(opened, samples, strict=True)])
+        quiet = 0 if (taken < (1 - NEWS) * least).any() else quiet + 1
+        least = np.minimum(least, taken)
+        if quiet == SETTLED:
+            break
     for one in opened:
         one.close()
-    return [min(taken[1:]) for taken in turns]
+    return least.tolist()
 
 
 def _open(request: TabulateRequest, alone: Alone, path: Path) -> OpenArtifact:
@@ -131,9 +155,18 @@ def _maker(engine: str) -> Any:
     return importlib.import_module(MAKERS[engine][0])
 
 
+def _clock() -> float:
+    """Seconds of this process on a processor, so that waiting for one does not count; where they are coarse, of time.
+
+    An engine on one thread takes as many.
+    """
+    fine = time.get_clock_info("process_time").resolution <= FINE_S
+    return time.process_time() if fine else time.perf_counter()
+
+
 def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
-    started, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - started < TURN_S:
+    started, calls = _clock(), 0
+    while calls == 0 or _clock() - started < TURN_S:
         opened.engine.run(sample)
         calls += 1
-    return (time.perf_counter() - started) * 1e3 / calls
+    return (_clock() - started) * 1e3 / calls

@@ -7,6 +7,7 @@ are left, and opening it cuts the freshly built module in the same way again (:f
 from __future__ import annotations
 
 import copy
+import itertools
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,21 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from edgekit_converters import toolchains
 from edgekit_converters.foreign import told
 from edgekit_converters.load import Live, reopen
-from edgekit_converters.load.torch_module import FORWARD, Flat, samples
-from edgekit_converters.prune import Anatomy, CutRequest, MendRequest, ScoreRequest, Scores
+from edgekit_converters.load.torch_module import FORWARD, Flat, is_program, samples
+from edgekit_converters.prune import Anatomy, CutRequest, DropRequest, MendRequest, ScoreRequest, Scores
+from edgekit_converters.prune.branches import found_in
 from edgekit_converters.prune.torch_anatomy import anatomy
 from edgekit_converters.prune.torch_attention import free_heads
 from edgekit_converters.prune.torch_carve import Held, Tensors, carve, difference, held_numbers, run
+from edgekit_converters.prune.torch_drop import operands, without
 from edgekit_converters.prune.torch_follow import follow
 from edgekit_converters.prune.torch_mend import Dense, rebuild, reestimate
 from edgekit_converters.prune.torch_scores import rated
 from edgekit_converters.prune.torch_seams import Seams, seams
-from edgekit_converters.records import Cut, SourceRequest
+from edgekit_converters.records import Cut, Drop, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
 SEED = 0
@@ -64,7 +67,7 @@ def opened(live: Live) -> Opened:
     """
     toolchains.require_modules(("torch_pruning",), ("torch",), "dissect")
     if live.handle not in _opened:
-        if isinstance(live.handle.module, fx.GraphModule):
+        if is_program(live.handle.module):
             raise SourceError(
                 "a program of torch.export holds the sizes of all its layers, so that none can be cut; give the module "
                 "it was made from: FILE.py:function --weights FILE --input-shape 1,3,224,224"
@@ -109,6 +112,19 @@ def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
     return replace(request.source.request, cuts=_composed(request.source.request.cuts, request.cuts), weights=path)
 
 
+def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
+    """Make the module without some of its branches, prove it, and leave its weights in ``folder``.
+
+    Raises:
+        ConversionError: there is no such branch, or something else of the module changes with it.
+    """
+    source = request.source.request
+    short = without(free_copy(live), samples(live), request.branches)
+    path = folder / "weights.pt"
+    torch.save(short.state_dict(), path)
+    return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
+
+
 def mend(live: Live, request: MendRequest, folder: Path) -> SourceRequest:
     """Repair a cut module from samples, and leave its weights in ``folder``; see ``torch_mend.py``."""
     small = copy.deepcopy(live.handle.module)
@@ -122,16 +138,20 @@ def mend(live: Live, request: MendRequest, folder: Path) -> SourceRequest:
     return replace(request.source.request, weights=path)
 
 
-def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut]) -> nn.Module:
-    """Cut a freshly built module as :func:`cut` has cut one like it; its weights are to be loaded after.
+def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.Module:
+    """Cut a freshly built module as :func:`cut` and :func:`drop` did with one like it; its weights are loaded after.
 
     Raises:
         ConversionError: the module is not built as it was then.
     """
     model = free_heads(model).eval()
     run(model, inputs)  # weights that are computed before each pass can be copied after one without gradients
-    known = _open(model, inputs)
-    carve(model, known.seams, _gone(known.seams, cuts), known.held)
+    for kind, alike in itertools.groupby(cuts, type):
+        if kind is Drop:
+            model = without(model, inputs, [one.branch for one in alike if isinstance(one, Drop)])
+        else:
+            known = _open(model, inputs)
+            carve(model, known.seams, _gone(known.seams, [one for one in alike if isinstance(one, Cut)]), known.held)
     return model
 
 
@@ -140,7 +160,8 @@ def _open(model: nn.Module, inputs: Tensors) -> Opened:
     left, held = held_numbers(_redrawn(model), found, inputs)
     if not left.seams:
         raise SourceError(f"nothing of the module can be cut:{reasons(left.whole)}")
-    return Opened(left, held, anatomy(model, left))
+    whole = anatomy(model, left)
+    return Opened(left, held, replace(whole, branches=found_in(whole, operands(model, inputs))))
 
 
 def _redrawn(model: nn.Module) -> nn.Module:
@@ -222,9 +243,10 @@ def _prove(known: Opened, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut
         )
 
 
-def _composed(before: Sequence[Cut], after: Sequence[Cut]) -> tuple[Cut, ...]:
-    """Return the cuts of the dense module that are the same as first ``before``, then ``after``."""
-    kept = {one.group: one.kept for one in before}
+def _composed(before: Sequence[Cut | Drop], after: Sequence[Cut]) -> tuple[Cut | Drop, ...]:
+    """Return the cuts that are the same as first ``before``, then ``after``; a branch that goes between stays there."""
+    last = list(itertools.takewhile(lambda one: isinstance(one, Cut), reversed(before)))
+    kept = {one.group: one.kept for one in reversed(last) if isinstance(one, Cut)}
     for one in after:
         kept[one.group] = tuple(kept[one.group][place] for place in one.kept) if one.group in kept else one.kept
-    return tuple(Cut(group, left) for group, left in kept.items())
+    return (*before[: len(before) - len(last)], *(Cut(group, left) for group, left in kept.items()))

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load.torch_module import is_program
 from edgekit_converters.trace.steps import Steps, Weights
 
 WEIGHTLESS = ("embedding",)  # looks weights up, multiplies by none
@@ -24,7 +25,7 @@ def steps(live: Live, inputs: Arrays) -> Steps:
     )
     module = live.handle.module
     with torch.inference_mode():
-        graph = module if isinstance(module, fx.GraphModule) else torch.export.export(live.handle, tensors).module()
+        graph = module if is_program(module) else torch.export.export(live.handle, tensors).module()
         recorder = _Recorder(graph)
         recorder.run(*tensors)
     return recorder.found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.prune import Anatomy, Channels, Group, Labour, Scores, Widths
-from edgekit_converters.prune.choose import Goal, Limits, Worth, choose, multiple_for, read, widths_after
+from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth, choose, multiple_for, read, widths_after
 from edgekit_converters.prune.costs import terms_of, total
 from edgekit_runtime.errors import PlanError
 
@@ -150,7 +150,9 @@ def test_rounds_add_up_to_the_goal_of_the_dense_model() -> None:
     groups = tuple(Group(one.name, one.kind, widths[one.name], one.makers, one.users) for one in anatomy.groups)
     thinner = Anatomy(groups, anatomy.labours, (), 0)
     terms = terms_of("macs", thinner)
-    twice = choose(thinner, worth_of(thinner), terms, Goal("macs", 0.5), FINE, dense=anatomy.widths)
+    twice = choose(
+        thinner, worth_of(thinner), terms, Goal("macs", 0.5), FINE, Whole(anatomy.widths, total(terms, anatomy.widths))
+    )
     assert total(terms, widths_after(thinner, twice)) <= 0.5 * total(terms, anatomy.widths)
 
 

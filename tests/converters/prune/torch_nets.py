@@ -298,3 +298,50 @@ def tied() -> nn.Module:
 
 def reads_a_channel() -> nn.Module:
     return Net(lambda net, x: net.stem(x)[:, 0].mean((1, 2), keepdim=True) * x.sum(), stem=conv(3, 8))
+
+
+class Block(nn.Module):
+    """Two convolutions and the way around them, which is one of its own where the width changes."""
+
+    def __init__(self, ins: int, outs: int, *, overwrites: bool = False) -> None:
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(ins, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.two, self.last = nn.Conv2d(12, outs, 3, padding=1), nn.BatchNorm2d(outs)
+        self.around = nn.Conv2d(ins, outs, 1) if ins != outs else nn.Identity()
+        self.act = nn.ReLU(inplace=overwrites)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.last(self.two(F.relu(self.norm(self.one(x)))))
+        y += self.around(x)
+        return self.act(y)
+
+
+def blocks() -> nn.Module:
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        x = net.third(net.second(net.first(net.stem(x))))
+        return net.head(x.mean((2, 3)))
+
+    parts = {"first": Block(8, 8), "second": Block(8, 8), "third": Block(8, 10)}
+    return Net(forward, stem=nn.Conv2d(3, 8, 3, padding=1), **parts, head=nn.Linear(10, 4))
+
+
+def overwriting() -> nn.Module:
+    """What the block takes is read once more after it: without its branch, its activation would write over that."""
+
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        x = net.stem(x)
+        y = net.block(x)
+        return net.head(torch.cat([x, y], 1).mean((2, 3)))
+
+    return Net(forward, stem=nn.Conv2d(3, 8, 3, padding=1), block=Block(8, 8, overwrites=True), head=nn.Linear(16, 4))
+
+
+def asking() -> nn.Module:
+    """Looks at a shape on its way, which ``torch.export`` knows and ``torch.fx`` does not."""
+
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        x = net.stem(x)
+        x = x + net.inner(net.first(x)) if x.shape[2] > 4 else x
+        return net.head(x.mean((2, 3)))
+
+    return Net(forward, stem=conv(3, 8), first=conv(8, 12), inner=conv(12, 8), head=nn.Linear(8, 4))

@@ -13,7 +13,7 @@ from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.manifest import InputSpec, Preprocessing
 
-CHOSEN = Reached((), None, 0.5, 0.45)  # nothing was cut, so that nothing has to be made again
+CHOSEN = Reached(None, (), (), None, 0.5, 0.45)  # nothing was cut, so that nothing has to be made again
 
 
 @pytest.fixture

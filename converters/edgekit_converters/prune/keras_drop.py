@@ -1,0 +1,44 @@
+"""Drop residual branches of a Keras model: the same layers, wired past them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tf_keras
+
+from edgekit_converters.load import Live
+from edgekit_converters.load.keras_model import keras_errors
+from edgekit_converters.prune.keras_anatomy import Dissection, operands
+from edgekit_converters.prune.keras_graph import Call, walk
+from edgekit_converters.records import SourceRequest
+from edgekit_runtime.errors import ConversionError
+
+
+def shortened(live: Live, found: Dissection, names: Sequence[str], request: SourceRequest) -> Any:
+    """Return a model without some branches, made of the old one's layers.
+
+    Raises:
+        ConversionError: there is no such branch.
+        SourceError: the layers cannot be wired anew.
+    """
+    known = {one.name for one in found.anatomy.branches}
+    for name in names:
+        if name not in known:
+            raise ConversionError(
+                f"there is no branch {name!r}", stage="drop", advice=f"there are {', '.join(known) or 'none'}"
+            )
+    steps = found.tracing.steps
+    left = {steps[at.at].name: 1 - at.operand for at, one in operands(found) if one.name in names}
+
+    def visit(call: Call, values: list[Any]) -> list[Any]:
+        return [values[left[call.name]]] if call.name in left else call.run(values)
+
+    model = live.handle.model
+    with keras_errors(request, "the model cannot be wired past its branches"):
+        outputs = walk(model, model.inputs, visit)
+        given = tf.nest.pack_sequence_as(model.output, outputs)
+        generation = tf_keras if isinstance(model, tf_keras.Model) else keras
+        return generation.Model(model.input, given, name=model.name)

@@ -1,0 +1,162 @@
+"""Residual branches of PyTorch modules: the forward pass of a module that adds, without one of the operands.
+
+Only the module whose own forward pass has the addition is traced (``torch.fx``), its children are called as they are.
+Where its Python decides by values, it cannot be traced, and its branches stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from edgekit_converters.load.torch_module import FORWARD, Rewired
+from edgekit_converters.prune.branches import Detour, Operand, Step, detours, named
+from edgekit_converters.prune.torch_carve import Tensors, run, unequal
+from edgekit_runtime.errors import ConversionError
+
+ADDITIONS = (operator.add, operator.iadd, torch.add)
+METHODS = ("add", "add_")
+UNTRACEABLE = (*FORWARD, fx.proxy.TraceError, NotImplementedError)
+
+Edit = Callable[[fx.Graph, fx.Node, fx.Node], None]  # graph, addition, the operand to do without
+
+
+class _Shallow(fx.Tracer):
+    """Traces one forward pass, and none of the children's."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Call every child as it is."""
+        return True
+
+
+def operands(model: nn.Module, inputs: Tensors) -> tuple[Operand, ...]:
+    """Return the operands of additions that can be left out of a module."""
+    return tuple(operand for _, operand, _ in _found(model, inputs))
+
+
+def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Module:
+    """Return a copy of a module without some branches, after proving that this is all that it is without.
+
+    Raises:
+        ConversionError: there is no such branch, or something else of the module changes with it.
+    """
+    known = {one.name: (path, at) for path, one, at in _found(model, inputs)}
+    for name in names:
+        if name not in known:
+            raise ConversionError(
+                f"there is no branch {name!r}", stage="drop", advice=f"there are {', '.join(known) or 'none'}"
+            )
+    short, silent = (_edited(model, [known[name] for name in names], edit) for edit in (_leave_out, _silence))
+    if why := unequal(run(silent, inputs), short, inputs):
+        raise ConversionError(
+            f"without {', '.join(names)}: {why}", stage="drop", advice="keep the residual branches: --no-depth"
+        )
+    return short
+
+
+def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, Detour]]:
+    """Yield the path of a module, an operand in its forward pass, and where."""
+    for path, taken in _calls(model, inputs).items():
+        module = model.get_submodule(path)
+        graph = _traced(module)
+        if graph is None:
+            continue
+        steps, nodes = _steps(module, graph, taken), list(graph.nodes)
+        times = Counter(node.target for node in nodes if node.op == "call_module")
+        ways = list(detours(steps, [place for place, node in enumerate(nodes) if node.op == "output"]))
+        for one in ways:
+            inside = Counter(nodes[place].target for place in one.steps if nodes[place].op == "call_module")
+            if inside and all(times[name] == count for name, count in inside.items()):
+                addition = named(f"{path}.{nodes[one.at].name}".lstrip("."), one, ways)
+                layers = frozenset(f"{path}.{name}".lstrip(".") for name in inside)
+                yield path, Operand(addition, str(steps[one.at].shape), layers), one
+
+
+def _calls(model: nn.Module, inputs: Tensors) -> dict[str, tuple[Any, Any]]:
+    """What each module with children takes, by path; of those that are called once."""
+    taken: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs, path=path: taken[path].append((args, kwargs)), with_kwargs=True
+        )
+        for path, module in model.named_modules()
+        if any(True for _ in module.children())
+    ]
+    run(model, inputs)
+    for hook in hooks:
+        hook.remove()
+    return {path: calls[0] for path, calls in taken.items() if len(calls) == 1}
+
+
+def _traced(module: nn.Module) -> fx.Graph | None:
+    try:
+        return _Shallow().trace(module)
+    except UNTRACEABLE:  # its forward pass decides by values, or is no Python that can be traced
+        return None
+
+
+def _steps(module: nn.Module, graph: fx.Graph, taken: tuple[Any, Any]) -> list[Step]:
+    """The nodes of a forward pass as steps; a parameter takes nothing, and goes with whoever reads it."""
+    args, kwargs = taken
+    given = [one.target for one in graph.nodes if one.op == "placeholder"][len(args) :]
+    with torch.no_grad():
+        ShapeProp(fx.GraphModule(module, graph)).propagate(*args, *(kwargs[name] for name in given if name in kwargs))
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    steps = []
+    for node in graph.nodes:
+        takes = tuple(places[one] for one in node.all_input_nodes if one.op != "get_attr")
+        meta = node.meta.get("tensor_meta")
+        shape = tuple(meta.shape) if isinstance(getattr(meta, "shape", None), torch.Size) else ()
+        steps.append(Step(node.name, takes, shape, adds=_adds(node)))
+    return steps
+
+
+def _adds(node: fx.Node) -> bool:
+    named = node.target in (ADDITIONS if node.op == "call_function" else METHODS if node.op == "call_method" else ())
+    return named and not node.kwargs and len(node.args) == 2 and all(isinstance(one, fx.Node) for one in node.args)
+
+
+def _edited(model: nn.Module, places: Sequence[tuple[str, Detour]], edit: Edit) -> nn.Module:
+    model = copy.deepcopy(model)
+    by_path: defaultdict[str, list[Detour]] = defaultdict(list)
+    for path, one in places:
+        by_path[path].append(one)
+    for path, detour in by_path.items():
+        module = model.get_submodule(path)
+        graph = _Shallow().trace(module)
+        nodes = list(graph.nodes)
+        for one in detour:
+            edit(graph, nodes[one.at], nodes[one.at].args[one.operand])
+        short = Rewired(module, graph).train(module.training)
+        short.delete_all_unused_submodules()
+        if not path:
+            return short
+        model.set_submodule(path, short)
+    return model
+
+
+def _leave_out(graph: fx.Graph, addition: fx.Node, operand: fx.Node) -> None:
+    left = next(one for one in addition.args if one is not operand)
+    addition.replace_all_uses_with(left)
+    graph.erase_node(addition)
+    todo = [operand]
+    while todo:
+        one = todo.pop()
+        if not one.users and one.op not in ("placeholder", "output") and one in graph.nodes:
+            before = one.all_input_nodes
+            graph.erase_node(one)
+            todo += before
+
+
+def _silence(graph: fx.Graph, addition: fx.Node, operand: fx.Node) -> None:
+    """Add nothing instead, without leaving anything out."""
+    with graph.inserting_before(addition):
+        nothing = graph.call_function(torch.zeros_like, (operand,))
+        addition.replace_input_with(operand, nothing)

@@ -1,0 +1,125 @@
+"""Which residual branches there are, and which of them go: no framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit_converters.prune import Anatomy, Branch, Channels, Group, Labour
+from edgekit_converters.prune.branches import Detour, Operand, Step, detours, found_in, named, without
+from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth
+from edgekit_converters.prune.costs import Term, spread, terms_of, total
+from edgekit_converters.prune.depth import dropped, least
+from edgekit_runtime.errors import PlanError
+
+SHAPE = (1, 8, 8, 4)
+
+
+def step(name: str, *takes: int, shape: tuple[int, ...] = SHAPE) -> Step:
+    return Step(name, takes, shape, adds=name.startswith("add"))
+
+
+def test_an_operand_that_nothing_else_needs_can_be_left_out() -> None:
+    steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4)]
+    assert list(detours(steps, [5])) == [Detour(4, 1, frozenset({2, 3}))]
+
+
+@pytest.mark.parametrize(
+    ("steps", "outputs"),
+    [
+        # one value a channel is added everywhere
+        ([step("x"), step("stem", 0), step("a", 1, shape=(1, 1, 1, 4)), step("add", 1, 2), step("out", 3)], [4]),
+        # an input of the model would go, too
+        ([step("x"), step("y"), step("a", 0), step("b", 1), step("add", 2, 3), step("out", 4)], [5]),
+        # a tensor is added to itself
+        ([step("x"), step("a", 0), step("add", 1, 1), step("out", 2)], [3]),
+    ],
+)
+def test_what_something_needs_stays(steps: list[Step], outputs: list[int]) -> None:
+    assert list(detours(steps, outputs)) == []
+
+
+def test_what_something_else_reads_stays() -> None:
+    steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4, 2)]
+    assert [one.steps for one in detours(steps, [5])] == [{3}]
+    steps[-1] = step("out", 4)
+    assert [one.steps for one in detours(steps, [5, 2])] == [{3}]
+
+
+def test_two_operands_have_names_of_their_own() -> None:
+    steps = [step("x"), step("a", 0), step("b", 0), step("add", 1, 2), step("out", 3)]
+    ways = list(detours(steps, [4]))
+    assert [named("add", one, ways) for one in ways] == ["add:0", "add:1"]
+
+
+def stages(*blocks: int, width: int = 16) -> Anatomy:
+    """Stages of blocks with two convolutions each, as of a ResNet; a branch a block."""
+    groups, labours, operands = [Group("stem", "channels", width, ("stem",), ())], [], []
+    labours.append(Labour("stem", "conv", Channels(3), Channels(0, (("stem", 1),)), 1024, (3, 3), (1, 1)))
+    for stage, count in enumerate(blocks):
+        for place in range(count):
+            name = f"s{stage}b{place}"
+            groups.append(Group(f"{name}.one", "channels", width, (f"{name}.one",), (f"{name}.two",)))
+            inner, outer = Channels(0, ((f"{name}.one", 1),)), Channels(0, (("stem", 1),))
+            labours.append(Labour(f"{name}.one", "conv", outer, inner, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
+            labours.append(Labour(f"{name}.two", "conv", inner, outer, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
+            operands.append(Operand(f"{name}.add", str(stage), frozenset({f"{name}.one", f"{name}.two"})))
+    widths = {one.name: one.width for one in groups}
+    anatomy = Anatomy(tuple(groups), tuple(labours), (), 1000 + sum(one.parameters(widths) for one in labours))
+    return Anatomy(anatomy.groups, anatomy.labours, (), anatomy.parameters, found_in(anatomy, operands))
+
+
+def flat(anatomy: Anatomy) -> tuple[Term, ...]:
+    """Times that do not depend on widths at all: an engine that computes in blocks."""
+    return tuple(Term(frozenset(), lambda _, one=one: one.positions) for one in anatomy.labours)
+
+
+def chosen(anatomy: Anatomy, terms: Any, left: float, **limits: Any) -> tuple[str, ...]:
+    worth = Worth({one.name: np.ones(one.width) for one in anatomy.groups}, comparable=False)
+    whole = Whole(anatomy.widths, total(terms(anatomy), anatomy.widths))
+    return dropped(anatomy, worth, terms, Goal("latency", left), Limits(**limits), whole)
+
+
+def test_a_branch_is_what_is_inside_alone() -> None:
+    anatomy = stages(2)
+    assert anatomy.branches[0] == Branch("s0b0.add", ("s0b0.one", "s0b0.two"), ("s0b0.one",), "0")
+    left = without(anatomy, ["s0b0.add"])
+    assert [one.name for one in left.groups] == ["stem", "s0b1.one"]
+    assert left.parameters == anatomy.parameters - 2 * (16 * 16 * 9 + 2 * 16)
+    assert [one.name for one in left.branches] == ["s0b1.add"]
+
+
+def test_branches_go_where_narrower_layers_take_as_long() -> None:
+    assert chosen(stages(2, 2), flat, 0.7) == ("s0b0.add",)
+    assert set(chosen(stages(2, 2), flat, 0.5)) >= {"s0b0.add", "s0b1.add"}
+
+
+def test_channels_go_where_that_is_cheaper() -> None:
+    assert chosen(stages(2, 2), lambda one: terms_of("macs", one), 0.9) == ()
+
+
+def test_stages_give_in_turns() -> None:
+    anatomy = stages(2, 2)
+    even = chosen(anatomy, lambda one: tuple(Term(frozenset(), lambda _: 1.0) for _ in one.labours), 0.6)
+    assert {name[:2] for name in even} == {"s0", "s1"}
+
+
+def test_what_is_to_be_kept_stays() -> None:
+    assert "s0b0.add" not in chosen(stages(2, 2), flat, 0.7, keep=("s0b0.*",))
+
+
+def test_what_branches_cannot_reach_is_refused() -> None:
+    anatomy = stages(1)
+    whole = Whole(anatomy.widths, total(flat(anatomy), anatomy.widths))
+    assert least(anatomy, flat, Limits(), whole) == pytest.approx(1 / 3)
+    with pytest.raises(PlanError, match="out of reach"):
+        chosen(anatomy, flat, 0.2)
+
+
+def test_what_is_no_layers_own_goes_with_what_layers_give() -> None:
+    anatomy = stages(2)
+    assert total(spread(8.0, anatomy, anatomy), anatomy.widths) == pytest.approx(8.0)
+    left = without(anatomy, ["s0b0.add"])
+    assert total(spread(8.0, left, anatomy), left.widths) == pytest.approx(8.0 * 3 / 5)
