@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from edgekit_converters import data as dataset
 from edgekit_converters.load import Live
+from edgekit_converters.load.keras_graph import Call, walk
 from edgekit_converters.prune import MendRequest, keras_anatomy
 from edgekit_converters.prune.keras_cut import removed
-from edgekit_converters.prune.keras_graph import Call, walk
 from edgekit_converters.prune.least_squares import closest
 from edgekit_converters.worker import report_progress
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters.load import Live, reopen
+from edgekit_converters.load.keras_graph import is_own, layers_of
 from edgekit_converters.load.keras_model import save_model
 from edgekit_converters.prune import (
     Anatomy,
@@ -22,7 +23,6 @@ from edgekit_converters.prune import (
 )
 from edgekit_converters.prune.keras_cut import cut_model, removed
 from edgekit_converters.prune.keras_drop import shortened
-from edgekit_converters.prune.keras_graph import is_own, layers_of
 from edgekit_converters.prune.keras_scores import rated
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, Live, in_batches
-from edgekit_converters.prune.keras_graph import Call, is_followable, walk
+from edgekit_converters.load.keras_graph import Call, is_followable, walk
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
