@@ -124,13 +124,14 @@ class KerasStudent:
 
     def save(self, folder: Path) -> SourceRequest:
         """Write the model as it came: a file, or weights for the function that builds it."""
-        if self._request.function:
-            path = folder / ("model.h5" if self._keras.__name__ == "tf_keras" else "model.weights.h5")
-            self._model.save_weights(path)
-            return replace(self._request, weights=path)
-        path = folder / ("model.h5" if self._keras.__name__ == "tf_keras" else "model.keras")
-        self._model.save(path)
-        return replace(self._request, path=path)
+        with self._arithmetic():
+            if self._request.function:
+                path = folder / ("model.h5" if self._keras.__name__ == "tf_keras" else "model.weights.h5")
+                self._model.save_weights(path)
+                return replace(self._request, weights=path)
+            path = folder / ("model.h5" if self._keras.__name__ == "tf_keras" else "model.keras")
+            self._model.save(path)
+            return replace(self._request, path=path)
 
     def close(self) -> None:
         """Switch off what was switched on for the process."""

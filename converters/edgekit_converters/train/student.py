@@ -62,7 +62,10 @@ class Student(Protocol):
         """Set BatchNorm's statistics to the plain averages over batches; False where there are none to set."""
 
     def save(self, folder: Path) -> SourceRequest:
-        """Write the weights, or the model, into ``folder``; return what opens it."""
+        """Write the weights, or the model, into ``folder``; return what opens it.
+
+        Where integers are imitated the weights are rounded to them, so that those to come say just these.
+        """
 
     def close(self) -> None:
         """Leave the process as it was."""

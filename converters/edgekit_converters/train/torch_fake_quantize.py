@@ -78,6 +78,10 @@ class TorchFakeQuantize(TorchFunctionMode):
         self._module, self._arithmetic = module, arithmetic
         self._phase: Phase = "run"
         self._takers: Counter[str] = Counter()  # of what is made at a point
+        looked_up = {id(one.weight) for one in module.modules() if isinstance(one, torch.nn.Embedding)}
+        named = module.named_parameters(remove_duplicate=False)
+        self._parameters = {name: one for name, one in named if id(one) not in looked_up}
+        self._layers: dict[int, tuple[int, Arithmetic]] = {}  # id of a parameter that layers multiply by: its axis
         self._where: list[str] = []
         self._calls: Counter[str] = Counter()
         self._given: Any = WeakIdKeyDictionary()
@@ -105,6 +109,14 @@ class TorchFakeQuantize(TorchFunctionMode):
     def state(self) -> dict[str, Array]:
         """The ranges by their points."""
         return {f"{RANGES}{point}": kept.numpy().copy() for point, kept in self._ranges.items()}
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The parameters that layers were seen to multiply by, rounded: integers say just these."""
+        return {
+            name: rounded_weights(one.detach(), *self._layers[id(one)])
+            for name, one in self._parameters.items()
+            if id(one) in self._layers
+        }
 
     def restore(self, state: dict[str, Array]) -> dict[str, Array]:
         """Take over ranges, forget all others, and return the rest of a state."""
@@ -234,8 +246,10 @@ class TorchFakeQuantize(TorchFunctionMode):
         for place, word, axis in LAYERS[name]:
             weights = argument(args, kwargs, place, word)
             if weights is not None:
-                deep = is_deep(name, weights, args, kwargs)
-                rounded = rounded_weights(weights, axis, self._arithmetic.deep if deep else self._arithmetic)
+                arithmetic = self._arithmetic.deep if is_deep(name, weights, args, kwargs) else self._arithmetic
+                if isinstance(weights, torch.nn.Parameter):
+                    self._layers[id(weights)] = axis, arithmetic
+                rounded = rounded_weights(weights, axis, arithmetic)
                 if word in kwargs:
                     kwargs[word] = rounded
                 else:

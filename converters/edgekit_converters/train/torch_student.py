@@ -146,7 +146,8 @@ class TorchStudent:
     def save(self, folder: Path) -> SourceRequest:
         """Write the weights: the request's own code builds the module they are loaded into."""
         path = folder / "weights.pth"
-        torch.save({name: value.contiguous() for name, value in self._module.state_dict().items()}, path)
+        state = self._module.state_dict() | (self._imitated.stored() if self._imitated else {})
+        torch.save({name: value.contiguous() for name, value in state.items()}, path)
         return replace(self._request, weights=path)
 
     def close(self) -> None:
