@@ -319,9 +319,7 @@ def test_a_state_takes_the_ranges_along(source_of, framework):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_what_is_saved_is_the_ordinary_model_of_rounded_weights_and_nothing_else(
-    source_of, tmp_path, framework
-):
+def test_what_is_saved_is_the_ordinary_model_of_rounded_weights_and_nothing_else(source_of, tmp_path, framework):
     source = source_of(framework)
     student = ready(source, quantize_aware="int4-weights")
     for _ in range(3):
