@@ -12,7 +12,7 @@ import numpy as np
 from edgekit_converters import data as dataset
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.prune import ScoreRequest
-from edgekit_converters.train.objective import check_classes, gives_probabilities, refuse_one_hot
+from edgekit_converters.train.objective import as_column, check_classes, gives_probabilities, refuse_one_hot
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import DataError
 
@@ -48,7 +48,8 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
             f"importance {request.importance!r} looks at gradients, for which it needs data: "
             f"give training data, or choose l2"
         )
-    spec, labels = live.outputs[0], dataset.labels(request.data)
+    spec = live.outputs[0]
+    labels = as_column(dataset.labels(request.data), spec)
     if labels is None and (spec.shape == live.inputs[0].shape or len(spec.shape) != 2 or spec.shape[1] == 1):
         return Towards("inputs" if spec.shape == live.inputs[0].shape else "nothing")
     if labels is not None and not (labels.ndim == 1 and labels.dtype.kind in "iu" and len(spec.shape) == 2):
@@ -78,7 +79,7 @@ def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]
     labels = dataset.labels(request.data)
     arrays, labels = dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
     if labels is not None and request.source.outputs[0].shape[1:] == (1,):
-        labels = labels.reshape(-1, 1)  # class numbers of two classes, by one score
+        labels = labels.reshape(-1, 1)  # one number a sample, or which of two classes it is
     for start in range(0, max(count - count % BATCH, 1), BATCH):
         report_progress(start, count)
         batch = slice(start, start + BATCH)

@@ -16,7 +16,7 @@ from edgekit_converters.load import Arrays
 from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
 from edgekit_converters.train.feed import Batch, Feed, shuffled, split
 from edgekit_converters.train.judge import Judge, judge_of
-from edgekit_converters.train.objective import Objective, settle
+from edgekit_converters.train.objective import Objective, as_column, settle
 from edgekit_converters.train.schedules import learning_rate
 from edgekit_converters.train.sparsity import Thinning
 from edgekit_converters.train.student import State, Student, open_student
@@ -100,6 +100,7 @@ def _begun(request: TrainRequest, student: Student) -> Run:
     settings = request.settings
     whole = augment.Augmentation(settings.augment, settings.seed, request.data.count)
     feed = Feed(request.data, request.inputs, whole, request.lessons)
+    feed.labels = as_column(feed.labels, request.outputs[0])
     rows, held = _rows(request)
     look = feed.batch(rows[:LOOK])
     objective = settle(request, feed.labels, student.run(look.inputs), look.answers)

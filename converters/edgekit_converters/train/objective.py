@@ -72,6 +72,12 @@ def gives_probabilities(outputs: Array) -> bool:
     return outputs.min() >= 0 and bool(np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
 
 
+def as_column(labels: Array | None, spec: OutputSpec) -> Array | None:
+    """Return one number a sample, (n,), in the form of an output that gives one, (n, 1); other labels as they are."""
+    one = labels is not None and labels.dtype.kind == "f" and labels.ndim == 1 and spec.shape == (1, 1)
+    return labels.reshape(-1, 1) if labels is not None and one else labels
+
+
 def refuse_one_hot(labels: Array) -> None:
     """Refuse class numbers in the guise of targets: as those they would be learned by squares, and of logits wrongly.
 

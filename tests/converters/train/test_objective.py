@@ -9,7 +9,7 @@ import pytest
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, TrainRequest
-from edgekit_converters.train.objective import gives_probabilities, logits, matched, settle, softened
+from edgekit_converters.train.objective import as_column, gives_probabilities, logits, matched, settle, softened
 from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.manifest import InputSpec, OutputSpec
 
@@ -111,6 +111,15 @@ def test_targets_in_floating_point_are_matched():
 def test_labels_that_cannot_be_learned_are_refused(labels, message):
     with pytest.raises(DataError, match=message):
         settle(asked(), labels, [LOGITS], [])
+
+
+def test_one_number_a_sample_is_a_column_where_the_output_is():
+    numbers = GENERATOR.normal(size=32).astype(np.float32)
+    one, five = (OutputSpec("out", (1, width), "float32") for width in (1, 5))
+    assert as_column(numbers, one).shape == (32, 1)
+    assert as_column(numbers, five) is numbers
+    assert as_column(CLASSES, one) is CLASSES
+    assert as_column(None, one) is None
 
 
 def test_hints_are_matched_by_size():
