@@ -166,10 +166,12 @@ def test_what_a_layer_with_weights_calls_is_the_layer(loaded, mapped, tmp_path):
     causal = layers.Conv1D(8, 3, padding="causal", name="causal")  # calls an operation that pads
     active = layers.Conv1D(6, 3, activation=layers.ReLU(name="relu"), name="active")
     head = layers.Dense(2, name="head")
-    keras.Sequential([keras.Input((16, 4)), causal, active, layers.Flatten(), head]).save(tmp_path / "series.keras")
+    keras.Sequential([keras.Input((16, 4)), causal, active, layers.Flatten(name="flat"), head]).save(
+        tmp_path / "series.keras"
+    )
     made = mapped(loaded(tmp_path / "series.keras"), "litert")
     found = {name: (one.parameters, one.macs) for name, one in made.layers.items()}
-    assert found == {"causal": (104, 16 * 96), "active": (150, 14 * 144), "flatten": (0, 0), "head": (170, 168)}
+    assert found == {"causal": (104, 16 * 96), "active": (150, 14 * 144), "flat": (0, 0), "head": (170, 168)}
     assert made.found.lost == ()
 
 
