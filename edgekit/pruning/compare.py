@@ -13,7 +13,7 @@ from edgekit.pruning.slim import Slim
 from edgekit.steps import Work
 from edgekit_converters.prune import Anatomy, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
-from edgekit_converters.train import Epoch, Thinned
+from edgekit_converters.train import Epoch, Thinned, Trained
 
 APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
 
@@ -113,12 +113,18 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
         models=models,
         notes=(
             *made.notes,
-            *(note for one in made.trained for note in one.notes),
+            *told_of_rounds(made.trained),
             *_honest(models),
             *_bought(pruning, models),
         ),
         sparse=made.thinned,
     )
+
+
+def told_of_rounds(trained: Sequence[Trained]) -> Iterator[str]:
+    """Yield what is to be said of trainings, of several ones with the round."""
+    for number, one in enumerate(trained, 1):
+        yield from (f"round {number}: {note}" if len(trained) > 1 else note for note in one.notes)
 
 
 def _groups(made: Slim) -> Iterator[GroupReport]:
