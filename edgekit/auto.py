@@ -94,22 +94,43 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
         engine.run()
         return lowered, engine
 
-    with ThreadPoolExecutor(len(artifacts)) as lanes:
-        running = [lanes.submit(one, artifact) for artifact in artifacts]
-        try:
-            raced = [lane.result() for lane in running]
-        except KeyboardInterrupt:
-            interrupted.set()
-            raced = [lane.result() for lane in running]
-        except EdgekitError:  # one engine's race is lost: the other begins nothing new that nobody would see
-            interrupted.set()
-            raise
+    raced = _side_by_side(one, artifacts, interrupted, wait=work.plan.ray is not None)
     for _, engine in raced:  # one after the other, when nothing else of ours runs
         engine.rank([entry.trial for entry in engine.entries if entry.trial.state == MEASURED])
         # once more among those that may be chosen: who was first by chance is second now
         engine.rank(finalists([entry.trial for entry in engine.entries], budget))
     found = {engine.lane.engine: (lowered, engine.entries) for lowered, engine in raced}
     return replace(_chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *_ended(stop())))
+
+
+def _side_by_side(
+    one: Callable[[Artifact], tuple[Lowered, Race]],
+    artifacts: Sequence[Artifact],
+    interrupted: threading.Event,
+    *,
+    wait: bool,
+) -> list[tuple[Lowered, Race]]:
+    """Run all engines' races; what is being tried when one fails, or at a second Ctrl-C, ends with its workers.
+
+    Args:
+        one: runs an engine's race.
+        artifacts: one an engine.
+        interrupted: is set at Ctrl-C, so that nothing new is begun.
+        wait: for what is being tried even then: what a cluster tries is no process of ours.
+    """
+    lanes = ThreadPoolExecutor(len(artifacts))
+    running = [lanes.submit(one, artifact) for artifact in artifacts]
+    try:
+        try:
+            return [lane.result() for lane in running]
+        except KeyboardInterrupt:
+            interrupted.set()
+            return [lane.result() for lane in running]
+    except EdgekitError:  # one engine's race is lost: the other begins nothing new that nobody would see
+        interrupted.set()
+        raise
+    finally:
+        lanes.shutdown(wait=wait)
 
 
 def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:

@@ -1,8 +1,14 @@
-"""Which of a device's variants comes first after a race, and what is said when there is none."""
+"""How a race is ended, which of a device's variants comes first after it, and what is said when there is none."""
 
 import dataclasses
+import os
+import signal
+import threading
+import time
 
-from edgekit.auto import _in_order, _nothing
+import pytest
+
+from edgekit.auto import _in_order, _nothing, _side_by_side
 from edgekit.plan import VariantPlan
 from edgekit.profiles import load_profile
 from edgekit.race.choice import Budget
@@ -43,3 +49,26 @@ def test_a_device_that_can_do_nothing_that_was_evaluated_is_told_so():
     assert "nearest are:\n  litert int8-static: loses nothing" in _nothing(
         load_profile("x86-64"), [trial("litert", 1.0)], BUDGET, "accuracy"
     )
+
+
+def test_ctrl_c_waits_for_what_is_being_tried_and_a_second_one_for_nothing():
+    for more in (0, 1):
+        interrupted, over = threading.Event(), threading.Event()
+
+        def race(artifact, more=more, interrupted=interrupted, over=over):
+            time.sleep(0.3)  # who waits for the result has begun to
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interrupted.wait(30)
+            if more:
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGINT)
+                over.wait(30)
+            return artifact
+
+        if more:
+            with pytest.raises(KeyboardInterrupt):
+                _side_by_side(race, ["litert"], interrupted, wait=False)
+            assert not over.is_set()
+            over.set()
+        else:
+            assert _side_by_side(race, ["litert"], interrupted, wait=False) == ["litert"]
