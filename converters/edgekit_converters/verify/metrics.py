@@ -121,8 +121,8 @@ def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], l
     """
     if labels is not None and _one_hot(labels):
         raise DataError(
-            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers, their argmax, so that "
-            f"accuracy is measured and not a distance"
+            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers, their argmax, so "
+            f"that accuracy is measured and not a distance"
         )
     for metric in METRICS.values():
         if metric.fits(inputs, outputs, labels):
