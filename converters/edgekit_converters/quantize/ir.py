@@ -5,26 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nncf
 import numpy as np
 import openvino as ov
-from nncf.quantization.range_estimator import (
-    AggregatorType,
-    RangeEstimatorParameters,
-    RangeEstimatorParametersSet,
-    StatisticsCollectorParameters,
-    StatisticsType,
-)
 
 from edgekit_converters.data import batches
+from edgekit_converters.imports import without
 from edgekit_converters.lower.ir import ANY, openvino_errors, write
 from edgekit_converters.quantize.average_pools import free_average_pools
 from edgekit_converters.quantize.equalize_ir import equalize_model
-from edgekit_converters.quantize.ir_rules import compress, in_use, left_alone
+from edgekit_converters.quantize.ir_rules import UNUSED, compress, in_use, left_alone
 from edgekit_converters.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError
+
+with without(*UNUSED):
+    import nncf
+    from nncf.quantization.range_estimator import (
+        AggregatorType,
+        RangeEstimatorParameters,
+        RangeEstimatorParametersSet,
+        StatisticsCollectorParameters,
+        StatisticsType,
+    )
 
 
 def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
@@ -34,7 +37,7 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         CalibrationError: there are no calibration data.
         ToolchainError: NNCF or OpenVINO failed.
     """
-    with openvino_errors("quantize", ANY):
+    with openvino_errors("quantize", ANY), without(*UNUSED):
         model = ov.Core().read_model(request.artifact.files[0])
         if "equalize" in request.recipe.corrections:
             equalize_model(model)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import nncf
 import openvino as ov
 
+from edgekit_converters.imports import without
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.trace.ir_nodes import constants
+
+UNUSED = ("torch",)  # NNCF asks of each model whether it is one of PyTorch's, and imports that: most of its own import
+with without(*UNUSED):
+    import nncf
 
 
 def _int4(block_size: int) -> dict[str, Any]:
