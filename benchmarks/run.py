@@ -18,6 +18,7 @@ SECTIONS = {
     "detector": "detector.py",
     "mobilenet_v3": "mobilenet_v3.py",
     "race": "race.py",
+    "evaluate_parts": "evaluate_parts.py",
     "convert_time": "convert_time.py",
     "convert_memory": "convert_memory.py",
     "sensitivity": "sensitivity.py",

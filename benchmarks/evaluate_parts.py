@@ -1,0 +1,95 @@
+"""A long evaluation in parts: ResNet-8 on CIFAR-10's 10,000 test images, and on all of them six times, by two workers.
+
+Both sides, one worker and two, evaluate the same artifact in turn, in float32 and int8, both formats; one worker has
+begun already, as after quantizing. Values must be the same to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import figures
+import numpy as np
+import real_data
+from commands import RESNET8
+
+from edgekit import divide
+from edgekit.race.crew import Threads
+from edgekit_converters.cache import Cache
+from edgekit_converters.data import DataRequest, DataSet
+from edgekit_converters.recipe import Recipe
+from edgekit_converters.records import (
+    Artifact,
+    EvaluateRequest,
+    LowerRequest,
+    PartRequest,
+    QuantizeRequest,
+    Source,
+    SourceRequest,
+)
+from edgekit_converters.runner import Runner, new_log
+
+ROUNDS, TIMES = 3, (1, 6)
+
+
+def main() -> None:
+    """Print the time of two workers over that of one."""
+    data = real_data.folder(__doc__)
+    real_data.need(data / RESNET8[0], data / "cifar10/test.npz")
+    if len(os.sched_getaffinity(0)) < 2:
+        raise SystemExit("not measured: there is one core alone")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        with Runner(new_log(work), Cache(work, enabled=False)) as runner:
+            source, made = _made(runner, data)
+            for times in TIMES:
+                images = _images(runner, source, data, work, times)
+                for name, artifact in made.items():
+                    request = EvaluateRequest(artifact, source.inputs, source.outputs, images)
+                    ratios = [_seconds(request, work, 2) / _seconds(request, work, 1) for _ in range(ROUNDS)]
+                    figures.show(f"{name}, {images.count} images: two over one", figures.with_spread(ratios))
+
+
+def _made(runner: Runner, data: Path) -> tuple[Source, dict[str, Artifact]]:
+    """ResNet-8, and what is evaluated."""
+    source: Source = runner.run("load", "keras", SourceRequest("keras", data / RESNET8[0]))
+    samples = runner.run("prepare", "data", DataRequest(str(data / "cifar10/calibration.npz"), source.inputs))
+    made = {}
+    for engine in ("litert", "openvino"):
+        made[f"{engine} float32"] = lowered = runner.run("lower", "keras", LowerRequest(source, engine))
+        request = QuantizeRequest(lowered, Recipe("int8-static"), source.inputs, samples)
+        made[f"{engine} int8-static"] = runner.run("quantize", engine, request)
+    return source, made
+
+
+def _images(runner: Runner, source: Source, data: Path, work: Path, times: int) -> DataSet:
+    """The test images, so many times."""
+    with np.load(data / "cifar10/test.npz") as test:
+        np.savez(work / "test.npz", x=np.tile(test["x"], (times, 1, 1, 1)), y=np.tile(test["y"], times))
+    images: DataSet = runner.run(
+        "prepare", "data", DataRequest(str(work / "test.npz"), source.inputs, purpose="evaluation")
+    )
+    return images
+
+
+def _seconds(request: EvaluateRequest, work: Path, jobs: int) -> float:
+    """What an evaluation by so many workers takes; the value is held against that of the others."""
+    assert isinstance(request.subject, Artifact)
+    engine = request.subject.engine
+    with Runner(new_log(work), Cache(work, enabled=False), jobs=jobs) as runner:
+        runner.run("compute", engine, PartRequest(request, 0, 1))
+        started = time.perf_counter()
+        evaluation = divide.evaluate(runner, Threads(jobs), engine, request, engine)
+        took = time.perf_counter() - started
+    if _values.setdefault(request, evaluation.value) != evaluation.value:
+        raise SystemExit(f"{engine}: {jobs} workers give {evaluation.value}, others {_values[request]}")
+    return took
+
+
+_values: dict[EvaluateRequest, float] = {}
+
+if __name__ == "__main__":
+    main()
