@@ -92,7 +92,9 @@ def reach(job: Job, goal: Goal) -> Reached:
     for _ in range(TRIES):
         one = _tried(job, replace(goal, left=left))
         assert one.measured is not None
-        if one.measured <= goal.left:
+        # a busy moment may make a model look quick of which nothing was cut
+        meets = one.measured <= goal.left and bool(one.cuts or one.dropped)
+        if meets:
             best = one
             if one.measured >= NEAR * goal.left:
                 return one
@@ -105,7 +107,7 @@ def reach(job: Job, goal: Goal) -> Reached:
         elif best is not None:  # one step wider is too wide
             return best
         aimed = left * AIM * goal.left / one.measured
-        left = min(1.0, max(nearest, min(aimed, AIM * one.counted) if one.measured > goal.left else aimed))
+        left = min(1.0, max(nearest, aimed if meets else min(aimed, AIM * one.counted)))
     return best or _last(job, goal, nearest)
 
 

@@ -231,9 +231,11 @@ def test_what_moves_or_averages_values_stays_in_their_integers():
 
 
 @pytest.mark.parametrize("scheme", ["int8-static", "int16x8-static", "int4-weights"])
-@pytest.mark.parametrize("framework", ["keras", "torch"])
+@pytest.mark.parametrize(
+    "framework",
+    [pytest.param("keras", marks=pytest.mark.needs_keras), pytest.param("torch", marks=pytest.mark.needs_torch)],
+)
 def test_each_framework_rounds_by_the_law(framework, scheme):
-    pytest.importorskip(framework)
     arithmetic = ARITHMETICS[scheme]
     weights, values = np.random.default_rng(0).normal(0, 1, (2, 5, 7)).astype(np.float32)
     if framework == "torch":
