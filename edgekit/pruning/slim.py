@@ -21,7 +21,7 @@ from edgekit_converters.prune.tabulate import TabulateRequest
 from edgekit_converters.prune.thin import Thin, ThinRequest
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Thinned, Trained
-from edgekit_runtime.errors import ConversionError, SourceError
+from edgekit_runtime.errors import ConversionError, PlanError, SourceError
 
 SCORED, MENDED = 512, 256  # samples: that gradients are averaged over, that layers are mended with
 UNMENDED = (
@@ -52,7 +52,7 @@ def slim(work: Work, pruning: Pruning) -> Slim:
     """Prune the model of ``work`` until the goal is met, and recover what that cost.
 
     Raises:
-        PlanError: the goal is out of reach, or nothing may be cut.
+        PlanError: the goal is out of reach, nothing may be cut, or a latency table is of another engine.
         EdgekitError: a stage refused.
     """
     training = pruning.training
@@ -195,6 +195,11 @@ def _measures(
     gauge = Gauge(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
     if measure != "latency":
         return lambda anatomy: terms_of(measure, anatomy), gauge
+    if pruning.table and pruning.table.engine != engine:
+        raise PlanError(
+            f"--latency-table is of {pruning.table.engine}, and what is pruned will run in {engine}\n"
+            f"make the table for the same device, or choose the --device it was made for"
+        )
     table = pruning.table or _tabulated(work, pruning, dense, Gauge(work, measure, engine, scheme))
     rest = table.rest(dense)
 

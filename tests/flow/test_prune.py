@@ -148,6 +148,14 @@ def test_a_table_of_another_machine_is_believed(folder, converted, monkeypatch):
     assert keras.saving.load_model("small.keras").count_params() == pruned.parameters
 
 
+@pytest.mark.needs_keras
+@pytest.mark.needs_openvino
+def test_a_table_of_another_engine_is_not(folder, converted, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(PlanError, match="--latency-table is of litert, and what is pruned will run in openvino"):
+        edgekit.prune("net.keras", prune_to="latency=0.5", latency_table="table.json", device="intel-cpu")
+
+
 @pytest.mark.needs_torch
 @pytest.mark.needs_rich
 def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(folder, _own_cache):
