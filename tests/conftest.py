@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ import pytest
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 ROOT = Path(__file__).parents[1]
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would commands
 
 # marker -> import packages, all of which must be there
 PACKAGES = {
