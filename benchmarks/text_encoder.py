@@ -18,8 +18,8 @@ from torch.nn import functional
 LENGTH, TOPICS, WORDS = 16, 6, 20  # words of a text; words of a topic
 ANSWER, MARKER, FIRST = 0, 1, 2  # the word whose place answers, the marker, and the first of all others
 VOCABULARY = FIRST + TOPICS * WORDS
-WIDTH, HEADS, INNER, LAYERS = 128, 8, 512, 4
-STEPS, BATCH, RATE = 1000, 64, 1e-3
+WIDTH, HEADS, INNER, LAYERS = 256, 4, 1024, 4  # those of BERT-mini (Turc et al., 2019)
+STEPS, BATCH, RATE = 600, 64, 5e-4
 
 
 class Layer(nn.Module):
