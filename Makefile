@@ -12,7 +12,8 @@ INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c c
 DEMO := edgekit/demo
 ARM := arm64 armhf
 # Files in their order: xdist would leave those with few tests for the end, which take longest, and a core alone with one.
-ON_ALL_CORES := --numprocesses logical --dist loadfile --no-loadscope-reorder
+# Without a worker that crashed, xdist ends; with another in its place it waits for ever for tests that nobody has.
+ON_ALL_CORES := --numprocesses logical --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Recipes show the commands a user would type, found in the environment first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

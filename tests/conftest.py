@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import shutil
@@ -90,6 +91,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _a_machine_that_knows_nothing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the runtime remembers of one test is not there in the next, nor left behind on the machine."""
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.mktemp("state")))
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.fixture
+def takes_signals() -> None:
+    """Let the process of the tests handle signals on its ordinary stack.
+
+    Where tests made several OpenVINO cores, their own stack for signals may be gone (``engines/openvino.py``).
+    """
+    disable = 2
+    assert not ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, disable, 0)), None)
 
 
 @pytest.fixture(scope="session")

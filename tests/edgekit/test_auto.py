@@ -51,6 +51,7 @@ def test_a_device_that_can_do_nothing_that_was_evaluated_is_told_so():
     )
 
 
+@pytest.mark.usefixtures("takes_signals")
 def test_ctrl_c_waits_for_what_is_being_tried_and_a_second_one_for_nothing():
     for more in (0, 1):
         interrupted, over = threading.Event(), threading.Event()

@@ -200,3 +200,26 @@ def test_openvinos_twins_wait_for_each_other_only_where_each_takes_the_whole_pro
 def test_openvino_names_a_setting_it_does_not_know(opening: Callable[..., Variant]) -> None:
     with pytest.raises(EngineUnavailable, match="banana"):
         open_engine(opening("openvino", settings={"INFERENCE_PRECISION_HINT": "banana"}), Loose())
+
+
+@pytest.mark.needs_openvino
+def test_signals_reach_python_after_openvinos_models_were_closed_in_the_order_they_were_opened(
+    artifact: Callable[[str], Path],
+) -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        f"sys.path[:0] = {sys.path!r}\n"
+        "from edgekit_runtime.engines.openvino import open_model\n"
+        "from edgekit_runtime.manifest import Variant\n"
+        "variant = Variant('v', 'openvino', 'cpu', 'float32', (sys.argv[1],), (), (), None)\n"
+        "engines = [open_model(sys.argv[1], variant, 1) for _ in range(3)]\n"
+        "while engines: engines.pop(0).close()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(20)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    command = [sys.executable, "-c", code, str(artifact("openvino"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -117,6 +117,7 @@ class Left(Exception):
     """What a signal's handler raises."""
 
 
+@pytest.mark.usefixtures("takes_signals")
 def test_a_call_that_was_left_gives_its_answer_to_no_other(bundle_path: Path, wanted: np.ndarray) -> None:
     def leave(*_: object) -> None:
         raise Left
@@ -174,7 +175,7 @@ def test_killed_at_any_moment_no_answer_is_lost_or_anothers(bundle_path: Path, w
         with ThreadPoolExecutor(3) as threads:
             asking = [threads.submit(ask, seed) for seed in range(3)]
             killed = 0
-            while killed < KILLS:
+            while killed < KILLS and not any(each.done() for each in asking):
                 time.sleep(random.choice([0.0, 0.002, 0.02, 0.1, 0.3]))  # while it starts, opens, or runs
                 for pid in children() - others:
                     with suppress(ProcessLookupError):

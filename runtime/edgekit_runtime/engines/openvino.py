@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from _thread import allocate_lock
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -30,6 +31,9 @@ DEVICE_ID = "DEVICE_ID"  # in a variant's settings: which of several GPUs
 WORTH = 1 / 3  # of the time of compiling: what importing may take, for a compiled model to be kept
 FOREIGN = (RuntimeError, ValueError, TypeError, OSError)  # what OpenVINO raises
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+
+_making = allocate_lock()
+_made: list[Any] = []  # the core
 
 
 class Mapped:
@@ -76,6 +80,20 @@ def _openvino() -> Any:
         return openvino
 
 
+def _core() -> Any:
+    """OpenVINO's core: one for all models, until the process ends.
+
+    Each core gives the thread that first uses it a stack for signal handlers, and takes it back at its own end. Of two
+    that end in the order in which they began, the second one restores the stack of the first, which is no longer
+    there: the next signal that Python handles, such as that of Ctrl-C, would end the process with SIGSEGV.
+    """
+    module = _openvino()
+    with _making:
+        if not _made:
+            _made.append(module.Core())
+        return _made[0]
+
+
 def open_model(path: str, variant: Variant, threads: int | None, artifact: str = "") -> OpenVINOEngine:
     """Compile an ``.xml``, its ``.bin`` beside it, for the lowest latency and with the variant's settings.
 
@@ -88,7 +106,7 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
     """
     if variant.delegate is not None:
         raise DelegateUnavailable(f"OpenVINO takes no delegates, and the variant wants {variant.delegate!r}")
-    core = _openvino().Core()
+    core = _core()
     kind = DEVICES[variant.device]
     refusals = []
     for device in _devices(core, kind, variant.settings.get(DEVICE_ID)):
