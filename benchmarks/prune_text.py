@@ -2,8 +2,8 @@
 
 The encoder, of BERT-mini's sizes, and its texts are made here, by `text_encoder.py`: which of six topics a question is
 about takes attention to tell. The stream between the layers is normalized over all of its channels, and is left whole.
-What int8 is for such a model is int8-dynamic: int8-static takes more than twice as long in LiteRT, whose integer
-kernels for the parts of a LayerNorm are slow, and pruning leaves those as they are.
+Its LayerNorms are kept in float by what is looked for before int8-static; integer kernels of theirs would take half of
+the time, and pruning leaves those as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from commands import edgekit, script
 
 NET = Path(__file__).parent / "text_encoder.py"
 LEAST_SPEED, MOST_LOSS = 1.6, 0.01
-INT8 = "int8-dynamic"
+INT8 = ("int8-dynamic", "int8-static")
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         opened = (f"{NET}:encoder", "--weights", "encoder.pth", "--input-shape", "1,16:int64")
         asked = ("--prune", "0.5", "--per-layer", "--calibrate", "calibration.npz")
         trained = ("--train", "train.npz", "--epochs", "2", "--learning-rate", "0.0003", "--evaluate", "test.npz")
-        trained += ("-q", "int8-dynamic", "-q", "int8-static")
+        trained += tuple(word for scheme in INT8 for word in ("-q", scheme))
         written = ("-o", "small.pt2", "--json", "--quiet")
         told = json.loads(
             edgekit("prune", *opened, *asked, *trained, *written, folder=work, EDGEKIT_CACHE=str(work / "cache"))
@@ -38,24 +38,22 @@ def main() -> None:
         if group["left"] < group["width"]:
             figures.show(f"{group['name']}: {group['kind']}", f"{group['left']} of {group['width']}")
     models = {(one["model"], one["scheme"]): one for one in told["pruning"]["models"]}
-    faster = {
-        scheme: models["dense", scheme]["latency_ms"]["p50"] / models["pruned", scheme]["latency_ms"]["p50"]
-        for scheme in (INT8, "int8-static")
-    }
-    pruned = models["pruned", INT8]
-    lost = told["pruning"]["dense"] - pruned["value"]
-    figures.show(f"{INT8}: faster by", f"{faster[INT8]:.2f}", f">= {LEAST_SPEED}", holds=faster[INT8] >= LEAST_SPEED)
-    figures.show("int8-static: faster by", f"{faster['int8-static']:.2f}")
-    figures.show(
-        f"a call of the dense one, {INT8}, int8-static",
-        ", ".join(f"{models['dense', scheme]['latency_ms']['p50']:.3f} ms" for scheme in (INT8, "int8-static")),
-    )
-    figures.show(
-        f"{INT8} pruned, dense float: accuracy",
-        f"{100 * pruned['value']:.2f} %, {100 * told['pruning']['dense']:.2f} %",
-        f"-{100 * MOST_LOSS:g} point",
-        holds=lost <= MOST_LOSS,
-    )
+    float_value = told["pruning"]["dense"]
+    for scheme in INT8:
+        dense, pruned = models["dense", scheme], models["pruned", scheme]
+        faster = dense["latency_ms"]["p50"] / pruned["latency_ms"]["p50"]
+        figures.show(
+            f"{scheme}: a call of the dense one, faster by",
+            f"{dense['latency_ms']['p50']:.3f} ms, {faster:.2f}",
+            f">= {LEAST_SPEED}",
+            holds=faster >= LEAST_SPEED,
+        )
+        figures.show(
+            f"{scheme}: pruned, dense float: accuracy",
+            f"{100 * pruned['value']:.2f} %, {100 * float_value:.2f} %",
+            f"-{100 * MOST_LOSS:g} point",
+            holds=float_value - pruned["value"] <= MOST_LOSS,
+        )
 
 
 if __name__ == "__main__":

@@ -106,12 +106,18 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Lowered:
-    """A float artifact that was proven, and what is known of it before it is quantized."""
+class Examined:
+    """A float artifact, and what is known of it before it is quantized."""
 
     artifact: Artifact
-    comparison: Comparison
     examined: Examination
+
+
+@dataclass(frozen=True)
+class Lowered(Examined):
+    """The same of one that was proven."""
+
+    comparison: Comparison
 
 
 def prepare(
@@ -190,22 +196,22 @@ def prove(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
     """
     comparison = compare(work, artifact)
     check_parity(artifact, comparison, stage="lower")
-    lowered = Lowered(artifact, comparison, _examined(work, artifact, schemes))
+    lowered = Lowered(artifact, examine(work, artifact, schemes).examined, comparison)
     if lowered.examined.splits:  # once more part by part: wide numbers drown what is wrong with narrow ones
         parts = _split(work, lowered)
         check_parity(parts, compare(work, parts), stage="lower")
     return lowered
 
 
-def _examined(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examination:
+def examine(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examined:
     """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
     if EXAMINED not in schemes or work.calibration is None or work.source.quantized:
-        return Examination()
+        return Examined(artifact, Examination())
     request = ExamineRequest(artifact, work.inputs, work.calibration)
     found: Examination = work.runner.run("examine", artifact.engine, request, artifact.engine)
-    if work.plan.remedies:
-        return found
-    return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
+    if not work.plan.remedies:
+        found = Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
+    return Examined(artifact, found)
 
 
 def layers(work: Work, artifact: Artifact) -> LayerMap:
@@ -239,7 +245,7 @@ def sense(work: Work, lowered: Lowered, recipe: Recipe) -> Sensitivity:
     return sensed
 
 
-def quantize(work: Work, lowered: Lowered, recipe: Recipe) -> Artifact:
+def quantize(work: Work, lowered: Examined, recipe: Recipe) -> Artifact:
     """A float artifact as a recipe says; float32 is the artifact itself."""
     artifact = lowered.artifact
     if recipe == Recipe("float32"):
@@ -253,7 +259,7 @@ def quantize(work: Work, lowered: Lowered, recipe: Recipe) -> Artifact:
     return made
 
 
-def _split(work: Work, lowered: Lowered) -> Artifact:
+def _split(work: Work, lowered: Examined) -> Artifact:
     """The float artifact with the outputs in parts that are better apart."""
     artifact, splits = lowered.artifact, lowered.examined.splits
     if not splits:

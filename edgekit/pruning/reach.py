@@ -18,8 +18,7 @@ from edgekit_converters.prune.costs import total
 from edgekit_converters.prune.depth import TermsAt, dropped, least
 from edgekit_converters.prune.tabulate import ClockRequest
 from edgekit_converters.recipe import Recipe
-from edgekit_converters.records import Artifact, Cut, QuantizeRequest, Source, SourceRequest
-from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.records import Artifact, Cut, Source, SourceRequest
 from edgekit_runtime.errors import PlanError
 
 TRIES = 6
@@ -159,8 +158,5 @@ def opened(work: Work, request: SourceRequest) -> Source:
 
 
 def quantized(work: Work, artifact: Artifact, scheme: str) -> Artifact:
-    """A float artifact in a scheme, without anything that looks for better."""
-    calibration = work.calibration if SCHEMES[scheme].calibrated else None
-    request = QuantizeRequest(artifact, Recipe(scheme), work.inputs, calibration)
-    made: Artifact = work.runner.run("quantize", artifact.engine, request, f"{artifact.engine} {scheme}")
-    return made
+    """A float artifact in a scheme, as a conversion makes it that looks for nothing better."""
+    return steps.quantize(work, steps.examine(work, artifact, (scheme,)), Recipe(scheme))

@@ -122,6 +122,7 @@ def test_one_command_from_the_dense_model_to_the_bundle(folder, repository, conv
     assert pruned.macs < dense.macs
     assert pruned.size_bytes < dense.size_bytes
     assert len(pruning.rounds[0].history) == 2
+    assert sum(cost.stage == "examine" for cost in converted.stages) >= 2  # both are quantized as the bundle's is
     assert converted.source.accuracy == pytest.approx(pruning.dense)  # losses are counted from the dense model
     for variant in converted.variants:
         assert variant.drop == pytest.approx(pruning.dense - variant.accuracy)

@@ -17,6 +17,7 @@ MOST_BINS = 64  # of a softmax whose expectation is taken
 RARE = 8  # times the 99.9th percentile: of 8 bits, 3 are for values that hardly ever come
 SPREAD = 100  # times, between the weights of a depthwise convolution's channels
 FLOAT = "float32"
+NORMALIZING = (*ARITHMETIC, "shape", "mean", "square", "root")
 SCALED = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
 
 
@@ -201,6 +202,63 @@ def _far(value: float, seen: Range) -> bool:
     return not min(seen.low, 0.0) - seen.span <= value <= max(seen.high, 0.0) + seen.span
 
 
+def normalizations(graph: Graph, _engine: str) -> Iterator[Found]:
+    """Divisions by a deviation that is computed from the values themselves.
+
+    Such are LayerNorm (Ba et al. 2016, arXiv:1607.06450) and RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) where
+    a format has no operator for them.
+    """
+    roots = {node.name: _normalization(graph, node) for node in graph.nodes if node.kind == "root"}
+    found = {name: nodes for name, nodes in roots.items() if nodes}
+    if found:
+        first = next(node for node in graph.nodes if node.name in found)
+        yield Found(
+            first,
+            f"the model divides by a deviation that it computes, as LayerNorm does, in {len(found)} "
+            f"place{'s' * (len(found) > 1)}: in int8 the squares of small values are lost, and the integer kernels for "
+            f"the steps take longer than those for float",
+            "all of that is kept in float",
+            tuple(node for nodes in found.values() for node in nodes),
+        )
+
+
+def _normalization(graph: Graph, root: Node) -> list[Node]:
+    """The nodes from what is normalized to the result, root among them; none where that is no deviation."""
+    source = _normalized(graph, root)
+    if source is None:
+        return []
+    reached, inside = {source}, []
+    for node in graph.nodes:
+        if node.kind in NORMALIZING and set(graph.values(node)) and set(graph.values(node)) <= reached:
+            reached |= set(node.outputs)
+            inside.append(node)
+    around = [*graph.before(root.outputs[0], NORMALIZING), *graph.behind(root.outputs, NORMALIZING)]
+    return [node for node in inside if node in around]
+
+
+def _normalized(graph: Graph, root: Node) -> int | None:
+    """The tensor whose mean square, of itself or of its distance from its mean, is at the root; else None."""
+    mean = _maker(graph, root.inputs[0], ("add", "shape"))
+    square = _maker(graph, graph.values(mean)[0], ("shape",)) if mean is not None and mean.kind == "mean" else None
+    if square is None or square.kind not in ("square", "multiply"):
+        return None
+    source = graph.values(square)[0]
+    centred = graph.makers.get(source)
+    if centred is None or centred.kind != "subtract" or len(graph.values(centred)) < 2:
+        return source
+    values, middle = graph.values(centred)
+    taken = _maker(graph, middle, ("shape",))
+    return values if taken is not None and taken.kind == "mean" and values in taken.inputs else source
+
+
+def _maker(graph: Graph, tensor: int, past: tuple[str, ...]) -> Node | None:
+    """The node that makes a tensor, past some that have one input but for constants."""
+    node = graph.makers.get(tensor)
+    while node is not None and node.kind in past and len(graph.values(node)) == 1:
+        node = graph.makers.get(graph.values(node)[0])
+    return node
+
+
 def quantizers(graph: Graph, _engine: str) -> Iterator[Found]:
     """Quantization that is in the model already."""
     there = [node for node in graph.nodes if node.kind == "quantize"]
@@ -219,5 +277,6 @@ FINDERS: dict[str, Finder] = {
     "rare-values": rare_values,
     "depthwise-spread": depthwise_spreads,
     "far-pad": far_pads,
+    "normalization": normalizations,
     "quantized-already": quantizers,
 }

@@ -28,7 +28,7 @@ class Node:
     """An operator."""
 
     name: str  # as the format's quantizer calls it
-    kind: str  # "softmax", "concat", "pad", "sum", "quantize", "relu", or of the tuples above; "other" for all else
+    kind: str  # a key of examine/findings.py's rules, such as "softmax", or of the tuples above; "other" for all else
     inputs: tuple[int, ...]  # places of tensors
     outputs: tuple[int, ...]
     axis: int | None = None  # of a concat, softmax or sum over one axis; of a depthwise one's weights: channels; >= 0

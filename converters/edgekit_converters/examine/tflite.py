@@ -24,6 +24,7 @@ KINDS = {
     **dict.fromkeys(("PAD", "PADV2"), "pad"),
     **dict.fromkeys(("RELU", "HARD_SWISH", "LEAKY_RELU", "PRELU", "ELU", "GELU"), "relu"),
     **{"DEPTHWISE_CONV_2D": "depthwise", "SOFTMAX": "softmax", "CONCATENATION": "concat", "SUM": "sum"},
+    **{"MEAN": "mean", "SQUARE": "square", "SQUARED_DIFFERENCE": "square", "SQRT": "root", "RSQRT": "root"},
     **{"ADD": "add", "SUB": "subtract", "MUL": "multiply", "DIV": "divide"},
 }
 CONTROL = ("WHILE", "IF", "CALL_ONCE")

@@ -194,6 +194,36 @@ def test_padding_far_outside(builder, value, found):
     assert kept(examined) == ({"padded", "pooled"} if found else set())
 
 
+def normalization(builder, how):
+    """One as formats without an operator for it write it, between two residual additions."""
+    builder.constant("eps", 1e-6).constant("gain", np.ones(4)).node("dense", "new", "features", "weights")
+    builder.node("add", "x", "features", "new")
+    if how == "deviation":
+        builder.node("mean", "centre", "x").node("shape", "centres", "centre").node("square", "squares", "x", "centres")
+    elif how == "centred":
+        builder.node("mean", "centre", "x").node("subtract", "far", "x", "centre")
+        builder.node("multiply", "squares", "far", "far")
+    else:
+        builder.node("square" if how == "rms" else "relu", "squares", "x")
+    builder.node("mean", "variance", "squares").node("add", "more", "variance", "eps").node("root", "scale", "more")
+    source = "far" if how == "centred" else "x"
+    builder.node("multiply", "even", source, "scale").node("multiply", "y", "even", "gain")
+    return builder.node("add", "z", "y", "new")
+
+
+@pytest.mark.parametrize(
+    ("how", "steps"), [("deviation", {"centre", "centres"}), ("centred", {"centre", "far"}), ("rms", set()), ("", None)]
+)
+def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is_not(builder, how, steps):
+    examined = normalization(builder, how).examine("z")
+    if steps is None:
+        assert examined.findings == ()
+        return
+    assert kinds(examined) == ["normalization"]
+    assert kept(examined) == {*steps, "squares", "variance", "more", "scale", "even", "y"}
+    assert "as LayerNorm does, in 1 place:" in examined.findings[0].says
+
+
 def test_nodes_that_quantize_already(builder):
     builder.node("quantize", "q", "features").node("quantize", "dq", "q")
     examined = builder.examine("dq")

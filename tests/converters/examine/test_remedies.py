@@ -39,6 +39,12 @@ def anchored(keras, layers, image):
     return layers.Concatenate(axis=2)([xy, keras.ops.square(raw[..., 2:] * 2) * 60, scores])
 
 
+def normalized(keras, layers, image):
+    """A normalization of values of which one channel is far larger than the others."""
+    x = layers.Conv2D(8, 3, kernel_initializer="glorot_normal")(image) * np.float32([20] + [1] * 7)
+    return layers.Dense(10)(layers.Flatten()(layers.LayerNormalization(axis=(1, 2))(x)))
+
+
 @pytest.fixture
 def made(loaded, lowered, prepared, tmp_path):
     """Float outputs, and int8 outputs with remedies and without, on the calibration samples."""
@@ -90,3 +96,9 @@ def test_boxes_beside_scores(made, engine, build, axis, share):
     assert scores[0] < 0.01
     assert boxes[0] <= share * boxes[1]  # the lowering folds one into a convolution, which has weights
     assert (scores[1] > 0.2) == (engine == "litert")  # IR has no scale for an output
+
+
+def test_a_normalization(made):
+    reference, remedied, plain = made(normalized, "litert")
+    errors = [np.square(result() - reference).mean() for result in (remedied, plain)]
+    assert errors[0] < 0.5 * errors[1]
