@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,26 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     import litert_torch
 
     last = [index for index, moved in enumerate(live.moved) if moved]
-    module = litert_torch.to_channel_last_io(live.handle, args=last) if last else live.handle
+    module = ChannelsLast(live.handle, last) if last else live.handle
     path = folder / "model.tflite"
     with litert_torch_errors():
         litert_torch.convert(module, sample_inputs(live)).export(str(path))
     simplify(path)
     return (path,)
+
+
+class ChannelsLast(torch.nn.Module):
+    """A module that takes some of its inputs as (N, ..., C) where the original takes (N, C, ...)."""
+
+    def __init__(self, module: torch.nn.Module, moved: Sequence[int]) -> None:
+        super().__init__()
+        self.module = module
+        self._moved = frozenset(moved)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Give the module what it takes, laid out in memory as it is in training: ``view`` asks for no less."""
+        given = [one.movedim(-1, 1).contiguous() if at in self._moved else one for at, one in enumerate(inputs)]
+        return self.module(*given)
 
 
 def sample_inputs(live: Live) -> tuple[Any, ...]:
