@@ -57,6 +57,8 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
             _write(contents)
             report = _report(work, contents, outcome, started, told)
             write_report(_text(report, plan.report))
+        if made and made.memory:
+            made.memory.forget()
     return report
 
 

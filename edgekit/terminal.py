@@ -190,7 +190,8 @@ def print_pruning(console: Console, report: PruningReport) -> None:
         )
         times = f"{one.latency_ms.p50:.3f} ms", f"{one.latency_ms.p90:.3f} ms"
         table.add_row(name, *counts, value_text(one.value, report.metric), *times)
-    console.print(table)
+    if report.models:
+        console.print(table)
     lines = [f"{report.goal}: {'; '.join(_left(report)) or 'trained, nothing was pruned'}"]
     lines += [f"left whole: {layer or 'the model itself'}: {why}" for layer, why in report.whole[:LEFT_WHOLE]]
     if len(report.whole) > LEFT_WHOLE:

@@ -96,6 +96,8 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
         with reports.to_file(plan.model.report) as write_report:
             model_file.put(file, output)
             write_report(_text(report, plan.model.report))
+        if made.memory:
+            made.memory.forget()
     return report
 
 

@@ -14,6 +14,7 @@ from edgekit.steps import Work
 from edgekit_converters.prune import Anatomy, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
 from edgekit_converters.train import Epoch, Thinned, Trained
+from edgekit_runtime.errors import ConversionError, DiskFull
 
 APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
 
@@ -77,7 +78,7 @@ class PruningReport:
     @property
     def became(self) -> str:
         """What was made of the dense model: it was "pruned", or "trained" alone."""
-        return next(one.model for one in self.models if one.model != "dense")
+        return next((one.model for one in self.models if one.model != "dense"), "pruned")
 
     def word(self, model: str) -> str:
         """How people call one of the models: what was never pruned is not dense to them."""
@@ -96,7 +97,10 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
     work = _judged(work)
     dense = steps.evaluate_source(work)
     pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
-    models = tuple(row for engine in work.plan.engines for row in _measured(work, pruning, made, engine, known))
+    refused: list[str] = []
+    models = tuple(
+        row for engine in work.plan.engines for row in _measured(work, pruning, made, engine, known, refused)
+    )
     return PruningReport(
         goal=str(pruning),
         importance=made.importance,
@@ -114,6 +118,7 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
         notes=(
             *made.notes,
             *told_of_rounds(made.trained),
+            *dict.fromkeys(refused),
             *_honest(models),
             *_bought(pruning, models),
         ),
@@ -147,11 +152,30 @@ def _judged(work: Work) -> Work:
 
 
 def _measured(
-    work: Work, pruning: Pruning, made: Slim, engine: str, known: Mapping[tuple[str, str], Artifact]
+    work: Work,
+    pruning: Pruning,
+    made: Slim,
+    engine: str,
+    known: Mapping[tuple[str, str], Artifact],
+    refused: list[str],
 ) -> Iterator[ModelReport]:
-    """Both models in one format: made, evaluated, and timed in turns."""
-    schemes = tuple(dict.fromkeys(("float32", *work.plan.schemes_of(engine))))
-    artifacts = [*_made(work, engine, schemes, {}), *_made(replace(work, source=made.source), engine, schemes, known)]
+    """Both models in one format: made, evaluated, and timed in turns.
+
+    Where a model cannot be made so, ``refused`` has why, and the others are told of: what was trained is kept for it.
+    """
+    both: list[dict[str, Artifact]] = []
+    for one, there in ((work, {}), (replace(work, source=made.source), known)):
+        both.append({})
+        try:
+            both[-1].update(_made(one, engine, there, refused))
+        except DiskFull:
+            raise
+        except ConversionError as error:
+            refused.append(f"pruning: not measured in {engine}: {_first_line(error)}")
+    schemes = [scheme for scheme in both[0] if scheme in both[1]]
+    artifacts = [artifacts[scheme] for artifacts in both for scheme in schemes]
+    if not artifacts:
+        return
     became = "pruned" if pruning.prunes else "trained"
     names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
     whole = made.dense.widths if made.dense else {}
@@ -176,11 +200,24 @@ def _costs(anatomy: Anatomy | None, widths: Widths) -> tuple[int | None, int | N
 
 
 def _made(
-    work: Work, engine: str, schemes: Sequence[str], known: Mapping[tuple[str, str], Artifact]
-) -> Iterator[Artifact]:
+    work: Work, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
+) -> Iterator[tuple[str, Artifact]]:
+    """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
     lowered = steps.lower(work, engine)
-    for scheme in schemes:
-        yield known.get((engine, scheme)) or (lowered if scheme == "float32" else quantized(work, lowered, scheme))
+    for scheme in dict.fromkeys(("float32", *work.plan.schemes_of(engine))):
+        try:
+            yield (
+                scheme,
+                known.get((engine, scheme)) or (lowered if scheme == "float32" else quantized(work, lowered, scheme)),
+            )
+        except DiskFull:
+            raise
+        except ConversionError as error:
+            refused.append(f"pruning: not measured in {engine} {scheme}: {_first_line(error)}")
+
+
+def _first_line(error: ConversionError) -> str:
+    return str(error).splitlines()[0]
 
 
 def _honest(models: Sequence[ModelReport]) -> Iterator[str]:

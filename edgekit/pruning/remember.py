@@ -44,7 +44,7 @@ class Memory:
         if self.resume and not self.folder.is_dir():
             raise trainings.nothing_there()
         if not self.resume:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.forget()
 
     def recall(self, number: int, source: Source) -> Reached | None:
         """Return what was chosen in a round, made again; None where nothing is known of it."""
@@ -71,3 +71,7 @@ class Memory:
             aside.write_text(json.dumps(known))
             aside.replace(self.folder / f"{number}.json")
         return reached
+
+    def forget(self) -> None:
+        """Forget all rounds, when what they were for has been written."""
+        shutil.rmtree(self.folder, ignore_errors=True)

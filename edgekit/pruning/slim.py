@@ -46,6 +46,7 @@ class Slim:
     notes: tuple[str, ...]
     thinned: tuple[Thinned, ...] = ()  # layers that were made sparse
     dropped: tuple[str, ...] = ()  # branches that went whole
+    memory: Memory | None = None  # of what was chosen, for a run that goes on with this one
 
 
 def slim(work: Work, pruning: Pruning) -> Slim:
@@ -58,6 +59,10 @@ def slim(work: Work, pruning: Pruning) -> Slim:
     training = pruning.training
     material = trainings.material(work.runner, work.plan, work.inputs, training) if training else None
     made = _cut(work, pruning, pruning.goal, material) if pruning.goal else _thinned_only(work, pruning, material)
+    if material:
+        said = {note for data in (work.calibration, work.evaluation) if data for note in data.notes}
+        told = tuple(f"training: {note}" for note in material.data.notes if note not in said)
+        made = replace(made, notes=(*told, *made.notes))
     if pruning.sparsity and not made.trained:  # training has made it sparse
         made = _thinned(work, pruning, pruning.sparsity, made)
     if made.thinned and pruning.goal is None:
@@ -88,7 +93,8 @@ def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -
         source = _mended(work, one, material)
         if training and material:
             last = number == pruning.rounds
-            trained.append(_trained(work, training if last else _dense(training), source, material))
+            asked = training if last else _dense(training)
+            trained.append(_trained(work, asked, source, material, begin=True))
             source = opened(work, trained[-1].request)
     left = _dissected(work, reached[-1].before)
     return Slim(
@@ -104,6 +110,7 @@ def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -
         notes=() if material or work.calibration else (UNMENDED,),
         thinned=trained[-1].thinned if trained else (),
         dropped=tuple(name for one in reached for name in one.dropped),
+        memory=memory,
     )
 
 
@@ -138,8 +145,8 @@ def _thinned(work: Work, pruning: Pruning, sparsity: str, made: Slim) -> Slim:
     return replace(made, source=opened(work, thin.request), thinned=thin.thinned, notes=notes)
 
 
-def _trained(work: Work, training: Training, source: Source, material: Material) -> Trained:
-    return trainings.train(work.runner, training, source, material, Teacher(work.source, work.inputs), begin=True)
+def _trained(work: Work, training: Training, source: Source, material: Material, *, begin: bool = False) -> Trained:
+    return trainings.train(work.runner, training, source, material, Teacher(work.source, work.inputs), begin=begin)
 
 
 def _dense(training: Training) -> Training:

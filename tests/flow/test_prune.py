@@ -205,6 +205,26 @@ def test_what_cannot_be_is_said_and_nothing_is_left(folder, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.needs_torch
+def test_what_no_format_takes_is_written_all_the_same_and_then_there_is_nothing_to_go_on_with(folder, _own_cache):
+    (folder / "rare.py").write_text(TORCH.format(classes=CLASSES).replace("return self.head", "return 2 * self.rare"))
+    with (folder / "rare.py").open("a") as file:
+        file.write("Net.rare = lambda self, x: torch.special.i1e(self.head(x))\n")
+    command = "prune rare.py:build --input-shape 1,3,16,16 --train train.npz --epochs 1 --samples 20 -o rare.pt2"
+    shown = python(folder, "-m", "edgekit", *command.split(), "--prune-to", "macs=0.6")
+    assert (
+        "note: pruning: not measured in litert: lower (litert): litert-torch has no lowering for aten.special_i1e"
+        in shown
+    )
+    assert "note: training: only 400 samples" in shown
+    assert (folder / "rare.pt2").is_file()
+    for goal in (["--prune-to", "macs=0.6"], ["--sparsity", "0.5"]):
+        again = [sys.executable, "-m", "edgekit", *command.split(), *goal, "--resume"]
+        done = subprocess.run(again, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 3
+        assert "--resume: nothing of this training is there to go on with" in done.stderr
+
+
 @pytest.mark.needs_keras
 @pytest.mark.needs_jsonschema
 def test_a_conversion_tells_what_zeros_bought(folder, keras_net, repository, monkeypatch, _own_cache):
