@@ -69,7 +69,8 @@ class Failover:
 
         Raises:
             InputMismatch: as of a session.
-            EngineError: the engine failed and lives, the session is closed, or nothing is left that runs.
+            EngineError: the engine failed and lives, or the session is closed.
+            DelegateCrashed: nothing is left that runs, or whatever took over was lost, too.
         """
         tried = 0
         while True:
@@ -78,7 +79,12 @@ class Failover:
                 return session.run(values, raw)
             except EngineError as error:
                 tried += 1
-                if tried > len(self._bundle.manifest.variants) + 1 or not self._replaced(session, error):
+                if tried > len(self._bundle.manifest.variants) + 1:
+                    if self._session is session:
+                        raise
+                    # another thread has closed what this one ran in; to say "closed" would be wrong
+                    raise DelegateCrashed(f"lost {tried} times in one call, as often as is tried") from error
+                if not self._replaced(session, error):
                     raise
 
     def share(self, engines: int) -> None:

@@ -203,6 +203,22 @@ def test_many_threads_lose_one_child_once(make: Make, variant: Variant, wanted: 
         assert (list(right), [event.lost for event in model.events]) == ([200] * 4, ["null-float32"])
 
 
+def test_who_finds_it_replaced_again_and_again_is_not_told_that_it_is_closed(bundle_path: Path) -> None:
+    with edgekit_runtime.load(bundle_path, isolate=True) as model:
+        failover = model._session
+        real = failover._session
+
+        class Replaced:
+            def run(self, *_: object) -> None:
+                failover._session = Replaced()
+                raise EngineError("the model is closed")
+
+        failover._session = Replaced()
+        with pytest.raises(DelegateCrashed, match="lost 3 times in one call"):
+            model(X)
+        failover._session = real
+
+
 def test_when_nothing_can_be_opened_the_next_call_tries_again(
     make: Make, variant: Variant, wanted: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
