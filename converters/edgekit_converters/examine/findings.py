@@ -17,7 +17,7 @@ MOST_BINS = 64  # of a softmax whose expectation is taken
 RARE = 8  # times the 99.9th percentile: of 8 bits, 3 are for values that hardly ever come
 SPREAD = 100  # times, between the weights of a depthwise convolution's channels
 FLOAT = "float32"
-NORMALIZING = (*ARITHMETIC, "shape", "mean", "square", "root")
+NORMALIZING = (*ARITHMETIC, "shape", "mean", "sum", "square", "root", "abs", "clip")
 SCALED = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
 
 
@@ -203,10 +203,10 @@ def _far(value: float, seen: Range) -> bool:
 
 
 def normalizations(graph: Graph, _engine: str) -> Iterator[Found]:
-    """Divisions by a deviation that is computed from the values themselves.
+    """Divisions by a deviation or a length that is computed from the values themselves.
 
-    Such are LayerNorm (Ba et al. 2016, arXiv:1607.06450) and RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) where
-    a format has no operator for them.
+    Such are LayerNorm (Ba et al. 2016, arXiv:1607.06450), RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) and the
+    normalized embeddings of face recognition, where a format has no operator for them.
     """
     roots = {node.name: _normalization(graph, node) for node in graph.nodes if node.kind == "root"}
     found = {name: nodes for name, nodes in roots.items() if nodes}
@@ -214,7 +214,7 @@ def normalizations(graph: Graph, _engine: str) -> Iterator[Found]:
         first = next(node for node in graph.nodes if node.name in found)
         yield Found(
             first,
-            f"the model divides by a deviation that it computes, as LayerNorm does, in {len(found)} "
+            f"the model takes the root of squares to normalize by, as LayerNorm does, in {len(found)} "
             f"place{'s' * (len(found) > 1)}: in int8 the squares of small values are lost, and the integer kernels for "
             f"the steps take longer than those for float",
             "all of that is kept in float",
@@ -223,7 +223,7 @@ def normalizations(graph: Graph, _engine: str) -> Iterator[Found]:
 
 
 def _normalization(graph: Graph, root: Node) -> list[Node]:
-    """The nodes from what is normalized to the result, root among them; none where that is no deviation."""
+    """The nodes from what is normalized to the result, root among them; none where that is something else."""
     source = _normalized(graph, root)
     if source is None:
         return []
@@ -237,16 +237,18 @@ def _normalization(graph: Graph, root: Node) -> list[Node]:
 
 
 def _normalized(graph: Graph, root: Node) -> int | None:
-    """The tensor whose mean square, of itself or of its distance from its mean, is at the root; else None."""
-    mean = _maker(graph, root.inputs[0], ("add", "shape"))
-    square = _maker(graph, graph.values(mean)[0], ("shape",)) if mean is not None and mean.kind == "mean" else None
+    """The tensor whose squares, or those of its distance from its mean, add up to what is at the root; else None."""
+    added = _maker(graph, root.inputs[0], ("add", "shape", "clip"))
+    square = _maker(graph, graph.values(added)[0], ("shape",)) if added and added.kind in ("mean", "sum") else None
     if square is None or square.kind not in ("square", "multiply"):
         return None
     source = graph.values(square)[0]
-    centred = graph.makers.get(source)
-    if centred is None or centred.kind != "subtract" or len(graph.values(centred)) < 2:
+    made = graph.makers.get(source)
+    if made is not None and made.kind == "abs":
+        return made.inputs[0]
+    if made is None or made.kind != "subtract" or len(graph.values(made)) < 2:
         return source
-    values, middle = graph.values(centred)
+    values, middle = graph.values(made)
     taken = _maker(graph, middle, ("shape",))
     return values if taken is not None and taken.kind == "mean" and values in taken.inputs else source
 

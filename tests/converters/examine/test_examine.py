@@ -149,15 +149,14 @@ def test_an_ir_that_quantizes_already_and_leaves_its_batch_open(tmp_path):
 
 @KERAS
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["LayerNormalization", "RMSNormalization", "GroupNormalization"])
+@pytest.mark.parametrize("kind", ["LayerNormalization", "RMSNormalization", "UnitNormalization"])
 def test_a_normalization_of_keras_is_found_where_it_is_several_operators(loaded, examined, tmp_path, engine, kind):
     import keras
     from keras import layers
 
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 4))
-    options = {"groups": 2} if kind == "GroupNormalization" else {}
-    x = getattr(layers, kind)(**options)(layers.Conv2D(4, 3)(image))
+    x = getattr(layers, kind)()(layers.Conv2D(4, 3)(image))
     keras.Model(image, layers.Conv2D(2, 3)(x)).save(tmp_path / "net.keras")
     found = examined(loaded(tmp_path / "net.keras"), engine)
     assert kinds(found) == ["normalization"] * (engine == "litert")
@@ -166,15 +165,19 @@ def test_a_normalization_of_keras_is_found_where_it_is_several_operators(loaded,
 
 @TORCH
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["LayerNorm(8)", "RMSNorm(8)", "InstanceNorm1d(4)"])
+@pytest.mark.parametrize("kind", ["LayerNorm(8)", "RMSNorm(8)", "InstanceNorm1d(4)", "GroupNorm(2, 4)", "Unit()"])
 def test_a_normalization_of_pytorch_likewise(loaded, examined, tmp_path, engine, kind):
     from edgekit_converters.records import InputShape
 
     (tmp_path / "net.py").write_text(
         "import torch\n"
+        "from torch.nn import *\n"
+        "class Unit(Module):\n"
+        "    def forward(self, x):\n"
+        "        return functional.normalize(x, dim=-1)\n"
         "def net():\n"
         "    torch.manual_seed(0)\n"
-        f"    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.{kind}, torch.nn.Linear(8, 2))\n"
+        f"    return Sequential(Linear(3, 8), {kind}, Linear(8, 2))\n"
     )
     source = loaded(tmp_path / "net.py", kind="python", function="net", input_shapes=(InputShape((1, 4, 3)),))
     found = examined(source, engine)

@@ -203,16 +203,26 @@ def normalization(builder, how):
     elif how == "centred":
         builder.node("mean", "centre", "x").node("subtract", "far", "x", "centre")
         builder.node("multiply", "squares", "far", "far")
+    elif how == "unit":
+        builder.node("abs", "far", "x").node("multiply", "squares", "far", "far")
     else:
         builder.node("square" if how == "rms" else "relu", "squares", "x")
-    builder.node("mean", "variance", "squares").node("add", "more", "variance", "eps").node("root", "scale", "more")
+    added, least = ("sum", "clip") if how == "unit" else ("mean", "add")
+    builder.node(added, "variance", "squares").node(least, "more", "variance", "eps").node("root", "scale", "more")
     source = "far" if how == "centred" else "x"
     builder.node("multiply", "even", source, "scale").node("multiply", "y", "even", "gain")
     return builder.node("add", "z", "y", "new")
 
 
 @pytest.mark.parametrize(
-    ("how", "steps"), [("deviation", {"centre", "centres"}), ("centred", {"centre", "far"}), ("rms", set()), ("", None)]
+    ("how", "steps"),
+    [
+        ("deviation", {"centre", "centres"}),
+        ("centred", {"centre", "far"}),
+        ("unit", {"far"}),
+        ("rms", set()),
+        ("", None),
+    ],
 )
 def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is_not(builder, how, steps):
     examined = normalization(builder, how).examine("z")
