@@ -14,6 +14,7 @@ from edgekit_converters import toolchains
 from edgekit_converters.foreign import told
 from edgekit_converters.load import Live
 from edgekit_converters.lower.simplify import simplify
+from edgekit_converters.lower.torch_spelling import spelled
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 NO_LOWERING = re.compile(r"(?:[Ll]owering not found|not implemented|No lowering).*?\b((?:torch\.ops\.)?aten[\w.:]+)")
@@ -33,7 +34,8 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     module = ChannelsLast(live.handle, last) if last else live.handle
     path = folder / "model.tflite"
     with litert_torch_errors():
-        litert_torch.convert(module, sample_inputs(live)).export(str(path))
+        inputs = sample_inputs(live)
+        litert_torch.convert(spelled(module, inputs), inputs).export(str(path))
     simplify(path)
     return (path,)
 
