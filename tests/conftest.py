@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.signal_stack import Stack
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,18 +94,14 @@ def _a_machine_that_knows_nothing(tmp_path_factory: pytest.TempPathFactory, monk
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.mktemp("state")))
 
 
-class _SignalStack(ctypes.Structure):
-    _fields_ = (("at", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
 @pytest.fixture
 def takes_signals() -> None:
     """Let the process of the tests handle signals on its ordinary stack.
 
-    Where tests made several OpenVINO cores, their own stack for signals may be gone (``engines/openvino.py``).
+    Where tests made several OpenVINO cores, their own stack for signals may be gone (``signal_stack.py``).
     """
     disable = 2
-    assert not ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, disable, 0)), None)
+    assert not ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, disable, 0)), None)
 
 
 @pytest.fixture(scope="session")

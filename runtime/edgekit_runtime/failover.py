@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Callable
 
-from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError
+from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, InputMismatch
 from edgekit_runtime.place import key_of, place
 from edgekit_runtime.record import dataclass, replace
 
@@ -80,7 +80,7 @@ class Failover:
             except EngineError as error:
                 tried += 1
                 if tried > len(self._bundle.manifest.variants) + 1:
-                    if self._session is session:
+                    if self._session is session or self._closed or isinstance(error, InputMismatch):
                         raise
                     # another thread has closed what this one ran in; to say "closed" would be wrong
                     raise DelegateCrashed(f"lost {tried} times in one call, as often as is tried") from error

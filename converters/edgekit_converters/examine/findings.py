@@ -16,7 +16,9 @@ MOST_PARTS = 16
 MOST_BINS = 64  # of a softmax whose expectation is taken
 RARE = 8  # times the 99.9th percentile: of 8 bits, 3 are for values that hardly ever come
 SPREAD = 100  # times, between the weights of a depthwise convolution's channels
+MASK = -1e4  # what adds so little to a softmax's input, or less, hides a place from it
 FLOAT = "float32"
+MASKING = (*ARITHMETIC, "select", "shape")
 NORMALIZING = (*ARITHMETIC, "shape", "mean", "sum", "square", "root", "abs", "clip")
 SCALED = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
 
@@ -202,6 +204,33 @@ def _far(value: float, seen: Range) -> bool:
     return not min(seen.low, 0.0) - seen.span <= value <= max(seen.high, 0.0) + seen.span
 
 
+def masks(graph: Graph, _engine: str) -> Iterator[Found]:
+    """What goes into a softmax with values so low that they hide places, such as those that fill a short sentence."""
+    found: dict[str, Node] = {}
+    softmaxes = []
+    for node in graph.nodes:
+        chain = list(graph.before(node.inputs[0], MASKING)) if node.kind == "softmax" else []
+        low = [one for one in chain if _masks(graph, one)]
+        if low:
+            softmaxes.append(node)
+            behind = list(graph.behind([place for one in low for place in one.outputs], MASKING))
+            found |= {one.name: one for one in chain if one in low or one in behind}
+    if softmaxes:
+        yield Found(
+            softmaxes[0],
+            f"in {len(softmaxes)} place{'s' * (len(softmaxes) > 1)} a mask brings values of {MASK:g} or less into a "
+            f"softmax: the int8 range would be for the mask",
+            "from the mask to the softmax it is kept in float",
+            tuple(found.values()),
+        )
+
+
+def _masks(graph: Graph, node: Node) -> bool:
+    constants = [one for one in graph.constants(node) if one.dtype.kind == "f" and one.size]
+    seen = graph.ranges.get(node.outputs[0])
+    return any(one.min() <= MASK for one in constants) or (seen is not None and seen.low <= MASK)
+
+
 def normalizations(graph: Graph, _engine: str) -> Iterator[Found]:
     """Divisions by a deviation or a length that is computed from the values themselves.
 
@@ -232,25 +261,47 @@ def _normalization(graph: Graph, root: Node) -> list[Node]:
         if node.kind in NORMALIZING and set(graph.values(node)) and set(graph.values(node)) <= reached:
             reached |= set(node.outputs)
             inside.append(node)
-    around = [*graph.before(root.outputs[0], NORMALIZING), *graph.behind(root.outputs, NORMALIZING)]
-    return [node for node in inside if node in around]
+    behind = [node for node in graph.behind(root.outputs, NORMALIZING) if node in inside]
+    scaled = set(root.outputs).union(*(node.outputs for node in behind))
+    if not any(node.kind in ("multiply", "divide") and set(graph.values(node)) - scaled for node in behind):
+        return []  # what was under the root is not divided by it
+    wanted: set[int] = set()
+    found: list[Node] = []
+    for node in reversed(inside):
+        if node is root or node in behind or wanted & set(node.outputs):
+            wanted |= set(node.inputs)
+            found.append(node)
+    return found[::-1]
 
 
 def _normalized(graph: Graph, root: Node) -> int | None:
     """The tensor whose squares, or those of its distance from its mean, add up to what is at the root; else None."""
-    added = _maker(graph, root.inputs[0], ("add", "shape", "clip"))
-    square = _maker(graph, graph.values(added)[0], ("shape",)) if added and added.kind in ("mean", "sum") else None
-    if square is None or square.kind not in ("square", "multiply"):
+    added = _maker(graph, root.inputs[0], ("add", "shape", "clip", "multiply", "divide"))
+    if added is None or added.kind not in ("mean", "sum"):
         return None
-    source = graph.values(square)[0]
-    made = graph.makers.get(source)
+    square = _maker(graph, added.inputs[0], ("shape",))
+    places = graph.values(square) if square is not None else []
+    if square is None or not places or (square.kind == "multiply" and square.inputs[0] != square.inputs[1]):
+        return None
+    if square.kind not in ("square", "multiply"):
+        return None
+    apart = _apart(graph, square)
+    if apart is not None:
+        return apart
+    made = graph.makers.get(places[0])
     if made is not None and made.kind == "abs":
         return made.inputs[0]
-    if made is None or made.kind != "subtract" or len(graph.values(made)) < 2:
-        return source
-    values, middle = graph.values(made)
-    taken = _maker(graph, middle, ("shape",))
-    return values if taken is not None and taken.kind == "mean" and values in taken.inputs else source
+    from_middle = _apart(graph, made) if made is not None and made.kind == "subtract" else None
+    return places[0] if from_middle is None else from_middle
+
+
+def _apart(graph: Graph, node: Node) -> int | None:
+    """Of the two values that a node takes, the one whose mean is the other; else None."""
+    for value, middle in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+        taken = _maker(graph, middle, ("shape",))
+        if taken is not None and taken.kind == "mean" and value in taken.inputs:
+            return value
+    return None
 
 
 def _maker(graph: Graph, tensor: int, past: tuple[str, ...]) -> Node | None:
@@ -279,6 +330,7 @@ FINDERS: dict[str, Finder] = {
     "rare-values": rare_values,
     "depthwise-spread": depthwise_spreads,
     "far-pad": far_pads,
+    "mask": masks,
     "normalization": normalizations,
     "quantized-already": quantizers,
 }

@@ -25,6 +25,7 @@ KINDS = {
     **dict.fromkeys(("RELU", "HARD_SWISH", "LEAKY_RELU", "PRELU", "ELU", "GELU"), "relu"),
     **{"DEPTHWISE_CONV_2D": "depthwise", "SOFTMAX": "softmax", "CONCATENATION": "concat", "SUM": "sum"},
     **{"MEAN": "mean", "SQUARE": "square", "SQUARED_DIFFERENCE": "square", "SQRT": "root", "RSQRT": "root"},
+    **dict.fromkeys(("SELECT", "SELECT_V2"), "select"),
     **{"ABS": "abs", "MAXIMUM": "clip", "MINIMUM": "clip"},
     **{"ADD": "add", "SUB": "subtract", "MUL": "multiply", "DIV": "divide"},
 }

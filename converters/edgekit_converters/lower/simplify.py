@@ -4,6 +4,8 @@
   32x32x16 integers one takes as long as six convolutions of that size. MAX_POOL_2D over single pixels with the same
   strides gives the same values, in float and in integers, at a tenth of the time.
 * A RELU of what is a RELU's already, as is left where a residual branch went, gives what it takes.
+* The bias of a TRANSPOSE_CONV, into which a normalization was folded, has one axis as everybody's else, for AI Edge
+  Quantizer.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 Operator, Fused = schema.BuiltinOperator, schema.ActivationFunctionType
-SLICE, POOL = Operator.STRIDED_SLICE, Operator.MAX_POOL_2D
+SLICE, POOL, TRANSPOSED = Operator.STRIDED_SLICE, Operator.MAX_POOL_2D, Operator.TRANSPOSE_CONV
 # operator: what it changes nothing of, as an operator, or fused into one
 AGAIN = {
     Operator.RELU: ((Operator.RELU, Operator.RELU6), (Fused.RELU, Fused.RELU6)),
@@ -29,10 +31,10 @@ def simplify(path: Path) -> None:
     content = path.read_bytes()
     file = schema.Model.GetRootAs(content)
     codes = {file.OperatorCodes(place).BuiltinCode() for place in range(file.OperatorCodesLength())}
-    if not codes & {SLICE, *AGAIN}:
+    if not codes & {SLICE, TRANSPOSED, *AGAIN}:
         return
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    if sum(_decimate(model, graph) + _once(model, graph) for graph in model.subgraphs):
+    if sum(_decimate(model, graph) + _once(model, graph) + _flatten(model, graph) for graph in model.subgraphs):
         flatbuffer_utils.write_model(model, str(path))
 
 
@@ -126,6 +128,19 @@ def _once(model: Any, graph: Any) -> int:
                 taken = [operator.inputs[0] if place == operator.outputs[0] else place for place in one.inputs]
                 one.inputs = np.array(taken, np.int32)
             graph.operators.remove(operator)
+            found += 1
+    return found
+
+
+def _flatten(model: Any, graph: Any) -> int:
+    """Give biases of transposed convolutions one axis; return how many had more."""
+    found = 0
+    for operator in graph.operators:
+        bias = int(operator.inputs[3]) if _kind(model, operator) == TRANSPOSED and len(operator.inputs) > 3 else -1
+        takers = [one for one in graph.operators if bias in one.inputs]
+        tensor = graph.tensors[bias]
+        if bias >= 0 and len(tensor.shape) > 1 and all(_kind(model, one) == TRANSPOSED for one in takers):
+            tensor.shape = np.array([np.prod(tensor.shape)], np.int32)
             found += 1
     return found
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 aten = torch.ops.aten
+BROADCASTING = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
 # what follows input, weight and bias of a transposed convolution, where it is left out
 DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 BY_SIDE = ("stride", "padding", "output_padding", "dilation")
@@ -22,19 +23,14 @@ def spelled(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
         module: in evaluation mode.
         inputs: that it takes.
     """
-    if not any(_may_need_it(one) for one in module.modules()):
-        return module
     made = torch.export.export(module, inputs).module()
-    for node, spell in list(_to_be_spelled(made)):
+    found = list(_to_be_spelled(made))
+    if not found:
+        return module  # whose own names of layers stay
+    for node, spell in found:
         spell(node)
     made.recompile()
     return made
-
-
-def _may_need_it(module: nn.Module) -> bool:
-    if isinstance(module, fx.GraphModule):
-        return any(True for _ in _to_be_spelled(module))
-    return isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.AdaptiveMaxPool2d))
 
 
 def _to_be_spelled(module: fx.GraphModule) -> Iterator[tuple[fx.Node, Callable[[fx.Node], None]]]:
@@ -43,6 +39,10 @@ def _to_be_spelled(module: fx.GraphModule) -> Iterator[tuple[fx.Node, Callable[[
             yield node, _cut_afterwards
         if node.target is aten.adaptive_max_pool2d.default and _is_even(node):
             yield node, _pooled
+        if node.target in (aten.expand.default, aten.expand_as.default) and _is_needless(node):
+            yield node, _left_out
+        if node.target is aten.pow.Tensor_Scalar and node.args[1] == 2 and node.meta["val"].dim() > 4:
+            yield node, _squared
 
 
 def _is_cut(node: fx.Node) -> bool:
@@ -73,7 +73,7 @@ def _told(node: fx.Node) -> dict[str, Any]:
 def _cut_afterwards(node: fx.Node) -> None:
     """Convolve without padding, and take the part of the result that it would have been."""
     told, wanted, takers = _told(node), node.meta["val"].shape[2:], list(node.users)
-    nothing = [0] * len(wanted)
+    beyond = [max(0, more - lost) for more, lost in zip(told["output_padding"], told["padding"], strict=True)]
     bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     last = node
     for side, (first, size) in enumerate(zip(told["padding"], wanted, strict=True)):
@@ -81,7 +81,7 @@ def _cut_afterwards(node: fx.Node) -> None:
             last = node.graph.call_function(aten.slice.Tensor, (last, side + 2, first, first + size))
     for taker in takers:
         taker.replace_input_with(node, last)
-    node.args = (*node.args[:2], bias, *(told | {"padding": nothing, "output_padding": nothing}).values())
+    node.args = (*node.args[:2], bias, *(told | {"padding": [0] * len(wanted), "output_padding": beyond}).values())
     node.kwargs = {}
 
 
@@ -99,4 +99,32 @@ def _pooled(node: fx.Node) -> None:
     for taker in list(node.users):
         taker.replace_all_uses_with(pool)
         node.graph.erase_node(taker)
+    node.graph.erase_node(node)
+
+
+def _is_needless(node: fx.Node) -> bool:
+    """Tell an expansion to the shape of what it meets, which meets it so without.
+
+    With channels last litert-torch leaves them first in such an expansion, as of ``x * y.expand_as(x)`` in
+    squeeze-and-excitation: it refuses that, or where there are as many channels as rows multiplies rows.
+    """
+    shape = node.meta["val"].shape
+
+    def meets(taker: fx.Node) -> bool:
+        others = [one for one in taker.args[:2] if isinstance(one, fx.Node) and one is not node]
+        return taker.target in BROADCASTING and bool(others) and others[0].meta["val"].shape == shape
+
+    return node.args[0].meta["val"].dim() == len(shape) and all(map(meets, node.users))
+
+
+def _left_out(node: fx.Node) -> None:
+    node.replace_all_uses_with(node.args[0])
+    node.graph.erase_node(node)
+
+
+def _squared(node: fx.Node) -> None:
+    """Multiply a tensor by itself: TFLite's POW takes four axes at the most."""
+    with node.graph.inserting_after(node):
+        product = node.graph.call_function(aten.mul.Tensor, (node.args[0], node.args[0]))
+    node.replace_all_uses_with(product)
     node.graph.erase_node(node)

@@ -25,7 +25,10 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
         examples.append(torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)) if moved else array))
     with torch.inference_mode():
         model = convert(
-            live.handle, lambda operator: _place(live.handle, examples, operator), example_input=tuple(examples)
+            live.handle,
+            lambda operator: _place(live.handle, examples, operator),
+            example_input=tuple(examples),
+            input=[tuple(example.shape) for example in examples],  # left open, sizes would follow them through views
         )
     return save(model, live, folder)
 

@@ -17,6 +17,7 @@ from edgekit_converters.lower.simplify import simplify
 from edgekit_converters.lower.torch_spelling import spelled
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
+REFUSED = re.compile(r"failed to legalize operation '([\w.]+)'")
 NO_LOWERING = re.compile(r"(?:[Ll]owering not found|not implemented|No lowering).*?\b((?:torch\.ops\.)?aten[\w.:]+)")
 
 
@@ -66,7 +67,7 @@ def litert_torch_errors() -> Iterator[None]:
         yield
     except Exception as error:  # litert-torch has no class of its own, and runs the module's forward pass
         message = str(error)
-        operator = NO_LOWERING.search(message)
+        operator = NO_LOWERING.search(message) or REFUSED.search(message)
         if operator:
             raise UnsupportedOperator(
                 f"litert-torch has no lowering for {operator.group(1)}{_layer(message)}",

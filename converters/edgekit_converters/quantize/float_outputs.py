@@ -34,6 +34,27 @@ def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def signed_outputs(content: bytes) -> bytes:
+    """Return a quantized ``.tflite`` whose outputs are those that its signature names.
+
+    Where an output is also taken by a node in float, AI Edge Quantizer gives out the float copy that was made for that
+    node, and leaves the signature as it was.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    signed = {port.tensorIndex for definition in model.signatureDefs or () for port in definition.outputs}
+    makers = {int(tensor): one for one in graph.operators for tensor in one.outputs}
+    outputs = []
+    for tensor in map(int, graph.outputs):
+        maker = makers.get(tensor)
+        copied = maker is not None and tensor not in signed and int(maker.inputs[0]) in signed
+        outputs.append(int(maker.inputs[0]) if maker is not None and copied else tensor)
+    if outputs == [int(tensor) for tensor in graph.outputs]:
+        return content
+    graph.outputs = outputs
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def _bared(model: Any, graph: Any, kept: set[str]) -> dict[int, int]:
     """Return quantized output → the float tensor behind it, which takes its place."""
     makers = {int(tensor): one for one in graph.operators for tensor in one.outputs}

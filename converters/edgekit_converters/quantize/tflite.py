@@ -18,10 +18,10 @@ from edgekit_converters.artifact import signature
 from edgekit_converters.foreign import told
 from edgekit_converters.quantize.correct_bias import correct_bias
 from edgekit_converters.quantize.equalize_tflite import equalized
-from edgekit_converters.quantize.float_outputs import float_outputs
+from edgekit_converters.quantize.float_outputs import float_outputs, signed_outputs
 from edgekit_converters.quantize.kept_tensors import samples
 from edgekit_converters.quantize.narrow import narrow
-from edgekit_converters.quantize.tflite_rules import rules
+from edgekit_converters.quantize.tflite_rules import float_tensors, rules
 from edgekit_converters.records import QuantizeRequest
 from edgekit_runtime.errors import CalibrationError, ToolchainError, UnsupportedOperator
 
@@ -68,7 +68,7 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         tool.load_quantization_recipe(rules(request))
         ranges = _ranges(request) if tool.need_calibration else None
         result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-        path.write_bytes(float_outputs(bytes(result.quantized_model), request.nodes))
+        path.write_bytes(float_outputs(signed_outputs(bytes(result.quantized_model)), request.nodes))
         if {"bias", "bias-fast"} & set(corrections):
             correct_bias(request, path, alone="bias-fast" in corrections)
     return (path,)
@@ -101,8 +101,23 @@ def _ranges(request: QuantizeRequest) -> Any:
     )
     calibration.calibrate({ports.key: Samples(request, [port.name for port in ports.inputs])}, recipes)
     extremes = calibration.get_model_qsvs()
-    _check_finite(extremes)
-    return extremes if statistics in UPDATES else narrow(request, extremes)
+    in_float = float_tensors(request)
+    _check_finite({name: seen for name, seen in extremes.items() if name not in in_float})
+    return _ranked(content, extremes if statistics in UPDATES else narrow(request, extremes))
+
+
+def _ranked(content: bytes, ranges: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Give a range as many axes as its tensor has: the quantizer wants that of constants that are computed with."""
+    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+    tensors = [graph.Tensors(place) for place in range(graph.TensorsLength())]
+    ranks = {tensor.Name().decode(): tensor.ShapeLength() for tensor in tensors}
+    return {
+        name: {
+            end: np.reshape(value, (1,) * ranks[name]) if name in ranks and np.size(value) == 1 else value
+            for end, value in seen.items()
+        }
+        for name, seen in ranges.items()
+    }
 
 
 def _check_finite(extremes: dict[str, dict[str, Any]]) -> None:

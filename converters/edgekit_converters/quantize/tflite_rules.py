@@ -107,6 +107,20 @@ def _of_nodes(request: QuantizeRequest) -> Iterator[tuple[str, str]]:
             yield graph.tensors[index].name.decode(), "float32"
 
 
+def float_tensors(request: QuantizeRequest) -> set[str]:
+    """The names of what the request's float nodes make, and of the constants they take: no range is asked of them."""
+    kept = {name for name, scheme in request.nodes if scheme == "float32"}
+    model = flatbuffer_utils.read_model(str(request.artifact.files[0]))
+    graph = model.subgraphs[0]
+    found: set[str] = set()
+    for operator in graph.operators:
+        if node_name(graph, operator) in kept:
+            taken = [place for place in operator.inputs if place >= 0]
+            constants = [place for place in taken if model.buffers[graph.tensors[place].buffer].data is not None]
+            found |= {graph.tensors[place].name.decode() for place in (*operator.outputs, *constants)}
+    return found
+
+
 def _operators(path: Path) -> tuple[Any, dict[str, Any]]:
     """Return the main graph, and the kind of each of its nodes, None where the quantizer does not know it."""
     model = flatbuffer_utils.read_model(str(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from _thread import allocate_lock
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from edgekit_runtime.delegates import SIGNS, driver_versions
 from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 from edgekit_runtime.selfcheck import processor
+from edgekit_runtime.signal_stack import signal_stack_kept
 
 if TYPE_CHECKING:
     from edgekit_runtime.manifest import Variant
@@ -31,9 +31,6 @@ DEVICE_ID = "DEVICE_ID"  # in a variant's settings: which of several GPUs
 WORTH = 1 / 3  # of the time of compiling: what importing may take, for a compiled model to be kept
 FOREIGN = (RuntimeError, ValueError, TypeError, OSError)  # what OpenVINO raises
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
-
-_making = allocate_lock()
-_made: list[Any] = []  # the core
 
 
 class Mapped:
@@ -80,20 +77,6 @@ def _openvino() -> Any:
         return openvino
 
 
-def _core() -> Any:
-    """OpenVINO's core: one for all models, until the process ends.
-
-    Each core gives the thread that first uses it a stack for signal handlers, and takes it back at its own end. Of two
-    that end in the order in which they began, the second one restores the stack of the first, which is no longer
-    there: the next signal that Python handles, such as that of Ctrl-C, would end the process with SIGSEGV.
-    """
-    module = _openvino()
-    with _making:
-        if not _made:
-            _made.append(module.Core())
-        return _made[0]
-
-
 def open_model(path: str, variant: Variant, threads: int | None, artifact: str = "") -> OpenVINOEngine:
     """Compile an ``.xml``, its ``.bin`` beside it, for the lowest latency and with the variant's settings.
 
@@ -106,14 +89,14 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
     """
     if variant.delegate is not None:
         raise DelegateUnavailable(f"OpenVINO takes no delegates, and the variant wants {variant.delegate!r}")
-    core = _core()
-    kind = DEVICES[variant.device]
-    refusals = []
-    for device in _devices(core, kind, variant.settings.get(DEVICE_ID)):
-        try:
-            return _open_on(core, path, device, _options(variant, device, threads), artifact)
-        except EngineUnavailable as error:
-            refusals.append(str(error))
+    module, kind, refusals = _openvino(), DEVICES[variant.device], []
+    with signal_stack_kept():
+        core = module.Core()
+        for device in _devices(core, kind, variant.settings.get(DEVICE_ID)):
+            try:
+                return _open_on(core, path, device, _options(variant, device, threads), artifact)
+            except EngineUnavailable as error:
+                refusals.append(str(error))
     raise EngineUnavailable("; ".join(refusals))
 
 

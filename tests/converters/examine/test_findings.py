@@ -198,18 +198,26 @@ def normalization(builder, how):
     """One as formats without an operator for it write it, between two residual additions."""
     builder.constant("eps", 1e-6).constant("gain", np.ones(4)).node("dense", "new", "features", "weights")
     builder.node("add", "x", "features", "new")
-    if how == "deviation":
-        builder.node("mean", "centre", "x").node("shape", "centres", "centre").node("square", "squares", "x", "centres")
+    if how in ("deviation", "turned", "apart"):
+        builder.node("mean", "centre", "x").node("shape", "centres", "centre")
+        builder.node("square", "squares", *(("centres", "x") if how == "turned" else ("x", "centres")))
     elif how == "centred":
-        builder.node("mean", "centre", "x").node("subtract", "far", "x", "centre")
+        builder.node("mean", "centre", "x").node("subtract", "far", "centre", "x")
         builder.node("multiply", "squares", "far", "far")
     elif how == "unit":
         builder.node("abs", "far", "x").node("multiply", "squares", "far", "far")
+    elif how == "product":
+        builder.node("multiply", "squares", "x", "gain")
     else:
-        builder.node("square" if how == "rms" else "relu", "squares", "x")
-    added, least = ("sum", "clip") if how == "unit" else ("mean", "add")
+        builder.node("relu" if how == "" else "square", "squares", "x")
+    added, least = ("sum", "clip") if how == "unit" else ("mean", "multiply" if how == "turned" else "add")
     builder.node(added, "variance", "squares").node(least, "more", "variance", "eps").node("root", "scale", "more")
+    if how == "statistics":
+        return builder.node("concat", "z", "x", "scale")
     source = "far" if how == "centred" else "x"
+    if how == "apart":
+        builder.node("subtract", "far", "x", "centres")
+        source = "far"
     builder.node("multiply", "even", source, "scale").node("multiply", "y", "even", "gain")
     return builder.node("add", "z", "y", "new")
 
@@ -218,10 +226,12 @@ def normalization(builder, how):
     ("how", "steps"),
     [
         ("deviation", {"centre", "centres"}),
+        ("turned", {"centre", "centres"}),
+        ("apart", {"centre", "centres", "far"}),
         ("centred", {"centre", "far"}),
         ("unit", {"far"}),
         ("rms", set()),
-        ("", None),
+        *((how, None) for how in ("", "product", "statistics")),
     ],
 )
 def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is_not(builder, how, steps):
@@ -232,6 +242,12 @@ def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is
     assert kinds(examined) == ["normalization"]
     assert kept(examined) == {*steps, "squares", "variance", "more", "scale", "even", "y"}
     assert "as LayerNorm does, in 1 place:" in examined.findings[0].says
+
+
+def test_squares_of_what_never_changes_are_none(builder):
+    builder.constant("fixed", np.ones((1, 4))).node("square", "squares", "fixed").node("mean", "m", "squares")
+    builder.node("root", "scale", "m").node("multiply", "y", "features", "scale")
+    assert builder.examine("y").findings == ()
 
 
 def test_nodes_that_quantize_already(builder):
