@@ -14,7 +14,7 @@ from edgekit.steps import Work
 from edgekit_converters.prune import Anatomy, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
 from edgekit_converters.train import Epoch, Thinned, Trained
-from edgekit_runtime.errors import ConversionError, DiskFull
+from edgekit_runtime.errors import ConversionError, DiskFull, EdgekitError
 
 APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
 
@@ -78,7 +78,7 @@ class PruningReport:
     @property
     def became(self) -> str:
         """What was made of the dense model: it was "pruned", or "trained" alone."""
-        return next((one.model for one in self.models if one.model != "dense"), "pruned")
+        return "pruned" if self.groups or self.sparse or self.dropped else "trained"
 
     def word(self, model: str) -> str:
         """How people call one of the models: what was never pruned is not dense to them."""
@@ -99,7 +99,7 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
     pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
     refused: list[str] = []
     models = tuple(
-        row for engine in work.plan.engines for row in _measured(work, pruning, made, engine, known, refused)
+        row for engine in work.plan.engines for row in _measured_or_told(work, pruning, made, engine, known, refused)
     )
     return PruningReport(
         goal=str(pruning),
@@ -151,6 +151,28 @@ def _judged(work: Work) -> Work:
     return replace(work, evaluation=steps.answer(work, data), agreement=True)
 
 
+def _measured_or_told(
+    work: Work,
+    pruning: Pruning,
+    made: Slim,
+    engine: str,
+    known: Mapping[tuple[str, str], Artifact],
+    refused: list[str],
+) -> list[ModelReport]:
+    """Both models in one format, or nothing, and ``refused`` has why: what was trained is kept for what it is."""
+    try:
+        return list(_measured(work, pruning, made, engine, known, refused))
+    except DiskFull:
+        raise
+    except EdgekitError as error:
+        refused.append(_told(engine, error))
+        return []
+
+
+def _told(where: str, error: EdgekitError) -> str:
+    return f"pruning: not measured in {where}: {'; '.join(str(error).splitlines())}"
+
+
 def _measured(
     work: Work,
     pruning: Pruning,
@@ -159,23 +181,11 @@ def _measured(
     known: Mapping[tuple[str, str], Artifact],
     refused: list[str],
 ) -> Iterator[ModelReport]:
-    """Both models in one format: made, evaluated, and timed in turns.
-
-    Where a model cannot be made so, ``refused`` has why, and the others are told of: what was trained is kept for it.
-    """
-    both: list[dict[str, Artifact]] = []
-    for one, there in ((work, {}), (replace(work, source=made.source), known)):
-        both.append({})
-        try:
-            both[-1].update(_made(one, engine, there, refused))
-        except DiskFull:
-            raise
-        except ConversionError as error:
-            refused.append(f"pruning: not measured in {engine}: {_first_line(error)}")
+    """Both models in one format: made, evaluated, and timed in turns."""
+    dense = dict(_made(work, engine, {}, refused))
+    both = dense, dict(_made(replace(work, source=made.source), engine, known, refused))
     schemes = [scheme for scheme in both[0] if scheme in both[1]]
     artifacts = [artifacts[scheme] for artifacts in both for scheme in schemes]
-    if not artifacts:
-        return
     became = "pruned" if pruning.prunes else "trained"
     names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
     whole = made.dense.widths if made.dense else {}
@@ -213,11 +223,7 @@ def _made(
         except DiskFull:
             raise
         except ConversionError as error:
-            refused.append(f"pruning: not measured in {engine} {scheme}: {_first_line(error)}")
-
-
-def _first_line(error: ConversionError) -> str:
-    return str(error).splitlines()[0]
+            refused.append(_told(f"{engine} {scheme}", error))
 
 
 def _honest(models: Sequence[ModelReport]) -> Iterator[str]:
