@@ -280,19 +280,26 @@ def _normalized(graph: Graph, root: Node) -> int | None:
     if added is None or added.kind not in ("mean", "sum"):
         return None
     square = _maker(graph, added.inputs[0], ("shape",))
-    places = graph.values(square) if square is not None else []
-    if square is None or not places or (square.kind == "multiply" and square.inputs[0] != square.inputs[1]):
-        return None
-    if square.kind not in ("square", "multiply"):
+    places = graph.values(square) if square is not None and square.kind in ("square", "multiply") else []
+    origins = {_origin(graph, place) for place in places}
+    if square is None or not places or (square.kind == "multiply" and (len(places) < 2 or len(origins) > 1)):
         return None
     apart = _apart(graph, square)
     if apart is not None:
         return apart
-    made = graph.makers.get(places[0])
+    source = places[0] if len(set(places)) == 1 else next(iter(origins))
+    made = graph.makers.get(source)
     if made is not None and made.kind == "abs":
         return made.inputs[0]
     from_middle = _apart(graph, made) if made is not None and made.kind == "subtract" else None
-    return places[0] if from_middle is None else from_middle
+    return source if from_middle is None else from_middle
+
+
+def _origin(graph: Graph, tensor: int) -> int:
+    """The tensor of which one is another shape."""
+    while (node := graph.makers.get(tensor)) is not None and node.kind == "shape":
+        tensor = node.inputs[0]
+    return tensor
 
 
 def _apart(graph: Graph, node: Node) -> int | None:

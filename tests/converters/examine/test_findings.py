@@ -206,6 +206,8 @@ def normalization(builder, how):
         builder.node("multiply", "squares", "far", "far")
     elif how == "unit":
         builder.node("abs", "far", "x").node("multiply", "squares", "far", "far")
+    elif how == "itself":
+        builder.node("shape", "same", "x").node("multiply", "squares", "x", "same")
     elif how == "product":
         builder.node("multiply", "squares", "x", "gain")
     else:
@@ -231,6 +233,7 @@ def normalization(builder, how):
         ("centred", {"centre", "far"}),
         ("unit", {"far"}),
         ("rms", set()),
+        ("itself", {"same"}),
         *((how, None) for how in ("", "product", "statistics")),
     ],
 )
