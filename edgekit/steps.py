@@ -196,22 +196,22 @@ def prove(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
     """
     comparison = compare(work, artifact)
     check_parity(artifact, comparison, stage="lower")
-    lowered = Lowered(artifact, examine(work, artifact, schemes).examined, comparison)
+    lowered = Lowered(artifact, examine(work, artifact, schemes), comparison)
     if lowered.examined.splits:  # once more part by part: wide numbers drown what is wrong with narrow ones
         parts = _split(work, lowered)
         check_parity(parts, compare(work, parts), stage="lower")
     return lowered
 
 
-def examine(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examined:
+def examine(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examination:
     """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
     if EXAMINED not in schemes or work.calibration is None or work.source.quantized:
-        return Examined(artifact, Examination())
+        return Examination()
     request = ExamineRequest(artifact, work.inputs, work.calibration)
     found: Examination = work.runner.run("examine", artifact.engine, request, artifact.engine)
-    if not work.plan.remedies:
-        found = Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
-    return Examined(artifact, found)
+    if work.plan.remedies:
+        return found
+    return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
 
 
 def layers(work: Work, artifact: Artifact) -> LayerMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from edgekit import steps
@@ -14,7 +15,7 @@ from edgekit.steps import Work
 from edgekit_converters.prune import Anatomy, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
 from edgekit_converters.train import Epoch, Thinned, Trained
-from edgekit_runtime.errors import ConversionError, DiskFull, EdgekitError
+from edgekit_runtime.errors import DiskFull, EdgekitError
 
 APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
 
@@ -98,9 +99,10 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
     dense = steps.evaluate_source(work)
     pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
     refused: list[str] = []
-    models = tuple(
-        row for engine in work.plan.engines for row in _measured_or_told(work, pruning, made, engine, known, refused)
-    )
+    models: list[ModelReport] = []
+    for engine in work.plan.engines:
+        with _told(engine, refused):
+            models += list(_measured(work, pruning, made, engine, known, refused))
     return PruningReport(
         goal=str(pruning),
         importance=made.importance,
@@ -114,7 +116,7 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
         groups=tuple(_groups(made)) if pruning.goal else (),
         whole=made.dense.whole if made.dense and pruning.goal else (),
         rounds=tuple(RoundReport(one.metric, one.before, one.value, one.best, one.history) for one in made.trained),
-        models=models,
+        models=tuple(models),
         notes=(
             *made.notes,
             *told_of_rounds(made.trained),
@@ -151,26 +153,15 @@ def _judged(work: Work) -> Work:
     return replace(work, evaluation=steps.answer(work, data), agreement=True)
 
 
-def _measured_or_told(
-    work: Work,
-    pruning: Pruning,
-    made: Slim,
-    engine: str,
-    known: Mapping[tuple[str, str], Artifact],
-    refused: list[str],
-) -> list[ModelReport]:
-    """Both models in one format, or nothing, and ``refused`` has why: what was trained is kept for what it is."""
+@contextmanager
+def _told(what: str, refused: list[str]) -> Iterator[None]:
+    """Tell what cannot be measured, and why, instead of losing what was trained for it; a full disk ends all."""
     try:
-        return list(_measured(work, pruning, made, engine, known, refused))
+        yield
     except DiskFull:
         raise
     except EdgekitError as error:
-        refused.append(_told(engine, error))
-        return []
-
-
-def _told(where: str, error: EdgekitError) -> str:
-    return f"pruning: not measured in {where}: {'; '.join(str(error).splitlines())}"
+        refused.append(f"pruning: not measured in {what}: {'; '.join(str(error).splitlines())}")
 
 
 def _measured(
@@ -182,10 +173,10 @@ def _measured(
     refused: list[str],
 ) -> Iterator[ModelReport]:
     """Both models in one format: made, evaluated, and timed in turns."""
-    dense = dict(_made(work, engine, {}, refused))
-    both = dense, dict(_made(replace(work, source=made.source), engine, known, refused))
-    schemes = [scheme for scheme in both[0] if scheme in both[1]]
-    artifacts = [artifacts[scheme] for artifacts in both for scheme in schemes]
+    whole_ones = dict(_made(work, engine, {}, refused))
+    cut_ones = dict(_made(replace(work, source=made.source), engine, known, refused))
+    schemes = [scheme for scheme in whole_ones if scheme in cut_ones]
+    artifacts = [ones[scheme] for ones in (whole_ones, cut_ones) for scheme in schemes]
     became = "pruned" if pruning.prunes else "trained"
     names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
     whole = made.dense.widths if made.dense else {}
@@ -214,16 +205,12 @@ def _made(
 ) -> Iterator[tuple[str, Artifact]]:
     """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
     lowered = steps.lower(work, engine)
+    made = {"float32": lowered} | {scheme: one for (of, scheme), one in known.items() if of == engine}
     for scheme in dict.fromkeys(("float32", *work.plan.schemes_of(engine))):
-        try:
-            yield (
-                scheme,
-                known.get((engine, scheme)) or (lowered if scheme == "float32" else quantized(work, lowered, scheme)),
-            )
-        except DiskFull:
-            raise
-        except ConversionError as error:
-            refused.append(_told(f"{engine} {scheme}", error))
+        with _told(f"{engine} {scheme}", refused):
+            if scheme not in made:
+                made[scheme] = quantized(work, lowered, scheme)
+            yield scheme, made[scheme]
 
 
 def _honest(models: Sequence[ModelReport]) -> Iterator[str]:

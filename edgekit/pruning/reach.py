@@ -159,4 +159,5 @@ def opened(work: Work, request: SourceRequest) -> Source:
 
 def quantized(work: Work, artifact: Artifact, scheme: str) -> Artifact:
     """A float artifact in a scheme, as a conversion makes it that looks for nothing better."""
-    return steps.quantize(work, steps.examine(work, artifact, (scheme,)), Recipe(scheme))
+    examined = steps.Examined(artifact, steps.examine(work, artifact, (scheme,)))
+    return steps.quantize(work, examined, Recipe(scheme))

@@ -280,13 +280,15 @@ def _normalized(graph: Graph, root: Node) -> int | None:
     if added is None or added.kind not in ("mean", "sum"):
         return None
     square = _maker(graph, added.inputs[0], ("shape",))
-    places = graph.values(square) if square is not None and square.kind in ("square", "multiply") else []
+    places = graph.values(square) if square is not None else []
     origins = {_origin(graph, place) for place in places}
-    if square is None or not places or (square.kind == "multiply" and (len(places) < 2 or len(origins) > 1)):
+    if square is None or square.kind not in ("square", "multiply") or not places:
         return None
-    apart = _apart(graph, square)
+    apart = _apart(graph, square) if square.kind == "square" else None
     if apart is not None:
         return apart
+    if len(origins) > 1 or (square.kind == "multiply" and len(places) < 2):
+        return None
     source = places[0] if len(set(places)) == 1 else next(iter(origins))
     made = graph.makers.get(source)
     if made is not None and made.kind == "abs":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.trace.tflite_nodes import node_name
@@ -40,6 +41,8 @@ def signed_outputs(content: bytes) -> bytes:
     Where an output is also taken by a node in float, AI Edge Quantizer gives out the float copy that was made for that
     node, and leaves the signature as it was.
     """
+    if _is_signed(schema.Model.GetRootAs(content, 0)):
+        return content
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     graph = model.subgraphs[0]
     signed = {port.tensorIndex for definition in model.signatureDefs or () for port in definition.outputs}
@@ -49,10 +52,15 @@ def signed_outputs(content: bytes) -> bytes:
         maker = makers.get(tensor)
         copied = maker is not None and tensor not in signed and int(maker.inputs[0]) in signed
         outputs.append(int(maker.inputs[0]) if maker is not None and copied else tensor)
-    if outputs == [int(tensor) for tensor in graph.outputs]:
-        return content
     graph.outputs = outputs
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _is_signed(file: Any) -> bool:
+    """Tell a file whose signatures name outputs of it alone, without reading its weights."""
+    given = {int(tensor) for tensor in file.Subgraphs(0).OutputsAsNumpy()}
+    definitions = [file.SignatureDefs(place) for place in range(file.SignatureDefsLength())]
+    return all(one.Outputs(place).TensorIndex() in given for one in definitions for place in range(one.OutputsLength()))
 
 
 def _bared(model: Any, graph: Any, kept: set[str]) -> dict[int, int]:
