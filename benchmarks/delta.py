@@ -17,11 +17,11 @@ import numpy as np
 from commands import HERE, convert
 from convert_memory import SCALE, generated_images
 
-from edgekit.delta import make_delta
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.delta import open_delta
-from edgekit_runtime.store_install import Terms, install
-from edgekit_runtime.store_source import install_from
+from edgekit.bundle.delta import make_delta
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.store.delta.apply import open_delta
+from edgekit_runtime.store.install import Terms, install
+from edgekit_runtime.store.source import install_from
 
 IMAGES, TURNS, CHUNK_BYTES = 20, 15, 1 << 20
 CHANGES = {  # what is told: old head, new head, target
@@ -114,7 +114,7 @@ def _apply(delta: Path, store: str, target: Path) -> None:
 
 def _forget(store: str, before: Path) -> None:
     """Have the store as it was, with the old bundle alone."""
-    from edgekit_runtime.store_prune import prune
+    from edgekit_runtime.store.prune import prune
 
     with open_bundle(before) as bundle:
         install(bundle, store, AT_ONCE)

@@ -16,11 +16,12 @@ import numpy as np
 import real_data
 from commands import RESNET8
 
-from edgekit import divide
-from edgekit.race.crew import Threads
-from edgekit_converters.cache import Cache
+from edgekit.parallel import evaluation as divide
+from edgekit.parallel.executor import Threads
 from edgekit_converters.data import DataRequest, DataSet
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.execution.runner import Runner, new_log
+from edgekit_converters.execution.stage_cache import Cache
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import (
     Artifact,
     EvaluateRequest,
@@ -30,7 +31,6 @@ from edgekit_converters.records import (
     Source,
     SourceRequest,
 )
-from edgekit_converters.runner import Runner, new_log
 
 ROUNDS, TIMES = 3, (1, 6)
 

@@ -19,11 +19,11 @@ from resnet20 import MEAN, STD
 from edgekit_converters import data as dataset
 from edgekit_converters.load import load
 from edgekit_converters.prune import IMPORTANCES, Anatomy, CutRequest, DissectRequest, ScoreRequest, cut, dissect, score
-from edgekit_converters.prune.choose import Goal, Limits, Whole, choose, read
-from edgekit_converters.prune.costs import terms_of, total
+from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, choose, read
+from edgekit_converters.prune.cost_terms import terms_of, total
 from edgekit_converters.records import EvaluateRequest, InputShape, Source, SourceRequest
 from edgekit_converters.verify.metrics import evaluate
-from edgekit_runtime.manifest import InputSpec, Preprocessing
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 LEVELS = (0.9, 0.8, 0.7, 0.6)  # of the MACs
 SEEDS = 3  # of "random"

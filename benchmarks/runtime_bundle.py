@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, Preprocessing, TensorBinding, Variant
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.format.manifest import (
+    Golden,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    Preprocessing,
+    TensorBinding,
+    Variant,
+)
 
 
 def interpreter(path: Path) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import figures
 import numpy as np
 
-from edgekit_runtime.manifest import InputSpec, Preprocessing, TensorBinding
-from edgekit_runtime.raw import raw_feed
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing, TensorBinding
+from edgekit_runtime.inference.raw_input import raw_feed
 
 ROUNDS = 60
 CALLS_A_ROUND = 5

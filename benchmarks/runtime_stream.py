@@ -16,7 +16,7 @@ import real_data
 from runtime_bundle import interpreter, write_bundle_of
 
 import edgekit_runtime
-from edgekit_runtime.manifest import Preprocessing
+from edgekit_runtime.format.manifest import Preprocessing
 
 MODEL = "coral/models/mobilenet_v2_1.0_224_quant.tflite"
 FRAMES, ROUNDS = 60, 10

@@ -15,9 +15,9 @@ from pathlib import Path
 import figures
 import numpy as np
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.signing import make_key, read_private_key, sign
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit.bundle.signing import make_key, read_private_key, sign
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 ROUNDS = 15
 ROWS = 3_500  # of 1000 float32: 14 MB

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import live, pipeline
-from edgekit.options import Options
-from edgekit.plan import resolve
+from edgekit import pipeline
+from edgekit.conversion import live_model
+from edgekit.plan.options import Options
+from edgekit.plan.plan import resolve
 from edgekit.pruning import command
-from edgekit.pruning.asked import asked, with_calibration
 from edgekit.pruning.command import PruneReport
-from edgekit.report import Report
-from edgekit_converters.runner import Watch
+from edgekit.pruning.options import asked, with_calibration
+from edgekit.report.report import Report
+from edgekit_converters.execution.runner import Watch
 from edgekit_runtime.errors import PlanError
 
 
@@ -27,8 +28,8 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
         output: the bundle's path; by default the model's name with ``.edgekit``, in the working directory.
         watch: told ``(stage, subject, done, total)`` as work goes on, from any thread; while training also, fifth,
             how it fares.
-        **options: the command's options with underscores (see :class:`edgekit.options.Options`). An option that may
-            be repeated takes one value or a sequence: ``device="raspberry-pi-5"``, ``quantize=["int8-static"]``.
+        **options: the command's options with underscores (see :class:`edgekit.plan.options.Options`). An option that
+            may be repeated takes one value or a sequence: ``device="raspberry-pi-5"``, ``quantize=["int8-static"]``.
 
     Returns:
         What was made and measured; ``report.bundle.path`` is the bundle.
@@ -82,7 +83,7 @@ def _options(model: Any, output: str | Path | None, options: Mapping[str, Any], 
         given.setdefault("name", type(model).__name__.lower())
         if suffix:
             given.setdefault("output", f"{given['name']}{suffix}")
-        model = live.save(model, given.get("input_shape", ()), folder)
+        model = live_model.save(model, given.get("input_shape", ()), folder)
         given["input_shape"] = ()
     return Options(**given, model=str(model))
 

@@ -7,26 +7,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit import __version__, assemble, auto, begin, postprocessing, steps
-from edgekit import report as reports
-from edgekit.assemble import Made
-from edgekit.bundle_writer import write_bundle
-from edgekit.options import read_labels
-from edgekit.plan import Plan, VariantPlan, as_it_came
-from edgekit.pruning.asked import Pruning
-from edgekit.pruning.compare import PruningReport, compare
-from edgekit.pruning.slim import Slim, slim
-from edgekit.report import BundleReport, Report, SourceReport, VariantReport
-from edgekit.report_page import page
-from edgekit.steps import Outcome, Work
-from edgekit_converters import toolchains
-from edgekit_converters.cache import digest
+from edgekit import __version__
+from edgekit.bundle.writer import write_bundle
+from edgekit.conversion import manifest, open_model, stages
+from edgekit.conversion.manifest import Made
+from edgekit.conversion.stages import Outcome, Work
+from edgekit.plan import postprocessing
+from edgekit.plan.options import read_labels
+from edgekit.plan.plan import Plan, VariantPlan, as_it_came
+from edgekit.pruning.comparison import PruningReport, compare
+from edgekit.pruning.options import Pruning
+from edgekit.pruning.prune import Slim, slim
+from edgekit.race import auto
+from edgekit.report import report as reports
+from edgekit.report.html import page
+from edgekit.report.report import BundleReport, Report, SourceReport, VariantReport
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.runner import Watch
+from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import Artifact, Evaluation, Source
-from edgekit_converters.runner import Watch
-from edgekit_converters.verify.verdict import check_drop, doubts, drop
+from edgekit_converters.verify.acceptance import check_drop, doubts, drop
 from edgekit_runtime.errors import ConversionError
-from edgekit_runtime.manifest import Postprocessing
+from edgekit_runtime.format.manifest import Postprocessing
 
 
 def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = None) -> Report:
@@ -39,16 +42,16 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
         EdgekitError: a stage refused; nothing is left behind.
     """
     started = time.monotonic()
-    with begin.runner(plan, watch) as runner, begin.crew(runner, plan) as crew:
-        source = begin.load(runner, plan, "quantize")
+    with open_model.runner(plan, watch) as runner, open_model.crew(runner, plan) as crew:
+        source = open_model.load(runner, plan, "quantize")
         plan = as_it_came(plan, source.scheme)
         declared = _declared(source, plan)
-        dense = begin.work(runner, plan, source, crew)
+        dense = open_model.work(runner, plan, source, crew)
         labels, declared, notes = _meaning(dense, declared)
         made = slim(dense, pruning) if pruning else None
         work = _pruned(dense, made) if made else dense
-        lowered = [steps.lower(work, engine) for engine in plan.engines]
-        work, coverage = steps.cover(work, lowered)
+        lowered = [stages.lower(work, engine) for engine in plan.engines]
+        work, coverage = stages.cover(work, lowered)
         outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *crew.notes))
         contents = _contents(work, outcome, labels, declared, notes)
@@ -72,7 +75,7 @@ def _meaning(
     work: Work, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], Postprocessing | None, tuple[str, ...]]:
     """Names of the classes, what the outputs mean, and notes; names alone may tell the meaning of the first output."""
-    labels, notes = assemble.labels(work.plan, work.source, work.evaluation or work.calibration, declared)
+    labels, notes = manifest.labels(work.plan, work.source, work.evaluation or work.calibration, declared)
     if labels and declared is None:
         declared, more = postprocessing.suggest(work.source.outputs[0], work.probe.outputs[0])
         notes += more
@@ -81,7 +84,7 @@ def _meaning(
 
 def _pruned(dense: Work, made: Slim) -> Work:
     """The work that goes on with the pruned model."""
-    probe = begin.probed(dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned")
+    probe = open_model.probed(dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned")
     return replace(dense, source=made.source, probe=probe, dense=dense.source)
 
 
@@ -90,13 +93,13 @@ def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
     plan, branches = work.plan, ThreadPoolExecutor(len(lowered))
     try:
         making = [branches.submit(_make, work, artifact) for artifact in lowered]
-        baseline = steps.evaluate_source(work)
+        baseline = stages.evaluate_source(work)
         made = {key: one for branch in making for key, one in branch.result().items()}
     finally:
         branches.shutdown(wait=False, cancel_futures=True)
     check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in made.values()})
     # timed one after the other, when nothing else of ours runs
-    made = {key: replace(one, latency=steps.measure(work, one)) for key, one in made.items()}
+    made = {key: replace(one, latency=stages.measure(work, one)) for key, one in made.items()}
     return Outcome(plan, baseline, made)
 
 
@@ -114,9 +117,9 @@ def _contents(
     labels: tuple[str, ...],
     declared: Postprocessing | None,
     notes: tuple[str, ...],
-) -> assemble.Contents:
+) -> manifest.Contents:
     toolchain = LOADERS[work.plan.source.kind].toolchain
-    return assemble.Contents(
+    return manifest.Contents(
         plan=outcome.plan,
         source=work.source,
         inputs=work.inputs,
@@ -132,10 +135,10 @@ def _contents(
 
 
 def _report(
-    work: Work, contents: assemble.Contents, outcome: Outcome, started: float, pruning: PruningReport | None
+    work: Work, contents: manifest.Contents, outcome: Outcome, started: float, pruning: PruningReport | None
 ) -> Report:
     plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
-    notes = [*plan.notes, *source.notes, *begin.data_notes(work)]
+    notes = [*plan.notes, *source.notes, *open_model.data_notes(work)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     notes += pruning.notes if pruning else ()
@@ -156,7 +159,7 @@ def _report(
     )
 
 
-def _write(contents: assemble.Contents) -> None:
+def _write(contents: manifest.Contents) -> None:
     """Write the bundle, whole or not at all.
 
     Raises:
@@ -164,7 +167,7 @@ def _write(contents: assemble.Contents) -> None:
     """
     output = contents.plan.output
     try:
-        write_bundle(assemble.manifest(contents), assemble.files(contents), output)
+        write_bundle(manifest.manifest(contents), manifest.files(contents), output)
     except OSError as error:
         raise ConversionError(
             f"{output} cannot be written: {error.strerror or error}",
@@ -177,12 +180,12 @@ def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
     """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
     plan, engine = work.plan, artifact.engine
     schemes = plan.schemes_of(engine)
-    lowered = steps.prove(work, artifact, schemes)
+    lowered = stages.prove(work, artifact, schemes)
     if work.source.quantized:  # there is nothing left to quantize
-        return {(engine, artifact.scheme): Made(artifact, lowered.comparison, steps.evaluate_artifact(work, artifact))}
+        return {(engine, artifact.scheme): Made(artifact, lowered.comparison, stages.evaluate_artifact(work, artifact))}
     made = {}
     for recipe in map(plan.recipe_of, schemes):
-        one = steps.verified(work, steps.quantize(work, lowered, recipe))
+        one = stages.verified(work, stages.quantize(work, lowered, recipe))
         made[engine, one.artifact.scheme] = replace(one, findings=lowered.examined.findings, recipe=recipe)
     return made
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
-from edgekit_runtime.signal_stack import Stack
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.host.signal_stack import Stack
 
 ROOT = Path(__file__).parents[1]
 

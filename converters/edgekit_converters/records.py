@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit_converters.data import DataSet
-from edgekit_converters.recipe import Recipe
-from edgekit_runtime.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
+from edgekit_converters.recipe.recipe import Recipe
+from edgekit_runtime.format.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Finding:
     """Something in an artifact that quantization in the usual way would harm."""
 
     engine: str
-    kind: str  # a key of edgekit_converters.examine.findings.FINDERS
+    kind: str  # a key of edgekit_converters.examine.checks.FINDERS
     node: str  # of the artifact
     says: str  # what it is, and what that means
     does: str  # what is done about it in int8-static

@@ -1,1 +1,1 @@
-"""Device profiles: one TOML file a board, and no code. `edgekit.profiles` reads them."""
+"""Device profiles: one TOML file a board, and no code. `edgekit.plan.profiles` reads them."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgekit_runtime.delta_format import STRETCH_BYTES
+from edgekit_runtime.store.delta.format import STRETCH_BYTES
 
 BLOCK_BYTES = 32
 WINDOW = 1 << 20  # positions of the new file that are hashed at once

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.stretches import Stretch, find_stretches
-from edgekit_runtime.bundle import Bundle, open_bundle
-from edgekit_runtime.delta import Delta
-from edgekit_runtime.delta_codec import CODECS, Codec
-from edgekit_runtime.delta_format import (
+from edgekit.bundle.block_matching import Stretch, find_stretches
+from edgekit_runtime.bundle.reader import Bundle, open_bundle
+from edgekit_runtime.errors import PlanError
+from edgekit_runtime.store.delta.apply import Delta
+from edgekit_runtime.store.delta.codec import CODECS, Codec
+from edgekit_runtime.store.delta.format import (
     ADD,
     COPY,
     FILL,
@@ -26,8 +27,7 @@ from edgekit_runtime.delta_format import (
     read_header,
     steps_bytes,
 )
-from edgekit_runtime.errors import PlanError
-from edgekit_runtime.store import name_of
+from edgekit_runtime.store.generations import name_of
 
 POINTLESS = 0.75  # of the whole bundle's bytes: from here on a delta saves less than the trouble it may make
 FLOATS = ("float32", "float16")

@@ -1,6 +1,6 @@
 """Encrypt the artifacts of a bundle, so that who copies the board's flash memory has no model.
 
-``edgekit_runtime.encryption`` is the reader, and says how a file is stored.
+``edgekit_runtime.trust.encryption`` is the reader, and says how a file is stored.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from edgekit.bundle_writer import Content, write_bundle
-from edgekit_runtime.bundle import Bundle, open_bundle
-from edgekit_runtime.encryption import MAX_CLEAR_BYTES, NONCE_BYTES
+from edgekit.bundle.writer import Content, write_bundle
+from edgekit_runtime.bundle.reader import Bundle, open_bundle
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.extents import find_extents
-from edgekit_runtime.manifest import SIGNATURE_NAME
+from edgekit_runtime.format.extents import find_extents
+from edgekit_runtime.format.manifest import SIGNATURE_NAME
+from edgekit_runtime.trust.encryption import MAX_CLEAR_BYTES, NONCE_BYTES
 
 INSTALL = "pip install cryptography"
 

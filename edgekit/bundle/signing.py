@@ -1,6 +1,6 @@
 """Keys, and signatures of whole bundles in the OpenSSF Model Signing format, as `model_signing verify key` reads it.
 
-``edgekit_runtime.signature`` is the reader and has the format's names.
+``edgekit_runtime.trust.signature`` is the reader and has the format's names.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle_writer import Content, write_beside, write_contents
-from edgekit_runtime import signature as form
-from edgekit_runtime.bundle import open_bundle
+from edgekit.bundle.writer import Content, write_beside, write_contents
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import PlanError, SignatureInvalid
-from edgekit_runtime.extents import find_extents
-from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME
-from edgekit_runtime.public_key import CURVES, ED25519, PublicKey, algorithm, read_keys
+from edgekit_runtime.format.extents import find_extents
+from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from edgekit_runtime.trust import signature as form
+from edgekit_runtime.trust.public_key import CURVES, ED25519, PublicKey, algorithm, read_keys
 
 PASSWORD_NAME = "EDGEKIT_KEY_PASSWORD"  # of private keys that are kept encrypted
 INSTALL = "pip install cryptography"

@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit_runtime.archive import Entry, directory, local_header
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import MalformedBundle
-from edgekit_runtime.extents import Extent
-from edgekit_runtime.manifest import ENCRYPTION, MANIFEST_NAME, FileRecord, Manifest, parse, to_json
+from edgekit_runtime.format.archive import Entry, directory, local_header
+from edgekit_runtime.format.extents import Extent
+from edgekit_runtime.format.manifest import ENCRYPTION, MANIFEST_NAME, FileRecord, Manifest, parse, to_json
 
 CHUNK_BYTES = 1 << 20
 Content = Path | bytes | Extent

@@ -15,21 +15,24 @@ from edgekit_runtime.errors import EdgekitError
 
 # verb: (module, one line for the overview)
 COMMANDS = {
-    "convert": ("edgekit.cli.convert", "Convert a model into a verified bundle."),
-    "distill": ("edgekit.cli.distill", "Train a small model to answer as a large one does."),
-    "prune": ("edgekit.cli.prune", "Cut what of a model matters least, and recover what that costs."),
-    "layers": ("edgekit.cli.layers", "List a model's layers, and what becomes of each in either format."),
-    "sensitivity": ("edgekit.cli.sensitivity", "Tell which layers cost accuracy when they are quantized."),
-    "inspect": ("edgekit.cli.inspect", "Show what is in a bundle."),
-    "keygen": ("edgekit.cli.keygen", "Make a key that signs bundles, or encrypts them."),
-    "encrypt": ("edgekit.cli.encrypt", "Encrypt a bundle's artifacts."),
-    "sign": ("edgekit.cli.sign", "Sign a bundle."),
-    "verify": ("edgekit.cli.verify", "Check a bundle's files and its numbers on this machine."),
-    "run": ("edgekit.cli.run", "Run a bundle on an input."),
-    "package": ("edgekit.cli.package", "Package a bundle for an updater, a distribution or a microcontroller."),
-    "delta": ("edgekit.cli.delta", "Write what a board with an old bundle needs to have the new one."),
-    "preflight": ("edgekit.cli.preflight", "Tell which boards of a fleet can run a bundle."),
-    "devices": ("edgekit.cli.devices", "List the devices edgekit knows."),
+    "convert": ("edgekit.cli.commands.convert", "Convert a model into a verified bundle."),
+    "distill": ("edgekit.cli.commands.distill", "Train a small model to answer as a large one does."),
+    "prune": ("edgekit.cli.commands.prune", "Cut what of a model matters least, and recover what that costs."),
+    "layers": ("edgekit.cli.commands.layers", "List a model's layers, and what becomes of each in either format."),
+    "sensitivity": ("edgekit.cli.commands.sensitivity", "Tell which layers cost accuracy when they are quantized."),
+    "inspect": ("edgekit.cli.commands.inspect", "Show what is in a bundle."),
+    "keygen": ("edgekit.cli.commands.keygen", "Make a key that signs bundles, or encrypts them."),
+    "encrypt": ("edgekit.cli.commands.encrypt", "Encrypt a bundle's artifacts."),
+    "sign": ("edgekit.cli.commands.sign", "Sign a bundle."),
+    "verify": ("edgekit.cli.commands.verify", "Check a bundle's files and its numbers on this machine."),
+    "run": ("edgekit.cli.commands.run", "Run a bundle on an input."),
+    "package": (
+        "edgekit.cli.commands.package",
+        "Package a bundle for an updater, a distribution or a microcontroller.",
+    ),
+    "delta": ("edgekit.cli.commands.delta", "Write what a board with an old bundle needs to have the new one."),
+    "preflight": ("edgekit.cli.commands.preflight", "Tell which boards of a fleet can run a bundle."),
+    "devices": ("edgekit.cli.commands.devices", "List the devices edgekit knows."),
 }
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 and the signal's number, as shells say it
 

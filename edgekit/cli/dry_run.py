@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.plan import Plan
-from edgekit.pruning.asked import Pruning
-from edgekit_converters import recipe_file
+from edgekit.plan.plan import Plan
+from edgekit.pruning.options import Pruning
 from edgekit_converters.load import LOADERS
+from edgekit_converters.recipe import toml
 
 
 def describe(plan: Plan, pruning: Pruning | None = None) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def describe(plan: Plan, pruning: Pruning | None = None) -> dict[str, Any]:
         "evaluate": plan.evaluate,
         "metric": plan.metric.name if plan.metric else None,
         "max_drop": plan.max_drop,
-        "recipe": recipe_file.write(plan.recipe) if plan.recipe else None,
+        "recipe": toml.write(plan.recipe) if plan.recipe else None,
         "jobs": plan.jobs,
         "ray": plan.ray,
         "race": dataclasses.asdict(plan.race) if plan.race else None,

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import Command, together
-from edgekit_runtime import arguments
+from edgekit.cli.model_options import Command, together
+from edgekit_runtime.commands import arguments
 from edgekit_runtime.model import ISOLATE_S
 
 

@@ -19,13 +19,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from edgekit.distill import DistillReport
-from edgekit.layers import LayersReport
+from edgekit.conversion.layers import LayersReport
+from edgekit.conversion.sensitivity import Figures, SensitivityReport
 from edgekit.pruning.command import PruneReport
-from edgekit.pruning.compare import PruningReport
-from edgekit.report import Report, finding_lines, metric_text, rows, size_text, value_text
-from edgekit.sensitivity import Figures, SensitivityReport
-from edgekit_converters.runner import Watch
+from edgekit.pruning.comparison import PruningReport
+from edgekit.report.report import Report, finding_lines, metric_text, rows, size_text, value_text
+from edgekit.training.distill import DistillReport
+from edgekit_converters.execution.runner import Watch
 
 HEADINGS = {
     "variant": "variant",

@@ -6,10 +6,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from edgekit import begin, steps
-from edgekit.plan import Plan
-from edgekit_converters.recipe import Layer
-from edgekit_converters.runner import Watch
+from edgekit.conversion import open_model, stages
+from edgekit.plan.plan import Plan
+from edgekit_converters.execution.runner import Watch
+from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.trace import LayerMap
 
 
@@ -51,9 +51,9 @@ def list_layers(plan: Plan, watch: Watch | None = None) -> LayersReport:
     Raises:
         EdgekitError: a stage refused.
     """
-    with begin.runner(plan, watch) as runner:
-        work = begin.work(runner, plan, begin.load(runner, plan, "match"))
-        maps = [steps.layers(work, steps.lower(work, engine)) for engine in plan.engines]
+    with open_model.runner(plan, watch) as runner:
+        work = open_model.work(runner, plan, open_model.load(runner, plan, "match"))
+        maps = [stages.layers(work, stages.lower(work, engine)) for engine in plan.engines]
     return LayersReport(
         model=plan.name,
         framework=work.source.framework,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.options import parse_input_shape
-from edgekit_converters.foreign import told
+from edgekit.plan.options import parse_input_shape
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import SourceError
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.options import read_labels
-from edgekit.plan import Plan, VariantPlan
-from edgekit_converters import recipe_file
-from edgekit_converters.artifact import settings_for
+from edgekit.plan.options import read_labels
+from edgekit.plan.plan import Plan, VariantPlan
+from edgekit_converters.artifact.open import settings_for
 from edgekit_converters.data import DataSet
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe import toml
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Finding, Latency, Probe, Source
-from edgekit_converters.verify.verdict import drop
+from edgekit_converters.verify.acceptance import drop
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import (
+from edgekit_runtime.format.manifest import (
     Accuracy,
     Golden,
     InputSpec,
@@ -198,7 +198,7 @@ def _recipe(contents: Contents) -> dict[str, Any]:
         "max_drop": plan.max_drop,
         "evaluation": _evaluation(baseline) if baseline else None,
         "recipes": {
-            variant.name: recipe_file.write(made.recipe)
+            variant.name: toml.write(made.recipe)
             for variant in plan.variants
             if (made := contents.made[variant.artifact]).recipe not in (None, Recipe(variant.scheme))
         },

@@ -5,18 +5,18 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from edgekit import steps
-from edgekit.plan import Plan
-from edgekit.race.cluster import joined
-from edgekit.race.crew import Crew, Threads
-from edgekit.steps import Work
-from edgekit_converters.cache import Cache, cache_root
+from edgekit.conversion import stages
+from edgekit.conversion.stages import Work
+from edgekit.parallel.executor import Crew, Threads
+from edgekit.parallel.ray_executor import joined
+from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution.runner import Runner, Watch, new_log
+from edgekit_converters.execution.stage_cache import Cache, cache_root
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import Probe, ProbeRequest, Source
-from edgekit_converters.runner import Runner, Watch, new_log
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 
 def runner(plan: Plan, watch: Watch | None) -> Runner:
@@ -54,10 +54,10 @@ def work(runner: Runner, plan: Plan, source: Source, crew: Crew | None = None) -
         DataError: the data do not, or are too few for what is asked of them.
     """
     inputs = with_preprocessing(source, plan)
-    calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
-    evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
+    calibration = stages.prepare(runner, plan, inputs, plan.calibrate, stages.CALIBRATION)
+    evaluation = stages.prepare(runner, plan, inputs, plan.evaluate, stages.EVALUATION)
     if evaluation and plan.max_drop is not None:
-        steps.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
+        stages.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
     probe = probed(runner, source, inputs, (calibration, evaluation))
     return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=crew or Threads(runner.jobs))
 

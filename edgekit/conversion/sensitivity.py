@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from edgekit import begin, steps
-from edgekit.plan import Plan
-from edgekit.race.crew import Threads
-from edgekit.steps import Lowered, Work
+from edgekit.conversion import open_model
+from edgekit.conversion import stages as steps
+from edgekit.conversion.stages import Lowered, Work
+from edgekit.parallel.executor import Threads
+from edgekit.plan.plan import Plan
+from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOADERS
-from edgekit_converters.recipe import Recipe, Rule
+from edgekit_converters.recipe.recipe import Recipe, Rule
 from edgekit_converters.records import Artifact, Probe, ProbeRequest
-from edgekit_converters.runner import Runner, StageCost, Watch
-from edgekit_converters.sense import Harm, Sensitivity
+from edgekit_converters.sensitivity import Harm, Sensitivity
 from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
 SAMPLES = 64  # that artifacts are compared on
@@ -109,7 +110,7 @@ def sense(plan: Plan, *, exact: bool = False, watch: Watch | None = None) -> Sen
         EdgekitError: a stage refused.
     """
     recipe = recipe_of(plan)
-    with begin.runner(plan, watch) as runner:
+    with open_model.runner(plan, watch) as runner:
         work = _work(runner, plan)
         with ThreadPoolExecutor(len(plan.engines)) as formats:
             running = [formats.submit(_sense_one, work, recipe, engine, exact=exact) for engine in plan.engines]
@@ -192,10 +193,10 @@ def recipe_of(plan: Plan) -> Recipe:
 
 
 def _work(runner: Runner, plan: Plan) -> Work:
-    source = begin.load(runner, plan, "sense")
+    source = open_model.load(runner, plan, "sense")
     if source.quantized:
         raise PlanError(f"{plan.source.path.name} came as {source.scheme}: there is nothing left to quantize")
-    inputs = begin.with_preprocessing(source, plan)
+    inputs = open_model.with_preprocessing(source, plan)
     calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
     evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import divide
-from edgekit.assemble import Made
-from edgekit.options import AUTO
-from edgekit.plan import Plan
-from edgekit.race.crew import ALONE, Crew
-from edgekit.race.trial import Trial, told
+from edgekit.conversion.manifest import Made
+from edgekit.conversion.trial import Trial, told
+from edgekit.parallel import evaluation as divide
+from edgekit.parallel.executor import ALONE, Crew
+from edgekit.plan.options import AUTO
+from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataRequest, DataSet, TakeRequest
 from edgekit_converters.examine.coverage import Coverage, CoverRequest
+from edgekit_converters.execution.runner import Runner
 from edgekit_converters.load import LOADERS
-from edgekit_converters.recipe import Recipe, resolve
+from edgekit_converters.recipe.recipe import Recipe, resolve
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import (
     AnswerRequest,
     Artifact,
@@ -36,14 +38,12 @@ from edgekit_converters.records import (
     Source,
     SplitRequest,
 )
-from edgekit_converters.runner import Runner
-from edgekit_converters.schemes import SCHEMES
-from edgekit_converters.sense import SenseRequest, Sensitivity
+from edgekit_converters.sensitivity import SenseRequest, Sensitivity
 from edgekit_converters.trace import LayerMap, MatchRequest, Trace, TraceRequest
+from edgekit_converters.verify.acceptance import check_parity
 from edgekit_converters.verify.metrics import gives_back
-from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import CalibrationError, DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
 EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 
 # MEASURED: on all evaluation data, and timed. DROPPED: a part of the data showed that it loses too much. BROKEN: it
 # computes something else. FAILED: a toolchain refused it. SKIPPED: the time was up.

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.inventory import BoardRecord
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.choose import order, required
-from edgekit_runtime.delegates import check_shown, is_foreign
+from edgekit.fleet.inventory import BoardRecord
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.engines.delegates import check_shown, is_foreign
 from edgekit_runtime.errors import (
     BundleError,
     DelegateUnavailable,
@@ -23,10 +22,11 @@ from edgekit_runtime.errors import (
     SignatureInvalid,
     UnsupportedVersion,
 )
-from edgekit_runtime.manifest import SIGNATURE_NAME, Manifest, Variant
-from edgekit_runtime.requirements import check_library, check_requirements
-from edgekit_runtime.signature import read_envelope
-from edgekit_runtime.store_admit import check_board
+from edgekit_runtime.format.manifest import SIGNATURE_NAME, Manifest, Variant
+from edgekit_runtime.placement.candidates import order, required
+from edgekit_runtime.placement.requirements import check_library, check_requirements
+from edgekit_runtime.store.admission import check_board
+from edgekit_runtime.trust.signature import read_envelope
 
 WITHOUT_LIBRARY = "null"  # the engine that is numpy
 

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgekit.package.contents import read_contents
+from edgekit.package.bundle_contents import read_contents
 from edgekit.package.request import BoardFile, Request
 from edgekit_runtime.errors import PlanError, ToolchainError
 

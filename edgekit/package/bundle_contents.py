@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit_runtime.archive import Entry, directory, local_header
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import DigestMismatch
-from edgekit_runtime.extents import Extent, find_extents
-from edgekit_runtime.manifest import MANIFEST_NAME, Manifest
+from edgekit_runtime.format.archive import Entry, directory, local_header
+from edgekit_runtime.format.extents import Extent, find_extents
+from edgekit_runtime.format.manifest import MANIFEST_NAME, Manifest
 
 CHUNK_BYTES = 1 << 20
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgekit.package.arena import ALIGNMENT_BYTES, Arena, estimate
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import Request
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import InputSpec, JoinedBinding, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.format.manifest import InputSpec, JoinedBinding, Manifest, OutputSpec, TensorBinding, Variant
 
 HEADER = """\
 // The model {model} {version}, variant {variant}; written by edgekit.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import FIXED_FOLDER, Request, epoch
 from edgekit.package.scripts import FIND_RUNTIME
 from edgekit.package.tarball import Member, write_tar

@@ -7,7 +7,7 @@ import tarfile
 from importlib import resources
 from pathlib import Path
 
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import BoardFile, Request, epoch
 from edgekit.package.tools import need, run
 from edgekit_runtime.errors import PlanError

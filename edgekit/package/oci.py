@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import Request, epoch
 
 ARTIFACT_TYPE = "application/vnd.edgekit.bundle.v1"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import FOLDER, BoardFile, Request
 from edgekit.package.tarball import tree, write_tar
 from edgekit.package.tools import need, run

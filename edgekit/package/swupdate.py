@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import FOLDER, BoardFile, Request, epoch
 from edgekit.package.scripts import FIND_RUNTIME
 from edgekit.package.tarball import Member

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from edgekit.package.contents import Contents, Piece
+from edgekit.package.bundle_contents import Contents, Piece
 from edgekit.package.request import epoch
 
 BLOCK_BYTES = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.package.contents import Contents
+from edgekit.package.bundle_contents import Contents
 from edgekit.package.request import FIXED_FOLDER, Request
 
 RECIPE = """\

@@ -9,9 +9,9 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from edgekit.race.crew import Crew
+from edgekit.parallel.executor import Crew
+from edgekit_converters.execution.runner import Runner
 from edgekit_converters.records import EvaluateRequest, Evaluation, Part, PartRequest, Source
-from edgekit_converters.runner import Runner
 from edgekit_converters.verify.metrics import BATCH
 
 ALONE_S = 1.0  # what is through by then is not divided, and what is not tells how much is left

@@ -12,9 +12,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
-from edgekit.race.crew import Threads, through_joblib
-from edgekit_converters import toolchains
-from edgekit_converters.cache import code_version
+from edgekit.parallel.executor import Threads, through_joblib
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.stage_cache import code_version
 from edgekit_runtime.errors import PlanError
 
 Given = TypeVar("Given")
@@ -57,7 +57,7 @@ class Cluster:
     def each(
         self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
     ) -> list[Gives]:
-        """See :class:`edgekit.race.crew.Crew`.
+        """See :class:`edgekit.parallel.executor.Crew`.
 
         When a process of the cluster is lost all is asked for again: what was finished is in the cache by then.
         """

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit import postprocessing
-from edgekit.options import AUTO, Options, check, check_outputs, parse_input_shape
-from edgekit.postprocessing import Meaning
-from edgekit.profiles import DeviceProfile, load_profile
-from edgekit.race.choice import Budget
-from edgekit.race.crew import jobs_here
-from edgekit_converters import recipe_file
+from edgekit.parallel.executor import jobs_here
+from edgekit.plan import postprocessing
+from edgekit.plan.options import AUTO, Options, check, check_outputs, parse_input_shape
+from edgekit.plan.postprocessing import Meaning
+from edgekit.plan.profiles import DeviceProfile, load_profile
+from edgekit.race.selection import Budget
 from edgekit_converters.load import kind_of
 from edgekit_converters.lower import engines_for
 from edgekit_converters.quantize.corrections import refuse_corrections
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe import toml
+from edgekit_converters.recipe.recipe import Recipe
+from edgekit_converters.recipe.schemes import SCHEMES, refuse_mixture, scheme
 from edgekit_converters.records import OwnMetric, SourceRequest
-from edgekit_converters.schemes import SCHEMES, refuse_mixture, scheme
-from edgekit_converters.verify import own_metric
+from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import PlanError, SourceError
-from edgekit_runtime.manifest import Preprocessing
+from edgekit_runtime.format.manifest import Preprocessing
 
 DEFAULT_MAX_DROP = 0.01  # of a race
 DEFAULT_DEVICES = ("generic-arm64", "x86-64")  # without --device: TFLite and IR, in an order that suits most
@@ -117,7 +117,7 @@ def resolve(options: Options) -> Plan:
     devices = tuple(map(load_profile, options.device)) or _default_devices(source.kind)
     check(options)
     race = _race(options)
-    recipe = recipe_file.read(Path(options.recipe)) if options.recipe else None
+    recipe = toml.read(Path(options.recipe)) if options.recipe else None
     schemes = _schemes(options, recipe)
     variants, preferred, notes = _variants(devices, schemes, source.kind)
     _check_calibration(options, (*schemes, *(recipe.schemes if recipe else ())))
@@ -136,7 +136,7 @@ def resolve(options: Options) -> Plan:
         preprocessing=_preprocessing(options),
         calibrate=options.calibrate,
         evaluate=options.evaluate,
-        metric=own_metric.named(options.metric) if options.metric else None,
+        metric=user_metric.named(options.metric) if options.metric else None,
         max_drop=options.max_drop,
         recipe=recipe,
         race=race,

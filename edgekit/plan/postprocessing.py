@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.options import POSTPROCESSING_KEYS, Options
-from edgekit_runtime.consistency import postprocessing_problems
+from edgekit.plan.options import POSTPROCESSING_KEYS, Options
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import OutputSpec, Postprocessing
-from edgekit_runtime.postprocess import ACTIVATIONS, BOX_FORMATS
+from edgekit_runtime.format.consistency import postprocessing_problems
+from edgekit_runtime.format.manifest import OutputSpec, Postprocessing
+from edgekit_runtime.inference.postprocess import ACTIVATIONS, BOX_FORMATS
 
 BOXES_THRESHOLD, BOXES_TOP = 0.25, 100  # of a detector there are thousands of boxes, and nearly all are nothing
 LEAST_NUMBERS = 5  # of a box with the score of one class

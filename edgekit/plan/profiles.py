@@ -12,9 +12,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from edgekit_converters.schemes import SCHEMES
-from edgekit_runtime.choose import gone
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.errors import ProfileError
+from edgekit_runtime.placement.candidates import gone
 
 ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
 ENGINES = ("litert", "openvino")

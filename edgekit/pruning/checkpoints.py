@@ -12,11 +12,11 @@ import json
 import shutil
 from dataclasses import asdict
 
-from edgekit import training as trainings
-from edgekit.pruning.asked import Pruning
-from edgekit.pruning.reach import Reached, cut, shortened
-from edgekit.steps import Work
-from edgekit_converters import cache
+from edgekit.conversion.stages import Work
+from edgekit.pruning.options import Pruning
+from edgekit.pruning.search import Reached, cut, shortened
+from edgekit.training import training as trainings
+from edgekit_converters.execution import stage_cache
 from edgekit_converters.prune import DissectRequest
 from edgekit_converters.records import Cut, Source
 
@@ -33,14 +33,14 @@ class Memory:
         self.resume = pruning.training is not None and pruning.training.resume
         plan, training = work.plan, pruning.training
         what = (
-            cache.key("prune", (DissectRequest(work.source), work.inputs), {}),
+            stage_cache.key("prune", (DissectRequest(work.source), work.inputs), {}),
             str(pruning.goal),
             asdict(pruning.limits),
             (pruning.importance, pruning.depth, pruning.rounds, pruning.table.to_json() if pruning.table else None),
             (training.data, asdict(trainings.lasting(training.settings))) if training else None,
             (plan.calibrate, plan.schemes, plan.engines),
         )
-        self.folder = cache.cache_root() / "pruning" / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+        self.folder = stage_cache.cache_root() / "pruning" / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
         if self.resume and not self.folder.is_dir():
             raise trainings.nothing_there()
         if not self.resume:

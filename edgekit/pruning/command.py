@@ -8,17 +8,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__, begin, model_file
-from edgekit import report as reports
-from edgekit.model_file import ModelReport
-from edgekit.options import Options
-from edgekit.plan import Plan, resolve
-from edgekit.pruning.asked import Pruning, asked, timed_in, with_calibration
-from edgekit.pruning.compare import PruningReport, compare
-from edgekit.pruning.slim import slim
-from edgekit.report_page import page
-from edgekit_converters import toolchains
-from edgekit_converters.runner import StageCost, Watch
+from edgekit import __version__
+from edgekit.conversion import open_model
+from edgekit.plan.options import Options
+from edgekit.plan.plan import Plan, resolve
+from edgekit.pruning.comparison import PruningReport, compare
+from edgekit.pruning.options import Pruning, asked, timed_in, with_calibration
+from edgekit.pruning.prune import slim
+from edgekit.report import report as reports
+from edgekit.report.html import page
+from edgekit.training import model_file
+from edgekit.training.model_file import ModelReport
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.runner import StageCost, Watch
 from edgekit_runtime.errors import PlanError
 
 
@@ -75,8 +77,8 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    with begin.runner(plan.model, watch) as runner:
-        work = begin.work(runner, plan.model, begin.load(runner, plan.model, "tabulate"))
+    with open_model.runner(plan.model, watch) as runner:
+        work = open_model.work(runner, plan.model, open_model.load(runner, plan.model, "tabulate"))
         saved = model_file.save(runner, work.source)
         output = model_file.place(plan.output, f"{plan.model.name}-pruned", saved)
         made = slim(work, plan.pruning)
@@ -91,7 +93,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
             versions={"edgekit": __version__} | toolchains.versions(work.toolchain, *plan.model.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
-            notes=(*work.source.notes, *begin.data_notes(work), *told.notes),
+            notes=(*work.source.notes, *open_model.data_notes(work), *told.notes),
         )
         with reports.to_file(plan.model.report) as write_report:
             model_file.put(file, output)

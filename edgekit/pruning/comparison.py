@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from edgekit import steps
-from edgekit.pruning.asked import Pruning
-from edgekit.pruning.reach import quantized
-from edgekit.pruning.slim import Slim
-from edgekit.steps import Work
+from edgekit.conversion import stages
+from edgekit.conversion.stages import Work
+from edgekit.pruning.options import Pruning
+from edgekit.pruning.prune import Slim
+from edgekit.pruning.search import quantized
 from edgekit_converters.prune import Anatomy, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
 from edgekit_converters.train import Epoch, Thinned, Trained
@@ -96,8 +96,8 @@ def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, 
         known: artifacts of the pruned model that were made already, by (engine, scheme).
     """
     work = _judged(work)
-    dense = steps.evaluate_source(work)
-    pruned = steps.evaluate_source(replace(work, source=made.source, dense=None))
+    dense = stages.evaluate_source(work)
+    pruned = stages.evaluate_source(replace(work, source=made.source, dense=None))
     refused: list[str] = []
     models: list[ModelReport] = []
     for engine in work.plan.engines:
@@ -148,9 +148,9 @@ def _groups(made: Slim) -> Iterator[GroupReport]:
 def _judged(work: Work) -> Work:
     """The work with data that tell what a model is worth: by the dense one's answers, where they have no labels."""
     data = work.evaluation
-    if data is None or data.labels is not None or work.plan.metric or steps.reconstructs(work):
+    if data is None or data.labels is not None or work.plan.metric or stages.reconstructs(work):
         return work
-    return replace(work, evaluation=steps.answer(work, data), agreement=True)
+    return replace(work, evaluation=stages.answer(work, data), agreement=True)
 
 
 @contextmanager
@@ -181,8 +181,8 @@ def _measured(
     names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
     whole = made.dense.widths if made.dense else {}
     costs = {"dense": _costs(made.dense, whole), became: _costs(made.left, made.widths)}
-    for (model, scheme), artifact, latency in zip(names, artifacts, steps.rank(work, artifacts), strict=True):
-        evaluation: Evaluation | None = steps.evaluate_artifact(work, artifact)
+    for (model, scheme), artifact, latency in zip(names, artifacts, stages.rank(work, artifacts), strict=True):
+        evaluation: Evaluation | None = stages.evaluate_artifact(work, artifact)
         yield ModelReport(
             model,
             engine,
@@ -204,7 +204,7 @@ def _made(
     work: Work, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
 ) -> Iterator[tuple[str, Artifact]]:
     """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
-    lowered = steps.lower(work, engine)
+    lowered = stages.lower(work, engine)
     made = {"float32": lowered} | {scheme: one for (of, scheme), one in known.items() if of == engine}
     for scheme in dict.fromkeys(("float32", *work.plan.schemes_of(engine))):
         with _told(f"{engine} {scheme}", refused):

@@ -6,14 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import training as trainings
-from edgekit.options import PRUNING_KEYS, Options
-from edgekit.plan import Plan
-from edgekit.training import Training, option
+from edgekit.plan.options import PRUNING_KEYS, Options
+from edgekit.plan.plan import Plan
+from edgekit.training import training as trainings
+from edgekit.training.training import Training, option
 from edgekit_converters.prune import IMPORTANCES
-from edgekit_converters.prune.choose import Goal, Limits
-from edgekit_converters.prune.costs import MEASURES
-from edgekit_converters.prune.table import Table, read_table
+from edgekit_converters.prune.channel_selection import Goal, Limits
+from edgekit_converters.prune.cost_terms import MEASURES
+from edgekit_converters.prune.latency.table import Table, read_table
 from edgekit_converters.train import sparsity
 from edgekit_runtime.errors import PlanError
 

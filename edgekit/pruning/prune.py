@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edgekit import training as trainings
-from edgekit.pruning.asked import Pruning, timed_in
-from edgekit.pruning.reach import Gauge, Job, Reached, opened, reach
-from edgekit.pruning.remember import Memory
-from edgekit.steps import Work
-from edgekit.training import Material, Teacher, Training
+from edgekit.conversion.stages import Work
+from edgekit.pruning.checkpoints import Memory
+from edgekit.pruning.options import Pruning, timed_in
+from edgekit.pruning.search import Gauge, Job, Reached, opened, reach
+from edgekit.training import training as trainings
+from edgekit.training.training import Material, Teacher, Training
 from edgekit_converters.data import DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.prune import Anatomy, DissectRequest, MendRequest, ScoreRequest, Scores
-from edgekit_converters.prune.choose import Goal, Whole, Worth, read, widths_after
-from edgekit_converters.prune.costs import Term, spread, terms_of, total
-from edgekit_converters.prune.table import Table
-from edgekit_converters.prune.tabulate import TabulateRequest
-from edgekit_converters.prune.thin import Thin, ThinRequest
+from edgekit_converters.prune.channel_selection import Goal, Whole, Worth, read, widths_after
+from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
+from edgekit_converters.prune.latency.profile import TabulateRequest
+from edgekit_converters.prune.latency.table import Table
+from edgekit_converters.prune.magnitude_sparsity import Thin, ThinRequest
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Thinned, Trained
 from edgekit_runtime.errors import ConversionError, PlanError, SourceError

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edgekit import steps
-from edgekit.steps import Work
+from edgekit.conversion import stages
+from edgekit.conversion.stages import Work
 from edgekit_converters.load import LOADERS
 from edgekit_converters.prune import Anatomy, CutRequest, DropRequest
-from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth, choose, widths_after
-from edgekit_converters.prune.costs import total
-from edgekit_converters.prune.depth import TermsAt, dropped, least
-from edgekit_converters.prune.tabulate import ClockRequest
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.prune.branch_selection import TermsAt, dropped, least
+from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, Worth, choose, widths_after
+from edgekit_converters.prune.cost_terms import total
+from edgekit_converters.prune.latency.profile import ClockRequest
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Cut, Source, SourceRequest
 from edgekit_runtime.errors import PlanError
 
@@ -37,7 +37,7 @@ class Gauge:
     def artifact(self, source: Source) -> Artifact:
         """A model as it will be run."""
         work = replace(self.work, source=source)
-        lowered = steps.lower(work, self.engine)
+        lowered = stages.lower(work, self.engine)
         return lowered if self.scheme == "float32" else quantized(work, lowered, self.scheme)
 
     def left(self, source: Source) -> float:
@@ -159,5 +159,5 @@ def opened(work: Work, request: SourceRequest) -> Source:
 
 def quantized(work: Work, artifact: Artifact, scheme: str) -> Artifact:
     """A float artifact in a scheme, as a conversion makes it that looks for nothing better."""
-    examined = steps.Examined(artifact, steps.examine(work, artifact, (scheme,)))
-    return steps.quantize(work, examined, Recipe(scheme))
+    examined = stages.Examined(artifact, stages.examine(work, artifact, (scheme,)))
+    return stages.quantize(work, examined, Recipe(scheme))

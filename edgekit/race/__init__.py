@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
+from edgekit.parallel.executor import Crew, Threads
 from edgekit.race import candidates
-from edgekit.race.choice import Budget, hopeless, standard_error
-from edgekit.race.crew import Crew, Threads
-from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
-from edgekit_converters.recipe import Recipe
+from edgekit.race.selection import Budget, hopeless, standard_error
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
+from edgekit_converters.verify.acceptance import check_parity, drop
 from edgekit_converters.verify.metrics import higher_is_better
-from edgekit_converters.verify.verdict import check_parity, drop
 from edgekit_runtime.errors import ConversionError, DiskFull, EngineError, PlanError, VerificationError
 
 # What takes a candidate out of the race, a toolchain that died for want of memory among it. A full disk, bad data or a

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from edgekit import steps
-from edgekit.assemble import Made
-from edgekit.plan import Plan, VariantPlan
-from edgekit.profiles import DeviceProfile
+from edgekit.conversion import stages
+from edgekit.conversion.manifest import Made
+from edgekit.conversion.stages import Lowered, Outcome, Work
+from edgekit.conversion.trial import MEASURED, Trial
+from edgekit.plan.plan import Plan, VariantPlan
+from edgekit.plan.profiles import DeviceProfile
 from edgekit.race import Entry, Race
 from edgekit.race import Source as RaceSource
-from edgekit.race.choice import Budget, amount, choose, closest, explain, finalists, measured
-from edgekit.race.trial import MEASURED, Trial
-from edgekit.steps import Lowered, Outcome, Work
-from edgekit_converters.recipe import Recipe
+from edgekit.race.selection import Budget, amount, choose, closest, explain, finalists, measured
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_runtime.errors import EdgekitError, VerificationError
-from edgekit_runtime.requirements import machine
+from edgekit_runtime.placement.requirements import machine
 
 Key = tuple[str, str]  # engine, scheme
 PART = 512  # samples, spread over all: they decide whether a candidate is hopeless
@@ -42,25 +42,25 @@ class Lane:
 
     def make(self, recipe: Recipe) -> Artifact:
         """Quantize the float artifact."""
-        return steps.quantize(self.work, self.lowered, recipe)
+        return stages.quantize(self.work, self.lowered, recipe)
 
     def compare(self, artifact: Artifact) -> Comparison:
         """Hold it against the source's outputs."""
-        return steps.compare(self.work, artifact)
+        return stages.compare(self.work, artifact)
 
     def evaluate(self, artifact: Artifact, *, part: bool) -> Evaluation:
         """Evaluate it on a part, or on all."""
-        evaluation = steps.evaluate_artifact(self.part if part else self.work, artifact)
+        evaluation = stages.evaluate_artifact(self.part if part else self.work, artifact)
         assert evaluation is not None
         return evaluation
 
     def rank(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
         """Time them in turns."""
-        return steps.rank(self.work, artifacts)
+        return stages.rank(self.work, artifacts)
 
     def harm(self) -> Sequence[str]:
         """The source's layers, those that int8 harms most first."""
-        return steps.harm(self.work, self.lowered)
+        return stages.harm(self.work, self.lowered)
 
 
 def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
@@ -79,17 +79,17 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
     """
     budget = _budget(work.plan)
     work, notes = _stakes(work)
-    part = replace(work, evaluation=steps.part(work, PART))
-    whole = steps.evaluate_source(work)
+    part = replace(work, evaluation=stages.part(work, PART))
+    whole = stages.evaluate_source(work)
     assert whole is not None
     # a metric that gives one number for the whole set says nothing of its parts
-    some = steps.evaluate_source(part) if whole.scores else None
+    some = stages.evaluate_source(part) if whole.scores else None
     interrupted = threading.Event()
     stop = _until(budget, interrupted)
 
     def one(artifact: Artifact) -> tuple[Lowered, Race]:
         schemes = work.plan.schemes_of(artifact.engine)
-        lowered = steps.prove(work, artifact, schemes)
+        lowered = stages.prove(work, artifact, schemes)
         engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.crew)
         engine.run()
         return lowered, engine
@@ -137,14 +137,14 @@ def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
     """The work with the data that decide, and what is to be said of them."""
     plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
     # without --evaluate all that was given to calibrate is evaluated, also where less of it calibrates
-    whole = work.evaluation or steps.prepare(work.runner, plan, work.inputs, spec, steps.CALIBRATION)
+    whole = work.evaluation or stages.prepare(work.runner, plan, work.inputs, spec, stages.CALIBRATION)
     assert whole is not None
-    steps.check_enough(whole, spec, "which candidate is better")
-    if plan.metric or whole.labels is not None or steps.reconstructs(work):
+    stages.check_enough(whole, spec, "which candidate is better")
+    if plan.metric or whole.labels is not None or stages.reconstructs(work):
         own = () if work.evaluation else (f"race: measured on {spec}, for there is no --evaluate: that flatters",)
         return replace(work, evaluation=whole), own
     note = f"race: {spec} has no labels, so what counts is agreement with the float model"
-    return replace(work, evaluation=steps.answer(work, whole), agreement=True), (note,)
+    return replace(work, evaluation=stages.answer(work, whole), agreement=True), (note,)
 
 
 def _ended(why: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from edgekit_converters.recipe import Recipe, Rule
+from edgekit_converters.recipe.recipe import Recipe, Rule
 
 FLOAT, PLAIN = Recipe("float32"), Recipe("int8-static")
 # Schemes, then statistics and corrections of int8-static: these cost next to nothing at run time.

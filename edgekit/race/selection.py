@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, complexity
+from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, complexity
 
 OBJECTIVES = ("latency", "size", "accuracy")
 ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too

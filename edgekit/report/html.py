@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from edgekit.page_style import COLOURS, NAMES, STYLE
-from edgekit.pruning.compare import PruningReport
-from edgekit.report import VariantReport, metric_text, size_text, value_text
+from edgekit.pruning.comparison import PruningReport
+from edgekit.report.report import VariantReport, metric_text, size_text, value_text
+from edgekit.report.style import COLOURS, NAMES, STYLE
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 900, 420, 80, 50, 40, 150  # pixels
 TICKS, ROW = 5, 14  # of an axis; pixels between lines of text

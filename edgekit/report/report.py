@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.pruning.compare import PruningReport
-from edgekit.race.choice import pareto
-from edgekit.race.trial import Trial, told
+from edgekit.conversion.trial import Trial, told
+from edgekit.pruning.comparison import PruningReport
+from edgekit.race.selection import pareto
 from edgekit_converters.examine.coverage import Coverage
+from edgekit_converters.execution.runner import StageCost
 from edgekit_converters.records import Finding, Latency, Parity
-from edgekit_converters.runner import StageCost
 from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import ConversionError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from edgekit.page_style import COLOURS, NAMES, STYLE
-from edgekit.sensitivity import Figures, Row, SensitivityReport, Trial
+from edgekit.conversion.sensitivity import Figures, Row, SensitivityReport, Trial
+from edgekit.report.style import COLOURS, NAMES, STYLE
 
 SHOWN = 40  # layers in the chart; the table has all
 NAME_WIDTH, CHART_WIDTH, BAR_HEIGHT = 260, 900, 13  # pixels

@@ -8,15 +8,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__, begin, model_file, steps
-from edgekit import training as trainings
-from edgekit.model_file import ModelReport
-from edgekit.options import Options
-from edgekit.plan import Plan, resolve
-from edgekit.training import Teacher, Training
+from edgekit import __version__
+from edgekit.conversion import open_model
+from edgekit.conversion import stages as steps
+from edgekit.plan.options import Options
+from edgekit.plan.plan import Plan, resolve
+from edgekit.training import model_file
+from edgekit.training import training as trainings
+from edgekit.training.model_file import ModelReport
+from edgekit.training.training import Teacher, Training
+from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import EvaluateRequest, Evaluation, Source
-from edgekit_converters.runner import Runner, StageCost, Watch
 from edgekit_converters.train import Epoch, Settings, Trained
 from edgekit_runtime.errors import PlanError
 
@@ -84,7 +87,7 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    with begin.runner(plan.student, watch) as runner:
+    with open_model.runner(plan.student, watch) as runner:
         student, teacher = _opened(runner, plan.student), _opened(runner, plan.teacher)
         saved = model_file.save(runner, student.source)
         output = model_file.place(plan.output, f"{plan.student.name}-distilled", saved)
@@ -120,7 +123,7 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
 
 def _opened(runner: Runner, plan: Plan) -> Teacher:
     source: Source = runner.run("load", LOADERS[plan.source.kind].toolchain, plan.source, plan.name)
-    return Teacher(source, begin.with_preprocessing(source, plan))
+    return Teacher(source, open_model.with_preprocessing(source, plan))
 
 
 def _evaluated(runner: Runner, plan: Plan, model: Teacher) -> Evaluation | None:

@@ -9,12 +9,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.options import Options, check_outputs
-from edgekit_converters.cache import digest
+from edgekit.plan.options import Options, check_outputs
+from edgekit_converters.execution.runner import Runner
+from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.load.save import Saved, SaveRequest
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.runner import Runner
 from edgekit_runtime.errors import ConversionError, PlanError
 
 # kind of model: what it may be saved as, by whatever opens it

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import steps
-from edgekit.options import Options, file_of
-from edgekit.plan import Plan
-from edgekit.steps import Purpose
-from edgekit_converters import cache, toolchains
+from edgekit.conversion import stages
+from edgekit.conversion.stages import Purpose
+from edgekit.plan.options import Options, file_of
+from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution import stage_cache, toolchains
+from edgekit_converters.execution.runner import Runner
 from edgekit_converters.load import LOADERS
+from edgekit_converters.recipe.schemes import scheme
 from edgekit_converters.records import AnswerRequest, Source
-from edgekit_converters.runner import Runner
-from edgekit_converters.schemes import scheme
 from edgekit_converters.train import (
     OPTIMIZERS,
     SCHEDULES,
@@ -32,9 +32,9 @@ from edgekit_converters.train import (
     checkpoint,
 )
 from edgekit_converters.train.fake_quantize import ARITHMETICS
-from edgekit_converters.train.teach import check_pair
+from edgekit_converters.train.teacher_outputs import check_pair
 from edgekit_runtime.errors import DataError, PlanError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 TRAINING, VALIDATION = Purpose("training", 32, 1000), Purpose("validation", 16, 200)
 # what may differ when a training is gone on with: what was learned so far is worth as much
@@ -175,9 +175,9 @@ def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training
         DataError: they do not fit it, or are no images but were to be augmented.
     """
     augment.check(training.settings.augment, inputs)
-    data = steps.prepare(runner, plan, inputs, training.data, TRAINING)
+    data = stages.prepare(runner, plan, inputs, training.data, TRAINING)
     assert data is not None
-    return Material(inputs, data, steps.prepare(runner, plan, inputs, training.validate, VALIDATION))
+    return Material(inputs, data, stages.prepare(runner, plan, inputs, training.validate, VALIDATION))
 
 
 def train(
@@ -268,7 +268,7 @@ def _checkpoints(request: TrainRequest, teacher: Teacher | None, *, resume: bool
         PlanError: it is to be gone on with, and nothing is there.
     """
     what = dataclasses.replace(request, settings=lasting(request.settings), lessons=None)
-    folder = cache.cache_root() / "training" / cache.key("train", (what, teacher), {})
+    folder = stage_cache.cache_root() / "training" / stage_cache.key("train", (what, teacher), {})
     if resume and not begin and not checkpoint.exists(folder):
         raise nothing_there()
     if not resume:

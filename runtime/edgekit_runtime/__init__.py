@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit_runtime import errors as errors
-    from edgekit_runtime.bundle import open_bundle as open_bundle
+    from edgekit_runtime.bundle.reader import open_bundle as open_bundle
     from edgekit_runtime.model import Model as Model
     from edgekit_runtime.model import load as load
-    from edgekit_runtime.place import Placement as Placement
+    from edgekit_runtime.placement.place import Placement as Placement
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "load": "model",
     "Model": "model",
-    "Placement": "place",
-    "open_bundle": "bundle",
+    "Placement": "placement.place",
+    "open_bundle": "bundle.reader",
     "errors": "errors",
 }
 

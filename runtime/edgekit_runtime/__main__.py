@@ -9,23 +9,23 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime import show, store_commands
-from edgekit_runtime.arguments import add_where, asked, positive, seconds, threads
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.edges import CALL_RAW
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.commands import render, store
+from edgekit_runtime.commands.arguments import add_where, asked, positive, seconds, threads
+from edgekit_runtime.commands.input_files import read_sample, write_outputs
+from edgekit_runtime.commands.silence import quiet_engines
+from edgekit_runtime.commands.verify import failure, verify
 from edgekit_runtime.errors import EdgekitError, InputMismatch
-from edgekit_runtime.manifest import to_json
+from edgekit_runtime.format.manifest import to_json
+from edgekit_runtime.inference.tensor_io import CALL_RAW
 from edgekit_runtime.model import load
-from edgekit_runtime.place import REASONS, How
-from edgekit_runtime.quiet import quiet_engines
-from edgekit_runtime.samples import read_sample, write_outputs
-from edgekit_runtime.verify import failure, verify
+from edgekit_runtime.placement.place import REASONS, How
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from edgekit_runtime.failover import Event
     from edgekit_runtime.model import Model, Outputs
+    from edgekit_runtime.placement.failover import Event
     from edgekit_runtime.tensors import Array
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -43,12 +43,14 @@ def check(args: argparse.Namespace) -> int:
         signed_by = bundle.signed_by
         if args.files_only:
             bundle.verify_all()
-            _tell(args, {"ok": True, "signed_by": signed_by}, [*show.signature_lines(signed_by), "every file is whole"])
+            _tell(
+                args, {"ok": True, "signed_by": signed_by}, [*render.signature_lines(signed_by), "every file is whole"]
+            )
             return 0
         verdicts = verify(bundle, args.device, args.require, args.threads, how)
     problem = failure(verdicts)
     told = {"ok": problem is None, "signed_by": signed_by, "variants": [asdict(v) for v in verdicts]}
-    _tell(args, told, [*show.signature_lines(signed_by), *show.verdict_lines(verdicts)])
+    _tell(args, told, [*render.signature_lines(signed_by), *render.verdict_lines(verdicts)])
     if problem is not None:
         raise problem
     return 0
@@ -60,14 +62,14 @@ def info(args: argparse.Namespace) -> int:
     wish = asked(args)
     with open_bundle(args.bundle, wish["trust"]) as bundle:
         manifest = bundle.manifest
-    told, lines = {"manifest": json.loads(to_json(manifest)), "placement": None}, [*show.manifest_lines(manifest)]
+    told, lines = {"manifest": json.loads(to_json(manifest)), "placement": None}, [*render.manifest_lines(manifest)]
     try:
         with load(**wish, on_event=_show_event) as model:
             placement = model.placement
     except REASONS:  # what it is can be said all the same
         _tell(args, told, lines)
         raise
-    _tell(args, {**told, "placement": asdict(placement)}, [*lines, *show.placement_lines(placement)])
+    _tell(args, {**told, "placement": asdict(placement)}, [*lines, *render.placement_lines(placement)])
     return 0
 
 
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             write_outputs(args.output, outputs)
         found, lines = _results(model, outputs, args.top)
         told = {"variant": model.placement.variant, "events": [asdict(event) for event in model.events], **found}
-        lines = [*show.taken_lines(model.placement), *lines]
+        lines = [*render.taken_lines(model.placement), *lines]
     _tell(args, told, lines)
     return 0
 
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 @quiet_engines()
 def measure(args: argparse.Namespace) -> int:
     """Measure how fast it is here, cold and steady, and say how far to trust it."""
-    from edgekit_runtime import measure as measuring
+    from edgekit_runtime.commands import benchmark as measuring
 
     found = measuring.measure(measuring.Wish(**asked(args)), args.seconds, _show_event)
     _tell(args, asdict(found), measuring.lines(found))
@@ -100,7 +102,7 @@ def measure(args: argparse.Namespace) -> int:
 @quiet_engines()
 def doctor(args: argparse.Namespace) -> int:
     """Say what this machine is, which engines and accelerators it has, and what to install."""
-    from edgekit_runtime import doctor as doctors
+    from edgekit_runtime.commands import doctor as doctors
 
     found = doctors.diagnose()
     _tell(args, asdict(found), doctors.lines(found))
@@ -114,7 +116,7 @@ def _keep_store(args: argparse.Namespace) -> int:
 
 
 def _show_event(event: Event) -> None:
-    print(show.event_line(event), file=sys.stderr, flush=True)
+    print(render.event_line(event), file=sys.stderr, flush=True)
 
 
 def _call(model: Model, sample: Any, raw: bool) -> Outputs:
@@ -126,14 +128,14 @@ def _call(model: Model, sample: Any, raw: bool) -> Outputs:
 
 def _results(model: Model, outputs: dict[str, Array], top: int | None) -> tuple[dict[str, Any], list[str]]:
     """What a call gave, for programs and for people; people get the answers instead of what they are made of."""
-    records = {name: show.output_record(out, _labels(model, name), top or TOP) for name, out in outputs.items()}
+    records = {name: render.output_record(out, _labels(model, name), top or TOP) for name, out in outputs.items()}
     means = model.manifest.postprocessing
     explained = (means.scores, means.boxes) if means else ()
-    others = [line for name in records if name not in explained for line in show.output_lines(name, records[name])]
+    others = [line for name in records if name not in explained for line in render.output_lines(name, records[name])]
     if means is None:
         return {"outputs": records}, others
     answers = model.postprocess(outputs)[:top]
-    return {"answers": [asdict(each) for each in answers], "outputs": records}, [*show.answer_lines(answers), *others]
+    return {"answers": [asdict(each) for each in answers], "outputs": records}, [*render.answer_lines(answers), *others]
 
 
 def _labels(model: Model, output: str) -> tuple[str, ...]:
@@ -157,7 +159,7 @@ EXAMPLES = {
     "doctor": "doctor --json",
 }
 VERBS = (check, run, info, measure, doctor)
-STORE_VERBS = store_commands.VERBS
+STORE_VERBS = store.VERBS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
             store_verb.__name__, help=said, description=said, epilog=f"example: python -m edgekit_runtime {example}"
         )
         sub.set_defaults(function=_keep_store, store_verb=store_verb)
-        store_commands.add_options(store_verb, sub)
+        store.add_options(store_verb, sub)
         sub.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
-from edgekit_runtime.bundle import Bundle, BundlePath, open_bundle
+from edgekit_runtime.bundle.reader import Bundle, BundlePath, open_bundle
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
-from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec
-from edgekit_runtime.place import How, Placement, place
-from edgekit_runtime.selfcheck import CHECKS
-from edgekit_runtime.stream import cores, stream
+from edgekit_runtime.format.manifest import InputSpec, Manifest, OutputSpec
+from edgekit_runtime.inference.stream import cores, stream
+from edgekit_runtime.placement.golden_check import CHECKS
+from edgekit_runtime.placement.place import How, Placement, place
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
-    from edgekit_runtime.delegates import Options
-    from edgekit_runtime.encryption import KeySource
-    from edgekit_runtime.failover import Event, Failover
-    from edgekit_runtime.postprocess import Answer
-    from edgekit_runtime.session import Session
+    from edgekit_runtime.engines.delegates import Options
+    from edgekit_runtime.inference.postprocess import Answer
+    from edgekit_runtime.inference.session import Session
+    from edgekit_runtime.placement.failover import Event, Failover
     from edgekit_runtime.tensors import Array
-    from edgekit_runtime.trust import Trust
+    from edgekit_runtime.trust.encryption import KeySource
+    from edgekit_runtime.trust.policy import Trust
 
     Inputs = Union[Array, Mapping[str, Any], Sequence[Any]]
     Outputs = Union[Array, dict[str, Array]]
@@ -89,7 +89,7 @@ def load(  # noqa: PLR0913  # each is a question of its own, and all but the pat
         raise
     runner: Session | Failover = session
     if how.isolate_s is not None:
-        from edgekit_runtime.failover import Failover, Wish
+        from edgekit_runtime.placement.failover import Failover, Wish
 
         runner = Failover(bundle, session, placement, Wish(device, require, threads, how), on_event)
     return Model(bundle, runner, placement, labels, concurrency, asked)
@@ -108,7 +108,7 @@ def _how_many(threads: int | str | None, bundle: Bundle, device: str, require: s
     """The number of threads that was asked for; ``"auto"`` is measured."""
     if not isinstance(threads, str):
         return threads
-    from edgekit_runtime.tune import best_threads
+    from edgekit_runtime.placement.thread_tuning import best_threads
 
     return best_threads(bundle, device, require, how)
 
@@ -224,7 +224,7 @@ class Model:
         declared = self.manifest.postprocessing
         if declared is None:
             raise MalformedBundle(f"the bundle {self.manifest.model_name!r} does not declare what its outputs mean")
-        from edgekit_runtime.postprocess import answers
+        from edgekit_runtime.inference.postprocess import answers
 
         by_name = outputs if isinstance(outputs, dict) else {self.outputs[0].name: outputs}
         return answers(declared, by_name, self.labels)
@@ -278,7 +278,7 @@ class Model:
             BundleError: the new one must not be used. After each of these the old one runs on, and this generation is
                 not tried again.
         """
-        from edgekit_runtime.reload import newer
+        from edgekit_runtime.store.reload import newer
 
         other = newer(self._bundle, self._asked, self._passed_over)
         if other is not None:
@@ -294,7 +294,7 @@ class Model:
         Raises:
             StoreError: the model was not loaded from a store, or that cannot be written.
         """
-        from edgekit_runtime.reload import beat
+        from edgekit_runtime.store.reload import beat
 
         return beat(self._bundle)
 

@@ -28,10 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_runtime import npy, open_bundle, signature
-from edgekit_runtime.archive import Entry, directory, local_header
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError
-from edgekit_runtime.manifest import parse
+from edgekit_runtime.format import npy
+from edgekit_runtime.format.archive import Entry, directory, local_header
+from edgekit_runtime.format.manifest import parse
+from edgekit_runtime.trust import signature
 
 NUMBERS = (0, 1, -1, 2, 8, 24, 63, 64, 127, 128, 255, 256, 1024, 1026, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64)
 TOKENS = (

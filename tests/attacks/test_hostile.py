@@ -347,7 +347,7 @@ def test_it_is_not_trusted(craft: Craft, tmp_path: Path, trusted: Path, attack: 
 
 @pytest.mark.needs_cryptography
 def test_the_honest_one_is_trusted_and_by_nobody_else(craft: Craft, tmp_path: Path, trusted: Path) -> None:
-    from edgekit.signing import make_key
+    from edgekit.bundle.signing import make_key
 
     honest = tmp_path / "honest.edgekit"
     honest.write_bytes(craft.lay_out(craft.signed))

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from edgekit_runtime import delta_format as layout
 from edgekit_runtime.errors import BundleError, DigestMismatch, IncompatibleDevice, MalformedBundle, NotAnUpdate
-from edgekit_runtime.store import current
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.store.delta import format as layout
+from edgekit_runtime.store.generations import current
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.source import install_from
 
 MOST_S, MOST_BYTES = 1.0, 50_000_000
 
@@ -174,8 +174,8 @@ CHILD = """
 import json, os, sys, time
 import numpy
 from edgekit_runtime.errors import BundleError
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.source import install_from
 def memory_bytes(field):
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.encrypting import sealed
-from edgekit.signing import read_private_key, sign
+from edgekit.bundle.encryption import sealed
+from edgekit.bundle.signing import read_private_key, sign
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime import __version__
-from edgekit_runtime.manifest import (
+from edgekit_runtime.format.manifest import (
     Accuracy,
     Golden,
     InputSpec,

@@ -57,7 +57,7 @@ def test_its_signatures_are_believed(bundle: Path, kind: str) -> None:
 
 @pytest.mark.needs_cryptography
 def test_another_key_is_not_believed(bundle: Path, tmp_path: Path) -> None:
-    from edgekit.signing import make_key
+    from edgekit.bundle.signing import make_key
 
     with pytest.raises(SignatureInvalid):
         open_bundle(bundle, trust=make_key(tmp_path / "other.pem", "p256")[1])

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edgekit_converters import load as loading
+from edgekit_converters.execution.worker import ENVIRONMENT
 from edgekit_converters.records import Artifact, CompareRequest, Comparison, LowerRequest, ProbeRequest, SourceRequest
-from edgekit_converters.worker import ENVIRONMENT
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_converters.record_json import decode, encode
+from edgekit_converters.execution.record_json import decode, encode
 from edgekit_converters.records import (
     Artifact,
     Comparison,
@@ -15,7 +15,7 @@ from edgekit_converters.records import (
     Source,
     SourceRequest,
 )
-from edgekit_runtime.manifest import InputSpec, OutputSpec, Preprocessing, TensorBinding
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec, Preprocessing, TensorBinding
 
 SOURCE = Source(
     request=SourceRequest("python", Path("/models/net.py"), "build", input_shapes=(InputShape((1, 3, 8, 8), "x"),)),

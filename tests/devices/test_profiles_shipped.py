@@ -7,8 +7,8 @@ from importlib import resources
 
 import pytest
 
-from edgekit.profiles import load_profile, profile_names
-from edgekit_converters.schemes import SCHEMES
+from edgekit.plan.profiles import load_profile, profile_names
+from edgekit_converters.recipe.schemes import SCHEMES
 
 MAX_LINES = 40
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.writer import write_bundle
 
 VERDICTS = {
     "boards": [{"board": "cam-1", "runs": ["a"]}, {"board": "cam-2", "runs": []}, {"board": "cam-3", "runs": ["a"]}]
@@ -133,7 +133,7 @@ def test_boards_are_asked_one_after_the_other_and_the_silent_are_named(fleet, tm
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=seen)
     assert (done.returncode, done.stderr) == (1, "did not answer: cam-2\n")
     assert sorted(path.name for path in (tmp_path / "fleet").iterdir()) == ["cam-1.json", "cam-3.json"]
-    from edgekit.inventory import read_inventory
+    from edgekit.fleet.inventory import read_inventory
 
     assert [board.name for board in read_inventory(tmp_path / "fleet")] == ["cam-1", "cam-3"]
 

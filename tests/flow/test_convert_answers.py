@@ -10,7 +10,7 @@ import edgekit
 import edgekit_runtime
 from edgekit.cli import cli
 from edgekit_runtime.errors import DataError, PlanError
-from edgekit_runtime.manifest import Postprocessing
+from edgekit_runtime.format.manifest import Postprocessing
 
 pytestmark = pytest.mark.needs_openvino
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import edgekit
 import edgekit_runtime
 from edgekit.cli import cli
-from edgekit_converters.recipe_file import parse
+from edgekit_converters.recipe.toml import parse
 from edgekit_runtime.errors import PlanError
 
 pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]

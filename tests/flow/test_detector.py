@@ -7,7 +7,7 @@ import pytest
 
 import edgekit
 import edgekit_runtime
-from edgekit_runtime.manifest import JoinedBinding
+from edgekit_runtime.format.manifest import JoinedBinding
 
 pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]
 

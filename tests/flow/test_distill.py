@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from edgekit import distill as distilling
-from edgekit.options import Options
+from edgekit.plan.options import Options
+from edgekit.training import distill as distilling
 from edgekit_runtime.errors import PlanError
 
 pytestmark = [pytest.mark.needs_torch, pytest.mark.needs_rich]

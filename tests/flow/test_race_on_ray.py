@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit import divide
-from edgekit.race.crew import ALONE
-from edgekit_converters.cache import Cache
+from edgekit.parallel import evaluation
+from edgekit.parallel.executor import ALONE
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution.runner import Runner, new_log
+from edgekit_converters.execution.stage_cache import Cache
 from edgekit_converters.records import Artifact, EvaluateRequest
-from edgekit_converters.runner import Runner, new_log
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec, TensorBinding
 
 pytestmark = [pytest.mark.needs_ray, pytest.mark.needs_keras]
 
@@ -74,7 +74,7 @@ def below(pid: int) -> dict[int, bytes]:
 
 def kill(raylet: int, killed: threading.Event) -> None:
     """Switch a node off as soon as it tries a candidate."""
-    while not any(b"edgekit_converters.worker" in line for line in below(raylet).values()):
+    while not any(b"edgekit_converters.execution.worker" in line for line in below(raylet).values()):
         time.sleep(0.1)
     for one in (*below(raylet), raylet):
         os.kill(one, signal.SIGKILL)
@@ -82,7 +82,7 @@ def kill(raylet: int, killed: threading.Event) -> None:
 
 
 def test_a_node_that_does_not_see_the_files_is_refused(cluster, tmp_path):
-    from edgekit.race import cluster as crew
+    from edgekit.parallel import ray_executor as crew
 
     own = tmp_path / "own"
     own.mkdir()
@@ -95,7 +95,7 @@ def test_a_node_that_does_not_see_the_files_is_refused(cluster, tmp_path):
 
 
 def test_nothing_at_the_address_is_said(tmp_path):
-    from edgekit.race import cluster as crew
+    from edgekit.parallel import ray_executor as crew
 
     with (
         pytest.raises(PlanError, match=r"--ray 127.0.0.1:1: cannot be joined .*ray start --head"),
@@ -105,7 +105,7 @@ def test_nothing_at_the_address_is_said(tmp_path):
 
 
 def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_path, monkeypatch):
-    from edgekit.race import cluster as crew
+    from edgekit.parallel import ray_executor as crew
 
     rng = np.random.default_rng(0)
     for name, shape in (("x", (500, 6)), ("matrix", (6, 6))):
@@ -117,18 +117,18 @@ def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_pat
     shape = (1, 6)
     specs = (InputSpec("x", shape, "float32"),), (OutputSpec("y", shape, "float32"),)
     request = EvaluateRequest(matrix, *specs, data)
-    monkeypatch.setattr(divide, "ALONE_S", 0.0)
+    monkeypatch.setattr(evaluation, "ALONE_S", 0.0)
     monkeypatch.setattr(crew.Cluster, "begins_s", 1e-9)  # worth it, however little is left
     with (
         Runner(new_log(tmp_path), Cache(tmp_path / "there"), scratch=tmp_path) as runner,
         crew.joined(cluster.address, ["data"], tmp_path, []) as there,
     ):
-        divided = divide.evaluate(runner, there, "data", request, "matrix")
+        divided = evaluation.evaluate(runner, there, "data", request, "matrix")
         assert there.notes == ()
         assert [cost.stage for cost in runner.costs] == ["compute", "evaluate"]  # the first part, and all together
     assert len([one for one in (tmp_path / "there").iterdir() if (one / "0.npy").exists()]) > 2
     with Runner(new_log(tmp_path), Cache(tmp_path / "here")) as runner:
-        whole = divide.evaluate(runner, ALONE, "data", request, "matrix")
+        whole = evaluation.evaluate(runner, ALONE, "data", request, "matrix")
         np.testing.assert_array_equal(np.load(divided.scores), np.load(whole.scores))
         assert (divided.metric, divided.value, divided.samples) == ("reconstruction_error", whole.value, 500)
 

@@ -99,7 +99,7 @@ def test_the_parent_process_imports_no_toolchain(repository: Path) -> None:
     assert not packages(reached) & TOOLCHAINS
 
 
-@pytest.mark.parametrize("name", ["records", "schemes", "worker", "cache"])
+@pytest.mark.parametrize("name", ["records", "recipe.schemes", "execution.worker", "execution.stage_cache"])
 def test_what_parent_and_worker_share_imports_no_toolchain(repository: Path, name: str) -> None:
     modules = sources(repository)
     module = f"edgekit_converters.{name}"

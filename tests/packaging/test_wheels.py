@@ -14,7 +14,7 @@ import pytest
 
 RUNTIME_WHEEL_LIMIT_BYTES = 175 * 1024
 RUNNING_LIMIT_BYTES = 150 * 1024  # of it, without what only updates, signatures and keys are about
-NOT_RUNNING = ("store", "delta", "extents", "reload", "signature", "trust", "public_key", "encryption")
+NOT_RUNNING = ("edgekit_runtime/store/", "edgekit_runtime/trust/", "edgekit_runtime/format/extents.py")
 NOT_SOURCES = (".git", ".venv*", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
 
 
@@ -61,7 +61,7 @@ def test_the_runtime_is_one_small_typed_package(wheels: dict[str, Path]) -> None
     assert "edgekit_runtime/py.typed" in names
     assert wheel.stat().st_size <= RUNTIME_WHEEL_LIMIT_BYTES
     with zipfile.ZipFile(wheel) as archive:
-        updating = [item for item in archive.infolist() if Path(item.filename).name.startswith(NOT_RUNNING)]
+        updating = [item for item in archive.infolist() if item.filename.startswith(NOT_RUNNING)]
     assert wheel.stat().st_size - sum(item.compress_size for item in updating) <= RUNNING_LIMIT_BYTES
 
 

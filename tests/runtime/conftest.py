@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime.manifest import (
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.format.manifest import (
     Golden,
     InputSpec,
     Manifest,

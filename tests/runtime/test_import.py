@@ -14,13 +14,13 @@ import edgekit_runtime
 PACKAGE = Path(edgekit_runtime.__file__).parent
 # What is outside numpy and the standard library, and the only files that may name it.
 FOREIGN = {
-    "delta_codec.py": {"zstandard"},
-    "engines/litert.py": {"ai_edge_litert", "tflite_runtime"},
-    "engines/litert_compiled.py": {"ai_edge_litert"},
+    "store/delta/codec.py": {"zstandard"},
+    "engines/litert/interpreter.py": {"ai_edge_litert", "tflite_runtime"},
+    "engines/litert/compiled_model.py": {"ai_edge_litert"},
     "engines/openvino.py": {"openvino"},
-    "encryption.py": {"cryptography"},
-    "public_key.py": {"cryptography"},
-    "samples.py": {"PIL"},
+    "trust/encryption.py": {"cryptography"},
+    "trust/public_key.py": {"cryptography"},
+    "commands/input_files.py": {"PIL"},
 }
 
 

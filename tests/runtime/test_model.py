@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime import preprocess
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.inference import preprocess
 from edgekit_runtime.tensors import dequantize, quantize
 
 Make = Callable[..., Path]
@@ -222,7 +222,7 @@ def test_labels_that_do_not_fit_are_refused(make: Make, labels: bytes) -> None:
 def test_several_inputs_and_outputs_by_name_whatever_the_artifacts_order(
     make_tflite: Make, npy: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    from edgekit.bundle_writer import write_bundle
+    from edgekit.bundle.writer import write_bundle
 
     shape = (1, 4)
     artifact = make_tflite(

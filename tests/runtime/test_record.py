@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from edgekit_runtime.manifest import TensorBinding, Variant
+from edgekit_runtime.format.manifest import TensorBinding, Variant
 from edgekit_runtime.record import dataclass, field, needed, replace
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.signing import make_key, read_private_key, sign
+from edgekit.bundle.signing import make_key, read_private_key, sign
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import SignatureInvalid
 

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.requirements import numbers
+from edgekit_runtime.placement.requirements import numbers
 
 # The release that brought an operator set (OpenVINO's opset pages); 2022.1 was also the first to read this IR format.
 OPSETS = {8: "2022.1", 9: "2022.3", 10: "2023.0"}

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.lowest_version import lowest_version
+from edgekit_converters.artifact.engine_version import lowest_version
 from edgekit_converters.records import Artifact
 from edgekit_runtime.engines import TensorInfo, open_engine
 from edgekit_runtime.errors import EngineError, ToolchainError
-from edgekit_runtime.manifest import Golden, JoinedBinding, TensorBinding, Variant
+from edgekit_runtime.format.manifest import Golden, JoinedBinding, TensorBinding, Variant
 from edgekit_runtime.tensors import dequantize, quantize
 
 LONGEST_NAME = 256  # in a manifest; what litert-torch calls tensors inside a model may be longer

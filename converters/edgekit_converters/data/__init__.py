@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data import arrays, fit, function, image_folder
-from edgekit_converters.data.column import Column
+from edgekit_converters.data import arrays, generator, image_folder, layout
+from edgekit_converters.data.dataset_checks import Survey
+from edgekit_converters.data.npy_writer import Column
 from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, TakeRequest, nested
-from edgekit_converters.data.survey import Survey
-from edgekit_runtime import preprocess
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
+from edgekit_runtime.inference import preprocess
 
 __all__ = [
     "READERS",
@@ -45,7 +45,7 @@ Read = Callable[[DataRequest], Samples]
 READERS: tuple[tuple[str, Reads, Read], ...] = (
     (image_folder.ACCEPTS, image_folder.reads, image_folder.read),
     (arrays.ACCEPTS, arrays.reads, arrays.read),
-    (function.ACCEPTS, function.reads, function.read),
+    (generator.ACCEPTS, generator.reads, generator.read),
 )
 
 
@@ -156,13 +156,13 @@ def _read(request: DataRequest) -> Samples:
 
 def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column, survey: Survey) -> list[str]:
     """Stream every block into the columns; the first sample decides how all are laid out. Gives what was done."""
-    fits: list[fit.Fit] = []
-    resized: set[fit.Fit] = set()
+    fits: list[layout.Fit] = []
+    resized: set[layout.Fit] = set()
     for block in samples.blocks:
         name = block.names[0]
         if not fits:
             fits = [
-                fit.choose(spec, array.shape[1:], samples.layout, name)
+                layout.choose(spec, array.shape[1:], samples.layout, name)
                 for spec, array in zip(request.inputs, block.inputs, strict=True)
             ]
         arrays = [way.apply(array, name) for way, array in zip(fits, block.inputs, strict=True)]

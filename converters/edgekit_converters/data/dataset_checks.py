@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgekit_converters.data.samples import Array
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 DIGEST_BYTES = 16  # kept of every sample; nothing else grows with their number
 PER_CLASS = 10  # samples a class on average: with fewer, chance alone leaves classes out

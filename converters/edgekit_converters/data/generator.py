@@ -15,7 +15,7 @@ import numpy as np
 
 from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread, spread_note
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 ACCEPTS = "FILE.py:callable that yields (inputs, label) or inputs"
 _END = object()

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread, spread_note
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 ACCEPTS = "a folder with one folder of images a class"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})

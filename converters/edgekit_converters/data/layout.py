@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit_converters.data.samples import Array
-from edgekit_runtime import preprocess
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
+from edgekit_runtime.inference import preprocess
 
 LAYOUTS = ("NHWC", "NCHW")
 Shape = tuple[int, ...]

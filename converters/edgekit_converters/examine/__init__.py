@@ -6,7 +6,7 @@ import pkgutil
 from pathlib import Path
 
 from edgekit_converters.data import pick
-from edgekit_converters.examine.findings import examine_graph
+from edgekit_converters.examine.checks import examine_graph
 from edgekit_converters.records import Examination, ExamineRequest
 
 # engine: "module:function", (Artifact, samples: an array (n, *shape[1:]) an input) -> Graph

@@ -16,9 +16,9 @@ import numpy as np
 
 from edgekit_converters.data import DataSet, one_by_one
 from edgekit_converters.examine.graph import finite
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.records import Artifact
-from edgekit_converters.worker import report_progress
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 # engine: "module:function", (Artifact, samples) -> for each sample {tensor: its values}
 WATCHERS = {

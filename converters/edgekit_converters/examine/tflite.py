@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact import entered
+from edgekit_converters.artifact.open import entered
 from edgekit_converters.examine.graph import Graph, Node, Range, Tensor, Watcher
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from edgekit_converters import cache as caching
-from edgekit_converters import toolchains
-from edgekit_converters.worker import Cost
-from edgekit_converters.workers import Workers
+from edgekit_converters.execution import stage_cache as caching
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.worker import Cost
+from edgekit_converters.execution.worker_pool import Workers
 
 # stage: (function, does the result depend on nothing but the request and the versions?)
 STAGES = {
@@ -25,13 +25,13 @@ STAGES = {
     "probe": ("edgekit_converters.verify.probe:probe", True),
     "dissect": ("edgekit_converters.prune:dissect", True),
     "score": ("edgekit_converters.prune:score", True),
-    "tabulate": ("edgekit_converters.prune.tabulate:tabulate", False),  # as "measure"
-    "clock": ("edgekit_converters.prune.tabulate:clock", False),
+    "tabulate": ("edgekit_converters.prune.latency.profile:tabulate", False),  # as "measure"
+    "clock": ("edgekit_converters.prune.latency.profile:clock", False),
     "drop": ("edgekit_converters.prune:drop", True),
     "cut": ("edgekit_converters.prune:cut", True),
     "mend": ("edgekit_converters.prune:mend", True),
-    "thin": ("edgekit_converters.prune.thin:thin", True),
-    "teach": ("edgekit_converters.train.teach:teach", True),
+    "thin": ("edgekit_converters.prune.magnitude_sparsity:thin", True),
+    "teach": ("edgekit_converters.train.teacher_outputs:teach", True),
     "train": ("edgekit_converters.train:train", True),
     "save": ("edgekit_converters.load.save:save", True),
     "lower": ("edgekit_converters.lower:lower", True),
@@ -40,11 +40,11 @@ STAGES = {
     "examine": ("edgekit_converters.examine:examine", True),
     "cover": ("edgekit_converters.examine.coverage:cover", True),
     "take": ("edgekit_converters.data:take", False),  # as "prepare"
-    "split": ("edgekit_converters.split:split", True),
+    "split": ("edgekit_converters.split_outputs:split", True),
     "quantize": ("edgekit_converters.quantize:quantize", True),
-    "sense": ("edgekit_converters.sense:sense", True),
+    "sense": ("edgekit_converters.sensitivity:sense", True),
     "verify": ("edgekit_converters.verify.parity:compare", True),
-    "answer": ("edgekit_converters.verify.answers:answer", False),  # as "prepare": it only adds to that
+    "answer": ("edgekit_converters.verify.pseudo_labels:answer", False),  # as "prepare": it only adds to that
     "compute": ("edgekit_converters.verify.metrics:compute", True),  # how far it comes in its time may differ
     "evaluate": ("edgekit_converters.verify.metrics:evaluate", True),
     "rank": ("edgekit_converters.verify.latency:rank", False),

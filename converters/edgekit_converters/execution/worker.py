@@ -72,7 +72,7 @@ class Worker:
         environment = os.environ | ENVIRONMENT | {"TMPDIR": str(scratch)}
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgekit_converters.worker", str(theirs[0]), str(ours[1]), warm],
+                [sys.executable, "-P", "-m", "edgekit_converters.execution.worker", str(theirs[0]), str(ours[1]), warm],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -253,6 +253,6 @@ def _peak_mib() -> float:
 
 if __name__ == "__main__":
     # Run as the module other code imports, so that report_progress sees the channel.
-    from edgekit_converters.worker import main as run
+    from edgekit_converters.execution.worker import main as run
 
     run()

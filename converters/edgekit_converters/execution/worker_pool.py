@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit_converters import toolchains
-from edgekit_converters.worker import Worker
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.worker import Worker
 from edgekit_runtime.errors import ToolchainError
 
 

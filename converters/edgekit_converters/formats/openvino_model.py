@@ -11,7 +11,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13, preprocess
 
-from edgekit_converters.foreign import told
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load import Live
 from edgekit_runtime.errors import EdgekitError, ToolchainError, UnsupportedOperator
 

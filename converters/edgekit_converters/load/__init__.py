@@ -18,7 +18,7 @@ import numpy as np
 
 from edgekit_converters.records import InputShape, Source, SourceRequest
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 Arrays = list[np.ndarray]
 

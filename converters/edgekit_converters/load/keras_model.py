@@ -14,13 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from edgekit_converters.foreign import told
-from edgekit_converters.imports import without
+from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.execution.import_filter import without
 from edgekit_converters.load import Live, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.load.python_function import import_file
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 with without("jax", "sklearn"):  # TFLite's converter looks for one, Keras for the other: a third of all this imports
     import tensorflow as tf

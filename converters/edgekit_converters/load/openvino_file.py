@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from edgekit_converters.formats.openvino_model import ANY, openvino_errors
 from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shapes
-from edgekit_converters.lower.ir import ANY, openvino_errors
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 CHANNELS = (1, 3, 4)
 

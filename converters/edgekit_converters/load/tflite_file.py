@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from edgekit_converters.artifact import OpenArtifact, bind, signature
+from edgekit_converters.artifact.open import OpenArtifact, bind, signature
 from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shapes
 from edgekit_converters.load.tflite_scheme import scheme_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.engines import TensorInfo
 from edgekit_runtime.errors import EngineError, SourceError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 CUSTOM_OPERATOR = re.compile(r"custom op: ([\w-]+)")
 

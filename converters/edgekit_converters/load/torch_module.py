@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit_converters.foreign import told
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load import Live, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the artifacts' branches run beside the source's
 # what a forward pass raises that cannot be run as it is asked to: the user's code may check sizes in its own way
@@ -166,10 +166,10 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     said_of = zip(names, said_shapes(request, names), strict=True)
     given = {name: said for name, said in said_of if said}
     if request.cuts:
-        from edgekit_converters.prune import torch_modules
+        from edgekit_converters.prune.torch import stages
 
         with torch_errors(request.path, "the module cannot be cut again as it was"):
-            module = torch_modules.recut(module, tuple(_sample(said) for said in given.values()), request.cuts)
+            module = stages.recut(module, tuple(_sample(said) for said in given.values()), request.cuts)
     if request.weights:
         load_weights(module, request.weights, allow_pickle=request.allow_pickle)
     return _live(module.eval(), list(given), list(given.values()), request, code)

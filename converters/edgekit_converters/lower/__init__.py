@@ -9,7 +9,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-from edgekit_converters.artifact import bind, bind_made, scaled_like
+from edgekit_converters.artifact.open import bind, bind_made, scaled_like
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, LowerRequest
 from edgekit_runtime.errors import ConversionError

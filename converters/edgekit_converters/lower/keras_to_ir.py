@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from edgekit_converters.formats.openvino_model import convert, save
 from edgekit_converters.load import Live
-from edgekit_converters.lower.ir import convert, save
 from edgekit_converters.lower.keras_to_tflite import place, traced
 
 

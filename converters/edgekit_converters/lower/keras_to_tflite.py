@@ -11,9 +11,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from edgekit_converters.foreign import told
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load import Live
-from edgekit_converters.lower.simplify import simplify
+from edgekit_converters.lower.tflite_rewrites import simplify
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 

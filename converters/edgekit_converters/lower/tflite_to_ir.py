@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgekit_converters.formats.openvino_model import convert, save
 from edgekit_converters.load import Live
-from edgekit_converters.lower.ir import convert, save
 
 
 def lower(live: Live, folder: Path) -> tuple[Path, ...]:

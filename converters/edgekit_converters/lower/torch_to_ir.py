@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgekit_converters.formats.openvino_model import convert, save
 from edgekit_converters.load import Live
-from edgekit_converters.lower.ir import convert, save
 
 
 def lower(live: Live, folder: Path) -> tuple[Path, ...]:

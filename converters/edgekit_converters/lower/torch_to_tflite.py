@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from edgekit_converters import toolchains
-from edgekit_converters.foreign import told
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load import Live
-from edgekit_converters.lower.simplify import simplify
-from edgekit_converters.lower.torch_spelling import spelled
+from edgekit_converters.lower.tflite_rewrites import simplify
+from edgekit_converters.lower.torch_decompositions import spelled
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 REFUSED = re.compile(r"failed to legalize operation '([\w.]+)'")

@@ -16,12 +16,12 @@ from pathlib import Path
 from edgekit_converters.data import DataSet
 from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Cut, Source, SourceRequest
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 # framework: the module that has dissect, score, drop, cut and mend for its open models
 PRUNERS = {
-    "keras": "edgekit_converters.prune.keras_models",
-    "torch": "edgekit_converters.prune.torch_modules",
+    "keras": "edgekit_converters.prune.keras.stages",
+    "torch": "edgekit_converters.prune.torch.stages",
 }
 IMPORTANCES = ("l1", "l2", "taylor", "gradient", "batch-norm", "random")
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from edgekit_converters.prune import Anatomy, Branch
-from edgekit_converters.prune.branches import without
-from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth, choose, weight_of
-from edgekit_converters.prune.choose import least as narrowest
-from edgekit_converters.prune.costs import Term, total
+from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, Worth, choose, weight_of
+from edgekit_converters.prune.channel_selection import least as narrowest
+from edgekit_converters.prune.cost_terms import Term, total
+from edgekit_converters.prune.residual_branches import without
 from edgekit_converters.records import Cut
 from edgekit_runtime.errors import PlanError
 
@@ -31,7 +31,7 @@ def dropped(
     """Return the names of the branches to leave out, so that the goal costs the least; none where channels do better.
 
     Raises:
-        PlanError: as :func:`~edgekit_converters.prune.choose.choose`, where no branch helps either.
+        PlanError: as :func:`~edgekit_converters.prune.channel_selection.choose`, where no branch helps either.
     """
     taken: tuple[str, ...] = ()
     best: tuple[float, tuple[str, ...]] = (_thinning(anatomy, worth, terms_at, goal, limits, whole), ())

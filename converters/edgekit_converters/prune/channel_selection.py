@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from edgekit_converters.prune import Anatomy, Group, Scores, Widths
-from edgekit_converters.prune.costs import Term, total
+from edgekit_converters.prune.cost_terms import Term, total
 from edgekit_converters.records import Cut
 from edgekit_runtime.errors import PlanError
 
@@ -80,7 +80,7 @@ def choose(
     Args:
         anatomy: of the model as it is.
         worth: of its channels.
-        terms: what the goal is counted in; see :func:`~edgekit_converters.prune.costs.terms_of`.
+        terms: what the goal is counted in; see :func:`~edgekit_converters.prune.cost_terms.terms_of`.
         goal: what is wanted of them.
         limits: what no choice goes beyond.
         whole: what the goal and the floors are parts of; without, the model as it is.

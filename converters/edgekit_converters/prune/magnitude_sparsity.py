@@ -13,7 +13,7 @@ from edgekit_converters.load import Arrays
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, Thinned, sparsity
 from edgekit_converters.train.student import open_student
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 BATCH = 32
 

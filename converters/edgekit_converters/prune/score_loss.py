@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters import data as dataset
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.prune import ScoreRequest
-from edgekit_converters.train.objective import as_column, check_classes, gives_probabilities, refuse_one_hot
-from edgekit_converters.worker import report_progress
+from edgekit_converters.train.losses import as_column, check_classes, gives_probabilities, refuse_one_hot
 from edgekit_runtime.errors import DataError
 
 BATCH = 8  # samples whose gradients are one: within it, what one sample gains another may lose

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-from edgekit_converters.artifact import bind_made, joined_like
+from edgekit_converters.artifact.open import bind_made, joined_like
 from edgekit_converters.quantize.corrections import refuse_corrections
 from edgekit_converters.records import Artifact, QuantizeRequest
 

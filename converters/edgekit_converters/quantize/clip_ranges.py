@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekit_converters.quantize.kept_tensors import KeptTensors, samples
+from edgekit_converters.formats.tflite_tensors import KeptTensors, samples
 from edgekit_converters.quantize.ranges import Bins, Ends, Histogram, entropy, mse, percentile
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 
 Ranges = dict[str, dict[str, Any]]  # as AI Edge Quantizer has them: tensor's name: {"min": (1,), "max": (1,)}

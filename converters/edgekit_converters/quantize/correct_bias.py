@@ -24,9 +24,9 @@ from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from edgekit_converters.data import pick
-from edgekit_converters.quantize.kept_tensors import KeptTensors
+from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.formats.tflite_tensors import KeptTensors
 from edgekit_converters.records import QuantizeRequest
-from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import CalibrationError
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")

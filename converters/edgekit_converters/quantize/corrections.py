@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit_converters.recipe import Recipe
-from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.recipe.recipe import Recipe
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.errors import PlanError
 
 # AI Edge Quantizer has none of them: edgekit works on the float file and on the quantized one. NNCF corrects biases

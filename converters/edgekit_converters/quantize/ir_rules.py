@@ -6,7 +6,7 @@ from typing import Any
 
 import openvino as ov
 
-from edgekit_converters.imports import without
+from edgekit_converters.execution.import_filter import without
 from edgekit_converters.records import QuantizeRequest
 from edgekit_converters.trace.ir_nodes import constants
 

@@ -14,13 +14,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import calibrator, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
-from edgekit_converters.artifact import signature
-from edgekit_converters.foreign import told
+from edgekit_converters.artifact.open import signature
+from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.formats.tflite_tensors import samples
+from edgekit_converters.quantize.clip_ranges import narrow
 from edgekit_converters.quantize.correct_bias import correct_bias
 from edgekit_converters.quantize.equalize_tflite import equalized
 from edgekit_converters.quantize.float_outputs import float_outputs, signed_outputs
-from edgekit_converters.quantize.kept_tensors import samples
-from edgekit_converters.quantize.narrow import narrow
 from edgekit_converters.quantize.tflite_rules import float_tensors, rules
 from edgekit_converters.records import QuantizeRequest
 from edgekit_runtime.errors import CalibrationError, ToolchainError, UnsupportedOperator

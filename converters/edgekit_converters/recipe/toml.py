@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit_converters.recipe import CORRECTIONS, DEPTHS, STATISTICS, Recipe, Rule
-from edgekit_converters.schemes import BLOCK_SIZES, scheme
+from edgekit_converters.recipe.recipe import CORRECTIONS, DEPTHS, STATISTICS, Recipe, Rule
+from edgekit_converters.recipe.schemes import BLOCK_SIZES, scheme
 from edgekit_runtime.errors import PlanError
 
 SELECTORS = ("layers", "operators", "depth")

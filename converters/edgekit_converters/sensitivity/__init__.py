@@ -20,18 +20,18 @@ from typing import Protocol
 import numpy as np
 
 from edgekit_converters.data import DataSet, batches
-from edgekit_converters.recipe import Layer
+from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.records import Artifact
 from edgekit_converters.verify.parity import EXACT_DB, snr_db
-from edgekit_converters.worker import report_progress
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 Arrays = Sequence[np.ndarray]
 
 # engine: "module:class", (SenseRequest, a set of node names a unit) -> Rig
 RIGS = {
-    "litert": "edgekit_converters.sense.tflite:TfliteRig",
-    "openvino": "edgekit_converters.sense.ir:IrRig",
+    "litert": "edgekit_converters.sensitivity.tflite:TfliteRig",
+    "openvino": "edgekit_converters.sensitivity.ir:IrRig",
 }
 
 

@@ -16,10 +16,10 @@ import openvino as ov
 from openvino import opset13
 from openvino.utils.node_factory import NodeFactory
 
-from edgekit_converters.artifact import entered
+from edgekit_converters.artifact.open import entered
 from edgekit_converters.data import batches
-from edgekit_converters.lower.ir import openvino_errors
-from edgekit_converters.sense import Arrays, SenseRequest, Sight
+from edgekit_converters.formats.openvino_model import openvino_errors
+from edgekit_converters.sensitivity import Arrays, SenseRequest, Sight
 from edgekit_runtime.errors import ToolchainError
 
 Key = tuple[str, int]  # a node's friendly name in the float model, and which of its outputs
@@ -33,7 +33,7 @@ INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias c
 
 
 class IrRig:
-    """See :class:`edgekit_converters.sense.Rig`."""
+    """See :class:`edgekit_converters.sensitivity.Rig`."""
 
     def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request

@@ -12,10 +12,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact import entered
-from edgekit_converters.foreign import told
+from edgekit_converters.artifact.open import entered
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.records import Artifact
-from edgekit_converters.sense import Arrays, SenseRequest, Sight
+from edgekit_converters.sensitivity import Arrays, SenseRequest, Sight
 from edgekit_converters.trace.tflite_nodes import node_name
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.tensors import dequantize, quantize
@@ -24,7 +24,7 @@ INSERTED = ("QUANTIZE", "DEQUANTIZE")  # what the quantizer puts between operato
 
 
 class TfliteRig:
-    """See :class:`edgekit_converters.sense.Rig`. A tensor goes by its place in the main graph of its file."""
+    """See :class:`edgekit_converters.sensitivity.Rig`. A tensor goes by its place in the main graph of its file."""
 
     def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request

@@ -6,11 +6,14 @@ import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit_converters.artifact import bind_made, joined
+from edgekit_converters.artifact.open import bind_made, joined
 from edgekit_converters.records import Artifact, SplitRequest
 
 # engine: "module:function", (Artifact, splits, folder) -> (files, parts of each output)
-SPLITTERS = {"litert": "edgekit_converters.split.tflite:split", "openvino": "edgekit_converters.split.ir:split"}
+SPLITTERS = {
+    "litert": "edgekit_converters.split_outputs.tflite:split",
+    "openvino": "edgekit_converters.split_outputs.ir:split",
+}
 
 
 def split(request: SplitRequest, folder: Path) -> Artifact:

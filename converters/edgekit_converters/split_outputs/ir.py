@@ -8,7 +8,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13
 
-from edgekit_converters.lower.ir import openvino_errors
+from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.records import Artifact, Split
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters.load import open_source
-from edgekit_converters.recipe import Layer
+from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.records import Artifact, Probe, Source
 from edgekit_converters.trace.match import pair
 from edgekit_converters.trace.steps import Step, Steps

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgekit_converters.artifact import entered
+from edgekit_converters.artifact.open import entered
+from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.load import Arrays, Live
-from edgekit_converters.lower.ir import openvino_errors
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights
 

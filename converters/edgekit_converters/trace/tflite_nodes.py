@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact import bind, entered
+from edgekit_converters.artifact.open import bind, entered
 from edgekit_converters.load import Arrays, Live
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights, positions

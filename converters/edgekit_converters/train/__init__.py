@@ -1,7 +1,7 @@
 """Train: recover what pruning cost, learn from a teacher, get used to quantized arithmetic.
 
-Two stages. :func:`edgekit_converters.train.teach.teach` writes down what a teacher says of every sample, in the
-teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training without
+Two stages. :func:`edgekit_converters.train.teacher_outputs.teach` writes down what a teacher says of every sample,
+in the teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training without
 any framework: epochs, early stopping, checkpoints, what is watched. A file a framework does the steps; ``STUDENTS``
 says which.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 # framework: "module:class", (SourceRequest, Settings, Objective) -> Student
 STUDENTS = {
-    "keras": "edgekit_converters.train.keras_student:KerasStudent",
-    "torch": "edgekit_converters.train.torch_student:TorchStudent",
+    "keras": "edgekit_converters.train.keras.student:KerasStudent",
+    "torch": "edgekit_converters.train.torch.student:TorchStudent",
 }
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("cosine", "step", "constant")

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit_converters.data.samples import Array
 from edgekit_converters.train import Settings
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 MOST_VARIANTS = 8  # of a sample: a teacher's answers to them cost an eighth or so of a training of 20 epochs
 SHIFT = 8  # an image moves by up to an eighth of its side: 4 of 32 pixels (He et al., 2015)

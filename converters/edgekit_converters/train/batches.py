@@ -11,7 +11,7 @@ from edgekit_converters.data import DataSet, labels, normalise
 from edgekit_converters.data.samples import Array
 from edgekit_converters.train import Lessons
 from edgekit_converters.train.augment import Augmentation
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from edgekit_converters.execution.worker import FULL
 from edgekit_converters.train import Epoch
 from edgekit_converters.train.student import State
-from edgekit_converters.worker import FULL
 from edgekit_runtime.errors import ConversionError, DiskFull, SourceError
 
 NAME = "last.npz"

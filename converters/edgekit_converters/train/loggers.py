@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit_converters.toolchains import require_modules
+from edgekit_converters.execution.toolchains import require_modules
 from edgekit_converters.train import Epoch, TrainRequest
-from edgekit_converters.train.events import EventFile
+from edgekit_converters.train.tensorboard_events import EventFile
 
 Tell = Callable[[Epoch], None]
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data.samples import Array
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import Arrays
 from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
-from edgekit_converters.train.feed import Batch, Feed, shuffled, split
-from edgekit_converters.train.judge import Judge, judge_of
-from edgekit_converters.train.objective import Objective, as_column, settle
+from edgekit_converters.train.batches import Batch, Feed, shuffled, split
+from edgekit_converters.train.loggers import Tell, watched
+from edgekit_converters.train.losses import Objective, as_column, settle
 from edgekit_converters.train.schedules import learning_rate
 from edgekit_converters.train.sparsity import Thinning
 from edgekit_converters.train.student import State, Student, open_student
-from edgekit_converters.train.watching import Tell, watched
-from edgekit_converters.worker import report_progress
+from edgekit_converters.train.validation import Judge, judge_of
 from edgekit_runtime.errors import ConversionError, DataError, SourceError
 
 HELD_OUT = 0.1  # of the training data, where none are given to see which epoch was best

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit_converters.data.samples import Array
 from edgekit_converters.train import TrainRequest
 from edgekit_runtime.errors import DataError, PlanError
-from edgekit_runtime.manifest import OutputSpec
+from edgekit_runtime.format.manifest import OutputSpec
 
 TINY = 1e-12  # probabilities below are not told apart: their logarithms would be infinite
 HINT_WEIGHT = 100.0  # of attention maps in the loss: their differences are squares of shares of one (beta of AT, 2017)

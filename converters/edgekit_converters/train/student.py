@@ -11,8 +11,8 @@ from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, of_framework
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import STUDENTS, Settings
-from edgekit_converters.train.feed import Batch
-from edgekit_converters.train.objective import Objective
+from edgekit_converters.train.batches import Batch
+from edgekit_converters.train.losses import Objective
 
 # "weights/...", and "ranges/..." of imitated integers, are what the model computes with; "optimizer/..." is what
 # training goes on with

@@ -10,19 +10,19 @@ import numpy as np
 
 from edgekit_converters.data import normalise
 from edgekit_converters.data.samples import Array
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import Arrays, open_source, reopen
 from edgekit_converters.records import Source
 from edgekit_converters.train import Lessons, TeachRequest
 from edgekit_converters.train.augment import Augmentation, check
-from edgekit_converters.worker import report_progress
 from edgekit_runtime.errors import PlanError, SourceError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 BATCH = 64
 # framework: "module:function", Live -> what runs a batch and gives its outputs and, apart, its attention maps
 FEATURES = {
-    "keras": "edgekit_converters.train.keras_features:with_maps",
-    "torch": "edgekit_converters.train.torch_features:with_maps",
+    "keras": "edgekit_converters.train.keras.attention_maps:with_maps",
+    "torch": "edgekit_converters.train.torch.attention_maps:with_maps",
 }
 
 

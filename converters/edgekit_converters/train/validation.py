@@ -10,8 +10,8 @@ from edgekit_converters.data import DataSet, batches, labels
 from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays
 from edgekit_converters.train import TrainRequest
-from edgekit_converters.train.feed import Feed
-from edgekit_converters.train.objective import Objective
+from edgekit_converters.train.batches import Feed
+from edgekit_converters.train.losses import Objective
 from edgekit_converters.verify.metrics import METRICS, Metric, metric_for
 
 BATCH = 64

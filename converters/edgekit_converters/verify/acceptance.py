@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Source
-from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_runtime.errors import VerificationError
 

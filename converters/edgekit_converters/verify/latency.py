@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.artifact import OpenArtifact, entered
+from edgekit_converters.artifact.open import OpenArtifact, entered
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.records import Artifact, Latency, MeasureRequest, Probe, RankRequest
-from edgekit_converters.worker import report_progress
 
 MIN_RUNS, MAX_RUNS, BUDGET_S = 20, 1000, 1.0
 ROUNDS, ROUND_S = 15, 0.03  # of a ranking: turns of each artifact, and how long one lasts

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters import data as dataset
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, OwnMetric, Part, PartRequest, Source
-from edgekit_converters.verify import own_metric
-from edgekit_converters.worker import report_progress
+from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 Arrays = list[np.ndarray]
 
@@ -169,8 +169,8 @@ def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     whole = [np.concatenate(column) for column in zip(*columns, strict=True)]
     if isinstance(metric, OwnMetric):
         by_name = dict(zip([spec.name for spec in request.outputs], whole, strict=True))
-        value = own_metric.score(metric, by_name, labels)
-        return Evaluation(metric.name, value, request.data.count, own_metric.load(metric)[1])
+        value = user_metric.score(metric, by_name, labels)
+        return Evaluation(metric.name, value, request.data.count, user_metric.load(metric)[1])
     (scores,) = whole
     np.save(folder / "scores.npy", scores)
     return Evaluation(metric.name, float(scores.mean()), len(scores), scores=folder / "scores.npy")
@@ -201,7 +201,7 @@ def compute(request: PartRequest, folder: Path) -> Part:
 def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | OwnMetric:
     """Return the metric; what is wrong with it, or with the labels, is known before anything is computed."""
     if request.metric:
-        own_metric.load(request.metric)
+        user_metric.load(request.metric)
         return request.metric
     metric = metric_for(request.inputs, request.outputs, labels)
     if request.agreement:

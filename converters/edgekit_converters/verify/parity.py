@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Artifact, CompareRequest, Comparison, Parity
-from edgekit_converters.schemes import SCHEMES
 from edgekit_runtime.errors import ConversionError
 
 LEVELS = 255  # steps of an int8 range

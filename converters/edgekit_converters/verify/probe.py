@@ -10,7 +10,7 @@ from edgekit_converters.data import pick
 from edgekit_converters.load import one_by_one, open_source
 from edgekit_converters.records import Probe, ProbeRequest
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 SEED = 0
 

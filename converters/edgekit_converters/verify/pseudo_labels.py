@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters import data as dataset
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import open_source
 from edgekit_converters.records import AnswerRequest
-from edgekit_converters.worker import report_progress
 
 BATCH = 32
 NEARLY = 1e-3  # how far a sum of probabilities may be off

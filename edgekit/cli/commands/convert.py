@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import (
+from edgekit.cli.dry_run import describe, text
+from edgekit.cli.model_options import (
     data_options,
     epochs_kept,
     evaluation_options,
@@ -19,11 +20,10 @@ from edgekit.cli.what import (
     run_options,
     training_options,
 )
-from edgekit.dry_run import describe, text
-from edgekit.options import AUTO, Options, read_plan
-from edgekit.plan import resolve
-from edgekit.pruning.asked import asked, with_calibration
-from edgekit.race.choice import OBJECTIVES
+from edgekit.plan.options import AUTO, Options, read_plan
+from edgekit.plan.plan import resolve
+from edgekit.pruning.options import asked, with_calibration
+from edgekit.race.selection import OBJECTIVES
 
 
 class Count(click.ParamType[Any]):
@@ -123,7 +123,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
         told = describe(plan, pruning)
         click.echo(json.dumps(told, indent=2) if as_json else text(told))
         return
-    from edgekit import terminal
+    from edgekit.cli import terminal
     from edgekit.pipeline import convert
 
     training = pruning and pruning.training

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli.output import writing
-from edgekit_runtime.delta_codec import CODECS
+from edgekit.cli.write_errors import writing
+from edgekit_runtime.store.delta.codec import CODECS
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -35,8 +35,8 @@ def command(old: str, new: str, output: str, codec: str, as_json: bool, quiet: b
       edgekit delta old.edgekit new.edgekit -o x.delta --codec zlib --json
       python -m edgekit_runtime install 1.2-to-1.3.delta /var/lib/edgekit/camera --full model-1.3.edgekit
     """
-    from edgekit import terminal
-    from edgekit.delta import make_delta
+    from edgekit.bundle.delta import make_delta
+    from edgekit.cli import terminal
 
     with writing(output), terminal.progress(enabled=not quiet) as watch:
         report = make_delta(old, new, output, codec=codec, watch=watch)

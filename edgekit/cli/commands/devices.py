@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgekit.profiles import load_profile, profile_names
+from edgekit.plan.profiles import load_profile, profile_names
 
 
 @click.command()

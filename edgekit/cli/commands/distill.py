@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import (
+from edgekit.cli.model_options import (
     Numbers,
     data_options,
     epochs_kept,
@@ -15,7 +15,7 @@ from edgekit.cli.what import (
     run_options,
     training_options,
 )
-from edgekit.options import Options
+from edgekit.plan.options import Options
 
 SHARED = ("input_shape", "custom_objects", "allow_pickle", "keep_layout", "layout", "cache")
 PREPROCESSING = ("scale", "mean", "std")
@@ -53,8 +53,8 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit distill --teacher big.keras --student small.keras --train train.npz --quantize-aware int8 -o ready.keras
       edgekit distill --teacher big.onnx --student small.h5 --train train.npz --log-dir runs/1 --resume
     """
-    from edgekit import terminal
-    from edgekit.distill import distill, plan
+    from edgekit.cli import terminal
+    from edgekit.training.distill import distill, plan
 
     given = {name: value for name, value in options.items() if value is not None}
     made = plan(_student(dict(given)), _teacher(given))

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from edgekit.cli.output import writing
-from edgekit.encrypting import encrypt
-from edgekit_runtime.encryption import find_key
+from edgekit.bundle.encryption import encrypt
+from edgekit.cli.write_errors import writing
+from edgekit_runtime.trust.encryption import find_key
 
 
 @click.command()

@@ -6,10 +6,10 @@ import json
 
 import click
 
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.manifest import SIGNATURE_NAME, to_json
-from edgekit_runtime.show import manifest_lines
-from edgekit_runtime.signature import read_envelope
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.commands.render import manifest_lines
+from edgekit_runtime.format.manifest import SIGNATURE_NAME, to_json
+from edgekit_runtime.trust.signature import read_envelope
 
 
 @click.command()

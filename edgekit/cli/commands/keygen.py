@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgekit.signing import TYPES, make_key
+from edgekit.bundle.signing import TYPES, make_key
 
 
 @click.command()

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import model_options, run_options
-from edgekit.options import Options
-from edgekit.plan import resolve
+from edgekit.cli.model_options import model_options, run_options
+from edgekit.plan.options import Options
+from edgekit.plan.plan import resolve
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -30,8 +30,8 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit layers model.pt2 --json
     """
     plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
-    from edgekit import terminal
-    from edgekit.layers import list_layers
+    from edgekit.cli import terminal
+    from edgekit.conversion.layers import list_layers
 
     with terminal.progress(enabled=not quiet) as watch:
         report = list_layers(plan, watch)

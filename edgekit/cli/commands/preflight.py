@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from edgekit.inventory import read_inventory
-from edgekit.preflight import Verdict, preflight, read_offer
+from edgekit.fleet.inventory import read_inventory
+from edgekit.fleet.preflight import Verdict, preflight, read_offer
 from edgekit_runtime.errors import IncompatibleDevice
 
 NAMED = 5  # boards of a group that are named

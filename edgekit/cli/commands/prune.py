@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import (
+from edgekit.cli.model_options import (
     data_options,
     epochs_kept,
     evaluation_options,
@@ -17,7 +17,7 @@ from edgekit.cli.what import (
     run_options,
     training_options,
 )
-from edgekit.options import Options
+from edgekit.plan.options import Options
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -60,7 +60,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit prune model.keras --prune 0.5 --train train.npz --quantize-aware int8
       edgekit prune model.keras --sparsity 0.8 --train train.npz --epochs 20 --evaluate test.npz
     """
-    from edgekit import terminal
+    from edgekit.cli import terminal
     from edgekit.pruning.command import plan, prune
 
     made = plan(Options(**{name: value for name, value in options.items() if value is not None}))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.where import where
+from edgekit.cli.run_options import where
 from edgekit_runtime import __main__ as runtime
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from edgekit.cli.what import data_options, evaluation_options, model_options, run_options
-from edgekit.options import Options
-from edgekit.plan import resolve
-from edgekit_converters import recipe_file
+from edgekit.cli.model_options import data_options, evaluation_options, model_options, run_options
+from edgekit.plan.options import Options
+from edgekit.plan.plan import resolve
+from edgekit_converters.recipe import toml
 from edgekit_runtime.errors import ConversionError
 
 
@@ -48,17 +48,17 @@ def command(**options: Any) -> None:
     _check(own, options)
     options["quantize"] = (options["quantize"],) if options["quantize"] else ()
     plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
-    from edgekit.sensitivity import keeping, recipe_of, sense
+    from edgekit.conversion.sensitivity import keeping, recipe_of, sense
 
     recipe_of(plan)  # what cannot be is refused before anything is loaded
-    from edgekit import terminal
-    from edgekit.sensitivity_page import page
+    from edgekit.cli import terminal
+    from edgekit.report.sensitivity_html import page
 
     with terminal.progress(enabled=not own["quiet"]) as watch:
         report = sense(plan, exact=own["exact"], watch=watch)
     if own["write_recipe"]:
         recipe = keeping(report, count=own["keep"], below_db=own["keep_db"])
-        _write(Path(own["write_recipe"]), recipe_file.write(recipe))
+        _write(Path(own["write_recipe"]), toml.write(recipe))
     if plan.report:
         _write(plan.report, page(report) if plan.report.suffix == ".html" else report.to_json())
     click.echo(report.to_json(), nl=False) if own["as_json"] else terminal.show_sensitivity(report)

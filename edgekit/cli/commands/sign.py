@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from edgekit.cli.output import writing
-from edgekit.signing import read_private_key
-from edgekit.signing import sign as sign_bundle
+from edgekit.bundle.signing import read_private_key
+from edgekit.bundle.signing import sign as sign_bundle
+from edgekit.cli.write_errors import writing
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.where import COUNT, sentence, where
+from edgekit.cli.run_options import COUNT, sentence, where
 from edgekit_runtime import __main__ as runtime
 
 

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
-from edgekit_runtime import npy
-from edgekit_runtime.digest import hex_digest, sha256
+from edgekit_runtime.bundle.temp_folder import Scratch
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, SignatureInvalid
-from edgekit_runtime.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
-from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest, parse
-from edgekit_runtime.scratch import Scratch
-from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
-from edgekit_runtime.trust import Trust, believed
+from edgekit_runtime.format import npy
+from edgekit_runtime.format.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
+from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest, parse
+from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES
+from edgekit_runtime.host.sha256 import hex_digest, sha256
+from edgekit_runtime.trust.policy import Trust, believed
 
 if TYPE_CHECKING:
-    from edgekit_runtime.encryption import KeySource
-    from edgekit_runtime.public_key import PublicKey
-    from edgekit_runtime.signature import Seal
-    from edgekit_runtime.store import Hold
+    from edgekit_runtime.store.generations import Hold
     from edgekit_runtime.tensors import Array
+    from edgekit_runtime.trust.encryption import KeySource
+    from edgekit_runtime.trust.public_key import PublicKey
+    from edgekit_runtime.trust.signature import Seal
 
 BundlePath = Union[str, "os.PathLike[str]"]
 
@@ -50,7 +50,7 @@ def open_bundle(path: BundlePath, trust: Trust = None, decryption_key: KeySource
     """
     name, hold, keys = os.fspath(path), None, believed(trust)
     if os.path.islink(os.path.join(name, "current")):
-        from edgekit_runtime.store import hold_current
+        from edgekit_runtime.store.generations import hold_current
 
         hold = hold_current(name)
         name = hold.folder
@@ -93,7 +93,7 @@ def _manifest(name: str, data: bytes) -> Manifest:
 
 def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...]) -> Seal:
     """What a trusted key vouches for."""
-    from edgekit_runtime.signature import verify_signature
+    from edgekit_runtime.trust.signature import verify_signature
 
     extent = extents.get(SIGNATURE_NAME)
     if extent is None:
@@ -225,7 +225,7 @@ class Bundle:
         """
         if not any(record.encryption for record in self._records.values()):
             return None
-        from edgekit_runtime.encryption import find_key
+        from edgekit_runtime.trust.encryption import find_key
 
         return find_key(self.decryption_key).hex()
 
@@ -309,7 +309,7 @@ class Bundle:
                 yield piece
 
     def _decrypted(self, path: str, stored: bytes) -> bytes:
-        from edgekit_runtime.encryption import decrypt, find_key
+        from edgekit_runtime.trust.encryption import decrypt, find_key
 
         try:
             return decrypt(stored, find_key(self.decryption_key), path)
@@ -317,7 +317,7 @@ class Bundle:
             raise DecryptionFailed(f"{self.path}: {path}: {error}") from error
 
     def _link_to_memory(self, path: str) -> None:
-        from edgekit_runtime.encryption import to_memory
+        from edgekit_runtime.trust.encryption import to_memory
 
         self._in_memory.append(to_memory(self.read(path)))
         self._private().link(path, f"/proc/{os.getpid()}/fd/{self._in_memory[-1]}")

@@ -43,7 +43,7 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     if wish["delegate_options"] is not None:
         if wish["delegate"] is None:
             raise PlanError("--delegate-options is for a --delegate: say which, as in --delegate edgetpu")
-        from edgekit_runtime.delegates import options_given
+        from edgekit_runtime.engines.delegates import options_given
 
         try:
             options_given(wish["delegate"], wish["delegate_options"])

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.condition import Condition, changes, read_condition
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.host.power import Meter
+from edgekit_runtime.host.thermal import Condition, changes, read_condition
+from edgekit_runtime.inference.stream import cores
 from edgekit_runtime.model import Model, load
-from edgekit_runtime.power import Meter
 from edgekit_runtime.record import dataclass, field
-from edgekit_runtime.stream import cores
 
 if TYPE_CHECKING:
-    from edgekit_runtime.delegates import Options
-    from edgekit_runtime.failover import Event
+    from edgekit_runtime.engines.delegates import Options
+    from edgekit_runtime.placement.failover import Event
     from edgekit_runtime.tensors import Array
-    from edgekit_runtime.trust import Trust
+    from edgekit_runtime.trust.policy import Trust
 
     Sample = dict[str, Array]
 
@@ -45,7 +45,7 @@ CHILD = """
 import json, sys
 asked = json.loads(sys.argv[1])
 from edgekit_runtime import load
-from edgekit_runtime.measure import golden
+from edgekit_runtime.commands.benchmark import golden
 model = load(**asked)
 model(golden(asked["path"], asked["trust"])[0])
 print("answered", flush=True)

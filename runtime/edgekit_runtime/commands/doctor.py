@@ -9,16 +9,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgekit_runtime import __version__, memory
-from edgekit_runtime.board import Board, read_board
-from edgekit_runtime.condition import Condition, read_condition
-from edgekit_runtime.delegates import DELEGATES, SIGNS, found_signs, library_path
+from edgekit_runtime import __version__
 from edgekit_runtime.engines import library
+from edgekit_runtime.engines.delegates import DELEGATES, SIGNS, found_signs, library_path
+from edgekit_runtime.engines.wheels import PACKAGES, advice, check_wheel
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice, SignatureInvalid
-from edgekit_runtime.manifest import FORMAT_VERSION
+from edgekit_runtime.format.manifest import FORMAT_VERSION
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.host.board import Board, read_board
+from edgekit_runtime.host.thermal import Condition, read_condition
 from edgekit_runtime.record import dataclass, field
-from edgekit_runtime.trust import believed
-from edgekit_runtime.wheels import PACKAGES, advice, check_wheel
+from edgekit_runtime.trust.policy import believed
 
 HOT_C = 80.0  # where boards without a fan begin to slow down
 LITTLE_BYTES = 64 << 20
@@ -77,7 +78,7 @@ class Diagnosis:
 
 def diagnose(root: str = "/") -> Diagnosis:
     """Look at everything. Nothing is refused, no delegate is loaded and nothing is written."""
-    board, condition, folder = read_board(root), read_condition(root), memory.folder()
+    board, condition, folder = read_board(root), read_condition(root), state_cache.folder()
     kept = not folder.startswith(os.devnull)
     free_bytes = _free_bytes(folder) if kept else None
     return Diagnosis(

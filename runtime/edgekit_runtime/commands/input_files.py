@@ -13,7 +13,7 @@ import numpy as np
 from edgekit_runtime.errors import DataError
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import InputSpec
+    from edgekit_runtime.format.manifest import InputSpec
     from edgekit_runtime.tensors import Array
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode

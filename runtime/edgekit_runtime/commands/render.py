@@ -9,8 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edgekit_runtime.failover import Event
-    from edgekit_runtime.manifest import (
+    from edgekit_runtime.commands.verify import Verdict
+    from edgekit_runtime.format.manifest import (
         InputSpec,
         Manifest,
         OutputSpec,
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
         Requirements,
         Variant,
     )
-    from edgekit_runtime.place import Placement
-    from edgekit_runtime.postprocess import Answer
+    from edgekit_runtime.inference.postprocess import Answer
+    from edgekit_runtime.placement.failover import Event
+    from edgekit_runtime.placement.place import Placement
     from edgekit_runtime.tensors import Array
-    from edgekit_runtime.verify import Verdict
 
 
 def manifest_lines(manifest: Manifest) -> Iterator[str]:

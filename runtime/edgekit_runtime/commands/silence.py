@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from edgekit_runtime.child import CHATTER
+from edgekit_runtime.engines.isolated import memory_file
 from edgekit_runtime.errors import BundleError, InputMismatch, PlanError, VerificationError
-from edgekit_runtime.isolate import memory_file
+from edgekit_runtime.host.subprocesses import CHATTER
 
 # How a verb ends when it was not an engine that failed.
 NOT_THE_ENGINE = (PlanError, VerificationError, BundleError, InputMismatch, KeyboardInterrupt, BrokenPipeError)

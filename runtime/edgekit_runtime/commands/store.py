@@ -6,15 +6,15 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Callable
 
-from edgekit_runtime.arguments import KEY_HELP, positive, seconds
+from edgekit_runtime.commands.arguments import KEY_HELP, positive, seconds
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from edgekit_runtime.store_install import Installed, Watch
-    from edgekit_runtime.store_status import Generation, Status
-    from edgekit_runtime.store_trial import Turn
+    from edgekit_runtime.store.install import Installed, Watch
+    from edgekit_runtime.store.status import Generation, Status
+    from edgekit_runtime.store.trial import Turn
 
 Told = tuple[dict[str, Any], list[str]]  # for programs, for people
 CHECK_S = 300.0
@@ -22,8 +22,8 @@ CHECK_S = 300.0
 
 def install(args: argparse.Namespace) -> Told:
     """Put a bundle, or the delta to it, into a store and make it current, on trial."""
-    from edgekit_runtime.store_install import Terms
-    from edgekit_runtime.store_source import install_from
+    from edgekit_runtime.store.install import Terms
+    from edgekit_runtime.store.source import install_from
 
     terms = Terms(**{name: getattr(args, name) for name in Terms.__match_args__})
     done, note = install_from(args.source, args.full, args.store, terms, _watch())
@@ -32,7 +32,7 @@ def install(args: argparse.Namespace) -> Told:
 
 def status(args: argparse.Namespace) -> Told:
     """Say what is in a store, what is current, and how its trial stands."""
-    from edgekit_runtime.store_status import status as look
+    from edgekit_runtime.store.status import status as look
 
     found = look(args.store)
     return asdict(found), list(_status_lines(found))
@@ -40,36 +40,36 @@ def status(args: argparse.Namespace) -> Told:
 
 def boot(args: argparse.Namespace) -> Told:
     """Count a start and self-check what is on trial: commit it, or go back. Run it before the application."""
-    from edgekit_runtime import store_trial
-    from edgekit_runtime.store_check import self_check
+    from edgekit_runtime.store import trial as store_trial
+    from edgekit_runtime.store.self_check import self_check
 
     return _turn(store_trial.boot(args.store, lambda folder: self_check(folder, args.timeout)))
 
 
 def heartbeat(args: argparse.Namespace) -> Told:
     """Tell a store that the application works with what is on trial."""
-    from edgekit_runtime import store_trial
+    from edgekit_runtime.store import trial as store_trial
 
     return _turn(store_trial.heartbeat(args.store, args.generation))
 
 
 def commit(args: argparse.Namespace) -> Told:
     """Keep what is on trial."""
-    from edgekit_runtime import store_trial
+    from edgekit_runtime.store import trial as store_trial
 
     return _turn(store_trial.commit(args.store))
 
 
 def rollback(args: argparse.Namespace) -> Told:
     """Give up the current generation for the last good one."""
-    from edgekit_runtime import store_trial
+    from edgekit_runtime.store import trial as store_trial
 
     return _turn(store_trial.rollback(args.store, args.why))
 
 
 def prune(args: argparse.Namespace) -> Told:
     """Remove old generations that nobody has open, and what a power cut left."""
-    from edgekit_runtime.store_prune import prune as prune_store
+    from edgekit_runtime.store.prune import prune as prune_store
 
     done = prune_store(args.store, args.keep)
     told = [f"removed {', '.join(done.removed) or 'nothing'}, wrote {done.written_bytes:,} bytes"]

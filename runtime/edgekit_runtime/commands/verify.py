@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.choose import candidates
 from edgekit_runtime.errors import EdgekitError, EngineUnavailable, VerificationError
-from edgekit_runtime.place import AS_USUAL, REASONS, How, prove
+from edgekit_runtime.placement.candidates import candidates
+from edgekit_runtime.placement.golden_check import Difference
+from edgekit_runtime.placement.place import AS_USUAL, REASONS, How, prove
 from edgekit_runtime.record import dataclass, replace
-from edgekit_runtime.selfcheck import Difference
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.bundle.reader import Bundle
 
 PROVEN, WRONG, CANNOT_RUN = "proven", "wrong", "cannot run"
 

@@ -16,12 +16,12 @@ from edgekit_runtime.errors import EngineUnavailable
 from edgekit_runtime.record import dataclass, field
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
 ENGINES = {
     "null": "edgekit_runtime.engines.null",  # numpy alone
-    "litert": "edgekit_runtime.engines.litert",  # .tflite
+    "litert": "edgekit_runtime.engines.litert.interpreter",  # .tflite
     "openvino": "edgekit_runtime.engines.openvino",  # .xml and .bin
 }
 

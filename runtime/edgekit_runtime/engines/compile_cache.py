@@ -17,8 +17,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from edgekit_runtime import memory
-from edgekit_runtime.digest import sha256
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.host.sha256 import sha256
 
 LIMIT_NAME, LIMIT_MIB = "EDGEKIT_MODEL_CACHE_MIB", 256
 _DAY_S = 86400.0
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 
 def folder() -> str:
     """Where entries are kept."""
-    return os.path.join(memory.folder(), "models")
+    return os.path.join(state_cache.folder(), "models")
 
 
 def find(key: Mapping[str, str]) -> str | None:

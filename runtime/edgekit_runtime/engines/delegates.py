@@ -18,7 +18,7 @@ from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable
 from edgekit_runtime.record import dataclass, field, replace
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
 
     Options = Union[str, Mapping[str, object]]
 

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.child import (
+from edgekit_runtime.engines import Facts, TensorInfo
+from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, EngineUnavailable
+from edgekit_runtime.host.subprocesses import (
     asked_bundle,
     asked_variant,
     end_child,
@@ -33,12 +35,10 @@ from edgekit_runtime.child import (
     timeout_s,
     to_request,
 )
-from edgekit_runtime.engines import Facts, TensorInfo
-from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
 NUMBER_BYTES, ANSWER_BYTES = 8, 1024  # the number of a run; it with a message: small enough for a pipe to keep whole
@@ -65,7 +65,9 @@ def open_isolated(
         shared = unless_open.enter_context(memory_file())
         noise = unless_open.enter_context(tempfile.TemporaryFile("a+b"))
         number = shared.fileno()
-        child = start_child("edgekit_runtime.isolate", noise, bundle.scratch(), str(number), pass_fds=(number,))
+        child = start_child(
+            "edgekit_runtime.engines.isolated", noise, bundle.scratch(), str(number), pass_fds=(number,)
+        )
         unless_open.callback(end_child, child)
         engine = IsolatedEngine(child, noise, _first_answer(child, noise, request), shared, run_timeout_s)
         unless_open.pop_all()

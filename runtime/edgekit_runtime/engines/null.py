@@ -15,7 +15,7 @@ from edgekit_runtime.engines import Facts, Library, TensorInfo
 from edgekit_runtime.errors import EngineUnavailable
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
 

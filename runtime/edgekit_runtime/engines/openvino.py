@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime import cache
-from edgekit_runtime.delegates import SIGNS, driver_versions
-from edgekit_runtime.engines import Facts, Library, TensorInfo
+from edgekit_runtime.engines import Facts, Library, TensorInfo, compile_cache
+from edgekit_runtime.engines.delegates import SIGNS, driver_versions
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
-from edgekit_runtime.selfcheck import processor
-from edgekit_runtime.signal_stack import signal_stack_kept
+from edgekit_runtime.host.signal_stack import signal_stack_kept
+from edgekit_runtime.placement.golden_check import processor
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
 INSTALL = "pip install 'edgekit-runtime[openvino]'"
@@ -142,7 +141,7 @@ def _compiled(core: Any, path: str, device: str, options: dict[str, Any], artifa
     if not artifact:
         return core.compile_model(path, device, options), {}
     key = _key(core, device, options, artifact)
-    kept = cache.find(key)
+    kept = compile_cache.find(key)
     if kept is None:
         start = time.perf_counter()
         compiled = core.compile_model(path, device, options)
@@ -159,7 +158,7 @@ def _keep(
     core: Any, compiled: Any, device: str, options: dict[str, Any], key: dict[str, str], compiled_s: float
 ) -> None:
     """Keep a compiled model where importing it is much quicker than compiling, as with int8; else, that it is not."""
-    if cache.aside() is None:  # exporting takes time, which nothing would give back
+    if compile_cache.aside() is None:  # exporting takes time, which nothing would give back
         return
     content = b""
     with suppress(RuntimeError):  # not every device's can be exported
@@ -168,7 +167,7 @@ def _keep(
         core.import_model(exported, device, options)
         if time.perf_counter() - start < WORTH * compiled_s:
             content = exported
-    cache.keep_content(key, content)
+    compile_cache.keep_content(key, content)
 
 
 def _key(core: Any, device: str, options: dict[str, Any], artifact: str) -> dict[str, str]:

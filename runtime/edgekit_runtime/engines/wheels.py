@@ -9,9 +9,9 @@ from glob import glob
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from edgekit_runtime.board import glibc, read_board
 from edgekit_runtime.errors import IncompatibleDevice
-from edgekit_runtime.requirements import machine, numbers
+from edgekit_runtime.host.board import glibc, read_board
+from edgekit_runtime.placement.requirements import machine, numbers
 
 # The packages of an engine's library, in the order in which the engine tries them.
 PACKAGES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",)}

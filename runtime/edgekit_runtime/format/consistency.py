@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import (
+    from edgekit_runtime.format.manifest import (
         InputSpec,
         JoinedBinding,
         Manifest,

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle
-from edgekit_runtime.manifest import MANIFEST_NAME, MAX_FILES, SIGNATURE_NAME
+from edgekit_runtime.format.manifest import MANIFEST_NAME, MAX_FILES, SIGNATURE_NAME
+from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
-    from edgekit_runtime.archive import Entry
+    from edgekit_runtime.format.archive import Entry
 
 MAX_SIGNATURE_BYTES = 1 << 20
 
@@ -47,7 +47,7 @@ def find_extents(name: str) -> dict[str, Extent]:
 
 def _archive_extents(name: str) -> dict[str, Extent]:
     """The extents of an archive; its manifest is the first entry and has the CRC its header says."""
-    from edgekit_runtime import archive  # a folder does without
+    from edgekit_runtime.format import archive  # a folder does without
 
     with open(name, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

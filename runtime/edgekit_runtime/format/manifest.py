@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit_runtime.checks import (
+from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
+from edgekit_runtime.format.consistency import MAX_TOTAL_BYTES, problems
+from edgekit_runtime.format.strict_json import decode
+from edgekit_runtime.format.validators import (
     Check,
     anything,
     boolean,
@@ -19,10 +22,7 @@ from edgekit_runtime.checks import (
     text,
     words,
 )
-from edgekit_runtime.consistency import MAX_TOTAL_BYTES, problems
-from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
 from edgekit_runtime.record import dataclass, field
-from edgekit_runtime.strict_json import decode
 
 FORMAT_VERSION = 1
 

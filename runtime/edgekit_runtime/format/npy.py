@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit_runtime.consistency import MAX_ELEMENTS
 from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.format.consistency import MAX_ELEMENTS
 
 if TYPE_CHECKING:
     from edgekit_runtime.tensors import Array

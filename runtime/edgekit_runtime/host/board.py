@@ -6,8 +6,8 @@ import os
 import platform
 from collections.abc import Iterator
 
+from edgekit_runtime.placement.requirements import machine
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.requirements import machine
 
 # What libraries choose their kernels by: the words of /proc/cpuinfo, any of which says that it is there.
 FEATURES = {

@@ -8,8 +8,8 @@ from threading import Event, Thread
 from time import perf_counter
 from types import TracebackType
 
-from edgekit_runtime.board import read_text
-from edgekit_runtime.condition import found, number
+from edgekit_runtime.host.board import read_text
+from edgekit_runtime.host.thermal import found, number
 
 SAMPLE_S = 0.05  # how often sensors, which tell power and not energy, are read
 

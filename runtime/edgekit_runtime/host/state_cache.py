@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from edgekit_runtime.digest import sha256
+from edgekit_runtime.host.sha256 import sha256
 
 LIMIT = 512  # entries a topic; the oldest go first
 

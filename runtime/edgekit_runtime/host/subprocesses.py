@@ -14,8 +14,8 @@ from edgekit_runtime.errors import DigestMismatch, EngineUnavailable, PlanError
 from edgekit_runtime.record import replace
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.format.manifest import Variant
 
 TIMEOUT_S, TIMEOUT_NAME = 60.0, "EDGEKIT_PROBE_TIMEOUT_S"
 MEMORY_NAME = "EDGEKIT_PROBE_MEMORY_MIB"  # no limit where it is not set
@@ -80,7 +80,7 @@ def start_child(module: str, noise: Any, scratch: str, *arguments: str, **more: 
     if not sys.executable:
         raise EngineUnavailable("an accelerator is tried in a child process first, and sys.executable is not set")
     # The child stands where this package lies, so that a json.py in the caller's folder is not taken for Python's.
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    home = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 2))
     path = os.pathsep.join(os.path.abspath(entry) for entry in [home, *sys.path] if entry)
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -154,7 +154,7 @@ def asked_bundle(request: Mapping[str, Any]) -> Bundle:
     Raises:
         DigestMismatch: it is another.
     """
-    from edgekit_runtime.bundle import open_bundle
+    from edgekit_runtime.bundle.reader import open_bundle
 
     given = request["decryption_key"]
     bundle = open_bundle(request["bundle"], trust=False, decryption_key=given and bytes.fromhex(given))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from glob import glob
 from math import isfinite
 
-from edgekit_runtime.board import read_text
+from edgekit_runtime.host.board import read_text
 from edgekit_runtime.record import dataclass
 
 # The bits of a Raspberry Pi's firmware word `get_throttled`; 16 higher: it has happened since the start.

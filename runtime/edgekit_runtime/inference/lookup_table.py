@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime import preprocess
-from edgekit_runtime.manifest import Preprocessing
+from edgekit_runtime.format.manifest import Preprocessing
+from edgekit_runtime.inference import preprocess
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import InputSpec, TensorBinding
+    from edgekit_runtime.format.manifest import InputSpec, TensorBinding
     from edgekit_runtime.tensors import Array
 
     Fold = Callable[[Array], Array]

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Postprocessing
+    from edgekit_runtime.format.manifest import Postprocessing
     from edgekit_runtime.tensors import Array
 
 

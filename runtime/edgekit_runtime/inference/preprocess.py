@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Preprocessing
+    from edgekit_runtime.format.manifest import Preprocessing
     from edgekit_runtime.tensors import Array
 
 BAND = 16  # target samples resampled together

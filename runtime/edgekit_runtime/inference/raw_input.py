@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime import preprocess
-from edgekit_runtime.edges import array_of, converter, named
 from edgekit_runtime.errors import InputMismatch
-from edgekit_runtime.fold import channels_of, fold
-from edgekit_runtime.manifest import Preprocessing
+from edgekit_runtime.format.manifest import Preprocessing
+from edgekit_runtime.inference import preprocess
+from edgekit_runtime.inference.lookup_table import channels_of, fold
+from edgekit_runtime.inference.tensor_io import array_of, converter, named
 from edgekit_runtime.record import replace
 
 if TYPE_CHECKING:
-    from edgekit_runtime.edges import Feed
-    from edgekit_runtime.manifest import InputSpec, TensorBinding
+    from edgekit_runtime.format.manifest import InputSpec, TensorBinding
+    from edgekit_runtime.inference.tensor_io import Feed
     from edgekit_runtime.tensors import Array
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.edges import feed, fetch, join
 from edgekit_runtime.errors import EngineUnavailable
-from edgekit_runtime.manifest import JoinedBinding
-from edgekit_runtime.pool import Pool
+from edgekit_runtime.format.manifest import JoinedBinding
+from edgekit_runtime.inference.engine_pool import Pool
+from edgekit_runtime.inference.tensor_io import feed, fetch, join
 
 if TYPE_CHECKING:
-    from edgekit_runtime.edges import Feed
     from edgekit_runtime.engines import Engine, TensorInfo
-    from edgekit_runtime.manifest import InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+    from edgekit_runtime.format.manifest import InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+    from edgekit_runtime.inference.tensor_io import Feed
     from edgekit_runtime.tensors import Array
 
 
@@ -73,7 +73,7 @@ class Session:
     def _raw(self) -> list[tuple[int, Feed]]:
         """The ways of raw inputs, put together when the first one comes."""
         if self._raw_feeds is None:
-            from edgekit_runtime.raw import raw_feed
+            from edgekit_runtime.inference.raw_input import raw_feed
 
             self._raw_feeds = [(place, raw_feed(*self._sides[place])) for place in self._order]
         return self._raw_feeds

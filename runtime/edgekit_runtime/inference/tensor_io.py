@@ -12,7 +12,7 @@ from edgekit_runtime.tensors import dequantization_table, dequantize, quantizer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgekit_runtime.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
+    from edgekit_runtime.format.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
     from edgekit_runtime.tensors import Array
 
     Feed = Callable[[Any], Array]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import EngineUnavailable, ProfileError
-from edgekit_runtime.requirements import machine
+from edgekit_runtime.placement.requirements import machine
 
 if TYPE_CHECKING:
-    from edgekit_runtime.delegates import Options
-    from edgekit_runtime.manifest import Manifest, Variant
+    from edgekit_runtime.engines.delegates import Options
+    from edgekit_runtime.format.manifest import Manifest, Variant
 
 # What left the libraries and is still asked for.
 GONE = {
@@ -34,7 +34,7 @@ def candidates(
     """
     variants = order(manifest, device)
     if delegate is not None or delegate_options:
-        from edgekit_runtime.delegates import with_delegate
+        from edgekit_runtime.engines.delegates import with_delegate
 
         variants = with_delegate(variants, delegate, delegate_options)
     return required(manifest, variants, require)
@@ -80,7 +80,7 @@ def answers(variant: Variant) -> dict[str, str]:
     }
     if variant.delegate is None:
         return words
-    from edgekit_runtime.delegates import DELEGATES
+    from edgekit_runtime.engines.delegates import DELEGATES
 
     units = {"npu": "device"} if variant.delegate in DELEGATES else {}
     return {**words, **units, variant.delegate: "delegate"}

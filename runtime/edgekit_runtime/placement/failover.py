@@ -8,13 +8,13 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, InputMismatch
-from edgekit_runtime.place import key_of, place
+from edgekit_runtime.placement.place import key_of, place
 from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.place import How, Placement
-    from edgekit_runtime.session import Session
+    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.inference.session import Session
+    from edgekit_runtime.placement.place import How, Placement
     from edgekit_runtime.tensors import Array
 
 KEPT = 100  # events, the last ones

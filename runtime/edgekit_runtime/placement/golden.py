@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit_runtime.errors import MalformedBundle
-from edgekit_runtime.manifest import JoinedBinding
-from edgekit_runtime.selfcheck import Difference, limits
+from edgekit_runtime.format.manifest import JoinedBinding
+from edgekit_runtime.placement.golden_check import Difference, limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.manifest import InputSpec, OutputSpec, Variant
-    from edgekit_runtime.session import Session
+    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.format.manifest import InputSpec, OutputSpec, Variant
+    from edgekit_runtime.inference.session import Session
     from edgekit_runtime.tensors import Array
 
 

@@ -11,15 +11,15 @@ import platform
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.digest import sha256
 from edgekit_runtime.errors import VerificationError
+from edgekit_runtime.host.sha256 import sha256
 from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import Facts, Library
-    from edgekit_runtime.manifest import Manifest, Variant
-    from edgekit_runtime.session import Session
+    from edgekit_runtime.format.manifest import Manifest, Variant
+    from edgekit_runtime.inference.session import Session
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ def checked(
     """
     if how == "never":
         return ()
-    from edgekit_runtime import memory
+    from edgekit_runtime.host import state_cache
 
-    known = memory.recall(TOPIC, key) if how == "auto" else None
+    known = state_cache.recall(TOPIC, key) if how == "auto" else None
     differences = _remembered(known, bundle, variant) if known else None
     if differences is None:
-        from edgekit_runtime.golden import check
+        from edgekit_runtime.placement.golden import check
 
         differences = check(session, bundle, variant)
         if not wrong(differences):
-            memory.remember(TOPIC, key, {each.output: each.max_abs for each in differences})
+            state_cache.remember(TOPIC, key, {each.output: each.max_abs for each in differences})
     problem = wrong(differences)
     if problem:
-        memory.forget(TOPIC, key)
+        state_cache.forget(TOPIC, key)
         raise VerificationError(f"computes something else on this machine: {problem}")
     return differences
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable
 
-from edgekit_runtime.choose import answers, candidates
 from edgekit_runtime.engines import Facts, Library, library, open_engine
 from edgekit_runtime.errors import (
     DelegateCrashed,
@@ -17,17 +16,18 @@ from edgekit_runtime.errors import (
     IncompatibleDevice,
     VerificationError,
 )
+from edgekit_runtime.inference.session import Session
+from edgekit_runtime.placement.candidates import answers, candidates
+from edgekit_runtime.placement.golden_check import Difference, check_key, checked, processor
+from edgekit_runtime.placement.requirements import check_library, check_machine, machine
 from edgekit_runtime.record import dataclass, field, replace
-from edgekit_runtime.requirements import check_library, check_machine, machine
-from edgekit_runtime.selfcheck import Difference, check_key, checked, processor
-from edgekit_runtime.session import Session
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.delegates import Options
+    from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import Engine
-    from edgekit_runtime.manifest import Manifest, Variant
-    from edgekit_runtime.probe import Probe
+    from edgekit_runtime.engines.delegates import Options
+    from edgekit_runtime.format.manifest import Manifest, Variant
+    from edgekit_runtime.placement.probe import Probe
 
 # What takes a variant out of the choice. A damaged or malformed bundle is none of these: it ends the loading.
 REASONS = (EngineError, IncompatibleDevice, VerificationError)
@@ -158,7 +158,7 @@ def _options(variant: Variant) -> dict[str, str]:
     """What the variant's delegate was given."""
     if variant.delegate is None:
         return {}
-    from edgekit_runtime.delegates import options_for
+    from edgekit_runtime.engines.delegates import options_for
 
     return options_for(variant)
 
@@ -196,18 +196,18 @@ def _library(engine: str) -> Library:
         IncompatibleDevice: the machine lacks what it was built for.
         EngineUnavailable: it is missing, or does not load for another reason.
     """
-    from edgekit_runtime import memory
+    from edgekit_runtime.host import state_cache
 
     key = {"engine": engine, "python": sys.prefix, "cpu": processor()}
-    if not memory.recall("wheels", key):
-        from edgekit_runtime.wheels import check_wheel
+    if not state_cache.recall("wheels", key):
+        from edgekit_runtime.engines.wheels import check_wheel
 
         check_wheel(engine)
-        memory.remember("wheels", key, {"fits": True})
+        state_cache.remember("wheels", key, {"fits": True})
     try:
         return library(engine)
     except EngineUnavailable:
-        from edgekit_runtime.wheels import check_wheel
+        from edgekit_runtime.engines.wheels import check_wheel
 
         check_wheel(engine)  # it may have been replaced since
         raise
@@ -216,7 +216,7 @@ def _library(engine: str) -> Library:
 def _open(bundle: Bundle, variant: Variant, threads: int | None, how: How) -> Engine:
     if how.isolate_s is None:
         return open_engine(variant, bundle, threads, keep=how.cache)
-    from edgekit_runtime.isolate import open_isolated
+    from edgekit_runtime.engines.isolated import open_isolated
 
     return open_isolated(variant, bundle, threads, how.isolate_s, cache=how.cache)
 
@@ -224,8 +224,8 @@ def _open(bundle: Bundle, variant: Variant, threads: int | None, how: How) -> En
 def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None, how: How) -> Probe | None:
     if variant.device == "cpu" and variant.delegate is None:
         return None  # said here as well, so that the tables are not loaded for what is most common
-    from edgekit_runtime import probe
-    from edgekit_runtime.delegates import is_foreign
+    from edgekit_runtime.engines.delegates import is_foreign
+    from edgekit_runtime.placement import probe
 
     if not is_foreign(variant):
         return None

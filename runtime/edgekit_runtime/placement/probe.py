@@ -16,8 +16,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime import __version__, delegates, memory
-from edgekit_runtime.child import (
+from edgekit_runtime import __version__
+from edgekit_runtime.engines import delegates
+from edgekit_runtime.errors import (
+    DelegateCrashed,
+    DelegateUnavailable,
+    EdgekitError,
+    VerificationError,
+)
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.host.subprocesses import (
     MEMORY_NAME,
     TIMEOUT_NAME,
     asked_bundle,
@@ -31,19 +39,13 @@ from edgekit_runtime.child import (
     timeout_s,
     to_request,
 )
-from edgekit_runtime.errors import (
-    DelegateCrashed,
-    DelegateUnavailable,
-    EdgekitError,
-    VerificationError,
-)
 from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
+    from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import Engine, Library
-    from edgekit_runtime.manifest import Variant
-    from edgekit_runtime.place import How
+    from edgekit_runtime.format.manifest import Variant
+    from edgekit_runtime.placement.place import How
 
 OK, MISSING, REFUSED, CRASHED, HUNG, WRONG, SLOW = (
     "ok",
@@ -92,14 +94,14 @@ def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | Non
         DelegateUnavailable: the delegate's library is not installed.
     """
     key = _key(bundle, variant, library, threads)
-    known = None if how.probe_again else memory.recall(TOPIC, key)
+    known = None if how.probe_again else state_cache.recall(TOPIC, key)
     if known is not None and _stands(known):
         return Probe(str(known["verdict"]), str(known.get("reason")), remembered=True)
     found = _in_child(bundle, to_request(bundle, variant, threads, how.cache))
     if found.verdict in PASSING:
-        memory.forget(TOPIC, key)
+        state_cache.forget(TOPIC, key)
     else:
-        memory.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason, "limit_s": timeout_s()})
+        state_cache.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason, "limit_s": timeout_s()})
     return found
 
 
@@ -136,10 +138,10 @@ def _digest(path: str) -> str:
         return ""
     found = os.stat(path)
     key = {"path": path, "written": f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"}
-    digest = (memory.recall(DIGESTS, key) or {}).get("sha256")
+    digest = (state_cache.recall(DIGESTS, key) or {}).get("sha256")
     if not isinstance(digest, str):
         digest = _sha256(path)
-        memory.remember(DIGESTS, key, {"sha256": digest})
+        state_cache.remember(DIGESTS, key, {"sha256": digest})
     return digest
 
 
@@ -156,7 +158,7 @@ def _sha256(path: str) -> str:
 def _in_child(bundle: Bundle, request: dict[str, Any]) -> Probe:
     limit_s = timeout_s()
     with tempfile.TemporaryFile() as noise:
-        child = start_child("edgekit_runtime.probe", noise, bundle.scratch())
+        child = start_child("edgekit_runtime.placement.probe", noise, bundle.scratch())
         try:
             answer, _ = child.communicate(json.dumps(request).encode(), timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -184,9 +186,9 @@ def main() -> None:
 
 def _try(request: Mapping[str, Any]) -> Probe:
     from edgekit_runtime.engines import open_engine
-    from edgekit_runtime.golden import check
-    from edgekit_runtime.selfcheck import wrong
-    from edgekit_runtime.session import Session
+    from edgekit_runtime.inference.session import Session
+    from edgekit_runtime.placement.golden import check
+    from edgekit_runtime.placement.golden_check import wrong
 
     with asked_bundle(request) as bundle:
         variant = asked_variant(bundle, request)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit_runtime.errors import IncompatibleDevice
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
 
 
 def machine() -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from edgekit_runtime import memory
-from edgekit_runtime.place import place
-from edgekit_runtime.selfcheck import processor
-from edgekit_runtime.stream import cores
-from edgekit_runtime.wheels import installed
+from edgekit_runtime.engines.wheels import installed
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.inference.stream import cores
+from edgekit_runtime.placement.golden_check import processor
+from edgekit_runtime.placement.place import place
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.place import How
-    from edgekit_runtime.session import Session
+    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.inference.session import Session
+    from edgekit_runtime.placement.place import How
 
 TOPIC = "threads"
 MEASURED_S = 0.1  # for each number of threads
@@ -37,7 +37,7 @@ def best_threads(bundle: Bundle, device: str, require: str | None, how: How) -> 
         "cpu": processor(),
         "cores": str(cores()),
     }
-    known = (memory.recall(TOPIC, key) or {}).get("threads")
+    known = (state_cache.recall(TOPIC, key) or {}).get("threads")
     if isinstance(known, int) and 1 <= known <= cores():
         return known
     best, best_s = 1, float("inf")
@@ -49,7 +49,7 @@ def best_threads(bundle: Bundle, device: str, require: str | None, how: How) -> 
             session.close()
         if taken_s < WORTH * best_s:
             best, best_s = count, taken_s
-    memory.remember(TOPIC, key, {"threads": best})
+    state_cache.remember(TOPIC, key, {"threads": best})
     return best
 
 

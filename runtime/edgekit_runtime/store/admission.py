@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import IncompatibleDevice, NotAnUpdate
-from edgekit_runtime.requirements import check_machine, check_requirements, machine
+from edgekit_runtime.placement.requirements import check_machine, check_requirements, machine
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Manifest, Variant
+    from edgekit_runtime.format.manifest import Manifest, Variant
 
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)*)[-._]?([^+]*)(?:\+.*)?")  # release, what is before a release, build
 _PART = re.compile(r"\d+|[^\d.]+")

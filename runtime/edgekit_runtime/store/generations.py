@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.digest import sha256
 from edgekit_runtime.errors import MalformedBundle, StoreError
+from edgekit_runtime.host.sha256 import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgekit_runtime.bundle import BundlePath
+    from edgekit_runtime.bundle.reader import BundlePath
 
 CURRENT, GENERATIONS, STATE = "current", "generations", "state.json"
 NAME_DIGITS = 16

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
-from edgekit_runtime import store_state as states
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import BundleError, DigestMismatch, PlanError, StoreError
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.store import (
+from edgekit_runtime.store import state as states
+from edgekit_runtime.store.admission import check_board, check_update
+from edgekit_runtime.store.atomic_disk import Disk, free_bytes, undone, writing, written
+from edgekit_runtime.store.generations import (
     CURRENT,
     FRESH,
     GENERATIONS,
@@ -21,16 +23,14 @@ from edgekit_runtime.store import (
     name_of,
     refuse_other,
 )
-from edgekit_runtime.store_admit import check_board, check_update
-from edgekit_runtime.store_check import is_whole
-from edgekit_runtime.store_disk import Disk, free_bytes, undone, writing, written
-from edgekit_runtime.store_prune import KEEP, clear_leftovers, prune_locked, remove
+from edgekit_runtime.store.prune import KEEP, clear_leftovers, prune_locked, remove
+from edgekit_runtime.store.self_check import is_whole
 
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from edgekit_runtime.manifest import Manifest
-    from edgekit_runtime.trust import Trust
+    from edgekit_runtime.format.manifest import Manifest
+    from edgekit_runtime.trust.policy import Trust
 
     class Source(Protocol):
         """A bundle, or what makes one."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from edgekit_runtime import store_state as states
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.store import CURRENT, FRESH, GENERATIONS, GONE, STATE, current, generations, locked
-from edgekit_runtime.store_disk import ASIDE, Disk, writing
+from edgekit_runtime.store import state as states
+from edgekit_runtime.store.atomic_disk import ASIDE, Disk, writing
+from edgekit_runtime.store.generations import CURRENT, FRESH, GENERATIONS, GONE, STATE, current, generations, locked
 
 if TYPE_CHECKING:
-    from edgekit_runtime.store_state import State
+    from edgekit_runtime.store.state import State
 
 KEEP = 2  # good generations: the current one, and one to go back to
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime.errors import StoreError
 from edgekit_runtime.model import load
-from edgekit_runtime.store import current
+from edgekit_runtime.store.generations import current
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgekit_runtime.bundle import Bundle
-    from edgekit_runtime.manifest import Manifest
+    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.format.manifest import Manifest
     from edgekit_runtime.model import Model
-    from edgekit_runtime.store import Hold
+    from edgekit_runtime.store.generations import Hold
 
 
 def newer(bundle: Bundle, asked: Mapping[str, Any], passed_over: set[str]) -> Model | None:
@@ -48,7 +48,7 @@ def beat(bundle: Bundle) -> bool:
     Raises:
         StoreError: the bundle is in no store, or that cannot be written.
     """
-    from edgekit_runtime.store_trial import NOTHING, heartbeat
+    from edgekit_runtime.store.trial import NOTHING, heartbeat
 
     held = _held(bundle)
     return heartbeat(held.store, held.generation).did != NOTHING

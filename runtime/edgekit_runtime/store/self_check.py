@@ -7,13 +7,13 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.child import end_child, how_it_ended, last_words, start_child
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.bundle.temp_folder import Scratch
 from edgekit_runtime.errors import BundleError
-from edgekit_runtime.scratch import Scratch
+from edgekit_runtime.host.subprocesses import end_child, how_it_ended, last_words, start_child
 
 if TYPE_CHECKING:
-    from edgekit_runtime.trust import Trust
+    from edgekit_runtime.trust.policy import Trust
 
 TIMEOUT_S = 300.0
 

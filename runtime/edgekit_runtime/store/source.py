@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.delta import delta_to, is_delta, open_delta
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError, UnsupportedVersion
-from edgekit_runtime.store import current
-from edgekit_runtime.store_install import install
+from edgekit_runtime.store.delta.apply import delta_to, is_delta, open_delta
+from edgekit_runtime.store.generations import current
+from edgekit_runtime.store.install import install
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle import BundlePath
-    from edgekit_runtime.store_install import Installed, Terms, Watch
+    from edgekit_runtime.bundle.reader import BundlePath
+    from edgekit_runtime.store.install import Installed, Terms, Watch
 
 
 def install_from(

@@ -10,11 +10,11 @@ import json
 import os
 from typing import Any
 
-from edgekit_runtime.checks import anything, integer, many, one_of, optional, record, text, words
 from edgekit_runtime.errors import MalformedBundle, StoreError
+from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES, decode
+from edgekit_runtime.format.validators import anything, integer, many, one_of, optional, record, text, words
 from edgekit_runtime.record import dataclass, field, replace
-from edgekit_runtime.store import NAME_DIGITS, STATE
-from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES, decode
+from edgekit_runtime.store.generations import NAME_DIGITS, STATE
 
 SELF_CHECK, HEARTBEAT = "self-check", "heartbeat"
 MOST = 1000  # good signs wanted, or tries, of a trial

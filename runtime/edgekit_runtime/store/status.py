@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from edgekit_runtime import store_state as states
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import BundleError, StoreError
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.store import GENERATIONS, current, generations
-from edgekit_runtime.store_disk import free_bytes
+from edgekit_runtime.store import state as states
+from edgekit_runtime.store.atomic_disk import free_bytes
+from edgekit_runtime.store.generations import GENERATIONS, current, generations
 
 EMPTY, ON_TRIAL, COMMITTED = "empty", "on trial", "committed"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable
 
-from edgekit_runtime import store_state as states
 from edgekit_runtime.errors import StoreError
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.store import CURRENT, GENERATIONS, STATE, current, locked
-from edgekit_runtime.store_disk import Disk, writing
+from edgekit_runtime.store import state as states
+from edgekit_runtime.store.atomic_disk import Disk, writing
+from edgekit_runtime.store.generations import CURRENT, GENERATIONS, STATE, current, locked
 
 NOTHING, COUNTED, COMMITTED, ROLLED_BACK = "nothing to do", "counted", "committed", "rolled back"
 
@@ -123,7 +123,7 @@ def _give_up(store: str, generation: str, why: str) -> Turn:
 
 def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> Turn:
     """Switch the link first: the trial is over with that, and what is remembered after it may be lost."""
-    from edgekit_runtime.store_check import is_whole
+    from edgekit_runtime.store.self_check import is_whole
 
     for name in states.backward(state, now):
         if is_whole(os.path.join(store, GENERATIONS, name)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Union
 from edgekit_runtime.errors import SignatureInvalid
 
 if TYPE_CHECKING:
-    from edgekit_runtime.public_key import PublicKey
+    from edgekit_runtime.trust.public_key import PublicKey
 
 NAME, FOLDER = "EDGEKIT_TRUST", "/etc/edgekit/trust.d"
 MAX_KEY_FILE_BYTES = 1 << 16
@@ -39,7 +39,7 @@ def believed(trust: Trust) -> tuple[PublicKey, ...] | None:
     if trust is True:
         raise ValueError("trust is True, wanted None, False, or the public keys to trust")
     sources = [trust] if isinstance(trust, (str, bytes, os.PathLike)) else list(trust)
-    from edgekit_runtime.public_key import read_keys
+    from edgekit_runtime.trust.public_key import read_keys
 
     found = {key.id: key for source in sources for data, name in _texts(source) for key in read_keys(data, name)}
     if not found:

@@ -9,8 +9,8 @@ import re
 from base64 import b64decode, b64encode
 from typing import Any
 
-from edgekit_runtime.digest import hex_digest
 from edgekit_runtime.errors import SignatureInvalid
+from edgekit_runtime.host.sha256 import hex_digest
 from edgekit_runtime.record import dataclass
 
 INSTALL = "pip install 'edgekit-runtime[verify]'"

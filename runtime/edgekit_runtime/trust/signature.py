@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.digest import sha256
 from edgekit_runtime.errors import MalformedBundle, SignatureInvalid
-from edgekit_runtime.manifest import SIGNATURE_NAME
+from edgekit_runtime.format.manifest import SIGNATURE_NAME
+from edgekit_runtime.format.strict_json import decode
+from edgekit_runtime.host.sha256 import sha256
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.strict_json import decode
 
 if TYPE_CHECKING:
-    from edgekit_runtime.public_key import PublicKey
+    from edgekit_runtime.trust.public_key import PublicKey
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"

@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from edgekit_converters.lowest_version import lowest_version
+from edgekit_converters.artifact.engine_version import lowest_version
 
 
 @pytest.mark.parametrize(

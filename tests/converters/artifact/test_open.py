@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact, bind, bind_made, scaled_like, settings_for, signature
+from edgekit_converters.artifact.open import OpenArtifact, bind, bind_made, scaled_like, settings_for, signature
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError
-from edgekit_runtime.manifest import TensorBinding
+from edgekit_runtime.format.manifest import TensorBinding
 
 X, Y = np.float32([[1, 2]]), np.float32([[10, 20, 30]])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data import DataRequest, DataSet, prepare
-from edgekit_runtime.manifest import InputSpec, Preprocessing
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from edgekit_converters.data import batches, labels
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 PAIR = (InputSpec("left", (1, 4), "float32"), InputSpec("right", (1, 2), "int32"))
 

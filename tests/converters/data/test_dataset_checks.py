@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edgekit_converters.data.survey import Survey
-from edgekit_runtime.manifest import InputSpec
+from edgekit_converters.data.dataset_checks import Survey
+from edgekit_runtime.format.manifest import InputSpec
 
 FEATURES = InputSpec("x", (1, 4), "float32")
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgekit_converters.data import labels
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 FLAT = InputSpec("x", (1, 4), "float32")
 PAIR = (FLAT, InputSpec("flag", (1, 2), "int64"))

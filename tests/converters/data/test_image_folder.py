@@ -10,7 +10,7 @@ import pytest
 
 from edgekit_converters.data import labels
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 
 @pytest.fixture

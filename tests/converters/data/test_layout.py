@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit_converters.data.fit import choose
+from edgekit_converters.data.layout import choose
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec, Preprocessing
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 NOTHING = ()
 MOVED_FIRST = ("input 'x': channels moved: samples are NHWC, the input is NCHW",)

@@ -10,7 +10,7 @@ import pytest
 from edgekit_converters.data import DataRequest, batches, labels, prepare
 from edgekit_converters.data.samples import spread
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec, Preprocessing
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 
 def test_samples_keep_their_dtype_and_order(prepared, npz, images, image_input):

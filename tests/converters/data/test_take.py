@@ -7,7 +7,7 @@ import pytest
 
 from edgekit_converters.data import TakeRequest, labels, one_by_one, take
 from edgekit_converters.data.samples import nested
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 X = InputSpec("x", (1, 4), "float32")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.examine.findings import examine_graph
+from edgekit_converters.examine.checks import examine_graph
 from edgekit_converters.examine.graph import Graph, Node, Range, Tensor, Watcher
 from edgekit_converters.records import Split
 

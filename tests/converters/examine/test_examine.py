@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import bind
+from edgekit_converters.artifact.open import bind
 from edgekit_converters.examine import examine
 from edgekit_converters.records import ExamineRequest
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 KERAS, TORCH = pytest.mark.needs_keras, pytest.mark.needs_torch

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.examine import examine
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Examination, ExamineRequest, QuantizeRequest, SplitRequest
-from edgekit_converters.split import split
+from edgekit_converters.split_outputs import split
 
 pytestmark = pytest.mark.needs_keras
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit_converters.foreign import told
+from edgekit_converters.execution.foreign_errors import told
 
 OPENVINO = """Exception from src/inference/src/cpp/core.cpp:84:
 Check 'false' failed at src/frontends/common/src/frontend.cpp:54:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from edgekit_converters.imports import without
+from edgekit_converters.execution.import_filter import without
 
 
 @pytest.fixture

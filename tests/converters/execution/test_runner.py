@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_converters import toolchains
-from edgekit_converters.cache import Cache
 from edgekit_converters.data import DataRequest
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.runner import STAGES, Runner, new_log
+from edgekit_converters.execution.stage_cache import Cache
 from edgekit_converters.records import SourceRequest
-from edgekit_converters.runner import STAGES, Runner, new_log
 from edgekit_runtime.errors import DataError, ToolchainError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_converters import cache as caching
-from edgekit_converters.cache import Cache, key
+from edgekit_converters.execution import stage_cache as caching
+from edgekit_converters.execution.stage_cache import Cache, key
 from edgekit_converters.records import Probe, SourceRequest
 
 

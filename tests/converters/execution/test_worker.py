@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_converters.worker import Worker
+from edgekit_converters.execution.worker import Worker
 from edgekit_runtime.errors import DataError, DiskFull, ToolchainError
 
 
@@ -23,7 +23,7 @@ def worker(tmp_path, monkeypatch):
         textwrap.dedent(
             """
             import os, resource, signal, sys, tempfile, time
-            from edgekit_converters.worker import report_progress
+            from edgekit_converters.execution.worker import report_progress
             from edgekit_runtime.errors import ConversionError, DataError, DiskFull
 
             def add(a, b): return a + b
@@ -164,7 +164,7 @@ def test_peak_memory_is_that_of_the_call(worker):
 
 def test_it_ends_when_its_parent_is_killed(tmp_path):
     script = (
-        "import sys, pathlib; from edgekit_converters.worker import Worker\n"
+        "import sys, pathlib; from edgekit_converters.execution.worker import Worker\n"
         f"folder = pathlib.Path({str(tmp_path)!r}); w = Worker('keras', folder / 'log', folder)\n"
         "print(w.process.pid, flush=True); w.call('lower', 'time:sleep', 60)"
     )

@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit_converters.cache import Cache
 from edgekit_converters.data import DataRequest
-from edgekit_converters.runner import STAGES, Runner, new_log
-from edgekit_converters.workers import Workers
+from edgekit_converters.execution.runner import STAGES, Runner, new_log
+from edgekit_converters.execution.stage_cache import Cache
+from edgekit_converters.execution.worker_pool import Workers
 from edgekit_runtime.errors import ToolchainError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from edgekit_converters import load as loading
 from edgekit_converters.load import LOADERS, fixed_shape, in_batches, kind_of, one_by_one, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [(kind, suffix) for kind in LOADERS for suffix in LOADERS[kind].suffixes])

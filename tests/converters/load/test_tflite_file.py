@@ -77,7 +77,7 @@ def test_float_dynamic_and_half(tflite, loaded):
 @pytest.mark.parametrize("scheme", ["int8-weights", "int8-dynamic", "float16"])
 def test_what_edgekit_itself_makes_is_recognised(tflite, loaded, lowered, tmp_path, scheme):
     from edgekit_converters.quantize import quantize
-    from edgekit_converters.recipe import Recipe
+    from edgekit_converters.recipe.recipe import Recipe
     from edgekit_converters.records import QuantizeRequest
 
     source = loaded(tflite())

@@ -5,7 +5,7 @@ import pytest
 
 from edgekit_converters.lower import LOWERINGS, engines_for
 from edgekit_converters.records import InputShape
-from edgekit_converters.verify.verdict import check_parity
+from edgekit_converters.verify.acceptance import check_parity
 from edgekit_runtime.errors import UnsupportedOperator
 
 keras_to = [

@@ -54,7 +54,7 @@ def computed(path, *arrays):
 def test_what_can_be_simpler_is(tmp_path, taken, wanted):
     import tensorflow as tf
 
-    from edgekit_converters.lower.simplify import simplify
+    from edgekit_converters.lower.tflite_rewrites import simplify
 
     function = tf.function(taken, input_signature=[tf.TensorSpec((1, 7, 9, 4))])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgekit_converters.prune import Anatomy, Branch, Channels, Group, Labour
-from edgekit_converters.prune.branches import Detour, Operand, Step, detours, found_in, named, without
-from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth
-from edgekit_converters.prune.costs import Term, spread, terms_of, total
-from edgekit_converters.prune.depth import dropped, least
+from edgekit_converters.prune.branch_selection import dropped, least
+from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, Worth
+from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
+from edgekit_converters.prune.residual_branches import Detour, Operand, Step, detours, found_in, named, without
 from edgekit_runtime.errors import PlanError
 
 SHAPE = (1, 8, 8, 4)

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from edgekit_converters.prune import Anatomy, Channels, Group, Labour, Scores, Widths
-from edgekit_converters.prune.choose import Goal, Limits, Whole, Worth, choose, multiple_for, read, widths_after
-from edgekit_converters.prune.costs import terms_of, total
+from edgekit_converters.prune.channel_selection import (
+    Goal,
+    Limits,
+    Whole,
+    Worth,
+    choose,
+    multiple_for,
+    read,
+    widths_after,
+)
+from edgekit_converters.prune.cost_terms import terms_of, total
 from edgekit_runtime.errors import PlanError
 
 

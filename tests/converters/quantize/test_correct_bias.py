@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 
 GAIN_DB = 10.0
 

@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit_converters.quantize.corrections import CORRECTS, refuse_corrections
-from edgekit_converters.recipe import CORRECTIONS, Recipe
+from edgekit_converters.recipe.recipe import CORRECTIONS, Recipe
 from edgekit_runtime.errors import PlanError
 
 

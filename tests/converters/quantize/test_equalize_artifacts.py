@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact, bind
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.artifact.open import OpenArtifact, bind
+from edgekit_converters.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.needs_keras
 
@@ -58,7 +58,7 @@ def equalized(model, folder):
         return bind("litert", "float32", (equalized(model.artifact.files[0], folder / "even.tflite"),))
     import openvino as ov
 
-    from edgekit_converters.lower.ir import write
+    from edgekit_converters.formats.openvino_model import write
     from edgekit_converters.quantize.equalize_ir import equalize_model
 
     even = ov.Core().read_model(model.artifact.files[0])

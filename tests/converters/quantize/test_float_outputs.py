@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 
 pytestmark = pytest.mark.needs_keras

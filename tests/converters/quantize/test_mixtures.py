@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe, Rule, resolve
+from edgekit_converters.recipe.recipe import Recipe, Rule, resolve
+from edgekit_converters.recipe.schemes import MIXED
 from edgekit_converters.records import ProbeRequest, QuantizeRequest
-from edgekit_converters.schemes import MIXED
 from edgekit_converters.trace import MatchRequest, TraceRequest, match, trace
 from edgekit_runtime.errors import ConversionError
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import InputShape, QuantizeRequest
-from edgekit_converters.schemes import SCHEMES
-from edgekit_converters.verify.verdict import check_parity
+from edgekit_converters.verify.acceptance import check_parity
 from edgekit_runtime.errors import CalibrationError, UnsupportedOperator
 
 pytestmark = pytest.mark.needs_keras

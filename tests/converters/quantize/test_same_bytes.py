@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgekit_converters.worker import ENVIRONMENT
+from edgekit_converters.execution.worker import ENVIRONMENT
 
 pytestmark = [pytest.mark.needs_openvino, pytest.mark.needs_keras, pytest.mark.needs_torch]
 
@@ -19,12 +19,12 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from openvino import opset13
-from edgekit_converters.cache import digest
+from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.data import DataRequest, prepare
 from edgekit_converters.load import load
 from edgekit_converters.lower import lower
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import LowerRequest, QuantizeRequest, SourceRequest
 
 root, nodes = Path(sys.argv[1]), int(sys.argv[2])

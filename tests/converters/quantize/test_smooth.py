@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 
 pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]
 

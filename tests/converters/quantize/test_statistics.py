@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import open_interpreter
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.artifact.open import open_interpreter
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_runtime.errors import CalibrationError
 
 pytestmark = pytest.mark.needs_keras
@@ -64,7 +64,7 @@ def test_memory_does_not_grow_with_samples(lowered_model):
     import keras
     from keras import layers
 
-    from edgekit_converters.quantize.narrow import narrow
+    from edgekit_converters.quantize.clip_ranges import narrow
 
     image = keras.Input((32, 32, 4))
     net = keras.Model(image, layers.Conv2D(4, 1)(layers.Conv2D(32, 1)(image)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit_converters.recipe import Layer, Recipe, Rule, resolve
+from edgekit_converters.recipe.recipe import Layer, Recipe, Rule, resolve
 from edgekit_runtime.errors import PlanError
 
 LAYERS = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit_converters.schemes import ALIASES, BLOCK_SIZES, COARSER, MIXED, SCHEMES, refuse_mixture, scheme
+from edgekit_converters.recipe.schemes import ALIASES, BLOCK_SIZES, COARSER, MIXED, SCHEMES, refuse_mixture, scheme
 from edgekit_runtime.errors import PlanError
 
 

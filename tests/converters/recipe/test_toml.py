@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgekit_converters.recipe import CORRECTIONS, STATISTICS, Recipe, Rule
-from edgekit_converters.recipe_file import parse, read, write
+from edgekit_converters.recipe.recipe import CORRECTIONS, STATISTICS, Recipe, Rule
+from edgekit_converters.recipe.toml import parse, read, write
 from edgekit_runtime.errors import PlanError
 
 WHOLE = """

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Layer, Recipe
+from edgekit_converters.recipe.recipe import Layer, Recipe
 from edgekit_converters.records import ProbeRequest, QuantizeRequest
-from edgekit_converters.sense import SenseRequest, sense, units_of
+from edgekit_converters.sensitivity import SenseRequest, sense, units_of
 from edgekit_converters.trace import MatchRequest, TraceRequest, match, trace
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]

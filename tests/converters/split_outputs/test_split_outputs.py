@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact, bind
+from edgekit_converters.artifact.open import OpenArtifact, bind
 from edgekit_converters.examine import examine
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import ExamineRequest, QuantizeRequest, Split, SplitRequest
-from edgekit_converters.split import split
+from edgekit_converters.split_outputs import split
+from edgekit_converters.verify.acceptance import check_parity
 from edgekit_converters.verify.parity import parity_of
-from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import VerificationError
-from edgekit_runtime.manifest import JoinedBinding, TensorBinding
+from edgekit_runtime.format.manifest import JoinedBinding, TensorBinding
 
 pytestmark = pytest.mark.needs_keras
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
@@ -95,7 +95,7 @@ def test_in_ir_what_is_left_keeps_its_names(tmp_path):
     import openvino as ov
     from openvino import opset13 as op
 
-    from edgekit_converters.lower.ir import write
+    from edgekit_converters.formats.openvino_model import write
 
     x = op.parameter([1, 4, 8], name="x")
     joined = op.concat([op.multiply(x, np.float32(100)), op.sigmoid(x)], 1)

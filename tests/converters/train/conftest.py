@@ -11,7 +11,7 @@ import pytest
 
 from edgekit_converters.data import DataRequest, DataSet, prepare
 from edgekit_converters.records import InputShape, Source
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 SIDE, CLASSES = 8, 3
 KERAS = """
@@ -128,7 +128,7 @@ def scaled(source: Source) -> tuple[InputSpec, ...]:
     """The inputs of a source that takes bytes as 0..1."""
     from dataclasses import replace
 
-    from edgekit_runtime.manifest import Preprocessing
+    from edgekit_runtime.format.manifest import Preprocessing
 
     return tuple(
         replace(spec, preprocessing=Preprocessing(resize=None, scale=1 / 255, mean=(), std=()))

@@ -6,7 +6,7 @@ import pytest
 from edgekit_converters.train import Settings
 from edgekit_converters.train.augment import AUGMENTATIONS, Augmentation, check, variants
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 IMAGE = InputSpec("image", (1, 16, 16, 3), "float32", layout="NHWC")
 PLANES = InputSpec("image", (1, 3, 16, 16), "float32", layout="NCHW")

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.load import open_source
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import InputShape, QuantizeRequest
 from edgekit_converters.train import Settings
+from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
     FORGOTTEN,
@@ -24,8 +25,7 @@ from edgekit_converters.train.fake_quantize import (
     swallows,
     widened,
 )
-from edgekit_converters.train.feed import Batch
-from edgekit_converters.train.objective import Aim, Objective
+from edgekit_converters.train.losses import Aim, Objective
 from edgekit_converters.train.student import open_student
 
 FRAMEWORKS = [
@@ -241,13 +241,13 @@ def test_each_framework_rounds_by_the_law(framework, scheme):
     if framework == "torch":
         import torch
 
-        from edgekit_converters.train import torch_fake_quantize as here
+        from edgekit_converters.train.torch import fake_quantize as here
 
         tensor, channels, plain = torch.tensor, 0, lambda one: one.numpy()
     else:
         import tensorflow as tf
 
-        from edgekit_converters.train import keras_fake_quantize as here
+        from edgekit_converters.train.keras import fake_quantize as here
 
         tensor, channels, plain = tf.constant, (0,), lambda one: one.numpy()
     ours = plain(here.rounded_weights(tensor(weights), channels, arithmetic))

@@ -8,10 +8,10 @@ import pytest
 
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Lessons, Settings, TrainRequest, checkpoint, loop
-from edgekit_converters.train.events import EventFile
-from edgekit_converters.train.objective import softened
+from edgekit_converters.train.losses import softened
+from edgekit_converters.train.tensorboard_events import EventFile
 from edgekit_runtime.errors import ConversionError, DataError, SourceError, ToolchainError
-from edgekit_runtime.manifest import OutputSpec
+from edgekit_runtime.format.manifest import OutputSpec
 
 from .conftest import CLASSES, SIDE, images
 
@@ -77,7 +77,7 @@ def training(tmp_path, monkeypatch, data_of):
     monkeypatch.setattr(loop, "open_student", open_regression)
 
     def run(labelled=True, count=240, lessons=None, labels=None, wandb=None, **fields):
-        from edgekit_runtime.manifest import InputSpec, Preprocessing
+        from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
         spec = InputSpec("x", (1, SIDE, SIDE, 3), "float32", "NHWC", Preprocessing(None, 1 / 255, (), ()))
         out = (OutputSpec("scores", (1, CLASSES), "float32"),)

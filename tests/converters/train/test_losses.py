@@ -9,9 +9,9 @@ import pytest
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, TrainRequest
-from edgekit_converters.train.objective import as_column, gives_probabilities, logits, matched, settle, softened
+from edgekit_converters.train.losses import as_column, gives_probabilities, logits, matched, settle, softened
 from edgekit_runtime.errors import DataError, PlanError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(0, 3, (32, 5)).astype(np.float32)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.load import open_source
 from edgekit_converters.lower import lower
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import InputShape, LowerRequest, QuantizeRequest
 from edgekit_converters.train import Settings, TrainRequest
 from edgekit_converters.train.loop import train

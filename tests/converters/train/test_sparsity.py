@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit_converters.prune.thin import ThinRequest, thin
+from edgekit_converters.prune.magnitude_sparsity import ThinRequest, thin
 from edgekit_converters.train import Settings, TrainRequest, sparsity
 from edgekit_converters.train.loop import train
 from edgekit_converters.train.sparsity import Sparsity, Thinning, schedule
@@ -152,7 +152,7 @@ def test_what_was_interrupted_goes_on_with_the_same_zeros(student_of, data_of, t
     whole = train(TrainRequest(source, inputs, source.outputs, data, settings), tmp_path)
     request = TrainRequest(source, inputs, source.outputs, data, settings, checkpoints=str(tmp_path / "kept"))
     with pytest.MonkeyPatch.context() as patch:
-        from edgekit_converters.train.torch_student import TorchStudent
+        from edgekit_converters.train.torch.student import TorchStudent
 
         step, done = TorchStudent.step, []
 
@@ -209,8 +209,8 @@ def test_the_masks_are_those_of_tensorflow_model_optimization(student_of):
 def test_what_is_looked_up_or_has_few_weights_stays(tmp_path, loaded):
     from torch import nn
 
-    from edgekit_converters.train.keras_kernels import _summed
-    from edgekit_converters.train.torch_kernels import kernels
+    from edgekit_converters.train.keras.sparse_weights import _summed
+    from edgekit_converters.train.torch.sparse_weights import kernels
 
     class Net(nn.Module):
         def __init__(self):
@@ -238,7 +238,7 @@ def integers(artifact):
         held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"]
         arrays = [one.get_data() for one in held if one.get_element_type() == ov.Type.i8]
     else:
-        from edgekit_converters.artifact import open_interpreter
+        from edgekit_converters.artifact.open import open_interpreter
 
         interpreter = open_interpreter(artifact.files[0])
         details = [one for one in interpreter.get_tensor_details() if one["dtype"] is np.int8 and len(one["shape"]) > 1]
@@ -253,7 +253,7 @@ def integers(artifact):
 @pytest.mark.parametrize("engine", ["litert", "openvino"])
 def test_quantization_keeps_every_zero(student_of, data_of, lowered, tmp_path, engine):
     from edgekit_converters.quantize import quantize
-    from edgekit_converters.recipe import Recipe
+    from edgekit_converters.recipe.recipe import Recipe
     from edgekit_converters.records import QuantizeRequest
 
     source = student_of("torch")

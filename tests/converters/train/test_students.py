@@ -7,11 +7,11 @@ import pytest
 
 from edgekit_converters.load import open_source
 from edgekit_converters.train import OPTIMIZERS, Settings, TeachRequest, TrainRequest
-from edgekit_converters.train.feed import Batch
+from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.loop import train
-from edgekit_converters.train.objective import Aim, Objective, softened
+from edgekit_converters.train.losses import Aim, Objective, softened
 from edgekit_converters.train.student import open_student
-from edgekit_converters.train.teach import teach
+from edgekit_converters.train.teacher_outputs import teach
 from edgekit_runtime.errors import SourceError
 
 from .conftest import CLASSES, SIDE, images, scaled
@@ -160,7 +160,7 @@ def test_hints_bring_the_features_of_student_and_teacher_together(student_of, da
 
 @pytest.mark.parametrize("framework", ["keras", "tf_keras"])
 def test_features_are_seen_in_models_inside_models_that_run_twice(student_of, framework):
-    from edgekit_converters.train.keras_features import with_features
+    from edgekit_converters.train.keras.attention_maps import with_features
 
     live = open_source(student_of(framework, "nested").request)
     viewed, own = with_features(live.handle.model)

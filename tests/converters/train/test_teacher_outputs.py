@@ -8,7 +8,7 @@ import pytest
 from edgekit_converters.load import open_source
 from edgekit_converters.train import TeachRequest
 from edgekit_converters.train.augment import Augmentation
-from edgekit_converters.train.teach import check_pair, teach
+from edgekit_converters.train.teacher_outputs import check_pair, teach
 from edgekit_runtime.errors import PlanError, SourceError
 
 from .conftest import images, scaled

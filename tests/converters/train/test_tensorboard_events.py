@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from edgekit_converters.train.events import EventFile, _checksum
+from edgekit_converters.train.tensorboard_events import EventFile, _checksum
 
 
 def test_the_checksum_is_crc_32c_masked():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Parity, Source, SourceRequest
-from edgekit_converters.verify.verdict import check_drop, doubts, drop
+from edgekit_converters.verify.acceptance import check_drop, doubts, drop
 from edgekit_runtime.errors import VerificationError
 
 

@@ -8,7 +8,7 @@ from edgekit_converters.records import EvaluateRequest, Part, PartRequest, Sourc
 from edgekit_converters.verify import metrics
 from edgekit_converters.verify.metrics import METRICS, metric_for
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 VECTOR = (InputSpec("x", (1, 4), "float32"),)
 SCORES = (OutputSpec("scores", (1, 3), "float32"),)

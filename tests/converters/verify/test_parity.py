@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Artifact, Comparison, Parity
-from edgekit_converters.schemes import SCHEMES
+from edgekit_converters.verify.acceptance import check_parity
 from edgekit_converters.verify.parity import EXACT_DB, parity_of
-from edgekit_converters.verify.verdict import check_parity
 from edgekit_runtime.errors import VerificationError
 
 X = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)

@@ -9,7 +9,7 @@ from edgekit_converters.data import DataSet
 from edgekit_converters.records import ProbeRequest, Source, SourceRequest
 from edgekit_converters.verify import probe as probing
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 INPUTS = (InputSpec("x", (1, 3), "float32"), InputSpec("ids", (1, 2), "int64"))
 SOURCE = Source(

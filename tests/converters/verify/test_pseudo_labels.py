@@ -5,8 +5,8 @@ import pytest
 
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import AnswerRequest, Source, SourceRequest
-from edgekit_converters.verify import answers
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_converters.verify import pseudo_labels
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 X = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
 
@@ -21,11 +21,11 @@ def answer(tmp_path, monkeypatch):
             def run(self, batch):
                 return [function(batch[0])]
 
-        monkeypatch.setattr(answers, "open_source", lambda _: Live())
+        monkeypatch.setattr(pseudo_labels, "open_source", lambda _: Live())
         inputs, outputs = (InputSpec("x", (1, 5), "float32"),), (OutputSpec("y", (1, 5), "float32"),)
         source = Source(SourceRequest("keras", tmp_path), "keras", inputs, outputs, (False,))
         data = DataSet((str(tmp_path / "x.npy"),), None, (), len(X), "", ())
-        return np.load(answers.answer(AnswerRequest(source, inputs, data, **request), tmp_path).labels)
+        return np.load(pseudo_labels.answer(AnswerRequest(source, inputs, data, **request), tmp_path).labels)
 
     return run
 

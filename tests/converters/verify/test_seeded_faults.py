@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact import bind
+from edgekit_converters.artifact.open import bind
 from edgekit_converters.quantize import quantize
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
-from edgekit_converters.verify.verdict import check_parity
+from edgekit_converters.verify.acceptance import check_parity
 from edgekit_runtime.errors import VerificationError
 
 pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]

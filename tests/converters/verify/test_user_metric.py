@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from edgekit_converters import cache as caching
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution import stage_cache as caching
 from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, Source, SourceRequest
-from edgekit_converters.verify import metrics, own_metric
+from edgekit_converters.verify import metrics, user_metric
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec, TensorBinding
 
 VECTOR = (InputSpec("x", (1, 4), "float32"),)
 OUTPUTS = (OutputSpec("scores", (1, 3), "float32"), OutputSpec("sums", (1,), "float32"))
@@ -48,8 +48,8 @@ def evaluate(tmp_path, monkeypatch):
     def run(code, function):
         (tmp_path / "mine.py").write_text(code)
         data = DataSet((str(tmp_path / "x.npy"),), str(tmp_path / "labels.npy"), (), COUNT, "", ())
-        own_metric.load.cache_clear()
-        asked = own_metric.named(f"{tmp_path / 'mine.py'}:{function}")
+        user_metric.load.cache_clear()
+        asked = user_metric.named(f"{tmp_path / 'mine.py'}:{function}")
         return metrics.evaluate(EvaluateRequest(source, VECTOR, OUTPUTS, data, metric=asked), tmp_path)
 
     return run
@@ -94,9 +94,9 @@ def test_a_function_that_is_not_there(evaluate, tmp_path):
     with pytest.raises(DataError, match=r"no function 'missing' in it; wanted FILE\.py:function"):
         evaluate(HITS, "missing")
     with pytest.raises(DataError, match="no such file"):
-        own_metric.named(f"{tmp_path}/nobody.py:score")
+        user_metric.named(f"{tmp_path}/nobody.py:score")
     with pytest.raises(DataError, match="name the function too"):
-        own_metric.named(str(tmp_path / "mine.py"))
+        user_metric.named(str(tmp_path / "mine.py"))
 
 
 def test_the_file_and_what_it_imports_count_for_the_cache(evaluate, tmp_path):
@@ -107,7 +107,7 @@ def test_the_file_and_what_it_imports_count_for_the_cache(evaluate, tmp_path):
     assert cache.get("key") == evaluated
     (tmp_path / "neighbour.py").write_text("RIGHT = 0.5\n")
     assert cache.get("key") is None
-    asked = own_metric.named(f"{tmp_path / 'mine.py'}:hits")
+    asked = user_metric.named(f"{tmp_path / 'mine.py'}:hits")
     before = caching.key("evaluate", asked, {})
     (tmp_path / "mine.py").write_text(HITS + "\n")
     assert caching.key("evaluate", asked, {}) != before
@@ -121,6 +121,6 @@ def test_an_artifact_is_measured_as_the_source_is(tmp_path):
     binding = (TensorBinding(0, "x", "float32"),)
     artifact = Artifact("null", "float32", (tmp_path / "w.npy",), binding, binding)
     data = DataSet((str(tmp_path / "x.npy"),), None, (), 4, "", ())
-    asked = own_metric.named(f"{tmp_path / 'mine.py'}:total")
+    asked = user_metric.named(f"{tmp_path / 'mine.py'}:total")
     request = EvaluateRequest(artifact, VECTOR, OUTPUTS[:1], data, metric=asked)
     assert metrics.evaluate(request, tmp_path).value == 3.0

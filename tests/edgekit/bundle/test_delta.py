@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.delta import make_delta
-from edgekit.stretches import find_stretches
-from edgekit_runtime import delta_format as layout
+from edgekit.bundle.block_matching import find_stretches
+from edgekit.bundle.delta import make_delta
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime.__main__ import main
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.delta import open_delta
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import (
     BundleError,
     DigestMismatch,
@@ -24,8 +22,10 @@ from edgekit_runtime.errors import (
     StoreError,
     UnsupportedVersion,
 )
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.store.delta import format as layout
+from edgekit_runtime.store.delta.apply import open_delta
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.source import install_from
 
 RNG = np.random.default_rng(3)
 BODY = RNG.normal(size=(300, 64)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_the_same_bundles_give_the_same_delta(old, head_only, tmp_path):
 
 
 def test_the_signature_is_made_too(old, head_only, store, tmp_path):
-    from edgekit_runtime.archive import Entry, directory, local_header
+    from edgekit_runtime.format.archive import Entry, directory, local_header
 
     # Signed afterwards by any tool: an archive with a model.sig, as bundles are laid out.
     with open_bundle(head_only) as bundle:
@@ -282,7 +282,7 @@ def test_a_delta_that_breaks_the_format_is_refused(header, step, error, store, t
 
 @pytest.mark.parametrize("codec", ["zlib", pytest.param("zstd", marks=pytest.mark.needs_zstandard)])
 def test_a_bomb_is_refused_before_it_expands(codec):
-    from edgekit_runtime.delta_codec import CODECS
+    from edgekit_runtime.store.delta.codec import CODECS
 
     packer = CODECS[codec]()
     bomb = packer.compress(bytes(64 << 20))

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.delta import make_delta
+from edgekit.bundle.encryption import encrypt, sealed
+from edgekit.bundle.writer import write_bundle
 from edgekit.cli import main
-from edgekit.delta import make_delta
-from edgekit.encrypting import encrypt, sealed
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, PlanError
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.source import install_from
 
 pytestmark = pytest.mark.needs_cryptography
 KEY, OTHER = bytes(range(32)), bytes(32)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.writer import write_bundle
 from edgekit.cli import main
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import DigestMismatch, SignatureInvalid

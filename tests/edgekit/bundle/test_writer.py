@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit import bundle_writer
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle import writer
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -213,13 +213,13 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moving = tmp_path / "moving"
     moving.write_bytes(b"one")
-    real = bundle_writer.to_json
+    real = writer.to_json
 
     def change_then(manifest: Manifest) -> bytes:
         moving.write_bytes(b"two")
         return real(manifest)
 
-    monkeypatch.setattr(bundle_writer, "to_json", change_then)
+    monkeypatch.setattr(writer, "to_json", change_then)
     with pytest.raises(DigestMismatch, match="moving is not the file that was packed"):
         write_bundle(MANIFEST, {**FILES, "moving": moving}, tmp_path / "a.edgekit")
     assert left(tmp_path) == ["moving"]

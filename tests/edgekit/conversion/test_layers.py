@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli import cli
-from edgekit.layers import LayersReport, lost
-from edgekit_converters.recipe import Layer
+from edgekit.conversion.layers import LayersReport, lost
+from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.trace import LayerMap
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgekit import live
 from edgekit.api import _input_shapes
+from edgekit.conversion import live_model
 from edgekit_runtime.errors import PlanError, SourceError
 
 
@@ -27,7 +27,7 @@ def test_what_is_no_shape_is_refused():
 
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(SourceError, match="dict is neither"):
-        live.save({}, (), tmp_path)
+        live_model.save({}, (), tmp_path)
 
 
 @pytest.mark.needs_torch
@@ -45,13 +45,13 @@ def test_a_modules_inputs_are_found_by_name_and_its_modes_stay(tmp_path):
 
     model = Two().train()
     model.norm.eval()  # frozen on purpose
-    path = live.save(model, ("b=1,4", "a=1,8"), tmp_path)
+    path = live_model.save(model, ("b=1,4", "a=1,8"), tmp_path)
     program = torch.export.load(path)
     shapes = [tuple(node.meta["val"].shape) for node in program.graph.nodes if node.name in ("a", "b")]
     assert shapes == [(1, 8), (1, 4)]
     assert (model.training, model.norm.training, model.last.training) == (True, False, True)
     with pytest.raises(SourceError, match="no input 'c'; it has a, b"):
-        live.save(model, ("c=1,4",), tmp_path)
+        live_model.save(model, ("c=1,4",), tmp_path)
 
 
 @pytest.mark.needs_torch
@@ -64,7 +64,7 @@ def test_a_module_that_cannot_be_exported_is_one_message(tmp_path):
 
     model = Branches().train()
     with pytest.raises(SourceError, match=r"FILE\.py:function"):
-        live.save(model, ("1,4",), tmp_path)
+        live_model.save(model, ("1,4",), tmp_path)
     assert model.training
 
 
@@ -77,9 +77,9 @@ def test_a_keras_model_with_layers_of_ones_own_needs_none_of_their_code(tmp_path
             return 2 * x
 
     inputs = keras.Input((4,))
-    path = live.save(keras.Model(inputs, Doubled()(inputs)), (), tmp_path)
+    path = live_model.save(keras.Model(inputs, Doubled()(inputs)), (), tmp_path)
     assert (path / "saved_model.pb").is_file()
     plain = keras.Sequential([keras.layers.Dense(2)])
     with pytest.raises(SourceError, match="never built"):
-        live.save(plain, (), tmp_path)
-    assert live.save(plain, ("1,4",), tmp_path).name == "model.keras"
+        live_model.save(plain, (), tmp_path)
+    assert live_model.save(plain, ("1,4",), tmp_path).name == "model.keras"

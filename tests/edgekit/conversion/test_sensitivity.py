@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli import cli
-from edgekit.sensitivity import Figures, SensitivityReport, Trial, keeping, merge, shares
-from edgekit.sensitivity_page import page
-from edgekit_converters.recipe import Recipe, Rule
-from edgekit_converters.recipe_file import read
-from edgekit_converters.sense import Harm
+from edgekit.conversion.sensitivity import Figures, SensitivityReport, Trial, keeping, merge, shares
+from edgekit.report.sensitivity_html import page
+from edgekit_converters.recipe.recipe import Recipe, Rule
+from edgekit_converters.recipe.toml import read
+from edgekit_converters.sensitivity import Harm
 from edgekit_runtime.errors import PlanError
 
 ENGINES = ("litert", "openvino")

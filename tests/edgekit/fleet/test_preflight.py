@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.inventory import read_inventory
-from edgekit.preflight import preflight, read_offer
-from edgekit_runtime import delegates, load
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.doctor import diagnose
+from edgekit.bundle.writer import write_bundle
+from edgekit.fleet.inventory import read_inventory
+from edgekit.fleet.preflight import preflight, read_offer
+from edgekit_runtime import load
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.commands.doctor import diagnose
+from edgekit_runtime.engines import delegates
 from edgekit_runtime.errors import DataError, EngineUnavailable, IncompatibleDevice
-from edgekit_runtime.manifest import Requirements
+from edgekit_runtime.format.manifest import Requirements
 
 BOARDS = ("coral-dev-board", "imx8m-plus", "jetson-orin-nano", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5")
 VARIANTS = (
@@ -98,7 +99,7 @@ def test_where_nothing_can_run_both_refuse_for_the_same_reasons(bundle, become, 
 
 
 def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, become, tmp_path):
-    from edgekit_runtime.store_admit import check_board
+    from edgekit_runtime.store.admission import check_board
 
     path = bundle(devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become("raspberry-pi-5"))))])

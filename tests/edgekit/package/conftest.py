@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.writer import write_bundle
 from edgekit.package import package
 from edgekit.package.request import make_request
-from edgekit_runtime.manifest import InputSpec, OutputSpec
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 Make = Callable[..., Path]
 WEIGHTS = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)

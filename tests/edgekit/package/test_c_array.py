@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from edgekit.package.arena import estimate
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import ConversionError, PlanError
-from edgekit_runtime.manifest import TensorBinding
+from edgekit_runtime.format.manifest import TensorBinding
 
 # Prints what the header says, and the array's alignment and bytes; as C and as C++.
 MAIN = """\

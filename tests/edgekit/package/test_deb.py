@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.signing import make_key, read_private_key, sign
+from edgekit.bundle.signing import make_key, read_private_key, sign
 from edgekit_runtime import load
-from edgekit_runtime.store_status import status
+from edgekit_runtime.store.status import status
 
 pytestmark = pytest.mark.needs_updaters
 STORE = "var/lib/edgekit/quarters"
@@ -104,8 +104,8 @@ def test_a_board_that_trusts_another_key_refuses_it(write, make_bundle, dpkg, tm
 def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_bundle, dpkg):
     from dataclasses import replace
 
-    from edgekit_runtime.bundle import open_bundle
-    from edgekit_runtime.manifest import Requirements
+    from edgekit_runtime.bundle.reader import open_bundle
+    from edgekit_runtime.format.manifest import Requirements
 
     with open_bundle(make_bundle()) as opened:
         variant = replace(opened.manifest.variants[0], requirements=Requirements(arch=("riscv64",)))

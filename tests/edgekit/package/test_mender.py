@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_runtime import load, store_trial
+from edgekit_runtime import load
 from edgekit_runtime.errors import PlanError
+from edgekit_runtime.store import trial
 
 pytestmark = pytest.mark.needs_updaters
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
@@ -91,7 +92,7 @@ def test_what_the_store_has_given_up_is_not_committed(make, mender, make_bundle,
     assert mender("commit").returncode == 0
     before = os.readlink(tmp_path / "store/current")
     assert mender("install", make("new.mender", of=make_bundle(model_version="1.3"), version="1.3")).returncode == 0
-    store_trial.rollback(str(tmp_path / "store"))  # as when its check fails at a start before Mender's commit
+    trial.rollback(str(tmp_path / "store"))  # as when its check fails at a start before Mender's commit
     done = mender("commit")
     assert done.returncode != 0
     assert "is not current any more" in done.stdout

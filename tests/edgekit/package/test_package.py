@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from edgekit.bundle.encryption import encrypt
+from edgekit.bundle.signing import make_key, read_private_key, sign
 from edgekit.cli import cli
-from edgekit.encrypting import encrypt
 from edgekit.package import FORMATS, OPTIONS, package
 from edgekit.package.request import EARLIEST, make_request
 from edgekit.package.tools import PACKAGES
-from edgekit.signing import make_key, read_private_key, sign
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.source import install_from
 
 # What each format cannot do without; signatures are left out, since those of some kinds are random.
 ASKED = {"swupdate": {"compatible": ("cam:1.0",)}, "mender": {"compatible": ("cam",)}}

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit import divide
-from edgekit.race.crew import Threads
-from edgekit_converters.cache import Cache
+from edgekit.parallel import evaluation
+from edgekit.parallel.executor import Threads
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution.runner import Runner, new_log
+from edgekit_converters.execution.stage_cache import Cache
 from edgekit_converters.records import Artifact, EvaluateRequest, OwnMetric, Source, SourceRequest
-from edgekit_converters.runner import Runner, new_log
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import InputSpec, OutputSpec, TensorBinding
+from edgekit_runtime.format.manifest import InputSpec, OutputSpec, TensorBinding
 
 COUNT, FEATURES, CLASSES = 700, 6, 3
 pytestmark = pytest.mark.needs_joblib
@@ -43,14 +43,14 @@ def request_for(tmp_path):
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
-    monkeypatch.setattr(divide, "ALONE_S", 0.0)  # a batch
+    monkeypatch.setattr(evaluation, "ALONE_S", 0.0)  # a batch
     with Runner(new_log(tmp_path), Cache(tmp_path / "cache"), jobs=2) as made:
         yield made
 
 
 def evaluate(runner, request, crew=SIDE_BY_SIDE):
     """The numpy that every worker has is engine enough."""
-    return divide.evaluate(runner, crew, "data", request, "matrix")
+    return evaluation.evaluate(runner, crew, "data", request, "matrix")
 
 
 def alone(folder):
@@ -131,9 +131,9 @@ def test_what_is_through_soon_is_not_divided(runner, request_for):
 def test_what_uses_all_cores_or_leaves_too_much_behind_is_not_divided(runner, request_for, tmp_path):
     request = request_for()
     source = Source(SourceRequest("keras", tmp_path), "keras", request.inputs, request.outputs, (False,))
-    assert divide._divides(runner, request)
-    assert not divide._divides(runner, replace(request, subject=source))
-    assert divide._divides(runner, replace(request, subject=replace(source, framework="tflite")))
+    assert evaluation._divides(runner, request)
+    assert not evaluation._divides(runner, replace(request, subject=source))
+    assert evaluation._divides(runner, replace(request, subject=replace(source, framework="tflite")))
     wide = replace(request, outputs=(OutputSpec("y", (1, 2**21), "float32"),))  # 8 MiB a sample
-    assert divide._divides(runner, wide)
-    assert not divide._divides(runner, replace(wide, metric=OwnMetric(tmp_path / "own.py", "score")))
+    assert evaluation._divides(runner, wide)
+    assert not evaluation._divides(runner, replace(wide, metric=OwnMetric(tmp_path / "own.py", "score")))

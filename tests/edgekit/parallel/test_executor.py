@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from edgekit.race.crew import MOST, Threads, jobs_here
+from edgekit.parallel.executor import MOST, Threads, jobs_here
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(3, marks=pytest.mark.needs_joblib)])

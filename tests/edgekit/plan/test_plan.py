@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.dry_run import describe
-from edgekit.options import Options, parse_input_shape, read_plan
-from edgekit.plan import as_it_came, resolve
-from edgekit_converters.recipe import Recipe
+from edgekit.cli.dry_run import describe
+from edgekit.plan.options import Options, parse_input_shape, read_plan
+from edgekit.plan.plan import as_it_came, resolve
+from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
 

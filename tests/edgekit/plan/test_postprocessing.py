@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.options import Options
-from edgekit.postprocessing import asked, declare, suggest
+from edgekit.plan.options import Options
+from edgekit.plan.postprocessing import asked, declare, suggest
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import OutputSpec, Postprocessing
+from edgekit_runtime.format.manifest import OutputSpec, Postprocessing
 
 SCORES = OutputSpec("scores", (1, 10), "float32")
 YOLO = OutputSpec("output0", (1, 84, 8400), "float32")  # four numbers and 80 classes, for 8400 boxes

@@ -1,4 +1,4 @@
-"""`edgekit.profiles`: reading a profile, and everything that is refused."""
+"""`edgekit.plan.profiles`: reading a profile, and everything that is refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.profiles import ARCHS, KEYS, PRECISIONS, VERIFIED, DeviceProfile, load_profile, profile_names
-from edgekit_converters.schemes import SCHEMES
+from edgekit.plan.profiles import ARCHS, KEYS, PRECISIONS, VERIFIED, DeviceProfile, load_profile, profile_names
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.errors import ProfileError
 
 GOOD = """

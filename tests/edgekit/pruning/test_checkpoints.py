@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekit.options import Options
-from edgekit.pruning.asked import asked
-from edgekit.pruning.reach import Reached
-from edgekit.pruning.remember import Memory
+from edgekit.plan.options import Options
+from edgekit.pruning.checkpoints import Memory
+from edgekit.pruning.options import asked
+from edgekit.pruning.search import Reached
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.manifest import InputSpec, Preprocessing
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 CHOSEN = Reached(None, (), (), None, 0.5, 0.45)  # nothing was cut, so that nothing has to be made again
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgekit.pruning.compare import told_of_rounds
+from edgekit.pruning.comparison import told_of_rounds
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Trained
 

@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from edgekit.dry_run import describe, text
-from edgekit.options import Options, read_plan
-from edgekit.plan import resolve
-from edgekit.pruning.asked import CALIBRATION_SAMPLES, asked, timed_in, with_calibration
+from edgekit.cli.dry_run import describe, text
+from edgekit.plan.options import Options, read_plan
+from edgekit.plan.plan import resolve
 from edgekit.pruning.command import plan
-from edgekit_converters.prune.choose import Goal
+from edgekit.pruning.options import CALIBRATION_SAMPLES, asked, timed_in, with_calibration
+from edgekit_converters.prune.channel_selection import Goal
 from edgekit_runtime.errors import DataError, PlanError
 
 

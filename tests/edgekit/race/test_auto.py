@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from edgekit.auto import _in_order, _nothing, _side_by_side
-from edgekit.plan import VariantPlan
-from edgekit.profiles import load_profile
-from edgekit.race.choice import Budget
-from edgekit.race.trial import MEASURED, Trial
-from edgekit_converters.recipe import Recipe
-from edgekit_runtime.requirements import machine
+from edgekit.conversion.trial import MEASURED, Trial
+from edgekit.plan.plan import VariantPlan
+from edgekit.plan.profiles import load_profile
+from edgekit.race.auto import _in_order, _nothing, _side_by_side
+from edgekit.race.selection import Budget
+from edgekit_converters.recipe.recipe import Recipe
+from edgekit_runtime.placement.requirements import machine
 
 BUDGET = Budget(max_drop=0.01)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
+from edgekit.parallel.executor import Threads
 from edgekit.race import Race, Source
-from edgekit.race.choice import Budget, choose
-from edgekit.race.crew import Threads
-from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
+from edgekit.race.selection import Budget, choose
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Parity
 from edgekit_runtime.errors import CalibrationError, DiskFull
 

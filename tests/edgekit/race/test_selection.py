@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.race.choice import Budget, choose, closest, explain, finalists, hopeless, pareto, standard_error
-from edgekit.race.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
-from edgekit_converters.recipe import Recipe, Rule
+from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
+from edgekit.race.selection import Budget, choose, closest, explain, finalists, hopeless, pareto, standard_error
+from edgekit_converters.recipe.recipe import Recipe, Rule
 
 BUDGET = Budget(max_drop=0.01)
 

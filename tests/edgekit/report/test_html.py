@@ -4,9 +4,9 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from edgekit.pruning.compare import GroupReport, ModelReport, PruningReport
-from edgekit.report import VariantReport
-from edgekit.report_page import page
+from edgekit.pruning.comparison import GroupReport, ModelReport, PruningReport
+from edgekit.report.html import page
+from edgekit.report.report import VariantReport
 from edgekit_converters.records import Latency, Parity
 
 NAMES = "litert", "openvino"

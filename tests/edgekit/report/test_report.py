@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from edgekit.pruning.compare import GroupReport, ModelReport, PruningReport, RoundReport
-from edgekit.race.trial import Trial
-from edgekit.report import (
+from edgekit.conversion.trial import Trial
+from edgekit.pruning.comparison import GroupReport, ModelReport, PruningReport, RoundReport
+from edgekit.report.report import (
     BundleReport,
     Report,
     SourceReport,
@@ -20,12 +20,12 @@ from edgekit.report import (
     to_file,
     trial_reports,
 )
+from edgekit_converters.examine.checks import FINDERS
 from edgekit_converters.examine.coverage import Coverage, Doubling, Growth
-from edgekit_converters.examine.findings import FINDERS
-from edgekit_converters.recipe import Recipe
+from edgekit_converters.execution.runner import STAGES, StageCost
+from edgekit_converters.recipe.recipe import Recipe
+from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Finding, Latency, Parity
-from edgekit_converters.runner import STAGES, StageCost
-from edgekit_converters.schemes import SCHEMES
 from edgekit_converters.train import Epoch
 from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import ConversionError
@@ -192,7 +192,7 @@ def test_the_table_speaks_in_the_metric_of_the_model():
 def test_the_terminal_tells_what_was_cut_and_what_was_only_trained(capsys):
     from rich.console import Console
 
-    from edgekit.terminal import print_pruning
+    from edgekit.cli.terminal import print_pruning
 
     print_pruning(Console(width=160), pruning())
     told = capsys.readouterr().out

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import model_file
-from edgekit.options import Options
+from edgekit.plan.options import Options
+from edgekit.training import model_file
 from edgekit_converters.load import kind_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import ConversionError, PlanError

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit import training
-from edgekit.options import Options
+from edgekit.plan.options import Options
+from edgekit.training import training
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Lessons, Settings, TrainRequest, augment
 from edgekit_runtime.errors import DataError, PlanError, ToolchainError
-from edgekit_runtime.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from edgekit_runtime import open_bundle
+from edgekit_runtime.bundle.temp_folder import Scratch
 from edgekit_runtime.errors import EngineUnavailable
-from edgekit_runtime.scratch import Scratch
 
 FORGOTTEN = (
-    "from edgekit_runtime.scratch import Scratch; kept = Scratch(); open(kept.path + '/x', 'w'); print(kept.path)"
+    "from edgekit_runtime.bundle.temp_folder import Scratch; "
+    "kept = Scratch(); open(kept.path + '/x', 'w'); print(kept.path)"
 )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgekit_runtime import __main__ as command
-from edgekit_runtime.measure import Wish, golden, lines, measure, overlatencies, percentiles
-from edgekit_runtime.power import Meter
+from edgekit_runtime.commands.benchmark import Wish, golden, lines, measure, overlatencies, percentiles
+from edgekit_runtime.host.power import Meter
 
 
 def chance(most: int, samples: int, percentile: float) -> float:

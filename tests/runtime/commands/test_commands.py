@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from edgekit_runtime import __main__ as command
+from edgekit_runtime.commands.input_files import read_sample
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import Golden, Manifest, OutputSpec, Postprocessing, Variant
-from edgekit_runtime.samples import read_sample
+from edgekit_runtime.format.manifest import Golden, Manifest, OutputSpec, Postprocessing, Variant
 
 Make = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgekit_runtime import __main__ as command
-from edgekit_runtime.doctor import Diagnosis, diagnose, lines
+from edgekit_runtime.commands.doctor import Diagnosis, diagnose, lines
 
 MakeBoard = Callable[[str], Path]
 CORAL, GPU, VX = "Coral Edge TPU", "GPU", "Verisilicon NPU"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit_runtime.manifest import FileRecord, Manifest, Preprocessing, Requirements
-from edgekit_runtime.show import manifest_lines
+from edgekit_runtime.commands.render import manifest_lines
+from edgekit_runtime.format.manifest import FileRecord, Manifest, Preprocessing, Requirements
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime.bundle import open_bundle
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 SCRIPT = """
 import atexit, os, subprocess, sys
 from edgekit_runtime import errors
-from edgekit_runtime.quiet import quiet_engines
+from edgekit_runtime.commands.silence import quiet_engines
 
 atexit.register(os.write, 2, b"a library leaves, after all that was registered later\\n")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_runtime import cache
-from edgekit_runtime.engines import litert, openvino
-from edgekit_runtime.manifest import Golden, Variant
+from edgekit_runtime.engines import compile_cache, openvino
+from edgekit_runtime.engines.litert import interpreter
+from edgekit_runtime.format.manifest import Golden, Variant
 
 KEY = {"artifact": "a", "library": "1.0"}
 WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
@@ -21,37 +21,37 @@ X = np.random.default_rng(4).normal(size=(1, 4)).astype(np.float32)
 
 def entries() -> list[Path]:
     """What is kept, the oldest first."""
-    return sorted(Path(cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime)
+    return sorted(Path(compile_cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime)
 
 
 def test_what_was_kept_is_found_under_its_key_alone() -> None:
-    cache.keep_content(KEY, b"compiled")
-    found = cache.find(KEY)
+    compile_cache.keep_content(KEY, b"compiled")
+    found = compile_cache.find(KEY)
     assert found is not None
     assert Path(found).read_bytes() == b"compiled"
-    assert cache.find({**KEY, "library": "1.1"}) is None
+    assert compile_cache.find({**KEY, "library": "1.1"}) is None
 
 
 @pytest.mark.parametrize("place", range(8))
 def test_a_flipped_bit_is_not_used_and_not_kept(place: int) -> None:
-    cache.keep_content(KEY, b"compiled")
+    compile_cache.keep_content(KEY, b"compiled")
     (entry,) = entries()
     content = bytearray(entry.read_bytes())
     content[place] ^= 1 << place
     entry.write_bytes(content)
-    assert cache.find(KEY) is None
+    assert compile_cache.find(KEY) is None
     assert entries() == []
 
 
 def test_what_was_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cache.LIMIT_NAME, "1")
+    monkeypatch.setenv(compile_cache.LIMIT_NAME, "1")
     for number in range(3):
-        cache.keep_content({"number": str(number)}, bytes([number]) * 400_000)
+        compile_cache.keep_content({"number": str(number)}, bytes([number]) * 400_000)
         os.utime(entries()[-1], (1000 + number, 1000 + number))
-    kept = [cache.find({"number": str(number)}) is not None for number in range(3)]
+    kept = [compile_cache.find({"number": str(number)}) is not None for number in range(3)]
     assert kept == [False, True, True]
-    cache.keep_content(KEY, bytes(2 << 20))
-    assert cache.find(KEY) is None
+    compile_cache.keep_content(KEY, bytes(2 << 20))
+    assert compile_cache.find(KEY) is None
 
 
 def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pyte
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         for _ in range(3):
-            cache.keep_content(KEY, b"compiled")
-            assert cache.find(KEY) is None
+            compile_cache.keep_content(KEY, b"compiled")
+            assert compile_cache.find(KEY) is None
     assert len(said) == 1
     assert "compiled models are not kept on this machine" in str(said[0].message)
 
@@ -69,31 +69,31 @@ def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pyte
 def test_a_limit_of_nothing_keeps_and_finds_nothing_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cache.keep_content(KEY, b"compiled")
-    monkeypatch.setenv(cache.LIMIT_NAME, "0")
-    assert cache.find(KEY) is None
+    compile_cache.keep_content(KEY, b"compiled")
+    monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
+    assert compile_cache.find(KEY) is None
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cache.keep_content(KEY, b"compiled")
-    monkeypatch.delenv(cache.LIMIT_NAME)
-    assert cache.find(KEY) is None
+        compile_cache.keep_content(KEY, b"compiled")
+    monkeypatch.delenv(compile_cache.LIMIT_NAME)
+    assert compile_cache.find(KEY) is None
 
 
 def test_what_another_process_writes_or_removes_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cache.LIMIT_NAME, "1")
-    others = cache.aside()
+    monkeypatch.setenv(compile_cache.LIMIT_NAME, "1")
+    others = compile_cache.aside()
     assert others is not None
     Path(others).write_bytes(bytes(2 << 20))
     os.utime(others)
-    path = cache.aside()
+    path = compile_cache.aside()
     assert path is not None
     Path(path).write_bytes(b"compiled")
-    os.symlink("nothing", os.path.join(cache.folder(), "gone"))  # as one is that was just removed
+    os.symlink("nothing", os.path.join(compile_cache.folder(), "gone"))  # as one is that was just removed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cache.keep(KEY, path) == cache.find(KEY) is not None
+        assert compile_cache.keep(KEY, path) == compile_cache.find(KEY) is not None
     assert Path(others).stat().st_size == 2 << 20
 
 
@@ -139,7 +139,7 @@ class TestOpenVINO:
     def test_what_openvino_refuses_is_compiled(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cache, "keep_content", lambda key, _: KEPT(key, b"no compiled model"))
+        monkeypatch.setattr(compile_cache, "keep_content", lambda key, _: KEPT(key, b"no compiled model"))
         opened()
         assert opened() == {}
 
@@ -147,11 +147,11 @@ class TestOpenVINO:
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         kept: list[bytes] = []
-        monkeypatch.setattr(cache, "keep_content", lambda _, content: kept.append(content))
-        monkeypatch.setenv(cache.LIMIT_NAME, "0")
+        monkeypatch.setattr(compile_cache, "keep_content", lambda _, content: kept.append(content))
+        monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
         opened()
         assert kept == []
-        monkeypatch.delenv(cache.LIMIT_NAME)
+        monkeypatch.delenv(compile_cache.LIMIT_NAME)
         opened()
         assert len(kept) == 1
 
@@ -164,7 +164,7 @@ class TestOpenVINO:
         assert opened() == {}
 
 
-KEPT = cache.keep_content
+KEPT = compile_cache.keep_content
 
 
 @pytest.mark.needs_litert
@@ -172,15 +172,15 @@ class TestLiteRT:
     """Packed weights."""
 
     @pytest.fixture
-    def engine(self, make_tflite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> litert.LiteRTEngine:
+    def engine(self, make_tflite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> interpreter.LiteRTEngine:
         """The product, large enough for its twins to share weights."""
-        monkeypatch.setattr(litert, "PACKED_BYTES", 0)
+        monkeypatch.setattr(interpreter, "PACKED_BYTES", 0)
         ends = [(end, (1, n), "float32", None, None) for end, n in (("x", 4), ("y", 3))]
         weights = ("w", (3, 4), "float32", None, np.ascontiguousarray(WEIGHTS.T))
         path = make_tflite("FULLY_CONNECTED", ends[0], weights, ends[1])
-        return litert.open_model(str(path), a_variant("litert", path), None, "digest")
+        return interpreter.open_model(str(path), a_variant("litert", path), None, "digest")
 
-    def test_twins_share_their_weights_and_compute_the_same(self, engine: litert.LiteRTEngine) -> None:
+    def test_twins_share_their_weights_and_compute_the_same(self, engine: interpreter.LiteRTEngine) -> None:
         twins = [engine.twin(), engine.twin()]
         (entry,) = entries()
         for twin in twins:
@@ -189,14 +189,14 @@ class TestLiteRT:
         assert twins[0].twin().facts == twins[0].facts
 
     def test_without_a_place_twins_have_their_own(
-        self, engine: litert.LiteRTEngine, monkeypatch: pytest.MonkeyPatch
+        self, engine: interpreter.LiteRTEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv(cache.LIMIT_NAME, "0")
+        monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
         twin = engine.twin()
         assert twin.facts.libraries == {}
         np.testing.assert_array_equal(twin.run([X])[0], engine.run([X])[0])
 
-    def test_damaged_weights_are_packed_anew(self, engine: litert.LiteRTEngine) -> None:
+    def test_damaged_weights_are_packed_anew(self, engine: interpreter.LiteRTEngine) -> None:
         engine.twin().close()
         (entry,) = entries()
         content = bytearray(entry.read_bytes())

@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime import __main__ as command
-from edgekit_runtime import delegates, engines, memory, probe
-from edgekit_runtime.child import MEMORY_NAME
+from edgekit_runtime import engines
+from edgekit_runtime.engines import delegates
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, PlanError, ProfileError
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
-from edgekit_runtime.place import Placement
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.host.subprocesses import MEMORY_NAME
+from edgekit_runtime.placement import probe
+from edgekit_runtime.placement.place import Placement
 
 WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
 X = np.random.default_rng(4).normal(size=(2, 1, 4)).astype(np.float32)
@@ -164,7 +167,7 @@ class TestADelegateThat:
 
     def test_a_verdict_that_is_none_is_not_believed(self, placed: Callable[..., Placement]) -> None:
         placed("works")
-        (entry,) = (Path(memory.folder()) / probe.TOPIC).iterdir()
+        (entry,) = (Path(state_cache.folder()) / probe.TOPIC).iterdir()
         entry.write_text(entry.read_text().replace('"verdict": "ok"', '"verdict": "oj"'))
         assert not placed("works").probe.remembered
         assert placed("works").probe.remembered

@@ -16,7 +16,7 @@ import pytest
 
 from edgekit_runtime.engines import ENGINES, TensorInfo, library, open_engine
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
-from edgekit_runtime.manifest import Variant
+from edgekit_runtime.format.manifest import Variant
 
 MARKS = {"litert": pytest.mark.needs_litert, "openvino": pytest.mark.needs_openvino}
 HERE = [pytest.param(name, marks=MARKS.get(name, ())) for name in ENGINES]
@@ -210,7 +210,7 @@ def test_signals_reach_python_after_openvinos_models_were_closed_in_the_order_th
         "import os, signal, sys, time\n"
         f"sys.path[:0] = {sys.path!r}\n"
         "from edgekit_runtime.engines.openvino import open_model\n"
-        "from edgekit_runtime.manifest import Variant\n"
+        "from edgekit_runtime.format.manifest import Variant\n"
         "variant = Variant('v', 'openvino', 'cpu', 'float32', (sys.argv[1],), (), (), None)\n"
         "engines = [open_model(sys.argv[1], variant, 1) for _ in range(3)]\n"
         "while engines: engines.pop(0).close()\n"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime import delegates
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.engines import delegates
 from edgekit_runtime.errors import EngineUnavailable
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
 X = np.random.default_rng(4).normal(size=(2, 1, 4)).astype(np.float32)

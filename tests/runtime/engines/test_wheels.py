@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_runtime.engines import litert
+from edgekit_runtime.engines.litert import interpreter
+from edgekit_runtime.engines.wheels import advice, misfit
 from edgekit_runtime.errors import IncompatibleDevice
-from edgekit_runtime.manifest import Golden, Variant
-from edgekit_runtime.wheels import advice, misfit
+from edgekit_runtime.format.manifest import Golden, Variant
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_an_operator_newer_than_the_library_is_named(make_tflite: Callable[..., 
     path.write_bytes(builder.Output())
     variant = Variant("v", "litert", "cpu", "float32", (path.name,), (), (), Golden((), ()))
     with pytest.raises(IncompatibleDevice, match="has FULLY_CONNECTED of version 99"):
-        litert.open_model(path, variant, None)
+        interpreter.open_model(path, variant, None)

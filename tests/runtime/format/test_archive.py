@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_runtime.archive import ALIGNMENT_BYTES, read_entries
 from edgekit_runtime.errors import MalformedBundle
+from edgekit_runtime.format.archive import ALIGNMENT_BYTES, read_entries
 
 
 def test_python_reads_it_whole(bundle_path: Path, files: dict[str, bytes]) -> None:
@@ -39,7 +39,7 @@ def test_what_others_write_is_refused(bundle_path: Path, tmp_path: Path) -> None
 
 
 def test_importing_the_reader_loads_no_zip_library() -> None:
-    code = "import sys, edgekit_runtime.archive; sys.exit('zipfile' in sys.modules or 'zlib' in sys.modules)"
+    code = "import sys, edgekit_runtime.format.archive; sys.exit('zipfile' in sys.modules or 'zlib' in sys.modules)"
     subprocess.run([sys.executable, "-S", "-c", code], check=True, env={"PYTHONPATH": _runtime_path()})
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_runtime import archive, consistency, extents, strict_json
-from edgekit_runtime import manifest as records
+from edgekit_runtime.format import archive, consistency, extents, strict_json
+from edgekit_runtime.format import manifest as records
 
 RECORDS = {
     "input": records.InputSpec,

@@ -10,15 +10,7 @@ from typing import Any
 import pytest
 
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
-from edgekit_runtime.manifest import (
-    Accuracy,
-    FileRecord,
-    Manifest,
-    Requirements,
-    TensorBinding,
-    parse,
-    to_json,
-)
+from edgekit_runtime.format.manifest import Accuracy, FileRecord, Manifest, Requirements, TensorBinding, parse, to_json
 
 DIGEST = "0" * 64
 

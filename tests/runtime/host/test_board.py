@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_runtime.board import read_board
-from edgekit_runtime.condition import Clock, Condition, changes, read_condition
+from edgekit_runtime.host.board import read_board
+from edgekit_runtime.host.thermal import Clock, Condition, changes, read_condition
 
 MakeBoard = Callable[[str], Path]
 CALM = Condition({}, {"policy0": Clock(1800, 1800, 1800, "ondemand")}, (), 0)

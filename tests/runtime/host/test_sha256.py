@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from edgekit_runtime.digest import LITTLE_BYTES, sha256
+from edgekit_runtime.host.sha256 import LITTLE_BYTES, sha256
 
-LOADED = "from edgekit_runtime.digest import sha256; sha256({}); import sys; print('_hashlib' in sys.modules)"
+LOADED = "from edgekit_runtime.host.sha256 import sha256; sha256({}); import sys; print('_hashlib' in sys.modules)"
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, LITTLE_BYTES, LITTLE_BYTES + 1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit_runtime.errors import EngineError, EngineUnavailable
-from edgekit_runtime.pool import Pool
+from edgekit_runtime.inference.engine_pool import Pool
 
 
 class Counted:

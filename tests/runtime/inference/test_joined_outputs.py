@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime import open_bundle
 from edgekit_runtime.engines import TensorInfo
 from edgekit_runtime.errors import EngineUnavailable, MalformedBundle
-from edgekit_runtime.golden import check
-from edgekit_runtime.manifest import (
+from edgekit_runtime.format.manifest import (
     Golden,
     InputSpec,
     JoinedBinding,
@@ -27,8 +26,9 @@ from edgekit_runtime.manifest import (
     parse,
     to_json,
 )
-from edgekit_runtime.selfcheck import wrong
-from edgekit_runtime.session import Session
+from edgekit_runtime.inference.session import Session
+from edgekit_runtime.placement.golden import check
+from edgekit_runtime.placement.golden_check import wrong
 
 BOXES = TensorBinding(1, "boxes", "int8", 2.5, -128)
 SCORES = TensorBinding(0, "scores", "uint8", 1 / 256, 0)

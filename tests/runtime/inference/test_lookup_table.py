@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_runtime import edges, fold, preprocess
 from edgekit_runtime.errors import InputMismatch
-from edgekit_runtime.manifest import InputSpec, Preprocessing, TensorBinding
-from edgekit_runtime.raw import raw_feed
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing, TensorBinding
+from edgekit_runtime.inference import lookup_table, preprocess, tensor_io
+from edgekit_runtime.inference.raw_input import raw_feed
 
 # Every byte in each of up to 4 channels, the channels out of step with one another: (1, 16, 16, C).
 LEVELS = np.stack([np.roll(np.arange(256, dtype=np.uint8), 37 * c) for c in range(4)], axis=-1).reshape(1, 16, 16, 4)
@@ -27,7 +27,7 @@ def naive(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> np.nda
     """The chain as it is declared: no folding, each step on the whole image."""
     moved = np.moveaxis(images, 3, 1) if spec.layout == "NCHW" else images
     prepared = preprocess.apply(spec.preprocessing or Preprocessing(), moved, spec.dtype, spec.layout)
-    return edges.feed(spec, binding)(prepared)
+    return tensor_io.feed(spec, binding)(prepared)
 
 
 def assert_equal(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> None:
@@ -43,7 +43,7 @@ def quantized(dtype: str, scale: float, zero_point: int) -> TensorBinding:
 
 def kind(spec: InputSpec, binding: TensorBinding) -> str:
     """Which way was taken: the name of the function or class that made it."""
-    found = fold.fold(spec, binding, edges.converter(spec, binding))
+    found = lookup_table.fold(spec, binding, tensor_io.converter(spec, binding))
     if found is None:
         return "chain"
     named = getattr(found, "__qualname__", type(found).__name__)
@@ -111,7 +111,7 @@ def test_images_larger_than_a_block_are_whole() -> None:
     spec = InputSpec("image", (1, 200, 300, 3), "float32", "NHWC", IMAGENET)
     binding = quantized("int8", 0.0187, -14)
     image = np.random.default_rng(3).integers(0, 256, spec.shape).astype(np.uint8)
-    assert image.size > 3 * fold.BLOCK
+    assert image.size > 3 * lookup_table.BLOCK
     assert_equal(spec, binding, image)
 
 

@@ -12,9 +12,9 @@ import pytest
 
 import edgekit_runtime
 from edgekit_runtime.errors import MalformedBundle
-from edgekit_runtime.manifest import Manifest, OutputSpec, Postprocessing
+from edgekit_runtime.format.manifest import Manifest, OutputSpec, Postprocessing
+from edgekit_runtime.inference.postprocess import Answer, answers, sigmoid, softmax, suppress
 from edgekit_runtime.model import read_labels
-from edgekit_runtime.postprocess import Answer, answers, sigmoid, softmax, suppress
 
 LABELS = {"scores": ("cat", "dog", "owl")}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit_runtime.manifest import Preprocessing
-from edgekit_runtime.preprocess import apply, resize
+from edgekit_runtime.format.manifest import Preprocessing
+from edgekit_runtime.inference.preprocess import apply, resize
 
 SIZES = [((100, 80), (32, 32)), ((7, 9), (20, 30)), ((33, 50), (22, 22)), ((50, 50), (50, 20)), ((3, 1), (1, 3))]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime.errors import EngineError, InputMismatch
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
-from edgekit_runtime.stream import stream
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.inference.stream import stream
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime import golden, memory, selfcheck
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.commands.verify import PROVEN, verify
 from edgekit_runtime.errors import EngineUnavailable
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
-from edgekit_runtime.selfcheck import Difference
-from edgekit_runtime.verify import PROVEN, verify
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.placement import golden, golden_check
+from edgekit_runtime.placement.golden_check import Difference
 
 Make = Callable[..., Path]
 WEIGHTS = np.random.default_rng(5).normal(size=(64, 8)).astype(np.float32)
@@ -69,7 +70,7 @@ def test_another_processor_library_or_tolerance_is_asked_anew(
     make: Make, variant: Variant, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     differences(make())
-    monkeypatch.setattr(selfcheck, "processor", lambda: "another processor")
+    monkeypatch.setattr(golden_check, "processor", lambda: "another processor")
     differences(make())
     monkeypatch.setattr(np, "__version__", "99.0")
     differences(make())
@@ -95,7 +96,7 @@ def test_a_memory_that_makes_no_sense_is_not_believed(
     bundle_path: Path, computed: list[str], value: dict[str, object]
 ) -> None:
     differences(bundle_path)
-    (entry,) = (Path(memory.folder()) / selfcheck.TOPIC).iterdir()
+    (entry,) = (Path(state_cache.folder()) / golden_check.TOPIC).iterdir()
     content = json.loads(entry.read_text())
     entry.write_text(json.dumps({**content, "value": value}))
     assert differences(bundle_path)[0].holds
@@ -104,7 +105,7 @@ def test_a_memory_that_makes_no_sense_is_not_believed(
 
 def test_a_remembered_difference_beyond_the_tolerance_is_not_forgiven(bundle_path: Path, computed: list[str]) -> None:
     differences(bundle_path)
-    (entry,) = (Path(memory.folder()) / selfcheck.TOPIC).iterdir()
+    (entry,) = (Path(state_cache.folder()) / golden_check.TOPIC).iterdir()
     entry.write_text(json.dumps({**json.loads(entry.read_text()), "value": {"scores": 9.0}}))
     with pytest.raises(EngineUnavailable, match="differs by 9"):
         edgekit_runtime.load(bundle_path)

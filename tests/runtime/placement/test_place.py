@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime import place, requirements
 from edgekit_runtime.errors import (
     DelegateUnavailable,
     DigestMismatch,
@@ -20,7 +19,8 @@ from edgekit_runtime.errors import (
     MalformedBundle,
     ProfileError,
 )
-from edgekit_runtime.manifest import Golden, Requirements, TensorBinding, Variant
+from edgekit_runtime.format.manifest import Golden, Requirements, TensorBinding, Variant
+from edgekit_runtime.placement import place, requirements
 
 Make = Callable[..., Path]
 OTHER_WEIGHTS = "variants/other/weights.npy"

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime import memory, tune, wheels
-from edgekit_runtime.bundle import Bundle, open_bundle
-from edgekit_runtime.place import AS_USUAL
+from edgekit_runtime.bundle.reader import Bundle, open_bundle
+from edgekit_runtime.engines import wheels
+from edgekit_runtime.host import state_cache
+from edgekit_runtime.placement import thread_tuning
+from edgekit_runtime.placement.place import AS_USUAL
 
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that has learned nothing."""
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(tune, "MEASURED_S", 0.001)
+    monkeypatch.setattr(thread_tuning, "MEASURED_S", 0.001)
     return tmp_path / "state"
 
 
@@ -31,7 +33,7 @@ def bundle(bundle_path: Path) -> Iterator[Bundle]:
 
 @pytest.mark.parametrize(("cores", "wanted"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
 def test_candidates_are_powers_of_two_and_all_cores(cores: int, wanted: list[int]) -> None:
-    assert tune.candidates(cores) == wanted
+    assert thread_tuning.candidates(cores) == wanted
 
 
 @pytest.mark.parametrize(
@@ -48,11 +50,13 @@ def test_more_threads_must_be_worth_it_and_the_answer_is_remembered(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, times_s: tuple[float, ...], best: int
 ) -> None:
     measured = iter(times_s)
-    monkeypatch.setattr(tune, "cores", lambda: 4)
-    monkeypatch.setattr(tune, "_call_s", lambda session, bundle: next(measured))
-    assert tune.best_threads(bundle, "auto", None, AS_USUAL) == best
+    monkeypatch.setattr(thread_tuning, "cores", lambda: 4)
+    monkeypatch.setattr(thread_tuning, "_call_s", lambda session, bundle: next(measured))
+    assert thread_tuning.best_threads(bundle, "auto", None, AS_USUAL) == best
     assert list(measured) == []
-    assert tune.best_threads(bundle, "auto", None, AS_USUAL) == best  # without measuring: there is nothing left
+    assert (
+        thread_tuning.best_threads(bundle, "auto", None, AS_USUAL) == best
+    )  # without measuring: there is nothing left
 
 
 def test_another_version_of_a_library_is_measured_again(
@@ -63,23 +67,23 @@ def test_another_version_of_a_library_is_measured_again(
     (tmp_path / "own_matmul-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(wheels.PACKAGES, "null", ("own_matmul",))
-    monkeypatch.setattr(tune, "cores", lambda: 2)
+    monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     measured: list[int] = []
-    place = tune.place
-    monkeypatch.setattr(tune, "place", lambda *args: measured.append(args[3]) or place(*args))
+    place = thread_tuning.place
+    monkeypatch.setattr(thread_tuning, "place", lambda *args: measured.append(args[3]) or place(*args))
     for _ in range(2):
-        tune.best_threads(bundle, "auto", None, AS_USUAL)
+        thread_tuning.best_threads(bundle, "auto", None, AS_USUAL)
     assert measured == [1, 2]
     (tmp_path / "own_matmul-1.0.dist-info").rename(tmp_path / "own_matmul-1.1.dist-info")
-    tune.best_threads(bundle, "auto", None, AS_USUAL)
+    thread_tuning.best_threads(bundle, "auto", None, AS_USUAL)
     assert measured == [1, 2, 1, 2]
 
 
 def test_a_memory_that_makes_no_sense_is_not_believed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "cores", lambda: 2)
+    monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     for nonsense in ({"threads": 64}, {"threads": "two"}, {"threads": 0}, {}):
-        monkeypatch.setattr(memory, "recall", lambda topic, key, nonsense=nonsense: nonsense)
-        assert tune.best_threads(bundle, "auto", None, AS_USUAL) in (1, 2)
+        monkeypatch.setattr(state_cache, "recall", lambda topic, key, nonsense=nonsense: nonsense)
+        assert thread_tuning.best_threads(bundle, "auto", None, AS_USUAL) in (1, 2)
 
 
 def test_load_takes_auto(bundle_path: Path, state: Path) -> None:

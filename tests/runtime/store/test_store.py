@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime import load, store_state, store_trial
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime import load
 from edgekit_runtime.__main__ import main
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import (
     BundleError,
     DigestMismatch,
@@ -30,13 +30,14 @@ from edgekit_runtime.errors import (
     PlanError,
     StoreError,
 )
-from edgekit_runtime.manifest import Manifest
-from edgekit_runtime.store import current, generations
-from edgekit_runtime.store_check import self_check
-from edgekit_runtime.store_install import Installed, Terms, install
-from edgekit_runtime.store_prune import prune
-from edgekit_runtime.store_status import status
-from edgekit_runtime.store_trial import boot, commit, heartbeat, rollback
+from edgekit_runtime.format.manifest import Manifest
+from edgekit_runtime.store import state, trial
+from edgekit_runtime.store.generations import current, generations
+from edgekit_runtime.store.install import Installed, Terms, install
+from edgekit_runtime.store.prune import prune
+from edgekit_runtime.store.self_check import self_check
+from edgekit_runtime.store.status import status
+from edgekit_runtime.store.trial import boot, commit, heartbeat, rollback
 
 Bundles = Callable[..., Path]
 AT_ONCE = Terms(commit=True)
@@ -220,7 +221,7 @@ def test_too_little_room_is_found_before_anything_is_written(
 ) -> None:
     put(version("1.0"), store)
     before = tree(store)
-    monkeypatch.setattr("edgekit_runtime.store_install.free_bytes", lambda _: 70_000)
+    monkeypatch.setattr("edgekit_runtime.store.install.free_bytes", lambda _: 70_000)
     with pytest.raises(StoreError, match="nothing was written"):
         put(version("1.1"), store)
     assert tree(store) == before
@@ -280,17 +281,17 @@ def good(_: str) -> str:
 def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     put(version("1.1"), store, Terms(wanted=2))
-    assert boot(store, good).did == store_trial.COUNTED
-    assert boot(store, good).did == store_trial.COMMITTED
+    assert boot(store, good).did == trial.COUNTED
+    assert boot(store, good).did == trial.COMMITTED
     assert status(store).state == "committed"
-    assert boot(store, good).did == store_trial.NOTHING
+    assert boot(store, good).did == trial.NOTHING
 
 
 def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     second = put(version("1.1"), store, Terms()).generation
     turn = boot(store, lambda folder: f"{os.path.basename(folder)} smokes")
-    assert (turn.did, turn.generation, turn.why) == (store_trial.ROLLED_BACK, first, f"{second} smokes")
+    assert (turn.did, turn.generation, turn.why) == (trial.ROLLED_BACK, first, f"{second} smokes")
     assert current(store) == first
     with pytest.raises(StoreError, match="smokes: install it --again"):
         put(version("1.1"), store)
@@ -299,7 +300,7 @@ def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, stor
 
 def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    put(version("1.1"), store, Terms(most_tries=2, confirm=store_state.HEARTBEAT))
+    put(version("1.1"), store, Terms(most_tries=2, confirm=state.HEARTBEAT))
 
     def crash(_: str) -> str:
         raise KeyboardInterrupt  # the power goes, or the board hangs
@@ -308,17 +309,17 @@ def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundle
         with pytest.raises(KeyboardInterrupt):
             boot(store, crash)
     turn = boot(store, good)
-    assert (turn.did, turn.generation) == (store_trial.ROLLED_BACK, first)
+    assert (turn.did, turn.generation) == (trial.ROLLED_BACK, first)
     assert turn.why == "2 starts, and only 0 of 1 good signs"
 
 
 def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
-    put(version("1.1"), store, Terms(confirm=store_state.HEARTBEAT, wanted=2))
-    assert boot(store, good).did == store_trial.COUNTED
+    put(version("1.1"), store, Terms(confirm=state.HEARTBEAT, wanted=2))
+    assert boot(store, good).did == trial.COUNTED
     assert status(store).trial.good == 0
-    assert heartbeat(store).did == store_trial.COUNTED
-    assert heartbeat(store).did == store_trial.COMMITTED
+    assert heartbeat(store).did == trial.COUNTED
+    assert heartbeat(store).did == trial.COMMITTED
 
 
 def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: str) -> None:
@@ -380,10 +381,10 @@ def test_a_current_generation_that_is_damaged_is_mended_by_installing(
 def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     second = put(version("1.1"), store, Terms()).generation
-    third = store_state.Trial("0" * 16, None, store_state.SELF_CHECK, 1, 3)
-    both = store_state.begun(store_state.read_state(store), second, third)
-    assert store_state.backward(both, second) == store_state.backward(both, third.generation) == (first,)
-    assert store_state.trial_of(both, second) is not None
+    third = state.Trial("0" * 16, None, state.SELF_CHECK, 1, 3)
+    both = state.begun(state.read_state(store), second, third)
+    assert state.backward(both, second) == state.backward(both, third.generation) == (first,)
+    assert state.trial_of(both, second) is not None
 
 
 def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> None:

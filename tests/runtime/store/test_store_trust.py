@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.delta import make_delta
-from edgekit.signing import make_key, read_private_key, sign
+from edgekit.bundle.delta import make_delta
+from edgekit.bundle.signing import make_key, read_private_key, sign
+from edgekit.bundle.writer import write_bundle
 from edgekit_runtime.__main__ import main
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import SignatureInvalid
-from edgekit_runtime.manifest import Manifest
-from edgekit_runtime.store import current
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.format.manifest import Manifest
+from edgekit_runtime.store.generations import current
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.source import install_from
 
 pytestmark = pytest.mark.needs_cryptography
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit.bundle_writer import write_bundle
-from edgekit_runtime import cache
-from edgekit_runtime.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
+from edgekit.bundle.writer import write_bundle
+from edgekit_runtime.engines import compile_cache
+from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 pytestmark = pytest.mark.needs_cryptography
 KEY = bytes(range(32))
@@ -33,7 +33,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def encrypted(path: Path, npy: Callable[[Any], bytes], engine: str, *artifacts: Path) -> Path:
     """A bundle of one encrypted variant, x @ WEIGHTS."""
-    from edgekit.encrypting import encrypt
+    from edgekit.bundle.encryption import encrypt
 
     files = {f"v/{artifact.name}": artifact for artifact in artifacts}
     bindings = (TensorBinding(0, "x", "float32"),), (TensorBinding(0, "y", "float32"),)
@@ -53,7 +53,7 @@ def runs_and_leaves_nothing(bundle: Path, scratch: Path, isolate: bool) -> None:
         written = [path for path in scratch.rglob("*") if path.is_file() and not path.is_symlink()]
         assert not [path for path in written if any(piece in path.read_bytes() for piece in pieces)]
     assert [path.name for path in scratch.iterdir()] == ["state"]
-    assert not Path(cache.folder()).exists()
+    assert not Path(compile_cache.folder()).exists()
 
 
 @pytest.mark.needs_litert
@@ -82,4 +82,4 @@ def test_openvino(
     runs_and_leaves_nothing(encrypted(tmp_path, npy, "openvino", model, model.with_suffix(".bin")), scratch, isolate)
     if not isolate:
         edgekit_runtime.load(tmp_path / "clear.edgekit").close()
-        assert Path(cache.folder()).exists()
+        assert Path(compile_cache.folder()).exists()

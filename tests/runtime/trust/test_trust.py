@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime import open_bundle, trust
+from edgekit_runtime import open_bundle
 from edgekit_runtime.__main__ import main
 from edgekit_runtime.errors import DigestMismatch, SignatureInvalid
+from edgekit_runtime.trust import policy
 
 pytestmark = pytest.mark.needs_cryptography
 Make = Callable[..., Path]
@@ -21,7 +22,7 @@ Make = Callable[..., Path]
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
     """The public key of whoever signs here."""
-    from edgekit.signing import make_key
+    from edgekit.bundle.signing import make_key
 
     return make_key(tmp_path / "ours.pem", "p256")[1]
 
@@ -29,7 +30,7 @@ def ours(tmp_path: Path) -> Path:
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """The public key of somebody else."""
-    from edgekit.signing import make_key
+    from edgekit.bundle.signing import make_key
 
     return make_key(tmp_path / "other.pem", "ed25519")[1]
 
@@ -37,7 +38,7 @@ def other(tmp_path: Path) -> Path:
 @pytest.fixture
 def signed(make: Make, ours: Path) -> Path:
     """The classifier, signed."""
-    from edgekit.signing import read_private_key, sign
+    from edgekit.bundle.signing import read_private_key, sign
 
     bundle = make()
     sign(bundle, [read_private_key(ours.with_name("ours.pem"))])
@@ -80,7 +81,7 @@ def machine_trusts_us(
     folder = tmp_path / "trust.d"
     folder.mkdir()
     (folder / "ours.pem").write_bytes(ours.read_bytes())
-    monkeypatch.setenv(trust.NAME, str(ours if request.param == "file" else folder))
+    monkeypatch.setenv(policy.NAME, str(ours if request.param == "file" else folder))
 
 
 @pytest.mark.usefixtures("machine_trusts_us")
@@ -98,8 +99,8 @@ def test_the_machine_says_whom_it_trusts(signed: Path, make: Make, other: Path) 
 def test_the_machines_folder_is_used_where_it_is(
     bundle_path: Path, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(trust.NAME, raising=False)
-    monkeypatch.setattr(trust, "FOLDER", str(tmp_path / "trust.d"))
+    monkeypatch.delenv(policy.NAME, raising=False)
+    monkeypatch.setattr(policy, "FOLDER", str(tmp_path / "trust.d"))
     open_bundle(bundle_path).close()
     (tmp_path / "trust.d").mkdir()
     with pytest.raises(SignatureInvalid, match="no public key was found"):  # empty: broken, so nothing is let in
@@ -138,7 +139,7 @@ def test_a_key_is_read_as_the_library_reads_it(curve: str) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    from edgekit_runtime.public_key import algorithm, read_keys
+    from edgekit_runtime.trust.public_key import algorithm, read_keys
 
     private = ec.generate_private_key(getattr(ec, curve)())
     pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -182,7 +183,7 @@ def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monke
 
 
 def test_a_child_refuses_what_was_put_in_its_place(signed: Path, ours: Path, make: Make) -> None:
-    from edgekit_runtime.child import asked_bundle, to_request
+    from edgekit_runtime.host.subprocesses import asked_bundle, to_request
 
     bundle = open_bundle(signed, trust=[ours])
     request = to_request(bundle, bundle.manifest.variants[0], None, cache=True)

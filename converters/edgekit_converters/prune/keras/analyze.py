@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
 from edgekit_converters.load import Live
-from edgekit_converters.load.keras_graph import Call, is_followable, walk
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune import Anatomy, Channels, Group, Labour
-from edgekit_converters.prune.branches import Detour, Operand, Step, detours, found_in, named
-from edgekit_converters.prune.keras_channels import Ids, Slot, Tag, Tracing
-from edgekit_converters.prune.keras_rules import follow
-from edgekit_converters.prune.keras_seen import Seen
+from edgekit_converters.prune.keras.channels import Ids, Slot, Tag, Tracing
+from edgekit_converters.prune.keras.layer_call import Seen
+from edgekit_converters.prune.keras.propagation_rules import follow
+from edgekit_converters.prune.residual_branches import Detour, Operand, Step, detours, found_in, named
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 

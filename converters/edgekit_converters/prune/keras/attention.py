@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.prune.keras_channels import Ids, Tag, Work
-from edgekit_converters.prune.keras_seen import Seen
+from edgekit_converters.prune.keras.channels import Ids, Tag, Work
+from edgekit_converters.prune.keras.layer_call import Seen
 
 
 def attended(seen: Seen) -> Tag | None:

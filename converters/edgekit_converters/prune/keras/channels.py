@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.prune.branches import Step
+from edgekit_converters.prune.residual_branches import Step
 
 Ids = np.ndarray  # (entries,) int64: the channel each entry of an axis belongs to
 Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis

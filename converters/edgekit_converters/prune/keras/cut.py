@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import tf_keras
 
+from edgekit_converters.frameworks.keras_graph import is_followable, is_own, layers_of
 from edgekit_converters.load import Live
-from edgekit_converters.load.keras_graph import is_followable, is_own, layers_of
 from edgekit_converters.load.keras_model import from_model, keras_errors
-from edgekit_converters.prune.keras_anatomy import Dissection
-from edgekit_converters.prune.keras_channels import Key, Slot, weight_of
+from edgekit_converters.prune.keras.analyze import Dissection
+from edgekit_converters.prune.keras.channels import Key, Slot, weight_of
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 

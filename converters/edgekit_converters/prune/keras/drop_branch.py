@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 import tf_keras
 
+from edgekit_converters.frameworks.keras_graph import Call, walk
 from edgekit_converters.load import Live
-from edgekit_converters.load.keras_graph import Call, walk
 from edgekit_converters.load.keras_model import keras_errors
-from edgekit_converters.prune.keras_anatomy import Dissection, operands
+from edgekit_converters.prune.keras.analyze import Dissection, operands
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import ConversionError
 

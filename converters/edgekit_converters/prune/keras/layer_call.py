@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit_converters.load.keras_graph import Call
-from edgekit_converters.prune.keras_channels import Tag, Tracing
+from edgekit_converters.frameworks.keras_graph import Call
+from edgekit_converters.prune.keras.channels import Tag, Tracing
 
 
 @dataclass(frozen=True)

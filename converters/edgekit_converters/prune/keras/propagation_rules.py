@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit_converters.prune.keras_attention import attended
-from edgekit_converters.prune.keras_channels import Ids, Resized, Tag, Work
-from edgekit_converters.prune.keras_seen import Seen
+from edgekit_converters.prune.keras.attention import attended
+from edgekit_converters.prune.keras.channels import Ids, Resized, Tag, Work
+from edgekit_converters.prune.keras.layer_call import Seen
 
 POINTWISE = re.compile(  # activations that look at one value at a time
     "linear|relu6?|sigmoid|tanh|silu|swish|[gecs]elu|softplus|softsign|hard(sigmoid|silu|swish|tanh|shrink)|exponential|"

@@ -16,12 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters import data as dataset
+from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.frameworks.keras_graph import Call, walk
 from edgekit_converters.load import Live
-from edgekit_converters.load.keras_graph import Call, walk
-from edgekit_converters.prune import MendRequest, keras_anatomy
-from edgekit_converters.prune.keras_cut import removed
+from edgekit_converters.prune import MendRequest
+from edgekit_converters.prune.keras import analyze
+from edgekit_converters.prune.keras.cut import removed
 from edgekit_converters.prune.least_squares import closest
-from edgekit_converters.worker import report_progress
 
 SAMPLES = 512  # at most; fewer where they would not fit into MEMORY
 MEMORY = 2**30  # bytes of what layers give for all samples, about
@@ -108,7 +109,7 @@ def _calls(live: Live) -> tuple[dict[str, list[Call]], int]:
 
 
 def _beside(dense: Live, request: MendRequest) -> _Dense:
-    found = keras_anatomy.dissect(dense)
+    found = analyze.dissect(dense)
     gone = list(removed(found, request.cuts))
     kept = {
         found.name(slot): ~np.isin(found.tracing.partition.roots(slot.ids), gone)

@@ -11,10 +11,10 @@ import tensorflow as tf
 from edgekit_converters.load import Live
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
-from edgekit_converters.prune.keras_anatomy import Dissection
-from edgekit_converters.prune.keras_channels import Key, Slot, weight_of
-from edgekit_converters.prune.towards import Towards, batches, towards
-from edgekit_converters.train.objective import TINY
+from edgekit_converters.prune.keras.analyze import Dissection
+from edgekit_converters.prune.keras.channels import Key, Slot, weight_of
+from edgekit_converters.prune.score_loss import Towards, batches, towards
+from edgekit_converters.train.losses import TINY
 from edgekit_runtime.errors import SourceError
 
 Along = tuple[np.ndarray, np.ndarray]  # sums of a slot's θ·∂L/∂θ and (∂L/∂θ)², each (batches, entries)

@@ -8,22 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.frameworks.keras_graph import is_own, layers_of
 from edgekit_converters.load import Live, reopen
-from edgekit_converters.load.keras_graph import is_own, layers_of
 from edgekit_converters.load.keras_model import save_model
-from edgekit_converters.prune import (
-    Anatomy,
-    CutRequest,
-    DropRequest,
-    MendRequest,
-    ScoreRequest,
-    Scores,
-    keras_anatomy,
-    keras_mend,
-)
-from edgekit_converters.prune.keras_cut import cut_model, removed
-from edgekit_converters.prune.keras_drop import shortened
-from edgekit_converters.prune.keras_scores import rated
+from edgekit_converters.prune import Anatomy, CutRequest, DropRequest, MendRequest, ScoreRequest, Scores
+from edgekit_converters.prune.keras import analyze, recalibrate
+from edgekit_converters.prune.keras.cut import cut_model, removed
+from edgekit_converters.prune.keras.drop_branch import shortened
+from edgekit_converters.prune.keras.scores import rated
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
@@ -34,7 +26,7 @@ def dissect(live: Live) -> Anatomy:
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
-    return keras_anatomy.dissect(live).anatomy
+    return analyze.dissect(live).anatomy
 
 
 def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
@@ -45,7 +37,7 @@ def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
         SourceError: nothing of the model can be cut, or it has nothing that the importance looks at.
     """
     path = folder / "scores.npz"
-    arrays: Any = rated(live, keras_anatomy.dissect(live), request)
+    arrays: Any = rated(live, analyze.dissect(live), request)
     np.savez(path, **arrays)
     return Scores(path)
 
@@ -57,7 +49,7 @@ def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
         ConversionError: there is no such branch.
     """
     source = request.source.request
-    return kept(shortened(live, keras_anatomy.dissect(live), request.branches, source), source, folder)
+    return kept(shortened(live, analyze.dissect(live), request.branches, source), source, folder)
 
 
 def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
@@ -67,7 +59,7 @@ def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
         ConversionError: a cut would leave nothing of a group, took nothing away, or saved less than was predicted.
     """
     source = request.source.request
-    found = keras_anatomy.dissect(live)
+    found = analyze.dissect(live)
     gone = removed(found, request.cuts)
     smaller = cut_model(live, found, gone, source)
     _hold_prediction(smaller, found.anatomy, request.cuts)
@@ -78,7 +70,7 @@ def mend(_: Live, request: MendRequest, folder: Path) -> SourceRequest:
     """Repair a model that was cut, as a file of its own; see ``keras_mend.py``."""
     source = request.source.request
     live = reopen(source)
-    keras_mend.mend(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
+    recalibrate.mend(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
     return kept(live.handle.model, source, folder)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from edgekit_converters.prune.table import Alone
+from edgekit_converters.prune.latency.table import Alone
 
 COPIES = 4  # of the layer, side by side: a call takes so much by itself that one small layer would drown in it
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.artifact import OpenArtifact
+from edgekit_converters.artifact.open import OpenArtifact
+from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.prune import Anatomy, Channels, Labour, Widths
-from edgekit_converters.prune.table import Alone, Row, Table, timed
+from edgekit_converters.prune.latency.table import Alone, Row, Table, timed
 from edgekit_converters.records import Artifact
-from edgekit_converters.worker import report_progress
-from edgekit_runtime.manifest import TensorBinding
-from edgekit_runtime.requirements import machine
+from edgekit_runtime.format.manifest import TensorBinding
+from edgekit_runtime.placement.requirements import machine
 
 # engine: (module with make(Alone, path, int8) -> files and COPIES, the suffix of what the engine opens)
 MAKERS = {
-    "litert": ("edgekit_converters.prune.table_tflite", ".tflite"),
-    "openvino": ("edgekit_converters.prune.table_ir", ".xml"),
+    "litert": ("edgekit_converters.prune.latency.tflite_layer", ".tflite"),
+    "openvino": ("edgekit_converters.prune.latency.ir_layer", ".xml"),
 }
 PARTS = (0.25, 0.5, 0.75, 1.0)  # of a width that can be cut, at which layers are timed
 TURN_S = 0.001  # how long each width of a layer has its turn

@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.prune.table import Alone
+from edgekit_converters.prune.latency.table import Alone
 
 COPIES = 1  # of the layer in a file
 ACTIVATION_SCALE, WEIGHT_SCALE = 0.05, 0.01

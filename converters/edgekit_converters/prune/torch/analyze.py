@@ -11,9 +11,9 @@ import numpy as np
 from torch import fx, nn
 
 from edgekit_converters.prune import Anatomy, Channels, Labour
-from edgekit_converters.prune.torch_channels import Followed, operator, owner
-from edgekit_converters.prune.torch_seams import Seams
-from edgekit_converters.prune.torch_units import Ids
+from edgekit_converters.prune.torch.channel_groups import Seams
+from edgekit_converters.prune.torch.channels import Followed, operator, owner
+from edgekit_converters.prune.torch.union_find import Ids
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 Conv = nn.modules.conv._ConvNd

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from edgekit_converters.prune import Channels, Group
-from edgekit_converters.prune.torch_channels import Followed
-from edgekit_converters.prune.torch_units import NONE, Ids
+from edgekit_converters.prune.torch.channels import Followed
+from edgekit_converters.prune.torch.union_find import NONE, Ids
 
 
 @dataclass(frozen=True)

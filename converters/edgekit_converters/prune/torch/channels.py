@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgekit_converters.prune.torch_units import Ids, Units, nothing, packed, varying
+from edgekit_converters.prune.torch.union_find import Ids, Units, nothing, packed, varying
 
 State = Ids | list[Ids]  # of an operation that gives several tensors
 Shape = tuple[int, ...]

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit_converters.foreign import told
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load.torch_module import FORWARD
-from edgekit_converters.prune.torch_channels import Site
-from edgekit_converters.prune.torch_layers import blank_inputs, cut_layer
-from edgekit_converters.prune.torch_seams import Seam, Seams, places
-from edgekit_converters.prune.torch_units import Ids
+from edgekit_converters.prune.torch.channel_groups import Seam, Seams, places
+from edgekit_converters.prune.torch.channels import Site
+from edgekit_converters.prune.torch.layer_surgery import blank_inputs, cut_layer
+from edgekit_converters.prune.torch.union_find import Ids
 
 CLOSE = 1e-4  # of the largest output: float32 sums in another order
 TRIES = 64  # combinations of attributes

@@ -17,8 +17,8 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from edgekit_converters.load.torch_module import FORWARD, Rewired
-from edgekit_converters.prune.branches import Detour, Operand, Step, detours, named
-from edgekit_converters.prune.torch_carve import Tensors, run, unequal
+from edgekit_converters.prune.residual_branches import Detour, Operand, Step, detours, named
+from edgekit_converters.prune.torch.cut import Tensors, run, unequal
 from edgekit_runtime.errors import ConversionError
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgekit_converters.prune.torch_channels import Followed, Rule, Site, State, operator, owner
-from edgekit_converters.prune.torch_rules import RULES
-from edgekit_converters.prune.torch_units import Ids, packed, varying
+from edgekit_converters.prune.torch.channels import Followed, Rule, Site, State, operator, owner
+from edgekit_converters.prune.torch.propagation_rules import RULES
+from edgekit_converters.prune.torch.union_find import Ids, packed, varying
 
 
 def follow(program: fx.GraphModule, module: torch.nn.Module) -> Followed:

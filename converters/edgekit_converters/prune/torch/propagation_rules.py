@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from edgekit_converters.prune.torch_channels import Followed, Rule, State, argument, axes_of, operator, owner
-from edgekit_converters.prune.torch_moves import MOVES
-from edgekit_converters.prune.torch_units import Ids, nothing, placed, varying
+from edgekit_converters.prune.torch.channels import Followed, Rule, State, argument, axes_of, operator, owner
+from edgekit_converters.prune.torch.reshape_rules import MOVES
+from edgekit_converters.prune.torch.union_find import Ids, nothing, placed, varying
 
 Conv = nn.modules.conv._ConvNd
 Norm = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)

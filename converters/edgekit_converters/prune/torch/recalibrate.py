@@ -23,8 +23,8 @@ from edgekit_converters import data as dataset
 from edgekit_converters.load import Live
 from edgekit_converters.load.torch_module import FORWARD, tensors
 from edgekit_converters.prune import MendRequest
-from edgekit_converters.prune.torch_carve import Tensors, run, unequal
-from edgekit_converters.prune.torch_seams import Seams, places
+from edgekit_converters.prune.torch.channel_groups import Seams, places
+from edgekit_converters.prune.torch.cut import Tensors, run, unequal
 
 SAMPLES, VALUES = 256, 2**23  # that weights are solved on, at most: of samples, and of input values
 ROWS = 8192  # places of a layer's output that its weights are solved on, at most

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from edgekit_converters.prune.torch_channels import Followed, Rule, State, argument, axes_of, operator, owner
-from edgekit_converters.prune.torch_units import Ids, nothing, packed, placed, varying
+from edgekit_converters.prune.torch.channels import Followed, Rule, State, argument, axes_of, operator, owner
+from edgekit_converters.prune.torch.union_find import Ids, nothing, packed, placed, varying
 
 
 def reshaped(found: Followed, node: fx.Node) -> State:

@@ -15,11 +15,11 @@ from edgekit_converters.load import Live
 from edgekit_converters.load.torch_module import tensors
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
-from edgekit_converters.prune.torch_mend import takes_batches
-from edgekit_converters.prune.torch_seams import Seam, Seams
-from edgekit_converters.prune.torch_units import Ids
-from edgekit_converters.prune.towards import Towards, batches, towards
-from edgekit_converters.train.objective import TINY
+from edgekit_converters.prune.score_loss import Towards, batches, towards
+from edgekit_converters.prune.torch.channel_groups import Seam, Seams
+from edgekit_converters.prune.torch.recalibrate import takes_batches
+from edgekit_converters.prune.torch.union_find import Ids
+from edgekit_converters.train.losses import TINY
 from edgekit_runtime.errors import SourceError
 
 Conv = nn.modules.conv._ConvNd

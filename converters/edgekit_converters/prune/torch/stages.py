@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit_converters import toolchains
-from edgekit_converters.foreign import told
+from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load import Live, reopen
 from edgekit_converters.load.torch_module import FORWARD, Flat, is_program, samples
 from edgekit_converters.prune import Anatomy, CutRequest, DropRequest, MendRequest, ScoreRequest, Scores
-from edgekit_converters.prune.branches import found_in
-from edgekit_converters.prune.torch_anatomy import anatomy
-from edgekit_converters.prune.torch_attention import free_heads
-from edgekit_converters.prune.torch_carve import Held, Tensors, carve, difference, held_numbers, run
-from edgekit_converters.prune.torch_drop import operands, without
-from edgekit_converters.prune.torch_follow import follow
-from edgekit_converters.prune.torch_mend import Dense, rebuild, reestimate
-from edgekit_converters.prune.torch_scores import rated
-from edgekit_converters.prune.torch_seams import Seams, seams
+from edgekit_converters.prune.residual_branches import found_in
+from edgekit_converters.prune.torch.analyze import anatomy
+from edgekit_converters.prune.torch.attention import free_heads
+from edgekit_converters.prune.torch.channel_groups import Seams, seams
+from edgekit_converters.prune.torch.cut import Held, Tensors, carve, difference, held_numbers, run
+from edgekit_converters.prune.torch.drop_branch import operands, without
+from edgekit_converters.prune.torch.propagate import follow
+from edgekit_converters.prune.torch.recalibrate import Dense, rebuild, reestimate
+from edgekit_converters.prune.torch.scores import rated
 from edgekit_converters.records import Cut, Drop, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
 from edgekit_converters.load import Arrays, Live
-from edgekit_converters.load.keras_graph import Call, is_followable, walk
 from edgekit_runtime.errors import SourceError
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters.data.samples import Array
+from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
 from edgekit_converters.load import Arrays, Live, in_batches
-from edgekit_converters.load.keras_graph import Call, is_followable, walk
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
@@ -32,7 +32,7 @@ from edgekit_converters.train.fake_quantize import (
     grid_of,
     swallows,
 )
-from edgekit_converters.train.keras_operators import (
+from edgekit_converters.train.keras.quantized_operators import (
     GATED,
     Rounds,
     activation_in,

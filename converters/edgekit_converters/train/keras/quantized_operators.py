@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from edgekit_converters.load.keras_graph import Call
+from edgekit_converters.frameworks.keras_graph import Call
 from edgekit_converters.train.fake_quantize import SMALLEST, Arithmetic, Role
 
 # class of layers: ((a weight's name, its axes of outputs), ...)

@@ -13,11 +13,12 @@ import tensorflow as tf
 from edgekit_converters.data.samples import Array
 from edgekit_converters.load import Arrays, reopen
 from edgekit_converters.records import SourceRequest
-from edgekit_converters.train import Settings, keras_kernels
-from edgekit_converters.train.feed import Batch
-from edgekit_converters.train.keras_fake_quantize import fake_quantized
-from edgekit_converters.train.keras_features import attention, framework_of, with_features
-from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
+from edgekit_converters.train import Settings
+from edgekit_converters.train.batches import Batch
+from edgekit_converters.train.keras import sparse_weights
+from edgekit_converters.train.keras.attention_maps import attention, framework_of, with_features
+from edgekit_converters.train.keras.fake_quantize import fake_quantized
+from edgekit_converters.train.losses import HINT_WEIGHT, TINY, Aim, Objective, matched
 from edgekit_converters.train.student import Kernel, State
 from edgekit_runtime.errors import SourceError
 
@@ -107,7 +108,7 @@ class KerasStudent:
             variables[place].assign(tf.where(mask, _variable(variables[place]), 0.0))  # a product would leave -0
 
     def _kernels(self) -> list[tuple[Kernel, Any]]:
-        return keras_kernels.kernels(self._layers())
+        return sparse_weights.kernels(self._layers())
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
         """Average BatchNorm's statistics anew, over batches."""

@@ -31,7 +31,7 @@ from edgekit_converters.train.fake_quantize import (
     grid_of,
     swallows,
 )
-from edgekit_converters.train.torch_operators import (
+from edgekit_converters.train.torch.quantized_operators import (
     LAYERS,
     LOOKS,
     Rounds,

@@ -14,16 +14,17 @@ import torch
 from torch.nn import functional
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.foreign import told
+from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load import Arrays, Live, reopen
 from edgekit_converters.load.torch_module import FORWARD
 from edgekit_converters.records import SourceRequest
-from edgekit_converters.train import Settings, torch_kernels
-from edgekit_converters.train.feed import Batch
-from edgekit_converters.train.objective import HINT_WEIGHT, TINY, Aim, Objective, matched
+from edgekit_converters.train import Settings
+from edgekit_converters.train.batches import Batch
+from edgekit_converters.train.losses import HINT_WEIGHT, TINY, Aim, Objective, matched
 from edgekit_converters.train.student import Kernel, State
-from edgekit_converters.train.torch_fake_quantize import fake_quantized
-from edgekit_converters.train.torch_features import Maps
+from edgekit_converters.train.torch import sparse_weights
+from edgekit_converters.train.torch.attention_maps import Maps
+from edgekit_converters.train.torch.fake_quantize import fake_quantized
 from edgekit_runtime.errors import SourceError
 
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
@@ -124,7 +125,7 @@ class TorchStudent:
                 parameters[place].masked_fill_(torch.from_numpy(~mask), 0.0)  # a product would leave -0
 
     def _kernels(self) -> list[tuple[Kernel, torch.nn.Parameter]]:
-        return torch_kernels.kernels(self._module)
+        return sparse_weights.kernels(self._module)
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
         """Average BatchNorm's statistics anew, over batches; everything else is as in use."""

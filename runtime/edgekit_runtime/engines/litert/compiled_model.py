@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime import cache
-from edgekit_runtime.engines import Facts
-from edgekit_runtime.engines.litert import FOREIGN, Mapped, library, tensors
+from edgekit_runtime.engines import Facts, compile_cache
+from edgekit_runtime.engines.litert.interpreter import FOREIGN, Mapped, library, tensors
 from edgekit_runtime.errors import EngineError, EngineUnavailable
-from edgekit_runtime.selfcheck import processor
+from edgekit_runtime.placement.golden_check import processor
 
 if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine, TensorInfo
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
     Compiled = tuple[Any, tuple[TensorInfo, ...], tuple[TensorInfo, ...]]
@@ -64,8 +63,8 @@ def open_with_kept_weights(path: str, threads: int, artifact: str) -> CompiledEn
         None where nothing can be kept, or this LiteRT cannot do it.
     """
     key = {"artifact": artifact, "litert": library().version, "cpu": processor(), "threads": str(threads)}
-    kept = cache.find(key)
-    packed = kept or cache.aside()
+    kept = compile_cache.find(key)
+    packed = kept or compile_cache.aside()
     if packed is None:
         return None
     try:
@@ -78,7 +77,7 @@ def open_with_kept_weights(path: str, threads: int, artifact: str) -> CompiledEn
     except UNABLE:
         return None
     if kept is None and os.path.exists(packed):
-        kept = cache.keep(key, packed)
+        kept = compile_cache.keep(key, packed)
     facts = Facts("CPU", "float32", threads, None, {"packed weights": kept} if kept else {})
     return CompiledEngine(compiled, facts, again=lambda: open_with_kept_weights(path, threads, artifact))
 

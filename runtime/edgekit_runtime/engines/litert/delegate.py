@@ -6,13 +6,13 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.delegates import library_path, options_for
 from edgekit_runtime.engines import Facts
-from edgekit_runtime.engines.litert import LiteRTEngine, Mapped, interpreter_of
+from edgekit_runtime.engines.delegates import library_path, options_for
+from edgekit_runtime.engines.litert.interpreter import LiteRTEngine, Mapped, interpreter_of
 from edgekit_runtime.errors import DelegateUnavailable
 
 if TYPE_CHECKING:
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
 
 
 def open_model(path: str, variant: Variant, threads: int | None) -> LiteRTEngine:

@@ -20,7 +20,7 @@ from edgekit_runtime.errors import EngineError, EngineUnavailable, IncompatibleD
 
 if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine
-    from edgekit_runtime.manifest import Variant
+    from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
@@ -106,13 +106,13 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
     """
     package, interpreter_class = interpreter_of()
     if variant.delegate is not None:
-        from edgekit_runtime.engines import litert_delegate
+        from edgekit_runtime.engines.litert import delegate
 
-        return litert_delegate.open_model(path, variant, threads)
+        return delegate.open_model(path, variant, threads)
     if variant.device == "gpu" and package == PACKAGES[0]:
-        from edgekit_runtime.engines import litert_compiled
+        from edgekit_runtime.engines.litert import compiled_model
 
-        return litert_compiled.open_on_gpu(path, variant)
+        return compiled_model.open_on_gpu(path, variant)
     if variant.device != "cpu":
         raise EngineUnavailable(f"LiteRT runs on the {variant.device.upper()} here only through a delegate")
     with Mapped(f"LiteRT cannot open {os.path.basename(path)}", EngineUnavailable):
@@ -125,9 +125,9 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
 def _twin(path: str, variant: Variant, threads: int | None, artifact: str) -> Engine:
     """One more engine; where that saves much memory, on packed weights that all but the first one share."""
     if artifact and variant.scheme in PACKED and os.path.getsize(path) >= PACKED_BYTES:
-        from edgekit_runtime.engines import litert_compiled
+        from edgekit_runtime.engines.litert import compiled_model
 
-        engine = litert_compiled.open_with_kept_weights(path, threads or 1, artifact)
+        engine = compiled_model.open_with_kept_weights(path, threads or 1, artifact)
         if engine is not None:
             return engine
     return open_model(path, variant, threads, artifact)

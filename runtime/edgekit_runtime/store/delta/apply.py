@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Union
 
 import numpy as np
 
-from edgekit_runtime.delta_codec import CODECS
-from edgekit_runtime.delta_format import ADD, COPY, MAGIC, STEP, STRETCH_BYTES, Step, read_header, read_steps
-from edgekit_runtime.digest import hex_digest, sha256
 from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle, SignatureInvalid, StoreError
-from edgekit_runtime.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse
-from edgekit_runtime.store import hold, name_of
-from edgekit_runtime.trust import believed
+from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse
+from edgekit_runtime.host.sha256 import hex_digest, sha256
+from edgekit_runtime.store.delta.codec import CODECS
+from edgekit_runtime.store.delta.format import ADD, COPY, MAGIC, STEP, STRETCH_BYTES, Step, read_header, read_steps
+from edgekit_runtime.store.generations import hold, name_of
+from edgekit_runtime.trust.policy import believed
 
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from edgekit_runtime.bundle import BundlePath
-    from edgekit_runtime.delta_format import Header
-    from edgekit_runtime.manifest import Manifest
-    from edgekit_runtime.store import Hold
-    from edgekit_runtime.trust import Trust
+    from edgekit_runtime.bundle.reader import BundlePath
+    from edgekit_runtime.format.manifest import Manifest
+    from edgekit_runtime.store.delta.format import Header
+    from edgekit_runtime.store.generations import Hold
+    from edgekit_runtime.trust.policy import Trust
 
     class Old(Protocol):
         """Where the old bundle's files are."""
@@ -144,7 +144,7 @@ class Delta:
         keys = believed(trust)
         if keys is None:
             return
-        from edgekit_runtime.signature import verify_signature
+        from edgekit_runtime.trust.signature import verify_signature
 
         if SIGNATURE_NAME not in self._unlisted:
             raise SignatureInvalid(f"{self._name}: its bundle is not signed, and only signed ones are trusted here")

@@ -11,13 +11,13 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO, NamedTuple
 
-from edgekit_runtime.checks import Check, integer, many, one_of, optional, record, text
-from edgekit_runtime.delta_codec import CODECS
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
-from edgekit_runtime.manifest import MANIFEST_NAME, MAX_FILES, SIGNATURE_NAME
+from edgekit_runtime.format.manifest import MANIFEST_NAME, MAX_FILES, SIGNATURE_NAME
+from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES, decode
+from edgekit_runtime.format.validators import Check, integer, many, one_of, optional, record, text
 from edgekit_runtime.record import dataclass
-from edgekit_runtime.store import NAME_DIGITS
-from edgekit_runtime.strict_json import MAX_MANIFEST_BYTES, decode
+from edgekit_runtime.store.delta.codec import CODECS
+from edgekit_runtime.store.generations import NAME_DIGITS
 
 MAGIC = b"EKDELTA\1"
 VERSION = 1

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgekit_converters.prune import Anatomy, Channels, Group, Labour
-from edgekit_converters.prune.table import Alone, Row, Table, read_table
-from edgekit_converters.prune.tabulate import MAKERS, TabulateRequest, tabulate
+from edgekit_converters.prune.latency.profile import MAKERS, TabulateRequest, tabulate
+from edgekit_converters.prune.latency.table import Alone, Row, Table, read_table
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import DataError
-from edgekit_runtime.manifest import TensorBinding
+from edgekit_runtime.format.manifest import TensorBinding
 
 INNER = Channels(0, (("first", 1),))
 ANATOMY = Anatomy(
@@ -100,7 +100,7 @@ def _written(measured: Table, folder: Path) -> Path:
 def test_every_kind_of_layer_is_timed(
     engine: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit_converters.prune.tabulate.PARTS", (0.25, 1.0))
+    monkeypatch.setattr("edgekit_converters.prune.latency.profile.PARTS", (0.25, 1.0))
     module, suffix = MAKERS[engine]
     alone = Alone("conv", 32, 32, 1024, (3, 3), (1, 1))
     (tmp_path / "whole").mkdir()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.needs_torch
 
 HERE = Path(__file__).parent
 INPUT = [np.random.default_rng(3).standard_normal((1, 8, 8, 3)).astype(np.float32)]
-# function of torch_nets.py: (input shape, kinds of groups that it must have)
+# function of nets.py: (input shape, kinds of groups that it must have)
 NETS = {
     "residual": ("1,3,8,8", {"channels"}),
     "concatenated": ("1,3,8,8", {"channels"}),
@@ -47,10 +47,10 @@ NETS = {
 
 
 def source_of(name: str, shape: str) -> Source:
-    from edgekit.options import parse_input_shape
+    from edgekit.plan.options import parse_input_shape
     from edgekit_converters.load import load
 
-    request = SourceRequest("python", HERE / "torch_nets.py", function=name, input_shapes=(parse_input_shape(shape),))
+    request = SourceRequest("python", HERE / "nets.py", function=name, input_shapes=(parse_input_shape(shape),))
     return load(request, HERE)
 
 
@@ -72,10 +72,10 @@ def silence(live: Live, anatomy: Anatomy, cuts: tuple[Cut, ...]) -> None:
     """Zero all weights by which any layer reads what the cuts take away."""
     import torch
 
-    from edgekit_converters.prune import torch_modules
-    from edgekit_converters.prune.torch_seams import places
+    from edgekit_converters.prune.torch import stages
+    from edgekit_converters.prune.torch.channel_groups import places
 
-    seams = torch_modules.opened(live).seams
+    seams = stages.opened(live).seams
     gone = seams.gone({one.group: one.kept for one in cuts})
     for (layer, side), line in seams.lines().items():
         module: Any = dict(live.handle.module.named_modules()).get(layer)
@@ -126,7 +126,7 @@ def counted(live: Live) -> tuple[int, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from edgekit_converters.load.torch_module import samples
-    from edgekit_converters.prune.torch_modules import free_copy
+    from edgekit_converters.prune.torch.stages import free_copy
 
     model = free_copy(live)  # PyTorch does not see into its own fused attention
     counter = FlopCounterMode(display=False)
@@ -179,7 +179,7 @@ def test_frozen_layers_are_cut_and_stay_frozen(tmp_path: Path) -> None:
 
 def test_a_layer_gives_what_it_gave_where_attention_was_opened(tmp_path: Path) -> None:
     from edgekit_converters.load.torch_module import samples
-    from edgekit_converters.prune.torch_modules import free_copy
+    from edgekit_converters.prune.torch.stages import free_copy
 
     for name in ("encoder", "attending"):
         live = open_source(source_of(name, NETS[name][0]).request)

@@ -15,7 +15,7 @@ from edgekit_runtime.errors import ConversionError
 
 pytestmark = pytest.mark.needs_torch
 
-NETS = Path(__file__).parent / "torch_nets.py"
+NETS = Path(__file__).parent / "nets.py"
 IMAGE = np.random.default_rng(3).standard_normal((1, 8, 8, 3)).astype(np.float32)
 
 

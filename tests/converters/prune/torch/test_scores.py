@@ -34,9 +34,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def source() -> Source:
-    return load(
-        SourceRequest("python", HERE / "torch_nets.py", "flattened", input_shapes=(InputShape((1, 3, 8, 8)),)), HERE
-    )
+    return load(SourceRequest("python", HERE / "nets.py", "flattened", input_shapes=(InputShape((1, 3, 8, 8)),)), HERE)
 
 
 @pytest.fixture
@@ -113,7 +111,7 @@ def test_gradients_need_data_that_fit(source: Source, data: Callable[..., DataSe
 
 
 def test_batch_norm_scales_are_asked_of_a_module_that_has_some(tmp_path: Path) -> None:
-    request = SourceRequest("python", HERE / "torch_nets.py", "gated", input_shapes=(InputShape((1, 16)),))
+    request = SourceRequest("python", HERE / "nets.py", "gated", input_shapes=(InputShape((1, 16)),))
     gated = load(request, HERE)
     with pytest.raises(SourceError, match="choose another importance"):
         score(ScoreRequest(gated, gated.inputs, "batch-norm"), tmp_path)
@@ -173,7 +171,7 @@ def test_pruning_without_torch_pruning_names_the_extra(tmp_path: Path) -> None:
         "from edgekit_converters.prune import DissectRequest, dissect\n"
         "from edgekit_converters.records import InputShape, SourceRequest\n"
         f"here = Path({str(HERE)!r})\n"
-        "asked = SourceRequest('python', here / 'torch_nets.py', 'gated', input_shapes=(InputShape((1, 16)),))\n"
+        "asked = SourceRequest('python', here / 'nets.py', 'gated', input_shapes=(InputShape((1, 16)),))\n"
         "dissect(DissectRequest(load(asked, here)), here)"
     )
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)

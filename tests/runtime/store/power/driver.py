@@ -23,13 +23,14 @@ from typing import Callable
 
 from disk import Change, Disk, read_log, tree_of, write_tree
 
-from edgekit_runtime import store_state, store_trial
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import EdgekitError, StoreError
-from edgekit_runtime.store import current, generations, name_of
-from edgekit_runtime.store_install import Terms
-from edgekit_runtime.store_prune import prune
-from edgekit_runtime.store_source import install_from
+from edgekit_runtime.store import state as store_state
+from edgekit_runtime.store import trial
+from edgekit_runtime.store.generations import current, generations, name_of
+from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.prune import prune
+from edgekit_runtime.store.source import install_from
 
 SHIM = ctypes.CDLL(None)
 MODES = {"kill": 0, "half": 1, "full": 2, "fail": 3}
@@ -50,7 +51,7 @@ B_ON_TRIAL = putting("b.edgekit", wanted=2)
 
 
 def boot(problem: str) -> Step:
-    return lambda store: store_trial.boot(store, lambda _: problem)
+    return lambda store: trial.boot(store, lambda _: problem)
 
 
 def leftovers(store: str) -> None:
@@ -98,10 +99,10 @@ SCENARIOS = {
     ),
     "install what is current and damaged": Scenario((A, damage_current), putting("a.edgekit"), "a", sound=False),
     "delta": Scenario((A,), putting("ab.delta"), "ab", "b"),
-    "commit": Scenario((A, B_ON_TRIAL), store_trial.commit, "b"),
-    "heartbeat": Scenario((A, B_ON_TRIAL), store_trial.heartbeat, "b"),
-    "rollback of a trial": Scenario((A, B_ON_TRIAL), store_trial.rollback, "ab", "b"),
-    "rollback of what was good": Scenario((A, B), store_trial.rollback, "ab"),
+    "commit": Scenario((A, B_ON_TRIAL), trial.commit, "b"),
+    "heartbeat": Scenario((A, B_ON_TRIAL), trial.heartbeat, "b"),
+    "rollback of a trial": Scenario((A, B_ON_TRIAL), trial.rollback, "ab", "b"),
+    "rollback of what was good": Scenario((A, B), trial.rollback, "ab"),
     "boot": Scenario((A, B_ON_TRIAL), boot(""), "b"),
     "boot that fails": Scenario((A, B_ON_TRIAL), boot("wrong numbers"), "ab", "b"),
     "boot once too often": Scenario((A, putting("b.edgekit", wanted=2, most_tries=1), boot("")), boot(""), "ab", "b"),

@@ -13,15 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekit_runtime import store_install
-from edgekit_runtime.bundle import open_bundle
+from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import StoreError
+from edgekit_runtime.store import install
 
 MOST_KIB = 512
 
 
 def main() -> None:
-    store_install.free_bytes = lambda _: 1 << 40  # as when somebody else takes the room after it was looked for
+    install.free_bytes = lambda _: 1 << 40  # as when somebody else takes the room after it was looked for
     bundles, folder = Path(sys.argv[1]), Path(sys.argv[2])
     store, wrong, refused = str(folder / "store"), [], 0
     for kib in range(48, MOST_KIB, os.sysconf("SC_PAGE_SIZE") >> 10):
@@ -43,7 +43,7 @@ def install_both(bundles: Path, store: str) -> str | None:
     for name in ("a.edgekit", "b.edgekit"):
         try:
             with open_bundle(bundles / name) as bundle:
-                done.append(store_install.install(bundle, store, store_install.Terms(commit=True)).generation)
+                done.append(install.install(bundle, store, install.Terms(commit=True)).generation)
         except StoreError as error:
             if "make room" not in str(error):
                 return str(error)

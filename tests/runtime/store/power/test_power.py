@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.bundle_writer import write_bundle
-from edgekit.delta import make_delta
+from edgekit.bundle.delta import make_delta
+from edgekit.bundle.writer import write_bundle
 
 HERE = Path(__file__).parent
 SCENARIOS = (

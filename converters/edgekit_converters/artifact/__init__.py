@@ -1,0 +1,1 @@
+"""An artifact, and how it is opened."""

@@ -1,0 +1,1 @@
+"""Read and write TFLite and OpenVINO IR files."""

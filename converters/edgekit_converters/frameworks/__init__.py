@@ -1,0 +1,1 @@
+"""What several stages must know of Keras and PyTorch."""

@@ -1,0 +1,1 @@
+"""Prune Keras models."""

@@ -1,0 +1,1 @@
+"""Schemes and recipes: the vocabulary of quantization."""

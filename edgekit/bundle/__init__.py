@@ -1,0 +1,1 @@
+"""Write, sign and encrypt bundles and deltas."""

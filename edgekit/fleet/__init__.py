@@ -1,0 +1,1 @@
+"""Inventory and preflight: which boards can run a bundle."""

@@ -1,0 +1,1 @@
+"""Run work side by side: on threads or on a Ray cluster."""

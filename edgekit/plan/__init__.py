@@ -1,0 +1,1 @@
+"""Options to plan: every decision before any toolchain starts."""

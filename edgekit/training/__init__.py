@@ -1,0 +1,1 @@
+"""Options and stages of training and distillation."""

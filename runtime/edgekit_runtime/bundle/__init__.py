@@ -1,0 +1,1 @@
+"""Open a bundle: joins format and trust, and gives out verified files."""

@@ -1,0 +1,1 @@
+"""The board's command line; imported by ``__main__`` only."""

@@ -1,0 +1,1 @@
+"""LiteRT: runs .tflite files."""

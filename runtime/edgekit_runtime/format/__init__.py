@@ -1,0 +1,1 @@
+"""What a bundle's bytes may be: pure parsing of untrusted input."""

@@ -1,0 +1,1 @@
+"""What the operating system and the board provide: facts, temperature, power, child processes, SHA-256."""

@@ -1,0 +1,1 @@
+"""One call: array to tensor, engine, and back to an array."""

@@ -1,0 +1,1 @@
+"""Which variant runs, and why: candidates, requirements, probe, golden check, failover."""

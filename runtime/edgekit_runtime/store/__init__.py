@@ -1,0 +1,1 @@
+"""Generations of a bundle on a board: install, trial, rollback, removal."""

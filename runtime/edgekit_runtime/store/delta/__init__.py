@@ -1,0 +1,1 @@
+"""Apply a delta: a new bundle from the old one and the bytes that changed."""

@@ -1,0 +1,1 @@
+"""Whose bytes are accepted: keys, signatures, encryption."""
