@@ -20,7 +20,7 @@ from convert_memory import SCALE, generated_images
 from edgekit.bundle.delta import make_delta
 from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.store.delta.apply import open_delta
-from edgekit_runtime.store.install import Terms, install
+from edgekit_runtime.store.install import TrialPolicy, install
 from edgekit_runtime.store.source import install_from
 
 IMAGES, TURNS, CHUNK_BYTES = 20, 15, 1 << 20
@@ -29,7 +29,7 @@ CHANGES = {  # what is told: old head, new head, target
     "head of 1000 classes, trained on a little": ("mobilenet_v2", "trained_on", None),
     "head of 1000 classes, all its weights new": ("mobilenet_v2", "anew", None),
 }
-AT_ONCE = Terms(commit=True, allow_downgrade=True, any_board=True)
+AT_ONCE = TrialPolicy(commit=True, allow_downgrade=True, any_board=True)
 
 
 def main() -> None:

@@ -18,8 +18,17 @@ from resnet20 import MEAN, STD
 
 from edgekit_converters import data as dataset
 from edgekit_converters.load import load
-from edgekit_converters.prune import IMPORTANCES, Anatomy, CutRequest, DissectRequest, ScoreRequest, cut, dissect, score
-from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, choose, read
+from edgekit_converters.prune import (
+    IMPORTANCES,
+    CutRequest,
+    DissectRequest,
+    PruningGraph,
+    ScoreRequest,
+    cut,
+    dissect,
+    score,
+)
+from edgekit_converters.prune.channel_selection import Baseline, Goal, Limits, choose, read
 from edgekit_converters.prune.cost_terms import terms_of, total
 from edgekit_converters.records import EvaluateRequest, InputShape, Source, SourceRequest
 from edgekit_converters.verify.metrics import evaluate
@@ -40,7 +49,7 @@ class Bench:
     work: Path
 
     @functools.cached_property
-    def dense(self) -> Anatomy:
+    def dense(self) -> PruningGraph:
         """What of the dense module can be cut."""
         return dissect(DissectRequest(self.source), self.work)
 
@@ -55,7 +64,7 @@ class Bench:
         anatomy = dissect(DissectRequest(source), folder)
         worth = read(score(ScoreRequest(source, self.inputs, importance, data, seed), folder), importance)
         goal, terms = Goal("macs", level), terms_of("macs", anatomy)
-        whole = Whole(self.dense.widths, total(terms_of("macs", self.dense), self.dense.widths))
+        whole = Baseline(self.dense.widths, total(terms_of("macs", self.dense), self.dense.widths))
         cuts = choose(anatomy, worth, terms, goal, Limits(multiple=1), whole)
         return load(cut(CutRequest(source, cuts), folder), folder)
 

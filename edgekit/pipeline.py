@@ -10,14 +10,14 @@ from pathlib import Path
 from edgekit import __version__
 from edgekit.bundle.writer import write_bundle
 from edgekit.conversion import manifest, open_model, stages
-from edgekit.conversion.manifest import Made
-from edgekit.conversion.stages import Outcome, Work
+from edgekit.conversion.manifest import BuiltArtifact
+from edgekit.conversion.stages import ConversionContext, Outcome
 from edgekit.plan import postprocessing
 from edgekit.plan.options import read_labels
 from edgekit.plan.plan import Plan, VariantPlan, as_it_came
 from edgekit.pruning.comparison import PruningReport, compare
 from edgekit.pruning.options import Pruning
-from edgekit.pruning.prune import Slim, slim
+from edgekit.pruning.prune import PrunedModel, slim
 from edgekit.race import auto
 from edgekit.report import report as reports
 from edgekit.report.html import page
@@ -72,7 +72,7 @@ def _text(report: Report, path: Path | None) -> str:
 
 
 def _meaning(
-    work: Work, declared: Postprocessing | None
+    work: ConversionContext, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], Postprocessing | None, tuple[str, ...]]:
     """Names of the classes, what the outputs mean, and notes; names alone may tell the meaning of the first output."""
     labels, notes = manifest.labels(work.plan, work.source, work.evaluation or work.calibration, declared)
@@ -82,13 +82,13 @@ def _meaning(
     return labels, declared, notes
 
 
-def _pruned(dense: Work, made: Slim) -> Work:
+def _pruned(dense: ConversionContext, made: PrunedModel) -> ConversionContext:
     """The work that goes on with the pruned model."""
     probe = open_model.probed(dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned")
     return replace(dense, source=made.source, probe=probe, dense=dense.source)
 
 
-def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
+def _make_all(work: ConversionContext, lowered: list[Artifact]) -> Outcome:
     """Make every variant of the plan: the formats side by side, while the source is evaluated in its own process."""
     plan, branches = work.plan, ThreadPoolExecutor(len(lowered))
     try:
@@ -103,7 +103,9 @@ def _make_all(work: Work, lowered: list[Artifact]) -> Outcome:
     return Outcome(plan, baseline, made)
 
 
-def _told(dense: Work, pruning: Pruning | None, made: Slim | None, outcome: Outcome) -> PruningReport | None:
+def _told(
+    dense: ConversionContext, pruning: Pruning | None, made: PrunedModel | None, outcome: Outcome
+) -> PruningReport | None:
     """What pruning bought, where anything was pruned."""
     if pruning is None or made is None:
         return None
@@ -112,7 +114,7 @@ def _told(dense: Work, pruning: Pruning | None, made: Slim | None, outcome: Outc
 
 
 def _contents(
-    work: Work,
+    work: ConversionContext,
     outcome: Outcome,
     labels: tuple[str, ...],
     declared: Postprocessing | None,
@@ -135,7 +137,11 @@ def _contents(
 
 
 def _report(
-    work: Work, contents: manifest.Contents, outcome: Outcome, started: float, pruning: PruningReport | None
+    work: ConversionContext,
+    contents: manifest.Contents,
+    outcome: Outcome,
+    started: float,
+    pruning: PruningReport | None,
 ) -> Report:
     plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
     notes = [*plan.notes, *source.notes, *open_model.data_notes(work)]
@@ -176,13 +182,17 @@ def _write(contents: manifest.Contents) -> None:
         ) from error
 
 
-def _make(work: Work, artifact: Artifact) -> dict[tuple[str, str], Made]:
+def _make(work: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], BuiltArtifact]:
     """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
     plan, engine = work.plan, artifact.engine
     schemes = plan.schemes_of(engine)
     lowered = stages.prove(work, artifact, schemes)
     if work.source.quantized:  # there is nothing left to quantize
-        return {(engine, artifact.scheme): Made(artifact, lowered.comparison, stages.evaluate_artifact(work, artifact))}
+        return {
+            (engine, artifact.scheme): BuiltArtifact(
+                artifact, lowered.comparison, stages.evaluate_artifact(work, artifact)
+            )
+        }
     made = {}
     for recipe in map(plan.recipe_of, schemes):
         one = stages.verified(work, stages.quantize(work, lowered, recipe))
@@ -204,7 +214,7 @@ def _source_report(plan: Plan, source: Source, baseline: Evaluation | None) -> S
     return SourceReport(plan.name, source.framework, metric, value, value if metric == "accuracy" else None, samples)
 
 
-def _variant_report(variant: VariantPlan, made: Made, baseline: Evaluation | None) -> VariantReport:
+def _variant_report(variant: VariantPlan, made: BuiltArtifact, baseline: Evaluation | None) -> VariantReport:
     value = made.evaluation.value if made.evaluation else None
     assert made.latency is not None
     return VariantReport(

@@ -26,7 +26,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class CopyRange:
     """A stretch of the new file, and the old one's stretch that it is, or that is like it."""
 
     offset: int
@@ -35,13 +35,13 @@ class Stretch:
     same: bool
 
 
-def find_stretches(new: bytes, old: bytes, most: int) -> list[Stretch]:
+def find_stretches(new: bytes, old: bytes, most: int) -> list[CopyRange]:
     """Stretches that make up the new file, in order: at most so many, if that may be.
 
     Those that are not the same in the old file have at most ``STRETCH_BYTES``.
     """
     if new == old:
-        return [Stretch(0, 0, len(new), same=True)] if new else []
+        return [CopyRange(0, 0, len(new), same=True)] if new else []
     matches = _matches(np.frombuffer(new, np.uint8), np.frombuffer(old, np.uint8))
     least = LEAST_COPY
     while True:
@@ -51,12 +51,12 @@ def find_stretches(new: bytes, old: bytes, most: int) -> list[Stretch]:
         least *= 4
 
 
-def _matches(new: Bytes, old: Bytes) -> list[Stretch]:
+def _matches(new: Bytes, old: Bytes) -> list[CopyRange]:
     """Agreements, in the order of the new file; none overlaps another there."""
     if len(old) < BLOCK_BYTES or len(new) < BLOCK_BYTES:
         return []
     hashes, places = _index(old)
-    found: list[Stretch] = []
+    found: list[CopyRange] = []
     end = 0
     for start in range(0, len(new) - BLOCK_BYTES + 1, WINDOW):
         rolled = _rolled(new[start : start + WINDOW + BLOCK_BYTES - 1])
@@ -104,14 +104,14 @@ def _powers(base: int, count: int) -> Hashes:
     return powers
 
 
-def _extended(new: Bytes, old: Bytes, offset: int, old_offset: int, end: int) -> Stretch | None:
+def _extended(new: Bytes, old: Bytes, offset: int, old_offset: int, end: int) -> CopyRange | None:
     """The agreement around a block that may be the same; not before ``end``, where the last one ended."""
     forward = _agreeing(new[offset:], old[old_offset:])
     if forward < BLOCK_BYTES:
         return None  # another block of the same hash
     room = min(offset - end, old_offset)
     backward = _agreeing(new[offset - room : offset][::-1], old[old_offset - room : old_offset][::-1])
-    return Stretch(offset - backward, old_offset - backward, backward + forward, same=True)
+    return CopyRange(offset - backward, old_offset - backward, backward + forward, same=True)
 
 
 def _agreeing(left: Bytes, right: Bytes) -> int:
@@ -126,12 +126,12 @@ def _agreeing(left: Bytes, right: Bytes) -> int:
     return size
 
 
-def _absorbed(matches: list[Stretch], least: int) -> Iterator[Stretch]:
+def _absorbed(matches: list[CopyRange], least: int) -> Iterator[CopyRange]:
     """The matches without short ones."""
     return (match for match in matches if match.size_bytes >= least)
 
 
-def _between(matches: Iterator[Stretch], size: int, old_size: int) -> Iterator[Stretch]:
+def _between(matches: Iterator[CopyRange], size: int, old_size: int) -> Iterator[CopyRange]:
     """The matches, and what lies between them beside the old stretch that continues the match before."""
     end, shift = 0, 0  # of the last match, and how far to the right it lies of where it was
     for match in matches:
@@ -141,8 +141,8 @@ def _between(matches: Iterator[Stretch], size: int, old_size: int) -> Iterator[S
     yield from _gap(end, size, shift, old_size)
 
 
-def _gap(start: int, end: int, shift: int, old_size: int) -> Iterator[Stretch]:
+def _gap(start: int, end: int, shift: int, old_size: int) -> Iterator[CopyRange]:
     for offset in range(start, end, STRETCH_BYTES):
         size = min(STRETCH_BYTES, end - offset)
         old_offset = max(0, min(offset - shift, old_size - size))
-        yield Stretch(offset, old_offset, size, same=False)
+        yield CopyRange(offset, old_offset, size, same=False)

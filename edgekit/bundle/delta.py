@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.bundle.block_matching import Stretch, find_stretches
+from edgekit.bundle.block_matching import CopyRange, find_stretches
 from edgekit_runtime.bundle.reader import Bundle, open_bundle
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.store.delta.apply import Delta
@@ -164,7 +164,7 @@ def _steps(new: bytes, old: bytes, packer: Codec, most: int) -> tuple[list[Step]
     return steps, contents
 
 
-def _step(new: bytes, old: bytes, stretch: Stretch, packer: Codec) -> tuple[Step, bytes]:
+def _step(new: bytes, old: bytes, stretch: CopyRange, packer: Codec) -> tuple[Step, bytes]:
     """The cheapest step that makes a stretch."""
     if stretch.same:
         return Step(COPY, stretch.old_offset, stretch.size_bytes, 0), b""

@@ -37,7 +37,7 @@ TOLERANCE_INT8 = 5e-2
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltArtifact:
     """One artifact with everything measured of it."""
 
     artifact: Artifact
@@ -61,7 +61,7 @@ class Contents:
     source: Source
     inputs: tuple[InputSpec, ...]
     probe: Probe
-    made: dict[tuple[str, str], Made]  # by (engine, scheme)
+    made: dict[tuple[str, str], BuiltArtifact]  # by (engine, scheme)
     baseline: Evaluation | None
     calibration: DataSet | None
     labels: tuple[str, ...]
@@ -156,7 +156,7 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
     )
 
 
-def _tolerance(made: Made, output: OutputSpec, variant: VariantPlan) -> float | tuple[float, ...]:
+def _tolerance(made: BuiltArtifact, output: OutputSpec, variant: VariantPlan) -> float | tuple[float, ...]:
     """Return how far an output may be off elsewhere, of a joined one each of its parts.
 
     At least the fraction of its largest value that other kernels of the same precision cost, at least two steps of

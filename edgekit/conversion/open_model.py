@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import Work
-from edgekit.parallel.executor import Crew, Threads
+from edgekit.conversion.stages import ConversionContext
+from edgekit.parallel.executor import Executor, Threads
 from edgekit.parallel.ray_executor import joined
 from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
@@ -26,7 +26,7 @@ def runner(plan: Plan, watch: Watch | None) -> Runner:
     return Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None)
 
 
-def crew(runner: Runner, plan: Plan) -> AbstractContextManager[Crew]:
+def crew(runner: Runner, plan: Plan) -> AbstractContextManager[Executor]:
     """Who does side by side what can be: threads here, or the processes of a cluster.
 
     Raises:
@@ -46,7 +46,7 @@ def load(runner: Runner, plan: Plan, start: str) -> Source:
     return source
 
 
-def work(runner: Runner, plan: Plan, source: Source, crew: Crew | None = None) -> Work:
+def work(runner: Runner, plan: Plan, source: Source, crew: Executor | None = None) -> ConversionContext:
     """The data of a plan, prepared, and what the model computes for some of them.
 
     Raises:
@@ -59,10 +59,12 @@ def work(runner: Runner, plan: Plan, source: Source, crew: Crew | None = None) -
     if evaluation and plan.max_drop is not None:
         stages.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
     probe = probed(runner, source, inputs, (calibration, evaluation))
-    return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=crew or Threads(runner.jobs))
+    return ConversionContext(
+        runner, plan, source, inputs, probe, calibration, evaluation, crew=crew or Threads(runner.jobs)
+    )
 
 
-def data_notes(work: Work) -> tuple[str, ...]:
+def data_notes(work: ConversionContext) -> tuple[str, ...]:
     """Return what is to be said of the data for calibration and evaluation; what holds for both is said once."""
     ours, theirs = (data.notes if data else () for data in (work.calibration, work.evaluation))
     both = tuple(note for note in ours if note in theirs)

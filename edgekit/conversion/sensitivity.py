@@ -11,14 +11,14 @@ from functools import partial
 
 from edgekit.conversion import open_model
 from edgekit.conversion import stages as steps
-from edgekit.conversion.stages import Lowered, Work
+from edgekit.conversion.stages import ConversionContext, Lowered
 from edgekit.parallel.executor import Threads
 from edgekit.plan.plan import Plan
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe.recipe import Recipe, Rule
 from edgekit_converters.records import Artifact, Probe, ProbeRequest
-from edgekit_converters.sensitivity import Harm, Sensitivity
+from edgekit_converters.sensitivity import LayerSensitivity, Sensitivity
 from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
 SAMPLES = 64  # that artifacts are compared on
@@ -37,7 +37,7 @@ class Trial:
 class Figures:
     """What quantizing a layer does in one format."""
 
-    harm: Harm
+    harm: LayerSensitivity
     share: float  # of the error of all layers at the model's output, 0..1
     alone: Trial | None = None  # with --exact: only it is quantized
     kept: Trial | None = None  # with --exact: only it stays in float
@@ -192,7 +192,7 @@ def recipe_of(plan: Plan) -> Recipe:
     return recipe
 
 
-def _work(runner: Runner, plan: Plan) -> Work:
+def _work(runner: Runner, plan: Plan) -> ConversionContext:
     source = open_model.load(runner, plan, "sense")
     if source.quantized:
         raise PlanError(f"{plan.source.path.name} came as {source.scheme}: there is nothing left to quantize")
@@ -201,7 +201,7 @@ def _work(runner: Runner, plan: Plan) -> Work:
     evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()
     probe: Probe = runner.run("probe", LOADERS[plan.source.kind].toolchain, ProbeRequest(source, inputs, data, SAMPLES))
-    return Work(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
+    return ConversionContext(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class _Found:
     figures: tuple[Figures, ...]
 
 
-def _sense_one(work: Work, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
+def _sense_one(work: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
     lowered = steps.prove(work, steps.lower(work, engine), (recipe.scheme,))
     sensed = steps.sense(work, lowered, recipe)
     whole = Trial(sensed.whole_db)
@@ -228,7 +228,7 @@ def _sense_one(work: Work, recipe: Recipe, engine: str, *, exact: bool) -> _Foun
     return _Found(sensed, whole, tuple(figures))
 
 
-def _exact(work: Work, lowered: Lowered, recipe: Recipe, figures: Figures, _reason: str) -> Figures:
+def _exact(work: ConversionContext, lowered: Lowered, recipe: Recipe, figures: Figures, _reason: str) -> Figures:
     layer = Rule(recipe.scheme, layers=(figures.harm.layer,))
     everything = Rule("float32", layers=("*",))
     alone = dataclasses.replace(recipe, rules=(everything, layer))
@@ -240,7 +240,7 @@ def _exact(work: Work, lowered: Lowered, recipe: Recipe, figures: Figures, _reas
     )
 
 
-def _tried(work: Work, make: Callable[[], Artifact]) -> Trial:
+def _tried(work: ConversionContext, make: Callable[[], Artifact]) -> Trial:
     """Make an artifact and measure it; what a quantizer refuses of a single layer is no more than unknown."""
     try:
         artifact = make()

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.conversion.manifest import Made
+from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.trial import Trial, told
 from edgekit.parallel import evaluation as divide
-from edgekit.parallel.executor import ALONE, Crew
+from edgekit.parallel.executor import ALONE, Executor
 from edgekit.plan.options import AUTO
 from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataRequest, DataSet, TakeRequest
@@ -50,7 +50,7 @@ EXAMINED = "int8-static"  # the scheme that findings are about, and that remedie
 
 
 @dataclass(frozen=True)
-class Purpose:
+class DataSplit:
     """What samples are for, and how many that takes."""
 
     name: str
@@ -59,11 +59,11 @@ class Purpose:
     samples: int | None = None  # at most, spread over all
 
 
-CALIBRATION, EVALUATION = Purpose("calibration", 16, 100), Purpose("evaluation")
+CALIBRATION, EVALUATION = DataSplit("calibration", 16, 100), DataSplit("evaluation")
 
 
 @dataclass(frozen=True)
-class Work:
+class ConversionContext:
     """What every step needs."""
 
     runner: Runner
@@ -75,7 +75,7 @@ class Work:
     evaluation: DataSet | None
     agreement: bool = False  # the labels of the evaluation data are the source's own answers
     dense: Source | None = None  # what the source was pruned from: losses are counted from what that is worth
-    crew: Crew = ALONE  # who does side by side what can be
+    crew: Executor = ALONE  # who does side by side what can be
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process, which does all alone."""
@@ -98,7 +98,7 @@ class Outcome:
 
     plan: Plan
     baseline: Evaluation | None  # of the source
-    made: dict[tuple[str, str], Made]  # by (engine, scheme)
+    made: dict[tuple[str, str], BuiltArtifact]  # by (engine, scheme)
     trials: tuple[Trial, ...] = ()  # of a race
     choices: tuple[str, ...] = ()  # of a race: a paragraph each
     notes: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ class Lowered(Examined):
 
 
 def prepare(
-    runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: Purpose
+    runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: DataSplit
 ) -> DataSet | None:
     """The samples that a user named; None where none were."""
     if spec is None:
@@ -153,7 +153,7 @@ def check_enough(data: DataSet, spec: str | None, question: str) -> None:
         )
 
 
-def part(work: Work, count: int) -> DataSet | None:
+def part(work: ConversionContext, count: int) -> DataSet | None:
     """At most so many of the evaluation data, spread evenly over them, also where a function yields them in order."""
     data = work.evaluation
     if data is None or data.count <= count:
@@ -162,13 +162,13 @@ def part(work: Work, count: int) -> DataSet | None:
     return taken
 
 
-def lower(work: Work, engine: str) -> Artifact:
+def lower(work: ConversionContext, engine: str) -> Artifact:
     """The source in one format."""
     artifact: Artifact = work.runner.run("lower", work.toolchain, LowerRequest(work.source, engine), engine)
     return artifact
 
 
-def cover(work: Work, artifacts: Sequence[Artifact]) -> tuple[Work, Coverage | None]:
+def cover(work: ConversionContext, artifacts: Sequence[Artifact]) -> tuple[ConversionContext, Coverage | None]:
     """See whether ranges have settled; with ``--samples auto`` the work goes on with the samples that took.
 
     All formats compute the same, so one is enough; LiteRT is the quicker one when every tensor is looked at.
@@ -188,7 +188,7 @@ def cover(work: Work, artifacts: Sequence[Artifact]) -> tuple[Work, Coverage | N
     return replace(work, calibration=taken), coverage
 
 
-def prove(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
+def prove(work: ConversionContext, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
     """Hold a float artifact against the source, and look for what the schemes would harm.
 
     Raises:
@@ -203,7 +203,7 @@ def prove(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
     return lowered
 
 
-def examine(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examination:
+def examine(work: ConversionContext, artifact: Artifact, schemes: Sequence[str]) -> Examination:
     """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
     if EXAMINED not in schemes or work.calibration is None or work.source.quantized:
         return Examination()
@@ -214,7 +214,7 @@ def examine(work: Work, artifact: Artifact, schemes: Sequence[str]) -> Examinati
     return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
 
 
-def layers(work: Work, artifact: Artifact) -> LayerMap:
+def layers(work: ConversionContext, artifact: Artifact) -> LayerMap:
     """The source's layers, and the nodes of a float artifact that compute them: the same for the first sample."""
     trace: Trace = work.runner.run("trace", work.toolchain, TraceRequest(work.source, work.probe))
     found: LayerMap = work.runner.run(
@@ -223,12 +223,12 @@ def layers(work: Work, artifact: Artifact) -> LayerMap:
     return found
 
 
-def harm(work: Work, lowered: Lowered) -> tuple[str, ...]:
+def harm(work: ConversionContext, lowered: Lowered) -> tuple[str, ...]:
     """The source's layers that int8 harms, the worst first."""
     return tuple(one.layer for one in sense(work, lowered, Recipe(EXAMINED)).harms)
 
 
-def sense(work: Work, lowered: Lowered, recipe: Recipe) -> Sensitivity:
+def sense(work: ConversionContext, lowered: Lowered, recipe: Recipe) -> Sensitivity:
     """What a recipe does to each layer. Its corrections are left out: they hide, and make up for, what others do.
 
     Raises:
@@ -245,7 +245,7 @@ def sense(work: Work, lowered: Lowered, recipe: Recipe) -> Sensitivity:
     return sensed
 
 
-def quantize(work: Work, lowered: Examined, recipe: Recipe) -> Artifact:
+def quantize(work: ConversionContext, lowered: Examined, recipe: Recipe) -> Artifact:
     """A float artifact as a recipe says; float32 is the artifact itself."""
     artifact = lowered.artifact
     if recipe == Recipe("float32"):
@@ -259,7 +259,7 @@ def quantize(work: Work, lowered: Examined, recipe: Recipe) -> Artifact:
     return made
 
 
-def _split(work: Work, lowered: Examined) -> Artifact:
+def _split(work: ConversionContext, lowered: Examined) -> Artifact:
     """The float artifact with the outputs in parts that are better apart."""
     artifact, splits = lowered.artifact, lowered.examined.splits
     if not splits:
@@ -268,7 +268,7 @@ def _split(work: Work, lowered: Examined) -> Artifact:
     return made
 
 
-def verified(work: Work, artifact: Artifact) -> Made:
+def verified(work: ConversionContext, artifact: Artifact) -> BuiltArtifact:
     """A quantized artifact, held against the source and evaluated.
 
     Raises:
@@ -276,17 +276,17 @@ def verified(work: Work, artifact: Artifact) -> Made:
     """
     comparison = compare(work, artifact)
     check_parity(artifact, comparison, stage="quantize")
-    return Made(artifact, comparison, evaluate_artifact(work, artifact))
+    return BuiltArtifact(artifact, comparison, evaluate_artifact(work, artifact))
 
 
-def compare(work: Work, artifact: Artifact) -> Comparison:
+def compare(work: ConversionContext, artifact: Artifact) -> Comparison:
     """How far an artifact is from the source."""
     request = CompareRequest(artifact, work.probe, work.source.outputs)
     comparison: Comparison = work.runner.run("verify", artifact.engine, request, f"{artifact.engine} {artifact.scheme}")
     return comparison
 
 
-def answer(work: Work, data: DataSet) -> DataSet:
+def answer(work: ConversionContext, data: DataSet) -> DataSet:
     """The same samples, with what the source says of them as their labels."""
     plan = work.plan
     meant = plan.labels is not None or (plan.postprocessing is not None and plan.postprocessing.boxes is None)
@@ -295,12 +295,12 @@ def answer(work: Work, data: DataSet) -> DataSet:
     return answered
 
 
-def reconstructs(work: Work) -> bool:
+def reconstructs(work: ConversionContext) -> bool:
     """Tell whether the source gives back its input, so that data without labels say what it is worth."""
     return gives_back(np.load(work.probe.inputs[0]), np.load(work.probe.outputs[0]))
 
 
-def evaluate_source(work: Work) -> Evaluation | None:
+def evaluate_source(work: ConversionContext) -> Evaluation | None:
     """What the source is worth, or the dense model that it was pruned from; None without evaluation data.
 
     Raises:
@@ -316,13 +316,13 @@ def evaluate_source(work: Work) -> Evaluation | None:
     return _evaluate(work, work.whole, LOADERS[work.whole.request.kind].toolchain, "source", work.evaluation)
 
 
-def evaluate_artifact(work: Work, artifact: Artifact) -> Evaluation | None:
+def evaluate_artifact(work: ConversionContext, artifact: Artifact) -> Evaluation | None:
     """What an artifact is worth; None without evaluation data."""
     return _evaluate(work, artifact, artifact.engine, f"{artifact.engine} {artifact.scheme}", work.evaluation)
 
 
 def _evaluate(
-    work: Work, subject: Source | Artifact, toolchain: str, name: str, data: DataSet | None
+    work: ConversionContext, subject: Source | Artifact, toolchain: str, name: str, data: DataSet | None
 ) -> Evaluation | None:
     if data is None:
         return None
@@ -332,14 +332,14 @@ def _evaluate(
     return divide.evaluate(work.runner, work.crew, toolchain, request, name)
 
 
-def measure(work: Work, made: Made) -> Latency:
+def measure(work: ConversionContext, made: BuiltArtifact) -> Latency:
     """Time one artifact."""
     request = MeasureRequest(made.artifact, work.probe)
     latency: Latency = work.runner.run("measure", made.artifact.engine, request, made.name)
     return latency
 
 
-def rank(work: Work, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+def rank(work: ConversionContext, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
     """Time several artifacts of one engine in turns."""
     engine = artifacts[0].engine
     latencies: Sequence[Latency] = work.runner.run("rank", engine, RankRequest(tuple(artifacts), work.probe), engine)

@@ -32,7 +32,7 @@ WITHOUT_LIBRARY = "null"  # the engine that is numpy
 
 
 @dataclass(frozen=True)
-class Offer:
+class BundleSummary:
     """What is to be sent."""
 
     manifest: Manifest
@@ -61,7 +61,7 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def read_offer(bundle: str | Path) -> Offer:
+def read_offer(bundle: str | Path) -> BundleSummary:
     """Read what preflight asks of a bundle.
 
     Raises:
@@ -70,10 +70,10 @@ def read_offer(bundle: str | Path) -> Offer:
     with open_bundle(bundle, trust=False) as opened:
         manifest, signature = opened.manifest, opened.unlisted().get(SIGNATURE_NAME)
     signers = read_envelope(signature).key_ids if signature is not None else ()
-    return Offer(manifest, sum(record.size_bytes for record in manifest.files), signers)
+    return BundleSummary(manifest, sum(record.size_bytes for record in manifest.files), signers)
 
 
-def preflight(offer: Offer, boards: list[BoardRecord], require: str | None = None) -> list[Verdict]:
+def preflight(offer: BundleSummary, boards: list[BoardRecord], require: str | None = None) -> list[Verdict]:
     """Tell of each board what it will do with a bundle.
 
     Args:
@@ -88,7 +88,7 @@ def preflight(offer: Offer, boards: list[BoardRecord], require: str | None = Non
     return [_verdict(offer, board, require) for board in boards]
 
 
-def _verdict(offer: Offer, board: BoardRecord, require: str | None) -> Verdict:
+def _verdict(offer: BundleSummary, board: BoardRecord, require: str | None) -> Verdict:
     runs, refused, reason = [], [], ""
     try:
         check_bundle(offer, board)
@@ -105,7 +105,7 @@ def _verdict(offer: Offer, board: BoardRecord, require: str | None) -> Verdict:
     return Verdict(board.name, board.what, board.arch, () if reason else tuple(runs), tuple(refused), reason, warnings)
 
 
-def check_bundle(offer: Offer, board: BoardRecord) -> None:
+def check_bundle(offer: BundleSummary, board: BoardRecord) -> None:
     """Refuse what the board's runtime cannot read or does not trust, or its store would not take.
 
     Raises:
@@ -151,7 +151,7 @@ def check_variant(variant: Variant, board: BoardRecord) -> None:
         raise DelegateUnavailable(board.delegates.get(variant.delegate, unknown))
 
 
-def _warnings(offer: Offer, board: BoardRecord, runs: list[str]) -> list[str]:
+def _warnings(offer: BundleSummary, board: BoardRecord, runs: list[str]) -> list[str]:
     found = []
     if board.disk_free_bytes is not None and board.disk_free_bytes < offer.size_bytes:
         free, need = board.disk_free_bytes >> 10, offer.size_bytes >> 10

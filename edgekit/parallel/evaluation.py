@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from edgekit.parallel.executor import Crew
+from edgekit.parallel.executor import Executor
 from edgekit_converters.execution.runner import Runner
 from edgekit_converters.records import EvaluateRequest, Evaluation, Part, PartRequest, Source
 from edgekit_converters.verify.metrics import BATCH
@@ -20,7 +20,7 @@ PARTS = 4  # a job, at most: who begins late, or is slow, does fewer of them
 OF_CACHE = 1 / 4  # that outputs for an own metric, which sees all of them at once, may take
 
 
-def evaluate(runner: Runner, crew: Crew, toolchain: str, request: EvaluateRequest, name: str) -> Evaluation:
+def evaluate(runner: Runner, crew: Executor, toolchain: str, request: EvaluateRequest, name: str) -> Evaluation:
     """Return what :func:`edgekit_converters.verify.metrics.evaluate` gives, sooner where more than one can help."""
     eased = partial(_divided, runner, crew, toolchain, name) if crew.jobs > 1 and _divides(runner, request) else _whole
     evaluation: Evaluation = runner.run("evaluate", toolchain, request, name, eased)
@@ -39,7 +39,7 @@ def _whole(request: EvaluateRequest) -> EvaluateRequest:
     return request
 
 
-def _divided(runner: Runner, crew: Crew, toolchain: str, name: str, request: EvaluateRequest) -> EvaluateRequest:
+def _divided(runner: Runner, crew: Executor, toolchain: str, name: str, request: EvaluateRequest) -> EvaluateRequest:
     """Return the request with what was computed of it: by one for a while, then, if much is left, by all."""
     count = request.data.count
     begun: Part = runner.run("compute", toolchain, PartRequest(request, 0, count, ALONE_S), name)

@@ -13,7 +13,7 @@ Gives = TypeVar("Gives")
 MOST = 4  # jobs when nobody says how many: a toolchain takes up to a GiB in each
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Does some things side by side."""
 
     @property
@@ -48,7 +48,7 @@ class Threads:
     def each(
         self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
     ) -> list[Gives]:
-        """See :class:`Crew`; one at a time takes no library."""
+        """See :class:`Executor`; one at a time takes no library."""
         if self.jobs == 1:
             return [try_it(one, reason(place)) for place, one in enumerate(given)]
         return through_joblib(self.jobs, try_it, given, reason, backend="threading")

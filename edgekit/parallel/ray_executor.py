@@ -57,7 +57,7 @@ class Cluster:
     def each(
         self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
     ) -> list[Gives]:
-        """See :class:`edgekit.parallel.executor.Crew`.
+        """See :class:`edgekit.parallel.executor.Executor`.
 
         When a process of the cluster is lost all is asked for again: what was finished is in the cache by then.
         """

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgekit.parallel.executor import jobs_here
 from edgekit.plan import postprocessing
 from edgekit.plan.options import AUTO, Options, check, check_outputs, parse_input_shape
-from edgekit.plan.postprocessing import Meaning
+from edgekit.plan.postprocessing import PostprocessingOptions
 from edgekit.plan.profiles import DeviceProfile, load_profile
 from edgekit.race.selection import Budget
 from edgekit_converters.load import kind_of
@@ -82,7 +82,7 @@ class Plan:
     samples: int | Literal["auto"] | None  # of calibration
     layout: str | None
     labels: Path | None
-    postprocessing: Meaning | None
+    postprocessing: PostprocessingOptions | None
     report: Path | None
     remedies: bool  # whether findings come to anything
     cache: bool

@@ -21,7 +21,7 @@ NEARLY = 1e-3  # how far a probability may be off: quantized, or rounded
 
 
 @dataclass(frozen=True)
-class Meaning:
+class PostprocessingOptions:
     """What was asked for; None is what was not."""
 
     scores: str | None
@@ -33,14 +33,14 @@ class Meaning:
     iou: float | None
 
 
-def asked(options: Options) -> Meaning | None:
+def asked(options: Options) -> PostprocessingOptions | None:
     """Read the options; None where nothing was asked for.
 
     Raises:
         PlanError: a value is out of its range, or an option for boxes came without them.
     """
-    wish = Meaning(*(getattr(options, key) for key in POSTPROCESSING_KEYS))
-    if wish == Meaning(*[None] * len(POSTPROCESSING_KEYS)):
+    wish = PostprocessingOptions(*(getattr(options, key) for key in POSTPROCESSING_KEYS))
+    if wish == PostprocessingOptions(*[None] * len(POSTPROCESSING_KEYS)):
         return None
     for option, value, known in (
         ("--activation", wish.activation, ACTIVATIONS),
@@ -61,7 +61,7 @@ def asked(options: Options) -> Meaning | None:
     return wish
 
 
-def declare(wish: Meaning, outputs: Sequence[OutputSpec], names: int) -> Postprocessing:
+def declare(wish: PostprocessingOptions, outputs: Sequence[OutputSpec], names: int) -> Postprocessing:
     """Return what the manifest says, with everything in it that was left open.
 
     Args:
@@ -84,7 +84,7 @@ def declare(wish: Meaning, outputs: Sequence[OutputSpec], names: int) -> Postpro
     return declared
 
 
-def _scores(wish: Meaning, outputs: Sequence[OutputSpec]) -> str:
+def _scores(wish: PostprocessingOptions, outputs: Sequence[OutputSpec]) -> str:
     """The output that the scores must be in: the only one, or the only one beside the boxes."""
     left = [output.name for output in outputs if output.name != wish.boxes] or [output.name for output in outputs]
     if len(left) > 1:

@@ -12,9 +12,9 @@ import json
 import shutil
 from dataclasses import asdict
 
-from edgekit.conversion.stages import Work
+from edgekit.conversion.stages import ConversionContext
 from edgekit.pruning.options import Pruning
-from edgekit.pruning.search import Reached, cut, shortened
+from edgekit.pruning.search import PruningResult, cut, shortened
 from edgekit.training import training as trainings
 from edgekit_converters.execution import stage_cache
 from edgekit_converters.prune import DissectRequest
@@ -28,7 +28,7 @@ class Memory:
         PlanError: it is to be gone on with, and nothing is there.
     """
 
-    def __init__(self, work: Work, pruning: Pruning) -> None:
+    def __init__(self, work: ConversionContext, pruning: Pruning) -> None:
         self.work = work
         self.resume = pruning.training is not None and pruning.training.resume
         plan, training = work.plan, pruning.training
@@ -46,7 +46,7 @@ class Memory:
         if not self.resume:
             self.forget()
 
-    def recall(self, number: int, source: Source) -> Reached | None:
+    def recall(self, number: int, source: Source) -> PruningResult | None:
         """Return what was chosen in a round, made again; None where nothing is known of it."""
         path = self.folder / f"{number}.json"
         if not self.resume or not path.is_file():
@@ -55,9 +55,9 @@ class Memory:
         cuts = tuple(Cut(group, tuple(kept)) for group, kept in known["cuts"])
         before = shortened(self.work, source, tuple(known["dropped"]))
         made = cut(self.work, before, cuts)
-        return Reached(before, tuple(known["dropped"]), cuts, made, known["counted"], known["measured"])
+        return PruningResult(before, tuple(known["dropped"]), cuts, made, known["counted"], known["measured"])
 
-    def keep(self, number: int, reached: Reached) -> Reached:
+    def keep(self, number: int, reached: PruningResult) -> PruningResult:
         """Remember a choice; where nothing can be written, nothing is remembered."""
         known = {
             "dropped": reached.dropped,

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import Work
+from edgekit.conversion.stages import ConversionContext
 from edgekit.pruning.options import Pruning
-from edgekit.pruning.prune import Slim
+from edgekit.pruning.prune import PrunedModel
 from edgekit.pruning.search import quantized
-from edgekit_converters.prune import Anatomy, Widths
+from edgekit_converters.prune import PruningGraph, Widths
 from edgekit_converters.records import Artifact, Evaluation, Latency
 from edgekit_converters.train import Epoch, Thinned, Trained
 from edgekit_runtime.errors import DiskFull, EdgekitError
@@ -86,7 +86,9 @@ class PruningReport:
         return "as it came" if (model, self.became) == ("dense", "trained") else model
 
 
-def compare(work: Work, pruning: Pruning, made: Slim, known: Mapping[tuple[str, str], Artifact]) -> PruningReport:
+def compare(
+    work: ConversionContext, pruning: Pruning, made: PrunedModel, known: Mapping[tuple[str, str], Artifact]
+) -> PruningReport:
     """Measure both models side by side in every format of the plan, and tell all of the pruning.
 
     Args:
@@ -134,7 +136,7 @@ def told_of_rounds(trained: Sequence[Trained]) -> Iterator[str]:
         yield from (f"round {number}: {note}" if len(trained) > 1 else note for note in one.notes)
 
 
-def _groups(made: Slim) -> Iterator[GroupReport]:
+def _groups(made: PrunedModel) -> Iterator[GroupReport]:
     if made.dense is None or made.left is None:
         return
     widths = {maker: made.widths[one.name] for one in made.left.groups for maker in one.makers} | made.widths
@@ -145,7 +147,7 @@ def _groups(made: Slim) -> Iterator[GroupReport]:
         yield GroupReport(one.name, one.kind, one.width, next(found, whole))
 
 
-def _judged(work: Work) -> Work:
+def _judged(work: ConversionContext) -> ConversionContext:
     """The work with data that tell what a model is worth: by the dense one's answers, where they have no labels."""
     data = work.evaluation
     if data is None or data.labels is not None or work.plan.metric or stages.reconstructs(work):
@@ -165,9 +167,9 @@ def _told(what: str, refused: list[str]) -> Iterator[None]:
 
 
 def _measured(
-    work: Work,
+    work: ConversionContext,
     pruning: Pruning,
-    made: Slim,
+    made: PrunedModel,
     engine: str,
     known: Mapping[tuple[str, str], Artifact],
     refused: list[str],
@@ -195,13 +197,13 @@ def _measured(
         )
 
 
-def _costs(anatomy: Anatomy | None, widths: Widths) -> tuple[int | None, int | None]:
+def _costs(anatomy: PruningGraph | None, widths: Widths) -> tuple[int | None, int | None]:
     """Parameters and MACs of a model; None where its computation cannot be followed."""
     return (anatomy.parameters_at(widths), anatomy.macs_at(widths)) if anatomy else (None, None)
 
 
 def _made(
-    work: Work, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
+    work: ConversionContext, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
 ) -> Iterator[tuple[str, Artifact]]:
     """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
     lowered = stages.lower(work, engine)

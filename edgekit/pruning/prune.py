@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edgekit.conversion.stages import Work
+from edgekit.conversion.stages import ConversionContext
 from edgekit.pruning.checkpoints import Memory
 from edgekit.pruning.options import Pruning, timed_in
-from edgekit.pruning.search import Gauge, Job, Reached, opened, reach
+from edgekit.pruning.search import GoalMeter, PruningResult, PruningTask, opened, reach
 from edgekit.training import training as trainings
-from edgekit.training.training import Material, Teacher, Training
+from edgekit.training.training import Teacher, Training, TrainingData
 from edgekit_converters.data import DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
-from edgekit_converters.prune import Anatomy, DissectRequest, MendRequest, ScoreRequest, Scores
-from edgekit_converters.prune.channel_selection import Goal, Whole, Worth, read, widths_after
+from edgekit_converters.prune import DissectRequest, MendRequest, PruningGraph, ScoreRequest, Scores
+from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, read, widths_after
 from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
 from edgekit_converters.prune.latency.profile import TabulateRequest
 from edgekit_converters.prune.latency.table import Table
@@ -31,12 +31,12 @@ UNMENDED = (
 
 
 @dataclass(frozen=True)
-class Slim:
+class PrunedModel:
     """A pruned model, and how it came to be."""
 
     source: Source
-    dense: Anatomy | None  # none where only weights go, and the model's computation cannot be followed
-    left: Anatomy | None  # the same after everything but the last cuts
+    dense: PruningGraph | None  # none where only weights go, and the model's computation cannot be followed
+    left: PruningGraph | None  # the same after everything but the last cuts
     widths: dict[str, int]  # of the groups of ``left``, after them
     importance: str
     counted: float  # part left of what the goal is counted in
@@ -49,7 +49,7 @@ class Slim:
     memory: Memory | None = None  # of what was chosen, for a run that goes on with this one
 
 
-def slim(work: Work, pruning: Pruning) -> Slim:
+def slim(work: ConversionContext, pruning: Pruning) -> PrunedModel:
     """Prune the model of ``work`` until the goal is met, and recover what that cost.
 
     Raises:
@@ -71,23 +71,23 @@ def slim(work: Work, pruning: Pruning) -> Slim:
     return made
 
 
-def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -> Slim:
+def _cut(work: ConversionContext, pruning: Pruning, whole: Goal, material: TrainingData | None) -> PrunedModel:
     """Rounds of cutting and recovering; the last of which makes sparse, too."""
     training = pruning.training
     importance = pruning.importance or ("taylor" if material or work.calibration else "l2")
     dense, source = _dissected(work, work.source), work.source
     terms_at, gauge = _measures(work, pruning, whole, dense)
-    cost = Whole(dense.widths, total(terms_at(dense), dense.widths))
+    cost = Baseline(dense.widths, total(terms_at(dense), dense.widths))
     look = _Look(work, material, importance, training.settings.seed if training else 0)
     memory = Memory(work, pruning)
-    reached: list[Reached] = []
+    reached: list[PruningResult] = []
     trained: list[Trained] = []
     for number in range(1, pruning.rounds + 1):
         one = memory.recall(number, source)
         if one is None:
             goal = replace(whole, left=whole.left ** (number / pruning.rounds))
             held = gauge if number == pruning.rounds else None  # on the way there, counting is enough
-            job = Job(work, source, look, terms_at, cost, pruning.limits, pruning.depth, held)
+            job = PruningTask(work, source, look, terms_at, cost, pruning.limits, pruning.depth, held)
             one = memory.keep(number, reach(job, goal))
         reached.append(one)
         source = _mended(work, one, material)
@@ -97,7 +97,7 @@ def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -
             trained.append(_trained(work, asked, source, material, begin=True))
             source = opened(work, trained[-1].request)
     left = _dissected(work, reached[-1].before)
-    return Slim(
+    return PrunedModel(
         source=source,
         dense=dense,
         left=left,
@@ -114,14 +114,14 @@ def _cut(work: Work, pruning: Pruning, whole: Goal, material: Material | None) -
     )
 
 
-def _thinned_only(work: Work, pruning: Pruning, material: Material | None) -> Slim:
+def _thinned_only(work: ConversionContext, pruning: Pruning, material: TrainingData | None) -> PrunedModel:
     """A model of which nothing is cut; training makes it sparse."""
     trained = (_trained(work, pruning.training, work.source, material),) if pruning.training and material else ()
     try:
         dense = _dissected(work, work.source)
     except SourceError:  # which says what can be cut, and how much there is to compute
         dense = None
-    return Slim(
+    return PrunedModel(
         source=opened(work, trained[0].request) if trained else work.source,
         dense=dense,
         left=dense,
@@ -136,7 +136,7 @@ def _thinned_only(work: Work, pruning: Pruning, material: Material | None) -> Sl
     )
 
 
-def _thinned(work: Work, pruning: Pruning, sparsity: str, made: Slim) -> Slim:
+def _thinned(work: ConversionContext, pruning: Pruning, sparsity: str, made: PrunedModel) -> PrunedModel:
     """Set weights to zero at once, where there is no training to do it."""
     data = _some(work, work.calibration, MENDED)
     request = ThinRequest(made.source, sparsity, pruning.limits.keep, work.inputs, data)
@@ -145,7 +145,9 @@ def _thinned(work: Work, pruning: Pruning, sparsity: str, made: Slim) -> Slim:
     return replace(made, source=opened(work, thin.request), thinned=thin.thinned, notes=notes)
 
 
-def _trained(work: Work, training: Training, source: Source, material: Material, *, begin: bool = False) -> Trained:
+def _trained(
+    work: ConversionContext, training: Training, source: Source, material: TrainingData, *, begin: bool = False
+) -> Trained:
     return trainings.train(work.runner, training, source, material, Teacher(work.source, work.inputs), begin=begin)
 
 
@@ -154,8 +156,8 @@ def _dense(training: Training) -> Training:
     return replace(training, settings=replace(training.settings, sparsity=None, keep=()))
 
 
-def _dissected(work: Work, source: Source) -> Anatomy:
-    anatomy: Anatomy = work.runner.run("dissect", LOADERS[source.request.kind].toolchain, DissectRequest(source))
+def _dissected(work: ConversionContext, source: Source) -> PruningGraph:
+    anatomy: PruningGraph = work.runner.run("dissect", LOADERS[source.request.kind].toolchain, DissectRequest(source))
     return anatomy
 
 
@@ -163,12 +165,12 @@ def _dissected(work: Work, source: Source) -> Anatomy:
 class _Look:
     """What of a model can be cut, and what that is worth."""
 
-    work: Work
-    material: Material | None
+    work: ConversionContext
+    material: TrainingData | None
     importance: str
     seed: int
 
-    def __call__(self, source: Source) -> tuple[Anatomy, Worth]:
+    def __call__(self, source: Source) -> tuple[PruningGraph, ChannelScores]:
         """Look at the model of this work as it has become."""
         data = _some(self.work, self.material.data if self.material else self.work.calibration, SCORED)
         request = ScoreRequest(source, self.work.inputs, self.importance, data, self.seed)
@@ -176,7 +178,7 @@ class _Look:
         return _dissected(self.work, source), read(scores, self.importance)
 
 
-def _mended(work: Work, reached: Reached, material: Material | None) -> Source:
+def _mended(work: ConversionContext, reached: PruningResult, material: TrainingData | None) -> Source:
     """What was cut, repaired towards what it was, where there are data."""
     data = _some(work, work.calibration or (material.data if material else None), MENDED)
     if data is None or not (reached.cuts or reached.dropped):
@@ -187,7 +189,7 @@ def _mended(work: Work, reached: Reached, material: Material | None) -> Source:
     return opened(work, made)
 
 
-def _some(work: Work, data: DataSet | None, count: int) -> DataSet | None:
+def _some(work: ConversionContext, data: DataSet | None, count: int) -> DataSet | None:
     if data is None or data.count <= count:
         return data
     taken: DataSet = work.runner.run("take", "data", TakeRequest(data, count, "a part"), "pruning")
@@ -195,11 +197,11 @@ def _some(work: Work, data: DataSet | None, count: int) -> DataSet | None:
 
 
 def _measures(
-    work: Work, pruning: Pruning, goal: Goal, dense: Anatomy
-) -> tuple[Callable[[Anatomy], tuple[Term, ...]], Gauge | None]:
+    work: ConversionContext, pruning: Pruning, goal: Goal, dense: PruningGraph
+) -> tuple[Callable[[PruningGraph], tuple[Term, ...]], GoalMeter | None]:
     """What the goal is counted in, and what it is measured with; another machine's times cannot be measured here."""
     measure, (engine, scheme) = goal.measure, timed_in(work.plan)
-    gauge = Gauge(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
+    gauge = GoalMeter(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
     if measure != "latency":
         return lambda anatomy: terms_of(measure, anatomy), gauge
     if pruning.table and pruning.table.engine != engine:
@@ -207,17 +209,17 @@ def _measures(
             f"--latency-table is of {pruning.table.engine}, and what is pruned will run in {engine}\n"
             f"make the table for the same device, or choose the --device it was made for"
         )
-    table = pruning.table or _tabulated(work, pruning, dense, Gauge(work, measure, engine, scheme))
+    table = pruning.table or _tabulated(work, pruning, dense, GoalMeter(work, measure, engine, scheme))
     rest = table.rest(dense)
 
-    def terms(anatomy: Anatomy) -> tuple[Term, ...]:
+    def terms(anatomy: PruningGraph) -> tuple[Term, ...]:
         layers = terms_of(measure, anatomy, table.clock(anatomy, anatomy.widths | dense.widths))
         return (*layers, *spread(rest, anatomy, dense))
 
     return terms, gauge
 
 
-def _tabulated(work: Work, pruning: Pruning, dense: Anatomy, gauge: Gauge) -> Table:
+def _tabulated(work: ConversionContext, pruning: Pruning, dense: PruningGraph, gauge: GoalMeter) -> Table:
     """The times of this model's layers on this machine, written where the user wants them."""
     scheme = "int8-static" if gauge.scheme == "int8-static" else "float32"  # what layers are timed in alone
     request = TabulateRequest(dense, gauge.artifact(work.source), scheme)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import Work
+from edgekit.conversion.stages import ConversionContext
 from edgekit_converters.load import LOADERS
-from edgekit_converters.prune import Anatomy, CutRequest, DropRequest
+from edgekit_converters.prune import CutRequest, DropRequest, PruningGraph
 from edgekit_converters.prune.branch_selection import TermsAt, dropped, least
-from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, Worth, choose, widths_after
+from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, Limits, choose, widths_after
 from edgekit_converters.prune.cost_terms import total
 from edgekit_converters.prune.latency.profile import ClockRequest
 from edgekit_converters.recipe.recipe import Recipe
@@ -26,10 +26,10 @@ NEAR, AIM = 0.93, 0.98  # of the goal: what is near enough below it, and where a
 
 
 @dataclass(frozen=True)
-class Gauge:
+class GoalMeter:
     """What a goal is measured with: the model in one format and arithmetic."""
 
-    work: Work  # of the dense model
+    work: ConversionContext  # of the dense model
     measure: str  # "latency" or "size"
     engine: str
     scheme: str
@@ -51,21 +51,21 @@ class Gauge:
 
 
 @dataclass(frozen=True)
-class Job:
+class PruningTask:
     """A model to be cut, and what cutting it goes by."""
 
-    work: Work
+    work: ConversionContext
     source: Source  # as it is: in a later round, what the one before left
-    look: Callable[[Source], tuple[Anatomy, Worth]]  # what of a model can be cut, and what that is worth
+    look: Callable[[Source], tuple[PruningGraph, ChannelScores]]  # what of a model can be cut, and what that is worth
     terms_at: TermsAt
-    whole: Whole
+    whole: Baseline
     limits: Limits
     depth: bool  # whether residual branches may go
-    gauge: Gauge | None = None  # without, the goal is held by counting
+    gauge: GoalMeter | None = None  # without, the goal is held by counting
 
 
 @dataclass(frozen=True)
-class Reached:
+class PruningResult:
     """A model that meets its goal."""
 
     before: Source  # without the branches, uncut
@@ -76,7 +76,7 @@ class Reached:
     measured: float | None  # part left, as the gauge says
 
 
-def reach(job: Job, goal: Goal) -> Reached:
+def reach(job: PruningTask, goal: Goal) -> PruningResult:
     """Return the model that loses least and meets the goal; measured, the nearest to it of a few tries.
 
     Raises:
@@ -110,7 +110,7 @@ def reach(job: Job, goal: Goal) -> Reached:
     return best or _last(job, goal, nearest)
 
 
-def _last(job: Job, goal: Goal, nearest: float) -> Reached:
+def _last(job: PruningTask, goal: Goal, nearest: float) -> PruningResult:
     """What is left of a goal that corrections did not come to: the narrowest model there can be."""
     one = _tried(job, replace(goal, left=nearest))
     assert one.measured is not None
@@ -119,7 +119,7 @@ def _last(job: Job, goal: Goal, nearest: float) -> Reached:
     return one
 
 
-def _tried(job: Job, goal: Goal) -> Reached:
+def _tried(job: PruningTask, goal: Goal) -> PruningResult:
     anatomy, worth = job.look(job.source)
     gone = dropped(anatomy, worth, job.terms_at, goal, job.limits, job.whole) if job.depth else ()
     before = shortened(job.work, job.source, gone)
@@ -131,10 +131,10 @@ def _tried(job: Job, goal: Goal) -> Reached:
         cuts = choose(anatomy, worth, terms, goal, job.limits, job.whole)
     source = cut(job.work, before, cuts)
     counted = total(terms, widths_after(anatomy, cuts)) / job.whole.cost
-    return Reached(before, gone, cuts, source, counted, job.gauge.left(source) if job.gauge else None)
+    return PruningResult(before, gone, cuts, source, counted, job.gauge.left(source) if job.gauge else None)
 
 
-def shortened(work: Work, source: Source, branches: tuple[str, ...]) -> Source:
+def shortened(work: ConversionContext, source: Source, branches: tuple[str, ...]) -> Source:
     """Make the model without some of its residual branches, and open it; none leave it as it is."""
     if not branches:
         return source
@@ -143,7 +143,7 @@ def shortened(work: Work, source: Source, branches: tuple[str, ...]) -> Source:
     return opened(work, request)
 
 
-def cut(work: Work, source: Source, cuts: tuple[Cut, ...]) -> Source:
+def cut(work: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
     """Make the smaller model, and open it; nothing to cut leaves it as it is."""
     if not cuts:
         return source
@@ -151,13 +151,13 @@ def cut(work: Work, source: Source, cuts: tuple[Cut, ...]) -> Source:
     return opened(work, request)
 
 
-def opened(work: Work, request: SourceRequest) -> Source:
+def opened(work: ConversionContext, request: SourceRequest) -> Source:
     """Load what a stage has made."""
     source: Source = work.runner.run("load", LOADERS[request.kind].toolchain, request)
     return source
 
 
-def quantized(work: Work, artifact: Artifact, scheme: str) -> Artifact:
+def quantized(work: ConversionContext, artifact: Artifact, scheme: str) -> Artifact:
     """A float artifact in a scheme, as a conversion makes it that looks for nothing better."""
     examined = stages.Examined(artifact, stages.examine(work, artifact, (scheme,)))
     return stages.quantize(work, examined, Recipe(scheme))

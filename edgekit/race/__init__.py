@@ -1,6 +1,6 @@
 """The race: make many candidates, drop the hopeless early, measure the rest, and let ``choice.py`` take the best.
 
-It runs once an engine, and knows no toolchain: a ``Lane`` makes, evaluates and times what it asks for.
+It runs once an engine, and knows no toolchain: a ``EngineRunner`` makes, evaluates and times what it asks for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
-from edgekit.parallel.executor import Crew, Threads
+from edgekit.parallel.executor import Executor, Threads
 from edgekit.race import candidates
 from edgekit.race.selection import Budget, hopeless, standard_error
 from edgekit_converters.recipe.recipe import Recipe
@@ -27,7 +27,7 @@ from edgekit_runtime.errors import ConversionError, DiskFull, EngineError, PlanE
 REASONS = (ConversionError, EngineError, PlanError)
 
 
-class Lane(Protocol):
+class EngineRunner(Protocol):
     """What a race needs of one engine."""
 
     @property
@@ -77,11 +77,11 @@ class Entry:
 class Race:
     """One engine's race. ``entries`` holds what was found, also when it ends early."""
 
-    lane: Lane
+    lane: EngineRunner
     source: Source
     budget: Budget
     stop: Callable[[], str]  # why no further candidate is to be tried; "" while there is time
-    crew: Crew = field(default_factory=Threads)
+    crew: Executor = field(default_factory=Threads)
     entries: list[Entry] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.manifest import Made
-from edgekit.conversion.stages import Lowered, Outcome, Work
+from edgekit.conversion.manifest import BuiltArtifact
+from edgekit.conversion.stages import ConversionContext, Lowered, Outcome
 from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.plan import Plan, VariantPlan
 from edgekit.plan.profiles import DeviceProfile
@@ -27,11 +27,11 @@ PART = 512  # samples, spread over all: they decide whether a candidate is hopel
 
 
 @dataclass(frozen=True)
-class Lane:
+class EngineRunner:
     """One engine's steps, as a race asks for them."""
 
-    work: Work
-    part: Work  # the same, with a part of the evaluation data
+    work: ConversionContext
+    part: ConversionContext  # the same, with a part of the evaluation data
     lowered: Lowered
     schemes: tuple[str, ...]
 
@@ -63,7 +63,7 @@ class Lane:
         return stages.harm(self.work, self.lowered)
 
 
-def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
+def race(work: ConversionContext, artifacts: Sequence[Artifact]) -> Outcome:
     """Race, and choose.
 
     Ctrl-C ends the race as the end of its time does: what is being tried is finished, nothing new is begun, and the
@@ -90,7 +90,7 @@ def race(work: Work, artifacts: Sequence[Artifact]) -> Outcome:
     def one(artifact: Artifact) -> tuple[Lowered, Race]:
         schemes = work.plan.schemes_of(artifact.engine)
         lowered = stages.prove(work, artifact, schemes)
-        engine = Race(Lane(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.crew)
+        engine = Race(EngineRunner(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.crew)
         engine.run()
         return lowered, engine
 
@@ -133,7 +133,7 @@ def _side_by_side(
         lanes.shutdown(wait=wait)
 
 
-def _stakes(work: Work) -> tuple[Work, tuple[str, ...]]:
+def _stakes(work: ConversionContext) -> tuple[ConversionContext, tuple[str, ...]]:
     """The work with the data that decide, and what is to be said of them."""
     plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
     # without --evaluate all that was given to calibrate is evaluated, also where less of it calibrates
@@ -220,10 +220,10 @@ def _in_order(mine: Mapping[VariantPlan, Trial], device: DeviceProfile, budget: 
     return tuple(variant.name for variant in variants)
 
 
-def _made(entry: Entry, lowered: Lowered) -> Made:
+def _made(entry: Entry, lowered: Lowered) -> BuiltArtifact:
     assert entry.artifact is not None
     assert entry.comparison is not None
-    return Made(
+    return BuiltArtifact(
         artifact=entry.artifact,
         comparison=entry.comparison,
         evaluation=entry.evaluation,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import Purpose
+from edgekit.conversion.stages import DataSplit
 from edgekit.plan.options import Options, file_of
 from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
@@ -23,8 +23,8 @@ from edgekit_converters.records import AnswerRequest, Source
 from edgekit_converters.train import (
     OPTIMIZERS,
     SCHEDULES,
-    Lessons,
     Settings,
+    TeacherOutputs,
     TeachRequest,
     Trained,
     TrainRequest,
@@ -36,7 +36,7 @@ from edgekit_converters.train.teacher_outputs import check_pair
 from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.format.manifest import InputSpec
 
-TRAINING, VALIDATION = Purpose("training", 32, 1000), Purpose("validation", 16, 200)
+TRAINING, VALIDATION = DataSplit("training", 32, 1000), DataSplit("validation", 16, 200)
 # what may differ when a training is gone on with: what was learned so far is worth as much
 FREE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
 # settings that are options of the same name
@@ -67,7 +67,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a student learns from, as it takes it."""
 
     inputs: tuple[InputSpec, ...]  # of the student, with preprocessing
@@ -168,7 +168,7 @@ LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training: Training) -> Material:
+def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training: Training) -> TrainingData:
     """Prepare the data, for a student that takes ``inputs``.
 
     Raises:
@@ -177,14 +177,14 @@ def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training
     augment.check(training.settings.augment, inputs)
     data = stages.prepare(runner, plan, inputs, training.data, TRAINING)
     assert data is not None
-    return Material(inputs, data, stages.prepare(runner, plan, inputs, training.validate, VALIDATION))
+    return TrainingData(inputs, data, stages.prepare(runner, plan, inputs, training.validate, VALIDATION))
 
 
 def train(
     runner: Runner,
     training: Training,
     student: Source,
-    material: Material,
+    material: TrainingData,
     teacher: Teacher | None = None,
     *,
     begin: bool = False,
@@ -223,7 +223,7 @@ def train(
     return trained
 
 
-def _taught(runner: Runner, settings: Settings, material: Material, teacher: Teacher) -> Lessons:
+def _taught(runner: Runner, settings: Settings, material: TrainingData, teacher: Teacher) -> TeacherOutputs:
     request = TeachRequest(
         teacher.source,
         teacher.inputs,
@@ -234,11 +234,11 @@ def _taught(runner: Runner, settings: Settings, material: Material, teacher: Tea
         settings.seed,
         settings.hints,
     )
-    lessons: Lessons = runner.run("teach", LOADERS[teacher.source.request.kind].toolchain, request)
+    lessons: TeacherOutputs = runner.run("teach", LOADERS[teacher.source.request.kind].toolchain, request)
     return lessons
 
 
-def _labelled(runner: Runner, material: Material, teacher: Teacher) -> DataSet | None:
+def _labelled(runner: Runner, material: TrainingData, teacher: Teacher) -> DataSet | None:
     """The held-out data, with the teacher's answers where they have no labels."""
     held = material.held_out
     if held is None or held.labels is not None:

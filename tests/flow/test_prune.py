@@ -182,10 +182,10 @@ def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(fold
 
 @pytest.mark.needs_litert
 def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
-    from edgekit_converters.prune.latency.table import Alone
+    from edgekit_converters.prune.latency.table import LayerTiming
     from edgekit_converters.prune.latency.tflite_layer import make
 
-    make(Alone("dense", 4, 4, 1), tmp_path / "net.tflite", int8=False)
+    make(LayerTiming("dense", 4, 4, 1), tmp_path / "net.tflite", int8=False)
     with pytest.raises(SourceError, match="a model of tflite can be run, but neither pruned nor trained"):
         edgekit.prune(tmp_path / "net.tflite", prune=0.5)
 

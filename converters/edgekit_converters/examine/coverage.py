@@ -43,7 +43,7 @@ class CoverRequest:
 
 
 @dataclass(frozen=True)
-class Growth:
+class RangeGrowth:
     """How much of a tensor's range came with the second half of the samples: 0..1."""
 
     tensor: str  # of the artifact
@@ -51,7 +51,7 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class Doubling:
+class CoverageStep:
     """What twice as many samples did to the ranges."""
 
     samples: int  # at its end
@@ -65,8 +65,8 @@ class Coverage:
 
     samples: int  # seen
     tensors: int
-    doublings: tuple[Doubling, ...]
-    worst: tuple[Growth, ...]  # in the last doubling
+    doublings: tuple[CoverageStep, ...]
+    worst: tuple[RangeGrowth, ...]  # in the last doubling
     settled: int | None  # after so many samples
 
 
@@ -83,8 +83,8 @@ def cover(request: CoverRequest, _folder: Path) -> Coverage:
     watch = pkgutil.resolve_name(WATCHERS[artifact.engine])
     spans = _Spans()
     before: dict[str, float] = {}
-    doublings: list[Doubling] = []
-    growths: list[Growth] = []
+    doublings: list[CoverageStep] = []
+    growths: list[RangeGrowth] = []
     looks = halves(total)
     for count, held in enumerate(watch(artifact, one_by_one(request.data, request.inputs)), start=1):
         report_progress(count, total)
@@ -93,7 +93,7 @@ def cover(request: CoverRequest, _folder: Path) -> Coverage:
             continue
         now = spans.spans()
         if before:
-            growths = [Growth(tensor, _grown(before.get(tensor, 0.0), span)) for tensor, span in now.items()]
+            growths = [RangeGrowth(tensor, _grown(before.get(tensor, 0.0), span)) for tensor, span in now.items()]
             doublings.append(_doubling(count, growths))
         before = now
         if request.stop and settled(doublings):
@@ -110,7 +110,7 @@ def halves(total: int) -> list[int]:
     return found
 
 
-def settled(doublings: Iterable[Doubling]) -> int | None:
+def settled(doublings: Iterable[CoverageStep]) -> int | None:
     """After how many samples ranges had settled: the first doubling to ``ENOUGH`` from which on all are ``STILL``."""
     found = None
     for doubling in doublings:
@@ -123,9 +123,9 @@ def _grown(before: float, after: float) -> float:
     return 1 - before / after if after else 0.0
 
 
-def _doubling(samples: int, growths: list[Growth]) -> Doubling:
+def _doubling(samples: int, growths: list[RangeGrowth]) -> CoverageStep:
     parts = [growth.part for growth in growths]
-    return Doubling(samples, float(np.mean(parts)), float(np.mean([part > NOTABLE for part in parts])))
+    return CoverageStep(samples, float(np.mean(parts)), float(np.mean([part > NOTABLE for part in parts])))
 
 
 class _Spans:

@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset13, preprocess
 
 from edgekit_converters.execution.foreign_errors import told
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_runtime.errors import EdgekitError, ToolchainError, UnsupportedOperator
 
 MISSING_OPERATOR = re.compile(
@@ -61,7 +61,7 @@ def convert(model: Any, place_of: Callable[[str], str] = lambda _: "", **options
         raise
 
 
-def save(model: ov.Model, live: Live, folder: Path) -> tuple[Path, ...]:
+def save(model: ov.Model, live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write a model as float32 IR whose inputs and outputs are the source's, in name, order and layout."""
     with openvino_errors():
         model = _in_order(model)
@@ -117,7 +117,7 @@ def _in_order(model: ov.Model) -> ov.Model:
     )
 
 
-def _name_and_fix(model: ov.Model, live: Live) -> None:
+def _name_and_fix(model: ov.Model, live: LoadedModel) -> None:
     shapes = {}
     for port, spec, moved in zip(model.inputs, live.inputs, live.moved or (False,) * len(live.inputs), strict=True):
         port.get_tensor().set_names({spec.name})
@@ -128,7 +128,7 @@ def _name_and_fix(model: ov.Model, live: Live) -> None:
     model.reshape(shapes)
 
 
-def _move_channels(model: ov.Model, live: Live) -> ov.Model:
+def _move_channels(model: ov.Model, live: LoadedModel) -> ov.Model:
     """Let NCHW inputs take NHWC: one transpose at the entrance, which plugins fold into their first layer."""
     if not any(live.moved):
         return model

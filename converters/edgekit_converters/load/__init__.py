@@ -1,7 +1,7 @@
 """Load: open a model of any kind and say what it takes and gives.
 
-One file a kind of framework; ``LOADERS`` says which. A loader turns a :class:`SourceRequest` into a :class:`Live`
-model, which never leaves its process; :func:`open_source` keeps it for the stages that need it there.
+One file a kind of framework; ``LOADERS`` says which. A loader turns a :class:`SourceRequest` into a
+:class:`LoadedModel`, which never leaves its process; :func:`open_source` keeps it for the stages that need it there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Arrays = list[np.ndarray]
 class Loader:
     """How one kind of model file is loaded."""
 
-    function: str  # "module:function", SourceRequest -> Live
+    function: str  # "module:function", SourceRequest -> LoadedModel
     toolchain: str  # the worker it runs in
     suffixes: tuple[str, ...] = ()
 
@@ -45,7 +45,7 @@ LOADERS = {
 
 
 @dataclass
-class Live:
+class LoadedModel:
     """An open model, in its own process.
 
     ``run`` takes and gives one array an input and an output, in application layout, with a leading batch;
@@ -110,15 +110,15 @@ def load(request: SourceRequest, _folder: Path) -> Source:
 
 
 @functools.lru_cache(maxsize=1)
-def open_source(request: SourceRequest) -> Live:
+def open_source(request: SourceRequest) -> LoadedModel:
     """Open a model once in this process."""
-    live: Live = pkgutil.resolve_name(LOADERS[request.kind].function)(request)
+    live: LoadedModel = pkgutil.resolve_name(LOADERS[request.kind].function)(request)
     return live
 
 
-def reopen(request: SourceRequest) -> Live:
+def reopen(request: SourceRequest) -> LoadedModel:
     """Open a model that may be changed: it is nobody else's."""
-    live: Live = open_source.__wrapped__(request)
+    live: LoadedModel = open_source.__wrapped__(request)
     return live
 
 

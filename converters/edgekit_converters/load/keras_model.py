@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.execution.import_filter import without
-from edgekit_converters.load import Live, fixed_shape, in_batches, refuse_repeated, said_shapes
+from edgekit_converters.load import LoadedModel, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.load.python_function import import_file
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
@@ -87,7 +87,7 @@ def _unknown_object(request: SourceRequest, name: str) -> str:
     )
 
 
-def load_file(request: SourceRequest) -> Live:
+def load_file(request: SourceRequest) -> LoadedModel:
     """Load ``.keras`` or ``.h5``; what Keras 3 refuses, or computes otherwise, with tf_keras, the Keras-2 code line."""
     with keras_errors(request):
         model, notes = _load_either(request)
@@ -144,7 +144,9 @@ def _custom_objects(request: SourceRequest) -> dict[str, Any] | None:
     return {name: item for name, item in vars(module).items() if callable(item) and not name.startswith("_")}
 
 
-def from_model(model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (), code: tuple[Path, ...] = ()) -> Live:
+def from_model(
+    model: Any, request: SourceRequest, *, notes: tuple[str, ...] = (), code: tuple[Path, ...] = ()
+) -> LoadedModel:
     """Wrap a Keras model of either generation.
 
     Raises:
@@ -205,7 +207,7 @@ def _spec(name: str, shape: tuple[int, ...], dtype: str) -> InputSpec:
     return InputSpec(name, shape, dtype, layout="NHWC" if len(shape) == 4 else None)
 
 
-def save(live: Live, folder: Path) -> Path:
+def save(live: LoadedModel, folder: Path) -> Path:
     """Save a model into ``folder``, to be loaded by its own generation: ``.keras`` by Keras 3, ``.h5`` by tf_keras.
 
     Raises:
@@ -232,7 +234,7 @@ def save_model(model: Any, folder: Path) -> Path:
     return path
 
 
-def load_saved_model(request: SourceRequest) -> Live:
+def load_saved_model(request: SourceRequest) -> LoadedModel:
     """Load a SavedModel's serving signature."""
     with keras_errors(request):
         loaded = tf.saved_model.load(str(request.path))
@@ -264,7 +266,7 @@ def _live(
     request: SourceRequest,
     notes: tuple[str, ...] = (),
     code: tuple[Path, ...] = (),
-) -> Live:
+) -> LoadedModel:
     compiled = tf.function(handle.serve)
 
     def run(batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -277,7 +279,7 @@ def _live(
     outputs = tuple(
         OutputSpec(name, tuple(result.shape), result.dtype.name) for name, result in zip(names, results, strict=True)
     )
-    return Live(
+    return LoadedModel(
         framework="keras",
         inputs=inputs,
         outputs=outputs,

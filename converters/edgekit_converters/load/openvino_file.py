@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit_converters.formats.openvino_model import ANY, openvino_errors
-from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shapes
+from edgekit_converters.load import LoadedModel, fixed_shape, one_by_one, said_shapes
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
@@ -16,7 +16,7 @@ from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 CHANNELS = (1, 3, 4)
 
 
-def load_file(request: SourceRequest) -> Live:
+def load_file(request: SourceRequest) -> LoadedModel:
     """Read the file, fix its shapes and compile it in float32 as the reference.
 
     Raises:
@@ -39,7 +39,7 @@ def load_file(request: SourceRequest) -> Live:
         results = compiled(batch)
         return [np.array(results[port]) for port in compiled.outputs]
 
-    return Live(
+    return LoadedModel(
         framework="openvino",
         inputs=tuple(
             InputSpec(name, shape, _dtype(port), _layout(shape))

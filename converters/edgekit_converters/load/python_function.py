@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 
@@ -36,7 +36,7 @@ def import_file(path: Path) -> ModuleType:
     return module
 
 
-def load_function(request: SourceRequest) -> Live:
+def load_function(request: SourceRequest) -> LoadedModel:
     """Call the user's function and wrap what it returns.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Source
 
-# framework: "module:function", (Live, folder) -> Path
+# framework: "module:function", (LoadedModel, folder) -> Path
 SAVERS = {
     "keras": "edgekit_converters.load.keras_model:save",
     "torch": "edgekit_converters.load.torch_module:save",

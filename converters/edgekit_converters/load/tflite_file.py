@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgekit_converters.artifact.open import OpenArtifact, bind, signature
-from edgekit_converters.load import Live, fixed_shape, one_by_one, said_shapes
+from edgekit_converters.load import LoadedModel, fixed_shape, one_by_one, said_shapes
 from edgekit_converters.load.tflite_scheme import scheme_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.engines import TensorInfo
@@ -15,7 +15,7 @@ from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 CUSTOM_OPERATOR = re.compile(r"custom op: ([\w-]+)")
 
 
-def load_file(request: SourceRequest) -> Live:
+def load_file(request: SourceRequest) -> LoadedModel:
     """Open the file with LiteRT.
 
     Raises:
@@ -39,7 +39,7 @@ def load_file(request: SourceRequest) -> Live:
     for port, info, said in zip(ports.inputs, inputs, said_of, strict=True):
         if said:
             fixed_shape(port.name, info.shape, said)
-    return Live(
+    return LoadedModel(
         framework="tflite",
         inputs=tuple(
             InputSpec(port.name, info.shape, _real_dtype(info), "NHWC" if len(info.shape) == 4 else None)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgekit_converters.execution.foreign_errors import told
-from edgekit_converters.load import Live, fixed_shape, in_batches, refuse_repeated, said_shapes
+from edgekit_converters.load import LoadedModel, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
@@ -89,7 +89,7 @@ def _looks_saved_by_torch(path: Path) -> bool:
         return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
-def load_program(request: SourceRequest) -> Live:
+def load_program(request: SourceRequest) -> LoadedModel:
     """Load a ``.pt2`` program; it says its inputs itself."""
     with torch_errors(request.path):
         program = torch.export.load(request.path)
@@ -114,7 +114,7 @@ def _program_shape(request: SourceRequest, said: InputShape | None, name: str, v
     return fixed_shape(name, sizes, said)
 
 
-def load_pickle(request: SourceRequest) -> Live:
+def load_pickle(request: SourceRequest) -> LoadedModel:
     """Load a pickled module, only when the user has allowed what that means."""
     code = "; a pickled module needs the code it was made from: add its folder to PYTHONPATH"
     content = _read(request.path, code if request.allow_pickle else "", allow_pickle=request.allow_pickle)
@@ -146,7 +146,7 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[Path, ...] = ()) -> Live:
+def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[Path, ...] = ()) -> LoadedModel:
     """Wrap a module, after loading its weights when there are any.
 
     Raises:
@@ -204,7 +204,7 @@ def _live(
     shapes: list[InputShape],
     request: SourceRequest,
     code: tuple[Path, ...] = (),
-) -> Live:
+) -> LoadedModel:
     flat = Flat(module)
     moved = tuple(not request.keep_layout and _is_image(said.shape) for said in shapes)
     inputs = tuple(
@@ -227,7 +227,7 @@ def _live(
         for spec, last in zip(inputs, moved, strict=True)
         if last
     )
-    return Live("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
+    return LoadedModel("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
 
 
 def _cannot_run(shapes: list[InputShape]) -> str:
@@ -238,7 +238,7 @@ def _cannot_run(shapes: list[InputShape]) -> str:
     return f"{failed}, of float32; of whole numbers, such as token numbers, say --input-shape 1,128:int64"
 
 
-def tensors(live: Live, batch: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
+def tensors(live: LoadedModel, batch: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
     """Return a batch in application layout as the module itself takes it."""
     return _tensors(batch, live.moved)
 
@@ -250,7 +250,7 @@ def _tensors(batch: list[np.ndarray], moved: tuple[bool, ...]) -> tuple[torch.Te
     )
 
 
-def samples(live: Live) -> tuple[torch.Tensor, ...]:
+def samples(live: LoadedModel) -> tuple[torch.Tensor, ...]:
     """Return an input each of an open module, as the module itself takes it: the same noise each time."""
     shapes = [
         _channels_first(spec.shape) if last else spec.shape for spec, last in zip(live.inputs, live.moved, strict=True)
@@ -267,7 +267,7 @@ def _sample(said: InputShape) -> torch.Tensor:
     return torch.randint(0, 2, said.shape, generator=generator).to(dtype)
 
 
-def save(live: Live, folder: Path) -> Path:
+def save(live: LoadedModel, folder: Path) -> Path:
     """Save an open module as a program that ``torch.export.load`` opens without edgekit, for any batch where it can.
 
     Raises:

@@ -14,7 +14,7 @@ from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, LowerRequest
 from edgekit_runtime.errors import ConversionError
 
-# (framework of the source, engine): "module:function", (Live, folder) -> files
+# (framework of the source, engine): "module:function", (LoadedModel, folder) -> files
 LOWERINGS = {
     ("keras", "litert"): "edgekit_converters.lower.keras_to_tflite:lower",
     ("keras", "openvino"): "edgekit_converters.lower.keras_to_ir:lower",

@@ -9,11 +9,11 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit_converters.formats.openvino_model import convert, save
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.lower.keras_to_tflite import place, traced
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.xml`` and ``model.bin``.
 
     Raises:
@@ -26,7 +26,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
         return save(convert(saved, lambda operator: _place(serve, operator, live)), live, folder)
 
 
-def _place(serve: Any, operator: str, live: Live) -> str:
+def _place(serve: Any, operator: str, live: LoadedModel) -> str:
     graph = serve.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     traced = next((node.name for node in nodes if node.op == operator), "")

@@ -12,12 +12,12 @@ import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from edgekit_converters.execution.foreign_errors import told
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.tflite``.
 
     Raises:
@@ -35,7 +35,7 @@ def lower(live: Live, folder: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def traced(live: Live) -> tuple[tf.Module, Any]:
+def traced(live: LoadedModel) -> tuple[tf.Module, Any]:
     """Return the computation with its shapes fixed, and the module that holds its variables.
 
     Arguments and results are called ``input_<i>`` and ``output_<i>``: formats sort names, so the names carry the order.

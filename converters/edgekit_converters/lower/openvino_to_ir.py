@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit_converters.formats.openvino_model import save
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.xml`` and ``model.bin``."""
     return save(live.handle, live, folder)

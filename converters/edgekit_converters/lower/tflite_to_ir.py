@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit_converters.formats.openvino_model import convert, save
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.xml`` and ``model.bin``.
 
     Raises:

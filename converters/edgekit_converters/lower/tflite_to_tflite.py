@@ -10,10 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import signature
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.tflite``: a file that came quantized to the byte as it is."""
     path = folder / "model.tflite"
     if live.scheme != "float32" or signature(live.handle).key is not None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from edgekit_converters.formats.openvino_model import convert, save
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.xml`` and ``model.bin``.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.foreign_errors import told
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
 from edgekit_converters.lower.torch_decompositions import spelled
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
@@ -21,7 +21,7 @@ REFUSED = re.compile(r"failed to legalize operation '([\w.]+)'")
 NO_LOWERING = re.compile(r"(?:[Ll]owering not found|not implemented|No lowering).*?\b((?:torch\.ops\.)?aten[\w.:]+)")
 
 
-def lower(live: Live, folder: Path) -> tuple[Path, ...]:
+def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     """Write ``model.tflite``.
 
     Raises:
@@ -55,7 +55,7 @@ class ChannelsLast(torch.nn.Module):
         return self.module(*given)
 
 
-def sample_inputs(live: Live) -> tuple[Any, ...]:
+def sample_inputs(live: LoadedModel) -> tuple[Any, ...]:
     """Return one zero tensor an input, in application layout."""
     return tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in live.inputs)
 

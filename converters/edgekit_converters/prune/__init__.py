@@ -52,7 +52,7 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class Labour:
+class LayerCost:
     """What a layer has to do, in terms of how many channels are left.
 
     A layer called more than once is one labour, with the positions of all its calls. A layer whose parts compute one
@@ -95,11 +95,11 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class PruningGraph:
     """What of a model may be cut, and what that saves."""
 
     groups: tuple[Group, ...]
-    labours: tuple[Labour, ...]  # in the order of execution
+    labours: tuple[LayerCost, ...]  # in the order of execution
     whole: tuple[tuple[str, str], ...]  # (layer that is left whole, why)
     parameters: int  # of the model as it is, all of them
     branches: tuple[Branch, ...] = ()
@@ -175,14 +175,14 @@ class MendRequest:
     cuts: tuple[Cut, ...] = ()  # that led from ``dense`` to ``source``
 
 
-def dissect(request: DissectRequest, _folder: Path) -> Anatomy:
+def dissect(request: DissectRequest, _folder: Path) -> PruningGraph:
     """The stage: find what of a model can be cut.
 
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
     pruner = of_framework(PRUNERS, request.source)
-    anatomy: Anatomy = pruner.dissect(open_source(request.source.request))
+    anatomy: PruningGraph = pruner.dissect(open_source(request.source.request))
     return anatomy
 
 

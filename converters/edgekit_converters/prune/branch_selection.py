@@ -14,19 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from edgekit_converters.prune import Anatomy, Branch
-from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, Worth, choose, weight_of
+from edgekit_converters.prune import Branch, PruningGraph
+from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, Limits, choose, weight_of
 from edgekit_converters.prune.channel_selection import least as narrowest
 from edgekit_converters.prune.cost_terms import Term, total
 from edgekit_converters.prune.residual_branches import without
 from edgekit_converters.records import Cut
 from edgekit_runtime.errors import PlanError
 
-TermsAt = Callable[[Anatomy], Sequence[Term]]
+TermsAt = Callable[[PruningGraph], Sequence[Term]]
 
 
 def dropped(
-    anatomy: Anatomy, worth: Worth, terms_at: TermsAt, goal: Goal, limits: Limits, whole: Whole
+    anatomy: PruningGraph, worth: ChannelScores, terms_at: TermsAt, goal: Goal, limits: Limits, whole: Baseline
 ) -> tuple[str, ...]:
     """Return the names of the branches to leave out, so that the goal costs the least; none where channels do better.
 
@@ -48,7 +48,7 @@ def dropped(
     return best[1]
 
 
-def least(anatomy: Anatomy, terms_at: TermsAt, limits: Limits, whole: Whole) -> float:
+def least(anatomy: PruningGraph, terms_at: TermsAt, limits: Limits, whole: Baseline) -> float:
     """Return the smallest goal that can be met, as a part of the dense model's costs."""
     left = without(anatomy, [one.name for one in anatomy.branches if not _is_kept(one, limits)])
     try:
@@ -62,7 +62,7 @@ def _is_kept(branch: Branch, limits: Limits) -> bool:
 
 
 def _options(
-    anatomy: Anatomy, left: Anatomy, worth: Worth, terms_at: TermsAt, limits: Limits
+    anatomy: PruningGraph, left: PruningGraph, worth: ChannelScores, terms_at: TermsAt, limits: Limits
 ) -> list[tuple[float, float, str]]:
     """What may go next: harm for what it saves, harm, and name."""
     before, now = (Counter(one.stream for one in some.branches) for some in (anatomy, left))
@@ -78,12 +78,14 @@ def _options(
     return found
 
 
-def _worth_of(branch: Branch, anatomy: Anatomy, worth: Worth) -> float:
+def _worth_of(branch: Branch, anatomy: PruningGraph, worth: ChannelScores) -> float:
     """Of the groups within, the least: without any of them nothing gets through."""
     return min(weight_of(one, worth) for one in anatomy.groups if one.name in branch.groups)
 
 
-def _thinning(anatomy: Anatomy, worth: Worth, terms_at: TermsAt, goal: Goal, limits: Limits, whole: Whole) -> float:
+def _thinning(
+    anatomy: PruningGraph, worth: ChannelScores, terms_at: TermsAt, goal: Goal, limits: Limits, whole: Baseline
+) -> float:
     """What it costs to reach the goal by cutting channels; infinite where that is not enough."""
     terms = terms_at(anatomy)
     if total(terms, anatomy.widths) <= goal.left * whole.cost:
@@ -96,7 +98,7 @@ def _thinning(anatomy: Anatomy, worth: Worth, terms_at: TermsAt, goal: Goal, lim
     return sum(weight_of(groups[one.group], worth) * _loss(one, worth) for one in cuts)
 
 
-def _loss(cut: Cut, worth: Worth) -> float:
+def _loss(cut: Cut, worth: ChannelScores) -> float:
     scores = worth.scores[cut.group]
     left = float(scores[list(cut.kept)].sum() / scores.sum()) if scores.sum() > 0 else 1.0
     return -math.log(left) if left > 0 else math.inf

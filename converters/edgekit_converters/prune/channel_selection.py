@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from edgekit_converters.prune import Anatomy, Group, Scores, Widths
+from edgekit_converters.prune import Group, PruningGraph, Scores, Widths
 from edgekit_converters.prune.cost_terms import Term, total
 from edgekit_converters.records import Cut
 from edgekit_runtime.errors import PlanError
@@ -42,7 +42,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Worth:
+class ChannelScores:
     """What every channel is worth."""
 
     scores: Mapping[str, np.ndarray]  # by group (width,), none below 0
@@ -50,7 +50,7 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Baseline:
     """The dense model, of which goals and floors are parts."""
 
     widths: Widths  # a group that is none of its was as wide as it is
@@ -68,12 +68,12 @@ class Limits:
 
 
 def choose(
-    anatomy: Anatomy,
-    worth: Worth,
+    anatomy: PruningGraph,
+    worth: ChannelScores,
     terms: Sequence[Term],
     goal: Goal,
     limits: Limits,
-    whole: Whole | None = None,
+    whole: Baseline | None = None,
 ) -> tuple[Cut, ...]:
     """Return the cuts that meet a goal.
 
@@ -90,7 +90,7 @@ def choose(
     """
     dense = anatomy.widths | dict(whole.widths if whole else {})
     narrower = _narrower(anatomy, limits, dense)
-    whole = whole or Whole(dense, total(terms, dense))
+    whole = whole or Baseline(dense, total(terms, dense))
     budget = goal.left * whole.cost
     _check_reach(goal, _least(anatomy, terms, narrower) / whole.cost)
     if limits.per_layer:
@@ -104,7 +104,7 @@ def choose(
     )
 
 
-def least(anatomy: Anatomy, terms: Sequence[Term], limits: Limits, whole: Whole) -> float:
+def least(anatomy: PruningGraph, terms: Sequence[Term], limits: Limits, whole: Baseline) -> float:
     """Return the smallest goal that can be met, as a part of the dense model's costs.
 
     Raises:
@@ -113,18 +113,18 @@ def least(anatomy: Anatomy, terms: Sequence[Term], limits: Limits, whole: Whole)
     return _least(anatomy, terms, _narrower(anatomy, limits, anatomy.widths | dict(whole.widths))) / whole.cost
 
 
-def read(scores: Scores, importance: str) -> Worth:
+def read(scores: Scores, importance: str) -> ChannelScores:
     """Read what the stage ``score`` left."""
     with np.load(scores.path) as arrays:
-        return Worth({name: arrays[name] for name in arrays.files}, importance in COMPARABLE)
+        return ChannelScores({name: arrays[name] for name in arrays.files}, importance in COMPARABLE)
 
 
-def widths_after(anatomy: Anatomy, cuts: Sequence[Cut]) -> dict[str, int]:
+def widths_after(anatomy: PruningGraph, cuts: Sequence[Cut]) -> dict[str, int]:
     """Return how many channels cuts leave of each group."""
     return anatomy.widths | {one.group: len(one.kept) for one in cuts}
 
 
-def weight_of(group: Group, worth: Worth) -> float:
+def weight_of(group: Group, worth: ChannelScores) -> float:
     """Return what all of a group is worth."""
     return float(np.sum(worth.scores[group.name])) if worth.comparable else float(max(1, len(group.makers)))
 
@@ -142,7 +142,7 @@ def multiple_for(group: Group, width: int, asked: int | None) -> int:
     return 1 << (max(1, min(MULTIPLE, width // STEPS)).bit_length() - 1)
 
 
-def _narrower(anatomy: Anatomy, limits: Limits, dense: Widths) -> dict[str, list[int]]:
+def _narrower(anatomy: PruningGraph, limits: Limits, dense: Widths) -> dict[str, list[int]]:
     """By group the widths it may be cut to, the greatest first.
 
     Raises:
@@ -164,7 +164,7 @@ def _narrower(anatomy: Anatomy, limits: Limits, dense: Widths) -> dict[str, list
     return found
 
 
-def _kept(anatomy: Anatomy, patterns: Sequence[str]) -> set[str]:
+def _kept(anatomy: PruningGraph, patterns: Sequence[str]) -> set[str]:
     """The groups of which a layer is to keep all its outputs."""
     makers = {one.name: {one.name, *one.makers} for one in anatomy.groups}
     known = {name for names in makers.values() for name in names}
@@ -178,7 +178,7 @@ def _kept(anatomy: Anatomy, patterns: Sequence[str]) -> set[str]:
     }
 
 
-def _least(anatomy: Anatomy, terms: Sequence[Term], narrower: Mapping[str, list[int]]) -> float:
+def _least(anatomy: PruningGraph, terms: Sequence[Term], narrower: Mapping[str, list[int]]) -> float:
     """The costs when everything is cut that may be."""
     return total(terms, {one.name: (narrower[one.name] or [one.width])[-1] for one in anatomy.groups})
 
@@ -194,7 +194,7 @@ def _check_reach(goal: Goal, least: float) -> None:
 
 
 def _evenly(
-    anatomy: Anatomy, terms: Sequence[Term], budget: float, narrower: Mapping[str, list[int]], dense: Widths
+    anatomy: PruningGraph, terms: Sequence[Term], budget: float, narrower: Mapping[str, list[int]], dense: Widths
 ) -> dict[str, int]:
     """The widest model within the budget of which every group is cut to the same part, or to its least."""
     steps = {one.name: [one.width, *narrower[one.name]] for one in anatomy.groups}
@@ -213,8 +213,8 @@ def _evenly(
 class _Greedy:
     """Step by step from the model as it is to one within a budget."""
 
-    anatomy: Anatomy
-    worth: Worth
+    anatomy: PruningGraph
+    worth: ChannelScores
     terms: Sequence[Term]
     narrower: Mapping[str, list[int]]
     widths: dict[str, int] = field(init=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from edgekit_converters.prune import Anatomy, Labour, Widths
+from edgekit_converters.prune import LayerCost, PruningGraph, Widths
 
 MEASURES = ("channels", "macs", "size", "latency")
 
@@ -20,7 +20,7 @@ class Term:
 
 
 def terms_of(
-    measure: str, anatomy: Anatomy, milliseconds: Callable[[Labour, Widths], float] | None = None
+    measure: str, anatomy: PruningGraph, milliseconds: Callable[[LayerCost, Widths], float] | None = None
 ) -> tuple[Term, ...]:
     """Return what a measure adds up.
 
@@ -41,7 +41,7 @@ def terms_of(
     return (*counted, Term(frozenset(), lambda _: rest))
 
 
-def spread(cost: float, anatomy: Anatomy, dense: Anatomy) -> tuple[Term, ...]:
+def spread(cost: float, anatomy: PruningGraph, dense: PruningGraph) -> tuple[Term, ...]:
     """Return terms for what is no layer's own, such as additions and pools: it goes by how many values layers give.
 
     Args:
@@ -54,7 +54,7 @@ def spread(cost: float, anatomy: Anatomy, dense: Anatomy) -> tuple[Term, ...]:
     return tuple(Term(_groups(one), partial(_share, each, one)) for one in anatomy.labours)
 
 
-def _share(each: float, labour: Labour, widths: Widths) -> float:
+def _share(each: float, labour: LayerCost, widths: Widths) -> float:
     return each * labour.positions * labour.outs.count(widths)
 
 
@@ -67,5 +67,5 @@ def _width(group: str, widths: Widths) -> float:
     return widths[group]
 
 
-def _groups(labour: Labour) -> frozenset[str]:
+def _groups(labour: LayerCost) -> frozenset[str]:
     return frozenset(group for side in (labour.ins, labour.outs) for group, _ in side.parts)

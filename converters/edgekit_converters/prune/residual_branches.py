@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from edgekit_converters.prune import Anatomy, Branch
+from edgekit_converters.prune import Branch, PruningGraph
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Detour:
+class ResidualPath:
     """An operand of an addition that can be left out."""
 
     at: int  # the addition's place
@@ -40,13 +40,13 @@ class Operand:
     layers: frozenset[str]  # that go with it, or modules around them
 
 
-def named(addition: str, one: Detour, all_of_them: Sequence[Detour]) -> str:
+def named(addition: str, one: ResidualPath, all_of_them: Sequence[ResidualPath]) -> str:
     """Name an operand after its addition."""
     both = sum(other.at == one.at for other in all_of_them) > 1
     return f"{addition}:{one.operand}" if both else addition
 
 
-def detours(steps: Sequence[Step], outputs: Sequence[int]) -> Iterator[Detour]:
+def detours(steps: Sequence[Step], outputs: Sequence[int]) -> Iterator[ResidualPath]:
     """Yield the operands of additions of two equal shapes that can be left out.
 
     What is left must still take every input of the model, and give all its outputs.
@@ -60,7 +60,7 @@ def detours(steps: Sequence[Step], outputs: Sequence[int]) -> Iterator[Detour]:
             shorter = [*steps[:at], replace(one, takes=(one.takes[1 - operand],)), *steps[at + 1 :]]
             gone = whole - _needed(shorter, outputs)
             if one.takes[operand] in gone and all(steps[place].takes for place in gone):
-                yield Detour(at, operand, frozenset(gone))
+                yield ResidualPath(at, operand, frozenset(gone))
 
 
 def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> set[int]:
@@ -73,7 +73,7 @@ def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> set[int]:
     return found
 
 
-def found_in(anatomy: Anatomy, operands: Sequence[Operand]) -> tuple[Branch, ...]:
+def found_in(anatomy: PruningGraph, operands: Sequence[Operand]) -> tuple[Branch, ...]:
     """Return the branches with channels of their own; of two at one addition, the one with more to compute."""
     best: dict[str, tuple[int, Branch]] = {}
     for one in operands:
@@ -98,13 +98,13 @@ def is_inside(layer: str, layers: frozenset[str]) -> bool:
     return name in layers or any(name[:place] in layers for place in places)
 
 
-def without(anatomy: Anatomy, names: Sequence[str]) -> Anatomy:
+def without(anatomy: PruningGraph, names: Sequence[str]) -> PruningGraph:
     """Return what is known of a model beforehand when branches are gone."""
     gone = [one for one in anatomy.branches if one.name in names]
     layers = {layer for one in gone for layer in one.layers}
     groups = {group for one in gone for group in one.groups}
     lost = sum(one.parameters(anatomy.widths) for one in anatomy.labours if one.layer in layers)
-    return Anatomy(
+    return PruningGraph(
         tuple(one for one in anatomy.groups if one.name not in groups),
         tuple(one for one in anatomy.labours if one.layer not in layers),
         anatomy.whole,

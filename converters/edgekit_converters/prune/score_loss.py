@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit_converters import data as dataset
 from edgekit_converters.execution.worker import report_progress
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.train.losses import as_column, check_classes, gives_probabilities, refuse_one_hot
 from edgekit_runtime.errors import DataError
@@ -21,7 +21,7 @@ SAMPLES, VALUES = 256, 2**24  # at most, of samples and of input values: the ord
 
 
 @dataclass(frozen=True)
-class Towards:
+class ScoreLoss:
     """What the first output is held against, summed over samples.
 
     ``classes``: cross-entropy towards class numbers, the labels or else the model's own answers; ``targets``: squared
@@ -37,7 +37,7 @@ class Towards:
         return {"inputs": taken, "targets": given}.get(self.kind)
 
 
-def towards(live: Live, request: ScoreRequest) -> Towards:
+def towards(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
     """Decide what the loss is.
 
     Raises:
@@ -51,7 +51,7 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
     spec = live.outputs[0]
     labels = as_column(dataset.labels(request.data), spec)
     if labels is None and (spec.shape == live.inputs[0].shape or len(spec.shape) != 2 or spec.shape[1] == 1):
-        return Towards("inputs" if spec.shape == live.inputs[0].shape else "nothing")
+        return ScoreLoss("inputs" if spec.shape == live.inputs[0].shape else "nothing")
     if labels is not None and not (labels.ndim == 1 and labels.dtype.kind in "iu" and len(spec.shape) == 2):
         refuse_one_hot(labels)
         if labels.shape[1:] != spec.shape[1:]:
@@ -59,12 +59,12 @@ def towards(live: Live, request: ScoreRequest) -> Towards:
                 f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit output {spec.name!r} "
                 f"{spec.shape}: give class numbers for a classifier, targets of the output's shape, or no labels"
             )
-        return Towards("targets")
+        return ScoreLoss("targets")
     if labels is not None:
         check_classes(labels, spec)
     if spec.shape[1] == 1:  # the probability of one of two classes
-        return Towards("targets")
-    return Towards("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
+        return ScoreLoss("targets")
+    return ScoreLoss("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
 
 
 def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]:

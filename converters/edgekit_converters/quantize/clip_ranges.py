@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit_converters.formats.tflite_tensors import KeptTensors, samples
-from edgekit_converters.quantize.ranges import Bins, Ends, Histogram, entropy, mse, percentile
+from edgekit_converters.quantize.ranges import Ends, Histogram, HistogramBins, entropy, mse, percentile
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 
@@ -41,7 +41,7 @@ def narrow(request: QuantizeRequest, extremes: Ranges) -> Ranges:
     return extremes | ranges
 
 
-def _narrowed(recipe: Recipe, bins: Bins, extremes: dict[str, Any]) -> dict[str, Any]:
+def _narrowed(recipe: Recipe, bins: HistogramBins, extremes: dict[str, Any]) -> dict[str, Any]:
     seen = float(np.min(extremes["min"])), float(np.max(extremes["max"]))
     if not len(bins.count):
         return extremes
@@ -49,7 +49,7 @@ def _narrowed(recipe: Recipe, bins: Bins, extremes: dict[str, Any]) -> dict[str,
     return {"min": np.array([max(low, seen[0])], np.float32), "max": np.array([min(high, seen[1])], np.float32)}
 
 
-def _ends(recipe: Recipe, bins: Bins, seen: Ends) -> Ends:
+def _ends(recipe: Recipe, bins: HistogramBins, seen: Ends) -> Ends:
     if recipe.statistics == "percentile":
         return percentile(bins, recipe.percentile)
     return {"mse": mse, "histogram": entropy}[recipe.statistics](bins, seen, _levels(recipe))

@@ -28,7 +28,7 @@ Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Bins:
+class HistogramBins:
     """The bins of a histogram that hold anything, in ascending order; every array is (n,)."""
 
     lower: NDArray[np.float64]
@@ -56,15 +56,15 @@ class Histogram:
         """Count what another one saw; it is as if this one had seen it."""
         self.counts += other.counts
 
-    def bins(self) -> Bins:
+    def bins(self) -> HistogramBins:
         """Return what was seen in ascending order: negative bins grow away from zero, so they come backwards."""
         places = np.r_[NEGATIVE + FINITE : NEGATIVE - 1 : -1, 0 : FINITE + 1]
         places = places[self.counts[places] > 0]
         near, far = _value(places), _value(places + 1)
-        return Bins(np.minimum(near, far), np.maximum(near, far), self.counts[places])
+        return HistogramBins(np.minimum(near, far), np.maximum(near, far), self.counts[places])
 
 
-def percentile(bins: Bins, kept: float) -> Ends:
+def percentile(bins: HistogramBins, kept: float) -> Ends:
     """Return the ends of the interval that holds ``kept`` per cent of the values; half of the rest lies at each end.
 
     Inside a bin values count as spread evenly, so an end is true to 1/64 of its magnitude.
@@ -79,7 +79,7 @@ def percentile(bins: Bins, kept: float) -> Ends:
     return ends[0], ends[1]
 
 
-def mse(bins: Bins, seen: Ends, levels: int) -> Ends:
+def mse(bins: HistogramBins, seen: Ends, levels: int) -> Ends:
     """Return the range in ``seen`` whose expected squared error of quantization to ``levels`` steps is least.
 
     A value inside the range errs by rounding, step² / 12 on average, but less than half a step away from zero by its
@@ -99,7 +99,7 @@ def mse(bins: Bins, seen: Ends, levels: int) -> Ends:
     return low, high
 
 
-def entropy(bins: Bins, seen: Ends, levels: int) -> Ends:
+def entropy(bins: HistogramBins, seen: Ends, levels: int) -> Ends:
     """Return ``seen`` clipped to the magnitude whose quantized distribution tells most of the original.
 
     S. Migacz, "8-bit Inference with TensorRT" (GTC 2017): of 2048 bins of magnitudes the first i are kept, those
@@ -152,7 +152,7 @@ class _Other:
     within: float
 
 
-def _side(bins: Bins, sign: int) -> _Side:
+def _side(bins: HistogramBins, sign: int) -> _Side:
     order = np.flatnonzero(sign * bins.middle > TINY)[::sign]
     size, count = np.abs(bins.middle[order]), bins.count[order].astype(np.float64)
     edges = (bins.upper if sign > 0 else -bins.lower)[order]
@@ -163,7 +163,7 @@ def _side(bins: Bins, sign: int) -> _Side:
     return _Side(np.append(0.0, edges), above(count), above(count * size), above(count * size**2))
 
 
-def _small(bins: Bins) -> _Small:
+def _small(bins: HistogramBins) -> _Small:
     size = np.abs(bins.middle)
     order = np.argsort(size)[np.count_nonzero(size <= TINY) :]
     size, count = size[order], bins.count[order].astype(np.float64)
@@ -187,7 +187,7 @@ def _best_end(side: _Side, near: _Small, seen: float, other: _Other, levels: int
     return float(ends[np.argmin(rounding + clipping)])
 
 
-def _linear(bins: Bins, top: float) -> NDArray[np.float64]:
+def _linear(bins: HistogramBins, top: float) -> NDArray[np.float64]:
     """Return how many magnitudes lie in each of 2048 equal parts of 0..top, values of a bin spread evenly."""
     size = np.abs(bins.middle)
     told = size > TINY

@@ -52,7 +52,7 @@ class SenseRequest:
 
 
 @dataclass(frozen=True)
-class Harm:
+class LayerSensitivity:
     """What quantizing a layer does; each ratio of signal to noise is in dB over all samples, at most 150 (no noise)."""
 
     layer: str
@@ -72,11 +72,11 @@ class Sensitivity:
     engine: str
     whole_db: float  # the model's worst output when all is quantized
     samples: int
-    harms: tuple[Harm, ...]
+    harms: tuple[LayerSensitivity, ...]
 
 
 @dataclass(frozen=True)
-class Sight:
+class UnitOutputs:
     """What one unit gives for one sample, an array an exit: values that others, or the model's user, take from it."""
 
     wanted: Arrays  # in the float model
@@ -84,10 +84,10 @@ class Sight:
     alone: Arrays  # in the quantized model, from float inputs
 
 
-class Rig(Protocol):
+class ArtifactPair(Protocol):
     """Both artifacts of one engine, opened so that every unit, which is a set of nodes, can be looked at alone."""
 
-    def look(self, sample: Arrays) -> list[Sight]:
+    def look(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts; arrays are (1, ...) in the source's order and units."""
 
     def answers(self) -> tuple[Arrays, Arrays]:
@@ -104,7 +104,7 @@ def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
         ToolchainError: an artifact cannot be taken apart, or its engine cannot run it so.
     """
     units = units_of(request.layers)
-    rig: Rig = pkgutil.resolve_name(RIGS[request.artifact.engine])(request, [_nodes(unit) for unit in units])
+    rig: ArtifactPair = pkgutil.resolve_name(RIGS[request.artifact.engine])(request, [_nodes(unit) for unit in units])
     tallies = [_Tallies() for _ in units]
     whole = _Answers()
     count = min(request.samples, request.data.count)
@@ -184,16 +184,16 @@ class _Tallies:
     own: _Ratio = field(default_factory=_Ratio)
     answers: _Answers = field(default_factory=_Answers)
 
-    def add(self, sight: Sight) -> None:
+    def add(self, sight: UnitOutputs) -> None:
         for wanted, whole, alone in zip(sight.wanted, sight.whole, sight.alone, strict=True):
             self.whole.add(wanted, whole)
             self.own.add(wanted, alone)
 
 
-def _harm(unit: Sequence[Layer], tally: _Tallies) -> Harm:
+def _harm(unit: Sequence[Layer], tally: _Tallies) -> LayerSensitivity:
     """Call a unit by the layer that a rule has to name to reach all of it."""
     head = max(unit, key=lambda layer: (len(layer.nodes), layer.weighted))
-    return Harm(
+    return LayerSensitivity(
         layer=head.name,
         operator=head.operator,
         also=tuple(layer.name for layer in unit if layer is not head),

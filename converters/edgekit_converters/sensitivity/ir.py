@@ -19,7 +19,7 @@ from openvino.utils.node_factory import NodeFactory
 from edgekit_converters.artifact.open import entered
 from edgekit_converters.data import batches
 from edgekit_converters.formats.openvino_model import openvino_errors
-from edgekit_converters.sensitivity import Arrays, SenseRequest, Sight
+from edgekit_converters.sensitivity import Arrays, SenseRequest, UnitOutputs
 from edgekit_runtime.errors import ToolchainError
 
 Key = tuple[str, int]  # a node's friendly name in the float model, and which of its outputs
@@ -33,7 +33,7 @@ INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias c
 
 
 class IrRig:
-    """See :class:`edgekit_converters.sensitivity.Rig`."""
+    """See :class:`edgekit_converters.sensitivity.ArtifactPair`."""
 
     def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
@@ -71,7 +71,7 @@ class IrRig:
             error = _as_bias(np.concatenate(found), np.array(constant.data))
             bias.replace_source_output(opset13.constant(constant.data - error).output(0))
 
-    def look(self, sample: Arrays) -> list[Sight]:
+    def look(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with openvino_errors("sense"):
             self._plain.run([*entered(self._request.artifact, list(sample)), *self._quiet])
@@ -79,7 +79,7 @@ class IrRig:
             self._apart.run([self._plain.value(key) for key in self._entries])
         pieces = iter(self._apart.answers)
         return [
-            Sight(
+            UnitOutputs(
                 [self._plain.value(key) for key in exits],
                 [self._quantized.value(key) for key in exits],
                 [next(pieces) for _ in exits],

@@ -15,7 +15,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from edgekit_converters.artifact.open import entered
 from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.records import Artifact
-from edgekit_converters.sensitivity import Arrays, SenseRequest, Sight
+from edgekit_converters.sensitivity import Arrays, SenseRequest, UnitOutputs
 from edgekit_converters.trace.tflite_nodes import node_name
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.tensors import dequantize, quantize
@@ -24,7 +24,7 @@ INSERTED = ("QUANTIZE", "DEQUANTIZE")  # what the quantizer puts between operato
 
 
 class TfliteRig:
-    """See :class:`edgekit_converters.sensitivity.Rig`. A tensor goes by its place in the main graph of its file."""
+    """See :class:`edgekit_converters.sensitivity.ArtifactPair`. Tensors are indices of the main graph."""
 
     def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
@@ -40,7 +40,7 @@ class TfliteRig:
         self._outputs = [int(tensor) for tensor in disturbed.subgraphs[0].outputs]
         self._quantized_outputs = [int(tensor) for tensor in quantized.graph.outputs]
 
-    def look(self, sample: Arrays) -> list[Sight]:
+    def look(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with _litert_errors():
             self._plain.run(entered(self._request.artifact, list(sample)))
@@ -49,7 +49,7 @@ class TfliteRig:
                 self._apart.put(tensor, self._plain.value(source))
             self._apart.run([])
             return [
-                Sight(
+                UnitOutputs(
                     [self._plain.value(one) for one in exits],
                     [self._quantized.value(self._twin[one]) for one in exits],
                     [self._apart.value(self._twin[one]) for one in exits],

@@ -21,7 +21,7 @@ from edgekit_converters.records import Artifact, Probe, Source
 from edgekit_converters.trace.match import pair
 from edgekit_converters.trace.steps import Step, Steps
 
-# framework: "module:function", (Live, inputs) -> Steps; inputs are (1, ...) as the application gives them
+# framework: "module:function", (LoadedModel, inputs) -> Steps; inputs are (1, ...) as the application gives them
 TRACERS = {
     "keras": "edgekit_converters.trace.keras_calls:steps",
     "torch": "edgekit_converters.trace.torch_graph:steps",

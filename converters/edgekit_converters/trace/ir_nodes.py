@@ -10,7 +10,7 @@ import openvino as ov
 
 from edgekit_converters.artifact.open import entered
 from edgekit_converters.formats.openvino_model import openvino_errors
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights
 
@@ -19,7 +19,7 @@ KERNELS = (*CHANNELS_FIRST, "MatMul")
 STRUCTURE = ("Constant", "Parameter", "Result", "Assign", "ReadValue")
 
 
-def steps(live: Live, inputs: Arrays) -> Steps:
+def steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Trace a source."""
     return _steps(live.handle, inputs)
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.lower.keras_to_tflite import traced
 from edgekit_converters.trace.steps import Steps, Weights, positions
 
@@ -27,7 +27,7 @@ GRAPH_KERNELS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "BatchMatMulV2", "
 STRUCTURE = ("Const", "Placeholder", "Identity", "NoOp")
 
 
-def steps(live: Live, inputs: Arrays) -> Steps:
+def steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Return what each innermost layer gives, under its path of names, such as ``backbone/block1/conv``."""
     if not live.handle.layers:
         return _graph_steps(live, inputs)
@@ -117,7 +117,7 @@ def _einsum_macs(layer: Any, result: Any) -> int:
     return math.prod(map(int, result.shape)) * math.prod(map(int, summed))
 
 
-def _graph_steps(live: Live, inputs: Arrays) -> Steps:
+def _graph_steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Trace the operations of a graph whose variables were frozen; their names are the layers'."""
     _, serve = traced(live)
     frozen = convert_variables_to_constants_v2(serve)

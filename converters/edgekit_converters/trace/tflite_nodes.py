@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import bind, entered
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights, positions
 
@@ -19,7 +19,7 @@ KERNELS = ("CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSP
 NUMBERS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.INT8, schema.TensorType.INT4)
 
 
-def steps(live: Live, inputs: Arrays) -> Steps:
+def steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Trace a source."""
     return artifact_steps(bind("litert", live.scheme, (live.handle,)), inputs)
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.load.torch_module import is_program
 from edgekit_converters.trace.steps import Steps, Weights
 
 WEIGHTLESS = ("embedding",)  # looks weights up, multiplies by none
 
 
-def steps(live: Live, inputs: Arrays) -> Steps:
+def steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Return what each operation gives: a module of one operation under its name, others such as ``layer1.0.add``."""
     tensors = tuple(
         torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if moved else array))

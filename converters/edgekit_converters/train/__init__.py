@@ -1,9 +1,9 @@
 """Train: recover what pruning cost, learn from a teacher, get used to quantized arithmetic.
 
 Two stages. :func:`edgekit_converters.train.teacher_outputs.teach` writes down what a teacher says of every sample,
-in the teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training without
-any framework: epochs, early stopping, checkpoints, what is watched. A file a framework does the steps; ``STUDENTS``
-says which.
+in the teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training
+without any framework: epochs, early stopping, checkpoints, what is watched. A file a framework does the steps;
+``STUDENTS`` says which.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TeachRequest:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TeacherOutputs:
     """What a teacher says of every variant of every sample."""
 
     outputs: tuple[Path, ...]  # an output: .npy (variants, samples, *output shape without batch), float32
@@ -79,7 +79,7 @@ class TrainRequest:
     outputs: tuple[OutputSpec, ...]
     data: DataSet
     settings: Settings
-    lessons: Lessons | None = None  # for ``data``, with the same augmentations and seed
+    lessons: TeacherOutputs | None = None  # for ``data``, with the same augmentations and seed
     held_out: DataSet | None = None  # labelled, to see which epoch was best; without, a part of ``data``
     checkpoints: str | None = None  # a folder that outlives the process: what is there already is gone on with
     log_dir: str | None = None  # of TensorBoard's event files

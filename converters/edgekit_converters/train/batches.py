@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit_converters.data import DataSet, labels, normalise
 from edgekit_converters.data.samples import Array
-from edgekit_converters.train import Lessons
+from edgekit_converters.train import TeacherOutputs
 from edgekit_converters.train.augment import Augmentation
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -35,7 +35,11 @@ class Feed:
     """
 
     def __init__(
-        self, data: DataSet, inputs: tuple[InputSpec, ...], augmentation: Augmentation, lessons: Lessons | None = None
+        self,
+        data: DataSet,
+        inputs: tuple[InputSpec, ...],
+        augmentation: Augmentation,
+        lessons: TeacherOutputs | None = None,
     ) -> None:
         self.count = data.count
         self.labels = labels(data)

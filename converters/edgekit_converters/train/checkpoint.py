@@ -22,7 +22,7 @@ STANDS, NOW, BEST = "stands", "now/", "best/"
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrainingState:
     """Where a training stands."""
 
     before: float  # of the metric, as the student came
@@ -38,7 +38,7 @@ def exists(folder: str | Path) -> bool:
     return (Path(folder) / NAME).is_file()
 
 
-def write(standing: Standing, folder: str | Path) -> Path:
+def write(standing: TrainingState, folder: str | Path) -> Path:
     """Write a checkpoint into ``folder``, in place of the one before; killed meanwhile, that one is still there.
 
     Raises:
@@ -73,7 +73,7 @@ def write(standing: Standing, folder: str | Path) -> Path:
     return path
 
 
-def read(folder: str | Path) -> Standing:
+def read(folder: str | Path) -> TrainingState:
     """Read the checkpoint of a folder.
 
     Raises:
@@ -87,7 +87,7 @@ def read(folder: str | Path) -> Standing:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise SourceError(f"{path}: a damaged checkpoint ({error}); leave --resume out to begin anew") from error
     history = tuple(Epoch(**epoch) for epoch in told.pop("history"))
-    return Standing(**told, history=history, now=now, best_weights=best)
+    return TrainingState(**told, history=history, now=now, best_weights=best)
 
 
 def _part(arrays: Any, prefix: str) -> State:

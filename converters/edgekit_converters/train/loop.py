@@ -21,7 +21,7 @@ from edgekit_converters.train.losses import Objective, as_column, settle
 from edgekit_converters.train.schedules import learning_rate
 from edgekit_converters.train.sparsity import Thinning
 from edgekit_converters.train.student import State, Student, open_student
-from edgekit_converters.train.validation import Judge, judge_of
+from edgekit_converters.train.validation import Validator, judge_of
 from edgekit_runtime.errors import ConversionError, DataError, SourceError
 
 HELD_OUT = 0.1  # of the training data, where none are given to see which epoch was best
@@ -39,7 +39,7 @@ class Run:
     objective: Objective
     feed: Feed
     rows: Array  # that are trained on
-    judge: Judge
+    judge: Validator
     before: float = math.nan
     history: list[Epoch] = field(default_factory=list)
     best: int = 0
@@ -196,7 +196,7 @@ def _keep(run: Run) -> None:
     if run.request.checkpoints:
         now = run.student.state() | (run.thinning.state() if run.thinning else {})
         checkpoint.write(
-            checkpoint.Standing(run.before, tuple(run.history), run.best, run.best_value, now, run.best_weights),
+            checkpoint.TrainingState(run.before, tuple(run.history), run.best, run.best_value, now, run.best_weights),
             run.request.checkpoints,
         )
 

@@ -17,7 +17,7 @@ HINT_WEIGHT = 100.0  # of attention maps in the loss: their differences are squa
 
 
 @dataclass(frozen=True)
-class Aim:
+class LossTarget:
     """What one output is trained towards; a weight of 0 leaves that part out."""
 
     classes: bool  # cross-entropy; else the mean of squared differences
@@ -38,7 +38,7 @@ class Objective:
     Komodakis, Paying More Attention to Attention, 2017).
     """
 
-    aims: tuple[Aim, ...]  # by output
+    aims: tuple[LossTarget, ...]  # by output
     temperature: float = 1.0
     reconstructs: bool = False  # the first output's target is the first input
 
@@ -135,7 +135,7 @@ def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], an
         if single:
             _check_single(looks, spec)
         aims.append(
-            Aim(
+            LossTarget(
                 classes=classes,
                 probabilities=single or (classes and gives_probabilities(outputs[index])),
                 taught=classes and bool(answers) and (single or gives_probabilities(answers[index])),

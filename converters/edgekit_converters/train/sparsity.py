@@ -128,7 +128,7 @@ def counted(kernels: Sequence[Kernel]) -> tuple[Thinned, ...]:
     return tuple(Thinned(one.layer, one.weights.size, int((one.weights == 0).sum())) for one in kernels)
 
 
-class Held(Protocol):
+class MaskedWeight(Protocol):
     """Whose weights are made sparse: a student."""
 
     def kernels(self) -> list[Kernel]:
@@ -151,7 +151,7 @@ class Thinning:
         PlanError: nothing can be made sparse, or a pattern matches no layer.
     """
 
-    def __init__(self, sparsity: Sparsity, student: Held, steps: Schedule, keep: Sequence[str] = ()) -> None:
+    def __init__(self, sparsity: Sparsity, student: MaskedWeight, steps: Schedule, keep: Sequence[str] = ()) -> None:
         self._sparsity, self._student, self._steps = sparsity, student, steps
         self._places, said = choose(sparsity, student.kernels(), keep)
         self.notes = tuple(said)

@@ -13,7 +13,7 @@ from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import Arrays, open_source, reopen
 from edgekit_converters.records import Source
-from edgekit_converters.train import Lessons, TeachRequest
+from edgekit_converters.train import TeacherOutputs, TeachRequest
 from edgekit_converters.train.augment import Augmentation, check
 from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.format.manifest import InputSpec
@@ -26,7 +26,7 @@ FEATURES = {
 }
 
 
-def teach(request: TeachRequest, folder: Path) -> Lessons:
+def teach(request: TeachRequest, folder: Path) -> TeacherOutputs:
     """The stage: run the teacher on every variant of every sample.
 
     Raises:
@@ -46,7 +46,7 @@ def teach(request: TeachRequest, folder: Path) -> Lessons:
             _check_finite(request, array, rows)
             file[variant, rows] = array
         report_progress(variant * request.data.count + int(rows[-1]) + 1, request.variants * request.data.count)
-    return Lessons(
+    return TeacherOutputs(
         outputs=tuple(folder / f"output-{index}.npy" for index in range(len(outputs))),
         hints=tuple(folder / f"hint-{index}.npy" for index in range(len(hints))),
         variants=request.variants,

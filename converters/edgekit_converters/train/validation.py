@@ -17,13 +17,13 @@ from edgekit_converters.verify.metrics import METRICS, Metric, metric_for
 BATCH = 64
 
 # (inputs, labels) of some held-out samples at a time
-Held = Callable[[], Iterator[tuple[Arrays, Array | None]]]
+MaskedWeight = Callable[[], Iterator[tuple[Arrays, Array | None]]]
 
 
-class Judge:
+class Validator:
     """A metric and the samples it is taken on."""
 
-    def __init__(self, metric: Metric, held: Held) -> None:
+    def __init__(self, metric: Metric, held: MaskedWeight) -> None:
         self.metric = metric.name
         self._metric, self._held = metric, held
 
@@ -42,23 +42,23 @@ class Judge:
         return value > than if self._metric.higher_is_better else value < than
 
 
-def judge_of(request: TrainRequest, objective: Objective, feed: Feed, rows: Array) -> Judge:
+def judge_of(request: TrainRequest, objective: Objective, feed: Feed, rows: Array) -> Validator:
     """Return the judge that data and model call for.
 
     Without labels it is how far the student agrees with its teacher, or how well it rebuilds its input.
     """
     if request.held_out:
         given = labels(request.held_out)
-        return Judge(metric_for(request.inputs, request.outputs, given), _of_set(request, request.held_out, given))
+        return Validator(metric_for(request.inputs, request.outputs, given), _of_set(request, request.held_out, given))
     if feed.labels is not None or objective.reconstructs or request.lessons is None:
-        return Judge(metric_for(request.inputs, request.outputs, feed.labels), _of_rows(feed, rows))
+        return Validator(metric_for(request.inputs, request.outputs, feed.labels), _of_rows(feed, rows))
     if request.inputs[0].shape == request.outputs[0].shape:
-        return Judge(METRICS["reconstruction_error"], _of_rows(feed, rows))
+        return Validator(METRICS["reconstruction_error"], _of_rows(feed, rows))
     classes = objective.aims[0].classes
-    return Judge(METRICS["agreement" if classes else "relative_error"], _answered(feed, rows, classes=classes))
+    return Validator(METRICS["agreement" if classes else "relative_error"], _answered(feed, rows, classes=classes))
 
 
-def _of_set(request: TrainRequest, data: DataSet, given: Array | None) -> Held:
+def _of_set(request: TrainRequest, data: DataSet, given: Array | None) -> MaskedWeight:
     def held() -> Iterator[tuple[Arrays, Array | None]]:
         done = 0
         for batch in batches(data, request.inputs, BATCH):
@@ -68,7 +68,7 @@ def _of_set(request: TrainRequest, data: DataSet, given: Array | None) -> Held:
     return held
 
 
-def _of_rows(feed: Feed, rows: Array) -> Held:
+def _of_rows(feed: Feed, rows: Array) -> MaskedWeight:
     def held() -> Iterator[tuple[Arrays, Array | None]]:
         for start in range(0, len(rows), BATCH):
             batch = feed.batch(rows[start : start + BATCH])
@@ -77,7 +77,7 @@ def _of_rows(feed: Feed, rows: Array) -> Held:
     return held
 
 
-def _answered(feed: Feed, rows: Array, *, classes: bool) -> Held:
+def _answered(feed: Feed, rows: Array, *, classes: bool) -> MaskedWeight:
     """With the teacher's answers as if they were the truth."""
 
     def held() -> Iterator[tuple[Arrays, Array | None]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
-from edgekit_runtime.bundle.temp_folder import Scratch
+from edgekit_runtime.bundle.temp_folder import TempFolder
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, SignatureInvalid
 from edgekit_runtime.format import npy
 from edgekit_runtime.format.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
@@ -18,11 +18,11 @@ from edgekit_runtime.host.sha256 import hex_digest, sha256
 from edgekit_runtime.trust.policy import Trust, believed
 
 if TYPE_CHECKING:
-    from edgekit_runtime.store.generations import Hold
+    from edgekit_runtime.store.generations import GenerationLock
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.trust.encryption import KeySource
     from edgekit_runtime.trust.public_key import PublicKey
-    from edgekit_runtime.trust.signature import Seal
+    from edgekit_runtime.trust.signature import VerifiedSignature
 
 BundlePath = Union[str, "os.PathLike[str]"]
 
@@ -91,7 +91,7 @@ def _manifest(name: str, data: bytes) -> Manifest:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...]) -> Seal:
+def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...]) -> VerifiedSignature:
     """What a trusted key vouches for."""
     from edgekit_runtime.trust.signature import verify_signature
 
@@ -140,7 +140,7 @@ class Bundle:
         path: str,
         manifest: Manifest,
         extents: Mapping[str, Extent],
-        hold: Hold | None = None,
+        hold: GenerationLock | None = None,
         manifest_sha256: str = "",
     ) -> None:
         self.path = path
@@ -152,7 +152,7 @@ class Bundle:
         self._extents = extents
         self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
         self._held: set[str] = set()  # paths of whole files whose digest has been checked
-        self._scratch: Scratch | None = None
+        self._scratch: TempFolder | None = None
         self._in_memory: list[int] = []  # descriptors of what was decrypted
 
     def __repr__(self) -> str:
@@ -265,9 +265,9 @@ class Bundle:
         """
         return self._private().path
 
-    def _private(self) -> Scratch:
+    def _private(self) -> TempFolder:
         if self._scratch is None:
-            self._scratch = Scratch()
+            self._scratch = TempFolder()
         return self._scratch
 
     def close(self) -> None:

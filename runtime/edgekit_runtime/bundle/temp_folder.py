@@ -13,7 +13,7 @@ from edgekit_runtime.errors import EngineUnavailable
 ADVICE = "make room or set TMPDIR, or keep the bundle as a folder, which takes none"
 
 
-class Scratch:
+class TempFolder:
     """A folder that only this user may enter. It goes with ``remove``, or when the process ends.
 
     Raises:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgekit_runtime.store.install import Installed, Watch
     from edgekit_runtime.store.status import Generation, Status
-    from edgekit_runtime.store.trial import Turn
+    from edgekit_runtime.store.trial import StoreChange
 
 Told = tuple[dict[str, Any], list[str]]  # for programs, for people
 CHECK_S = 300.0
@@ -22,10 +22,10 @@ CHECK_S = 300.0
 
 def install(args: argparse.Namespace) -> Told:
     """Put a bundle, or the delta to it, into a store and make it current, on trial."""
-    from edgekit_runtime.store.install import Terms
+    from edgekit_runtime.store.install import TrialPolicy
     from edgekit_runtime.store.source import install_from
 
-    terms = Terms(**{name: getattr(args, name) for name in Terms.__match_args__})
+    terms = TrialPolicy(**{name: getattr(args, name) for name in TrialPolicy.__match_args__})
     done, note = install_from(args.source, args.full, args.store, terms, _watch())
     return {**asdict(done), "note": note}, [*([f"note: {note}"] if note else []), *_installed_lines(done)]
 
@@ -145,7 +145,7 @@ def _watch() -> Watch | None:
     return show
 
 
-def _turn(turn: Turn) -> Told:
+def _turn(turn: StoreChange) -> Told:
     line = f"{turn.did}: {turn.why}; {turn.generation} is current, wrote {turn.written_bytes:,} bytes"
     return asdict(turn), [line]
 

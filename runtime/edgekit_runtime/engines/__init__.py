@@ -52,7 +52,7 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Facts:
+class EngineInfo:
     """What an opened artifact really runs on, read back from its library rather than from what was asked."""
 
     device: str  # as the library names it
@@ -74,7 +74,7 @@ class Engine(Protocol):
         """The artifact's outputs, in its own order."""
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> EngineInfo:
         """What it really runs on."""
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:

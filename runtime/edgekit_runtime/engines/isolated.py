@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.engines import Facts, TensorInfo
+from edgekit_runtime.engines import EngineInfo, TensorInfo
 from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, EngineUnavailable
 from edgekit_runtime.host.subprocesses import (
     asked_bundle,
@@ -129,7 +129,7 @@ class IsolatedEngine:
     ) -> None:
         self.inputs, self.outputs = (_infos(told[side]) for side in ("inputs", "outputs"))
         taken = told["facts"]["delegated"]
-        self.facts = Facts(**{**told["facts"], "delegated": tuple(taken) if taken else None})
+        self.facts = EngineInfo(**{**told["facts"], "delegated": tuple(taken) if taken else None})
         with shared:  # a mapping outlives its file
             views = _views(shared.fileno(), (*self.inputs, *self.outputs))
         self._in, self._out = views[: len(self.inputs)], views[len(self.inputs) :]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit_runtime.engines import Facts, Library, TensorInfo
+from edgekit_runtime.engines import EngineInfo, Library, TensorInfo
 from edgekit_runtime.errors import EngineUnavailable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class NullEngine:
         dtype = weights.dtype.name
         self.inputs = (TensorInfo(0, "x", (1, *weights.shape[:-1]), dtype),)
         self.outputs = (TensorInfo(0, "y", (1, weights.shape[-1]), dtype),)
-        self.facts = Facts("CPU", dtype, None)
+        self.facts = EngineInfo("CPU", dtype, None)
         self._matrix = weights
         self._weights = weights.reshape(-1, weights.shape[-1])  # (in_features, out_features)
 

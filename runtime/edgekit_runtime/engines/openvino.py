@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.engines import Facts, Library, TensorInfo, compile_cache
+from edgekit_runtime.engines import EngineInfo, Library, TensorInfo, compile_cache
 from edgekit_runtime.engines.delegates import SIGNS, driver_versions
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 from edgekit_runtime.host.signal_stack import signal_stack_kept
@@ -201,16 +201,16 @@ def _computed(compiled: Any) -> str | None:
     return next((name for name in PRECISIONS.values() if f"'{name}'" in said), said)
 
 
-def _facts(compiled: Any, device: str, libraries: dict[str, str]) -> Facts:
+def _facts(compiled: Any, device: str, libraries: dict[str, str]) -> EngineInfo:
     known = compiled.get_property("SUPPORTED_PROPERTIES")
     threads = int(compiled.get_property(THREADS)) if THREADS in known else None
-    return Facts(device, _computed(compiled), threads, None, libraries)
+    return EngineInfo(device, _computed(compiled), threads, None, libraries)
 
 
 class OpenVINOEngine:
     """A compiled model and one request, whose tensors are filled and read in place."""
 
-    def __init__(self, compiled: Any, facts: Facts, again: Callable[[], OpenVINOEngine] | None = None) -> None:
+    def __init__(self, compiled: Any, facts: EngineInfo, again: Callable[[], OpenVINOEngine] | None = None) -> None:
         self.facts = facts
         self._again = again
         self.inputs = tuple(_info(i, port) for i, port in enumerate(compiled.inputs))

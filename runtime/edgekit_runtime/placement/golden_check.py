@@ -17,7 +17,7 @@ from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
-    from edgekit_runtime.engines import Facts, Library
+    from edgekit_runtime.engines import EngineInfo, Library
     from edgekit_runtime.format.manifest import Manifest, Variant
     from edgekit_runtime.inference.session import Session
 
@@ -82,7 +82,7 @@ def checked(
     return differences
 
 
-def check_key(bundle: Bundle, variant: Variant, library: Library, facts: Facts) -> dict[str, str]:
+def check_key(bundle: Bundle, variant: Variant, library: Library, facts: EngineInfo) -> dict[str, str]:
     """All that a check's outcome depends on: files, library, processor, threads and settings."""
     digests = {record.path: record.sha256 for record in bundle.manifest.files}
     used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)

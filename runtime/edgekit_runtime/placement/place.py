@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable
 
-from edgekit_runtime.engines import Facts, Library, library, open_engine
+from edgekit_runtime.engines import EngineInfo, Library, library, open_engine
 from edgekit_runtime.errors import (
     DelegateCrashed,
     DelegateUnavailable,
@@ -84,7 +84,7 @@ class Proof:
     session: Session
     checked: tuple[Difference, ...]
     library: Library
-    facts: Facts
+    facts: EngineInfo
     probe: Probe | None
 
 

@@ -29,7 +29,7 @@ NAME_DIGITS = 16
 FRESH, GONE = ".new", ".old-"  # in GENERATIONS: what is being written, what is being removed
 
 
-class Hold:
+class GenerationLock:
     """Keeps a generation from being pruned, by a shared lock on its folder, until it is closed or the process ends.
 
     Attributes:
@@ -52,7 +52,7 @@ class Hold:
     __del__ = close
 
 
-def hold_current(path: BundlePath) -> Hold:
+def hold_current(path: BundlePath) -> GenerationLock:
     """Hold the generation that is current now.
 
     Raises:
@@ -70,14 +70,14 @@ def hold_current(path: BundlePath) -> Hold:
             raise MalformedBundle(f"{store}: its current generation {generation} cannot be opened: install a bundle")
 
 
-def hold(store: str, generation: str) -> Hold | None:
+def hold(store: str, generation: str) -> GenerationLock | None:
     """Hold a generation; None where it is not there, or cannot be read."""
     held = os.path.join(store, GENERATIONS, generation)
     try:
         descriptor = os.open(held, os.O_RDONLY)
     except OSError:
         return None
-    kept = Hold(store, generation, descriptor)
+    kept = GenerationLock(store, generation, descriptor)
     _lock(descriptor, shared=True)
     return kept if _still_there(held, descriptor) else None
 

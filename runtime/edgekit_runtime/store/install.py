@@ -48,7 +48,7 @@ BLOCK_BYTES, SLACK_BYTES = 4096, 1 << 16  # what a file's last block and the fol
 
 
 @dataclass(frozen=True)
-class Terms:
+class TrialPolicy:
     """What is asked of an installation."""
 
     confirm: str = states.SELF_CHECK  # what counts as a good sign of the trial
@@ -81,7 +81,7 @@ class Installed:
 Watch = Callable[[int, int], Any]  # bytes written, of how many
 
 
-def install(source: Source, store: str, terms: Terms, watch: Watch | None = None) -> Installed:
+def install(source: Source, store: str, terms: TrialPolicy, watch: Watch | None = None) -> Installed:
     """Put a bundle into a store and make it current, on trial.
 
     Everything is on the disk before the link is switched, so that a power cut leaves the old generation or the new.
@@ -125,7 +125,7 @@ def install(source: Source, store: str, terms: Terms, watch: Watch | None = None
     return Installed(name, model, version, True, on_trial, written, bundle_bytes, tuple(pruned))
 
 
-def _refuse_no_update(new: Manifest, store: str, now: str | None, terms: Terms) -> None:
+def _refuse_no_update(new: Manifest, store: str, now: str | None, terms: TrialPolicy) -> None:
     if now is None or (terms.allow_downgrade and terms.allow_other_model):
         return
     try:
@@ -212,7 +212,7 @@ def _refuse_without_room(store: str, sizes: list[int]) -> None:
         )
 
 
-def _switch(store: str, name: str, terms: Terms, disk: Disk) -> None:
+def _switch(store: str, name: str, terms: TrialPolicy, disk: Disk) -> None:
     """Make the generation current: first what it then is is remembered, which counts for nothing without the link."""
     now, state = current(store), states.read_state(store)
     if now != name:

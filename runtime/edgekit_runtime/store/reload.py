@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.format.manifest import Manifest
     from edgekit_runtime.model import Model
-    from edgekit_runtime.store.generations import Hold
+    from edgekit_runtime.store.generations import GenerationLock
 
 
 def newer(bundle: Bundle, asked: Mapping[str, Any], passed_over: set[str]) -> Model | None:
@@ -54,7 +54,7 @@ def beat(bundle: Bundle) -> bool:
     return heartbeat(held.store, held.generation).did != NOTHING
 
 
-def _held(bundle: Bundle) -> Hold:
+def _held(bundle: Bundle) -> GenerationLock:
     if bundle.hold is None:
         raise StoreError(f"{bundle.path}: was not loaded from a store: load the store's folder, the one with 'current'")
     return bundle.hold

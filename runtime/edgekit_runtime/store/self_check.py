@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.bundle.reader import open_bundle
-from edgekit_runtime.bundle.temp_folder import Scratch
+from edgekit_runtime.bundle.temp_folder import TempFolder
 from edgekit_runtime.errors import BundleError
 from edgekit_runtime.host.subprocesses import end_child, how_it_ended, last_words, start_child
 
@@ -34,7 +34,7 @@ def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:
     Returns:
         What is wrong; empty when all is well.
     """
-    scratch = Scratch()
+    scratch = TempFolder()
     try:
         with tempfile.TemporaryFile() as noise:
             child = start_child("edgekit_runtime", noise, scratch.path, "check", os.path.abspath(folder))

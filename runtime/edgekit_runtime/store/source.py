@@ -12,11 +12,11 @@ from edgekit_runtime.store.install import install
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import BundlePath
-    from edgekit_runtime.store.install import Installed, Terms, Watch
+    from edgekit_runtime.store.install import Installed, TrialPolicy, Watch
 
 
 def install_from(
-    path: BundlePath, full: BundlePath | None, store: str, terms: Terms, watch: Watch | None = None
+    path: BundlePath, full: BundlePath | None, store: str, terms: TrialPolicy, watch: Watch | None = None
 ) -> tuple[Installed, str]:
     """Install a bundle or a delta.
 

@@ -17,7 +17,7 @@ NOTHING, COUNTED, COMMITTED, ROLLED_BACK = "nothing to do", "counted", "committe
 
 
 @dataclass(frozen=True)
-class Turn:
+class StoreChange:
     """What a step did."""
 
     did: str  # NOTHING, COUNTED, COMMITTED or ROLLED_BACK
@@ -29,7 +29,7 @@ class Turn:
 Check = Callable[[str], str]  # a generation's folder -> what is wrong with it, empty if nothing
 
 
-def commit(store: str) -> Turn:
+def commit(store: str) -> StoreChange:
     """End the trial well, whatever it has shown. Without one, nothing is written.
 
     Raises:
@@ -37,12 +37,12 @@ def commit(store: str) -> Turn:
     """
     with _changing(store) as (now, state, disk):
         if states.trial_of(state, now) is None:
-            return Turn(NOTHING, now, "nothing is on trial")
+            return StoreChange(NOTHING, now, "nothing is on trial")
         _remember(store, states.committed(state, now), disk)
-        return Turn(COMMITTED, now, "as asked", disk.written_bytes)
+        return StoreChange(COMMITTED, now, "as asked", disk.written_bytes)
 
 
-def rollback(store: str, why: str = "rolled back by hand") -> Turn:
+def rollback(store: str, why: str = "rolled back by hand") -> StoreChange:
     """Give up the current generation for the last good one before it that is whole.
 
     Raises:
@@ -52,7 +52,7 @@ def rollback(store: str, why: str = "rolled back by hand") -> Turn:
         return _go_back(store, now, state, why, disk)
 
 
-def heartbeat(store: str, generation: str | None = None) -> Turn:
+def heartbeat(store: str, generation: str | None = None) -> StoreChange:
     """Count a good sign from an application that works with a generation; None is the current one.
 
     Nothing is written where that generation is not on trial.
@@ -63,11 +63,11 @@ def heartbeat(store: str, generation: str | None = None) -> Turn:
     store = os.path.abspath(store)
     now, state = current(store), states.read_state(store)
     if now is not None and (generation not in (None, now) or states.trial_of(state, now) is None):
-        return Turn(NOTHING, now, "it is not on trial")  # seen without the lock, which needs no right to write
+        return StoreChange(NOTHING, now, "it is not on trial")  # seen without the lock, which needs no right to write
     return _good_sign(store, generation)
 
 
-def boot(store: str, check: Check) -> Turn:
+def boot(store: str, check: Check) -> StoreChange:
     """Begin a start of the machine or the application: to be run before it.
 
     A generation on trial has one try less, which is on the disk before anything else is done with it. Then it is
@@ -83,7 +83,7 @@ def boot(store: str, check: Check) -> Turn:
     with _changing(store) as (now, state, disk):
         trial = states.trial_of(state, now)
         if trial is None:
-            return Turn(NOTHING, now, "nothing is on trial")
+            return StoreChange(NOTHING, now, "nothing is on trial")
         if trial.tries >= trial.most_tries:
             why = f"{trial.tries} starts, and only {trial.good} of {trial.wanted} good signs"
             return _go_back(store, now, state, why, disk)
@@ -93,35 +93,35 @@ def boot(store: str, check: Check) -> Turn:
     if problem:
         return _more(_give_up(store, now, problem), written_bytes)
     if trial.confirm == states.HEARTBEAT:
-        return Turn(COUNTED, now, "a try; the application's heartbeats are waited for", written_bytes)
+        return StoreChange(COUNTED, now, "a try; the application's heartbeats are waited for", written_bytes)
     return _more(_good_sign(store, now), written_bytes)
 
 
-def _more(turn: Turn, written_bytes: int) -> Turn:
-    return Turn(turn.did, turn.generation, turn.why, turn.written_bytes + written_bytes)
+def _more(turn: StoreChange, written_bytes: int) -> StoreChange:
+    return StoreChange(turn.did, turn.generation, turn.why, turn.written_bytes + written_bytes)
 
 
-def _good_sign(store: str, generation: str | None) -> Turn:
+def _good_sign(store: str, generation: str | None) -> StoreChange:
     with _changing(store) as (now, state, disk):
         trial = states.trial_of(state, now)
         if generation not in (None, now) or trial is None:
-            return Turn(NOTHING, now, "it is not on trial")
+            return StoreChange(NOTHING, now, "it is not on trial")
         after = states.counted(state, now, good=1)
         told = f"{trial.good + 1} of {trial.wanted} good signs"
         if trial.good + 1 >= trial.wanted:
             after = states.committed(after, now)
         _remember(store, after, disk)
-        return Turn(COUNTED if states.trial_of(after, now) else COMMITTED, now, told, disk.written_bytes)
+        return StoreChange(COUNTED if states.trial_of(after, now) else COMMITTED, now, told, disk.written_bytes)
 
 
-def _give_up(store: str, generation: str, why: str) -> Turn:
+def _give_up(store: str, generation: str, why: str) -> StoreChange:
     with _changing(store) as (now, state, disk):
         if now != generation:
-            return Turn(NOTHING, now, f"{generation}, which was checked, is not current any more")
+            return StoreChange(NOTHING, now, f"{generation}, which was checked, is not current any more")
         return _go_back(store, now, state, why, disk)
 
 
-def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> Turn:
+def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> StoreChange:
     """Switch the link first: the trial is over with that, and what is remembered after it may be lost."""
     from edgekit_runtime.store.self_check import is_whole
 
@@ -129,7 +129,7 @@ def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) ->
         if is_whole(os.path.join(store, GENERATIONS, name)):
             disk.link(os.path.join(store, CURRENT), f"{GENERATIONS}/{name}")
             _remember(store, states.gone_back(state, now, name, why), disk)
-            return Turn(ROLLED_BACK, name, why, disk.written_bytes)
+            return StoreChange(ROLLED_BACK, name, why, disk.written_bytes)
     raise StoreError(f"{store}: {now} is to be given up ({why}), and there is no good one to go back to: install one")
 
 

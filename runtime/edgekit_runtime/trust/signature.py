@@ -37,7 +37,7 @@ class Envelope:
 
 
 @dataclass(frozen=True)
-class Seal:
+class VerifiedSignature:
     """What a trusted key vouches for."""
 
     key_id: str
@@ -69,7 +69,7 @@ def message(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
-def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> Seal:
+def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> VerifiedSignature:
     """Find a signature of a trusted key, and what it vouches for. Nothing else of the bundle is looked at.
 
     A key id is only told to people: every signature is tried with every key.
@@ -82,7 +82,7 @@ def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> Seal:
     for signature in envelope.signatures:
         for key in keys:
             if key.made(signature, signed):
-                return Seal(key.id, statement_digests(envelope.payload))
+                return VerifiedSignature(key.id, statement_digests(envelope.payload))
     trusted = {key.id for key in keys}
     if trusted & set(envelope.key_ids):
         raise SignatureInvalid(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data.samples import nested
-from edgekit_converters.examine.coverage import CoverRequest, Doubling, cover, halves, settled
+from edgekit_converters.examine.coverage import CoverageStep, CoverRequest, cover, halves, settled
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
@@ -88,7 +88,7 @@ def test_the_last_doubling_is_the_last_half(total, looks):
 
 
 def test_few_samples_are_never_enough_and_a_late_growth_takes_it_back():
-    still = [Doubling(samples, 0.01, 0.0) for samples in (16, 32, 64, 128, 256)]
+    still = [CoverageStep(samples, 0.01, 0.0) for samples in (16, 32, 64, 128, 256)]
     assert settled(still[:2]) is None
     assert settled(still) == 64
     assert settled([*still[:4], replace(still[4], mean=0.3)]) is None

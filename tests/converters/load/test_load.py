@@ -105,7 +105,7 @@ def test_one_by_one_keeps_every_output_in_order():
 
 @pytest.mark.parametrize("shape", [(100, 4), ()])
 def test_an_output_without_a_batch_is_refused(tmp_path, monkeypatch, shape):
-    live = loading.Live(
+    live = loading.LoadedModel(
         "torch", (InputSpec("x", (1, 2), "float32"),), (OutputSpec("boxes", shape, "float32"),), lambda _: [], None
     )
     monkeypatch.setattr(loading, "open_source", lambda _: live)

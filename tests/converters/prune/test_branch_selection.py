@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_converters.prune import Anatomy, Branch, Channels, Group, Labour
+from edgekit_converters.prune import Branch, Channels, Group, LayerCost, PruningGraph
 from edgekit_converters.prune.branch_selection import dropped, least
-from edgekit_converters.prune.channel_selection import Goal, Limits, Whole, Worth
+from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, Limits
 from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
-from edgekit_converters.prune.residual_branches import Detour, Operand, Step, detours, found_in, named, without
+from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, found_in, named, without
 from edgekit_runtime.errors import PlanError
 
 SHAPE = (1, 8, 8, 4)
@@ -23,7 +23,7 @@ def step(name: str, *takes: int, shape: tuple[int, ...] = SHAPE) -> Step:
 
 def test_an_operand_that_nothing_else_needs_can_be_left_out() -> None:
     steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4)]
-    assert list(detours(steps, [5])) == [Detour(4, 1, frozenset({2, 3}))]
+    assert list(detours(steps, [5])) == [ResidualPath(4, 1, frozenset({2, 3}))]
 
 
 @pytest.mark.parametrize(
@@ -54,31 +54,31 @@ def test_two_operands_have_names_of_their_own() -> None:
     assert [named("add", one, ways) for one in ways] == ["add:0", "add:1"]
 
 
-def stages(*blocks: int, width: int = 16) -> Anatomy:
+def stages(*blocks: int, width: int = 16) -> PruningGraph:
     """Stages of blocks with two convolutions each, as of a ResNet; a branch a block."""
     groups, labours, operands = [Group("stem", "channels", width, ("stem",), ())], [], []
-    labours.append(Labour("stem", "conv", Channels(3), Channels(0, (("stem", 1),)), 1024, (3, 3), (1, 1)))
+    labours.append(LayerCost("stem", "conv", Channels(3), Channels(0, (("stem", 1),)), 1024, (3, 3), (1, 1)))
     for stage, count in enumerate(blocks):
         for place in range(count):
             name = f"s{stage}b{place}"
             groups.append(Group(f"{name}.one", "channels", width, (f"{name}.one",), (f"{name}.two",)))
             inner, outer = Channels(0, ((f"{name}.one", 1),)), Channels(0, (("stem", 1),))
-            labours.append(Labour(f"{name}.one", "conv", outer, inner, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
-            labours.append(Labour(f"{name}.two", "conv", inner, outer, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
+            labours.append(LayerCost(f"{name}.one", "conv", outer, inner, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
+            labours.append(LayerCost(f"{name}.two", "conv", inner, outer, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
             operands.append(Operand(f"{name}.add", str(stage), frozenset({f"{name}.one", f"{name}.two"})))
     widths = {one.name: one.width for one in groups}
-    anatomy = Anatomy(tuple(groups), tuple(labours), (), 1000 + sum(one.parameters(widths) for one in labours))
-    return Anatomy(anatomy.groups, anatomy.labours, (), anatomy.parameters, found_in(anatomy, operands))
+    anatomy = PruningGraph(tuple(groups), tuple(labours), (), 1000 + sum(one.parameters(widths) for one in labours))
+    return PruningGraph(anatomy.groups, anatomy.labours, (), anatomy.parameters, found_in(anatomy, operands))
 
 
-def flat(anatomy: Anatomy) -> tuple[Term, ...]:
+def flat(anatomy: PruningGraph) -> tuple[Term, ...]:
     """Times that do not depend on widths at all: an engine that computes in blocks."""
     return tuple(Term(frozenset(), lambda _, one=one: one.positions) for one in anatomy.labours)
 
 
-def chosen(anatomy: Anatomy, terms: Any, left: float, **limits: Any) -> tuple[str, ...]:
-    worth = Worth({one.name: np.ones(one.width) for one in anatomy.groups}, comparable=False)
-    whole = Whole(anatomy.widths, total(terms(anatomy), anatomy.widths))
+def chosen(anatomy: PruningGraph, terms: Any, left: float, **limits: Any) -> tuple[str, ...]:
+    worth = ChannelScores({one.name: np.ones(one.width) for one in anatomy.groups}, comparable=False)
+    whole = Baseline(anatomy.widths, total(terms(anatomy), anatomy.widths))
     return dropped(anatomy, worth, terms, Goal("latency", left), Limits(**limits), whole)
 
 
@@ -112,7 +112,7 @@ def test_what_is_to_be_kept_stays() -> None:
 
 def test_what_branches_cannot_reach_is_refused() -> None:
     anatomy = stages(1)
-    whole = Whole(anatomy.widths, total(flat(anatomy), anatomy.widths))
+    whole = Baseline(anatomy.widths, total(flat(anatomy), anatomy.widths))
     assert least(anatomy, flat, Limits(), whole) == pytest.approx(1 / 3)
     with pytest.raises(PlanError, match="out of reach"):
         chosen(anatomy, flat, 0.2)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_converters.prune import Anatomy, Channels, Group, Labour, Scores, Widths
+from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph, Scores, Widths
 from edgekit_converters.prune.channel_selection import (
+    Baseline,
+    ChannelScores,
     Goal,
     Limits,
-    Whole,
-    Worth,
     choose,
     multiple_for,
     read,
@@ -23,7 +23,7 @@ from edgekit_converters.prune.cost_terms import terms_of, total
 from edgekit_runtime.errors import PlanError
 
 
-def chain(seed: int, depth: int = 5) -> Anatomy:
+def chain(seed: int, depth: int = 5) -> PruningGraph:
     """Convolutions one after the other, of random widths, with a dense layer at the end."""
     random = np.random.default_rng(seed)
     widths = [int(width) for width in random.integers(8, 96, depth)]
@@ -33,16 +33,16 @@ def chain(seed: int, depth: int = 5) -> Anatomy:
         user = f"conv{place + 1}" if place + 1 < depth else "head"
         groups.append(Group(name, "channels", width, (name,), (user,)))
         outs = Channels(0, ((name, 1),))
-        labours.append(Labour(name, "conv", ins, outs, side * side, (3, 3), (1, 1), extras=3))
+        labours.append(LayerCost(name, "conv", ins, outs, side * side, (3, 3), (1, 1), extras=3))
         ins = outs
-    labours.append(Labour("head", "dense", ins, Channels(10), 1, extras=1))
+    labours.append(LayerCost("head", "dense", ins, Channels(10), 1, extras=1))
     dense = {group.name: group.width for group in groups}
-    return Anatomy(tuple(groups), tuple(labours), (), 17 + sum(one.parameters(dense) for one in labours))
+    return PruningGraph(tuple(groups), tuple(labours), (), 17 + sum(one.parameters(dense) for one in labours))
 
 
-def worth_of(anatomy: Anatomy, seed: int = 0, *, comparable: bool = False) -> Worth:
+def worth_of(anatomy: PruningGraph, seed: int = 0, *, comparable: bool = False) -> ChannelScores:
     random = np.random.default_rng(seed)
-    return Worth({one.name: random.gamma(1.0, 1.0, one.width) for one in anatomy.groups}, comparable)
+    return ChannelScores({one.name: random.gamma(1.0, 1.0, one.width) for one in anatomy.groups}, comparable)
 
 
 FINE = Limits(floor=0.05, multiple=1)
@@ -97,7 +97,7 @@ def test_channels_without_worth_go_first() -> None:
     dead["conv2"][::2] = 0.0
     half = len(dead["conv2"]) - len(dead["conv2"][::2])
     goal = Goal("channels", 1 - len(dead["conv2"][::2]) / sum(anatomy.widths.values()))
-    cuts = choose(anatomy, Worth(dead, comparable=False), terms_of("channels", anatomy), goal, FINE)
+    cuts = choose(anatomy, ChannelScores(dead, comparable=False), terms_of("channels", anatomy), goal, FINE)
     assert [(cut.group, len(cut.kept)) for cut in cuts] == [("conv2", half)]
 
 
@@ -105,15 +105,15 @@ def test_what_saves_more_is_cut_more() -> None:
     side = {"wide": 32 * 32, "low": 4 * 4}
     groups = tuple(Group(name, "channels", 32, (name,), (f"{name}_end",)) for name in side)
     labours = tuple(
-        Labour(f"{name}{end}", "conv", ins, outs, positions, (3, 3))
+        LayerCost(f"{name}{end}", "conv", ins, outs, positions, (3, 3))
         for name, positions in side.items()
         for end, ins, outs in (
             ("", Channels(8), Channels(0, ((name, 1),))),
             ("_end", Channels(0, ((name, 1),)), Channels(8)),
         )
     )
-    anatomy = Anatomy(groups, labours, (), 10**5)
-    same = Worth({name: np.ones(32) for name in side}, comparable=False)
+    anatomy = PruningGraph(groups, labours, (), 10**5)
+    same = ChannelScores({name: np.ones(32) for name in side}, comparable=False)
     left = widths_after(anatomy, choose(anatomy, same, terms_of("macs", anatomy), Goal("macs", 0.5), FINE))
     assert left["wide"] < left["low"] == 32
 
@@ -122,11 +122,11 @@ def test_comparable_scores_weigh_groups() -> None:
     anatomy = chain(2)
     terms, goal = terms_of("macs", anatomy), Goal("macs", 0.5)
     scores = {one.name: np.ones(one.width) for one in anatomy.groups}
-    apart = widths_after(anatomy, choose(anatomy, Worth(scores, comparable=False), terms, goal, FINE))
+    apart = widths_after(anatomy, choose(anatomy, ChannelScores(scores, comparable=False), terms, goal, FINE))
     most_cut = min(apart, key=lambda name: apart[name] / anatomy.widths[name])
     scores[most_cut] *= 100
-    assert widths_after(anatomy, choose(anatomy, Worth(scores, comparable=False), terms, goal, FINE)) == apart
-    together = widths_after(anatomy, choose(anatomy, Worth(scores, comparable=True), terms, goal, FINE))
+    assert widths_after(anatomy, choose(anatomy, ChannelScores(scores, comparable=False), terms, goal, FINE)) == apart
+    together = widths_after(anatomy, choose(anatomy, ChannelScores(scores, comparable=True), terms, goal, FINE))
     assert together[most_cut] > apart[most_cut]
 
 
@@ -141,7 +141,7 @@ def test_layers_kept_by_a_pattern_stay_whole() -> None:
 def test_a_step_that_saves_nothing_alone_is_looked_beyond() -> None:
     anatomy = chain(5, depth=2)
 
-    def milliseconds(labour: Labour, widths: Widths) -> float:
+    def milliseconds(labour: LayerCost, widths: Widths) -> float:
         blocks = [-(-side.count(widths) // 4) for side in (labour.ins, labour.outs)]  # kernels compute by 4
         return 1e-3 * labour.positions * blocks[0] * blocks[1]
 
@@ -157,10 +157,15 @@ def test_rounds_add_up_to_the_goal_of_the_dense_model() -> None:
     once = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.7), FINE)
     widths = widths_after(anatomy, once)
     groups = tuple(Group(one.name, one.kind, widths[one.name], one.makers, one.users) for one in anatomy.groups)
-    thinner = Anatomy(groups, anatomy.labours, (), 0)
+    thinner = PruningGraph(groups, anatomy.labours, (), 0)
     terms = terms_of("macs", thinner)
     twice = choose(
-        thinner, worth_of(thinner), terms, Goal("macs", 0.5), FINE, Whole(anatomy.widths, total(terms, anatomy.widths))
+        thinner,
+        worth_of(thinner),
+        terms,
+        Goal("macs", 0.5),
+        FINE,
+        Baseline(anatomy.widths, total(terms, anatomy.widths)),
     )
     assert total(terms, widths_after(thinner, twice)) <= 0.5 * total(terms, anatomy.widths)
 
@@ -177,8 +182,8 @@ def test_refusals_say_what_is_possible() -> None:
     with pytest.raises(PlanError, match="nothing can be pruned"):
         choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(multiple=128))
     with pytest.raises(PlanError, match=r"head: its outputs are the model's"):
-        bare = Anatomy((), anatomy.labours, (("head", "its outputs are the model's"),), anatomy.parameters)
-        choose(bare, Worth({}, comparable=False), terms_of("macs", anatomy), Goal("macs", 0.5), Limits())
+        bare = PruningGraph((), anatomy.labours, (("head", "its outputs are the model's"),), anatomy.parameters)
+        choose(bare, ChannelScores({}, comparable=False), terms_of("macs", anatomy), Goal("macs", 0.5), Limits())
 
 
 def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from edgekit_converters.train import Epoch, checkpoint
-from edgekit_converters.train.checkpoint import Standing
+from edgekit_converters.train.checkpoint import TrainingState
 from edgekit_runtime.errors import ConversionError, DiskFull, SourceError
 
-STOOD = Standing(
+STOOD = TrainingState(
     before=0.1,
     history=(Epoch(1, 2.5, 0.3, 1e-3, 1.5), Epoch(2, 1.5, 0.2, 1e-4, 1.25)),
     best=1,

@@ -25,7 +25,7 @@ from edgekit_converters.train.fake_quantize import (
     swallows,
     widened,
 )
-from edgekit_converters.train.losses import Aim, Objective
+from edgekit_converters.train.losses import LossTarget, Objective
 from edgekit_converters.train.student import open_student
 
 FRAMEWORKS = [
@@ -371,7 +371,7 @@ def test_of_a_subclassed_model_weights_are_rounded_and_that_is_said(tmp_path, lo
 def ready(source, **settings):
     student = open_student(source, Settings(**settings))
     student.run([X])
-    student.aim(Objective((Aim(classes=True, label_weight=1.0),)))
+    student.aim(Objective((LossTarget(classes=True, label_weight=1.0),)))
     student.begin(1)
     return student
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import Lessons, Settings, TrainRequest, checkpoint, loop
+from edgekit_converters.train import Settings, TeacherOutputs, TrainRequest, checkpoint, loop
 from edgekit_converters.train.losses import softened
 from edgekit_converters.train.tensorboard_events import EventFile
 from edgekit_runtime.errors import ConversionError, DataError, SourceError, ToolchainError
@@ -193,7 +193,7 @@ def test_unlabelled_data_are_learned_from_the_teacher_and_judged_by_it(training,
     x, _ = images(240)
     answers = softened((x / 255).mean(axis=(1, 2)) * 50, probabilities=False, temperature=1.0)
     np.save(tmp_path / "answers.npy", np.stack([answers] * 2).astype(np.float32))
-    trained = training(labelled=False, lessons=Lessons((tmp_path / "answers.npy",), (), 2), temperature=2.0)
+    trained = training(labelled=False, lessons=TeacherOutputs((tmp_path / "answers.npy",), (), 2), temperature=2.0)
     assert trained.metric == "agreement"
     assert trained.value > 0.8 > trained.before
 

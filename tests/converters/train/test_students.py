@@ -9,7 +9,7 @@ from edgekit_converters.load import open_source
 from edgekit_converters.train import OPTIMIZERS, Settings, TeachRequest, TrainRequest
 from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.loop import train
-from edgekit_converters.train.losses import Aim, Objective, softened
+from edgekit_converters.train.losses import LossTarget, Objective, softened
 from edgekit_converters.train.student import open_student
 from edgekit_converters.train.teacher_outputs import teach
 from edgekit_runtime.errors import SourceError
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_torch]
 FRAMEWORKS = ["keras", "tf_keras", "torch"]
 PIXELS, LABELS = images(48)
 X = (PIXELS / 255).astype(np.float32)
-LABELLED = Objective((Aim(classes=True, label_weight=1.0),))
+LABELLED = Objective((LossTarget(classes=True, label_weight=1.0),))
 
 
 def batch(rows=slice(None), answers=()):
@@ -44,7 +44,7 @@ def ready(source, objective=LABELLED, **settings):
 def test_the_loss_is_that_of_hinton(student_of, framework):
     source = student_of(framework, "plain")
     taught = softened(np.random.default_rng(1).normal(0, 2, (48, CLASSES)), False, 3.0)
-    student = ready(source, Objective((Aim(True, True, False, 0.25, 0.75),), temperature=3.0))
+    student = ready(source, Objective((LossTarget(True, True, False, 0.25, 0.75),), temperature=3.0))
     scores = np.log(student.run([X])[0].astype(np.float64))
     ours = np.exp(scores / 3)
     ours /= ours.sum(axis=1, keepdims=True)
@@ -57,7 +57,7 @@ def test_the_loss_is_that_of_hinton(student_of, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_one_probability_is_learned_by_the_cross_entropy_of_two_classes(student_of, framework):
     student = open_student(student_of(framework, "single"), Settings())
-    student.aim(Objective((Aim(classes=True, probabilities=True, single=True, label_weight=1.0),)))
+    student.aim(Objective((LossTarget(classes=True, probabilities=True, single=True, label_weight=1.0),)))
     student.begin(1)
     chance, two = student.run([X])[0][:, 0], LABELS % 2
     wanted = -np.log(np.where(two == 1, chance, 1 - chance)).mean()
@@ -66,7 +66,7 @@ def test_one_probability_is_learned_by_the_cross_entropy_of_two_classes(student_
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_targets_are_learned_by_their_squares(student_of, framework):
-    student = ready(student_of(framework, "plain"), Objective((Aim(classes=False, label_weight=1.0),)))
+    student = ready(student_of(framework, "plain"), Objective((LossTarget(classes=False, label_weight=1.0),)))
     targets = np.random.default_rng(1).random((48, CLASSES))
     wanted = np.mean((student.run([X])[0] - targets) ** 2)
     assert student.step(dataclasses.replace(batch(), labels=targets), 0.0) == pytest.approx(wanted, rel=1e-4)
@@ -151,7 +151,7 @@ def test_hints_bring_the_features_of_student_and_teacher_together(student_of, da
     maps = [np.load(path) for path in lessons.hints]
     assert [one.shape for one in maps] == [(1, 64, 8, 8), (1, 64, 3, 3)]
     assert all(np.allclose((one[0] ** 2).sum(axis=(1, 2)), 1, atol=1e-3) for one in maps)
-    student = ready(student_of(framework, "build"), Objective((Aim(classes=True),)), hints=True)
+    student = ready(student_of(framework, "build"), Objective((LossTarget(classes=True),)), hints=True)
     hinted = Batch([X], None, [], [one[0, :48] for one in maps])
     losses = [student.step(hinted, 0.01) for _ in range(8)]
     assert losses[-1] < 0.7 * losses[0]

@@ -24,12 +24,12 @@ from edgekit_runtime.errors import (
 )
 from edgekit_runtime.store.delta import format as layout
 from edgekit_runtime.store.delta.apply import open_delta
-from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.install import TrialPolicy
 from edgekit_runtime.store.source import install_from
 
 RNG = np.random.default_rng(3)
 BODY = RNG.normal(size=(300, 64)).astype(np.float32)
-AT_ONCE = Terms(commit=True)
+AT_ONCE = TrialPolicy(commit=True)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from edgekit.conversion.sensitivity import Figures, SensitivityReport, Trial, ke
 from edgekit.report.sensitivity_html import page
 from edgekit_converters.recipe.recipe import Recipe, Rule
 from edgekit_converters.recipe.toml import read
-from edgekit_converters.sensitivity import Harm
+from edgekit_converters.sensitivity import LayerSensitivity
 from edgekit_runtime.errors import PlanError
 
 ENGINES = ("litert", "openvino")
@@ -130,7 +130,7 @@ def test_what_contradicts_itself_is_refused_at_once(arguments, said, demo, tmp_p
 
 
 def figures(layer, alone_db, *also, share=0.0):
-    return Figures(Harm(layer, "Conv2D", also, 10, 100, alone_db - 5, alone_db + 5, alone_db), share)
+    return Figures(LayerSensitivity(layer, "Conv2D", also, 10, 100, alone_db - 5, alone_db + 5, alone_db), share)
 
 
 def report(**engines):

@@ -8,12 +8,12 @@ import pytest
 from edgekit.plan.options import Options
 from edgekit.pruning.checkpoints import Memory
 from edgekit.pruning.options import asked
-from edgekit.pruning.search import Reached
+from edgekit.pruning.search import PruningResult
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
-CHOSEN = Reached(None, (), (), None, 0.5, 0.45)  # nothing was cut, so that nothing has to be made again
+CHOSEN = PruningResult(None, (), (), None, 0.5, 0.45)  # nothing was cut, so that nothing has to be made again
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ HARM = tuple("abcdefgh")
 NUMBERS = itertools.count()
 
 
-class Lane:
+class EngineRunner:
     """An engine in which a recipe loses what ``lost`` says of it."""
 
     engine, schemes = "litert", SCHEMES
@@ -75,7 +75,7 @@ def race(tmp_path):
     """Race candidates that lose what a function says of their recipes."""
 
     def run(lost, stop=lambda: "", max_drop=0.01, jobs=1):
-        lane = Lane(tmp_path, lost)
+        lane = EngineRunner(tmp_path, lost)
         source = Source(scored(tmp_path, COUNT, 0.0), scored(tmp_path, PART, 0.0))
         one = Race(lane, source, Budget(max_drop), stop, Threads(jobs))
         one.run()
@@ -125,7 +125,7 @@ def test_when_the_worst_layers_are_not_known_that_is_said_and_the_race_goes_on(r
     def unknown(_):
         raise CalibrationError("no samples to run", stage="sense")
 
-    monkeypatch.setattr(Lane, "harm", unknown)
+    monkeypatch.setattr(EngineRunner, "harm", unknown)
     done = race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
     assert any("is not known: " in entry.trial.reason for entry in done.entries)
     assert done.entries[-1].trial.recipe.scheme == "int16x8-static"
@@ -136,7 +136,7 @@ def test_a_full_disk_ends_the_race(race, monkeypatch, method):
     def full(*_):
         raise DiskFull("no room", stage="quantize")
 
-    monkeypatch.setattr(Lane, method, full)
+    monkeypatch.setattr(EngineRunner, method, full)
     with pytest.raises(DiskFull, match="no room"):
         race(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
 
@@ -173,7 +173,7 @@ def test_a_second_turn_replaces_the_times_of_all_with_the_same_kernels(race):
 
 
 def test_where_parts_say_nothing_of_the_whole_all_candidates_meet_all_data(tmp_path):
-    lane = Lane(tmp_path, lambda recipe: 0.2 if recipe.scheme == "int8-dynamic" else 0.0)
+    lane = EngineRunner(tmp_path, lambda recipe: 0.2 if recipe.scheme == "int8-dynamic" else 0.0)
     done = Race(lane, Source(scored(tmp_path, COUNT, 0.0), None), Budget(0.01), lambda: "")
     done.run()
     assert DROPPED not in by_state(done)

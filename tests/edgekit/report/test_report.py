@@ -21,7 +21,7 @@ from edgekit.report.report import (
     trial_reports,
 )
 from edgekit_converters.examine.checks import FINDERS
-from edgekit_converters.examine.coverage import Coverage, Doubling, Growth
+from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
 from edgekit_converters.execution.runner import STAGES, StageCost
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.recipe.schemes import SCHEMES
@@ -40,8 +40,8 @@ RECORDS = {
     ("stages", "items"): StageCost,
     ("findings", "items"): Finding,
     ("coverage",): Coverage,
-    ("coverage", "doublings", "items"): Doubling,
-    ("coverage", "worst", "items"): Growth,
+    ("coverage", "doublings", "items"): CoverageStep,
+    ("coverage", "worst", "items"): RangeGrowth,
     ("trials", "items"): TrialReport,
     ("pruning",): PruningReport,
     ("pruning", "groups", "items"): GroupReport,
@@ -57,8 +57,8 @@ def schema(repository):
 
 
 def coverage(settled=200):
-    doublings = (Doubling(100, 0.2, 0.5), Doubling(200, 0.02, 0.25))
-    return Coverage(200, 34, doublings, (Growth("relu;bias", 0.31), Growth("add", 0.3)), settled)
+    doublings = (CoverageStep(100, 0.2, 0.5), CoverageStep(200, 0.02, 0.25))
+    return Coverage(200, 34, doublings, (RangeGrowth("relu;bias", 0.31), RangeGrowth("add", 0.3)), settled)
 
 
 def pruning():

@@ -9,7 +9,7 @@ from edgekit.plan.options import Options
 from edgekit.training import training
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import Lessons, Settings, TrainRequest, augment
+from edgekit_converters.train import Settings, TeacherOutputs, TrainRequest, augment
 from edgekit_runtime.errors import DataError, PlanError, ToolchainError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -110,7 +110,7 @@ def test_more_epochs_for_which_a_teacher_says_more_are_the_same_training(tmp_pat
     teacher = training.Teacher(Source(SourceRequest("tflite", tmp_path / "teacher.tflite"), "tflite", (), (), ()), ())
 
     def folder(*, count=0, **settings):
-        lessons = Lessons((), (), augment.variants(Settings(**settings)))
+        lessons = TeacherOutputs((), (), augment.variants(Settings(**settings)))
         data = DataSet((), None, (), count, f"{count}", ())
         request = TrainRequest(student, (), (), data, Settings(**settings), lessons)
         return training._checkpoints(request, teacher, resume=False, begin=False)

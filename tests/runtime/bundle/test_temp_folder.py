@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgekit_runtime import open_bundle
-from edgekit_runtime.bundle.temp_folder import Scratch
+from edgekit_runtime.bundle.temp_folder import TempFolder
 from edgekit_runtime.errors import EngineUnavailable
 
 FORGOTTEN = (
@@ -25,7 +25,7 @@ FORGOTTEN = (
 
 def test_it_is_private_and_goes_with_all_that_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    scratch = Scratch()
+    scratch = TempFolder()
     path = Path(scratch.path)
     assert path.parent == tmp_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -43,7 +43,7 @@ def test_it_goes_with_the_process() -> None:
 
 
 def test_a_link_to_a_folder_goes_and_the_folder_stays(tmp_path: Path) -> None:
-    scratch = Scratch()
+    scratch = TempFolder()
     (tmp_path / "kept").mkdir()
     os.symlink(tmp_path / "kept", os.path.join(scratch.path, "link"))
     scratch.remove()
@@ -55,13 +55,13 @@ def test_a_process_whose_own_folder_has_gone_has_one(tmp_path: Path, monkeypatch
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    scratch = Scratch()
+    scratch = TempFolder()
     assert os.path.isdir(scratch.path)
     scratch.remove()
 
 
 def test_without_room_it_says_what_and_where_and_takes_none() -> None:
-    scratch = Scratch()
+    scratch = TempFolder()
 
     def fill(write: Callable[[bytes], Any]) -> None:
         write(b"half of it")
@@ -85,6 +85,6 @@ def test_a_full_disk_is_no_damaged_bundle(bundle_path: Path) -> None:
 
 def test_a_place_that_takes_nothing_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
-    scratch = Scratch()
+    scratch = TempFolder()
     assert os.path.isdir(scratch.path)
     scratch.remove()

@@ -33,14 +33,14 @@ from edgekit_runtime.errors import (
 from edgekit_runtime.format.manifest import Manifest
 from edgekit_runtime.store import state, trial
 from edgekit_runtime.store.generations import current, generations
-from edgekit_runtime.store.install import Installed, Terms, install
+from edgekit_runtime.store.install import Installed, TrialPolicy, install
 from edgekit_runtime.store.prune import prune
 from edgekit_runtime.store.self_check import self_check
 from edgekit_runtime.store.status import status
 from edgekit_runtime.store.trial import boot, commit, heartbeat, rollback
 
 Bundles = Callable[..., Path]
-AT_ONCE = Terms(commit=True)
+AT_ONCE = TrialPolicy(commit=True)
 SWITCHES = 12  # of a model that is in use
 IMAGE = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
 
@@ -76,7 +76,7 @@ def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-def put(path: Path, store: str, terms: Terms = AT_ONCE) -> Installed:
+def put(path: Path, store: str, terms: TrialPolicy = AT_ONCE) -> Installed:
     with open_bundle(path) as bundle:
         return install(bundle, store, terms)
 
@@ -114,7 +114,7 @@ def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> Non
     path = version("1.0")
     put(path, store)
     before = tree(store)
-    again = put(path, store, Terms())
+    again = put(path, store, TrialPolicy())
     assert (again.changed, again.written_bytes) == (False, 0)
     for step in (commit, heartbeat, lambda s: boot(s, lambda _: "")):
         assert step(store).written_bytes == 0
@@ -125,7 +125,7 @@ def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> Non
 def test_an_older_generation_that_is_there_is_taken_as_it_is(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     put(version("1.1"), store)
-    done = put(version("1.0"), store, Terms(allow_downgrade=True, commit=True))
+    done = put(version("1.0"), store, TrialPolicy(allow_downgrade=True, commit=True))
     assert done.changed
     assert done.written_bytes < 1000  # the state alone
 
@@ -151,7 +151,7 @@ def test_an_older_version_is_refused_unless_it_is_allowed(
     if older:
         with pytest.raises(NotAnUpdate, match="allow a downgrade"):
             put(version(new), store)
-    assert put(version(new), store, Terms(allow_downgrade=older)).changed
+    assert put(version(new), store, TrialPolicy(allow_downgrade=older)).changed
 
 
 def test_versions_that_cannot_be_compared_are_refused(version: Bundles, store: str) -> None:
@@ -165,7 +165,7 @@ def test_another_model_is_refused_unless_it_is_allowed(version: Bundles, store: 
     other = version("1.1", model_name="halves")
     with pytest.raises(NotAnUpdate, match="'quarters', this is 'halves'"):
         put(other, store)
-    assert put(other, store, Terms(allow_other_model=True)).changed
+    assert put(other, store, TrialPolicy(allow_other_model=True)).changed
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ def test_another_model_is_refused_unless_it_is_allowed(version: Bundles, store: 
 def test_a_bundle_for_other_boards_is_refused(devices: Any, device: str | None, version: Bundles, store: str) -> None:
     path = version("1.0", devices=devices)
     with pytest.raises(IncompatibleDevice, match="'quarters' is made for"):
-        put(path, store, Terms(device=device))
+        put(path, store, TrialPolicy(device=device))
     assert not os.path.exists(store)
-    assert put(path, store, Terms(any_board=True)).changed
+    assert put(path, store, TrialPolicy(any_board=True)).changed
 
 
 def test_a_bundle_of_which_no_variant_can_run_is_refused(version: Bundles, store: str, manifest: Manifest) -> None:
@@ -280,7 +280,7 @@ def good(_: str) -> str:
 
 def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
-    put(version("1.1"), store, Terms(wanted=2))
+    put(version("1.1"), store, TrialPolicy(wanted=2))
     assert boot(store, good).did == trial.COUNTED
     assert boot(store, good).did == trial.COMMITTED
     assert status(store).state == "committed"
@@ -289,18 +289,18 @@ def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(versio
 
 def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    second = put(version("1.1"), store, Terms()).generation
+    second = put(version("1.1"), store, TrialPolicy()).generation
     turn = boot(store, lambda folder: f"{os.path.basename(folder)} smokes")
     assert (turn.did, turn.generation, turn.why) == (trial.ROLLED_BACK, first, f"{second} smokes")
     assert current(store) == first
     with pytest.raises(StoreError, match="smokes: install it --again"):
         put(version("1.1"), store)
-    assert put(version("1.1"), store, Terms(again=True)).changed
+    assert put(version("1.1"), store, TrialPolicy(again=True)).changed
 
 
 def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    put(version("1.1"), store, Terms(most_tries=2, confirm=state.HEARTBEAT))
+    put(version("1.1"), store, TrialPolicy(most_tries=2, confirm=state.HEARTBEAT))
 
     def crash(_: str) -> str:
         raise KeyboardInterrupt  # the power goes, or the board hangs
@@ -315,7 +315,7 @@ def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundle
 
 def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
-    put(version("1.1"), store, Terms(confirm=state.HEARTBEAT, wanted=2))
+    put(version("1.1"), store, TrialPolicy(confirm=state.HEARTBEAT, wanted=2))
     assert boot(store, good).did == trial.COUNTED
     assert status(store).trial.good == 0
     assert heartbeat(store).did == trial.COUNTED
@@ -325,7 +325,7 @@ def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> N
 def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     with load(store) as model:
-        put(version("1.1"), store, Terms())
+        put(version("1.1"), store, TrialPolicy())
         assert not model.heartbeat()
         assert model.reload_if_changed()
         assert model.heartbeat()
@@ -334,15 +334,15 @@ def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: 
 
 def test_a_trial_over_a_trial_goes_back_to_what_was_good(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    put(version("1.1"), store, Terms())
-    put(version("1.2"), store, Terms())
+    put(version("1.1"), store, TrialPolicy())
+    put(version("1.2"), store, TrialPolicy())
     assert rollback(store).generation == first
 
 
 def test_going_back_passes_over_what_is_damaged(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store, Terms(commit=True, keep=9)).generation
-    second = put(version("1.1"), store, Terms(commit=True, keep=9)).generation
-    put(version("1.2"), store, Terms(commit=True, keep=9))
+    first = put(version("1.0"), store, TrialPolicy(commit=True, keep=9)).generation
+    second = put(version("1.1"), store, TrialPolicy(commit=True, keep=9)).generation
+    put(version("1.2"), store, TrialPolicy(commit=True, keep=9))
     weights = Path(store, "generations", second, "variants/null-float32/weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert rollback(store).generation == first
@@ -353,7 +353,10 @@ def test_a_damaged_generation_is_written_anew_when_it_is_installed_again(version
     put(version("1.1"), store)
     weights = Path(store, "generations", first, "variants/null-float32/weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert put(version("1.0"), store, Terms(commit=True, allow_downgrade=True)).written_bytes > weights.stat().st_size
+    assert (
+        put(version("1.0"), store, TrialPolicy(commit=True, allow_downgrade=True)).written_bytes
+        > weights.stat().st_size
+    )
     with open_bundle(store) as bundle:
         bundle.verify_all()
 
@@ -380,7 +383,7 @@ def test_a_current_generation_that_is_damaged_is_mended_by_installing(
 
 def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    second = put(version("1.1"), store, Terms()).generation
+    second = put(version("1.1"), store, TrialPolicy()).generation
     third = state.Trial("0" * 16, None, state.SELF_CHECK, 1, 3)
     both = state.begun(state.read_state(store), second, third)
     assert state.backward(both, second) == state.backward(both, third.generation) == (first,)
@@ -388,7 +391,7 @@ def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(vers
 
 
 def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> None:
-    done = put(version("1.0"), store, Terms())
+    done = put(version("1.0"), store, TrialPolicy())
     with pytest.raises(StoreError, match="no good one to go back to"):
         rollback(store)
     assert current(store) == done.generation
@@ -397,7 +400,7 @@ def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> Non
 def test_without_its_memory_a_store_takes_what_is_current_as_good(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     Path(store, "state.json").write_bytes(b"\0" * 100)
-    put(version("1.1"), store, Terms())
+    put(version("1.1"), store, TrialPolicy())
     assert rollback(store).generation == first
 
 
@@ -429,9 +432,9 @@ def test_the_self_check_runs_the_bundle_in_a_process_of_its_own(version: Bundles
 
 
 def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: str) -> None:
-    names = [put(version(f"1.{n}"), store, Terms(commit=True, keep=9)).generation for n in range(3)]
+    names = [put(version(f"1.{n}"), store, TrialPolicy(commit=True, keep=9)).generation for n in range(3)]
     with load(store) as model:
-        names += [put(version(f"1.{n}"), store, Terms(commit=True, keep=9)).generation for n in range(3, 5)]
+        names += [put(version(f"1.{n}"), store, TrialPolicy(commit=True, keep=9)).generation for n in range(3, 5)]
         done = prune(store)
         assert set(done.removed) == set(names[:2])
         assert done.in_use == (names[2],)
@@ -443,7 +446,7 @@ def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: s
 
 def test_an_installation_keeps_no_more_than_is_asked(version: Bundles, store: str) -> None:
     for number in range(5):
-        put(version(f"1.{number}"), store, Terms(commit=True, keep=1))
+        put(version(f"1.{number}"), store, TrialPolicy(commit=True, keep=1))
     assert len(generations(store)) == 2
 
 
@@ -482,7 +485,7 @@ def test_no_call_is_lost_while_models_are_switched(version: Bundles, store: str,
         for thread in threads:
             thread.start()
         for turn in range(SWITCHES):
-            put(paths[1 - turn % 2], store, Terms(commit=True, allow_downgrade=True))
+            put(paths[1 - turn % 2], store, TrialPolicy(commit=True, allow_downgrade=True))
             assert model.reload_if_changed()
             assert not model.reload_if_changed()
         over.set()
@@ -520,12 +523,12 @@ def test_what_cannot_be_switched_to_leaves_the_old_one_running(version: Bundles,
     put(version("1.0"), store)
     with load(store) as model:
         before = model(IMAGE)
-        put(version("1.1", broken=True), store, Terms())
+        put(version("1.1", broken=True), store, TrialPolicy())
         with pytest.raises(EngineError, match="something else"):
             model.reload_if_changed()
         assert not model.reload_if_changed()  # not tried again
         assert np.array_equal(model(IMAGE), before)
-        put(version("1.2"), store, Terms())
+        put(version("1.2"), store, TrialPolicy())
         assert model.reload_if_changed()
         assert model.manifest.model_version == "1.2"
 

@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
-from edgekit_converters.prune import Anatomy, Channels, Group, Labour
+from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
 from edgekit_converters.prune.keras.channels import Ids, Slot, Tag, Tracing
 from edgekit_converters.prune.keras.layer_call import Seen
 from edgekit_converters.prune.keras.propagation_rules import follow
-from edgekit_converters.prune.residual_branches import Detour, Operand, Step, detours, found_in, named
+from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, found_in, named
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 
@@ -47,7 +47,7 @@ class _Traced:
 class Dissection:
     """What can be cut, in the model's own terms."""
 
-    anatomy: Anatomy
+    anatomy: PruningGraph
     tracing: Tracing
     channels: dict[str, Ids]  # group: what stands for each of its channels, (width,)
 
@@ -57,7 +57,7 @@ class Dissection:
         return f"{name}/{PARTS[slot.weight.split('.')[0]]}" if "." in slot.weight else name
 
 
-def dissect(live: Live) -> Dissection:
+def dissect(live: LoadedModel) -> Dissection:
     """Find what of a model can be cut, and what that saves.
 
     Raises:
@@ -68,9 +68,9 @@ def dissect(live: Live) -> Dissection:
         raise SourceError(_not_followable(model))
     tracing = _trace(live)
     channels = _groups(tracing)
-    anatomy = Anatomy((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
+    anatomy = PruningGraph((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
     found = Dissection(anatomy, tracing, channels)
-    anatomy = Anatomy(_describe(found), _labours(found), _whole(found), anatomy.parameters)
+    anatomy = PruningGraph(_describe(found), _labours(found), _whole(found), anatomy.parameters)
     if not any(is_followable(layer) for layer in model.layers):  # what is nested is wired by itself
         anatomy = replace(anatomy, branches=found_in(anatomy, [operand for _, operand in operands(found)]))
     if not channels:
@@ -92,7 +92,7 @@ def _not_followable(model: Any) -> str:
     )
 
 
-def _trace(live: Live) -> Tracing:
+def _trace(live: LoadedModel) -> Tracing:
     """Walk the model on one sample of noise, and see that this computes what the model does."""
     tracing = Tracing()
     generator = np.random.default_rng(0)
@@ -166,7 +166,7 @@ def _step(call: Call, values: list[_Traced], given: list[Any]) -> Step:
     return Step(call.name, tuple(value.step for value in values), shape, adds=call.kind == "Add")
 
 
-def operands(found: Dissection) -> Iterator[tuple[Detour, Operand]]:
+def operands(found: Dissection) -> Iterator[tuple[ResidualPath, Operand]]:
     """Yield the operands of additions that can be left out with layers that are called nowhere else."""
     steps = found.tracing.steps
     times = Counter(step.name for step in steps)
@@ -193,7 +193,7 @@ def _meets(tracing: Tracing, slot: Slot, roots: Ids) -> bool:
     return bool(np.isin(roots[0], tracing.partition.roots(slot.ids)))
 
 
-def _labours(found: Dissection) -> tuple[Labour, ...]:
+def _labours(found: Dissection) -> tuple[LayerCost, ...]:
     group_of = {int(root): name for name, roots in found.channels.items() for root in roots}
     widths = {name: len(roots) for name, roots in found.channels.items()}
 
@@ -205,7 +205,7 @@ def _labours(found: Dissection) -> tuple[Labour, ...]:
         return Channels(fixed, tuple((name, count // widths[name]) for name, count in counts.items()))
 
     return tuple(
-        Labour(**(vars(work) | {"ins": channels(work.ins), "outs": channels(work.outs)}))
+        LayerCost(**(vars(work) | {"ins": channels(work.ins), "outs": channels(work.outs)}))
         for work in found.tracing.works.values()
     )
 

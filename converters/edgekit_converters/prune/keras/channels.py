@@ -46,7 +46,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Work:
-    """A labour before it is known what the groups are; fields as of :class:`edgekit_converters.prune.Labour`."""
+    """A labour before it is known what the groups are; fields as of :class:`edgekit_converters.prune.LayerCost`."""
 
     layer: str
     operator: str

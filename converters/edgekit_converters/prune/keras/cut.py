@@ -14,7 +14,7 @@ import numpy as np
 import tf_keras
 
 from edgekit_converters.frameworks.keras_graph import is_followable, is_own, layers_of
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.load.keras_model import from_model, keras_errors
 from edgekit_converters.prune.keras.analyze import Dissection
 from edgekit_converters.prune.keras.channels import Key, Slot, weight_of
@@ -70,7 +70,7 @@ def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
     return ConversionError(message, stage="cut", subject=subject, advice=advice)
 
 
-def cut_model(live: Live, found: Dissection, gone: frozenset[int], request: SourceRequest) -> Any:
+def cut_model(live: LoadedModel, found: Dissection, gone: frozenset[int], request: SourceRequest) -> Any:
     """Return a new model without the channels in ``gone``; the old one stays as it is.
 
     Raises:

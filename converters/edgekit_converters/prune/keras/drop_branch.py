@@ -10,14 +10,14 @@ import tensorflow as tf
 import tf_keras
 
 from edgekit_converters.frameworks.keras_graph import Call, walk
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune.keras.analyze import Dissection, operands
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 
-def shortened(live: Live, found: Dissection, names: Sequence[str], request: SourceRequest) -> Any:
+def shortened(live: LoadedModel, found: Dissection, names: Sequence[str], request: SourceRequest) -> Any:
     """Return a model without some branches, made of the old one's layers.
 
     Raises:

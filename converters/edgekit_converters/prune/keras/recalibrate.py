@@ -18,7 +18,7 @@ import tensorflow as tf
 from edgekit_converters import data as dataset
 from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.frameworks.keras_graph import Call, walk
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.prune import MendRequest
 from edgekit_converters.prune.keras import analyze
 from edgekit_converters.prune.keras.cut import removed
@@ -49,7 +49,7 @@ class _Dense:
     kept: dict[str, np.ndarray]  # layer: mask over its outputs
 
 
-def mend(live: Live, request: MendRequest, dense: Live | None) -> None:
+def mend(live: LoadedModel, request: MendRequest, dense: LoadedModel | None) -> None:
     """Repair ``live`` in place.
 
     Args:
@@ -93,7 +93,7 @@ def _by_output(ours: list[list[Any]], theirs: list[list[Any]]) -> Iterator[tuple
     return zip(columns, zip(*theirs, strict=True) if theirs else [()] * len(columns), strict=True)
 
 
-def _calls(live: Live) -> tuple[dict[str, list[Call]], int]:
+def _calls(live: LoadedModel) -> tuple[dict[str, list[Call]], int]:
     """Return a model's calls by name, and the bytes of the largest tensor they give for a sample."""
     calls: dict[str, list[Call]] = defaultdict(list)
     sizes = [1]
@@ -108,7 +108,7 @@ def _calls(live: Live) -> tuple[dict[str, list[Call]], int]:
     return calls, max(sizes)
 
 
-def _beside(dense: Live, request: MendRequest) -> _Dense:
+def _beside(dense: LoadedModel, request: MendRequest) -> _Dense:
     found = analyze.dissect(dense)
     gone = list(removed(found, request.cuts))
     kept = {

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
 from edgekit_converters.prune.keras.analyze import Dissection
 from edgekit_converters.prune.keras.channels import Key, Slot, weight_of
-from edgekit_converters.prune.score_loss import Towards, batches, towards
+from edgekit_converters.prune.score_loss import ScoreLoss, batches, towards
 from edgekit_converters.train.losses import TINY
 from edgekit_runtime.errors import SourceError
 
 Along = tuple[np.ndarray, np.ndarray]  # sums of a slot's θ·∂L/∂θ and (∂L/∂θ)², each (batches, entries)
 
 
-def rated(live: Live, found: Dissection, request: ScoreRequest) -> dict[str, np.ndarray]:
+def rated(live: LoadedModel, found: Dissection, request: ScoreRequest) -> dict[str, np.ndarray]:
     """Return by group what each of its channels is worth, (width,) float64.
 
     Raises:
@@ -68,7 +68,7 @@ def _members(found: Dissection, group: str, gradients: dict[Key, Along]) -> Iter
         )
 
 
-def _gradients(live: Live, found: Dissection, request: ScoreRequest) -> dict[Key, Along]:
+def _gradients(live: LoadedModel, found: Dissection, request: ScoreRequest) -> dict[Key, Along]:
     """Return what the gradients of the loss are along each slot, batch by batch."""
     slots = found.tracing.slots
     weights = [_variable(weight_of(slot.layer, slot.weight)) for slot in slots.values()]
@@ -104,7 +104,7 @@ def _along(slot: Slot, values: Any) -> Any:
     return tf.reduce_sum(values, axis=np.delete(np.arange(len(values.shape)), slot.axis).tolist())
 
 
-def _loss(what: Towards) -> Callable[[Any, Any, Any], Any]:
+def _loss(what: ScoreLoss) -> Callable[[Any, Any, Any], Any]:
     """Return the loss of the first output, as a function of output, input and labels; summed over samples."""
 
     def cross_entropy(output: Any, _: Any, given: Any) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters.frameworks.keras_graph import is_own, layers_of
-from edgekit_converters.load import Live, reopen
+from edgekit_converters.load import LoadedModel, reopen
 from edgekit_converters.load.keras_model import save_model
-from edgekit_converters.prune import Anatomy, CutRequest, DropRequest, MendRequest, ScoreRequest, Scores
+from edgekit_converters.prune import CutRequest, DropRequest, MendRequest, PruningGraph, ScoreRequest, Scores
 from edgekit_converters.prune.keras import analyze, recalibrate
 from edgekit_converters.prune.keras.cut import cut_model, removed
 from edgekit_converters.prune.keras.drop_branch import shortened
@@ -20,7 +20,7 @@ from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 
-def dissect(live: Live) -> Anatomy:
+def dissect(live: LoadedModel) -> PruningGraph:
     """Find what can be cut.
 
     Raises:
@@ -29,7 +29,7 @@ def dissect(live: Live) -> Anatomy:
     return analyze.dissect(live).anatomy
 
 
-def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
+def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
     """Say what every channel is worth; formulas in ``importance.py``.
 
     Raises:
@@ -42,7 +42,7 @@ def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
     return Scores(path)
 
 
-def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
+def drop(live: LoadedModel, request: DropRequest, folder: Path) -> SourceRequest:
     """Make the model without some of its branches, as a file of its own.
 
     Raises:
@@ -52,7 +52,7 @@ def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
     return kept(shortened(live, analyze.dissect(live), request.branches, source), source, folder)
 
 
-def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
+def cut(live: LoadedModel, request: CutRequest, folder: Path) -> SourceRequest:
     """Make the smaller model, as a file of its own.
 
     Raises:
@@ -66,7 +66,7 @@ def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
     return kept(smaller, source, folder)
 
 
-def mend(_: Live, request: MendRequest, folder: Path) -> SourceRequest:
+def mend(_: LoadedModel, request: MendRequest, folder: Path) -> SourceRequest:
     """Repair a model that was cut, as a file of its own; see ``keras_mend.py``."""
     source = request.source.request
     live = reopen(source)
@@ -89,7 +89,7 @@ def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
     )
 
 
-def _hold_prediction(smaller: Any, anatomy: Anatomy, cuts: tuple[Cut, ...]) -> None:
+def _hold_prediction(smaller: Any, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> None:
     predicted = anatomy.parameters_at(anatomy.widths | {one.group: len(one.kept) for one in cuts})
     left = smaller.count_params()
     if left != predicted:

@@ -11,12 +11,12 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from edgekit_converters.prune.latency.table import Alone
+from edgekit_converters.prune.latency.table import LayerTiming
 
 COPIES = 4  # of the layer, side by side: a call takes so much by itself that one small layer would drown in it
 
 
-def make(alone: Alone, path: Path, *, int8: bool) -> tuple[Path, ...]:
+def make(alone: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
     """Write the layer; with ``int8`` its input is fake-quantized and its weights are integers, as NNCF leaves them.
 
     There are ``COPIES`` of it.
@@ -43,7 +43,7 @@ def _matrices(node: Any, widths: Sequence[int], random: np.random.Generator, int
     return node
 
 
-def _convolution(alone: Alone, node: Any, random: np.random.Generator, int8: bool) -> Any:
+def _convolution(alone: LayerTiming, node: Any, random: np.random.Generator, int8: bool) -> Any:
     strides, window = list(alone.strides), alone.window
     pads = [0, 0], [0, 0], [1, 1]  # with auto_pad
     divisions = alone.ins if alone.operator == "depthwise" else alone.divisions

@@ -15,8 +15,8 @@ import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.execution.worker import report_progress
-from edgekit_converters.prune import Anatomy, Channels, Labour, Widths
-from edgekit_converters.prune.latency.table import Alone, Row, Table, timed
+from edgekit_converters.prune import Channels, LayerCost, PruningGraph, Widths
+from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, timed
 from edgekit_converters.records import Artifact
 from edgekit_runtime.format.manifest import TensorBinding
 from edgekit_runtime.placement.requirements import machine
@@ -30,14 +30,14 @@ PARTS = (0.25, 0.5, 0.75, 1.0)  # of a width that can be cut, at which layers ar
 TURN_S = 0.001  # how long each width of a layer has its turn
 SETTLED, NEWS, MOST_TURNS = 7, 0.02, 70  # so many turns without news, a least time lower by so much, are the last ones
 FINE_S = 1e-6  # a clock's resolution
-EMPTY = Alone("dense", 1, 1, 1)  # a call that computes next to nothing
+EMPTY = LayerTiming("dense", 1, 1, 1)  # a call that computes next to nothing
 
 
 @dataclass(frozen=True)
 class TabulateRequest:
     """Time the layers of a model."""
 
-    anatomy: Anatomy
+    anatomy: PruningGraph
     whole: Artifact  # the model in an engine
     scheme: str  # "int8-static" or "float32": what layers are made in
 
@@ -96,7 +96,7 @@ class _Grid:
     outs: tuple[int, ...]
 
 
-def _grid(labour: Labour, dense: Widths) -> _Grid:
+def _grid(labour: LayerCost, dense: Widths) -> _Grid:
     ins, outs = (_points(side, dense, labour.divisions) for side in (labour.ins, labour.outs))
     ins = ins[-1:] if labour.operator == "depthwise" else ins  # it has the width of what it gives
     return _Grid(labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions, ins, outs)
@@ -116,13 +116,13 @@ def _points(side: Channels, dense: Widths, divisions: int) -> tuple[int, ...]:
     return tuple(sorted({whole, *(max(1, round(one / divisions)) * divisions for one in cut)}))
 
 
-def _alone(grid: _Grid) -> Iterator[Alone]:
+def _alone(grid: _Grid) -> Iterator[LayerTiming]:
     for ins, outs in product(grid.ins, grid.outs):
         own = max(1, round(ins * outs / grid.outs[-1])) if grid.operator == "depthwise" else ins
-        yield Alone(grid.operator, own, outs, grid.positions, grid.kernel, grid.stride, grid.divisions)
+        yield LayerTiming(grid.operator, own, outs, grid.positions, grid.kernel, grid.stride, grid.divisions)
 
 
-def _milliseconds(request: TabulateRequest, layers: list[Alone], folder: Path) -> list[float]:
+def _milliseconds(request: TabulateRequest, layers: list[LayerTiming], folder: Path) -> list[float]:
     """Of the whole model, and of each layer."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         alone = [_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)]
@@ -144,7 +144,7 @@ def _in_turns(opened: list[OpenArtifact]) -> list[float]:
     return least.tolist()
 
 
-def _open(request: TabulateRequest, alone: Alone, path: Path) -> OpenArtifact:
+def _open(request: TabulateRequest, alone: LayerTiming, path: Path) -> OpenArtifact:
     suffix, int8 = MAKERS[request.engine][1], request.scheme == "int8-static"
     files = _maker(request.engine).make(alone, path.with_suffix(suffix), int8=int8)
     bound = (TensorBinding(0, "", "float32", None, None),)

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.prune import Anatomy, Labour, Widths
+from edgekit_converters.prune import LayerCost, PruningGraph, Widths
 from edgekit_runtime.errors import DataError
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Alone:
+class LayerTiming:
     """A layer at one width, apart from its model."""
 
     operator: str
@@ -67,7 +67,7 @@ class Row:
     outs: tuple[int, ...]  # ascending
     ms: tuple[tuple[float, ...], ...]  # [ins][outs], one call on one thread, without what an empty call takes
 
-    def holds(self, labour: Labour, ins: int, outs: int) -> bool:
+    def holds(self, labour: LayerCost, ins: int, outs: int) -> bool:
         """Tell whether it is about such a layer, of at most its greatest widths."""
         mine = self.operator, self.positions, self.kernel, self.stride, self.divisions
         same = mine == (labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions)
@@ -90,13 +90,13 @@ class Table:
     rows: tuple[Row, ...]
     format: int = FORMAT
 
-    def clock(self, anatomy: Anatomy, dense: Widths) -> Callable[[Labour, Widths], float]:
+    def clock(self, anatomy: PruningGraph, dense: Widths) -> Callable[[LayerCost, Widths], float]:
         """Return what tells the milliseconds of a layer of ``anatomy`` at given widths, none wider than ``dense``.
 
         Raises:
             DataError: a layer is not in the table.
         """
-        found: dict[Labour, Row] = {}
+        found: dict[LayerCost, Row] = {}
         for one in timed(anatomy):
             ins, outs = one.ins.count(dense), one.outs.count(dense)
             fitting = [row for row in self.rows if row.holds(one, ins, outs)]
@@ -107,14 +107,14 @@ class Table:
                 )
             found[one] = min(fitting, key=lambda row: row.ins[-1] * row.outs[-1])
 
-        def milliseconds(labour: Labour, widths: Widths) -> float:
+        def milliseconds(labour: LayerCost, widths: Widths) -> float:
             if labour not in found:
                 return 0.0
             return found[labour].at(labour.ins.count(widths), labour.outs.count(widths))
 
         return milliseconds
 
-    def rest(self, anatomy: Anatomy) -> float:
+    def rest(self, anatomy: PruningGraph) -> float:
         """Return the milliseconds of a dense model that are none of its layers'; of another model, nobody knows."""
         if anatomy.parameters != self.parameters:
             return 0.0
@@ -126,7 +126,7 @@ class Table:
         return json.dumps(asdict(self)) + "\n"
 
 
-def timed(anatomy: Anatomy) -> Iterator[Labour]:
+def timed(anatomy: PruningGraph) -> Iterator[LayerCost]:
     """Yield the layers that take time of their own; elementwise ones are computed with those before them."""
     yield from (one for one in anatomy.labours if one.operator != "elementwise")
 

@@ -9,13 +9,13 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.prune.latency.table import Alone
+from edgekit_converters.prune.latency.table import LayerTiming
 
 COPIES = 1  # of the layer in a file
 ACTIVATION_SCALE, WEIGHT_SCALE = 0.05, 0.01
 
 
-def make(alone: Alone, path: Path, *, int8: bool) -> tuple[Path, ...]:
+def make(alone: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
     """Write the layer; with ``int8`` in full integer arithmetic, its weights in one scale a channel."""
     built = _Built(int8=int8)
     high, wide = alone.extent
@@ -63,7 +63,7 @@ class _Built:
         self._operator("FULLY_CONNECTED", options, operands, given)
         return given
 
-    def convolution(self, tensor: int, alone: Alone) -> int:
+    def convolution(self, tensor: int, alone: LayerTiming) -> int:
         """Add a convolution, depthwise or not, that keeps the extent but for its strides."""
         depthwise = alone.operator == "depthwise"
         options: Any = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()

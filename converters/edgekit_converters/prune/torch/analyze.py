@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from edgekit_converters.prune import Anatomy, Channels, Labour
-from edgekit_converters.prune.torch.channel_groups import Seams
+from edgekit_converters.prune import Channels, LayerCost, PruningGraph
+from edgekit_converters.prune.torch.channel_groups import ChannelGroups
 from edgekit_converters.prune.torch.channels import Followed, operator, owner
 from edgekit_converters.prune.torch.union_find import Ids
 
@@ -19,16 +19,16 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpos
 Conv = nn.modules.conv._ConvNd
 
 
-def anatomy(model: nn.Module, seams: Seams) -> Anatomy:
+def anatomy(model: nn.Module, seams: ChannelGroups) -> PruningGraph:
     """Say what of a module may be cut, and what each layer has to do."""
     parameters = sum(one.numel() for one in model.parameters())
     groups = tuple(seam.group for seam in seams.seams)
-    return Anatomy(groups, tuple(_labours(seams)), seams.whole, parameters)
+    return PruningGraph(groups, tuple(_labours(seams)), seams.whole, parameters)
 
 
-def _labours(seams: Seams) -> Iterator[Labour]:
+def _labours(seams: ChannelGroups) -> Iterator[LayerCost]:
     """The labours of operations in the order of execution, one a layer, and of parameters that multiply nothing."""
-    found: dict[str, Labour] = {}
+    found: dict[str, LayerCost] = {}
     for node in seams.followed.program.graph.nodes:
         labour = _labour(seams, node) if node.op == "call_function" else None
         if labour is None:
@@ -42,7 +42,7 @@ def _labours(seams: Seams) -> Iterator[Labour]:
     yield from _bare(seams)
 
 
-def _labour(seams: Seams, node: fx.Node) -> Labour | None:
+def _labour(seams: ChannelGroups, node: fx.Node) -> LayerCost | None:
     kind = operator(node)
     if kind in CONVOLUTIONS:
         layer = seams.followed.layer(node.args[1], Conv)
@@ -53,23 +53,23 @@ def _labour(seams: Seams, node: fx.Node) -> Labour | None:
             return None
         module: Any = seams.followed.modules[layer]
         positions = math.prod(seams.followed.shape(node)[:-1])
-        return Labour(layer, "dense", *_both(seams, layer), positions, extras=int(module.bias is not None))
+        return LayerCost(layer, "dense", *_both(seams, layer), positions, extras=int(module.bias is not None))
     if kind in ("matmul", "bmm"):
         return _product(seams, node)
     return _attention(seams, node) if kind == "scaled_dot_product_attention" else None
 
 
-def _both(seams: Seams, layer: str) -> tuple[Channels, Channels]:
+def _both(seams: ChannelGroups, layer: str) -> tuple[Channels, Channels]:
     members = seams.followed.members
     return seams.channels(members[layer, "in"]), seams.channels(members[layer, "out"])
 
 
-def _convolution(seams: Seams, node: fx.Node, layer: str) -> Labour:
+def _convolution(seams: ChannelGroups, node: fx.Node, layer: str) -> LayerCost:
     """A group of a grouped convolution is cut whole: an output goes on taking as many inputs as before."""
     module: Any = seams.followed.modules[layer]
     ins, outs = _both(seams, layer)
     block = module.in_channels // module.groups
-    return Labour(
+    return LayerCost(
         layer,
         "depthwise" if module.groups > 1 and block == 1 else "conv",
         ins if module.groups == 1 or block == 1 else Channels(block),
@@ -81,7 +81,7 @@ def _convolution(seams: Seams, node: fx.Node, layer: str) -> Labour:
     )
 
 
-def _product(seams: Seams, node: fx.Node) -> Labour | None:
+def _product(seams: ChannelGroups, node: fx.Node) -> LayerCost | None:
     """A product of two activations: (..., m, k) by (..., k, n)."""
     followed = seams.followed
     one, other = node.args[:2]
@@ -95,7 +95,7 @@ def _product(seams: Seams, node: fx.Node) -> Labour | None:
     return _attending(node, seams.channels(ids[..., 0, :].ravel()), Channels(), (followed.shape(one)[-2], keys))
 
 
-def _attention(seams: Seams, node: fx.Node) -> Labour:
+def _attention(seams: ChannelGroups, node: fx.Node) -> LayerCost:
     """Queries by keys, and what comes of it by values."""
     followed = seams.followed
     query, key, value = node.args[:3]
@@ -109,11 +109,11 @@ def _features(followed: Followed, node: Any) -> Ids:
     return np.broadcast_to(followed.ids(node), followed.shape(node))[..., 0, :].ravel()
 
 
-def _attending(node: fx.Node, ins: Channels, outs: Channels, tokens: tuple[int, int]) -> Labour:
-    return Labour(owner(node) or operator(node), "attention", ins, outs, tokens[0], (tokens[1],))
+def _attending(node: fx.Node, ins: Channels, outs: Channels, tokens: tuple[int, int]) -> LayerCost:
+    return LayerCost(owner(node) or operator(node), "attention", ins, outs, tokens[0], (tokens[1],))
 
 
-def _bare(seams: Seams) -> Iterator[Labour]:
+def _bare(seams: ChannelGroups) -> Iterator[LayerCost]:
     """Parameters that go with channels and multiply nothing together: normalization, slopes, tables, scales."""
     for (layer, side), ids in seams.followed.members.items():
         module: Any = seams.followed.modules.get(layer)
@@ -125,4 +125,4 @@ def _bare(seams: Seams) -> Iterator[Labour]:
             extras = 1
         else:
             continue
-        yield Labour(layer, "elementwise", Channels(), seams.channels(ids), 0, extras=extras)
+        yield LayerCost(layer, "elementwise", Channels(), seams.channels(ids), 0, extras=extras)

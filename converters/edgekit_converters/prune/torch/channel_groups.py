@@ -15,7 +15,7 @@ from edgekit_converters.prune.torch.union_find import NONE, Ids
 
 
 @dataclass(frozen=True)
-class Seam:
+class ChannelGroup:
     """A group, and the unit that each of its channels is."""
 
     group: Group
@@ -23,11 +23,11 @@ class Seam:
 
 
 @dataclass(frozen=True)
-class Seams:
+class ChannelGroups:
     """All groups of a module, and the layers that stay whole."""
 
     followed: Followed
-    seams: tuple[Seam, ...]
+    seams: tuple[ChannelGroup, ...]
     whole: tuple[tuple[str, str], ...]  # (layer, why)
 
     def lines(self) -> dict[tuple[str, str], Ids]:
@@ -43,11 +43,11 @@ class Seams:
         parts = tuple((name, count // widths[name]) for name, count in counts.items())
         return Channels(len(units) - sum(counts.values()), parts)
 
-    def without(self, refused: Mapping[str, str]) -> Seams:
+    def without(self, refused: Mapping[str, str]) -> ChannelGroups:
         """Return the same with some groups, by name, left whole, each for a reason."""
         left = tuple(seam for seam in self.seams if seam.group.name not in refused)
         added = [(layer, why) for s in self.seams if (why := refused.get(s.group.name)) for layer in s.group.makers]
-        return Seams(self.followed, left, (*self.whole, *added))
+        return ChannelGroups(self.followed, left, (*self.whole, *added))
 
     def gone(self, kept: Mapping[str, Iterable[int]]) -> set[int]:
         """Return the units that go where of some groups, by name, only some channels stay."""
@@ -59,7 +59,7 @@ class Seams:
         return found
 
 
-def seams(followed: Followed) -> Seams:
+def seams(followed: Followed) -> ChannelGroups:
     """Sort a module's units into groups: units are alike when they are as many entries of the same layers."""
     lines = {key: followed.units.roots(ids) for key, ids in followed.members.items()}
     entries: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
@@ -70,14 +70,16 @@ def seams(followed: Followed) -> Seams:
     for unit, counts in entries.items():  # in the order of execution, and of the first maker's outputs
         if followed.units.why(unit) is None and any(side == "out" for _, side in counts):
             alike[frozenset(counts.items())].append(unit)
-    found: list[Seam] = []
+    found: list[ChannelGroup] = []
     for units in alike.values():
         if len(units) > 1:
             found.append(
-                Seam(_group(followed, entries[units[0]], len(units), {one.group.name for one in found}), tuple(units))
+                ChannelGroup(
+                    _group(followed, entries[units[0]], len(units), {one.group.name for one in found}), tuple(units)
+                )
             )
     cut = {unit for seam in found for unit in seam.units}
-    return Seams(followed, tuple(found), tuple(_whole(followed, lines, cut)))
+    return ChannelGroups(followed, tuple(found), tuple(_whole(followed, lines, cut)))
 
 
 def _group(followed: Followed, entries: Counter[tuple[str, str]], width: int, names: set[str]) -> Group:

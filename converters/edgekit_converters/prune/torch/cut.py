@@ -19,7 +19,7 @@ from torch import nn
 
 from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.load.torch_module import FORWARD
-from edgekit_converters.prune.torch.channel_groups import Seam, Seams, places
+from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups, places
 from edgekit_converters.prune.torch.channels import Site
 from edgekit_converters.prune.torch.layer_surgery import blank_inputs, cut_layer
 from edgekit_converters.prune.torch.union_find import Ids
@@ -31,7 +31,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Held:
+class ReplacedParameter:
     """An attribute that holds a number of channels."""
 
     owner: str  # path of the module
@@ -44,7 +44,7 @@ class Held:
         return f"{self.owner}.{self.attribute}{place}".lstrip(".")
 
 
-def carve(model: nn.Module, seams: Seams, gone: set[int], held: Sequence[Held] = ()) -> None:
+def carve(model: nn.Module, seams: ChannelGroups, gone: set[int], held: Sequence[ReplacedParameter] = ()) -> None:
     """Take units out of a module, and set the attributes that hold their number."""
     for (layer, side), line in seams.lines().items():
         out = places(line, gone)
@@ -54,13 +54,15 @@ def carve(model: nn.Module, seams: Seams, gone: set[int], held: Sequence[Held] =
         _set(model.get_submodule(one.owner), one, sum(unit not in gone for unit in one.ids))
 
 
-def held_numbers(model: nn.Module, seams: Seams, inputs: Tensors) -> tuple[Seams, tuple[Held, ...]]:
+def held_numbers(
+    model: nn.Module, seams: ChannelGroups, inputs: Tensors
+) -> tuple[ChannelGroups, tuple[ReplacedParameter, ...]]:
     """Return the groups that can really be cut, and the attributes to set then.
 
     Each group whose number of channels may be held somewhere is tried by itself, then all together; every other
     channel goes.
     """
-    found: dict[str, tuple[Held, ...]] = {}
+    found: dict[str, tuple[ReplacedParameter, ...]] = {}
     refused: dict[str, str] = {}
     for seam in seams.seams:
         if any(set(seam.units) & set(_units(seams, site)) for site in seams.followed.sites):
@@ -76,7 +78,9 @@ def held_numbers(model: nn.Module, seams: Seams, inputs: Tensors) -> tuple[Seams
     return left, _flat({name: held for name, held in found.items() if name in names})
 
 
-def difference(model: nn.Module, seams: Seams, gone: set[int], held: Sequence[Held], inputs: Tensors) -> str | None:
+def difference(
+    model: nn.Module, seams: ChannelGroups, gone: set[int], held: Sequence[ReplacedParameter], inputs: Tensors
+) -> str | None:
     """Say why a module without some units is not what it should be; None when it is.
 
     It should give what the whole one gives whose layers read nothing of these units.
@@ -114,10 +118,10 @@ def unequal(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> st
 
 def _try(
     model: nn.Module,
-    seams: Seams,
-    seam: Seam,
+    seams: ChannelGroups,
+    seam: ChannelGroup,
     inputs: Tensors,
-    found: dict[str, tuple[Held, ...]],
+    found: dict[str, tuple[ReplacedParameter, ...]],
     refused: dict[str, str],
 ) -> None:
     """Try a group by itself, first without setting anything, then with all candidates, then with fewer of them."""
@@ -140,7 +144,7 @@ def _try(
     refused[seam.group.name] = f"{why}{tried}"
 
 
-def _candidates(model: nn.Module, seams: Seams, seam: Seam) -> Iterator[Held]:
+def _candidates(model: nn.Module, seams: ChannelGroups, seam: ChannelGroup) -> Iterator[ReplacedParameter]:
     """The attributes that hold a number which cutting a group changes, in modules whose forward pass may read it."""
     seen = set()
     for site in seams.followed.sites:
@@ -148,7 +152,7 @@ def _candidates(model: nn.Module, seams: Seams, seam: Seam) -> Iterator[Held]:
         if not set(seam.units) & set(units):
             continue
         for attribute, place, value in _numbers(model.get_submodule(site.owner)):
-            held = Held(site.owner, attribute, place, units)
+            held = ReplacedParameter(site.owner, attribute, place, units)
             key = (site.owner, attribute, place, tuple(sorted(units)))
             if value == len(units) and key not in seen:
                 seen.add(key)
@@ -163,7 +167,7 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
             yield from ((name, place, one) for place, one in enumerate(value) if type(one) is int)
 
 
-def _set(module: nn.Module, held: Held, value: int) -> None:
+def _set(module: nn.Module, held: ReplacedParameter, value: int) -> None:
     if held.place is None:
         setattr(module, held.attribute, value)
         return
@@ -172,14 +176,14 @@ def _set(module: nn.Module, held: Held, value: int) -> None:
     setattr(module, held.attribute, type(getattr(module, held.attribute))(values))
 
 
-def _units(seams: Seams, site: Site) -> tuple[int, ...]:
+def _units(seams: ChannelGroups, site: Site) -> tuple[int, ...]:
     line: Ids = seams.followed.units.roots(np.asarray(site.ids))
     return tuple(line.tolist())
 
 
-def _every_other(seams: Sequence[Seam]) -> set[int]:
+def _every_other(seams: Sequence[ChannelGroup]) -> set[int]:
     return {unit for seam in seams for unit in seam.units[1::2]}
 
 
-def _flat(found: dict[str, tuple[Held, ...]]) -> tuple[Held, ...]:
+def _flat(found: dict[str, tuple[ReplacedParameter, ...]]) -> tuple[ReplacedParameter, ...]:
     return tuple(dict.fromkeys(held for one in found.values() for held in one))

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from edgekit_converters.load.torch_module import FORWARD, Rewired
-from edgekit_converters.prune.residual_branches import Detour, Operand, Step, detours, named
+from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, named
 from edgekit_converters.prune.torch.cut import Tensors, run, unequal
 from edgekit_runtime.errors import ConversionError
 
@@ -61,7 +61,7 @@ def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Modul
     return short
 
 
-def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, Detour]]:
+def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, ResidualPath]]:
     """Yield the path of a module, an operand in its forward pass, and where."""
     for path, taken in _calls(model, inputs).items():
         module = model.get_submodule(path)
@@ -123,9 +123,9 @@ def _adds(node: fx.Node) -> bool:
     return named and not node.kwargs and len(node.args) == 2 and all(isinstance(one, fx.Node) for one in node.args)
 
 
-def _edited(model: nn.Module, places: Sequence[tuple[str, Detour]], edit: Edit) -> nn.Module:
+def _edited(model: nn.Module, places: Sequence[tuple[str, ResidualPath]], edit: Edit) -> nn.Module:
     model = copy.deepcopy(model)
-    by_path: defaultdict[str, list[Detour]] = defaultdict(list)
+    by_path: defaultdict[str, list[ResidualPath]] = defaultdict(list)
     for path, one in places:
         by_path[path].append(one)
     for path, detour in by_path.items():

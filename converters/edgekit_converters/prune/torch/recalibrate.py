@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit_converters import data as dataset
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.load.torch_module import FORWARD, tensors
 from edgekit_converters.prune import MendRequest
-from edgekit_converters.prune.torch.channel_groups import Seams, places
+from edgekit_converters.prune.torch.channel_groups import ChannelGroups, places
 from edgekit_converters.prune.torch.cut import Tensors, run, unequal
 
 SAMPLES, VALUES = 256, 2**23  # that weights are solved on, at most: of samples, and of input values
@@ -40,11 +40,11 @@ class Dense:
     """The module as it was, and the units that it has more."""
 
     model: nn.Module
-    seams: Seams
+    seams: ChannelGroups
     gone: set[int]
 
 
-def rebuild(small: nn.Module, dense: Dense, live: Live, request: MendRequest) -> None:
+def rebuild(small: nn.Module, dense: Dense, live: LoadedModel, request: MendRequest) -> None:
     """Solve for the weights of each layer that reads fewer channels than in the dense module."""
     batch = tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
@@ -65,7 +65,7 @@ def rebuild(small: nn.Module, dense: Dense, live: Live, request: MendRequest) ->
         run(small, batch)
 
 
-def reestimate(small: nn.Module, live: Live, request: MendRequest) -> None:
+def reestimate(small: nn.Module, live: LoadedModel, request: MendRequest) -> None:
     """Take BatchNorm's means and variances anew, over all samples, each layer's on what those before it give now."""
     layers = [one for one in small.modules() if isinstance(one, BatchNorm) and one.running_mean is not None]
     if not layers:
@@ -187,7 +187,7 @@ def _solvable(module: Any) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, Conv) and module.groups == 1 and not module.transposed)
 
 
-def _count(live: Live, request: MendRequest) -> int:
+def _count(live: LoadedModel, request: MendRequest) -> int:
     values = sum(int(np.prod(spec.shape)) for spec in live.inputs)
     return max(2, min(request.data.count, SAMPLES, VALUES // values))
 

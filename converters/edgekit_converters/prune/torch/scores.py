@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekit_converters.load import Live
+from edgekit_converters.load import LoadedModel
 from edgekit_converters.load.torch_module import tensors
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
-from edgekit_converters.prune.score_loss import Towards, batches, towards
-from edgekit_converters.prune.torch.channel_groups import Seam, Seams
+from edgekit_converters.prune.score_loss import ScoreLoss, batches, towards
+from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups
 from edgekit_converters.prune.torch.recalibrate import takes_batches
 from edgekit_converters.prune.torch.union_find import Ids
 from edgekit_converters.train.losses import TINY
@@ -27,7 +27,7 @@ Norm = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, 
 
 
 @dataclass(frozen=True)
-class Lie:
+class ParameterSlice:
     """How the channels of a layer lie on one of its parameters."""
 
     parameter: nn.Parameter
@@ -37,7 +37,7 @@ class Lie:
     ids: Ids  # (size of the axis,): units
 
 
-def rated(live: Live, model: nn.Module, seams: Seams, request: ScoreRequest) -> dict[str, np.ndarray]:
+def rated(live: LoadedModel, model: nn.Module, seams: ChannelGroups, request: ScoreRequest) -> dict[str, np.ndarray]:
     """Return by group what each of its channels is worth, (width,) float64; ``model`` is a copy of the module.
 
     Raises:
@@ -60,25 +60,27 @@ def rated(live: Live, model: nn.Module, seams: Seams, request: ScoreRequest) -> 
     }
 
 
-def _lies(model: nn.Module, layer: str, side: str, ids: Ids) -> Iterator[Lie]:
+def _lies(model: nn.Module, layer: str, side: str, ids: Ids) -> Iterator[ParameterSlice]:
     if side.startswith("axis"):
-        yield Lie(model.get_parameter(layer), int(side.removeprefix("axis ")), "passes", "other", ids)
+        yield ParameterSlice(model.get_parameter(layer), int(side.removeprefix("axis ")), "passes", "other", ids)
         return
     module: Any = model.get_submodule(layer)
     grouped, turned = isinstance(module, Conv) and module.groups > 1, getattr(module, "transposed", False)
     if side == "in":
         if not grouped:
-            yield Lie(module.weight, 0 if turned else 1, "uses", "kernel", ids)
+            yield ParameterSlice(module.weight, 0 if turned else 1, "uses", "kernel", ids)
         return
     role = "passes" if side == "through" or grouped else "makes"
     kind = "scale" if isinstance(module, Norm) else "kernel" if side == "out" else "other"
     if module.weight is not None:
-        yield Lie(module.weight, 1 if turned or isinstance(module, nn.Embedding) else 0, role, kind, ids)
+        yield ParameterSlice(module.weight, 1 if turned or isinstance(module, nn.Embedding) else 0, role, kind, ids)
     if getattr(module, "bias", None) is not None:
-        yield Lie(module.bias, 0, role, "other", ids)
+        yield ParameterSlice(module.bias, 0, role, "other", ids)
 
 
-def _members(seam: Seam, lies: list[Lie], along: dict[int, list[tuple[np.ndarray, np.ndarray]]]) -> Iterator[Member]:
+def _members(
+    seam: ChannelGroup, lies: list[ParameterSlice], along: dict[int, list[tuple[np.ndarray, np.ndarray]]]
+) -> Iterator[Member]:
     order = {unit: channel for channel, unit in enumerate(seam.units)}
     for place, lie in enumerate(lies):
         belongs = [(entry, order[unit]) for entry, unit in enumerate(lie.ids.tolist()) if unit in order]
@@ -97,7 +99,7 @@ def _members(seam: Seam, lies: list[Lie], along: dict[int, list[tuple[np.ndarray
         )
 
 
-def _over(lie: Lie, values: torch.Tensor) -> np.ndarray:
+def _over(lie: ParameterSlice, values: torch.Tensor) -> np.ndarray:
     """Return sums over all other axes, (size of the axis,) float64."""
     others = [axis for axis in range(values.dim()) if axis != lie.axis]
     summed: np.ndarray = (values.sum(others) if others else values).detach().double().numpy()
@@ -105,7 +107,7 @@ def _over(lie: Lie, values: torch.Tensor) -> np.ndarray:
 
 
 def _gradients(
-    live: Live, model: nn.Module, lies: list[Lie], request: ScoreRequest
+    live: LoadedModel, model: nn.Module, lies: list[ParameterSlice], request: ScoreRequest
 ) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Return sums along each lie of θ·∂L/∂θ and of (∂L/∂θ)², batch by batch, each (size of the axis,)."""
     loss = _loss(towards(live, request))
@@ -137,7 +139,7 @@ def _summed(model: nn.Module, batch: tuple[torch.Tensor, ...], loss: Loss, given
     return loss(output, batch[0], given)
 
 
-def _loss(what: Towards) -> Loss:
+def _loss(what: ScoreLoss) -> Loss:
     """Return the loss of the first output, as a function of output, input and labels; summed over samples."""
 
     def cross_entropy(output: torch.Tensor, _: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:

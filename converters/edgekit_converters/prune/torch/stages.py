@@ -20,14 +20,14 @@ from torch import nn
 
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.foreign_errors import told
-from edgekit_converters.load import Live, reopen
+from edgekit_converters.load import LoadedModel, reopen
 from edgekit_converters.load.torch_module import FORWARD, Flat, is_program, samples
-from edgekit_converters.prune import Anatomy, CutRequest, DropRequest, MendRequest, ScoreRequest, Scores
+from edgekit_converters.prune import CutRequest, DropRequest, MendRequest, PruningGraph, ScoreRequest, Scores
 from edgekit_converters.prune.residual_branches import found_in
 from edgekit_converters.prune.torch.analyze import anatomy
 from edgekit_converters.prune.torch.attention import free_heads
-from edgekit_converters.prune.torch.channel_groups import Seams, seams
-from edgekit_converters.prune.torch.cut import Held, Tensors, carve, difference, held_numbers, run
+from edgekit_converters.prune.torch.channel_groups import ChannelGroups, seams
+from edgekit_converters.prune.torch.cut import ReplacedParameter, Tensors, carve, difference, held_numbers, run
 from edgekit_converters.prune.torch.drop_branch import operands, without
 from edgekit_converters.prune.torch.propagate import follow
 from edgekit_converters.prune.torch.recalibrate import Dense, rebuild, reestimate
@@ -42,15 +42,15 @@ SEED = 0
 class Opened:
     """What is known of a module: where it can be cut, and what has to be set then."""
 
-    seams: Seams
-    held: tuple[Held, ...]
-    anatomy: Anatomy
+    seams: ChannelGroups
+    held: tuple[ReplacedParameter, ...]
+    anatomy: PruningGraph
 
 
 _opened: weakref.WeakKeyDictionary[nn.Module, Opened] = weakref.WeakKeyDictionary()
 
 
-def dissect(live: Live) -> Anatomy:
+def dissect(live: LoadedModel) -> PruningGraph:
     """Find what of a module can be cut.
 
     Raises:
@@ -59,7 +59,7 @@ def dissect(live: Live) -> Anatomy:
     return opened(live).anatomy
 
 
-def opened(live: Live) -> Opened:
+def opened(live: LoadedModel) -> Opened:
     """Return what is known of an open module, found once.
 
     Raises:
@@ -76,12 +76,12 @@ def opened(live: Live) -> Opened:
     return _opened[live.handle]
 
 
-def free_copy(live: Live) -> nn.Module:
+def free_copy(live: LoadedModel) -> nn.Module:
     """Return a copy of an open module, in evaluation mode, whose attention can have any number of heads."""
     return free_heads(copy.deepcopy(live.handle.module)).eval()
 
 
-def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
+def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
     """Say what every channel is worth; formulas in ``importance.py``.
 
     Raises:
@@ -94,7 +94,7 @@ def score(live: Live, request: ScoreRequest, folder: Path) -> Scores:
     return Scores(path)
 
 
-def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
+def cut(live: LoadedModel, request: CutRequest, folder: Path) -> SourceRequest:
     """Make the smaller module, prove it, and leave its weights in ``folder``.
 
     Raises:
@@ -112,7 +112,7 @@ def cut(live: Live, request: CutRequest, folder: Path) -> SourceRequest:
     return replace(request.source.request, cuts=_composed(request.source.request.cuts, request.cuts), weights=path)
 
 
-def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
+def drop(live: LoadedModel, request: DropRequest, folder: Path) -> SourceRequest:
     """Make the module without some of its branches, prove it, and leave its weights in ``folder``.
 
     Raises:
@@ -125,7 +125,7 @@ def drop(live: Live, request: DropRequest, folder: Path) -> SourceRequest:
     return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
 
 
-def mend(live: Live, request: MendRequest, folder: Path) -> SourceRequest:
+def mend(live: LoadedModel, request: MendRequest, folder: Path) -> SourceRequest:
     """Repair a cut module from samples, and leave its weights in ``folder``; see ``torch_mend.py``."""
     small = copy.deepcopy(live.handle.module)
     if request.dense is not None and request.cuts:
@@ -203,7 +203,7 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
     return program
 
 
-def _gone(known: Seams, cuts: Sequence[Cut]) -> set[int]:
+def _gone(known: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
     widths = {seam.group.name: seam.group.width for seam in known.seams}
     for one in cuts:
         if one.group not in widths:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_runtime.errors import SourceError
 
 
@@ -40,7 +40,7 @@ def attention(features: Any) -> Any:
     return tf.math.l2_normalize(strength, axis=[1, 2], epsilon=1e-24)
 
 
-def with_maps(live: Live) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
+def with_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
     """Return what runs a batch and gives its outputs and, apart, its attention maps.
 
     Raises:

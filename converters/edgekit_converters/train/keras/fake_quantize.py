@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
-from edgekit_converters.load import Arrays, Live, in_batches
+from edgekit_converters.load import Arrays, LoadedModel, in_batches
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
@@ -70,7 +70,7 @@ class Place:
     sums: Any  # as of Given
 
 
-def fake_quantized(live: Live, settings: Settings) -> KerasFakeQuantize | None:
+def fake_quantized(live: LoadedModel, settings: Settings) -> KerasFakeQuantize | None:
     """Return what imitates the arithmetic that the settings ask for, where they do."""
     scheme = settings.quantize_aware
     return KerasFakeQuantize(live, ARITHMETICS[scheme]) if scheme else None
@@ -84,7 +84,7 @@ class KerasFakeQuantize:
         arithmetic: of the scheme.
     """
 
-    def __init__(self, live: Live, arithmetic: Arithmetic) -> None:
+    def __init__(self, live: LoadedModel, arithmetic: Arithmetic) -> None:
         model = live.handle.model
         self._model, self._arithmetic = model, arithmetic
         self._ranges: dict[str, tf.Variable] = {}  # point: (low, high); NaN: none yet

@@ -18,7 +18,7 @@ from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.keras import sparse_weights
 from edgekit_converters.train.keras.attention_maps import attention, framework_of, with_features
 from edgekit_converters.train.keras.fake_quantize import fake_quantized
-from edgekit_converters.train.losses import HINT_WEIGHT, TINY, Aim, Objective, matched
+from edgekit_converters.train.losses import HINT_WEIGHT, TINY, LossTarget, Objective, matched
 from edgekit_converters.train.student import Kernel, State
 from edgekit_runtime.errors import SourceError
 
@@ -181,7 +181,7 @@ class KerasStudent:
             loss += self._one_loss(aim, tf.cast(output, tf.float32), labels, answer)
         return loss
 
-    def _one_loss(self, aim: Aim, output: Any, labels: Any, answer: Any) -> Any:
+    def _one_loss(self, aim: LossTarget, output: Any, labels: Any, answer: Any) -> Any:
         loss = tf.zeros(())
         given = tf.concat([1 - output, output], axis=1) if aim.single else output
         logits = tf.math.log(tf.maximum(given, TINY)) if aim.probabilities else given

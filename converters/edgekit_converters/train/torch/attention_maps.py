@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 
 
 class Maps:
@@ -35,7 +35,7 @@ class Maps:
             self._found[tuple(output.shape[2:])] = output
 
 
-def with_maps(live: Live) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
+def with_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
     """Return what runs a batch and gives its outputs and, apart, its attention maps."""
     maps = Maps(live.handle.module)
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.load import Arrays, Live
+from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
@@ -57,7 +57,7 @@ class Given:
     rounded: torch.Tensor | None = None
 
 
-def fake_quantized(live: Live, settings: Settings) -> TorchFakeQuantize | None:
+def fake_quantized(live: LoadedModel, settings: Settings) -> TorchFakeQuantize | None:
     """Return what imitates the arithmetic that the settings ask for, where they do."""
     scheme = settings.quantize_aware
     return TorchFakeQuantize(live, ARITHMETICS[scheme]) if scheme else None
@@ -71,7 +71,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         arithmetic: of the scheme.
     """
 
-    def __init__(self, live: Live, arithmetic: Arithmetic) -> None:
+    def __init__(self, live: LoadedModel, arithmetic: Arithmetic) -> None:
         super().__init__()
         module, self._run = live.handle.module, live.run
         self._ranges: dict[str, torch.Tensor] = {}  # point: (low, high)

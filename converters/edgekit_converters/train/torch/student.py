@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.foreign_errors import told
-from edgekit_converters.load import Arrays, Live, reopen
+from edgekit_converters.load import Arrays, LoadedModel, reopen
 from edgekit_converters.load.torch_module import FORWARD
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
-from edgekit_converters.train.losses import HINT_WEIGHT, TINY, Aim, Objective, matched
+from edgekit_converters.train.losses import HINT_WEIGHT, TINY, LossTarget, Objective, matched
 from edgekit_converters.train.student import Kernel, State
 from edgekit_converters.train.torch import sparse_weights
 from edgekit_converters.train.torch.attention_maps import Maps
@@ -202,7 +202,7 @@ class TorchStudent:
         return loss
 
     def _one_loss(
-        self, aim: Aim, output: torch.Tensor, labels: torch.Tensor | None, answer: torch.Tensor | None
+        self, aim: LossTarget, output: torch.Tensor, labels: torch.Tensor | None, answer: torch.Tensor | None
     ) -> torch.Tensor:
         loss = torch.zeros(())
         given = torch.cat([1 - output, output], dim=1) if aim.single else output
@@ -230,7 +230,7 @@ class TorchStudent:
                         one.mul_(1 - learning_rate * self._settings.weight_decay)
 
 
-def module_of(live: Live) -> torch.nn.Module:
+def module_of(live: LoadedModel) -> torch.nn.Module:
     """The user's own module, which an open source wraps."""
     module: torch.nn.Module = live.handle.module
     return module

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.engines import Facts, compile_cache
+from edgekit_runtime.engines import EngineInfo, compile_cache
 from edgekit_runtime.engines.litert.interpreter import FOREIGN, Mapped, library, tensors
 from edgekit_runtime.errors import EngineError, EngineUnavailable
 from edgekit_runtime.placement.golden_check import processor
@@ -44,7 +44,7 @@ def open_on_gpu(path: str, variant: Variant) -> CompiledEngine:
             gpu_options=options.GpuOptions(enforce_f32=precision == "f32"),
         )
         library = os.path.dirname(str(options.__file__))
-        facts = Facts("GPU", PRECISIONS[precision], None, None, {"gpu": library})
+        facts = EngineInfo("GPU", PRECISIONS[precision], None, None, {"gpu": library})
         return CompiledEngine(_compiled(path, wanted), facts)
 
 
@@ -78,7 +78,7 @@ def open_with_kept_weights(path: str, threads: int, artifact: str) -> CompiledEn
         return None
     if kept is None and os.path.exists(packed):
         kept = compile_cache.keep(key, packed)
-    facts = Facts("CPU", "float32", threads, None, {"packed weights": kept} if kept else {})
+    facts = EngineInfo("CPU", "float32", threads, None, {"packed weights": kept} if kept else {})
     return CompiledEngine(compiled, facts, again=lambda: open_with_kept_weights(path, threads, artifact))
 
 
@@ -93,7 +93,7 @@ def _compiled(path: str, wanted: Any) -> Compiled:
 class CompiledEngine:
     """A compiled model with a buffer a tensor."""
 
-    def __init__(self, model: Compiled, facts: Facts, again: Callable[[], Engine | None] | None = None) -> None:
+    def __init__(self, model: Compiled, facts: EngineInfo, again: Callable[[], Engine | None] | None = None) -> None:
         compiled, inputs, outputs = model
         self.inputs, self.outputs, self.facts, self._again = inputs, outputs, facts, again
         signature = compiled.get_signature_by_index(0)

@@ -6,7 +6,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.engines import Facts
+from edgekit_runtime.engines import EngineInfo
 from edgekit_runtime.engines.delegates import library_path, options_for
 from edgekit_runtime.engines.litert.interpreter import LiteRTEngine, Mapped, interpreter_of
 from edgekit_runtime.errors import DelegateUnavailable
@@ -34,7 +34,7 @@ def open_model(path: str, variant: Variant, threads: int | None) -> LiteRTEngine
         interpreter.allocate_tensors()
     if taken[0] == 0:
         raise DelegateUnavailable(f"the delegate {found} took 0 of the {taken[1]} operators of {file}")
-    return LiteRTEngine(interpreter, Facts(name, None, threads or 1, taken, {name: found}))
+    return LiteRTEngine(interpreter, EngineInfo(name, None, threads or 1, taken, {name: found}))
 
 
 def _taken(nodes: list[dict[str, Any]]) -> tuple[int, int]:

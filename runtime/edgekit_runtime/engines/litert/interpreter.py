@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from edgekit_runtime.engines import Facts, Library, TensorInfo
+from edgekit_runtime.engines import EngineInfo, Library, TensorInfo
 from edgekit_runtime.errors import EngineError, EngineUnavailable, IncompatibleDevice
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
     with Mapped(f"LiteRT cannot open {os.path.basename(path)}", EngineUnavailable):
         interpreter = interpreter_class(model_path=path, num_threads=threads or 1)
         interpreter.allocate_tensors()
-    facts = Facts("CPU", "float32", threads or 1)
+    facts = EngineInfo("CPU", "float32", threads or 1)
     return LiteRTEngine(interpreter, facts, again=lambda: _twin(path, variant, threads, artifact))
 
 
@@ -136,7 +136,7 @@ def _twin(path: str, variant: Variant, threads: int | None, artifact: str) -> En
 class LiteRTEngine:
     """An allocated interpreter."""
 
-    def __init__(self, interpreter: Any, facts: Facts, again: Callable[[], Engine] | None = None) -> None:
+    def __init__(self, interpreter: Any, facts: EngineInfo, again: Callable[[], Engine] | None = None) -> None:
         self.facts = facts
         self.inputs, self.outputs = tensors(interpreter)
         details = interpreter.get_input_details(), interpreter.get_output_details()

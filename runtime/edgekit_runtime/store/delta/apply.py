@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import BundlePath
     from edgekit_runtime.format.manifest import Manifest
     from edgekit_runtime.store.delta.format import Header
-    from edgekit_runtime.store.generations import Hold
+    from edgekit_runtime.store.generations import GenerationLock
     from edgekit_runtime.trust.policy import Trust
 
     class Old(Protocol):
@@ -88,7 +88,7 @@ def open_delta(path: BundlePath, store: str, trust: Trust = None) -> Delta:
 class _Mapped:
     """The files of a generation, mapped; they are not verified: what is made of them is."""
 
-    def __init__(self, held: Hold, name: str) -> None:
+    def __init__(self, held: GenerationLock, name: str) -> None:
         self._held, self._name = held, name
 
     def read(self, path: str) -> Content:

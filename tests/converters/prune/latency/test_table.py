@@ -10,24 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_converters.prune import Anatomy, Channels, Group, Labour
+from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
 from edgekit_converters.prune.latency.profile import MAKERS, TabulateRequest, tabulate
-from edgekit_converters.prune.latency.table import Alone, Row, Table, read_table
+from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, read_table
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import TensorBinding
 
 INNER = Channels(0, (("first", 1),))
-ANATOMY = Anatomy(
+ANATOMY = PruningGraph(
     groups=(Group("first", "channels", 64, ("first",), ("each", "last")),),
     labours=(
-        Labour("first", "conv", Channels(3), INNER, 256, (3, 3), (2, 2), extras=1),
-        Labour("norm", "elementwise", INNER, INNER, 256, extras=2),
-        Labour("each", "depthwise", INNER, INNER, 256, (3, 3), (1, 1)),
-        Labour("apart", "conv", INNER, INNER, 256, (3, 3), (1, 1), divisions=4),
-        Labour("along", "conv", INNER, INNER, 40, (5,), (1,)),
-        Labour("look", "attention", INNER, INNER, 40, (40,)),
-        Labour("last", "dense", INNER, Channels(10), 1, extras=1),
+        LayerCost("first", "conv", Channels(3), INNER, 256, (3, 3), (2, 2), extras=1),
+        LayerCost("norm", "elementwise", INNER, INNER, 256, extras=2),
+        LayerCost("each", "depthwise", INNER, INNER, 256, (3, 3), (1, 1)),
+        LayerCost("apart", "conv", INNER, INNER, 256, (3, 3), (1, 1), divisions=4),
+        LayerCost("along", "conv", INNER, INNER, 40, (5,), (1,)),
+        LayerCost("look", "attention", INNER, INNER, 40, (40,)),
+        LayerCost("last", "dense", INNER, Channels(10), 1, extras=1),
     ),
     whole=(),
     parameters=1000,
@@ -46,8 +46,8 @@ def test_times_are_interpolated_in_both_widths() -> None:
 
 
 def test_a_layer_takes_its_own_row() -> None:
-    labour = Labour("conv", "conv", Channels(16), Channels(0, (("conv", 1),)), 16, (3, 3), (1, 1))
-    anatomy = Anatomy((Group("conv", "channels", 40, ("conv",), ()),), (labour,), (), 1000)
+    labour = LayerCost("conv", "conv", Channels(16), Channels(0, (("conv", 1),)), 16, (3, 3), (1, 1))
+    anatomy = PruningGraph((Group("conv", "channels", 40, ("conv",), ()),), (labour,), (), 1000)
     wider = replace(ROW, ins=(32,), outs=(80,), ms=((50.0,),))
     clock = table(wider, ROW).clock(anatomy, anatomy.widths)
     assert [clock(labour, {"conv": width}) for width in (40, 20, 10)] == [6, 4, 2]
@@ -102,7 +102,7 @@ def test_every_kind_of_layer_is_timed(
 ) -> None:
     monkeypatch.setattr("edgekit_converters.prune.latency.profile.PARTS", (0.25, 1.0))
     module, suffix = MAKERS[engine]
-    alone = Alone("conv", 32, 32, 1024, (3, 3), (1, 1))
+    alone = LayerTiming("conv", 32, 32, 1024, (3, 3), (1, 1))
     (tmp_path / "whole").mkdir()
     files = importlib.import_module(module).make(alone, tmp_path / f"whole/model{suffix}", int8=False)
     bound = (TensorBinding(0, "", "float32", None, None),)
@@ -126,7 +126,7 @@ def test_every_kind_of_layer_is_timed(
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("engine", MAKERS)
 def test_int8_layers_are_really_int8(engine: str, tmp_path: Path) -> None:
-    alone = Alone("conv", 32, 32, 1024, (3, 3), (1, 1))
+    alone = LayerTiming("conv", 32, 32, 1024, (3, 3), (1, 1))
     make = importlib.import_module(MAKERS[engine][0]).make
     sizes = [
         sum(path.stat().st_size for path in make(alone, tmp_path / f"{int8}{MAKERS[engine][1]}", int8=int8))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_converters.load import Live, open_source, reopen
+from edgekit_converters.load import LoadedModel, open_source, reopen
 from edgekit_converters.load.save import SaveRequest, save
-from edgekit_converters.prune import Anatomy, CutRequest, DissectRequest, cut, dissect
+from edgekit_converters.prune import CutRequest, DissectRequest, PruningGraph, cut, dissect
 from edgekit_converters.records import Cut, Source, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
@@ -54,7 +54,7 @@ def source_of(name: str, shape: str) -> Source:
     return load(request, HERE)
 
 
-def inputs_of(live: Live) -> list[np.ndarray]:
+def inputs_of(live: LoadedModel) -> list[np.ndarray]:
     generator = np.random.default_rng(7)
     return [
         generator.standard_normal(spec.shape).astype(spec.dtype)
@@ -64,11 +64,11 @@ def inputs_of(live: Live) -> list[np.ndarray]:
     ]
 
 
-def every_other(anatomy: Anatomy) -> tuple[Cut, ...]:
+def every_other(anatomy: PruningGraph) -> tuple[Cut, ...]:
     return tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in anatomy.groups)
 
 
-def silence(live: Live, anatomy: Anatomy, cuts: tuple[Cut, ...]) -> None:
+def silence(live: LoadedModel, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> None:
     """Zero all weights by which any layer reads what the cuts take away."""
     import torch
 
@@ -119,7 +119,7 @@ def test_costs_are_what_the_anatomy_says_before_and_after(name: str, tmp_path: P
     assert anatomy.macs_at(widths) < anatomy.macs_at(anatomy.widths)
 
 
-def counted(live: Live) -> tuple[int, int]:
+def counted(live: LoadedModel) -> tuple[int, int]:
     """Parameters, and MACs as PyTorch itself counts them while the module runs."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -28,7 +28,7 @@ from edgekit_runtime.errors import EdgekitError, StoreError
 from edgekit_runtime.store import state as store_state
 from edgekit_runtime.store import trial
 from edgekit_runtime.store.generations import current, generations, name_of
-from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.install import TrialPolicy
 from edgekit_runtime.store.prune import prune
 from edgekit_runtime.store.source import install_from
 
@@ -43,7 +43,7 @@ Step = Callable[[str], object]
 
 
 def putting(name: str, **terms: object) -> Step:
-    return lambda store: install_from(BUNDLES / name, None, store, Terms(any_board=True, **terms))
+    return lambda store: install_from(BUNDLES / name, None, store, TrialPolicy(any_board=True, **terms))
 
 
 A, B, C = (putting(f"{name}.edgekit", commit=True) for name in "abc")
