@@ -52,10 +52,11 @@ test-base: $(BASE)/.whole  ## run what must work with numpy, click and pytest on
 	    or needs_tensorboard or needs_wandb or needs_zstandard or needs_arm or needs_cryptography \
 	    or needs_model_signing or needs_updaters or needs_judges)"
 
-lint: $(VENV)/.has-dev  ## ruff and mypy
+lint: $(VENV)/.has-dev  ## ruff, mypy and the direction of imports
 	ruff check
 	ruff format --check
 	mypy
+	lint-imports
 
 bench: $(VENV)/.has-all  ## measure against the raw toolchains
 	python benchmarks/run.py
