@@ -11,14 +11,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
-import real_data
 from ai_edge_litert.interpreter import Interpreter
-from commands import CIFAR10, RESNET8, convert
+
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import CIFAR10, MODELS, RESNET8, convert
 
 RESNET20 = (
-    f"{Path(__file__).parent / 'resnet20.py'}:resnet20",
+    f"{MODELS / 'resnet20.py'}:resnet20",
     *("--weights", "pytorch_resnet20/resnet20-12fca82f.th", "--input-shape", "1,3,32,32"),
     *("--scale", str(1 / 255), "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"),
     *CIFAR10,

@@ -14,14 +14,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
-import plain_int8
-import real_data
-from accuracy import RESNET20
-from commands import RESNET8, Conversion, convert, script
 
-TINY = Path(__file__).parent / "tiny_data.py"
+from benchmarks.conversion import plain_int8
+from benchmarks.conversion.accuracy import RESNET20
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import MODELS, RESNET8, Conversion, convert, script
+
+TINY = MODELS / "audio_data.py"
 DEVICES = {"litert": ("-d", "raspberry-pi-5"), "openvino": ("-d", "intel-cpu")}
 BOTH = (*DEVICES["litert"], *DEVICES["openvino"])
 MAX_DROP = 0.003
@@ -62,7 +62,7 @@ def main() -> None:
 
 def _plain(name: str, data: Path) -> dict[str, float]:
     """What the plain toolchains' int8 is worth, by engine; the last line of what they print."""
-    found: dict[str, float] = json.loads(script("plain_int8.py", name, str(data)).splitlines()[-1])
+    found: dict[str, float] = json.loads(script("conversion.plain_int8", name, str(data)).splitlines()[-1])
     return found
 
 
@@ -100,7 +100,8 @@ def show_turns(name: str, made: Conversion, data: Path, work: Path, asked: tuple
         schemes = (word for scheme in fitting for word in ("-q", scheme))
         usual = convert(data, work, *asked, *DEVICES[engine], *schemes)
         against = [_artifact(usual.bundle, f"{engine}-{scheme}", work / f"{engine}-{scheme}") for scheme in fitting]
-        times_us = np.array(json.loads(script("turns.py", *map(str, (artifact, *against)))))  # (rounds, artifacts)
+        timed = script("harness.time_in_turns", *map(str, (artifact, *against)))
+        times_us = np.array(json.loads(timed))  # (rounds, artifacts)
         fastest = 1 + int(np.median(times_us[:, 1:], axis=0).argmin())
         what = f"{name} {variant['name']} over {fitting[fastest - 1]}, a call"
         figures.show_at_most(what, list(times_us[:, 0] / times_us[:, fastest]), SAME_TIME)

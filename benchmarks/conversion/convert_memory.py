@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import figures
 import numpy as np
-from commands import HERE, Conversion, convert
+
+from benchmarks.harness import figures
+from benchmarks.harness.commands import MODELS, Conversion, convert
 
 IMAGES = 100
 INTERVAL_S = 0.05
@@ -42,7 +43,7 @@ def _convert() -> Conversion:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         np.save(work / "images.npy", generated_images(IMAGES))
-        model = f"{HERE / 'mobilenet_v2.py'}:mobilenet_v2"
+        model = f"{MODELS / 'mobilenet_v2.py'}:mobilenet_v2"
         return convert(work, work, model, "-q", "int8-static", "--calibrate", "images.npy", *SCALE, "--no-cache")
 
 

@@ -11,9 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import figures
-import real_data
-from commands import RESNET8, Conversion, convert, script
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import RESNET8, Conversion, convert, script
 
 ROUNDS = 3
 
@@ -25,8 +24,8 @@ def main() -> None:
     first, second, tflite, ir = [], [], [], []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
-            tflite.append(_seconds("raw_resnet8_tflite.py", data, Path(folder) / "raw.tflite"))
-            ir.append(_seconds("raw_resnet8_ir.py", data, Path(folder) / "raw.xml"))
+            tflite.append(_seconds("conversion.raw_resnet8_tflite", data, Path(folder) / "raw.tflite"))
+            ir.append(_seconds("conversion.raw_resnet8_ir", data, Path(folder) / "raw.xml"))
             first.append(convert(data, Path(folder), *RESNET8, "-q", "int8-static"))
             second.append(convert(data, Path(folder), *RESNET8, "-q", "int8-weights"))
     figures.show("raw TFLite script", f"{figures.with_spread(tflite)} s")

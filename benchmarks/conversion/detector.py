@@ -1,6 +1,6 @@
 """What int8 costs a detector (boxes in pixels beside scores, distances as expectations), with remedies and without.
 
-The model is made and trained here (`detector_model.py`, about a minute) and kept in build/bench. Calibrated on 200
+The model is made and trained here (`models/detector.py`, about a minute) and kept in build/bench. Calibrated on 200
 scenes, measured on 600 others.
 """
 
@@ -10,12 +10,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import figures
 import numpy as np
-from commands import HERE, convert
 
-KEPT = HERE.parent / "build/bench"
-MODEL = HERE / "detector_model.py"
+from benchmarks.harness import figures
+from benchmarks.harness.commands import MODELS, convert
+
+KEPT = MODELS.parents[1] / "build/bench"
+MODEL = MODELS / "detector.py"
 STEPS = 400
 MOST_DROP_POINTS = 1.0
 
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def _train(weights: Path) -> None:
-    from detector_model import trained  # TensorFlow is imported for this alone
+    from benchmarks.models.detector import trained  # TensorFlow is imported for this alone
 
     aside = weights.with_name(f"new-{weights.name}")
     trained(STEPS).save_weights(aside)
@@ -58,7 +59,7 @@ def _train(weights: Path) -> None:
 
 def _save_scenes(folder: Path) -> tuple[str, ...]:
     """Write calibration and evaluation data; return the options that name them."""
-    from detector_model import scenes
+    from benchmarks.models.detector import scenes
 
     calibration, (images, objects) = scenes(200, seed=2)[0], scenes(600, seed=1)
     np.save(folder / "calibration.npy", calibration)

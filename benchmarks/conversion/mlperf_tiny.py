@@ -9,12 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import figures
-import real_data
-from commands import Failure, convert, edgekit
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import MODELS, Failure, convert, edgekit
 
 NOT_VERIFIED = 5  # edgekit's exit code when an artifact differs more than allowed
-DATA = Path(__file__).parent / "tiny_data.py"
+DATA = MODELS / "audio_data.py"
 # name: (model, functions of DATA to calibrate and evaluate, the real data they read)
 MODELS = {
     "ad01": ("mlperf_tiny/anomaly_detection/ad01.h5", "speech", "fsdd/fsdd_8khz_int16.npz"),

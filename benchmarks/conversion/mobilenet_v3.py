@@ -2,7 +2,7 @@
 
 Trained on CIFAR-10 the first time, in a few minutes, and kept in `build/bench`. Calibrated on the 500 calibration
 images and evaluated on all 10,000 test images. The plain toolchains do as their manuals say (`plain_int8.py`). By size
-`auto` has to come upon equalized channels; by latency what it takes is timed again (`race.py`).
+`auto` has to come upon equalized channels; by latency what it takes is timed again (`candidate_search.py`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import figures
 import keras
-import mobilenet_v3_model
 import numpy as np
-import real_data
-from commands import CIFAR10, Conversion, convert
-from plain_int8 import ir_of, run_ir, run_tflite, tflite_of_saved_model
-from race import BOTH, show_turns
 
-MODEL = Path(__file__).parents[1] / "build/bench/mobilenet_v3.keras"
+from benchmarks.conversion.candidate_search import BOTH, show_turns
+from benchmarks.conversion.plain_int8 import ir_of, run_ir, run_tflite, tflite_of_saved_model
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import CIFAR10, Conversion, convert
+from benchmarks.models import mobilenet_v3
+
+MODEL = Path(__file__).parents[2] / "build/bench/mobilenet_v3.keras"
 LEAST_LOSS_POINTS = 5.0  # of the plain toolchains, so that there is something to win back
 MOST_DROP_POINTS = 1.0
 INTEGER = "int"  # how the names of all integer schemes begin
@@ -29,7 +29,7 @@ def main() -> None:
     """Print the accuracy of the float model, of both plain int8 models and of what is taken by size."""
     data = real_data.folder(__doc__)
     real_data.need(*(data / "cifar10" / name for name in ("train_jpeg.npz", "calibration.npz", "test.npz")))
-    model = keras.models.load_model(mobilenet_v3_model.trained(data, MODEL))
+    model = keras.models.load_model(mobilenet_v3.trained(data, MODEL))
     calibration = np.load(data / "cifar10/calibration.npz")["x"].astype(np.float32)  # (500, 32, 32, 3)
     test = np.load(data / "cifar10/test.npz")
     x, y = test["x"].astype(np.float32), test["y"]  # (10000, 32, 32, 3), (10000,)

@@ -11,11 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import figures
 import numpy as np
-import real_data
-from commands import RESNET8
 
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import RESNET8
 from edgekit.parallel import evaluation as divide
 from edgekit.parallel.executor import Threads
 from edgekit_converters.data import DataRequest, DataSet

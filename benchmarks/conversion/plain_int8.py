@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiny_data
 from ai_edge_litert.interpreter import Interpreter
+
+from benchmarks.models import audio_data
 
 ONE_THREAD = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
 SOME = 2000  # test images that are evaluated, the first
@@ -98,9 +99,10 @@ def _resnet8(data: Path) -> Subject:
 
 def _resnet20(data: Path) -> Subject:
     import litert_torch
-    import resnet20
     import torch
     from ai_edge_quantizer import quantizer, recipe
+
+    from benchmarks.models import resnet20
 
     module = resnet20.resnet20()
     stored = torch.load(data / "pytorch_resnet20/resnet20-12fca82f.th", map_location="cpu", weights_only=True)
@@ -123,16 +125,16 @@ def _resnet20(data: Path) -> Subject:
 
 
 def _ad01(data: Path) -> Subject:
-    calibration = np.stack(list(tiny_data.speech_calibration()))
-    samples, labels = map(np.stack, zip(*tiny_data.whistle_test(), strict=True))
+    calibration = np.stack(list(audio_data.speech_calibration()))
+    samples, labels = map(np.stack, zip(*audio_data.whistle_test(), strict=True))
     h5 = data / "mlperf_tiny/anomaly_detection/ad01.h5"
-    return _of_keras(h5, calibration, samples, lambda outputs: tiny_data.whistle_area({"": outputs}, labels))
+    return _of_keras(h5, calibration, samples, lambda outputs: audio_data.whistle_area({"": outputs}, labels))
 
 
 def _kws(data: Path) -> Subject:
-    samples, labels = map(np.stack, zip(*tiny_data.keyword_test(), strict=True))
+    samples, labels = map(np.stack, zip(*audio_data.keyword_test(), strict=True))
     folder = data / "mlperf_tiny/keyword_spotting/kws_ref_model"
-    return _of_saved_model(folder, np.stack(tiny_data.keyword_calibration()), samples, _accuracy(labels))
+    return _of_saved_model(folder, np.stack(audio_data.keyword_calibration()), samples, _accuracy(labels))
 
 
 SUBJECTS = {"ResNet-8": _resnet8, "ResNet-20": _resnet20, "ad01": _ad01, "DS-CNN": _kws}
@@ -167,7 +169,7 @@ def _accuracy(labels: np.ndarray) -> Callable[[np.ndarray], float]:
 def main() -> None:
     """Print what both plain int8 models are worth."""
     name, data = sys.argv[1], Path(sys.argv[2])
-    os.environ["EDGEKIT_DATA"] = str(data)  # tiny_data looks there
+    os.environ["EDGEKIT_DATA"] = str(data)  # audio_data looks there
     subject = SUBJECTS[name](data)
     runs = {"litert": run_tflite(subject.tflite, subject.x), "openvino": run_ir(subject.ir, subject.x)}
     print(json.dumps({engine: subject.score(outputs) for engine, outputs in runs.items()}))

@@ -11,10 +11,9 @@ import tempfile
 import time
 from typing import Any
 
-import figures
-import real_data
-from accuracy import RESNET20
-from commands import edgekit
+from benchmarks.conversion.accuracy import RESNET20
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import edgekit
 
 MODEL = RESNET20[: RESNET20.index("--evaluate")]
 MOST_SECONDS = 10  # beside two calibrations

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+BENCHMARKS = Path(__file__).parents[1]
+MODELS = BENCHMARKS / "models"
 CIFAR10 = ("--calibrate", "cifar10/calibration.npz", "--evaluate", "cifar10/test.npz")
 RESNET8 = ("mlperf_tiny/image_classification/pretrainedResnet.h5", *CIFAR10)
 
@@ -54,8 +55,8 @@ def edgekit(*arguments: str, folder: Path | None = None, **environment: str) -> 
 
 
 def script(name: str, *arguments: str) -> str:
-    """Run a script of this folder and return what it prints."""
-    return _run(str(HERE / name), *arguments)
+    """Run a module of the benchmarks, such as ``harness.time_in_turns``, and return what it prints."""
+    return _run("-m", f"benchmarks.{name}", *arguments, folder=BENCHMARKS.parent)
 
 
 def _run(*arguments: str, folder: Path | None = None, **environment: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 def folder(about: str | None) -> Path:
     """Return what ``--data`` says, else $EDGEKIT_DATA, else ../shared/data beside the repository."""
     parser = argparse.ArgumentParser(description=about)
-    beside = Path(__file__).parents[2] / "shared/data"
+    beside = Path(__file__).parents[3] / "shared/data"
     parser.add_argument("--data", default=os.environ.get("EDGEKIT_DATA", beside), type=Path, help="real data")
     found: Path = parser.parse_args().data
     return found.resolve()

@@ -48,7 +48,8 @@ def _tflite(path: Path) -> Callable[[], None]:
 
 def _ir(path: Path) -> Callable[[], None]:
     import openvino as ov
-    from plain_int8 import ONE_THREAD
+
+    from benchmarks.conversion.plain_int8 import ONE_THREAD
 
     request = ov.Core().compile_model(path, "CPU", ONE_THREAD).create_infer_request()
     for tensor in request.input_tensors:

@@ -2,6 +2,6 @@
 
 import sys
 
-from mobilenet_v2 import mobilenet_v2
+from benchmarks.models.mobilenet_v2 import mobilenet_v2
 
 mobilenet_v2().save(sys.argv[1])

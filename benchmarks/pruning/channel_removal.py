@@ -10,19 +10,19 @@ import json
 import tempfile
 from pathlib import Path
 
-import figures
-from commands import edgekit, script
+from benchmarks.harness import figures
+from benchmarks.harness.commands import MODELS, edgekit, script
 
 MOST_SECONDS = 30
 STAGES = ("load", "dissect", "score", "cut", "save")
-NET = Path(__file__).parent / "mobilenet_v2_torch.py"
+NET = MODELS / "mobilenet_v2_torch.py"
 
 
 def main() -> None:
     """Print the seconds, and what was left."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        script("prune_step_model.py", str(work / "net.keras"))
+        script("models.save_mobilenet_v2", str(work / "net.keras"))
         for name, arguments in {
             "Keras": (str(work / "net.keras"), "-o", str(work / "small.keras")),
             "PyTorch": (f"{NET}:mobilenet_v2", "--input-shape", "1,3,224,224", "-o", str(work / "small.pt2")),

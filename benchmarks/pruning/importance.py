@@ -12,10 +12,10 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from figures import show
-from real_data import folder, need
-from resnet20 import MEAN, STD
-
+from benchmarks.harness.commands import MODELS
+from benchmarks.harness.figures import show
+from benchmarks.harness.real_data import folder, need
+from benchmarks.models.resnet20 import MEAN, STD
 from edgekit_converters import data as dataset
 from edgekit_converters.load import load
 from edgekit_converters.prune import (
@@ -76,7 +76,7 @@ def main() -> None:
     need(weights, data / "cifar10/test.npz", data / "cifar10/calibration.npz")
     request = SourceRequest(
         "python",
-        Path(__file__).parent / "resnet20.py",
+        MODELS / "resnet20.py",
         function="resnet20",
         weights=weights,
         input_shapes=(InputShape((1, 3, 32, 32)),),

@@ -13,15 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
-import real_data
-from commands import edgekit
+
+from benchmarks.harness import figures, real_data
+from benchmarks.harness.commands import MODELS, edgekit
 
 MOST_MINUTES = 25  # of training
 GOALS = {0.5: 0.010, 0.7: 0.003}  # part of the dense model's int8 latency: accuracy that may be lost
 RECIPE = ("--augment", "flip", "--augment", "shift", "--batch-size", "128")
-NET = Path(__file__).parent / "resnet20.py"
+NET = MODELS / "resnet20.py"
 NORMAL = ("--scale", "0.00392156862745098", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
 MODELS = {  # name: (model, how it is opened, how it is trained, file it is written as)
     "ResNet-8": (

@@ -1,9 +1,9 @@
-"""`edgekit prune` of a small encoder as BERT's: half of its heads and of its feed-forward width, in int8.
+"""Prune a small BERT-like encoder with `edgekit prune`: half of its heads and feed-forward width, in int8.
 
-The encoder, of BERT-mini's sizes, and its texts are made here, by `text_encoder.py`: which of six topics a question is
-about takes attention to tell. The stream between the layers is normalized over all of its channels, and is left whole.
-Its LayerNorms are kept in float by what is looked for before int8-static; integer kernels of theirs would take half of
-the time, and pruning leaves those as they are.
+`models/text_encoder.py` makes and trains the encoder, with BERT-mini's sizes, and its texts: the topic of a question
+can be told only with attention. The residual stream is normalized over all channels, so its width is not pruned.
+LayerNorms stay in float in int8-static by the default remedies, because their
+integer kernels would take half of the time and pruning does not shrink them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import tempfile
 from pathlib import Path
 
-import figures
-from commands import edgekit, script
+from benchmarks.harness import figures
+from benchmarks.harness.commands import MODELS, edgekit, script
 
-NET = Path(__file__).parent / "text_encoder.py"
+NET = MODELS / "text_encoder.py"
 LEAST_SPEED, MOST_LOSS = 1.6, 0.01
 INT8 = ("int8-dynamic", "int8-static")
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Print what was left, how much faster it is, and what that cost."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        accuracy = float(script(NET.name, str(work)).splitlines()[-1])
+        accuracy = float(script("models.text_encoder", str(work)).splitlines()[-1])
         figures.show("encoder of 4 layers, accuracy", f"{100 * accuracy:.2f} %")
         opened = (f"{NET}:encoder", "--weights", "encoder.pth", "--input-shape", "1,16:int64")
         asked = ("--prune", "0.5", "--per-layer", "--calibrate", "calibration.npz")

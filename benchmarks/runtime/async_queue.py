@@ -1,6 +1,6 @@
 """Many inputs through OpenVINO: `model.stream` against its own AsyncInferQueue, both as fast as they can be set up.
 
-The models are the int8 ResNet-8 and MobileNetV2 of `runtime_call.py`, as IR. All sides copy every result out.
+The models are the int8 ResNet-8 and MobileNetV2 of `call_latency.py`, as IR. All sides copy every result out.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
-import real_data
-from runtime_bundle import interpreter, write_bundle_of
-from runtime_call import SUBJECTS, ir
 
 import edgekit_runtime
+from benchmarks.harness import figures, real_data
+from benchmarks.runtime.bundle import interpreter, write_bundle_of
+from benchmarks.runtime.call_latency import SUBJECTS, ir
 
 FRAMES = {"ResNet-8": 400, "MobileNetV2": 12}
 ROUNDS = 12

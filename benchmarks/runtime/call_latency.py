@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
-import real_data
-from runtime_bundle import interpreter, write_bundle_of
 
 import edgekit_runtime
+from benchmarks.harness import figures, real_data
+from benchmarks.runtime.bundle import interpreter, write_bundle_of
 
 Call = Callable[[], Any]
 

@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import figures
-import real_data
-from runtime_bundle import interpreter, write_bundle_of
+from benchmarks.harness import figures, real_data
+from benchmarks.runtime.bundle import interpreter, write_bundle_of
 
 STARTED = "mlperf_tiny/image_classification/pretrainedResnet_quant.tflite"
 KEPT = "coral/models/mobilenet_v2_1.0_224_quant.tflite"

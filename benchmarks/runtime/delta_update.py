@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import figures
 import numpy as np
-from commands import HERE, convert
-from convert_memory import SCALE, generated_images
 
+from benchmarks.conversion.convert_memory import SCALE, generated_images
+from benchmarks.harness import figures
+from benchmarks.harness.commands import MODELS, convert
 from edgekit.bundle.delta import make_delta
 from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.store.delta.apply import open_delta
@@ -48,7 +48,7 @@ def main() -> None:
 def _bundle(work: Path, name: str) -> Path:
     made = work / f"{name}.edgekit"
     if not made.exists():
-        model = f"{HERE / 'mobilenet_v2.py'}:{name}"
+        model = f"{MODELS / 'mobilenet_v2.py'}:{name}"
         asked = (
             "-q",
             "int8-static",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-import figures
-from commands import script
+from benchmarks.harness import figures
+from benchmarks.harness.commands import script
 
 
 def main() -> None:
     """Run the script that measures, and hold what it prints against the targets."""
-    imported = script("runtime_import.py")
+    imported = script("runtime.import_time")
     spent_ms, size_mib = _numbers(r"import edgekit_runtime: ([\d.]+) ms .*, (-?[\d.]+) MiB", imported)
     figures.show_at_most("import edgekit_runtime over numpy, time", [spent_ms], 15, " ms")
     figures.show_at_most("import edgekit_runtime over numpy, memory", [size_mib * 2**20 / 1e6], 3, " MB")

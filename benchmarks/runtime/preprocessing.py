@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import figures
 import numpy as np
 
+from benchmarks.harness import figures
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing, TensorBinding
 from edgekit_runtime.inference.raw_input import raw_feed
 

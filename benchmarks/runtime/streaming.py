@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
-import real_data
-from runtime_bundle import interpreter, write_bundle_of
 
 import edgekit_runtime
+from benchmarks.harness import figures, real_data
+from benchmarks.runtime.bundle import interpreter, write_bundle_of
 from edgekit_runtime.format.manifest import Preprocessing
 
 MODEL = "coral/models/mobilenet_v2_1.0_224_quant.tflite"

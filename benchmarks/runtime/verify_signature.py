@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import figures
 import numpy as np
 
+from benchmarks.harness import figures
 from edgekit.bundle.signing import make_key, read_private_key, sign
 from edgekit.bundle.writer import write_bundle
 from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant

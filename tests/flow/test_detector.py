@@ -19,20 +19,20 @@ def folder(tmp_path_factory, repository):
     """Weights after a few seconds of training, and scenes."""
     folder = tmp_path_factory.mktemp("detector")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(repository / "benchmarks")
-        import detector_model
+        patch.syspath_prepend(repository)
+        from benchmarks.models import detector
 
-        detector_model.trained(steps=150, batch=24, count=800).save_weights(folder / "trained.weights.h5")
-        images, objects = detector_model.scenes(300, seed=1)
-        np.save(folder / "train.npy", detector_model.scenes(100, seed=2)[0])
+        detector.trained(steps=150, batch=24, count=800).save_weights(folder / "trained.weights.h5")
+        images, objects = detector.scenes(300, seed=1)
+        np.save(folder / "train.npy", detector.scenes(100, seed=2)[0])
         np.savez(folder / "test.npz", x=images, y=objects)
         yield folder
-        del sys.modules["detector_model"]
+        del sys.modules["benchmarks.models.detector"]
 
 
 @pytest.fixture(scope="module")
 def convert(folder, repository, _own_cache):
-    model = repository / "benchmarks" / "detector_model.py"
+    model = repository / "benchmarks/models/detector.py"
 
     def run(name, **options):
         return edgekit.convert(

@@ -147,7 +147,7 @@ def test_resnet20_is_cut_through_its_shortcuts_without_parameters(
 ) -> None:
     request = SourceRequest(
         "python",
-        repository / "benchmarks" / "resnet20.py",
+        repository / "benchmarks/models/resnet20.py",
         function="resnet20",
         weights=shared_data / "pytorch_resnet20" / "resnet20-12fca82f.th",
         input_shapes=(InputShape((1, 3, 32, 32)),),

@@ -1,0 +1,1 @@
+"""Benchmarks against the bare toolchains; ``run.py`` runs them all."""
