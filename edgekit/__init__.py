@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekit.version import __version__
+
 if TYPE_CHECKING:
     from edgekit.api import convert as convert
     from edgekit.api import prune as prune
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "convert", "prune"]
 
 

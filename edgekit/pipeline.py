@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit import __version__
 from edgekit.bundle.writer import write_bundle
 from edgekit.conversion import manifest, open_model, stages
 from edgekit.conversion.manifest import BuiltArtifact
@@ -15,13 +14,15 @@ from edgekit.conversion.stages import ConversionContext, Outcome
 from edgekit.plan import postprocessing
 from edgekit.plan.options import read_labels
 from edgekit.plan.plan import Plan, VariantPlan, as_it_came
-from edgekit.pruning.comparison import PruningReport, compare
+from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import Pruning
 from edgekit.pruning.prune import PrunedModel, slim
 from edgekit.race import auto
 from edgekit.report import report as reports
 from edgekit.report.html import page
+from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import BundleReport, Report, SourceReport, VariantReport
+from edgekit.version import __version__
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.runner import Watch
 from edgekit_converters.execution.stage_cache import digest

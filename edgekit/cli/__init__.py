@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgekit import __version__
+from edgekit.version import __version__
 from edgekit_runtime.errors import EdgekitError
 
 # verb: (module, one line for the overview)

@@ -22,7 +22,7 @@ from rich.table import Table
 from edgekit.conversion.layers import LayersReport
 from edgekit.conversion.sensitivity import Figures, SensitivityReport
 from edgekit.pruning.command import PruneReport
-from edgekit.pruning.comparison import PruningReport
+from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import Report, finding_lines, metric_text, rows, size_text, value_text
 from edgekit.training.distill import DistillReport
 from edgekit_converters.execution.runner import Watch

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 Given = TypeVar("Given")
 Gives = TypeVar("Gives")
-
-MOST = 4  # jobs when nobody says how many: a toolchain takes up to a GiB in each
 
 
 class Executor(Protocol):
@@ -72,8 +69,3 @@ def through_joblib(
             yield delayed(try_it)(one, reason(place))
 
     return list(Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="n_jobs", **options)(calls()))
-
-
-def jobs_here(engines: int) -> int:
-    """How many candidates of each engine this machine tries at once: its cores shared among the engines, at most 4."""
-    return min(MOST, max(1, len(os.sched_getaffinity(0)) // max(1, engines)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.race.selection import OBJECTIVES
+from edgekit.plan.budget import OBJECTIVES
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, SourceError
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.parallel.executor import jobs_here
 from edgekit.plan import postprocessing
+from edgekit.plan.budget import Budget
 from edgekit.plan.options import AUTO, Options, check, check_outputs, parse_input_shape
 from edgekit.plan.postprocessing import PostprocessingOptions
 from edgekit.plan.profiles import DeviceProfile, load_profile
-from edgekit.race.selection import Budget
 from edgekit_converters.load import kind_of
 from edgekit_converters.lower import engines_for
 from edgekit_converters.quantize.corrections import refuse_corrections
@@ -25,6 +25,7 @@ from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.format.manifest import Preprocessing
 
 DEFAULT_MAX_DROP = 0.01  # of a race
+MAX_DEFAULT_JOBS = 4  # per engine: a toolchain takes up to a GiB in each
 DEFAULT_DEVICES = ("generic-arm64", "x86-64")  # without --device: TFLite and IR, in an order that suits most
 # the frameworks a kind of file may turn out to be
 FRAMEWORKS = {
@@ -196,7 +197,12 @@ def _race(options: Options) -> Budget | None:
 def _jobs(options: Options, variants: tuple[VariantPlan, ...]) -> int:
     if options.ray:
         return 1
-    return options.jobs or jobs_here(len({variant.engine for variant in variants}))
+    return options.jobs or default_jobs(len({variant.engine for variant in variants}))
+
+
+def default_jobs(engines: int) -> int:
+    """Return how many workers each engine has by default: its share of the cores, at most ``MAX_DEFAULT_JOBS``."""
+    return min(MAX_DEFAULT_JOBS, max(1, len(os.sched_getaffinity(0)) // max(1, engines)))
 
 
 def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: tuple[VariantPlan, ...]) -> None:

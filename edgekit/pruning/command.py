@@ -8,17 +8,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__
 from edgekit.conversion import open_model
 from edgekit.plan.options import Options
 from edgekit.plan.plan import Plan, resolve
-from edgekit.pruning.comparison import PruningReport, compare
+from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import Pruning, asked, timed_in, with_calibration
 from edgekit.pruning.prune import slim
 from edgekit.report import report as reports
 from edgekit.report.html import page
+from edgekit.report.pruning_report import PruningReport
 from edgekit.training import model_file
-from edgekit.training.model_file import ModelReport
+from edgekit.training.model_file import SavedModelReport
+from edgekit.version import __version__
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.runner import StageCost, Watch
 from edgekit_runtime.errors import PlanError
@@ -40,7 +41,7 @@ class PruneReport:
     edgekit: str
     source: str
     framework: str
-    model: ModelReport
+    model: SavedModelReport
     pruning: PruningReport
     versions: dict[str, str]
     stages: tuple[StageCost, ...]

@@ -5,85 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edgekit.conversion import stages
 from edgekit.conversion.stages import ConversionContext
 from edgekit.pruning.options import Pruning
 from edgekit.pruning.prune import PrunedModel
 from edgekit.pruning.search import quantized
+from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
 from edgekit_converters.prune import PruningGraph, Widths
-from edgekit_converters.records import Artifact, Evaluation, Latency
-from edgekit_converters.train import Epoch, Thinned, Trained
+from edgekit_converters.records import Artifact, Evaluation
+from edgekit_converters.train import Trained
 from edgekit_runtime.errors import DiskFull, EdgekitError
 
 APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """One model in one format and arithmetic."""
-
-    model: str  # "dense" as it came, and "pruned", or "trained" where nothing was pruned
-    engine: str
-    scheme: str
-    parameters: int | None  # zeros among them; none where the model's computation cannot be followed
-    macs: int | None  # likewise
-    size_bytes: int
-    value: float | None  # of the metric
-    latency_ms: Latency  # in turns with the others of its engine
-    compressed_bytes: int | None = None  # by DEFLATE, as in a ZIP file; told where weights are zero
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """Channels that were cut together."""
-
-    name: str
-    kind: str
-    width: int
-    left: int
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """A training after a cut; values are of held-out training data."""
-
-    metric: str
-    before: float
-    value: float
-    best: int
-    history: tuple[Epoch, ...]
-
-
-@dataclass(frozen=True)
-class PruningReport:
-    """What was cut, and what it bought. ``counted`` and ``measured`` are parts left of what the goal is about."""
-
-    goal: str
-    importance: str
-    counted: float
-    measured: float | None
-    measured_in: str | None
-    metric: str | None
-    dense: float | None  # the metric of the dense source
-    pruned: float | None  # and of the pruned one
-    groups: tuple[GroupReport, ...]
-    whole: tuple[tuple[str, str], ...]  # layers left whole, and why
-    rounds: tuple[RoundReport, ...]
-    models: tuple[ModelReport, ...]
-    notes: tuple[str, ...]
-    sparse: tuple[Thinned, ...] = ()  # layers of which weights are zero
-    dropped: tuple[str, ...] = ()  # residual branches that went whole
-
-    @property
-    def became(self) -> str:
-        """What was made of the dense model: it was "pruned", or "trained" alone."""
-        return "pruned" if self.groups or self.sparse or self.dropped else "trained"
-
-    def word(self, model: str) -> str:
-        """How people call one of the models: what was never pruned is not dense to them."""
-        return "as it came" if (model, self.became) == ("dense", "trained") else model
 
 
 def compare(

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, complexity
+from edgekit.plan.budget import Budget
 
-OBJECTIVES = ("latency", "size", "accuracy")
 ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too
 SURE = 2.0  # standard errors: when a part of the data is enough to know that a candidate loses too much
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a variant may cost."""
-
-    max_drop: float
-    max_latency_ms: float | None = None
-    max_size_mib: float | None = None
-    objective: str = "latency"  # one of OBJECTIVES
-    minutes: float = 20.0  # the race itself: nothing new is begun after these
-
-    @property
-    def size_matters(self) -> bool:
-        """Whether it is the objective, or bounded."""
-        return self.objective == "size" or self.max_size_mib is not None
-
-    def misses(self, trial: Trial) -> dict[str, float]:
-        """By how much a measured trial is over each budget, as a ratio to it or beyond it; empty when it fits."""
-        over = {}
-        if trial.drop is not None and not trial.drop <= self.max_drop:  # NaN is within no limit
-            over["drop"] = math.inf if math.isnan(trial.drop) else trial.drop - self.max_drop
-        if self.max_latency_ms is not None and trial.latency_ms is not None and trial.latency_ms > self.max_latency_ms:
-            over["latency"] = trial.latency_ms / self.max_latency_ms - 1
-        size_mib = (trial.size_bytes or 0) / 2**20
-        if self.max_size_mib is not None and size_mib > self.max_size_mib:
-            over["size"] = size_mib / self.max_size_mib - 1
-        return over
+def misses(trial: Trial, budget: Budget) -> dict[str, float]:
+    """Return by how much a measured trial exceeds each limit, relative to it or in the metric; empty when it fits."""
+    over = {}
+    if trial.drop is not None and not trial.drop <= budget.max_drop:  # NaN is within no limit
+        over["drop"] = math.inf if math.isnan(trial.drop) else trial.drop - budget.max_drop
+    most_ms, most_mib = budget.max_latency_ms, budget.max_size_mib
+    if most_ms is not None and trial.latency_ms is not None and trial.latency_ms > most_ms:
+        over["latency"] = trial.latency_ms / most_ms - 1
+    size_mib = (trial.size_bytes or 0) / 2**20
+    if most_mib is not None and size_mib > most_mib:
+        over["size"] = size_mib / most_mib - 1
+    return over
 
 
 def hopeless(source: np.ndarray, candidate: np.ndarray, max_drop: float, *, higher_is_better: bool) -> bool:
@@ -71,7 +56,7 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     smallest; for accuracy one of those that lose least. What is alike within the noise is narrowed by the others in
     turn, and of the rest the simplest recipe is taken: the best of many on one set is best by chance.
     """
-    fitting = [trial for trial in trials if trial.state == MEASURED and not budget.misses(trial)]
+    fitting = [trial for trial in trials if trial.state == MEASURED and not misses(trial, budget)]
     if not fitting:
         return None
     for narrow in ORDER[budget.objective]:
@@ -119,12 +104,12 @@ def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 def closest(trials: Sequence[Trial], budget: Budget, count: int = 3) -> tuple[Trial, ...]:
     """The measured or dropped trials that miss the budgets by least, the nearest first."""
     known = [trial for trial in trials if trial.drop is not None]
-    return tuple(sorted(known, key=lambda trial: sum(budget.misses(trial).values()))[:count])
+    return tuple(sorted(known, key=lambda trial: sum(misses(trial, budget).values()))[:count])
 
 
 def finalists(trials: Sequence[Trial], budget: Budget) -> tuple[Trial, ...]:
     """Those worth timing a second time: all that may be chosen, since times of two turns do not compare."""
-    return tuple(trial for trial in trials if trial.state == MEASURED and not budget.misses(trial))
+    return tuple(trial for trial in trials if trial.state == MEASURED and not misses(trial, budget))
 
 
 def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
@@ -146,12 +131,12 @@ def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str)
     float32 = next((trial for trial in timed if trial.recipe.scheme == "float32"), None)
     if float32 is not None:
         said.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
-    over = [trial for trial in timed if "drop" in budget.misses(trial)]
+    over = [trial for trial in timed if "drop" in misses(trial, budget)]
     over += [trial for trial in others if trial.state == DROPPED]
     if over:
         worst = amount(max(map(_drop, over)), metric)
         said.append(f"{len(over)} of {len(trials)} candidates lose too much, up to {worst}")
-    fitting = [trial for trial in timed if not budget.misses(trial)]
+    fitting = [trial for trial in timed if not misses(trial, budget)]
     slower = [trial for trial in fitting if _latency(trial) > ALIKE * _latency(chosen)]
     if slower and budget.objective == "latency":
         times = min(map(_latency, slower)) / _latency(chosen)

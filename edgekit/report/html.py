@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from edgekit.pruning.comparison import PruningReport
+from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import VariantReport, metric_text, size_text, value_text
 from edgekit.report.style import COLOURS, NAMES, STYLE
 

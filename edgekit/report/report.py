@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.conversion.trial import Trial, told
-from edgekit.pruning.comparison import PruningReport
 from edgekit.race.selection import pareto
+from edgekit.report.pruning_report import PruningReport
 from edgekit_converters.examine.coverage import Coverage
 from edgekit_converters.execution.runner import StageCost
 from edgekit_converters.records import Finding, Latency, Parity

@@ -8,15 +8,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__
 from edgekit.conversion import open_model
 from edgekit.conversion import stages as steps
 from edgekit.plan.options import Options
 from edgekit.plan.plan import Plan, resolve
 from edgekit.training import model_file
 from edgekit.training import training as trainings
-from edgekit.training.model_file import ModelReport
+from edgekit.training.model_file import SavedModelReport
 from edgekit.training.training import Teacher, Training
+from edgekit.version import __version__
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import EvaluateRequest, Evaluation, Source
@@ -41,7 +41,7 @@ class DistillReport:
     edgekit: str
     student: str
     teacher: str
-    model: ModelReport
+    model: SavedModelReport
     samples: int  # trained on, those held out among them
     metric: str  # on held-out samples
     before: float

@@ -22,7 +22,7 @@ SUFFIXES = {"keras": (".keras", ".h5"), "torch_pickle": (".pt2",), "python": (".
 
 
 @dataclass(frozen=True)
-class ModelReport:
+class SavedModelReport:
     """What was written."""
 
     path: str
@@ -106,6 +106,6 @@ def put(file: Path, output: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def told(file: Path, output: Path) -> ModelReport:
+def told(file: Path, output: Path) -> SavedModelReport:
     """What is written when a file is put to an output."""
-    return ModelReport(str(output), file.stat().st_size, digest(file))
+    return SavedModelReport(str(output), file.stat().st_size, digest(file))

@@ -20,10 +20,10 @@ from edgekit.cli.model_options import (
     run_options,
     training_options,
 )
+from edgekit.plan.budget import OBJECTIVES
 from edgekit.plan.options import AUTO, Options, read_plan
 from edgekit.plan.plan import resolve
 from edgekit.pruning.options import asked, with_calibration
-from edgekit.race.selection import OBJECTIVES
 
 
 class Count(click.ParamType[Any]):

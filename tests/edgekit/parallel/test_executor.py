@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from edgekit.parallel.executor import MOST, Threads, jobs_here
+from edgekit.parallel.executor import Threads
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(3, marks=pytest.mark.needs_joblib)])
@@ -58,9 +58,3 @@ def test_what_goes_wrong_ends_it(jobs):
 
     with pytest.raises(OSError, match="disk full"):
         Threads(jobs).each(fail, range(4), lambda _: "")
-
-
-def test_cores_are_shared_among_engines(monkeypatch):
-    for cores, engines, jobs in ((2, 2, 1), (1, 2, 1), (8, 2, 4), (64, 2, MOST), (3, 1, 3)):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert jobs_here(engines) == jobs

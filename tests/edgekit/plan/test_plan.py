@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.cli.dry_run import describe
 from edgekit.plan.options import Options, parse_input_shape, read_plan
-from edgekit.plan.plan import as_it_came, resolve
+from edgekit.plan.plan import MAX_DEFAULT_JOBS, as_it_came, default_jobs, resolve
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
@@ -285,3 +285,9 @@ def test_a_recipe_that_cannot_be_met_is_refused(with_recipe, text, more, said):
 def test_a_model_that_came_quantized_takes_no_recipe(with_recipe):
     with pytest.raises(PlanError, match="nothing left for --recipe"):
         as_it_came(resolve(with_recipe(FLOAT_HEAD)), "int8-static")
+
+
+def test_cores_are_shared_among_engines(monkeypatch):
+    for cores, engines, jobs in ((2, 2, 1), (1, 2, 1), (8, 2, 4), (64, 2, MAX_DEFAULT_JOBS), (3, 1, 3)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert default_jobs(engines) == jobs

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from edgekit.pruning.comparison import GroupReport, ModelReport, PruningReport
 from edgekit.report.html import page
+from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport
 from edgekit.report.report import VariantReport
 from edgekit_converters.records import Latency, Parity
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from edgekit.conversion.trial import Trial
-from edgekit.pruning.comparison import GroupReport, ModelReport, PruningReport, RoundReport
+from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
 from edgekit.report.report import (
     BundleReport,
     Report,
