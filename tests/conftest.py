@@ -39,7 +39,7 @@ PACKAGES = {
     "needs_joblib": ("joblib",),
     "needs_ray": ("ray",),
     "needs_zstandard": ("zstandard",),
-    "needs_tensorboard": ("tensorboard",),
+    "needs_tensorboard": ("tensorboard", "tensorboardX"),
     "needs_wandb": ("wandb",),
 }
 # marker -> files, or programs, all of which must be there

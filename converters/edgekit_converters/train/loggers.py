@@ -11,7 +11,6 @@ from typing import Any
 
 from edgekit_converters.execution.toolchains import require_modules
 from edgekit_converters.train import Epoch, TrainRequest
-from edgekit_converters.train.tensorboard_events import EventFile
 
 Tell = Callable[[Epoch], None]
 
@@ -21,7 +20,7 @@ def watched(request: TrainRequest, metric: str) -> Iterator[Tell]:
     """Give a function that tells of an epoch, to all that the request names.
 
     Raises:
-        ToolchainError: Weights & Biases is not installed.
+        ToolchainError: tensorboardX or Weights & Biases is needed and not installed.
     """
     with contextlib.ExitStack() as watching:
         told = [
@@ -43,11 +42,18 @@ def scalars(epoch: Epoch, metric: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: str, metric: str) -> Iterator[Tell]:
-    events = EventFile(Path(folder))
-    try:
-        yield lambda epoch: events.scalars(epoch.number, scalars(epoch, metric))
-    finally:
-        events.close()
+    """Write an event file of its own into the folder, which several trainings may share."""
+    require_modules(("tensorboardX",), ("keras", "torch"), "train")
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(folder, filename_suffix=f".{os.getpid()}") as writer:
+
+        def tell(epoch: Epoch) -> None:
+            for tag, value in scalars(epoch, metric).items():
+                writer.add_scalar(tag, value, epoch.number)
+            writer.flush()  # TensorBoard reads the file while the training goes on
+
+        yield tell
 
 
 @contextlib.contextmanager

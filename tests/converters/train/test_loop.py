@@ -9,7 +9,6 @@ import pytest
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, TeacherOutputs, TrainRequest, checkpoint, loop
 from edgekit_converters.train.losses import softened
-from edgekit_converters.train.tensorboard_events import EventFile
 from edgekit_runtime.errors import ConversionError, DataError, SourceError, ToolchainError
 from edgekit_runtime.format.manifest import OutputSpec
 
@@ -211,15 +210,22 @@ def test_a_handful_of_samples_is_refused(training):
         training(count=8)
 
 
-def test_event_files_hold_every_epoch(training, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(EventFile, "scalars", lambda self, step, values: seen.append((step, values)))
-    trained = training(log_dir=str(tmp_path / "log"))
-    assert seen == [
-        (one.number, {"loss": one.loss, "held-out/accuracy": one.value, "learning_rate": one.learning_rate})
-        for one in trained.history
-    ]
-    assert len(list((tmp_path / "log").glob("events.out.tfevents.*"))) == 1
+@pytest.mark.needs_tensorboard
+def test_tensorboard_reads_every_epoch(training, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = training(log_dir=str(tmp_path / "log")).history
+    (file,) = (tmp_path / "log").glob("events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    for tag, values in {
+        "loss": [epoch.loss for epoch in history],
+        "held-out/accuracy": [epoch.value for epoch in history],
+        "learning_rate": [epoch.learning_rate for epoch in history],
+    }.items():
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [epoch.number for epoch in history]
+        assert [scalar.value for scalar in scalars] == pytest.approx(values)
+        assert all(scalar.wall_time > 1.7e9 for scalar in scalars)
 
 
 @pytest.mark.needs_wandb
@@ -235,7 +241,14 @@ def test_weights_and_biases_is_told_offline(training, tmp_path, monkeypatch):
     assert b"edges" in content
 
 
-def test_weights_and_biases_that_is_not_installed_is_told(training, monkeypatch):
+@pytest.mark.parametrize(
+    ("logger", "message"),
+    [
+        ({"wandb": "edges"}, r"wandb is not installed\n.*edgekit\[wandb\]"),
+        ({"log_dir": "log"}, r"tensorboardX is not installed\n.*edgekit\[keras\]"),
+    ],
+)
+def test_a_logger_that_is_not_installed_is_refused(training, monkeypatch, logger, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ToolchainError, match=r"wandb is not installed\n.*edgekit\[wandb\]"):
-        training(wandb="edges")
+    with pytest.raises(ToolchainError, match=message):
+        training(**logger)
