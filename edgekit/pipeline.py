@@ -43,18 +43,18 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
         EdgekitError: a stage refused; nothing is left behind.
     """
     started = time.monotonic()
-    with open_model.runner(plan, watch) as runner, open_model.crew(runner, plan) as crew:
+    with open_model.runner(plan, watch) as runner, open_model.executor(runner, plan) as executor:
         source = open_model.load(runner, plan, "quantize")
         plan = as_it_came(plan, source.scheme)
         declared = _declared(source, plan)
-        dense = open_model.work(runner, plan, source, crew)
+        dense = open_model.work(runner, plan, source, executor)
         labels, declared, notes = _meaning(dense, declared)
         made = slim(dense, pruning) if pruning else None
         work = _pruned(dense, made) if made else dense
         lowered = [stages.lower(work, engine) for engine in plan.engines]
         work, coverage = stages.cover(work, lowered)
         outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
-        outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *crew.notes))
+        outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
         contents = _contents(work, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)
         with reports.to_file(plan.report) as write_report:

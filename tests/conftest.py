@@ -36,7 +36,6 @@ PACKAGES = {
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
     "needs_cryptography": ("cryptography",),
-    "needs_joblib": ("joblib",),
     "needs_ray": ("ray",),
     "needs_zstandard": ("zstandard",),
     "needs_tensorboard": ("tensorboard", "tensorboardX"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.harness import figures, real_data
 from benchmarks.harness.commands import RESNET8
-from edgekit.parallel import evaluation as divide
+from edgekit.parallel import evaluation as parallel_evaluation
 from edgekit.parallel.executor import Threads
 from edgekit_converters.data import DataRequest, DataSet
 from edgekit_converters.execution.runner import Runner, new_log
@@ -81,7 +81,7 @@ def _seconds(request: EvaluateRequest, work: Path, jobs: int) -> float:
     with Runner(new_log(work), Cache(work, enabled=False), jobs=jobs) as runner:
         runner.run("compute", engine, PartRequest(request, 0, 1))
         started = time.perf_counter()
-        evaluation = divide.evaluate(runner, Threads(jobs), engine, request, engine)
+        evaluation = parallel_evaluation.evaluate(runner, Threads(jobs), engine, request, engine)
         took = time.perf_counter() - started
     if _values.setdefault(request, evaluation.value) != evaluation.value:
         raise SystemExit(f"{engine}: {jobs} workers give {evaluation.value}, others {_values[request]}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgekit.conversion import stages
 from edgekit.conversion.stages import ConversionContext
 from edgekit.parallel.executor import Executor, Threads
-from edgekit.parallel.ray_executor import joined
+from edgekit.parallel.ray_executor import connect
 from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.runner import Runner, Watch, new_log
@@ -26,16 +26,16 @@ def runner(plan: Plan, watch: Watch | None) -> Runner:
     return Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None)
 
 
-def crew(runner: Runner, plan: Plan) -> AbstractContextManager[Executor]:
-    """Who does side by side what can be: threads here, or the processes of a cluster.
+def executor(runner: Runner, plan: Plan) -> AbstractContextManager[Executor]:
+    """Return what runs tasks in parallel: threads of this process, or a Ray cluster.
 
     Raises:
-        PlanError: it cannot be joined, or a node lacks what it needs.
+        PlanError: the cluster cannot be joined, or a node lacks something.
     """
     if plan.ray is None:
         return nullcontext(Threads(runner.jobs))
     files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
-    return joined(plan.ray, plan.engines, runner.scratch, files)
+    return connect(plan.ray, plan.engines, runner.scratch, files)
 
 
 def load(runner: Runner, plan: Plan, start: str) -> Source:
@@ -46,7 +46,7 @@ def load(runner: Runner, plan: Plan, start: str) -> Source:
     return source
 
 
-def work(runner: Runner, plan: Plan, source: Source, crew: Executor | None = None) -> ConversionContext:
+def work(runner: Runner, plan: Plan, source: Source, executor: Executor | None = None) -> ConversionContext:
     """The data of a plan, prepared, and what the model computes for some of them.
 
     Raises:
@@ -60,7 +60,7 @@ def work(runner: Runner, plan: Plan, source: Source, crew: Executor | None = Non
         stages.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
     probe = probed(runner, source, inputs, (calibration, evaluation))
     return ConversionContext(
-        runner, plan, source, inputs, probe, calibration, evaluation, crew=crew or Threads(runner.jobs)
+        runner, plan, source, inputs, probe, calibration, evaluation, executor=executor or Threads(runner.jobs)
     )
 
 

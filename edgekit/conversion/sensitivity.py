@@ -201,7 +201,9 @@ def _work(runner: Runner, plan: Plan) -> ConversionContext:
     evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()
     probe: Probe = runner.run("probe", LOADERS[plan.source.kind].toolchain, ProbeRequest(source, inputs, data, SAMPLES))
-    return ConversionContext(runner, plan, source, inputs, probe, calibration, evaluation, crew=Threads(runner.jobs))
+    return ConversionContext(
+        runner, plan, source, inputs, probe, calibration, evaluation, executor=Threads(runner.jobs)
+    )
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _sense_one(work: ConversionContext, recipe: Recipe, engine: str, *, exact: b
         for harm, share in zip(sensed.harms, shares([harm.alone_db for harm in sensed.harms]), strict=True)
     ]
     if exact:
-        figures = work.crew.each(partial(_exact, work, lowered, recipe), figures, lambda _: "")
+        figures = work.executor.map(partial(_exact, work, lowered, recipe), figures, lambda _: "")
     return _Found(sensed, whole, tuple(figures))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.trial import Trial, told
-from edgekit.parallel import evaluation as divide
-from edgekit.parallel.executor import ALONE, Executor
+from edgekit.parallel import evaluation as parallel_evaluation
+from edgekit.parallel.executor import SEQUENTIAL, Executor
 from edgekit.plan.options import AUTO
 from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataRequest, DataSet, TakeRequest
@@ -75,11 +75,11 @@ class ConversionContext:
     evaluation: DataSet | None
     agreement: bool = False  # the labels of the evaluation data are the source's own answers
     dense: Source | None = None  # what the source was pruned from: losses are counted from what that is worth
-    crew: Executor = ALONE  # who does side by side what can be
+    executor: Executor = SEQUENTIAL
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process, which does all alone."""
-        return vars(self) | {"crew": ALONE}
+        return vars(self) | {"executor": SEQUENTIAL}
 
     @property
     def toolchain(self) -> str:
@@ -329,7 +329,7 @@ def _evaluate(
     request = EvaluateRequest(
         subject, work.inputs, work.source.outputs, data, metric=work.plan.metric, agreement=work.agreement
     )
-    return divide.evaluate(work.runner, work.crew, toolchain, request, name)
+    return parallel_evaluation.evaluate(work.runner, work.executor, toolchain, request, name)
 
 
 def measure(work: ConversionContext, made: BuiltArtifact) -> Latency:

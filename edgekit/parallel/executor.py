@@ -1,71 +1,76 @@
-"""Who tries candidates, and parts of evaluations: threads that drive worker processes; ``cluster.py`` has others."""
+"""Run independent tasks at the same time on threads that drive worker processes; see also ``ray_executor.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-Given = TypeVar("Given")
-Gives = TypeVar("Gives")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Does some things side by side."""
+    """Runs tasks at the same time, up to ``jobs`` of them."""
 
     @property
     def jobs(self) -> int:
-        """How many at once."""
+        """Number of tasks that run at the same time."""
 
     @property
-    def begins_s(self) -> float:
-        """About how long one more takes until it works, in seconds."""
+    def startup_s(self) -> float:
+        """Estimated time until one more worker is ready, in seconds."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What went wrong and was made up for, for people."""
+        """Failures that were recovered from, for the report."""
 
-    def each(
-        self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
-    ) -> list[Gives]:
-        """Return what ``try_it(one, reason(place))`` gives of each one, in order.
+    def map(
+        self, function: Callable[[Item, str], Result], items: Sequence[Item], skip_reason: Callable[[int], str]
+    ) -> list[Result]:
+        """Return ``function(item, skip_reason(index))`` for every item, in order.
 
-        ``reason`` is asked, here, at the moment that someone is free to begin with that one.
+        ``skip_reason`` is called in the calling thread when a worker is free to start that item, and not earlier.
+        The first exception ends the call: no further item is started.
         """
 
 
 @dataclass(frozen=True)
 class Threads:
-    """Threads of this process; what they run, runs in worker processes."""
+    """Runs tasks on threads of this process; the tasks do their work in worker processes."""
 
     jobs: int = 1
-    begins_s: float = 1.0  # an engine's worker
+    startup_s: float = 1.0  # of an engine's worker
     notes: tuple[str, ...] = ()
 
-    def each(
-        self, try_it: Callable[[Given, str], Gives], given: Sequence[Given], reason: Callable[[int], str]
-    ) -> list[Gives]:
-        """See :class:`Executor`; one at a time takes no library."""
+    def map(
+        self, function: Callable[[Item, str], Result], items: Sequence[Item], skip_reason: Callable[[int], str]
+    ) -> list[Result]:
+        """See :class:`Executor`. After an exception it does not wait for tasks that still run."""
         if self.jobs == 1:
-            return [try_it(one, reason(place)) for place, one in enumerate(given)]
-        return through_joblib(self.jobs, try_it, given, reason, backend="threading")
+            return [function(item, skip_reason(index)) for index, item in enumerate(items)]
+        free, futures = threading.Semaphore(self.jobs), list[Future[Result]]()
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            for index, item in enumerate(items):
+                free.acquire()
+                _raise_failure(futures)
+                futures.append(pool.submit(function, item, skip_reason(index)))
+                futures[-1].add_done_callback(lambda _: free.release())
+            wait(futures, return_when=FIRST_EXCEPTION)
+            _raise_failure(futures)
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False)
 
 
-ALONE = Threads()
+SEQUENTIAL = Threads()
 
 
-def through_joblib(
-    jobs: int,
-    try_it: Callable[[Given, str], Gives],
-    given: Sequence[Given],
-    reason: Callable[[int], str],
-    **options: Any,
-) -> list[Gives]:
-    """Do it with joblib: one at a time to each job, and the next only when one is done."""
-    from joblib import Parallel, delayed
-
-    def calls() -> Iterator[Any]:
-        for place, one in enumerate(given):
-            yield delayed(try_it)(one, reason(place))
-
-    return list(Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="n_jobs", **options)(calls()))
+def _raise_failure(futures: Sequence[Future[Any]]) -> None:
+    """Raise the exception of the first task that failed, if one did."""
+    for future in futures:
+        if future.done():
+            future.result()

@@ -82,12 +82,12 @@ class Race:
     source: Source
     budget: Budget
     stop: Callable[[], str]  # why no further candidate is to be tried; "" while there is time
-    crew: Executor = field(default_factory=Threads)
+    executor: Executor = field(default_factory=Threads)
     entries: list[Entry] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: enough to try one candidate there."""
-        return vars(self) | {"stop": None, "crew": Threads(), "entries": []}
+        return vars(self) | {"stop": None, "executor": Threads(), "entries": []}
 
     def run(self) -> None:
         """Try the candidates: first what costs nothing at run time, then, if none fits, what does."""
@@ -121,7 +121,7 @@ class Race:
     def _try_until_one_fits(self, recipes: Iterable[Recipe]) -> None:
         waiting = list(recipes)
         while waiting:
-            some, waiting = waiting[: self.crew.jobs], waiting[self.crew.jobs :]
+            some, waiting = waiting[: self.executor.jobs], waiting[self.executor.jobs :]
             for entry in self._tried(some):
                 self.entries.append(entry)
                 if self._keeps(entry.trial):
@@ -155,7 +155,7 @@ class Race:
     def _tried(self, recipes: Sequence[Recipe]) -> list[Entry]:
         """Try candidates side by side; in their order, whoever is done first."""
         first = not self.entries  # there is always something to take: float32, the first
-        return self.crew.each(self._try, recipes, lambda place: "" if first and place == 0 else self.stop())
+        return self.executor.map(self._try, recipes, lambda place: "" if first and place == 0 else self.stop())
 
     def _try(self, recipe: Recipe, reason: str) -> Entry:
         if reason:

@@ -91,7 +91,7 @@ def race(work: ConversionContext, artifacts: Sequence[Artifact]) -> Outcome:
     def one(artifact: Artifact) -> tuple[Lowered, Race]:
         schemes = work.plan.schemes_of(artifact.engine)
         lowered = stages.prove(work, artifact, schemes)
-        engine = Race(EngineRunner(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.crew)
+        engine = Race(EngineRunner(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.executor)
         engine.run()
         return lowered, engine
 

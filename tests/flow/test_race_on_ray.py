@@ -13,7 +13,7 @@ import pytest
 
 import edgekit
 from edgekit.parallel import evaluation
-from edgekit.parallel.executor import ALONE
+from edgekit.parallel.executor import SEQUENTIAL
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.runner import Runner, new_log
 from edgekit_converters.execution.stage_cache import Cache
@@ -82,30 +82,30 @@ def kill(raylet: int, killed: threading.Event) -> None:
 
 
 def test_a_node_that_does_not_see_the_files_is_refused(cluster, tmp_path):
-    from edgekit.parallel import ray_executor as crew
+    from edgekit.parallel import ray_executor
 
     own = tmp_path / "own"
     own.mkdir()
     with (
         pytest.raises(PlanError, match=rf"node [\d.]+: does not see {own}/model.keras; every node needs"),
-        crew.joined(cluster.address, ["litert"], tmp_path, [own / "model.keras"]),
+        ray_executor.connect(cluster.address, ["litert"], tmp_path, [own / "model.keras"]),
     ):
         raise AssertionError("not reached")
     assert not list(tmp_path.glob(".*"))
 
 
 def test_nothing_at_the_address_is_said(tmp_path):
-    from edgekit.parallel import ray_executor as crew
+    from edgekit.parallel import ray_executor
 
     with (
         pytest.raises(PlanError, match=r"--ray 127.0.0.1:1: cannot be joined .*ray start --head"),
-        crew.joined("127.0.0.1:1", ["litert"], tmp_path, []),
+        ray_executor.connect("127.0.0.1:1", ["litert"], tmp_path, []),
     ):
         raise AssertionError("not reached")
 
 
 def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_path, monkeypatch):
-    from edgekit.parallel import ray_executor as crew
+    from edgekit.parallel import ray_executor
 
     rng = np.random.default_rng(0)
     for name, shape in (("x", (500, 6)), ("matrix", (6, 6))):
@@ -117,18 +117,18 @@ def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_pat
     shape = (1, 6)
     specs = (InputSpec("x", shape, "float32"),), (OutputSpec("y", shape, "float32"),)
     request = EvaluateRequest(matrix, *specs, data)
-    monkeypatch.setattr(evaluation, "ALONE_S", 0.0)
-    monkeypatch.setattr(crew.Cluster, "begins_s", 1e-9)  # worth it, however little is left
+    monkeypatch.setattr(evaluation, "SERIAL_S", 0.0)
+    monkeypatch.setattr(ray_executor.RayExecutor, "startup_s", 1e-9)  # worth it, however little is left
     with (
         Runner(new_log(tmp_path), Cache(tmp_path / "there"), scratch=tmp_path) as runner,
-        crew.joined(cluster.address, ["data"], tmp_path, []) as there,
+        ray_executor.connect(cluster.address, ["data"], tmp_path, []) as there,
     ):
         divided = evaluation.evaluate(runner, there, "data", request, "matrix")
         assert there.notes == ()
         assert [cost.stage for cost in runner.costs] == ["compute", "evaluate"]  # the first part, and all together
     assert len([one for one in (tmp_path / "there").iterdir() if (one / "0.npy").exists()]) > 2
     with Runner(new_log(tmp_path), Cache(tmp_path / "here")) as runner:
-        whole = evaluation.evaluate(runner, ALONE, "data", request, "matrix")
+        whole = evaluation.evaluate(runner, SEQUENTIAL, "data", request, "matrix")
         np.testing.assert_array_equal(np.load(divided.scores), np.load(whole.scores))
         assert (divided.metric, divided.value, divided.samples) == ("reconstruction_error", whole.value, 500)
 

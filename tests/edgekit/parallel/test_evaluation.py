@@ -15,8 +15,7 @@ from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec, TensorBinding
 
 COUNT, FEATURES, CLASSES = 700, 6, 3
-pytestmark = pytest.mark.needs_joblib
-SIDE_BY_SIDE = Threads(2, begins_s=1e-9)  # however little is left
+SIDE_BY_SIDE = Threads(2, startup_s=1e-9)  # however little is left
 
 
 @pytest.fixture
@@ -43,14 +42,14 @@ def request_for(tmp_path):
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ALONE_S", 0.0)  # a batch
+    monkeypatch.setattr(evaluation, "SERIAL_S", 0.0)  # a batch
     with Runner(new_log(tmp_path), Cache(tmp_path / "cache"), jobs=2) as made:
         yield made
 
 
-def evaluate(runner, request, crew=SIDE_BY_SIDE):
+def evaluate(runner, request, executor=SIDE_BY_SIDE):
     """The numpy that every worker has is engine enough."""
-    return evaluation.evaluate(runner, crew, "data", request, "matrix")
+    return evaluation.evaluate(runner, executor, "data", request, "matrix")
 
 
 def alone(folder):
@@ -111,12 +110,12 @@ def test_it_is_known_afterwards_by_whoever_asks(runner, request_for):
 
 def test_one_that_was_interrupted_goes_on_with_the_parts_that_were_finished(runner, request_for):
     class Interrupted(Threads):
-        def each(self, try_it, given, reason):
-            super().each(try_it, given[:3], reason)
+        def map(self, function, items, skip_reason):
+            super().map(function, items[:3], skip_reason)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(runner, request_for(), Interrupted(2, begins_s=1e-9))
+        evaluate(runner, request_for(), Interrupted(2, startup_s=1e-9))
     before = len(parts_of(runner))
     assert before == 1 + 3
     evaluate(runner, request_for())
@@ -131,9 +130,9 @@ def test_what_is_through_soon_is_not_divided(runner, request_for):
 def test_what_uses_all_cores_or_leaves_too_much_behind_is_not_divided(runner, request_for, tmp_path):
     request = request_for()
     source = Source(SourceRequest("keras", tmp_path), "keras", request.inputs, request.outputs, (False,))
-    assert evaluation._divides(runner, request)
-    assert not evaluation._divides(runner, replace(request, subject=source))
-    assert evaluation._divides(runner, replace(request, subject=replace(source, framework="tflite")))
+    assert evaluation._can_split(runner, request)
+    assert not evaluation._can_split(runner, replace(request, subject=source))
+    assert evaluation._can_split(runner, replace(request, subject=replace(source, framework="tflite")))
     wide = replace(request, outputs=(OutputSpec("y", (1, 2**21), "float32"),))  # 8 MiB a sample
-    assert evaluation._divides(runner, wide)
-    assert not evaluation._divides(runner, replace(wide, metric=OwnMetric(tmp_path / "own.py", "score")))
+    assert evaluation._can_split(runner, wide)
+    assert not evaluation._can_split(runner, replace(wide, metric=OwnMetric(tmp_path / "own.py", "score")))

@@ -181,7 +181,6 @@ def test_where_parts_say_nothing_of_the_whole_all_candidates_meet_all_data(tmp_p
     assert any(recipe.scheme == "int8-dynamic" for recipe in lane.whole)
 
 
-@pytest.mark.needs_joblib
 def test_how_many_are_tried_at_once_changes_nothing(race):
     def lost(recipe):
         kept = len(recipe.rules[0].layers) if recipe.rules else 0
@@ -194,7 +193,6 @@ def test_how_many_are_tried_at_once_changes_nothing(race):
     assert [len(entry.trial.recipe.rules[0].layers) for entry in three.entries if entry.trial.recipe.rules] == [1, 2, 4]
 
 
-@pytest.mark.needs_joblib
 def test_what_was_tried_beside_the_first_that_fits_does_not_count(race):
     def lost(recipe):
         return 0.06 if recipe.scheme == "int8-static" and not recipe.rules else 0.0
