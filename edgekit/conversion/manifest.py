@@ -11,8 +11,8 @@ import numpy as np
 
 from edgekit.plan.options import read_labels
 from edgekit.plan.plan import Plan, VariantPlan
-from edgekit_converters.artifact.open import settings_for
 from edgekit_converters.data import DataSet
+from edgekit_converters.formats import format_of
 from edgekit_converters.recipe import toml
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Finding, Latency, Probe, Source
@@ -152,7 +152,7 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
         # any processor the engine runs on; in memory, at the least the artifact itself
         requirements=Requirements(engine_version=made.artifact.engine_version, memory_bytes=made.artifact.size_bytes),
         accuracy=_accuracy(contents.baseline, made.evaluation),
-        settings=settings_for(variant.engine, variant.scheme, variant.precision, variant.device),
+        settings=format_of(variant.engine).engine_settings(variant.scheme, variant.precision, variant.device),
     )
 
 

@@ -13,12 +13,12 @@ from edgekit.plan.budget import Budget
 from edgekit.plan.options import AUTO, Options, check, check_outputs, parse_input_shape
 from edgekit.plan.postprocessing import PostprocessingOptions
 from edgekit.plan.profiles import DeviceProfile, load_profile
+from edgekit_converters.formats import engines_for_framework, engines_for_scheme
+from edgekit_converters.formats.recipe_check import check_corrections, check_schemes
 from edgekit_converters.load import kind_of
-from edgekit_converters.lower import engines_for
-from edgekit_converters.quantize.corrections import refuse_corrections
 from edgekit_converters.recipe import toml
 from edgekit_converters.recipe.recipe import Recipe
-from edgekit_converters.recipe.schemes import SCHEMES, refuse_mixture, scheme
+from edgekit_converters.recipe.schemes import SCHEMES, scheme
 from edgekit_converters.records import OwnMetric, SourceRequest
 from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import PlanError, SourceError
@@ -167,7 +167,7 @@ def as_it_came(plan: Plan, came: str) -> Plan:
     kept = {
         variant.name: dataclasses.replace(variant, scheme=came)
         for variant in plan.variants
-        if variant.engine in SCHEMES[came].engines
+        if variant.engine in engines_for_scheme(came)
     }
     preferred = {
         device: tuple(dict.fromkeys(kept[name].name for name in names if name in kept))
@@ -208,8 +208,8 @@ def default_jobs(engines: int) -> int:
 def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: tuple[VariantPlan, ...]) -> None:
     """Refuse a recipe that a format, or a device that gets what it makes, cannot do."""
     for engine in dict.fromkeys(one.engine for one in variants if one.scheme == recipe.scheme):
-        refuse_mixture(engine, recipe.schemes, recipe.block_size)
-        refuse_corrections(recipe, engine)
+        check_schemes(engine, recipe.schemes, recipe.block_size)
+        check_corrections(engine, recipe)
     for device in devices:
         lacking = [name for name in recipe.schemes if name not in (*device.schemes, "float32")]
         if recipe.scheme in device.schemes and lacking:
@@ -255,7 +255,7 @@ def _source(options: Options) -> SourceRequest:
 
 def _default_devices(kind: str) -> tuple[DeviceProfile, ...]:
     """Return the default devices that run what this kind of model can be made into: ONNX becomes IR alone."""
-    possible = engines_for(FRAMEWORKS[kind])
+    possible = engines_for_framework(FRAMEWORKS[kind])
     devices = map(load_profile, DEFAULT_DEVICES)
     return tuple(one for one in devices if any(target.partition(":")[0] in possible for target in one.targets))
 
@@ -267,13 +267,13 @@ def _variants(
     variants: dict[str, VariantPlan] = {}
     preferred: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
-    possible = engines_for(FRAMEWORKS[kind])
+    possible = engines_for_framework(FRAMEWORKS[kind])
     for device in devices:
         names = []
         for target in device.targets:
             engine, _, unit = target.partition(":")
             for wanted in device.schemes:  # the device's order, not the order of the command line
-                if wanted in schemes and engine in possible and engine in SCHEMES[wanted].engines:
+                if wanted in schemes and engine in possible and engine in engines_for_scheme(wanted):
                     variant = VariantPlan(engine, unit, wanted, _precision(device, unit))
                     names.append(variants.setdefault(variant.name, variant).name)
         _refuse_or_note(device, schemes, names, possible, notes)
@@ -295,7 +295,7 @@ def _refuse_or_note(
     notes: list[str],
 ) -> None:
     engines = [target.partition(":")[0] for target in device.targets]
-    able = [name for name in device.schemes if any(engine in SCHEMES[name].engines for engine in engines)]
+    able = [name for name in device.schemes if any(engine in engines_for_scheme(name) for engine in engines)]
     if not set(engines) & set(possible):
         raise PlanError(
             f"{device.name} runs {' and '.join(dict.fromkeys(engines))}, but this kind of model can only be made into "

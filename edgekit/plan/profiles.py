@@ -12,17 +12,20 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from edgekit_converters.formats import FORMATS, engines_for_scheme, format_of
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.errors import ProfileError
 from edgekit_runtime.placement.candidates import gone
 
 ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
-ENGINES = ("litert", "openvino")
-DEVICES = ("cpu", "gpu", "npu")
-TARGETS = tuple(f"{engine}:{device}" for engine in ENGINES for device in DEVICES)
 ACCELERATORS = ("edgetpu",)
 PRECISIONS = ("f32", "f16", "bf16")
 VERIFIED = ("hardware", "emulated", "no")
+
+
+def all_targets() -> tuple[str, ...]:
+    """Return every "engine:device" that an artifact can be made for."""
+    return tuple(f"{engine}:{device}" for engine in FORMATS for device in format_of(engine).devices)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class DeviceProfile:
     name: str
     title: str
     arch: str  # one of ARCHS
-    targets: tuple[str, ...]  # "engine:device", in order of preference
+    targets: tuple[str, ...]  # of all_targets(), in order of preference
     schemes: tuple[str, ...]  # keys of SCHEMES that are allowed, in order of preference
     precision: str  # what the engine is pinned to for float arithmetic, one of PRECISIONS
     verified: str  # whether anybody has run it, one of VERIFIED
@@ -67,13 +70,13 @@ def _one_of(words: tuple[str, ...], *, required: bool = True) -> _Key:
     return _Key(f"one of {', '.join(words)}", holds, required)
 
 
-def _some_of(words: tuple[str, ...]) -> _Key:
+def _some_of(words: Callable[[], tuple[str, ...]]) -> _Key:
     def holds(value: Any) -> bool:
         if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value)):
             return False
-        return set(value) <= set(words) and len(set(value)) == len(value)
+        return set(value) <= set(words()) and len(set(value)) == len(value)
 
-    return _Key(f"a list, the preferred first and none twice, of {', '.join(words)}", holds)
+    return _Key(f"a list, the preferred first and none twice, of {', '.join(words())}", holds)
 
 
 def _is_text(value: Any) -> bool:
@@ -96,8 +99,8 @@ KEYS = {
     "name": _Key("the file's own name without .toml: small letters, digits, dots and dashes", _is_name),
     "title": _Key("a line of text for people", _is_text),
     "arch": _one_of(ARCHS),
-    "targets": _some_of(TARGETS),
-    "schemes": _some_of(tuple(SCHEMES)),
+    "targets": _some_of(all_targets),
+    "schemes": _some_of(lambda: tuple(SCHEMES)),
     "precision": _one_of(PRECISIONS),
     "verified": _one_of(VERIFIED),
     "source": _Key("a table that says of each fact where it comes from, with one entry or more", _is_source),
@@ -173,8 +176,8 @@ def _check(data: dict[str, Any], file: Traversable) -> None:
         raise ProfileError(f"device profile {file}: name is {data['name']!r}; it must be the file's own name")
     engines = {target.partition(":")[0] for target in data["targets"]}
     for scheme in data["schemes"]:
-        if not engines & set(SCHEMES[scheme].engines):
+        if not engines & set(engines_for_scheme(scheme)):
             raise ProfileError(
                 f"device profile {file}: schemes has {scheme!r}, which no engine of targets can hold; "
-                f"it needs one of {', '.join(SCHEMES[scheme].engines)}"
+                f"it needs one of {', '.join(engines_for_scheme(scheme))}"
             )

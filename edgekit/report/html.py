@@ -8,7 +8,8 @@ from html import escape
 
 from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import VariantReport, metric_text, size_text, value_text
-from edgekit.report.style import COLOURS, NAMES, STYLE
+from edgekit.report.style import STYLE
+from edgekit_converters.formats import format_of
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 900, 420, 80, 50, 40, 150  # pixels
 TICKS, ROW = 5, 14  # of an axis; pixels between lines of text
@@ -87,11 +88,12 @@ def _chart(points: Sequence[Point], metric: str | None) -> Iterator[str]:
     yield f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">'
     yield from _axes(longest, low, high, metric)
     for x, engine in enumerate(dict.fromkeys(point.engine for point in points)):
-        yield f'<circle cx="{LEFT + 10 + 100 * x}" cy="16" r="5" fill="{COLOURS[engine]}"/>'
-        yield f'<text x="{LEFT + 20 + 100 * x}" y="20">{NAMES[engine]}</text>'
+        yield f'<circle cx="{LEFT + 10 + 100 * x}" cy="16" r="5" fill="{format_of(engine).colour}"/>'
+        yield f'<text x="{LEFT + 20 + 100 * x}" y="20">{format_of(engine).label}</text>'
     for dense, pruned in _pairs(points):
         (x1, y1), (x2, y2) = place(dense), place(pruned)
-        yield f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{COLOURS[dense.engine]}" '
+        colour = format_of(dense.engine).colour
+        yield f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
         yield 'stroke-dasharray="4 4" opacity=".6"/>'
     yield from _marks([(point, *place(point)) for point in points])
     yield "</svg>"
@@ -101,7 +103,7 @@ def _marks(placed: Sequence[tuple[Point, float, float]]) -> Iterator[str]:
     """Marks with their names beside them, moved down where they would lie upon each other."""
     taken: list[tuple[float, float]] = []
     for point, x, y in sorted(placed, key=lambda one: one[2]):
-        colour, text = COLOURS[point.engine], y + 4
+        colour, text = format_of(point.engine).colour, y + 4
         while any(abs(text - other) < ROW and abs(x - beside) < RIGHT for beside, other in taken):
             text += 1
         taken.append((x, text))
@@ -136,7 +138,7 @@ def _table(points: Sequence[Point], pruning: PruningReport | None, metric: str |
     yield "<th>parameters<th>MACs" if pruning else ""
     for place, point in enumerate(points):
         counts = pruning.models[place] if pruning else None
-        cells = [point.model, f"{NAMES[point.engine]} {point.scheme}", size_text(point.size_bytes)]
+        cells = [point.model, f"{format_of(point.engine).label} {point.scheme}", size_text(point.size_bytes)]
         cells += [value_text(point.value, metric), f"{point.latency_ms:.4g}"]
         told = (counts.parameters, counts.macs) if counts else ()
         cells += ["" if one is None else f"{one:,}" for one in told]

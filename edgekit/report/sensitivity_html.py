@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from html import escape
 
 from edgekit.conversion.sensitivity import Figures, Row, SensitivityReport, Trial
-from edgekit.report.style import COLOURS, NAMES, STYLE
+from edgekit.report.style import STYLE
+from edgekit_converters.formats import format_of
 
 SHOWN = 40  # layers in the chart; the table has all
 NAME_WIDTH, CHART_WIDTH, BAR_HEIGHT = 260, 900, 13  # pixels
@@ -15,7 +16,7 @@ NAME_WIDTH, CHART_WIDTH, BAR_HEIGHT = 260, 900, 13  # pixels
 def page(report: SensitivityReport) -> str:
     """Return the page. The chart has the worst 40 layers, the table has all."""
     title = escape(f"Sensitivity of {report.model} to {report.recipe.scheme}")
-    wholes = ", ".join(f"{NAMES[engine]} {_decibels(trial.snr_db)}" for engine, trial in report.whole.items())
+    wholes = ", ".join(f"{format_of(engine).label} {_decibels(trial.snr_db)}" for engine, trial in report.whole.items())
     notes = "".join(f"<p class=note>{escape(note)}</p>" for note in report.notes)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
@@ -34,8 +35,8 @@ def _chart(report: SensitivityReport) -> Iterator[str]:
     yield f'<svg width="{CHART_WIDTH}" height="{step * len(rows) + 30}" role="img">'
     for place, engine in enumerate(engines):
         x = NAME_WIDTH + 100 * place
-        yield f'<rect x="{x}" y="4" width="10" height="10" fill="{COLOURS[engine]}"/>'
-        yield f'<text x="{x + 15}" y="13">{NAMES[engine]}</text>'
+        yield f'<rect x="{x}" y="4" width="10" height="10" fill="{format_of(engine).colour}"/>'
+        yield f'<text x="{x + 15}" y="13">{format_of(engine).label}</text>'
     for number, row in enumerate(rows):
         y = 26 + step * number
         middle = y + BAR_HEIGHT * len(engines) / 2 + 4
@@ -51,7 +52,7 @@ def _bars(row: Row, engines: tuple[str, ...], y: int, scale: float) -> Iterator[
             width = max(1.0, value * scale)
             yield (
                 f'<rect x="{NAME_WIDTH}" y="{top}" width="{width:.1f}" height="{BAR_HEIGHT - 1}" '
-                f'fill="{COLOURS[engine]}"/>'
+                f'fill="{format_of(engine).colour}"/>'
                 f'<text class="axis" x="{NAME_WIDTH + width + 5:.1f}" y="{top + BAR_HEIGHT - 1}">{value:.2g} %</text>'
             )
 
@@ -61,7 +62,7 @@ def _table(report: SensitivityReport) -> Iterator[str]:
     columns += ["made alone", "all but it"] if report.exact else []
     columns += [f"{report.metric}, alone", f"{report.metric}, all but it"] if report.exact and report.metric else []
     yield "<table><tr><th>layer<th>type<th>parameters<th>MACs"
-    yield "".join(f"<th>{NAMES[engine]}<br>{escape(column)}" for engine in report.whole for column in columns)
+    yield "".join(f"<th>{format_of(engine).label}<br>{escape(column)}" for engine in report.whole for column in columns)
     for row in report.rows:
         cells = [row.layer, row.operator, f"{row.parameters:,}", f"{row.macs:,}"]
         for engine in report.whole:

@@ -1,7 +1,4 @@
-"""How edgekit's HTML pages look: one style for all, and a colour and a name for each format."""
-
-COLOURS = {"litert": "#e07b00", "openvino": "#0068b5"}
-NAMES = {"litert": "TFLite", "openvino": "IR"}
+"""How edgekit's HTML pages look: one style for all."""
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2em auto; max-width: 1100px;

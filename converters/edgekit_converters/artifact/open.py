@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+import pkgutil
+from dataclasses import replace
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit_converters.artifact.engine_version import lowest_version
+from edgekit_converters.formats import format_of
 from edgekit_converters.records import Artifact
 from edgekit_runtime.engines import TensorInfo, open_engine
 from edgekit_runtime.errors import EngineError, ToolchainError
@@ -18,7 +18,6 @@ from edgekit_runtime.format.manifest import Golden, JoinedBinding, TensorBinding
 from edgekit_runtime.tensors import dequantize, quantize
 
 LONGEST_NAME = 256  # in a manifest; what litert-torch calls tensors inside a model may be longer
-PLACED = re.compile(r"(?:input|args|output)_\d+")  # names that carry their place
 
 
 class LooseFiles:
@@ -38,7 +37,7 @@ class OpenArtifact:
 
     def __init__(self, artifact: Artifact, precision: str = "f32", *, threads: int = 1) -> None:
         self.artifact = artifact
-        settings = settings_for(artifact.engine, artifact.scheme, precision)
+        settings = format_of(artifact.engine).engine_settings(artifact.scheme, precision, "cpu")
         self.engine = open_engine(_variant(artifact, settings), LooseFiles(), threads)
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -71,29 +70,19 @@ def entered(artifact: Artifact, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return own
 
 
-def settings_for(engine: str, scheme: str, precision: str, device: str = "cpu") -> dict[str, str]:
-    """Return the settings that pin an engine's numbers; LiteRT's CPU computes float32 unless told otherwise.
-
-    On one thread, OpenVINO 2026.4 fuses int8 dense layers into one kernel that computes something else (a signal to
-    noise ratio of 3 dB where two threads give 36), so its fusing is switched off for them; nothing becomes slower.
-    """
-    if engine != "openvino":
-        return {}
-    pinned = {"INFERENCE_PRECISION_HINT": precision}
-    return pinned | ({"SNIPPETS_MODE": "DISABLE"} if device == "cpu" and scheme == "int8-static" else {})
-
-
 def bind(engine: str, scheme: str, files: tuple[Path, ...], notes: tuple[str, ...] = ()) -> Artifact:
     """Describe an artifact's tensors, in the source's order."""
+    described = format_of(engine)
     opened = open_engine(_variant(Artifact(engine, scheme, files, (), ()), {}), LooseFiles(), 1)
     inputs, outputs = opened.inputs, opened.outputs
     opened.close()
-    if engine == "litert":
-        ports = signature(files[0])
+    if described.tensor_order:
+        ports = pkgutil.resolve_name(described.tensor_order)(files[0])
         inputs = tuple(inputs[port.position] for port in ports.inputs)
         outputs = tuple(outputs[port.position] for port in ports.outputs)
     bindings = tuple(map(_binding, inputs)), tuple(map(_binding, outputs))
-    return Artifact(engine, scheme, files, *bindings, notes, lowest_version(engine, files[0]))
+    version = pkgutil.resolve_name(described.lowest_version)(files[0])
+    return Artifact(engine, scheme, files, *bindings, notes, version)
 
 
 def bind_made(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> Artifact:
@@ -139,55 +128,6 @@ def scaled_like(original: Artifact, made: Artifact) -> Artifact:
         inputs=tuple(map(scaled, made.inputs, original.inputs)),
         outputs=tuple(map(scaled, made.outputs, original.outputs)),
     )
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a ``.tflite`` file."""
-
-    name: str  # in the signature; the tensor's own without one
-    position: int  # in the interpreter's list
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a ``.tflite`` file says it takes and gives, in the source's order."""
-
-    key: str | None  # None without a signature
-    inputs: list[Port]
-    outputs: list[Port]
-
-
-def signature(path: Path) -> Signature:
-    """Return a file's signature. Names that carry a place give the order, else the file's own order is the source's."""
-    interpreter = open_interpreter(path)
-    listed = interpreter.get_input_details(), interpreter.get_output_details()
-    keys = list(interpreter.get_signature_list())
-    if len(keys) != 1:
-        inputs, outputs = ([Port(one["name"], place) for place, one in enumerate(side)] for side in listed)
-        return Signature(None, inputs, outputs)
-    runner = interpreter.get_signature_runner(keys[0])
-    named = runner.get_input_details(), runner.get_output_details()
-    inputs, outputs = (_ports(names, side) for names, side in zip(named, listed, strict=True))
-    return Signature(keys[0], inputs, outputs)
-
-
-def _ports(named: dict[str, Any], listed: list[Any]) -> list[Port]:
-    indices = [detail["index"] for detail in listed]
-    ports = [Port(name, indices.index(detail["index"])) for name, detail in named.items()]
-    places = {port.name: PLACED.fullmatch(port.name) for port in ports}
-    if all(places.values()):
-        return sorted(ports, key=lambda port: int(port.name.rpartition("_")[2]))
-    return sorted(ports, key=lambda port: port.position)
-
-
-def open_interpreter(path: Path) -> Any:
-    """Open a ``.tflite`` file with LiteRT's interpreter, for what the runtime's engine does not tell."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path))
-    interpreter.allocate_tensors()
-    return interpreter
 
 
 def _variant(artifact: Artifact, settings: dict[str, str]) -> Variant:

@@ -7,13 +7,9 @@ from pathlib import Path
 
 from edgekit_converters.data import pick
 from edgekit_converters.examine.checks import examine_graph
+from edgekit_converters.formats import format_of
 from edgekit_converters.records import Examination, ExamineRequest
 
-# engine: "module:function", (Artifact, samples: an array (n, *shape[1:]) an input) -> Graph
-READERS = {
-    "litert": "edgekit_converters.examine.tflite:read",
-    "openvino": "edgekit_converters.examine.ir:read",
-}
 SAMPLES = 16  # spread over the set; ranges are wanted to a factor, and quantizing looks at all samples anyway
 
 
@@ -27,4 +23,4 @@ def examine(request: ExamineRequest, _folder: Path) -> Examination:
     """
     engine = request.artifact.engine
     samples = pick(request.data, request.inputs, SAMPLES)
-    return examine_graph(engine, pkgutil.resolve_name(READERS[engine])(request.artifact, samples))
+    return examine_graph(engine, pkgutil.resolve_name(format_of(engine).graph_reader)(request.artifact, samples))

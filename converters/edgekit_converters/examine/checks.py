@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit_converters.examine.graph import ARITHMETIC, MOVES, Graph, Node, Range
+from edgekit_converters.formats import format_of
 from edgekit_converters.records import Examination, Finding, Split
 
 STEPS = 255  # of an int8 range
@@ -20,7 +21,6 @@ MASK = -1e4  # what adds so little to a softmax's input, or less, hides a place 
 FLOAT = "float32"
 MASKING = (*ARITHMETIC, "select", "shape")
 NORMALIZING = (*ARITHMETIC, "shape", "mean", "sum", "square", "root", "abs", "clip")
-SCALED = ("litert",)  # engines whose quantizer gives an output a scale; elsewhere outputs stay in float
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def wide_concats(graph: Graph, engine: str) -> Iterator[Found]:
 def _cut_or_kept(graph: Graph, engine: str, node: Node, leads: list[Node], says: str) -> Found:
     numbers = tuple(_wide_numbers(graph, node))
     arithmetic = ", and the arithmetic that makes the wide numbers is kept in float" if numbers else ""
-    scaled = engine in SCALED
+    scaled = format_of(engine).quantizes_outputs
     if _can_be_cut(graph, node):
         spans = () if scaled else tuple(graph.ranges[place].span for place in node.inputs)
         split = Split(graph.outputs.index(node.outputs[0]), node.axis or 0, spans)

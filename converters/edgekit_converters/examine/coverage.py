@@ -17,14 +17,10 @@ import numpy as np
 from edgekit_converters.data import DataSet, one_by_one
 from edgekit_converters.examine.graph import finite
 from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.formats import format_of
 from edgekit_converters.records import Artifact
 from edgekit_runtime.format.manifest import InputSpec
 
-# engine: "module:function", (Artifact, samples) -> for each sample {tensor: its values}
-WATCHERS = {
-    "litert": "edgekit_converters.examine.tflite:values",
-    "openvino": "edgekit_converters.examine.ir:values",
-}
 FIRST = 8  # samples: what fewer have shown says nothing of ranges
 ENOUGH = 64  # samples: fewer are never taken for enough
 STILL = 0.10  # of a range, on average over the tensors: ranges have settled when no more came with twice the samples
@@ -80,7 +76,7 @@ def cover(request: CoverRequest, _folder: Path) -> Coverage:
         ToolchainError: the artifact cannot be read or run.
     """
     artifact, total = request.artifact, request.data.count
-    watch = pkgutil.resolve_name(WATCHERS[artifact.engine])
+    watch = pkgutil.resolve_name(format_of(artifact.engine).value_reader)
     spans = _Spans()
     before: dict[str, float] = {}
     doublings: list[CoverageStep] = []

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from importlib import metadata
 
+from edgekit_converters.formats import format_of
+from edgekit_converters.toolchain import Toolchain
 from edgekit_runtime.errors import ToolchainError
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """A set of packages that share one child process."""
-
-    modules: tuple[str, ...]  # import names; all must be there
-    packages: tuple[str, ...]  # distributions whose versions count
-    extras: tuple[str, ...]  # pip install 'edgekit[extra]': any of them brings all
-    warm: str = ""  # module of ours whose import takes long, started before it is needed
-
 
 TOOLCHAINS = {
     "data": Toolchain((), ("numpy", "pillow"), ()),
@@ -26,17 +16,18 @@ TOOLCHAINS = {
         (), ("tensorflow", "keras", "tf-keras", "torch", "torch-pruning", "litert-torch", "litert-converter"), ()
     ),
     "torch": Toolchain(("torch",), ("torch", "torch-pruning", "litert-torch", "litert-converter"), ("torch",)),
-    "litert": Toolchain(
-        ("ai_edge_litert", "ai_edge_quantizer"), ("ai-edge-litert", "ai-edge-quantizer"), ("keras", "torch")
-    ),
-    "openvino": Toolchain(("openvino", "nncf"), ("openvino", "nncf"), ("openvino",), "edgekit_converters.quantize.ir"),
 }
+
+
+def toolchain(name: str) -> Toolchain:
+    """Return a toolchain by its name; that of a format has the name of the engine."""
+    return TOOLCHAINS[name] if name in TOOLCHAINS else format_of(name).toolchain
 
 
 def versions(*names: str) -> dict[str, str]:
     """Return the installed versions of the named toolchains' packages, by distribution."""
     found = {}
-    for package in sorted({package for name in names for package in TOOLCHAINS[name].packages}):
+    for package in sorted({package for name in names for package in toolchain(name).packages}):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -50,7 +41,8 @@ def require(name: str, stage: str) -> None:
     Raises:
         ToolchainError: naming the extra that brings it.
     """
-    require_modules(TOOLCHAINS[name].modules, TOOLCHAINS[name].extras, stage)
+    wanted = toolchain(name)
+    require_modules(wanted.modules, wanted.extras, stage)
 
 
 def require_modules(modules: tuple[str, ...], extras: tuple[str, ...], stage: str) -> None:

@@ -41,7 +41,7 @@ class Workers:
         """
         with self._changed:
             if not self._count[toolchain]:
-                self._free.append(self._started(toolchain, stage, toolchains.TOOLCHAINS[toolchain].warm))
+                self._free.append(self._started(toolchain, stage, toolchains.toolchain(toolchain).warm))
 
     @contextmanager
     def lent(self, toolchain: str, stage: str) -> Iterator[Worker]:

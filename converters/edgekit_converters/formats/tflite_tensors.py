@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edgekit_converters.artifact.open import signature
 from edgekit_converters.data import batches
 from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.formats.tflite_metadata import signature
 from edgekit_converters.records import QuantizeRequest
 from edgekit_runtime.errors import CalibrationError
 from edgekit_runtime.tensors import dequantize, quantize

@@ -1,7 +1,7 @@
 """Lower: turn an open model into a float artifact of one engine's format.
 
 A lowering writes the artifact into a folder, its inputs and outputs in the source's order, and returns its files.
-``LOWERINGS`` says which file does which.
+Each :class:`~edgekit_converters.formats.Format` names its lowerings, by the source's framework.
 """
 
 from __future__ import annotations
@@ -10,25 +10,10 @@ import pkgutil
 from pathlib import Path
 
 from edgekit_converters.artifact.open import bind, bind_made, scaled_like
+from edgekit_converters.formats import format_of
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, LowerRequest
 from edgekit_runtime.errors import ConversionError
-
-# (framework of the source, engine): "module:function", (LoadedModel, folder) -> files
-LOWERINGS = {
-    ("keras", "litert"): "edgekit_converters.lower.keras_to_tflite:lower",
-    ("keras", "openvino"): "edgekit_converters.lower.keras_to_ir:lower",
-    ("torch", "litert"): "edgekit_converters.lower.torch_to_tflite:lower",
-    ("torch", "openvino"): "edgekit_converters.lower.torch_to_ir:lower",
-    ("tflite", "litert"): "edgekit_converters.lower.tflite_to_tflite:lower",
-    ("tflite", "openvino"): "edgekit_converters.lower.tflite_to_ir:lower",
-    ("openvino", "openvino"): "edgekit_converters.lower.openvino_to_ir:lower",
-}
-
-
-def engines_for(framework: str) -> tuple[str, ...]:
-    """Return the engines a framework's models can be lowered to."""
-    return tuple(engine for source, engine in LOWERINGS if source == framework)
 
 
 def lower(request: LowerRequest, folder: Path) -> Artifact:
@@ -40,7 +25,7 @@ def lower(request: LowerRequest, folder: Path) -> Artifact:
         ToolchainError: the toolchain refused for another reason.
     """
     source = request.source
-    lowering = pkgutil.resolve_name(LOWERINGS[source.framework, request.engine])
+    lowering = pkgutil.resolve_name(format_of(request.engine).lowerings[source.framework])
     files = lowering(open_source(source.request), folder)
     artifact = bind_made("lower", request.engine, source.scheme, files)
     if source.framework == "tflite":

@@ -9,7 +9,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact.open import signature
+from edgekit_converters.formats.tflite_metadata import signature
 from edgekit_converters.load import LoadedModel
 
 

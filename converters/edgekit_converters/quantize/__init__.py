@@ -1,4 +1,4 @@
-"""Quantize: store and compute a float artifact in fewer bits. One file an engine; ``QUANTIZERS`` says which."""
+"""Quantize: store and compute a float artifact in fewer bits."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import pkgutil
 from pathlib import Path
 
 from edgekit_converters.artifact.open import bind_made, joined_like
-from edgekit_converters.quantize.corrections import refuse_corrections
+from edgekit_converters.formats import format_of
+from edgekit_converters.formats.recipe_check import check_corrections
 from edgekit_converters.records import Artifact, QuantizeRequest
-
-# engine: "module:function", (QuantizeRequest, folder) -> files
-QUANTIZERS = {
-    "litert": "edgekit_converters.quantize.tflite:quantize",
-    "openvino": "edgekit_converters.quantize.ir:quantize",
-}
 
 
 def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
@@ -24,6 +19,6 @@ def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
         CalibrationError: the calibration data do not drive the model.
         ToolchainError: the quantizer failed.
     """
-    refuse_corrections(request.recipe, request.artifact.engine)
-    files = pkgutil.resolve_name(QUANTIZERS[request.artifact.engine])(request, folder)
+    check_corrections(request.artifact.engine, request.recipe)
+    files = pkgutil.resolve_name(format_of(request.artifact.engine).quantizer)(request, folder)
     return joined_like(request.artifact, bind_made("quantize", request.artifact.engine, request.scheme, files))

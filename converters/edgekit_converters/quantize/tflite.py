@@ -14,8 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import calibrator, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
-from edgekit_converters.artifact.open import signature
 from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.formats.tflite_metadata import signature
 from edgekit_converters.formats.tflite_tensors import samples
 from edgekit_converters.quantize.clip_ranges import narrow
 from edgekit_converters.quantize.correct_bias import correct_bias

@@ -17,6 +17,7 @@ from edgekit_runtime.errors import PlanError
 STATISTICS = ("min-max", "moving-average", "percentile", "mse", "histogram")
 # What is done about the error that quantization makes; each quantizer says which of them it knows.
 CORRECTIONS = ("equalize", "bias", "bias-fast", "smooth")
+BLOCK_SIZES = (0, 32, 64, 128)  # 4-bit weights that share a scale; 0 is a whole channel
 DEPTHS = ("first", "last")
 
 

@@ -1,8 +1,7 @@
-"""The quantization schemes: names, the names users bring, who can do them, and how close they must stay."""
+"""The quantization schemes: names, the names users bring, and how close they must stay."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit_runtime.errors import PlanError
@@ -13,7 +12,6 @@ class Scheme:
     """One way to store and compute a model."""
 
     name: str
-    engines: tuple[str, ...]  # whose format can hold it
     calibrated: bool  # needs calibration data
     floor_db: float  # signal-to-noise ratio against the source below which the artifact is refused
 
@@ -26,13 +24,13 @@ class Scheme:
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("float32", ("litert", "openvino"), False, 60.0),
-        Scheme("float16", ("litert", "openvino"), False, 40.0),
-        Scheme("int16x8-static", ("litert",), True, 15.0),
-        Scheme("int8-weights", ("litert", "openvino"), False, 15.0),
-        Scheme("int4-weights", ("litert", "openvino"), False, 6.0),
-        Scheme("int8-dynamic", ("litert",), False, 15.0),
-        Scheme("int8-static", ("litert", "openvino"), True, 10.0),
+        Scheme("float32", False, 60.0),
+        Scheme("float16", False, 40.0),
+        Scheme("int16x8-static", True, 15.0),
+        Scheme("int8-weights", False, 15.0),
+        Scheme("int4-weights", False, 6.0),
+        Scheme("int8-dynamic", False, 15.0),
+        Scheme("int8-static", True, 10.0),
     )
 }
 
@@ -56,47 +54,11 @@ ALIASES = {
     "w8a16": "int16x8-static",
 }
 
-# What the rules of a recipe may mix in one artifact. LiteRT runs all of its schemes side by side; OpenVINO halves the
-# weights of a whole file or of none.
-MIXED = {
-    "litert": tuple(name for name, scheme in SCHEMES.items() if "litert" in scheme.engines),
-    "openvino": ("float32", "int8-weights", "int4-weights", "int8-static"),
-}
 # From the finest to the coarsest arithmetic: what is verified of an artifact, and how it is run, goes by the coarsest.
 COARSER = (
     *("float32", "float16", "int8-weights", "int4-weights"),
     *("int8-dynamic", "int16x8-static", "int8-static"),
 )
-# How many weights share a scale in 4 bits; 0 is a whole channel. AI Edge Quantizer has blocks for activations that are
-# quantized on the way alone, where they measured no better than channels.
-BLOCK_SIZES = {"litert": (0,), "openvino": (0, 32, 64, 128)}
-
-
-def refuse_mixture(engine: str, names: Sequence[str], block_size: int = 0) -> None:
-    """Refuse what one artifact of an engine cannot be: ``names`` are the schemes of a recipe, its own first.
-
-    Raises:
-        PlanError: saying what it can be.
-    """
-    lacking = [name for name in names if engine not in SCHEMES[name].engines]
-    if lacking:
-        able = ", ".join(name for name, one in SCHEMES.items() if engine in one.engines)
-        raise PlanError(f"{engine} cannot do {lacking[0]}; it can do {able}")
-    unmixed = [name for name in names if name not in MIXED[engine]]
-    if len(set(names)) > 1 and unmixed:
-        raise PlanError(
-            f"{engine} cannot mix {unmixed[0]} with {next(name for name in names if name != unmixed[0])} in one "
-            f"artifact; it can mix {', '.join(MIXED[engine])}"
-        )
-    coarsest = max(names, key=COARSER.index)
-    if coarsest != names[0]:
-        raise PlanError(
-            f'a recipe\'s own scheme must be its coarsest: say scheme = "{coarsest}", and select in rules what is '
-            f"to be {names[0]}"
-        )
-    if block_size not in BLOCK_SIZES[engine]:
-        able = ", ".join(map(str, BLOCK_SIZES[engine]))
-        raise PlanError(f"{engine} cannot do block_size {block_size}; it can do {able} (0 is a whole channel)")
 
 
 def scheme(name: str) -> Scheme:

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit_converters.recipe.recipe import CORRECTIONS, DEPTHS, STATISTICS, Recipe, Rule
-from edgekit_converters.recipe.schemes import BLOCK_SIZES, scheme
+from edgekit_converters.recipe.recipe import BLOCK_SIZES, CORRECTIONS, DEPTHS, STATISTICS, Recipe, Rule
+from edgekit_converters.recipe.schemes import scheme
 from edgekit_runtime.errors import PlanError
 
 SELECTORS = ("layers", "operators", "depth")
@@ -18,7 +18,7 @@ WORDS = {
     "statistics": STATISTICS,
     "corrections": CORRECTIONS,
     "depth": DEPTHS,
-    "block_size": tuple(sorted({size for sizes in BLOCK_SIZES.values() for size in sizes})),
+    "block_size": BLOCK_SIZES,
 }
 
 

@@ -4,7 +4,6 @@ No label is needed and nothing is quantized again. The quantized artifact is run
 layer is given what the *float* model gives it, and computes with the very kernel, weights and scales that it has in
 the quantized model. So its own error is told from what it inherits (as AI Edge Quantizer's and AIMET's layer analyses
 do). That error is then added to the layer's output in the float model, whose answer shows what it does at the end.
-One file an engine; ``RIGS`` says which.
 """
 
 from __future__ import annotations
@@ -21,19 +20,13 @@ import numpy as np
 
 from edgekit_converters.data import DataSet, batches
 from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.formats import format_of
 from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.records import Artifact
 from edgekit_converters.verify.parity import EXACT_DB, snr_db
 from edgekit_runtime.format.manifest import InputSpec
 
 Arrays = Sequence[np.ndarray]
-
-# engine: "module:class", (SenseRequest, a set of node names a unit) -> Rig
-RIGS = {
-    "litert": "edgekit_converters.sensitivity.tflite:TfliteRig",
-    "openvino": "edgekit_converters.sensitivity.ir:IrRig",
-}
-
 
 FEWEST = 8  # samples: a softmax is disturbed by the few that are nearly undecided
 
@@ -104,21 +97,22 @@ def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
         ToolchainError: an artifact cannot be taken apart, or its engine cannot run it so.
     """
     units = units_of(request.layers)
-    rig: ArtifactPair = pkgutil.resolve_name(RIGS[request.artifact.engine])(request, [_nodes(unit) for unit in units])
+    open_pair = pkgutil.resolve_name(format_of(request.artifact.engine).artifact_pair)
+    pair: ArtifactPair = open_pair(request, [_nodes(unit) for unit in units])
     tallies = [_Tallies() for _ in units]
     whole = _Answers()
     count = min(request.samples, request.data.count)
     answers = max(FEWEST, request.runs // max(1, len(units)))  # samples to compare outputs of the model on
     for done, sample in enumerate(islice(batches(request.data, request.inputs, 1), count)):
         report_progress(done, count)
-        sights = rig.look(sample)
-        answer, quantized = rig.answers()
+        sights = pair.look(sample)
+        answer, quantized = pair.answers()
         whole.add(answer, quantized)
         for unit, (tally, sight) in enumerate(zip(tallies, sights, strict=True)):
             tally.add(sight)
             errors = [got - wanted for wanted, got in zip(sight.wanted, sight.alone, strict=True)]
             if done < answers and any(map(np.any, errors)):
-                tally.answers.add(answer, rig.disturbed(sample, unit, errors))
+                tally.answers.add(answer, pair.disturbed(sample, unit, errors))
     harms = (_harm(unit, tally) for unit, tally in zip(units, tallies, strict=True) if tally.own.noise)
     ordered = sorted(harms, key=lambda harm: (harm.alone_db, harm.own_db))
     return Sensitivity(request.artifact.engine, whole.worst_db, count, tuple(ordered))

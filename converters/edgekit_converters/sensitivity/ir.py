@@ -2,7 +2,7 @@
 
 FakeQuantize is computed as it is written, in float32, and not by int8 kernels: OpenVINO 2026.4's give wrong values
 (0 dB) for results in the middle of a model when they run with the settings that its answers need (see
-``artifact.settings_for``). The arithmetic is the same but for float32's rounding.
+``formats.ir.engine_settings``). The arithmetic is the same but for float32's rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False, "I
 INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias correction may add
 
 
-class IrRig:
+class IrPair:
     """See :class:`edgekit_converters.sensitivity.ArtifactPair`."""
 
     def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:

@@ -23,7 +23,7 @@ from edgekit_runtime.tensors import dequantize, quantize
 INSERTED = ("QUANTIZE", "DEQUANTIZE")  # what the quantizer puts between operators, and a float model has none of
 
 
-class TfliteRig:
+class TflitePair:
     """See :class:`edgekit_converters.sensitivity.ArtifactPair`. Tensors are indices of the main graph."""
 
     def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:

@@ -7,13 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit_converters.artifact.open import bind_made, joined
+from edgekit_converters.formats import format_of
 from edgekit_converters.records import Artifact, SplitRequest
-
-# engine: "module:function", (Artifact, splits, folder) -> (files, parts of each output)
-SPLITTERS = {
-    "litert": "edgekit_converters.split_outputs.tflite:split",
-    "openvino": "edgekit_converters.split_outputs.ir:split",
-}
 
 
 def split(request: SplitRequest, folder: Path) -> Artifact:
@@ -25,7 +20,7 @@ def split(request: SplitRequest, folder: Path) -> Artifact:
         ToolchainError: the engine refuses what was written.
     """
     artifact = request.artifact
-    files, counts = pkgutil.resolve_name(SPLITTERS[artifact.engine])(artifact, request.splits, folder)
+    files, counts = pkgutil.resolve_name(format_of(artifact.engine).output_splitter)(artifact, request.splits, folder)
     by_output = {one.output: one for one in request.splits}
     made = bind_made("split", artifact.engine, artifact.scheme, files)
     axes = {place: one.axis for place, one in by_output.items()}

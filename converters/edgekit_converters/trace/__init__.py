@@ -2,7 +2,7 @@
 
 Names do not survive lowering, values do. :func:`trace` runs the source in its own framework and keeps fingerprints of
 what its layers give; :func:`match` runs the float artifact in its engine with every tensor kept, and looks for them.
-One file a framework; ``TRACERS`` and ``ARTIFACT_TRACERS`` say which.
+One file a framework, named by ``TRACERS``; one file a format, named by its record in ``formats``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.formats import format_of
 from edgekit_converters.load import open_source
 from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.records import Artifact, Probe, Source
@@ -27,11 +28,6 @@ TRACERS = {
     "torch": "edgekit_converters.trace.torch_graph:steps",
     "tflite": "edgekit_converters.trace.tflite_nodes:steps",
     "openvino": "edgekit_converters.trace.ir_nodes:steps",
-}
-# engine: "module:function", (Artifact, inputs) -> Steps
-ARTIFACT_TRACERS = {
-    "litert": "edgekit_converters.trace.tflite_nodes:artifact_steps",
-    "openvino": "edgekit_converters.trace.ir_nodes:artifact_steps",
 }
 
 
@@ -85,7 +81,7 @@ def trace(request: TraceRequest, folder: Path) -> Trace:
 def match(request: MatchRequest, _folder: Path) -> LayerMap:
     """The stage: run the artifact on the same sample and say which of its nodes compute which layer."""
     engine, traced = request.artifact.engine, request.trace
-    found = _steps(ARTIFACT_TRACERS[engine], request.artifact, _sample(request.probe))
+    found = _steps(format_of(engine).tracer, request.artifact, _sample(request.probe))
     nodes = pair(traced.steps, np.load(traced.values), found.steps, found.values)
     return LayerMap(engine, tuple(_layers(traced.steps, nodes)))
 

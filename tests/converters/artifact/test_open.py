@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact.open import OpenArtifact, bind, bind_made, scaled_like, settings_for, signature
+from edgekit_converters.artifact.open import OpenArtifact, bind, bind_made, scaled_like
+from edgekit_converters.formats.tflite_metadata import signature
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.format.manifest import TensorBinding
@@ -19,19 +20,6 @@ def test_scales_come_from_the_file_that_has_them():
     assert scaled_like(original, made).inputs == (TensorBinding(1, "x_", "int8", 0.5, 3),)
     float_made = Artifact("openvino", "int8-static", (), (TensorBinding(1, "x_", "float32"),), ())
     assert scaled_like(original, float_made) == float_made
-
-
-@pytest.mark.parametrize(
-    ("arguments", "settings"),
-    [
-        (("litert", "int8-static", "f32"), {}),
-        (("openvino", "float16", "f16"), {"INFERENCE_PRECISION_HINT": "f16"}),
-        (("openvino", "int8-static", "f32"), {"INFERENCE_PRECISION_HINT": "f32", "SNIPPETS_MODE": "DISABLE"}),
-        (("openvino", "int8-static", "f16", "gpu"), {"INFERENCE_PRECISION_HINT": "f16"}),
-    ],
-)
-def test_settings_pin_the_numbers(arguments, settings):
-    assert settings_for(*arguments) == settings
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.lower import LOWERINGS, engines_for
+from edgekit_converters.formats import FORMATS, engines_for_framework, format_of
 from edgekit_converters.records import InputShape
 from edgekit_converters.verify.acceptance import check_parity
 from edgekit_runtime.errors import UnsupportedOperator
@@ -34,7 +34,7 @@ def agrees(loaded, lowered, compared):
 
 
 def test_every_framework_has_an_engine():
-    assert {framework: engines_for(framework) for framework, _ in LOWERINGS} == {
+    assert {one: engines_for_framework(one) for engine in FORMATS for one in format_of(engine).lowerings} == {
         "keras": ("litert", "openvino"),
         "torch": ("litert", "openvino"),
         "tflite": ("litert", "openvino"),

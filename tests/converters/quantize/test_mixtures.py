@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgekit_converters.formats import FORMATS, format_of
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe.recipe import Recipe, Rule, resolve
-from edgekit_converters.recipe.schemes import MIXED
 from edgekit_converters.records import ProbeRequest, QuantizeRequest
 from edgekit_converters.trace import MatchRequest, TraceRequest, match, trace
 from edgekit_runtime.errors import ConversionError
@@ -158,12 +158,12 @@ def test_keeping_everything_is_the_float_model(net, engine):
     ("engine", "base"),
     [
         pytest.param(engine, base, marks=pytest.mark.needs_openvino if engine == "openvino" else ())
-        for engine, schemes in MIXED.items()
-        for base in schemes
+        for engine in FORMATS
+        for base in format_of(engine).mixable_schemes
     ],
 )
 def test_every_mixture_runs(net, engine, base):
-    for scheme in MIXED[engine]:
+    for scheme in format_of(engine).mixable_schemes:
         if scheme != base:
             # the outlier is for int8 and int16 alone: in 4 bits nothing is left beside it
             layer = "head" if scheme == "int4-weights" else "wide"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgekit_converters.formats import engines_for_scheme
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.recipe.schemes import SCHEMES
@@ -14,8 +15,8 @@ pytestmark = pytest.mark.needs_keras
 
 QUANTIZED = [
     pytest.param(engine, name, marks=pytest.mark.needs_openvino if engine == "openvino" else ())
-    for name, scheme in SCHEMES.items()
-    for engine in scheme.engines
+    for name in SCHEMES
+    for engine in engines_for_scheme(name)
     if name != "float32"
 ]
 # well-behaved nets keep more than any scheme's floor; a regression of calibration shows here

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact.open import open_interpreter
+from edgekit_converters.formats.tflite_metadata import open_interpreter
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_runtime.errors import CalibrationError
 

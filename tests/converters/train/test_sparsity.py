@@ -238,7 +238,7 @@ def integers(artifact):
         held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"]
         arrays = [one.get_data() for one in held if one.get_element_type() == ov.Type.i8]
     else:
-        from edgekit_converters.artifact.open import open_interpreter
+        from edgekit_converters.formats.tflite_metadata import open_interpreter
 
         interpreter = open_interpreter(artifact.files[0])
         details = [one for one in interpreter.get_tensor_details() if one["dtype"] is np.int8 and len(one["shape"]) > 1]

@@ -11,25 +11,24 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from edgekit_converters.formats.ir import FORMAT
 from edgekit_converters.prune.latency.table import LayerTiming
-
-COPIES = 4  # of the layer, side by side: a call takes so much by itself that one small layer would drown in it
 
 
 def make(alone: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
     """Write the layer; with ``int8`` its input is fake-quantized and its weights are integers, as NNCF leaves them.
 
-    There are ``COPIES`` of it.
+    There are ``FORMAT.layer_copies`` of it, side by side.
     """
     random = np.random.default_rng(0)
     if alone.operator in ("dense", "attention"):
         given = ops.parameter([alone.positions, alone.ins], np.float32)
         widths = (alone.ins, *alone.kernel, alone.outs) if alone.operator == "attention" else (alone.ins, alone.outs)
-        made = [_matrices(_activation(given, int8), widths, random, int8) for _ in range(COPIES)]
+        made = [_matrices(_activation(given, int8), widths, random, int8) for _ in range(FORMAT.layer_copies)]
     else:
         extent = [side * stride for side, stride in zip(alone.extent, alone.strides, strict=True)]
         given = ops.parameter([1, alone.ins, *extent], np.float32)
-        made = [_convolution(alone, _activation(given, int8), random, int8) for _ in range(COPIES)]
+        made = [_convolution(alone, _activation(given, int8), random, int8) for _ in range(FORMAT.layer_copies)]
     model = ov.Model([ops.result(_activation(node, int8)) for node in made], [given], "layer")
     ov.save_model(model, path, compress_to_fp16=False)
     return path, path.with_suffix(".bin")

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.formats import format_of
 from edgekit_converters.prune import Channels, LayerCost, PruningGraph, Widths
 from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, timed
 from edgekit_converters.records import Artifact
 from edgekit_runtime.format.manifest import TensorBinding
 from edgekit_runtime.placement.requirements import machine
 
-# engine: (module with make(Alone, path, int8) -> files and COPIES, the suffix of what the engine opens)
-MAKERS = {
-    "litert": ("edgekit_converters.prune.latency.tflite_layer", ".tflite"),
-    "openvino": ("edgekit_converters.prune.latency.ir_layer", ".xml"),
-}
 PARTS = (0.25, 0.5, 0.75, 1.0)  # of a width that can be cut, at which layers are timed
 TURN_S = 0.001  # how long each width of a layer has its turn
 SETTLED, NEWS, MOST_TURNS = 7, 0.02, 70  # so many turns without news, a least time lower by so much, are the last ones
@@ -103,7 +98,7 @@ def _grid(labour: LayerCost, dense: Widths) -> _Grid:
 
 
 def _row(request: TabulateRequest, grid: _Grid, taken: list[float], empty: float) -> Row:
-    copies, columns = _maker(request.engine).COPIES, len(grid.outs)
+    copies, columns = format_of(request.engine).layer_copies, len(grid.outs)
     times = [round(max(0.0, one - empty) / copies, 6) for one in taken]
     ms = tuple(tuple(times[place : place + columns]) for place in range(0, len(times), columns))
     return Row(grid.operator, grid.positions, grid.kernel, grid.stride, grid.divisions, grid.ins, grid.outs, ms)
@@ -145,14 +140,10 @@ def _in_turns(opened: list[OpenArtifact]) -> list[float]:
 
 
 def _open(request: TabulateRequest, alone: LayerTiming, path: Path) -> OpenArtifact:
-    suffix, int8 = MAKERS[request.engine][1], request.scheme == "int8-static"
-    files = _maker(request.engine).make(alone, path.with_suffix(suffix), int8=int8)
+    described, int8 = format_of(request.engine), request.scheme == "int8-static"
+    files = pkgutil.resolve_name(described.layer_builder)(alone, path.with_suffix(described.suffix), int8=int8)
     bound = (TensorBinding(0, "", "float32", None, None),)
     return OpenArtifact(Artifact(request.engine, request.scheme, files, bound, bound))
-
-
-def _maker(engine: str) -> Any:
-    return importlib.import_module(MAKERS[engine][0])
 
 
 def _clock() -> float:

@@ -11,7 +11,6 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.prune.latency.table import LayerTiming
 
-COPIES = 1  # of the layer in a file
 ACTIVATION_SCALE, WEIGHT_SCALE = 0.05, 0.01
 
 

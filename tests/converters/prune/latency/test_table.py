@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgekit_converters.formats import FORMATS, format_of
 from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
-from edgekit_converters.prune.latency.profile import MAKERS, TabulateRequest, tabulate
+from edgekit_converters.prune.latency.profile import TabulateRequest, tabulate
 from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, read_table
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import DataError
@@ -101,10 +102,11 @@ def test_every_kind_of_layer_is_timed(
     engine: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit_converters.prune.latency.profile.PARTS", (0.25, 1.0))
-    module, suffix = MAKERS[engine]
+    described = format_of(engine)
     alone = LayerTiming("conv", 32, 32, 1024, (3, 3), (1, 1))
     (tmp_path / "whole").mkdir()
-    files = importlib.import_module(module).make(alone, tmp_path / f"whole/model{suffix}", int8=False)
+    build = pkgutil.resolve_name(described.layer_builder)
+    files = build(alone, tmp_path / f"whole/model{described.suffix}", int8=False)
     bound = (TensorBinding(0, "", "float32", None, None),)
     whole = Artifact(engine, "float32", files, bound, bound)
     (tmp_path / "stage").mkdir()
@@ -124,19 +126,19 @@ def test_every_kind_of_layer_is_timed(
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_openvino
-@pytest.mark.parametrize("engine", MAKERS)
+@pytest.mark.parametrize("engine", FORMATS)
 def test_int8_layers_are_really_int8(engine: str, tmp_path: Path) -> None:
     alone = LayerTiming("conv", 32, 32, 1024, (3, 3), (1, 1))
-    make = importlib.import_module(MAKERS[engine][0]).make
+    make = pkgutil.resolve_name(format_of(engine).layer_builder)
     sizes = [
-        sum(path.stat().st_size for path in make(alone, tmp_path / f"{int8}{MAKERS[engine][1]}", int8=int8))
+        sum(path.stat().st_size for path in make(alone, tmp_path / f"{int8}{format_of(engine).suffix}", int8=int8))
         for int8 in (True, False)
     ]
     assert sizes[1] > 2 * sizes[0]
     if engine == "litert":
         from ai_edge_litert.interpreter import Interpreter
 
-        details = Interpreter(str(tmp_path / f"True{MAKERS[engine][1]}")).get_input_details()[0]
+        details = Interpreter(str(tmp_path / f"True{format_of(engine).suffix}")).get_input_details()[0]
         assert details["dtype"] == np.int8
         assert list(details["shape"]) == [1, 32, 32, 32]
     else:

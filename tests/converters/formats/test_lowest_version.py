@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from edgekit_converters.artifact.engine_version import lowest_version
+from edgekit_converters.formats import ir_metadata, tflite_metadata
 
 
 @pytest.mark.parametrize(
@@ -14,30 +14,30 @@ from edgekit_converters.artifact.engine_version import lowest_version
 def test_ir_needs_the_release_of_its_newest_operator_set(tmp_path, sets, version):
     layers = "".join(f'<layer type="X" version="opset{number}" />' for number in sets)
     (tmp_path / "m.xml").write_text(f'<net version="11">{layers}</net>')
-    assert lowest_version("openvino", tmp_path / "m.xml") == version
+    assert ir_metadata.lowest_version(tmp_path / "m.xml") == version
 
 
 @pytest.mark.needs_openvino
 def test_an_operator_set_newer_than_known_needs_the_release_that_wrote_it(tmp_path):
     (tmp_path / "m.xml").write_text('<net version="11"><layer version="opset99" /></net>')
-    assert lowest_version("openvino", tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]
+    assert ir_metadata.lowest_version(tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]
 
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_data
 def test_tflite_says_it_itself(shared_data):
     folder = shared_data / "mlperf_tiny" / "image_classification"
-    assert lowest_version("litert", folder / "pretrainedResnet.tflite") == "1.5.0"
+    assert tflite_metadata.lowest_version(folder / "pretrainedResnet.tflite") == "1.5.0"
 
 
 @pytest.mark.parametrize(("element", "version"), [("i4", "2024.0"), ("u4", "2024.0"), ("i8", "2022.1")])
 def test_ir_in_four_bits_needs_a_release_that_computes_with_them(tmp_path, element, version):
     constant = f'<layer type="Const" version="opset1"><data element_type="{element}" /></layer>'
     (tmp_path / "m.xml").write_text(f'<net version="11">{constant}</net>')
-    assert lowest_version("openvino", tmp_path / "m.xml") == version
+    assert ir_metadata.lowest_version(tmp_path / "m.xml") == version
 
 
 @pytest.mark.needs_openvino
 def test_a_newer_operator_set_asks_for_more_than_four_bits_do(tmp_path):
     (tmp_path / "m.xml").write_text('<net><layer version="opset99"><data element_type="i4" /></layer></net>')
-    assert lowest_version("openvino", tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]
+    assert ir_metadata.lowest_version(tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]
