@@ -273,8 +273,8 @@ def test_a_plan_file_names_a_recipe_beside_it(with_recipe, tmp_path):
         (FLOAT_HEAD.replace("float32", "int8-weights"), {"device": ("coral-usb",)}, "coral-usb cannot do the recipe's"),
         (FLOAT_HEAD.replace('"int8"', '"float32"').replace('"float32"\nd', '"int8"\nd'), {}, "its coarsest"),
         ('scheme = "int4-weights"\nblock_size = 32', {}, "litert cannot do block_size 32"),
-        ('scheme = "int8-static"\ncorrections = ["smooth"]', {}, "litert: corrections: 'smooth' cannot be done here"),
-        ('scheme = "float16"\ncorrections = ["bias"]', {}, "'bias' goes with a scheme that is calibrated"),
+        ('scheme = "int8-static"\ncorrections = ["smooth"]', {}, "litert: corrections: 'smooth' is not supported"),
+        ('scheme = "float16"\ncorrections = ["bias"]', {}, "'bias' needs a calibrated scheme"),
     ],
 )
 def test_a_recipe_that_cannot_be_met_is_refused(with_recipe, text, more, said):

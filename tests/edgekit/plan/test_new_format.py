@@ -1,0 +1,68 @@
+"""An engine to make artifacts for costs one file, which holds its record, and one line in ``FORMATS``."""
+
+from dataclasses import replace
+
+import pytest
+
+from edgekit.plan.options import Options
+from edgekit.plan.plan import resolve
+from edgekit_converters.formats import FORMATS, tflite
+from edgekit_runtime.errors import ProfileError
+
+THIRD = replace(
+    tflite.FORMAT,
+    engine="third",
+    label="Third",
+    schemes=("float32", "int8-static"),
+    mixable_schemes=("float32", "int8-static"),
+    lowerings={"keras": "edgekit_converters.lower.keras_to_tflite:lower"},
+)
+PROFILE = """
+name = "board"
+title = "A board with a third engine"
+arch = "aarch64"
+targets = ["third:npu", "third:cpu"]
+schemes = ["int8-static", "float16", "float32"]
+precision = "f32"
+verified = "no"
+[source]
+arch = "its data sheet"
+"""
+
+
+@pytest.fixture
+def options(tmp_path):
+    (tmp_path / "board.toml").write_text(PROFILE.replace('"int8-static", "float16", ', '"int8-static", '))
+    (tmp_path / "net.keras").write_bytes(b"not opened here")
+    (tmp_path / "d.npz").write_bytes(b"not opened here")
+    return Options(
+        model=str(tmp_path / "net.keras"),
+        output=str(tmp_path / "net.edgekit"),
+        device=(str(tmp_path / "board.toml"),),
+        quantize=("int8", "float32"),
+        calibrate=str(tmp_path / "d.npz"),
+    )
+
+
+def test_a_plan_takes_a_format_that_is_registered_by_one_line(options, monkeypatch):
+    monkeypatch.setitem(FORMATS, "third", f"{__name__}:THIRD")
+    plan = resolve(options)
+    assert [(one.engine, one.device, one.scheme) for one in plan.variants] == [
+        ("third", "npu", "int8-static"),
+        ("third", "npu", "float32"),
+        ("third", "cpu", "int8-static"),
+        ("third", "cpu", "float32"),
+    ]
+    assert plan.engines == ("third",)
+
+
+def test_without_the_line_the_profile_is_refused(options):
+    with pytest.raises(ProfileError, match="third"):
+        resolve(options)
+
+
+def test_a_scheme_that_the_format_does_not_hold_is_refused(options, tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "third", f"{__name__}:THIRD")
+    (tmp_path / "board.toml").write_text(PROFILE)
+    with pytest.raises(ProfileError, match="float16"):
+        resolve(options)
