@@ -17,7 +17,7 @@ from edgekit.plan.plan import Plan, VariantPlan, as_it_came
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import Pruning
 from edgekit.pruning.prune import PrunedModel, slim
-from edgekit.race import auto
+from edgekit.candidate_search import quantize_auto
 from edgekit.report import report as reports
 from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport

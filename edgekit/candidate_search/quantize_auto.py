@@ -15,9 +15,9 @@ from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
 from edgekit.plan.plan import Plan, VariantPlan
 from edgekit.plan.profiles import DeviceProfile
-from edgekit.race import Entry, Race
-from edgekit.race import Source as RaceSource
-from edgekit.race.selection import amount, choose, closest, explain, finalists, measured
+from edgekit.candidate_search.search import Entry, Race
+from edgekit.candidate_search.search import Source as RaceSource
+from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, measured
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_runtime.errors import EdgekitError, VerificationError

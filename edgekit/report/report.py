@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.conversion.trial import Trial, told
-from edgekit.race.selection import pareto
+from edgekit.candidate_search.selection import pareto
 from edgekit.report.pruning_report import PruningReport
 from edgekit_converters.examine.coverage import Coverage
 from edgekit_converters.execution.runner import StageCost

@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
 from edgekit.plan.budget import Budget
-from edgekit.race.selection import choose, closest, explain, finalists, hopeless, pareto, standard_error
+from edgekit.candidate_search.selection import choose, closest, explain, finalists, hopeless, pareto, standard_error
 from edgekit_converters.recipe.recipe import Recipe, Rule
 
 BUDGET = Budget(max_drop=0.01)
