@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit.bundle.writer import write_bundle
+from edgekit.candidate_search import quantize_auto
 from edgekit.conversion import manifest, open_model, stages
 from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.stages import ConversionContext, Outcome
@@ -17,7 +18,6 @@ from edgekit.plan.plan import Plan, VariantPlan, as_it_came
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import Pruning
 from edgekit.pruning.prune import PrunedModel, slim
-from edgekit.candidate_search import quantize_auto
 from edgekit.report import report as reports
 from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport
@@ -53,7 +53,7 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = No
         work = _pruned(dense, made) if made else dense
         lowered = [stages.lower(work, engine) for engine in plan.engines]
         work, coverage = stages.cover(work, lowered)
-        outcome = auto.race(work, lowered) if plan.race else _make_all(work, lowered)
+        outcome = quantize_auto.search_candidates(work, lowered) if plan.race else _make_all(work, lowered)
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
         contents = _contents(work, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)

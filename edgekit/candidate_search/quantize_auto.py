@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from edgekit.candidate_search.search import Entry, Race
+from edgekit.candidate_search.search import Source as RaceSource
+from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, measured
 from edgekit.conversion import stages
 from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.stages import ConversionContext, Lowered, Outcome
@@ -15,9 +18,6 @@ from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
 from edgekit.plan.plan import Plan, VariantPlan
 from edgekit.plan.profiles import DeviceProfile
-from edgekit.candidate_search.search import Entry, Race
-from edgekit.candidate_search.search import Source as RaceSource
-from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, measured
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_runtime.errors import EdgekitError, VerificationError
@@ -64,7 +64,7 @@ class EngineRunner:
         return stages.harm(self.work, self.lowered)
 
 
-def race(work: ConversionContext, artifacts: Sequence[Artifact]) -> Outcome:
+def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact]) -> Outcome:
     """Race, and choose.
 
     Ctrl-C ends the race as the end of its time does: what is being tried is finished, nothing new is begun, and the

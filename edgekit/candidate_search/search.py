@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgekit.candidate_search import candidates
+from edgekit.candidate_search.selection import hopeless, standard_error
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
 from edgekit.parallel.executor import Executor, Threads
 from edgekit.plan.budget import Budget
-from edgekit.candidate_search import candidates
-from edgekit.candidate_search.selection import hopeless, standard_error
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_converters.verify.acceptance import check_parity, drop

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.conversion.trial import Trial, told
 from edgekit.candidate_search.selection import pareto
+from edgekit.conversion.trial import Trial, told
 from edgekit.report.pruning_report import PruningReport
 from edgekit_converters.examine.coverage import Coverage
 from edgekit_converters.execution.runner import StageCost

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from edgekit.candidate_search.quantize_auto import _in_order, _nothing, _side_by_side
 from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
 from edgekit.plan.plan import VariantPlan
 from edgekit.plan.profiles import load_profile
-from edgekit.candidate_search.quantize_auto import _in_order, _nothing, _side_by_side
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_runtime.placement.requirements import machine
 

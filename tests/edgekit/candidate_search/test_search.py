@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.candidate_search.search import Race, Source
+from edgekit.candidate_search.selection import choose
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
 from edgekit.parallel.executor import Threads
 from edgekit.plan.budget import Budget
-from edgekit.candidate_search.search import Race, Source
-from edgekit.candidate_search.selection import choose
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency, Parity
 from edgekit_runtime.errors import CalibrationError, DiskFull
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgekit.candidate_search.selection import choose, closest, explain, finalists, hopeless, pareto, standard_error
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
 from edgekit.plan.budget import Budget
-from edgekit.candidate_search.selection import choose, closest, explain, finalists, hopeless, pareto, standard_error
 from edgekit_converters.recipe.recipe import Recipe, Rule
 
 BUDGET = Budget(max_drop=0.01)
