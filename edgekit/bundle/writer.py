@@ -18,7 +18,8 @@ from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.format.archive import Entry, directory, local_header
 from edgekit_runtime.format.extents import Extent
-from edgekit_runtime.format.manifest import ENCRYPTION, MANIFEST_NAME, FileRecord, Manifest, parse, to_json
+from edgekit_runtime.format.manifest import MANIFEST_NAME, FileRecord, Manifest
+from edgekit_runtime.format.manifest_json import ENCRYPTION, manifest_to_json, parse_manifest
 
 CHUNK_BYTES = 1 << 20
 Content = Path | bytes | Extent
@@ -59,8 +60,8 @@ def write_bundle(
         for path, (size, digest, _) in measured.items()
     )
     whole = replace(manifest, files=records)
-    text = to_json(whole)
-    parse(text)  # refuses what a board would refuse, before anything is written
+    text = manifest_to_json(whole)
+    parse_manifest(text)  # refuses what a board would refuse, before anything is written
     contents: dict[str, Content] = {MANIFEST_NAME: text, **{path: files[path] for path in measured}}
     _write(contents, {MANIFEST_NAME: _measure(text), **measured}, out, as_directory=as_directory)
     return whole

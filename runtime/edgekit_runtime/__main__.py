@@ -16,7 +16,7 @@ from edgekit_runtime.commands.input_files import read_sample, write_outputs
 from edgekit_runtime.commands.silence import quiet_engines
 from edgekit_runtime.commands.verify import failure, verify
 from edgekit_runtime.errors import EdgekitError, InputMismatch
-from edgekit_runtime.format.manifest import to_json
+from edgekit_runtime.format.manifest_json import manifest_to_json
 from edgekit_runtime.inference.tensor_io import CALL_RAW
 from edgekit_runtime.model import load
 from edgekit_runtime.placement.place import REASONS, How
@@ -62,7 +62,10 @@ def info(args: argparse.Namespace) -> int:
     wish = asked(args)
     with open_bundle(args.bundle, wish["trust"]) as bundle:
         manifest = bundle.manifest
-    told, lines = {"manifest": json.loads(to_json(manifest)), "placement": None}, [*render.manifest_lines(manifest)]
+    told, lines = (
+        {"manifest": json.loads(manifest_to_json(manifest)), "placement": None},
+        [*render.manifest_lines(manifest)],
+    )
     try:
         with load(**wish, on_event=_show_event) as model:
             placement = model.placement

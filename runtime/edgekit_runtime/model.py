@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
-from edgekit_runtime.bundle.reader import Bundle, BundlePath, open_bundle
+from edgekit_runtime.bundle.reader import Bundle, open_bundle
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
+from edgekit_runtime.format.extents import BundlePath
 from edgekit_runtime.format.manifest import InputSpec, Manifest, OutputSpec
 from edgekit_runtime.inference.stream import cores, stream
 from edgekit_runtime.placement.golden_check import CHECKS

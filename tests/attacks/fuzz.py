@@ -32,7 +32,7 @@ from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError
 from edgekit_runtime.format import npy
 from edgekit_runtime.format.archive import Entry, directory, local_header
-from edgekit_runtime.format.manifest import parse
+from edgekit_runtime.format.manifest_json import parse_manifest
 from edgekit_runtime.trust import signature
 
 NUMBERS = (0, 1, -1, 2, 8, 24, 63, 64, 127, 128, 255, 256, 1024, 1026, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64)
@@ -223,7 +223,7 @@ def open_and_hold(path: Path, data: bytes) -> None:
 
 def read_manifest(random: Random, _: Path) -> None:
     """A manifest alone."""
-    parse(changed_json(random, MANIFEST))
+    parse_manifest(changed_json(random, MANIFEST))
 
 
 def read_archive(random: Random, path: Path) -> None:

@@ -8,7 +8,8 @@ import click
 
 from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.commands.render import manifest_lines
-from edgekit_runtime.format.manifest import SIGNATURE_NAME, to_json
+from edgekit_runtime.format.manifest import SIGNATURE_NAME
+from edgekit_runtime.format.manifest_json import manifest_to_json
 from edgekit_runtime.trust.signature import read_envelope
 
 
@@ -23,7 +24,7 @@ def command(bundle: str, as_json: bool) -> None:
     with open_bundle(bundle, trust=False) as opened:
         manifest, signature = opened.manifest, opened.unlisted().get(SIGNATURE_NAME)
     if as_json:
-        click.echo(json.dumps(json.loads(to_json(manifest)), indent=2))
+        click.echo(json.dumps(json.loads(manifest_to_json(manifest)), indent=2))
         return
     for line in manifest_lines(manifest):
         click.echo(line)

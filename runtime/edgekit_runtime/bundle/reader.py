@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
 from edgekit_runtime.bundle.temp_folder import TempFolder
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, SignatureInvalid
 from edgekit_runtime.format import npy
-from edgekit_runtime.format.extents import MAX_SIGNATURE_BYTES, Extent, find_extents
-from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest, parse
+from edgekit_runtime.format.extents import MAX_SIGNATURE_BYTES, BundlePath, Extent, find_extents
+from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
+from edgekit_runtime.format.manifest_json import parse_manifest
 from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES
 from edgekit_runtime.host.sha256 import hex_digest, sha256
 from edgekit_runtime.trust.policy import Trust, believed
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from edgekit_runtime.trust.encryption import KeySource
     from edgekit_runtime.trust.public_key import PublicKey
     from edgekit_runtime.trust.signature import VerifiedSignature
-
-BundlePath = Union[str, "os.PathLike[str]"]
 
 _CHUNK_BYTES = 1 << 14
 
@@ -86,7 +85,7 @@ def _manifest_bytes(name: str, extents: Mapping[str, Extent]) -> bytes:
 
 def _manifest(name: str, data: bytes) -> Manifest:
     try:
-        return parse(data)
+        return parse_manifest(data)
     except BundleError as error:
         raise type(error)(f"{name}: {error}") from error
 

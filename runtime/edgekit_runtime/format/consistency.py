@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME
+
 if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import (
         InputSpec,
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
         Variant,
     )
 
-RESERVED = ("manifest.json", "model.sig")
+RESERVED = (MANIFEST_NAME, SIGNATURE_NAME)
 MAX_TOTAL_BYTES = (1 << 32) - (1 << 24)  # a ZIP without the 64-bit extension, with room for its headers
 MAX_ELEMENTS = 1 << 31  # of one tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Union
 
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle
 from edgekit_runtime.format.manifest import MANIFEST_NAME, MAX_FILES, SIGNATURE_NAME
@@ -15,6 +15,7 @@ from edgekit_runtime.record import dataclass
 if TYPE_CHECKING:
     from edgekit_runtime.format.archive import Entry
 
+BundlePath = Union[str, "os.PathLike[str]"]
 MAX_SIGNATURE_BYTES = 1 << 20
 
 

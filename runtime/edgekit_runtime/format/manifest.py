@@ -1,30 +1,19 @@
-"""The manifest: what a bundle says of itself, as frozen records. docs/bundle-format.md is its law."""
+"""The manifest of a bundle as frozen records. docs/bundle-format.md is the specification.
+
+``manifest_json`` reads and writes the file; ``consistency`` checks that the parts agree.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
-from edgekit_runtime.format.consistency import MAX_TOTAL_BYTES, problems
-from edgekit_runtime.format.strict_json import decode
-from edgekit_runtime.format.validators import (
-    Check,
-    anything,
-    boolean,
-    integer,
-    known,
-    many,
-    number,
-    one_of,
-    optional,
-    record,
-    refuse,
-    text,
-    words,
-)
 from edgekit_runtime.record import dataclass, field
 
 FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "model.sig"  # optional; never listed in the manifest, because it signs the manifest
+MAX_FILES = 1024
+DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
 
 
 @dataclass(frozen=True)
@@ -181,172 +170,3 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     postprocessing: Postprocessing | None = None
     format_version: int = FORMAT_VERSION
-
-
-# What a manifest may say. ----------------------------------------------------------------------------
-
-MANIFEST_NAME = "manifest.json"
-SIGNATURE_NAME = "model.sig"  # optional, never listed: it signs the manifest
-MAX_FILES = 1024
-MAX_TOLERANCE = 1e9  # what lets anything pass is none
-ENCRYPTION = "aes-256-gcm"
-DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
-
-_WORD = r"[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*"
-_word = text(_WORD, "letters, digits and _@+=.- (no leading dot or dash)", 96)
-_path = text(f"{_WORD}(/{_WORD}){{0,7}}", "a relative path of plain names, '/' between them", 240)
-_shape = many(integer(1, 1 << 31), most=8)
-
-_file = record(
-    FileRecord,
-    path=_path,
-    size_bytes=integer(0, MAX_TOTAL_BYTES),
-    sha256=text("[0-9a-f]{64}", "64 lower-case hexadecimal digits"),
-    encryption=optional(one_of(ENCRYPTION)),
-)
-_preprocessing = record(
-    Preprocessing,
-    resize=optional(many(integer(1, 1 << 14), 2, 2)),
-    scale=number(above=0),
-    mean=many(number(), most=4096),
-    std=many(number(above=0), most=4096),
-)
-_input = record(
-    InputSpec,
-    name=text(),
-    shape=_shape,
-    dtype=one_of(*DTYPES),
-    layout=optional(one_of("NHWC", "NCHW")),
-    preprocessing=optional(_preprocessing),
-)
-_output = record(OutputSpec, name=text(), shape=_shape, dtype=one_of(*DTYPES), labels=optional(_path))
-_postprocessing = record(
-    Postprocessing,
-    scores=text(),
-    activation=one_of("none", "softmax", "sigmoid"),
-    threshold=number(),
-    top=integer(1, 1 << 16),
-    boxes=optional(text()),
-    boxes_last=boolean,
-    box_format=one_of("yxyx", "xyxy", "cxcywh"),
-    iou=number(0),
-)
-_binding = record(
-    TensorBinding,
-    index=integer(0, 255),
-    name=text(),
-    dtype=one_of(*DTYPES),
-    scale=optional(number(above=0)),
-    zero_point=optional(integer(-(1 << 15), (1 << 16) - 1)),
-)
-_joined = record(JoinedBinding, axis=integer(0, 7), parts=many(_binding, 2))
-_requirements = record(
-    Requirements,
-    arch=many(_word),
-    engine_version=optional(text(r"\d+(\.\d+)*", "a version such as 2.14", 32)),
-    memory_bytes=optional(integer(0, 1 << 50)),
-)
-_accuracy = record(Accuracy, value=number(), drop=number(), samples=integer(1, 1 << 50))
-
-
-def _tolerance(value: Any, where: str) -> float | tuple[float, ...]:
-    """A number for the whole output, or one for each part of it."""
-    one = number(0, most=MAX_TOLERANCE)
-    return many(one, 2)(value, where) if isinstance(value, list) else one(value, where)
-
-
-_golden = record(Golden, outputs=many(_path, 1), max_abs=many(_tolerance, 1))
-
-
-def _output_binding(value: Any, where: str) -> TensorBinding | JoinedBinding:
-    """What is joined has parts."""
-    return _joined(value, where) if "parts" in anything(value, where) else _binding(value, where)
-
-
-_variant = record(
-    Variant,
-    name=_word,
-    engine=_word,
-    device=one_of("cpu", "gpu", "npu"),
-    scheme=_word,
-    files=many(_path, 1),
-    inputs=many(_binding, 1),
-    outputs=many(_output_binding, 1),
-    golden=_golden,
-    delegate=optional(_word),
-    requirements=_requirements,
-    accuracy=optional(_accuracy),
-    settings=words,
-)
-
-
-def _device(value: Any, where: str) -> dict[str, Any]:
-    """A profile's snapshot: its name, its arch and the variants made for it are read, the rest is told."""
-    device = anything(value, where)
-    _word(device.get("name"), f"{where}.name")
-    _word(device.get("arch"), f"{where}.arch")
-    many(_word)(device.get("variants", []), f"{where}.variants")
-    return device
-
-
-_TOP: dict[str, Check[Any]] = {
-    "inputs": many(_input, 1),
-    "outputs": many(_output, 1),
-    "postprocessing": optional(_postprocessing),
-    "variants": many(_variant, 1, 256),
-    "files": many(_file, 1, MAX_FILES),
-    "golden_inputs": many(_path, 1),
-    "devices": many(_device, most=256),
-    "recipe": anything,
-    "calibration": optional(anything),
-    "versions": words,
-}
-_NEEDED = ("inputs", "outputs", "variants", "files", "golden_inputs")
-
-
-def to_json(manifest: Manifest) -> bytes:
-    """The bytes of ``manifest.json``: the records' own key order, indented by 2, UTF-8, a newline at the end.
-
-    Raises:
-        MalformedBundle: a value is not finite, or is none that JSON can hold.
-    """
-    import json
-    from dataclasses import asdict
-
-    fields = asdict(manifest)
-    model = {"name": fields["model_name"], "version": fields["model_version"]}
-    document = {"format_version": fields["format_version"], "model": model, **{key: fields[key] for key in _TOP}}
-    try:
-        return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    except (ValueError, TypeError) as error:
-        raise MalformedBundle(f"manifest.json: cannot be written: {error}") from error
-
-
-def parse(data: bytes) -> Manifest:
-    """Read ``manifest.json`` and hold it against every rule of the format.
-
-    Law: ``parse(to_json(manifest)) == manifest`` for every manifest of this format whose free objects
-    (``devices``, ``recipe``, ``calibration``) hold lists rather than tuples.
-
-    Raises:
-        UnsupportedVersion: a newer edgekit wrote it.
-        MalformedBundle: anything else is wrong; the message names the key.
-    """
-    document = anything(decode(data), "the top level")
-    version = document.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UnsupportedVersion(
-            f"manifest.json: format_version is {version}, this edgekit-runtime reads up to {FORMAT_VERSION}: "
-            "update it with pip install -U edgekit-runtime"
-        )
-    integer(1, FORMAT_VERSION)(version, "format_version")
-    known(document, "", {"format_version", "model", *_TOP}, {"format_version", "model", *_NEEDED})
-    model = known(document["model"], "model", {"name", "version"}, {"name", "version"})
-    manifest = Manifest(
-        model_name=text()(model["name"], "model.name"),
-        model_version=text()(model["version"], "model.version"),
-        **{key: check(document[key], key) for key, check in _TOP.items() if key in document},
-    )
-    for where, problem in problems(manifest):
-        refuse(where, problem)
-    return manifest

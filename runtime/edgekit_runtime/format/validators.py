@@ -45,6 +45,11 @@ def text(pattern: str | None = None, wanted: str = "printable text", most: int =
     return check
 
 
+_NAME = r"[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*"
+plain_name = text(_NAME, "letters, digits and _@+=.- (no leading dot or dash)", 96)
+relative_path = text(f"{_NAME}(/{_NAME}){{0,7}}", "a relative path of plain names, '/' between them", 240)
+
+
 def integer(low: int, high: int) -> Check[int]:
     """An integer in ``low..high``; JSON's true and false are not integers."""
 
@@ -93,7 +98,7 @@ def optional(inner: Check[T]) -> Check[T | None]:
     return lambda value, where: None if value is None else inner(value, where)
 
 
-def many(inner: Check[T], least: int = 0, most: int = 64) -> Check[tuple[T, ...]]:
+def list_of(inner: Check[T], least: int = 0, most: int = 64) -> Check[tuple[T, ...]]:
     """A list of ``least`` to ``most`` values, each as ``inner`` says."""
 
     def check(value: Any, where: str) -> tuple[T, ...]:
@@ -104,21 +109,21 @@ def many(inner: Check[T], least: int = 0, most: int = 64) -> Check[tuple[T, ...]
     return check
 
 
-def words(value: Any, where: str) -> dict[str, str]:
+def string_map(value: Any, where: str) -> dict[str, str]:
     """An object of strings."""
-    return {key: text()(item, f"{where}.{key}") for key, item in anything(value, where).items()}
+    return {key: text()(item, f"{where}.{key}") for key, item in any_object(value, where).items()}
 
 
-def anything(value: Any, where: str) -> dict[str, Any]:
+def any_object(value: Any, where: str) -> dict[str, Any]:
     """An object whose content is the writer's own affair (depth and size are bounded by the parser)."""
     if not isinstance(value, dict):
         refuse(where, f"is {_shown(value)}, wanted an object")
     return value
 
 
-def known(value: Any, where: str, allowed: set[str], needed: set[str]) -> dict[str, Any]:
+def object_with(value: Any, where: str, allowed: set[str], needed: set[str]) -> dict[str, Any]:
     """An object that has every needed key and none that is not allowed."""
-    found = anything(value, where)
+    found = any_object(value, where)
     for key in sorted(found.keys() - allowed):
         refuse(f"{where}.{key}".lstrip("."), f"unknown key; known are {', '.join(sorted(allowed))}")
     for key in sorted(needed - found.keys()):
@@ -131,7 +136,7 @@ def record(kind: type[T], **checks: Check[Any]) -> Check[T]:
     without_default = needed(kind)
 
     def check(value: Any, where: str) -> T:
-        found = known(value, where, set(checks), without_default)
+        found = object_with(value, where, set(checks), without_default)
         return kind(**{key: checks[key](item, f"{where}.{key}") for key, item in found.items()})
 
     return check

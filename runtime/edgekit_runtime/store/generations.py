@@ -22,7 +22,7 @@ from edgekit_runtime.host.sha256 import sha256
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgekit_runtime.bundle.reader import BundlePath
+    from edgekit_runtime.format.extents import BundlePath
 
 CURRENT, GENERATIONS, STATE = "current", "generations", "state.json"
 NAME_DIGITS = 16

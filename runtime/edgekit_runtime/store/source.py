@@ -11,7 +11,7 @@ from edgekit_runtime.store.generations import current
 from edgekit_runtime.store.install import install
 
 if TYPE_CHECKING:
-    from edgekit_runtime.bundle.reader import BundlePath
+    from edgekit_runtime.format.extents import BundlePath
     from edgekit_runtime.store.install import Installed, TrialPolicy, Watch
 
 

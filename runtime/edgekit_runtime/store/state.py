@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekit_runtime.errors import MalformedBundle, StoreError
 from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES, decode
-from edgekit_runtime.format.validators import anything, integer, many, one_of, optional, record, text, words
+from edgekit_runtime.format.validators import any_object, integer, list_of, one_of, optional, record, string_map, text
 from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.store.generations import NAME_DIGITS, STATE
 
@@ -55,7 +55,7 @@ _trial = record(
     good=integer(0, MOST),
     tries=integer(0, MOST),
 )
-_state = record(State, good=many(_name), trials=many(_trial, most=2), given_up=words)
+_state = record(State, good=list_of(_name), trials=list_of(_trial, most=2), given_up=string_map)
 
 
 def read_state(store: str) -> State:
@@ -67,7 +67,7 @@ def read_state(store: str) -> State:
     try:
         with open(os.path.join(store, STATE), "rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
-        return _state(anything(decode(data, STATE), STATE), STATE)
+        return _state(any_object(decode(data, STATE), STATE), STATE)
     except (FileNotFoundError, MalformedBundle):
         return State()
     except OSError as error:

@@ -213,13 +213,13 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moving = tmp_path / "moving"
     moving.write_bytes(b"one")
-    real = writer.to_json
+    real = writer.manifest_to_json
 
     def change_then(manifest: Manifest) -> bytes:
         moving.write_bytes(b"two")
         return real(manifest)
 
-    monkeypatch.setattr(writer, "to_json", change_then)
+    monkeypatch.setattr(writer, "manifest_to_json", change_then)
     with pytest.raises(DigestMismatch, match="moving is not the file that was packed"):
         write_bundle(MANIFEST, {**FILES, "moving": moving}, tmp_path / "a.edgekit")
     assert left(tmp_path) == ["moving"]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
-from edgekit_runtime.format.manifest import Accuracy, FileRecord, Manifest, Requirements, TensorBinding, parse, to_json
+from edgekit_runtime.format.manifest import Accuracy, FileRecord, Manifest, Requirements, TensorBinding
+from edgekit_runtime.format.manifest_json import manifest_to_json, parse_manifest
 
 DIGEST = "0" * 64
 
@@ -40,7 +41,7 @@ def edited(whole: Manifest) -> Callable[..., bytes]:
     """The manifest's bytes with one value replaced, or removed where there is none, at a path of keys."""
 
     def edit(path: str, *value: Any) -> bytes:
-        document = json.loads(to_json(whole))
+        document = json.loads(manifest_to_json(whole))
         *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
         place = document
         for key in parents:
@@ -55,12 +56,12 @@ def edited(whole: Manifest) -> Callable[..., bytes]:
 
 
 def test_what_is_written_reads_back_equal(whole: Manifest) -> None:
-    assert parse(to_json(whole)) == whole
+    assert parse_manifest(manifest_to_json(whole)) == whole
 
 
 def test_the_bytes_are_stable(whole: Manifest) -> None:
-    text = to_json(whole)
-    assert to_json(parse(text)) == text
+    text = manifest_to_json(whole)
+    assert manifest_to_json(parse_manifest(text)) == text
     assert text.endswith(b"}\n")
     assert list(json.loads(text)) == [
         *("format_version", "model", "inputs", "outputs", "postprocessing", "variants", "files", "golden_inputs"),
@@ -131,7 +132,7 @@ def test_a_wrong_value_is_refused_and_its_key_named(
     edited: Callable[..., bytes], path: str, value: Any, said: str
 ) -> None:
     with pytest.raises(MalformedBundle) as refusal:
-        parse(edited(path, value))
+        parse_manifest(edited(path, value))
     assert said in str(refusal.value)
 
 
@@ -141,12 +142,12 @@ def test_a_wrong_value_is_refused_and_its_key_named(
 )
 def test_a_missing_key_is_named(edited: Callable[..., bytes], path: str) -> None:
     with pytest.raises(MalformedBundle, match="is missing"):
-        parse(edited(path))
+        parse_manifest(edited(path))
 
 
 @pytest.mark.parametrize("path", ["devices", "recipe", "calibration", "versions", "variants.0.settings"])
 def test_what_has_a_default_may_be_left_out(edited: Callable[..., bytes], path: str) -> None:
-    assert parse(edited(path)).model_name == "quarters"
+    assert parse_manifest(edited(path)).model_name == "quarters"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_what_has_a_default_may_be_left_out(edited: Callable[..., bytes], path: 
 )
 def test_a_path_is_plain_or_refused(edited: Callable[..., bytes], path: str) -> None:
     with pytest.raises(MalformedBundle, match=r"files\[0\]\.path"):
-        parse(edited("files.0.path", path))
+        parse_manifest(edited("files.0.path", path))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_path_is_plain_or_refused(edited: Callable[..., bytes], path: str) -> 
 )
 def test_paths_that_would_collide_are_refused(whole: Manifest, path: str, said: str) -> None:
     with pytest.raises(MalformedBundle, match=said):
-        parse(to_json(replace(whole, files=(*whole.files, FileRecord(path, 1, DIGEST)))))
+        parse_manifest(manifest_to_json(replace(whole, files=(*whole.files, FileRecord(path, 1, DIGEST)))))
 
 
 def test_names_are_unique(whole: Manifest) -> None:
@@ -184,7 +185,7 @@ def test_names_are_unique(whole: Manifest) -> None:
         {"inputs": whole.inputs * 2},
     ):
         with pytest.raises(MalformedBundle, match="is there twice"):
-            parse(to_json(replace(whole, **parts)))
+            parse_manifest(manifest_to_json(replace(whole, **parts)))
 
 
 @pytest.mark.parametrize(
@@ -200,16 +201,16 @@ def test_names_are_unique(whole: Manifest) -> None:
 def test_a_quantization_that_cannot_be_is_refused(whole: Manifest, binding: TensorBinding, said: str) -> None:
     variant = replace(whole.variants[0], inputs=(binding,))
     with pytest.raises(MalformedBundle, match=rf"variants\[0\].inputs\[0\].{said}"):
-        parse(to_json(replace(whole, variants=(variant,))))
+        parse_manifest(manifest_to_json(replace(whole, variants=(variant,))))
 
 
 def test_a_newer_format_is_refused_as_newer(edited: Callable[..., bytes]) -> None:
     document = json.loads(edited("format_version", 2))
     with pytest.raises(UnsupportedVersion, match=r"format_version is 2.*update"):
-        parse(json.dumps({**document, "something": "new"}).encode())
+        parse_manifest(json.dumps({**document, "something": "new"}).encode())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_is_not_written(whole: Manifest, value: float) -> None:
     with pytest.raises(MalformedBundle, match="cannot be written"):
-        to_json(replace(whole, recipe={"loss": value}))
+        manifest_to_json(replace(whole, recipe={"loss": value}))

@@ -23,9 +23,8 @@ from edgekit_runtime.format.manifest import (
     OutputSpec,
     TensorBinding,
     Variant,
-    parse,
-    to_json,
 )
+from edgekit_runtime.format.manifest_json import manifest_to_json, parse_manifest
 from edgekit_runtime.inference.session import Session
 from edgekit_runtime.placement.golden import check
 from edgekit_runtime.placement.golden_check import wrong
@@ -118,9 +117,9 @@ def test_an_artifact_with_fewer_tensors_is_refused(described: Manifest) -> None:
 
 
 def test_a_joined_output_reads_back_equal(described: Manifest) -> None:
-    assert to_json(described).count(b'"parts"') == 1
+    assert manifest_to_json(described).count(b'"parts"') == 1
     text = _listed(described)
-    assert parse(text).variants[0].outputs[0] == JOINED
+    assert parse_manifest(text).variants[0].outputs[0] == JOINED
 
 
 def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp_path: Path) -> None:
@@ -169,7 +168,7 @@ def test_tolerances_that_fit_no_parts_are_refused(described: Manifest, limits: A
     document = json.loads(_listed(described))
     document["variants"][0]["golden"]["max_abs"] = limits
     with pytest.raises(MalformedBundle) as refusal:
-        parse(json.dumps(document).encode())
+        parse_manifest(json.dumps(document).encode())
     assert said in str(refusal.value)
 
 
@@ -196,7 +195,7 @@ def test_joined_outputs_that_cannot_be_are_refused(described: Manifest, change: 
     document = json.loads(_listed(described))
     document["variants"][0]["outputs"][0] |= change
     with pytest.raises(MalformedBundle) as refusal:
-        parse(json.dumps(document).encode())
+        parse_manifest(json.dumps(document).encode())
     assert said in str(refusal.value)
 
 
@@ -204,12 +203,12 @@ def test_an_input_is_never_joined(described: Manifest) -> None:
     document = json.loads(_listed(described))
     document["variants"][0]["inputs"][0] = document["variants"][0]["outputs"][0]
     with pytest.raises(MalformedBundle, match=r"inputs\[0\]\.axis: unknown key"):
-        parse(json.dumps(document).encode())
+        parse_manifest(json.dumps(document).encode())
 
 
 def _listed(described: Manifest) -> bytes:
     """The manifest's bytes, every file it speaks of listed."""
-    document = json.loads(to_json(described))
+    document = json.loads(manifest_to_json(described))
     paths = {"labels.txt", "golden/x.npy", "golden/y.npy", "variants/null-float32/weights.npy"}
     document["files"] = [{"path": path, "size_bytes": 1, "sha256": "0" * 64} for path in sorted(paths)]
     return json.dumps(document).encode()

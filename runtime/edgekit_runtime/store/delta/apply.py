@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Union
 import numpy as np
 
 from edgekit_runtime.errors import BundleError, DigestMismatch, MalformedBundle, SignatureInvalid, StoreError
-from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse
+from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from edgekit_runtime.format.manifest_json import parse_manifest
 from edgekit_runtime.host.sha256 import hex_digest, sha256
 from edgekit_runtime.store.delta.codec import CODECS
 from edgekit_runtime.store.delta.format import ADD, COPY, MAGIC, STEP, STRETCH_BYTES, Step, read_header, read_steps
@@ -20,7 +21,7 @@ from edgekit_runtime.trust.policy import believed
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from edgekit_runtime.bundle.reader import BundlePath
+    from edgekit_runtime.format.extents import BundlePath
     from edgekit_runtime.format.manifest import Manifest
     from edgekit_runtime.store.delta.format import Header
     from edgekit_runtime.store.generations import GenerationLock
@@ -156,7 +157,7 @@ class Delta:
 
     def _read_manifest(self) -> Manifest:
         try:
-            manifest = parse(self._unlisted[MANIFEST_NAME])
+            manifest = parse_manifest(self._unlisted[MANIFEST_NAME])
         except BundleError as error:
             raise type(error)(f"{self._name}: {error}") from error
         listed = {record.path: record.size_bytes for record in manifest.files}

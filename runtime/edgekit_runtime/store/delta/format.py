@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from edgekit_runtime.errors import MalformedBundle, UnsupportedVersion
 from edgekit_runtime.format.manifest import MANIFEST_NAME, MAX_FILES, SIGNATURE_NAME
 from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES, decode
-from edgekit_runtime.format.validators import Check, integer, many, one_of, optional, record, text
+from edgekit_runtime.format.validators import Check, integer, list_of, one_of, optional, record, relative_path, text
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store.delta.codec import CODECS
 from edgekit_runtime.store.generations import NAME_DIGITS
@@ -64,13 +64,11 @@ class Header:
 
 
 _name = text(f"[0-9a-f]{{{NAME_DIGITS}}}", "the name of a generation")
-_WORD = r"[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*"
-_path = text(f"{_WORD}(/{_WORD}){{0,7}}", "a relative path of plain names, '/' between them", 240)
 _piece = record(
     Piece,
-    path=_path,
+    path=relative_path,
     size_bytes=integer(0, 1 << 32),
-    base=optional(_path),
+    base=optional(relative_path),
     steps=integer(0, MAX_STEPS),
 )
 _header: Check[Header] = record(
@@ -80,7 +78,7 @@ _header: Check[Header] = record(
     old=_name,
     new=_name,
     steps_bytes=integer(0, MAX_STEPS * STEP.size),
-    pieces=many(_piece, 1, MAX_FILES + 2),
+    pieces=list_of(_piece, 1, MAX_FILES + 2),
 )
 
 
