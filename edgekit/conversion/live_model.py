@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.plan.options import parse_input_shape
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import SourceError
 
@@ -99,6 +99,6 @@ def _saving(model: Any) -> Iterator[None]:
         raise
     except Exception as error:  # what is saved may run the caller's own code, which raises anything
         raise SourceError(
-            f"{type(model).__name__} cannot be saved to be converted: {told(error)}\n"
+            f"{type(model).__name__} cannot be saved to be converted: {short_message(error)}\n"
             f"pass a function that builds it instead: FILE.py:function"
         ) from error

@@ -12,6 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import entered
 from edgekit_converters.examine.graph import Graph, Node, Range, Tensor, Watcher
+from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError
 
@@ -55,11 +56,6 @@ def read(artifact: Artifact, samples: list[np.ndarray]) -> Graph:
     )
 
 
-def node_name(graph: Any, outputs: list[int]) -> str:
-    """Return an operator's name: those of its outputs, which is what AI Edge Quantizer's rules look at."""
-    return ";".join(graph.tensors[place].name.decode() for place in outputs)
-
-
 def _tensor(model: Any, tensor: Any) -> Tensor:
     data = model.buffers[tensor.buffer].data
     shape = tuple(int(size) for size in (tensor.shape if tensor.shape is not None else ()))
@@ -74,7 +70,7 @@ def _node(model: Any, graph: Any, operator: Any, tensors: tuple[Tensor, ...]) ->
     outputs = tuple(int(place) for place in operator.outputs if place >= 0)
     options = operator.builtinOptions
     return Node(
-        name=node_name(graph, list(outputs)),
+        name=node_name(graph, operator),
         kind=kind,
         inputs=inputs,
         outputs=outputs,

@@ -11,7 +11,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13, preprocess
 
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load import LoadedModel
 from edgekit_runtime.errors import EdgekitError, ToolchainError, UnsupportedOperator
 
@@ -45,7 +45,7 @@ def openvino_errors(stage: str = "lower", failures: tuple[type[Exception], ...] 
                 subject="openvino",
                 advice="replace the operation in the model, or convert for TFLite alone: --device raspberry-pi-5",
             ) from error
-        raise ToolchainError(told(error), stage=stage, subject="openvino") from error
+        raise ToolchainError(short_message(error), stage=stage, subject="openvino") from error
 
 
 def convert(model: Any, place_of: Callable[[str], str] = lambda _: "", **options: Any) -> ov.Model:

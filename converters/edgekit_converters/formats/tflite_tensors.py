@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edgekit_converters.data import batches
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.formats.tflite_metadata import signature
-from edgekit_converters.records import QuantizeRequest
-from edgekit_runtime.errors import CalibrationError
 from edgekit_runtime.tensors import dequantize, quantize
 
 
@@ -46,18 +42,3 @@ class KeptTensors:
         value = self.interpreter.get_tensor(index)
         scale, zero_point = self._details[index]["quantization"]
         return dequantize(value, scale, zero_point) if scale else value
-
-
-def samples(request: QuantizeRequest) -> Iterator[list[np.ndarray]]:
-    """Yield the calibration samples one at a time, each input (1, ...) as the model takes it, and report progress.
-
-    Raises:
-        CalibrationError: there are none.
-    """
-    data = request.calibration
-    if data is None:
-        raise CalibrationError(f"{request.scheme} needs calibration data", stage="quantize", advice="--calibrate DATA")
-    for done, sample in enumerate(batches(data, request.inputs, 1)):
-        if done % 16 == 0:
-            report_progress(done, data.count)
-        yield sample

@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from edgekit_converters.execution.foreign_errors import told
 from edgekit_converters.execution.import_filter import without
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load import LoadedModel, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.load.python_function import import_file
 from edgekit_converters.records import SourceRequest
@@ -67,7 +67,7 @@ def keras_errors(request: SourceRequest, failed: str = "not a model Keras can lo
             raise SourceError(_unknown_object(request, custom.group(1))) from error
         if "lambda" in message.lower() and "safe" in message.lower():
             raise SourceError(_lambda_refusal(request)) from error
-        raise SourceError(f"{request.path}: {failed} ({told(error)})") from error
+        raise SourceError(f"{request.path}: {failed} ({short_message(error)})") from error
 
 
 def _lambda_refusal(request: SourceRequest) -> str:
@@ -230,7 +230,7 @@ def save_model(model: Any, folder: Path) -> Path:
     try:
         model.save(path)
     except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise SourceError(f"{model.name}: Keras cannot save this model ({told(error)})") from error
+        raise SourceError(f"{model.name}: Keras cannot save this model ({short_message(error)})") from error
     return path
 
 

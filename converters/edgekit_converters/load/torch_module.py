@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load import LoadedModel, fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
@@ -80,7 +80,7 @@ def torch_errors(path: Path, failed: str = "PyTorch cannot load it") -> Iterator
         ImportError,
         zipfile.BadZipFile,
     ) as error:
-        raise SourceError(f"{path}: {failed} ({told(error)})") from error
+        raise SourceError(f"{path}: {failed} ({short_message(error)})") from error
 
 
 def _looks_saved_by_torch(path: Path) -> bool:

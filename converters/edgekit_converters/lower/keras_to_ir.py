@@ -9,8 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit_converters.formats.openvino_model import convert, save
+from edgekit_converters.frameworks.keras_function import concrete_function
 from edgekit_converters.load import LoadedModel
-from edgekit_converters.lower.keras_to_tflite import place, traced
+from edgekit_converters.lower.keras_to_tflite import place
 
 
 def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
@@ -20,7 +21,7 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
         UnsupportedOperator: OpenVINO lacks an operator of the model.
         ToolchainError: OpenVINO failed otherwise.
     """
-    module, serve = traced(live)
+    module, serve = concrete_function(live)
     with tempfile.TemporaryDirectory(dir=folder) as saved:
         tf.saved_model.save(module, saved, signatures=serve)
         return save(convert(saved, lambda operator: _place(serve, operator, live)), live, folder)

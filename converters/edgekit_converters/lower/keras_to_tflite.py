@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
+from edgekit_converters.frameworks.keras_function import concrete_function
 from edgekit_converters.load import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
@@ -24,7 +25,7 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
         UnsupportedOperator: TFLite has no builtin operator for something in the model.
         ToolchainError: the converter failed otherwise.
     """
-    module, serve = traced(live)
+    module, serve = concrete_function(live)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([serve], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     with converter_errors(live.handle.layers):
@@ -33,23 +34,6 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     path.write_bytes(content)
     simplify(path)
     return (path,)
-
-
-def traced(live: LoadedModel) -> tuple[tf.Module, Any]:
-    """Return the computation with its shapes fixed, and the module that holds its variables.
-
-    Arguments and results are called ``input_<i>`` and ``output_<i>``: formats sort names, so the names carry the order.
-    """
-    signature = [tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}") for index, spec in enumerate(live.inputs)]
-
-    @tf.function(input_signature=signature)
-    def serve(*tensors: Any) -> dict[str, Any]:
-        return {f"output_{index}": tensor for index, tensor in enumerate(live.handle.serve(*tensors))}
-
-    module = tf.Module()
-    module.held = live.handle.variables
-    module.serve = serve
-    return module, serve.get_concrete_function()
 
 
 @contextlib.contextmanager
@@ -71,7 +55,7 @@ def converter_errors(layers: tuple[str, ...]) -> Iterator[None]:
                 subject="litert",
                 advice="replace the operation in the model, or convert for OpenVINO alone: --device intel-cpu",
             ) from error
-        raise ToolchainError(told(error), stage="lower", subject="litert") from error
+        raise ToolchainError(short_message(error), stage="lower", subject="litert") from error
 
 
 def place(traced: str, layers: tuple[str, ...]) -> str:

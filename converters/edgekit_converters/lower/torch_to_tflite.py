@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from edgekit_converters.execution import toolchains
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
 from edgekit_converters.lower.torch_decompositions import spelled
@@ -75,7 +75,7 @@ def litert_torch_errors() -> Iterator[None]:
                 subject="litert",
                 advice="replace the operation in the module, or convert for OpenVINO alone: --device intel-cpu",
             ) from error
-        raise ToolchainError(f"{told(error)}{_layer(message)}", stage="lower", subject="litert") from error
+        raise ToolchainError(f"{short_message(error)}{_layer(message)}", stage="lower", subject="litert") from error
 
 
 def _layer(message: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekit_converters.formats.tflite_tensors import KeptTensors, samples
+from edgekit_converters.formats.tflite_tensors import KeptTensors
+from edgekit_converters.quantize.calibration_samples import samples
 from edgekit_converters.quantize.ranges import Ends, Histogram, HistogramBins, entropy, mse, percentile
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest

@@ -7,7 +7,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.trace.tflite_nodes import node_name
+from edgekit_converters.formats.tflite_graph import node_name
 
 
 def float_outputs(content: bytes, nodes: tuple[tuple[str, str], ...]) -> bytes:

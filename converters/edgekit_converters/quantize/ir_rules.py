@@ -7,8 +7,8 @@ from typing import Any
 import openvino as ov
 
 from edgekit_converters.execution.import_filter import without
+from edgekit_converters.formats.ir_graph import constants
 from edgekit_converters.records import QuantizeRequest
-from edgekit_converters.trace.ir_nodes import constants
 
 UNUSED = ("torch",)  # NNCF asks of each model whether it is one of PyTorch's, and imports that: most of its own import
 with without(*UNUSED):

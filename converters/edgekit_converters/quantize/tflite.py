@@ -14,9 +14,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import calibrator, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.formats.tflite_metadata import signature
-from edgekit_converters.formats.tflite_tensors import samples
+from edgekit_converters.quantize.calibration_samples import samples
 from edgekit_converters.quantize.clip_ranges import narrow
 from edgekit_converters.quantize.correct_bias import correct_bias
 from edgekit_converters.quantize.equalize_tflite import equalized
@@ -150,7 +150,7 @@ def quantizer_errors() -> Iterator[None]:
         AttributeError,
         NotImplementedError,
     ) as error:
-        message = told(error)
+        message = short_message(error)
         if "qsv" in message.lower():
             raise CalibrationError(
                 message, stage="quantize", subject="litert", advice="give samples that use all of the model"

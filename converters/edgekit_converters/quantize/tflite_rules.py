@@ -14,8 +14,8 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils.tfl_flatbuffer_utils import TFL_OP_CODE_TO_NAME
 
+from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import QuantizeRequest
-from edgekit_converters.trace.tflite_nodes import node_name
 from edgekit_runtime.errors import ConversionError
 
 Operator = qtyping.TFLOperationName

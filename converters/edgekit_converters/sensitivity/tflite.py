@@ -13,10 +13,10 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import entered
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
+from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import Artifact
 from edgekit_converters.sensitivity import Arrays, SenseRequest, UnitOutputs
-from edgekit_converters.trace.tflite_nodes import node_name
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.tensors import dequantize, quantize
 
@@ -81,7 +81,7 @@ def _litert_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise ToolchainError(told(error), stage="sense", subject="litert") from error
+        raise ToolchainError(short_message(error), stage="sense", subject="litert") from error
 
 
 class _Graph:

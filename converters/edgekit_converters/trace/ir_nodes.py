@@ -9,6 +9,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit_converters.artifact.open import entered
+from edgekit_converters.formats.ir_graph import NOT_COMPUTED, constants
 from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
@@ -16,7 +17,6 @@ from edgekit_converters.trace.steps import Steps, Weights
 
 CHANNELS_FIRST = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
 KERNELS = (*CHANNELS_FIRST, "MatMul")
-STRUCTURE = ("Constant", "Parameter", "Result", "Assign", "ReadValue")
 
 
 def steps(live: LoadedModel, inputs: Arrays) -> Steps:
@@ -40,7 +40,7 @@ def _steps(model: ov.Model, inputs: Arrays) -> Steps:
     places: dict[str, int] = {}
     for node in nodes:
         name, kind = node.get_friendly_name(), node.get_type_name()
-        if kind in STRUCTURE:
+        if kind in NOT_COMPUTED:
             continue
         before = [value.get_source_output().get_node() for value in node.inputs()]
         taken = [one.get_friendly_name() for one in before]
@@ -65,17 +65,6 @@ def _values(model: ov.Model, nodes: list[Any], inputs: Arrays) -> dict[str, np.n
     compiled = ov.Core().compile_model(copy, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled(inputs)
     return given | {name: np.array(results[index]) for index, name in reversed(list(enumerate(names)))}
-
-
-def constants(model: ov.Model) -> frozenset[str]:
-    """Return the names of constants, and of what is computed from them alone, such as half weights made whole."""
-    found: set[str] = set()
-    for node in model.get_ordered_ops():
-        before = [value.get_source_output().get_node().get_friendly_name() for value in node.inputs()]
-        kind = node.get_type_name()
-        if kind == "Constant" or (kind not in STRUCTURE and before and found.issuperset(before)):
-            found.add(node.get_friendly_name())
-    return frozenset(found)
 
 
 def _weights(constants: list[Any], kind: str, result: np.ndarray) -> Weights:

@@ -15,8 +15,8 @@ import tensorflow as tf
 import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from edgekit_converters.frameworks.keras_function import concrete_function
 from edgekit_converters.load import Arrays, LoadedModel
-from edgekit_converters.lower.keras_to_tflite import traced
 from edgekit_converters.trace.steps import Steps, Weights, positions
 
 # whose kernels are applied once an input position: each time step, each pixel that is spread
@@ -119,7 +119,7 @@ def _einsum_macs(layer: Any, result: Any) -> int:
 
 def _graph_steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Trace the operations of a graph whose variables were frozen; their names are the layers'."""
-    _, serve = traced(live)
+    _, serve = concrete_function(live)
     frozen = convert_variables_to_constants_v2(serve)
     operations = [one for one in frozen.graph.get_operations() if one.type not in STRUCTURE and one.outputs]
     fetched = frozen.prune(frozen.inputs, [one.outputs[0] for one in operations])

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import bind, entered
+from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.load import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights, positions
@@ -48,11 +49,6 @@ def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
         )
         makers |= dict.fromkeys(given, place)
     return found
-
-
-def node_name(graph: Any, operator: Any) -> str:
-    """Return an operator's name: those of its outputs, which is what AI Edge Quantizer's rules look at."""
-    return ";".join(graph.tensors[index].name.decode() for index in operator.outputs if index >= 0)
 
 
 def _after_running(artifact: Artifact, inputs: Arrays) -> Interpreter:

@@ -38,7 +38,7 @@ def kinds(artifact):
     if artifact.engine == "litert":
         from ai_edge_litert.tools import flatbuffer_utils
 
-        from edgekit_converters.trace.tflite_nodes import node_name
+        from edgekit_converters.formats.tflite_graph import node_name
 
         model = flatbuffer_utils.read_model(str(artifact.files[0]))
         graph = model.subgraphs[0]
@@ -278,7 +278,7 @@ def test_a_deep_ir(tmp_path):
     import openvino as ov
     from openvino import opset13
 
-    from edgekit_converters.trace.ir_nodes import constants
+    from edgekit_converters.formats.ir_graph import constants
 
     x = parameter = opset13.parameter([1, 2], np.float32, "x")
     half = opset13.convert(opset13.constant(np.float16(0.5)), "f32")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load.torch_module import FORWARD
 from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups, places
 from edgekit_converters.prune.torch.channels import Site
@@ -106,7 +106,7 @@ def unequal(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> st
     try:
         got = run(model, inputs)
     except FORWARD as error:
-        return f"its forward pass holds their number ({told(error)})"
+        return f"its forward pass holds their number ({short_message(error)})"
     for one, other in zip(wanted, got, strict=True):
         if one.shape != other.shape:
             return f"an output would change from {tuple(one.shape)} to {tuple(other.shape)}"

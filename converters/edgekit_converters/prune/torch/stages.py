@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from edgekit_converters.execution import toolchains
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load import LoadedModel, reopen
 from edgekit_converters.load.torch_module import FORWARD, Flat, is_program, samples
 from edgekit_converters.prune import CutRequest, DropRequest, MendRequest, PruningGraph, ScoreRequest, Scores
@@ -196,7 +196,7 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
         program = torch.export.export(Flat(model), inputs).module()
     except FORWARD as error:
         raise SourceError(
-            f"torch.export cannot follow the module's forward pass ({told(error)}); channels are followed through "
+            f"torch.export cannot follow the module's forward pass ({short_message(error)}); channels are followed through "
             f"the exported program: let no value of a tensor decide what is computed"
         ) from error
     program.graph.eliminate_dead_code()  # attention's weights, where nobody reads them

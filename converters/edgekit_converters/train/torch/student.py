@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.load import Arrays, LoadedModel, reopen
 from edgekit_converters.load.torch_module import FORWARD
 from edgekit_converters.records import SourceRequest
@@ -168,7 +168,7 @@ class TorchStudent:
         try:
             given = leaves(self._module(*self._tensors(inputs)))
         except FORWARD as error:
-            failed = f"the module fails in training mode on {count} samples at once ({told(error)})"
+            failed = f"the module fails in training mode on {count} samples at once ({short_message(error)})"
             raise SourceError(f"{self._request.path}: {failed}: {why}") from error
         if len(given) != wanted or any(one.shape[:1] != (count,) for one in given):
             shapes = ", ".join(str(tuple(one.shape)) for one in given)

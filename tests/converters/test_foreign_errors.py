@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit_converters.execution.foreign_errors import told
+from edgekit_converters.foreign_errors import short_message
 
 OPENVINO = """Exception from src/inference/src/cpp/core.cpp:84:
 Check 'false' failed at src/frontends/common/src/frontend.cpp:54:
@@ -39,8 +39,8 @@ Arguments received by Lookup.call():
     ],
 )
 def test_the_telling_line(error, line):
-    assert told(error) == line
+    assert short_message(error) == line
 
 
 def test_a_line_without_end_is_cut():
-    assert told(RuntimeError("x" * 5000)) == "RuntimeError: " + "x" * 300
+    assert short_message(RuntimeError("x" * 5000)) == "RuntimeError: " + "x" * 300

@@ -1,10 +1,10 @@
-"""Foreign exceptions: the one line of a toolchain's message that tells a person something."""
+"""Shorten a toolchain's exception to the one line that says what happened."""
 
 from __future__ import annotations
 
 import re
 
-# lines that frame a message instead of being it: places in C++, the layer that Keras called, section heads, rules
+# lines around the message: positions in C++, the layer that Keras called, section heads, rules
 FRAME = re.compile(
     r"Exception from|Exception encountered when calling|Check '|FrontEnd API|Arguments received|Summary:|[-=*^~]+$"
 )
@@ -13,7 +13,7 @@ AUTOGRAPH = re.compile(r"in user code:.*\n\s*(\w+(?:Error|Exception)): ([^\n]+.*
 STYLE = re.compile("\x1b\\[[0-9;]*m")  # Keras writes in bold
 
 
-def told(error: BaseException, limit: int = 300) -> str:
+def short_message(error: BaseException, limit: int = 300) -> str:
     """Return ``Type: line`` with the first line of the error's message that says what happened."""
     name, text = type(error).__name__, STYLE.sub("", str(error))
     inner = AUTOGRAPH.match(text)
