@@ -196,8 +196,8 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
         program = torch.export.export(Flat(model), inputs).module()
     except FORWARD as error:
         raise SourceError(
-            f"torch.export cannot follow the module's forward pass ({short_message(error)}); channels are followed through "
-            f"the exported program: let no value of a tensor decide what is computed"
+            f"torch.export cannot follow the module's forward pass ({short_message(error)}); channels are followed "
+            f"through the exported program: let no value of a tensor decide what is computed"
         ) from error
     program.graph.eliminate_dead_code()  # attention's weights, where nobody reads them
     return program
