@@ -16,8 +16,8 @@ import numpy as np
 
 from edgekit_converters.data import DataSet, one_by_one
 from edgekit_converters.examine.graph import finite
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.formats import format_of
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact
 from edgekit_runtime.format.manifest import InputSpec
 

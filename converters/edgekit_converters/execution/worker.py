@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from edgekit_converters import progress
 from edgekit_runtime.errors import DiskFull, EdgekitError, ToolchainError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -163,20 +164,11 @@ class Worker:
         self._receive.close()
 
 
-def report_progress(done: int, total: int, says: str = "") -> None:
-    """Tell the parent how far the running function is, and how it fares; outside a worker this does nothing."""
-    if _channel is not None:
-        _channel.send(("progress", done, total, says))
-
-
-_channel: Connection | None = None  # set in a child: where its messages go
-
-
 def main() -> None:
     """The child: run what arrives until the parent goes away."""
-    global _channel  # noqa: PLW0603 - the one channel of a worker process
     incoming = Connection(int(sys.argv[1]), writable=False)
-    _channel = Connection(int(sys.argv[2]), readable=False)
+    channel = Connection(int(sys.argv[2]), readable=False)
+    progress.send_with(lambda done, total, state: channel.send(("progress", done, total, state)))
     calls: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue()
     threading.Thread(target=_read_calls, args=(incoming, calls), daemon=True).start()
     if sys.argv[3]:
@@ -184,7 +176,7 @@ def main() -> None:
             importlib.import_module(sys.argv[3])
     while True:
         function, arguments = calls.get()
-        _channel.send(_run(function, arguments))
+        channel.send(_run(function, arguments))
 
 
 def _read_calls(incoming: Connection, calls: queue.Queue[tuple[str, tuple[Any, ...]]]) -> None:
@@ -252,7 +244,7 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    # Run as the module other code imports, so that report_progress sees the channel.
+    # Run as the module that the parent imports: a pickled Cost names its module.
     from edgekit_converters.execution.worker import main as run
 
     run()

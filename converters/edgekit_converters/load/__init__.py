@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 from edgekit_converters.records import InputShape, Source, SourceRequest
 from edgekit_runtime.errors import SourceError
-from edgekit_runtime.format.manifest import InputSpec, OutputSpec
-
-Arrays = list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,25 +40,6 @@ LOADERS = {
     "onnx": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".onnx",)),
     "ir": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".xml",)),
 }
-
-
-@dataclass
-class LoadedModel:
-    """An open model, in its own process.
-
-    ``run`` takes and gives one array an input and an output, in application layout, with a leading batch;
-    ``handle`` is the framework's own object, which only files of the same framework look into.
-    """
-
-    framework: str
-    inputs: tuple[InputSpec, ...]
-    outputs: tuple[OutputSpec, ...]
-    run: Callable[[Arrays], Arrays]
-    handle: Any
-    moved: tuple[bool, ...] = ()
-    scheme: str = "float32"  # what it came in; all but float32 is bundled as it is
-    code: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def kind_of(path: Path) -> str:

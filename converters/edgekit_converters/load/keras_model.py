@@ -16,8 +16,9 @@ import numpy as np
 
 from edgekit_converters.execution.import_filter import without
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.load import LoadedModel, fixed_shape, in_batches, refuse_repeated, said_shapes
-from edgekit_converters.load.python_function import import_file
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.user_code import import_file
+from edgekit_converters.load import fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec

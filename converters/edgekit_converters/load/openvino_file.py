@@ -8,7 +8,8 @@ import numpy as np
 import openvino as ov
 
 from edgekit_converters.formats.openvino_model import ANY, openvino_errors
-from edgekit_converters.load import LoadedModel, fixed_shape, one_by_one, said_shapes
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.load import fixed_shape, one_by_one, said_shapes
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-import traceback
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from edgekit_converters.load import LoadedModel
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.user_code import call, forget_names, import_file, own_files, seed
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
-
-SEED = 0  # models that draw their weights are the same model each time
-
-
-def import_file(path: Path) -> ModuleType:
-    """Import a Python file by its path; its own folder is importable from it.
-
-    Raises:
-        SourceError: there is no such file, or it raises; the message names the user's line.
-    """
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SourceError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    _call(path, spec.loader.exec_module, module)
-    return module
 
 
 def load_function(request: SourceRequest) -> LoadedModel:
@@ -43,14 +17,14 @@ def load_function(request: SourceRequest) -> LoadedModel:
         SourceError: no such function, it raises, or it returns no model.
     """
     before = set(sys.modules)
-    _forget_names()
+    forget_names()
     module = import_file(request.path)
     function = getattr(module, request.function or "", None)
     if not callable(function):
         there = [name for name, item in vars(module).items() if callable(item) and not name.startswith("_")]
         raise SourceError(f"{request.path}: no function {request.function!r} (there is: {', '.join(there) or 'none'})")
-    _seed()
-    model = _call(request.path, function)
+    seed()
+    model = call(request.path, function)
     code = own_files(request.path, before)
     kinds = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
     if "torch" in kinds:
@@ -65,45 +39,3 @@ def load_function(request: SourceRequest) -> LoadedModel:
         f"{request.path}:{request.function} returned {type(model).__name__}; "
         f"a torch.nn.Module or a Keras model is wanted"
     )
-
-
-def _call(path: Path, function: Any, *arguments: Any) -> Any:
-    """Call the user's code."""
-    try:
-        return function(*arguments)
-    except ModuleNotFoundError as error:
-        extra = {"torch": "torch", "tensorflow": "keras", "keras": "keras", "tf_keras": "keras"}.get(error.name or "")
-        advice = f"; pip install 'edgekit[{extra}]'" if extra else ""
-        raise SourceError(f"{path}: needs the module {error.name!r}, which is not installed{advice}") from error
-    except Exception as error:  # whatever the user's code raises is the user's to read, with the line it came from
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-        where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-        raise SourceError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def _forget_names() -> None:
-    """Let Keras count anew the layers that the user's file gives no names: channels and weights are known by them."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.clear_session(free_memory=False)
-    if "tf_keras" in sys.modules:
-        sys.modules["tf_keras"].backend.reset_uids()
-
-
-def _seed() -> None:
-    """Seed whichever framework the user's file has imported."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(SEED)
-    for name in ("keras", "tf_keras"):
-        if name in sys.modules:
-            sys.modules[name].utils.set_random_seed(SEED)
-
-
-def own_files(path: Path, before: set[str]) -> tuple[Path, ...]:
-    """Return the files beside the user's that it imported: a change in any of them makes another model."""
-    folder = path.resolve().parent
-    files = {path.resolve()}
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and Path(file).is_relative_to(folder) and "site-packages" not in file:
-            files.add(Path(file))
-    return tuple(sorted(files))

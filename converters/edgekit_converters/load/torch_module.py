@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import pickle
+import pkgutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,45 +16,23 @@ import numpy as np
 import torch
 
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.load import LoadedModel, fixed_shape, in_batches, refuse_repeated, said_shapes
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.torch_calls import (
+    FlatModule,
+    channels_first,
+    example_inputs,
+    is_exported_program,
+    random_input,
+    tensors_of,
+)
+from edgekit_converters.load import fixed_shape, in_batches, refuse_repeated, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the artifacts' branches run beside the source's
-# what a forward pass raises that cannot be run as it is asked to: the user's code may check sizes in its own way
-FORWARD = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
+RECUT = "edgekit_converters.prune.torch.stages:recut"
 IMAGE_CHANNELS = (1, 3, 4)  # a 4-D input with so many entries in its second dimension is taken for an image
-
-
-class Flat(torch.nn.Module):
-    """A module that takes tensors by position and gives a flat tuple of tensors.
-
-    ``train`` does nothing: exported programs refuse to be switched, and everything else was switched before.
-    """
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.training = False
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run the module."""
-        leaves = torch.utils._pytree.tree_leaves(self.module(*tensors))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-    def train(self, mode: bool = True) -> Flat:
-        """Keep inference mode."""
-        return self
-
-
-class Rewired(torch.fx.GraphModule):
-    """A module whose forward pass was traced to change it; its layers are modules still."""
-
-
-def is_program(module: torch.nn.Module) -> bool:
-    """Tell whether a module is a program of ``torch.export``, which holds the sizes of all that it computes."""
-    return isinstance(module, torch.fx.GraphModule) and not isinstance(module, Rewired)
 
 
 @contextlib.contextmanager
@@ -166,10 +145,9 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     said_of = zip(names, said_shapes(request, names), strict=True)
     given = {name: said for name, said in said_of if said}
     if request.cuts:
-        from edgekit_converters.prune.torch import stages
-
+        recut = pkgutil.resolve_name(RECUT)
         with torch_errors(request.path, "the module cannot be cut again as it was"):
-            module = stages.recut(module, tuple(_sample(said) for said in given.values()), request.cuts)
+            module = recut(module, tuple(random_input(said.shape, said.dtype) for said in given.values()), request.cuts)
     if request.weights:
         load_weights(module, request.weights, allow_pickle=request.allow_pickle)
     return _live(module.eval(), list(given), list(given.values()), request, code)
@@ -205,7 +183,7 @@ def _live(
     request: SourceRequest,
     code: tuple[Path, ...] = (),
 ) -> LoadedModel:
-    flat = Flat(module)
+    flat = FlatModule(module)
     moved = tuple(not request.keep_layout and _is_image(said.shape) for said in shapes)
     inputs = tuple(
         _input_spec(name, said, channels_last=last) for name, said, last in zip(names, shapes, moved, strict=True)
@@ -213,7 +191,7 @@ def _live(
 
     def run(batch: list[np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
-            return [result.numpy() for result in flat(*_tensors(batch, moved))]
+            return [result.numpy() for result in flat(*tensors_of(batch, moved))]
 
     with torch_errors(request.path, _cannot_run(shapes)):
         results = run([np.zeros(spec.shape, spec.dtype) for spec in inputs])
@@ -238,35 +216,6 @@ def _cannot_run(shapes: list[InputShape]) -> str:
     return f"{failed}, of float32; of whole numbers, such as token numbers, say --input-shape 1,128:int64"
 
 
-def tensors(live: LoadedModel, batch: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
-    """Return a batch in application layout as the module itself takes it."""
-    return _tensors(batch, live.moved)
-
-
-def _tensors(batch: list[np.ndarray], moved: tuple[bool, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(
-        torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if last else array))
-        for array, last in zip(batch, moved, strict=True)
-    )
-
-
-def samples(live: LoadedModel) -> tuple[torch.Tensor, ...]:
-    """Return an input each of an open module, as the module itself takes it: the same noise each time."""
-    shapes = [
-        _channels_first(spec.shape) if last else spec.shape for spec, last in zip(live.inputs, live.moved, strict=True)
-    ]
-    return tuple(_sample(InputShape(shape, dtype=spec.dtype)) for shape, spec in zip(shapes, live.inputs, strict=True))
-
-
-def _sample(said: InputShape) -> torch.Tensor:
-    """Return seeded noise, of whole numbers 0 and 1."""
-    generator = torch.Generator().manual_seed(0)
-    dtype = getattr(torch, said.dtype or "float32")
-    if dtype.is_floating_point:
-        return torch.randn(said.shape, generator=generator, dtype=dtype)
-    return torch.randint(0, 2, said.shape, generator=generator).to(dtype)
-
-
 def save(live: LoadedModel, folder: Path) -> Path:
     """Save an open module as a program that ``torch.export.load`` opens without edgekit, for any batch where it can.
 
@@ -275,14 +224,15 @@ def save(live: LoadedModel, folder: Path) -> Path:
     """
     path = folder / "model.pt2"
     module = live.handle.module
-    if is_program(module):
+    if is_exported_program(module):
         raise SourceError(
             "a program of torch.export can only be run, neither cut nor trained; give the module it was made from: "
             "FILE.py:function --weights FILE --input-shape 1,3,224,224"
         )
     failed = "torch.export cannot follow its forward pass; let no value of a tensor decide what is computed"
     with torch_errors(Path(type(module).__name__), failed):
-        torch.export.save(_any_batch(module, samples(live)) or torch.export.export(module, samples(live)), path)
+        inputs = example_inputs(live)
+        torch.export.save(_any_batch(module, inputs) or torch.export.export(module, inputs), path)
     return path
 
 
@@ -303,7 +253,7 @@ def _any_batch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any
 def _output_names(module: torch.nn.Module, inputs: tuple[InputSpec, ...], moved: tuple[bool, ...]) -> list[str]:
     """Name the outputs: a dictionary's keys, else "output" or "output_0", "output_1", ..."""
     zeros = [
-        torch.zeros(_channels_first(spec.shape) if last else spec.shape, dtype=getattr(torch, spec.dtype))
+        torch.zeros(channels_first(spec.shape) if last else spec.shape, dtype=getattr(torch, spec.dtype))
         for spec, last in zip(inputs, moved, strict=True)
     ]
     with torch.inference_mode():
@@ -315,10 +265,6 @@ def _output_names(module: torch.nn.Module, inputs: tuple[InputSpec, ...], moved:
 
 def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[1] in IMAGE_CHANNELS
-
-
-def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[0], shape[-1], *shape[1:-1])
 
 
 def _input_spec(name: str, said: InputShape, *, channels_last: bool) -> InputSpec:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekit_converters import data as dataset
 from edgekit_converters.data import DataSet
-from edgekit_converters.load import Arrays
+from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, Thinned, sparsity
 from edgekit_converters.train.student import open_student

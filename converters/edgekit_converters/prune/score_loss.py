@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters import data as dataset
-from edgekit_converters.execution.worker import report_progress
-from edgekit_converters.load import Arrays, LoadedModel
+from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.train.losses import as_column, check_classes, gives_probabilities, refuse_one_hot
 from edgekit_runtime.errors import DataError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgekit_converters.data import batches
-from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import QuantizeRequest
 from edgekit_runtime.errors import CalibrationError
 

@@ -24,8 +24,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from edgekit_converters.data import pick
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.formats.tflite_tensors import KeptTensors
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import QuantizeRequest
 from edgekit_runtime.errors import CalibrationError
 

@@ -12,8 +12,8 @@ import openvino as ov
 
 from edgekit_converters.data import batches
 from edgekit_converters.execution.import_filter import without
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.formats.openvino_model import ANY, openvino_errors, write
+from edgekit_converters.progress import report_progress
 from edgekit_converters.quantize.average_pools import free_average_pools
 from edgekit_converters.quantize.equalize_ir import equalize_model
 from edgekit_converters.quantize.ir_rules import UNUSED, compress, in_use, left_alone

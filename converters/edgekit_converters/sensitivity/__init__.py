@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 
 from edgekit_converters.data import DataSet, batches
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.formats import format_of
+from edgekit_converters.progress import report_progress
 from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.records import Artifact
 from edgekit_converters.verify.parity import EXACT_DB, snr_db

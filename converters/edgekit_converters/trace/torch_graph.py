@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgekit_converters.load import Arrays, LoadedModel
-from edgekit_converters.load.torch_module import is_program
+from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.torch_calls import is_exported_program
 from edgekit_converters.trace.steps import Steps, Weights
 
 WEIGHTLESS = ("embedding",)  # looks weights up, multiplies by none
@@ -25,7 +25,7 @@ def steps(live: LoadedModel, inputs: Arrays) -> Steps:
     )
     module = live.handle.module
     with torch.inference_mode():
-        graph = module if is_program(module) else torch.export.export(live.handle, tensors).module()
+        graph = module if is_exported_program(module) else torch.export.export(live.handle, tensors).module()
         recorder = _Recorder(graph)
         recorder.run(*tensors)
     return recorder.found

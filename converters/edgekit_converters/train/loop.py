@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.execution.worker import report_progress
-from edgekit_converters.load import Arrays
+from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.progress import report_progress
 from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
 from edgekit_converters.train.batches import Batch, Feed, shuffled, split
 from edgekit_converters.train.loggers import Tell, watched

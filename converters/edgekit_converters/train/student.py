@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.load import Arrays, of_framework
+from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.load import of_framework
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import STUDENTS, Settings
 from edgekit_converters.train.batches import Batch

@@ -10,8 +10,9 @@ import numpy as np
 
 from edgekit_converters.data import normalise
 from edgekit_converters.data.samples import Array
-from edgekit_converters.execution.worker import report_progress
-from edgekit_converters.load import Arrays, open_source, reopen
+from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.load import open_source, reopen
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Source
 from edgekit_converters.train import TeacherOutputs, TeachRequest
 from edgekit_converters.train.augment import Augmentation, check

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact, entered
-from edgekit_converters.execution.worker import report_progress
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact, Latency, MeasureRequest, Probe, RankRequest
 
 MIN_RUNS, MAX_RUNS, BUDGET_S = 20, 1000, 1.0

@@ -15,8 +15,8 @@ import numpy as np
 
 from edgekit_converters import data as dataset
 from edgekit_converters.artifact.open import OpenArtifact
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import open_source
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, OwnMetric, Part, PartRequest, Source
 from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import DataError

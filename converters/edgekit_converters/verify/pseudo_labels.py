@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters import data as dataset
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.load import open_source
+from edgekit_converters.progress import report_progress
 from edgekit_converters.records import AnswerRequest
 
 BATCH = 32

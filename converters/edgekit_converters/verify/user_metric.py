@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters.data.generator import load_function, split, users_code
-from edgekit_converters.load.python_function import own_files
+from edgekit_converters.frameworks.user_code import own_files
 from edgekit_converters.records import OwnMetric
 from edgekit_runtime.errors import DataError
 

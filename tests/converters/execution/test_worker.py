@@ -23,7 +23,7 @@ def worker(tmp_path, monkeypatch):
         textwrap.dedent(
             """
             import os, resource, signal, sys, tempfile, time
-            from edgekit_converters.execution.worker import report_progress
+            from edgekit_converters.progress import report_progress
             from edgekit_runtime.errors import ConversionError, DataError, DiskFull
 
             def add(a, b): return a + b

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from edgekit_converters.frameworks.user_code import import_file
 from edgekit_converters.load import open_source, reopen
-from edgekit_converters.load.python_function import import_file
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 

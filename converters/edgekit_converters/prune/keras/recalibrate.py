@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters import data as dataset
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.frameworks.keras_graph import Call, walk
-from edgekit_converters.load import LoadedModel
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import MendRequest
 from edgekit_converters.prune.keras import analyze
 from edgekit_converters.prune.keras.cut import removed

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact
-from edgekit_converters.execution.worker import report_progress
 from edgekit_converters.formats import format_of
+from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import Channels, LayerCost, PruningGraph, Widths
 from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, timed
 from edgekit_converters.records import Artifact

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.load.torch_module import FORWARD
+from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS
 from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups, places
 from edgekit_converters.prune.torch.channels import Site
 from edgekit_converters.prune.torch.layer_surgery import blank_inputs, cut_layer
@@ -105,7 +105,7 @@ def unequal(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> st
     """Say how far a module is from giving what is wanted; None when it gives that."""
     try:
         got = run(model, inputs)
-    except FORWARD as error:
+    except FORWARD_ERRORS as error:
         return f"its forward pass holds their number ({short_message(error)})"
     for one, other in zip(wanted, got, strict=True):
         if one.shape != other.shape:

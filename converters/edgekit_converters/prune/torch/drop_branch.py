@@ -16,14 +16,14 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from edgekit_converters.load.torch_module import FORWARD, Rewired
+from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, RewiredModule
 from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, named
 from edgekit_converters.prune.torch.cut import Tensors, run, unequal
 from edgekit_runtime.errors import ConversionError
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 METHODS = ("add", "add_")
-UNTRACEABLE = (*FORWARD, fx.proxy.TraceError, NotImplementedError)
+UNTRACEABLE = (*FORWARD_ERRORS, fx.proxy.TraceError, NotImplementedError)
 
 Edit = Callable[[fx.Graph, fx.Node, fx.Node], None]  # graph, addition, the operand to do without
 
@@ -134,7 +134,7 @@ def _edited(model: nn.Module, places: Sequence[tuple[str, ResidualPath]], edit: 
         nodes = list(graph.nodes)
         for one in detour:
             edit(graph, nodes[one.at], nodes[one.at].args[one.operand])
-        short = Rewired(module, graph).train(module.training)
+        short = RewiredModule(module, graph).train(module.training)
         short.delete_all_unused_submodules()
         if not path:
             return short

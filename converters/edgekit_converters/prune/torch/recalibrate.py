@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit_converters import data as dataset
-from edgekit_converters.load import LoadedModel
-from edgekit_converters.load.torch_module import FORWARD, tensors
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, input_tensors
 from edgekit_converters.prune import MendRequest
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups, places
 from edgekit_converters.prune.torch.cut import Tensors, run, unequal
@@ -46,7 +46,7 @@ class Dense:
 
 def rebuild(small: nn.Module, dense: Dense, live: LoadedModel, request: MendRequest) -> None:
     """Solve for the weights of each layer that reads fewer channels than in the dense module."""
-    batch = tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
+    batch = input_tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
         return  # a batch is what the equations are made of
     wanted = _Wanted()
@@ -72,7 +72,7 @@ def reestimate(small: nn.Module, live: LoadedModel, request: MendRequest) -> Non
         return
     sums = {layer: _Sums() for layer in layers}
     hooks = [layer.register_forward_pre_hook(lambda module, taken: sums[module].add(taken[0])) for layer in layers]
-    first = tensors(live, dataset.pick(request.data, request.inputs, 2))
+    first = input_tensors(live, dataset.pick(request.data, request.inputs, 2))
     together = takes_batches(small, first)
     for layer in layers:
         sums[layer].clear()
@@ -82,7 +82,7 @@ def reestimate(small: nn.Module, live: LoadedModel, request: MendRequest) -> Non
         layer.momentum = 0.0
     for batch in dataset.batches(request.data, request.inputs, BATCH if together else 1):
         if len(batch[0]) > 1 or not together:
-            run(small, tensors(live, batch))
+            run(small, input_tensors(live, batch))
     for hook in hooks:
         hook.remove()
     for layer, momentum in zip(layers, momenta, strict=True):
@@ -99,7 +99,7 @@ def takes_batches(model: nn.Module, batch: Tensors) -> bool:
     alone = [run(model, tuple(one[place : place + 1] for one in pair)) for place in range(2)]
     try:
         return unequal([torch.cat(each) for each in zip(*alone, strict=True)], model, pair) is None
-    except FORWARD:  # outputs without a batch
+    except FORWARD_ERRORS:  # outputs without a batch
         return False
 
 

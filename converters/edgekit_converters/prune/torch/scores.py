@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekit_converters.load import LoadedModel
-from edgekit_converters.load.torch_module import tensors
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.torch_calls import input_tensors
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
 from edgekit_converters.prune.score_loss import ScoreLoss, batches, towards
@@ -118,7 +118,7 @@ def _gradients(
     for arrays, labels in batches(request):
         model.zero_grad()
         given = None if labels is None else torch.from_numpy(np.asarray(labels))
-        batch = tensors(live, arrays)
+        batch = input_tensors(live, arrays)
         together = takes_batches(model, batch) if together is None else together
         size = len(batch[0]) if together else 1  # losses are added up in either case
         for start in range(0, len(batch[0]), size):

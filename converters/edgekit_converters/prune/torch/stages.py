@@ -20,8 +20,9 @@ from torch import nn
 
 from edgekit_converters.execution import toolchains
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.load import LoadedModel, reopen
-from edgekit_converters.load.torch_module import FORWARD, Flat, is_program, samples
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, FlatModule, example_inputs, is_exported_program
+from edgekit_converters.load import reopen
 from edgekit_converters.prune import CutRequest, DropRequest, MendRequest, PruningGraph, ScoreRequest, Scores
 from edgekit_converters.prune.residual_branches import found_in
 from edgekit_converters.prune.torch.analyze import anatomy
@@ -67,12 +68,12 @@ def opened(live: LoadedModel) -> Opened:
     """
     toolchains.require_modules(("torch_pruning",), ("torch",), "dissect")
     if live.handle not in _opened:
-        if is_program(live.handle.module):
+        if is_exported_program(live.handle.module):
             raise SourceError(
                 "a program of torch.export holds the sizes of all its layers, so that none can be cut; give the module "
                 "it was made from: FILE.py:function --weights FILE --input-shape 1,3,224,224"
             )
-        _opened[live.handle] = _open(free_copy(live), samples(live))
+        _opened[live.handle] = _open(free_copy(live), example_inputs(live))
     return _opened[live.handle]
 
 
@@ -103,7 +104,7 @@ def cut(live: LoadedModel, request: CutRequest, folder: Path) -> SourceRequest:
     """
     known = opened(live)
     gone = _gone(known.seams, request.cuts)
-    dense, inputs = free_copy(live), samples(live)
+    dense, inputs = free_copy(live), example_inputs(live)
     small = copy.deepcopy(dense)
     carve(small, known.seams, gone, known.held)
     _prove(known, dense, small, request.cuts, inputs)
@@ -119,7 +120,7 @@ def drop(live: LoadedModel, request: DropRequest, folder: Path) -> SourceRequest
         ConversionError: there is no such branch, or something else of the module changes with it.
     """
     source = request.source.request
-    short = without(free_copy(live), samples(live), request.branches)
+    short = without(free_copy(live), example_inputs(live), request.branches)
     path = folder / "weights.pt"
     torch.save(short.state_dict(), path)
     return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
@@ -193,8 +194,8 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
         SourceError: ``torch.export`` cannot follow its forward pass.
     """
     try:
-        program = torch.export.export(Flat(model), inputs).module()
-    except FORWARD as error:
+        program = torch.export.export(FlatModule(model), inputs).module()
+    except FORWARD_ERRORS as error:
         raise SourceError(
             f"torch.export cannot follow the module's forward pass ({short_message(error)}); channels are followed "
             f"through the exported program: let no value of a tensor decide what is computed"

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.load import Arrays, LoadedModel, reopen
-from edgekit_converters.load.torch_module import FORWARD
+from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS
+from edgekit_converters.load import reopen
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
@@ -167,7 +168,7 @@ class TorchStudent:
         why = "to be trained it has to take batches, and to give what it gives in use, without outputs beside"
         try:
             given = leaves(self._module(*self._tensors(inputs)))
-        except FORWARD as error:
+        except FORWARD_ERRORS as error:
             failed = f"the module fails in training mode on {count} samples at once ({short_message(error)})"
             raise SourceError(f"{self._request.path}: {failed}: {why}") from error
         if len(given) != wanted or any(one.shape[:1] != (count,) for one in given):

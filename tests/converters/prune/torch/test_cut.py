@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_converters.load import LoadedModel, open_source, reopen
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.load import open_source, reopen
 from edgekit_converters.load.save import SaveRequest, save
 from edgekit_converters.prune import CutRequest, DissectRequest, PruningGraph, cut, dissect
 from edgekit_converters.records import Cut, Source, SourceRequest
@@ -125,13 +126,13 @@ def counted(live: LoadedModel) -> tuple[int, int]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from edgekit_converters.load.torch_module import samples
+    from edgekit_converters.frameworks.torch_calls import example_inputs
     from edgekit_converters.prune.torch.stages import free_copy
 
     model = free_copy(live)  # PyTorch does not see into its own fused attention
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        model(*samples(live))
+        model(*example_inputs(live))
     return sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2
 
 
@@ -178,12 +179,12 @@ def test_frozen_layers_are_cut_and_stay_frozen(tmp_path: Path) -> None:
 
 
 def test_a_layer_gives_what_it_gave_where_attention_was_opened(tmp_path: Path) -> None:
-    from edgekit_converters.load.torch_module import samples
+    from edgekit_converters.frameworks.torch_calls import example_inputs
     from edgekit_converters.prune.torch.stages import free_copy
 
     for name in ("encoder", "attending"):
         live = open_source(source_of(name, NETS[name][0]).request)
-        one, other = live.handle.module(*samples(live)), free_copy(live)(*samples(live))
+        one, other = live.handle.module(*example_inputs(live)), free_copy(live)(*example_inputs(live))
         assert float((one - other).abs().max()) < 1e-5
 
 
