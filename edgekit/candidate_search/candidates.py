@@ -1,4 +1,4 @@
-"""What a race tries, for each engine, the cheapest first."""
+"""The recipes that the candidate search tries for each engine, the fastest at run time first."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 from edgekit_converters.formats import format_of
 from edgekit_converters.recipe.recipe import Recipe, Rule
 
-SHARES = (1, 2, 4, 8, 16)  # layers to keep in float
+FLOAT_LAYER_COUNTS = (1, 2, 4, 8, 16)  # of mixed precision, in this order
 
 
-def first(engine: str, schemes: Collection[str], *, small: bool) -> tuple[Recipe, ...]:
-    """The candidates that need to know nothing of the model; float32 is always there, to be compared with.
+def initial(engine: str, schemes: Collection[str], *, small: bool) -> tuple[Recipe, ...]:
+    """Return the candidates that need no knowledge of the model; float32 is always one, as the baseline.
 
     Args:
         engine: whose candidates.
-        schemes: those that some device allows.
+        schemes: those that at least one device supports.
         small: whether size matters.
     """
     candidates = format_of(engine).candidates
@@ -24,19 +24,19 @@ def first(engine: str, schemes: Collection[str], *, small: bool) -> tuple[Recipe
     return tuple(recipe for recipe in recipes if recipe == Recipe("float32") or recipe.scheme in schemes)
 
 
-def partial(best: Recipe, harm: Sequence[str]) -> Iterator[Recipe]:
-    """The best recipe so far with more and more of its worst layers in float, at most half of them.
+def mixed_precision(best: Recipe, layers: Sequence[str]) -> Iterator[Recipe]:
+    """Return the best recipe with more and more of its most sensitive layers in float, at most half of them.
 
     Args:
         best: a recipe of int8-static.
-        harm: the names of the layers that int8 harms, the worst first.
+        layers: names of the quantized layers, the most sensitive first.
     """
-    for count in SHARES:
-        if count > max(1, len(harm) // 2):
+    for count in FLOAT_LAYER_COUNTS:
+        if count > max(1, len(layers) // 2):
             return
-        yield replace(best, rules=(Rule("float32", layers=tuple(harm[:count])),))
+        yield replace(best, rules=(Rule("float32", layers=tuple(layers[:count])),))
 
 
-def last(engine: str, schemes: Collection[str]) -> tuple[Recipe, ...]:
-    """What is tried at the very end."""
+def fallback(engine: str, schemes: Collection[str]) -> tuple[Recipe, ...]:
+    """Return the candidates that are tried last."""
     return tuple(recipe for recipe in format_of(engine).candidates.last if recipe.scheme in schemes)

@@ -1,4 +1,4 @@
-"""``--quantize auto``: race the engines side by side, choose for each device, narrow the plan to what was chosen."""
+"""``--quantize auto``: search the engines' candidates, select for each device, reduce the plan to the selection."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from edgekit.candidate_search.search import Entry, Race
-from edgekit.candidate_search.search import Source as RaceSource
-from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, measured
+from edgekit.candidate_search.search import CandidateResult, CandidateSearch, SourceEvaluations
+from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, trial_line
 from edgekit.conversion import stages
 from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.stages import ConversionContext, Lowered, Outcome
@@ -24,132 +23,138 @@ from edgekit_runtime.errors import EdgekitError, VerificationError
 from edgekit_runtime.placement.requirements import machine
 
 Key = tuple[str, str]  # engine, scheme
-PART = 512  # samples, spread over all: they decide whether a candidate is hopeless
+SUBSET_SAMPLES = 512  # spread over the evaluation data; candidates that lose too much on them are dropped early
 
 
 @dataclass(frozen=True)
-class EngineRunner:
-    """One engine's steps, as a race asks for them."""
+class StageRunner:
+    """The stages of one engine; an :class:`edgekit.candidate_search.search.EngineRunner`."""
 
     work: ConversionContext
-    part: ConversionContext  # the same, with a part of the evaluation data
+    subset: ConversionContext  # the same with a subset of the evaluation data
     lowered: Lowered
     schemes: tuple[str, ...]
 
     @property
     def engine(self) -> str:
-        """Its name."""
+        """Name of the engine."""
         return self.lowered.artifact.engine
 
-    def make(self, recipe: Recipe) -> Artifact:
+    def quantize(self, recipe: Recipe) -> Artifact:
         """Quantize the float artifact."""
         return stages.quantize(self.work, self.lowered, recipe)
 
     def compare(self, artifact: Artifact) -> Comparison:
-        """Hold it against the source's outputs."""
+        """Compare the artifact's outputs with the source's."""
         return stages.compare(self.work, artifact)
 
-    def evaluate(self, artifact: Artifact, *, part: bool) -> Evaluation:
-        """Evaluate it on a part, or on all."""
-        evaluation = stages.evaluate_artifact(self.part if part else self.work, artifact)
+    def evaluate(self, artifact: Artifact, *, subset: bool) -> Evaluation:
+        """Evaluate the artifact on a subset of the evaluation data, or on all of it."""
+        evaluation = stages.evaluate_artifact(self.subset if subset else self.work, artifact)
         assert evaluation is not None
         return evaluation
 
-    def rank(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
-        """Time them in turns."""
+    def time_artifacts(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+        """Time the artifacts in turns."""
         return stages.rank(self.work, artifacts)
 
-    def harm(self) -> Sequence[str]:
-        """The source's layers, those that int8 harms most first."""
+    def layers_by_sensitivity(self) -> Sequence[str]:
+        """Return the source's layers, the most sensitive to int8 first."""
         return stages.harm(self.work, self.lowered)
 
 
 def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact]) -> Outcome:
-    """Race, and choose.
+    """Try the candidates of all engines and select the best for each device.
 
-    Ctrl-C ends the race as the end of its time does: what is being tried is finished, nothing new is begun, and the
-    best so far is taken. A second one ends the command.
+    Ctrl-C ends the search as the time limit does: running candidates finish, no other one starts, and the best so
+    far is selected. A second Ctrl-C ends the command.
 
     Args:
-        work: with evaluation data, or calibration data alone: then agreement with the source is what counts.
-        artifacts: the float artifacts, one an engine.
+        work: with evaluation data, or with calibration data only: then agreement with the source is measured.
+        artifacts: the float artifacts, one for each engine.
 
     Raises:
-        DataError: the evaluation data are too few to tell.
-        VerificationError: nothing fits the budgets of a device; the message has what comes nearest.
+        DataError: there are too few evaluation samples to compare candidates.
+        VerificationError: nothing fits the budgets of a device; the message names the closest candidates.
     """
     budget = _budget(work.plan)
-    work, notes = _stakes(work)
-    part = replace(work, evaluation=stages.part(work, PART))
-    whole = stages.evaluate_source(work)
-    assert whole is not None
-    # a metric that gives one number for the whole set says nothing of its parts
-    some = stages.evaluate_source(part) if whole.scores else None
+    work, notes = _with_evaluation_data(work)
+    subset = replace(work, evaluation=stages.part(work, SUBSET_SAMPLES))
+    full = stages.evaluate_source(work)
+    assert full is not None
+    # a metric without scores per sample says nothing about a subset
+    source = SourceEvaluations(full, stages.evaluate_source(subset) if full.scores else None)
     interrupted = threading.Event()
-    stop = _until(budget, interrupted)
+    stop_reason = _stop_reason(budget, interrupted)
 
-    def one(artifact: Artifact) -> tuple[Lowered, Race]:
+    def search_engine(artifact: Artifact) -> tuple[Lowered, CandidateSearch]:
         schemes = work.plan.schemes_of(artifact.engine)
         lowered = stages.prove(work, artifact, schemes)
-        engine = Race(EngineRunner(work, part, lowered, schemes), RaceSource(whole, some), budget, stop, work.executor)
-        engine.run()
-        return lowered, engine
+        runner = StageRunner(work, subset, lowered, schemes)
+        search = CandidateSearch(runner, source, budget, stop_reason, work.executor)
+        search.run()
+        return lowered, search
 
-    raced = _side_by_side(one, artifacts, interrupted, wait=work.plan.ray is not None)
-    for _, engine in raced:  # one after the other, when nothing else of ours runs
-        engine.rank([entry.trial for entry in engine.entries if entry.trial.state == MEASURED])
-        # once more among those that may be chosen: who was first by chance is second now
-        engine.rank(finalists([entry.trial for entry in engine.entries], budget))
-    found = {engine.lane.engine: (lowered, engine.entries) for lowered, engine in raced}
-    return replace(_chosen(work.plan, budget, found, whole.metric), baseline=whole, notes=(*notes, *_ended(stop())))
+    searched = _run_in_parallel(search_engine, artifacts, interrupted, wait=work.plan.ray is not None)
+    for _, search in searched:  # one engine after the other, when nothing else of edgekit runs
+        search.time_trials([result.trial for result in search.results if result.trial.state == MEASURED])
+        # once more among those that may be selected, so that one lucky measurement does not decide
+        search.time_trials(finalists([result.trial for result in search.results], budget))
+    found = {search.runner.engine: (lowered, search.results) for lowered, search in searched}
+    outcome = _select(work.plan, budget, found, full.metric)
+    return replace(outcome, baseline=full, notes=(*notes, *_early_end(stop_reason())))
 
 
-def _side_by_side(
-    one: Callable[[Artifact], tuple[Lowered, Race]],
+def _run_in_parallel(
+    search_engine: Callable[[Artifact], tuple[Lowered, CandidateSearch]],
     artifacts: Sequence[Artifact],
     interrupted: threading.Event,
     *,
     wait: bool,
-) -> list[tuple[Lowered, Race]]:
-    """Run all engines' races; what is being tried when one fails, or at a second Ctrl-C, ends with its workers.
+) -> list[tuple[Lowered, CandidateSearch]]:
+    """Run the searches of all engines; when one fails, or at a second Ctrl-C, the others end with their workers.
 
     Args:
-        one: runs an engine's race.
-        artifacts: one an engine.
-        interrupted: is set at Ctrl-C, so that nothing new is begun.
-        wait: for what is being tried even then: what a cluster tries is no process of ours.
+        search_engine: runs the search of an engine.
+        artifacts: one for each engine.
+        interrupted: is set at Ctrl-C, so that no further candidate starts.
+        wait: for running candidates also then, because processes of a cluster are not ended with this one.
     """
-    lanes = ThreadPoolExecutor(len(artifacts))
-    running = [lanes.submit(one, artifact) for artifact in artifacts]
+    threads = ThreadPoolExecutor(len(artifacts))
+    searches = [threads.submit(search_engine, artifact) for artifact in artifacts]
     try:
         try:
-            return [lane.result() for lane in running]
+            return [search.result() for search in searches]
         except KeyboardInterrupt:
             interrupted.set()
-            return [lane.result() for lane in running]
-    except EdgekitError:  # one engine's race is lost: the other begins nothing new that nobody would see
+            return [search.result() for search in searches]
+    except EdgekitError:  # without one engine's search there is no bundle, so the others start no further candidate
         interrupted.set()
         raise
     finally:
-        lanes.shutdown(wait=wait)
+        threads.shutdown(wait=wait)
 
 
-def _stakes(work: ConversionContext) -> tuple[ConversionContext, tuple[str, ...]]:
-    """The work with the data that decide, and what is to be said of them."""
+def _with_evaluation_data(work: ConversionContext) -> tuple[ConversionContext, tuple[str, ...]]:
+    """Return the context with the data that candidates are compared on, and notes about these data."""
     plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
-    # without --evaluate all that was given to calibrate is evaluated, also where less of it calibrates
-    whole = work.evaluation or stages.prepare(work.runner, plan, work.inputs, spec, stages.CALIBRATION)
-    assert whole is not None
-    stages.check_enough(whole, spec, "which candidate is better")
-    if plan.metric or whole.labels is not None or stages.reconstructs(work):
-        own = () if work.evaluation else (f"race: measured on {spec}, for there is no --evaluate: that flatters",)
-        return replace(work, evaluation=whole), own
-    note = f"race: {spec} has no labels, so what counts is agreement with the float model"
-    return replace(work, evaluation=stages.answer(work, whole), agreement=True), (note,)
+    # without --evaluate all --calibrate data are evaluated, also if fewer of them calibrate
+    data = work.evaluation or stages.prepare(work.runner, plan, work.inputs, spec, stages.CALIBRATION)
+    assert data is not None
+    stages.check_enough(data, spec, "which candidate is better")
+    if plan.metric or data.labels is not None or stages.reconstructs(work):
+        biased = f"--quantize auto: without --evaluate, candidates are compared on {spec}, which is too optimistic"
+        return replace(work, evaluation=data), () if work.evaluation else (biased,)
+    note = f"--quantize auto: {spec} has no labels, so candidates are compared by agreement with the float model"
+    return replace(work, evaluation=stages.answer(work, data), agreement=True), (note,)
 
 
-def _ended(why: str) -> tuple[str, ...]:
-    return (f"race: ended early: {why}; what was tried is kept, the same command goes on from there",) if why else ()
+def _early_end(reason: str) -> tuple[str, ...]:
+    if not reason:
+        return ()
+    return (
+        f"--quantize auto: ended early: {reason}; finished candidates are cached, run the same command to continue",
+    )
 
 
 def _budget(plan: Plan) -> Budget:
@@ -157,45 +162,55 @@ def _budget(plan: Plan) -> Budget:
     return plan.race
 
 
-def _until(budget: Budget, interrupted: threading.Event) -> Callable[[], str]:
-    """Why nothing new is to be begun."""
-    ends = time.monotonic() + 60 * budget.minutes
+def _stop_reason(budget: Budget, interrupted: threading.Event) -> Callable[[], str]:
+    """Return a function that says why no further candidate starts; "" while there is time."""
+    deadline = time.monotonic() + 60 * budget.minutes
 
-    def stop() -> str:
+    def reason() -> str:
         if interrupted.is_set():
-            return "interrupted before its turn"
-        return f"the {budget.minutes:g} minutes of --budget-minutes were over" if time.monotonic() > ends else ""
+            return "interrupted"
+        return f"--budget-minutes {budget.minutes:g} is over" if time.monotonic() > deadline else ""
 
-    return stop
+    return reason
 
 
-def _chosen(plan: Plan, budget: Budget, found: Mapping[str, tuple[Lowered, Sequence[Entry]]], metric: str) -> Outcome:
-    trials = tuple(entry.trial for _, entries in found.values() for entry in entries)
-    taken: dict[Key, Entry] = {}
+def _select(
+    plan: Plan, budget: Budget, found: Mapping[str, tuple[Lowered, Sequence[CandidateResult]]], metric: str
+) -> Outcome:
+    """Select an artifact for each device and engine.
+
+    Args:
+        plan: with all schemes of each device.
+        budget: the limits.
+        found: lowered model and results, by engine.
+        metric: of the drops.
+    """
+    trials = tuple(result.trial for _, results in found.values() for result in results)
+    selected: dict[Key, CandidateResult] = {}
     variants: dict[str, VariantPlan] = {}
     preferred: dict[str, tuple[str, ...]] = {}
-    said: list[str] = []
+    choices: list[str] = []
     for device in plan.devices:
-        mine: dict[VariantPlan, Trial] = {}
-        able = [trial for trial in trials if trial.recipe.scheme in device.schemes]
-        for variant in _targets(plan, device):
-            entries = [entry for entry in found[variant.engine][1] if entry.trial in able]
-            entry = _best(entries, budget, taken)
-            if entry is not None:
-                taken.setdefault((variant.engine, entry.trial.recipe.scheme), entry)
-                said.append(explain(entry.trial, [one.trial for one in entries], budget, metric))
-                one = replace(variant, scheme=entry.trial.recipe.scheme)
-                mine[variants.setdefault(one.name, one)] = entry.trial
-        if not mine:
-            raise VerificationError(_nothing(device, able, budget, metric))
-        preferred[device.name] = _in_order(mine, device, budget)
-    made = {key: _made(entry, found[key[0]][0]) for key, entry in taken.items()}
-    narrowed = replace(plan, variants=tuple(variants.values()), preferred=preferred)
-    return Outcome(narrowed, None, made, trials, tuple(dict.fromkeys(said)))
+        of_device: dict[VariantPlan, Trial] = {}
+        supported = [trial for trial in trials if trial.recipe.scheme in device.schemes]
+        for target in _targets(plan, device):
+            results = [result for result in found[target.engine][1] if result.trial in supported]
+            best = _best(results, budget, selected)
+            if best is not None:
+                selected.setdefault((target.engine, best.trial.recipe.scheme), best)
+                choices.append(explain(best.trial, [result.trial for result in results], budget, metric))
+                variant = replace(target, scheme=best.trial.recipe.scheme)
+                of_device[variants.setdefault(variant.name, variant)] = best.trial
+        if not of_device:
+            raise VerificationError(_nothing_fits(device, supported, budget, metric))
+        preferred[device.name] = _in_order(of_device, device, budget)
+    built = {key: _built(result, found[key[0]][0]) for key, result in selected.items()}
+    reduced = replace(plan, variants=tuple(variants.values()), preferred=preferred)
+    return Outcome(reduced, None, built, trials, tuple(dict.fromkeys(choices)))
 
 
 def _targets(plan: Plan, device: DeviceProfile) -> list[VariantPlan]:
-    """A variant for each engine and unit of the device, in its order; the scheme is still open."""
+    """Return a variant for each engine and unit of the device, in its order; the scheme is not selected yet."""
     by_target: dict[tuple[str, str], VariantPlan] = {}
     for variant in plan.variants:
         if variant.name in plan.preferred[device.name]:
@@ -203,44 +218,46 @@ def _targets(plan: Plan, device: DeviceProfile) -> list[VariantPlan]:
     return list(by_target.values())
 
 
-def _best(entries: Sequence[Entry], budget: Budget, taken: Mapping[Key, Entry]) -> Entry | None:
-    """The best entry; where another device took the same scheme, that device's recipe."""
-    trial = choose([entry.trial for entry in entries], budget)
+def _best(
+    results: Sequence[CandidateResult], budget: Budget, selected: Mapping[Key, CandidateResult]
+) -> CandidateResult | None:
+    """Return the best result; if the same scheme was selected for another device, that device's recipe."""
+    trial = choose([result.trial for result in results], budget)
     if trial is None:
         return None
-    known = taken.get((trial.engine, trial.recipe.scheme))
-    return known or next(entry for entry in entries if entry.trial is trial)
+    known = selected.get((trial.engine, trial.recipe.scheme))
+    return known or next(result for result in results if result.trial is trial)
 
 
-def _in_order(mine: Mapping[VariantPlan, Trial], device: DeviceProfile, budget: Budget) -> tuple[str, ...]:
-    """The names in the device's own order; where speed is wanted and was measured on such a machine, in that order."""
-    variants = list(mine)
-    here = device.arch == machine() and all(variant.device == "cpu" for variant in variants)
-    if budget.objective == "latency" and here:
-        variants.sort(key=lambda variant: mine[variant].latency_ms or 0.0)
+def _in_order(trials: Mapping[VariantPlan, Trial], device: DeviceProfile, budget: Budget) -> tuple[str, ...]:
+    """Return the variants' names in the device's order, or the fastest first where this machine can tell."""
+    variants = list(trials)
+    same_processor = device.arch == machine() and all(variant.device == "cpu" for variant in variants)
+    if budget.objective == "latency" and same_processor:
+        variants.sort(key=lambda variant: trials[variant].latency_ms or 0.0)
     return tuple(variant.name for variant in variants)
 
 
-def _made(entry: Entry, lowered: Lowered) -> BuiltArtifact:
-    assert entry.artifact is not None
-    assert entry.comparison is not None
+def _built(result: CandidateResult, lowered: Lowered) -> BuiltArtifact:
+    assert result.artifact is not None
+    assert result.comparison is not None
     return BuiltArtifact(
-        artifact=entry.artifact,
-        comparison=entry.comparison,
-        evaluation=entry.evaluation,
-        latency=entry.latency,
+        artifact=result.artifact,
+        comparison=result.comparison,
+        evaluation=result.evaluation,
+        latency=result.latency,
         findings=lowered.examined.findings,
-        recipe=entry.trial.recipe,
+        recipe=result.trial.recipe,
     )
 
 
-def _nothing(device: DeviceProfile, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
-    limits = [f"at most {amount(budget.max_drop, metric)} lost"]
+def _nothing_fits(device: DeviceProfile, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
+    limits = [f"drop at most {amount(budget.max_drop, metric)}"]
     limits += [f"{budget.max_latency_ms:g} ms"] if budget.max_latency_ms else []
     limits += [f"{budget.max_size_mib:g} MiB"] if budget.max_size_mib else []
-    near = "".join(f"\n  {measured(trial, metric)}" for trial in closest(trials, budget))
-    why = f"nearest are:{near}" if near else "nothing that it can do was evaluated in time"
+    near = "".join(f"\n  {trial_line(trial, metric)}" for trial in closest(trials, budget))
+    facts = f"the closest are:{near}" if near else "no candidate that it supports was evaluated in time"
     return (
-        f"race: nothing fits the budgets of {device.name} ({', '.join(limits)}); {why}\n"
-        f"allow more, or give more --calibrate samples; no bundle was written"
+        f"--quantize auto: no candidate fits the budgets of {device.name} ({', '.join(limits)}); {facts}\n"
+        f"raise a limit, or give more --calibrate samples; no bundle was written"
     )

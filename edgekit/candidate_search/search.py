@@ -1,6 +1,6 @@
-"""The race: make many candidates, drop the hopeless early, measure the rest, and let ``choice.py`` take the best.
+"""Search one engine's candidates: quantize, drop the bad ones early on a subset of the data, evaluate the others.
 
-It runs once an engine, and knows no toolchain: a ``EngineRunner`` makes, evaluates and times what it asks for.
+The search knows no toolchain: an ``EngineRunner`` quantizes, evaluates and times. ``selection.py`` selects the best.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgekit.candidate_search import candidates
-from edgekit.candidate_search.selection import hopeless, standard_error
-from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, arithmetic
+from edgekit.candidate_search.selection import loses_too_much, standard_error
+from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED, Trial, kernel_recipe
 from edgekit.parallel.executor import Executor, Threads
 from edgekit.plan.budget import Budget
 from edgekit_converters.recipe.recipe import Recipe
@@ -23,49 +23,49 @@ from edgekit_converters.verify.acceptance import check_parity, drop
 from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_runtime.errors import ConversionError, DiskFull, EngineError, PlanError, VerificationError
 
-# What takes a candidate out of the race, a toolchain that died for want of memory among it. A full disk, bad data or a
-# bug are none of these: they end it.
-REASONS = (ConversionError, EngineError, PlanError)
+# Errors that reject one candidate, among them a toolchain that ran out of memory. A full disk, bad data and a bug
+# are others: they end the search.
+REJECTING_ERRORS = (ConversionError, EngineError, PlanError)
 
 
 class EngineRunner(Protocol):
-    """What a race needs of one engine."""
+    """What the search needs from one engine."""
 
     @property
     def engine(self) -> str:
-        """Its name."""
+        """Name of the engine."""
 
     @property
     def schemes(self) -> tuple[str, ...]:
-        """Those that some device allows."""
+        """Schemes that at least one of the devices supports."""
 
-    def make(self, recipe: Recipe) -> Artifact:
+    def quantize(self, recipe: Recipe) -> Artifact:
         """Quantize the float artifact."""
 
     def compare(self, artifact: Artifact) -> Comparison:
-        """Hold it against the source's outputs."""
+        """Compare the artifact's outputs with the source's."""
 
-    def evaluate(self, artifact: Artifact, *, part: bool) -> Evaluation:
-        """Evaluate it on a part of the samples, or on all."""
+    def evaluate(self, artifact: Artifact, *, subset: bool) -> Evaluation:
+        """Evaluate the artifact on a subset of the evaluation data, or on all of it."""
 
-    def rank(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
-        """Time them in turns."""
+    def time_artifacts(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+        """Time the artifacts in turns."""
 
-    def harm(self) -> Sequence[str]:
-        """The source's layers, those that int8 harms most first."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What candidates are held against."""
-
-    whole: Evaluation
-    part: Evaluation | None  # None where parts say nothing of the whole
+    def layers_by_sensitivity(self) -> Sequence[str]:
+        """Return the source's layers, the most sensitive to int8 first."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A trial, and what was made for it."""
+class SourceEvaluations:
+    """The source's results, which candidates are compared with."""
+
+    full: Evaluation
+    subset: Evaluation | None  # None if the metric of a subset says nothing about the full data
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """A trial, with the artifact and the measurements behind it."""
 
     trial: Trial
     artifact: Artifact | None = None
@@ -75,132 +75,135 @@ class Entry:
 
 
 @dataclass
-class Race:
-    """One engine's race. ``entries`` holds what was found, also when it ends early."""
+class CandidateSearch:
+    """The search of one engine. ``results`` holds all finished candidates, also when the search ends early."""
 
-    lane: EngineRunner
-    source: Source
+    runner: EngineRunner
+    source: SourceEvaluations
     budget: Budget
-    stop: Callable[[], str]  # why no further candidate is to be tried; "" while there is time
+    stop_reason: Callable[[], str]  # why no further candidate is tried; "" while there is time
     executor: Executor = field(default_factory=Threads)
-    entries: list[Entry] = field(default_factory=list)
+    results: list[CandidateResult] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: enough to try one candidate there."""
-        return vars(self) | {"stop": None, "executor": Threads(), "entries": []}
+        """Return what another process needs to try one candidate."""
+        return vars(self) | {"stop_reason": None, "executor": Threads(), "results": []}
 
     def run(self) -> None:
-        """Try the candidates: first what costs nothing at run time, then, if none fits, what does."""
-        engine, schemes = self.lane.engine, self.lane.schemes
-        self._try_all(candidates.first(engine, schemes, small=self.budget.size_matters))
-        if self._best_int8() is not None and not self._fits("int8-static"):
-            self._try_until_one_fits(self._partial())
-        if not self._fits("int"):
-            self._try_until_one_fits(candidates.last(engine, schemes))
+        """Try the candidates: first those without a cost at run time, then, if none fits, the slower ones."""
+        engine, schemes = self.runner.engine, self.runner.schemes
+        self.results += self._try_each(candidates.initial(engine, schemes, small=self.budget.size_matters))
+        if self._best_int8() is not None and not self._has_fitting("int8-static"):
+            self._try_until_fitting(self._mixed_precision())
+        if not self._has_fitting("int"):
+            self._try_until_fitting(candidates.fallback(engine, schemes))
 
-    def rank(self, trials: Sequence[Trial]) -> None:
-        """Time these against each other; to be called when nothing else of ours runs.
+    def time_trials(self, trials: Sequence[Trial]) -> None:
+        """Time these trials against each other. Call it when edgekit runs nothing else on this machine.
 
-        Statistics and corrections change constants and no kernel, so one candidate is timed for all that differ in
-        nothing else, whether they are named or not.
+        Candidates that run the same kernels (they differ in constants only) share one measurement, also those that
+        are not in ``trials``.
         """
         timed: dict[Recipe, Artifact] = {}
-        for entry in self.entries:
-            if entry.trial in trials:
-                timed.setdefault(arithmetic(entry.trial.recipe), _artifact(entry))
-        latencies = dict(zip(timed, self.lane.rank(list(timed.values())) if timed else (), strict=True))
-        for place, entry in enumerate(self.entries):
-            latency = latencies.get(arithmetic(entry.trial.recipe))
-            if latency and entry.trial.state == MEASURED:
-                trial = replace(entry.trial, latency_ms=latency.p50)
-                self.entries[place] = replace(entry, trial=trial, latency=latency)
+        for result in self.results:
+            if result.trial in trials:
+                timed.setdefault(kernel_recipe(result.trial.recipe), _artifact(result))
+        latencies = self.runner.time_artifacts(list(timed.values())) if timed else ()
+        by_kernels = dict(zip(timed, latencies, strict=True))
+        for index, result in enumerate(self.results):
+            latency = by_kernels.get(kernel_recipe(result.trial.recipe))
+            if latency and result.trial.state == MEASURED:
+                trial = replace(result.trial, latency_ms=latency.p50)
+                self.results[index] = replace(result, trial=trial, latency=latency)
 
-    def _try_all(self, recipes: Iterable[Recipe]) -> None:
-        self.entries += self._tried(list(recipes))
-
-    def _try_until_one_fits(self, recipes: Iterable[Recipe]) -> None:
+    def _try_until_fitting(self, recipes: Iterable[Recipe]) -> None:
         waiting = list(recipes)
         while waiting:
-            some, waiting = waiting[: self.executor.jobs], waiting[self.executor.jobs :]
-            for entry in self._tried(some):
-                self.entries.append(entry)
-                if self._keeps(entry.trial):
-                    return  # what was tried beside it does not count: with fewer jobs it would not have been
+            batch, waiting = waiting[: self.executor.jobs], waiting[self.executor.jobs :]
+            for result in self._try_each(batch):
+                self.results.append(result)
+                if self._within_max_drop(result.trial):
+                    return  # the others of the batch are ignored, so that the result does not depend on --jobs
 
-    def _partial(self) -> Iterable[Recipe]:
+    def _mixed_precision(self) -> Iterable[Recipe]:
         best = self._best_int8()
-        if best is None or self.stop():
+        if best is None or self.stop_reason():
             return ()
         try:
-            return candidates.partial(best.recipe, self.lane.harm())
+            return candidates.mixed_precision(best.recipe, self.runner.layers_by_sensitivity())
         except DiskFull:
             raise
         except ConversionError as error:
-            why = f"which of its layers to keep in float is not known: {_line(error)}"
-            self.entries.append(Entry(Trial(self.lane.engine, best.recipe, FAILED, why)))
+            reason = f"the sensitivity of its layers cannot be measured: {_first_line(error)}"
+            self.results.append(CandidateResult(Trial(self.runner.engine, best.recipe, FAILED, reason)))
             return ()
 
-    def _keeps(self, trial: Trial) -> bool:
+    def _within_max_drop(self, trial: Trial) -> bool:
         return trial.state == MEASURED and trial.drop is not None and trial.drop <= self.budget.max_drop
 
-    def _fits(self, scheme: str) -> bool:
-        return any(one.trial.recipe.scheme.startswith(scheme) and self._keeps(one.trial) for one in self.entries)
+    def _has_fitting(self, scheme: str) -> bool:
+        trials = [result.trial for result in self.results]
+        return any(trial.recipe.scheme.startswith(scheme) and self._within_max_drop(trial) for trial in trials)
 
     def _best_int8(self) -> Trial | None:
-        """The int8-static candidate that lost least, on a part or on all."""
-        known = [one.trial for one in self.entries if one.trial.recipe.scheme == "int8-static"]
+        """Return the int8-static trial with the smallest drop, on a subset or on all data."""
+        known = [result.trial for result in self.results if result.trial.recipe.scheme == "int8-static"]
         known = [trial for trial in known if trial.drop is not None]
         return min(known, key=lambda trial: trial.drop or 0.0, default=None)
 
-    def _tried(self, recipes: Sequence[Recipe]) -> list[Entry]:
-        """Try candidates side by side; in their order, whoever is done first."""
-        first = not self.entries  # there is always something to take: float32, the first
-        return self.executor.map(self._try, recipes, lambda place: "" if first and place == 0 else self.stop())
+    def _try_each(self, recipes: Sequence[Recipe]) -> list[CandidateResult]:
+        """Try candidates in parallel; the results are in the order of the recipes."""
+        first = not self.results  # float32, the first candidate, is never skipped: there must be something to select
+        return self.executor.map(self._try, recipes, lambda index: "" if first and index == 0 else self.stop_reason())
 
-    def _try(self, recipe: Recipe, reason: str) -> Entry:
-        if reason:
-            return Entry(Trial(self.lane.engine, recipe, SKIPPED, reason))
-        trial = Trial(self.lane.engine, recipe, SKIPPED)
+    def _try(self, recipe: Recipe, skip_reason: str) -> CandidateResult:
+        trial = Trial(self.runner.engine, recipe, SKIPPED, skip_reason)
+        if skip_reason:
+            return CandidateResult(trial)
         started = time.monotonic()
-        entry = self._made(trial)
-        return replace(entry, trial=replace(entry.trial, seconds=round(time.monotonic() - started, 2)))
+        result = self._quantize_and_check(trial)
+        return replace(result, trial=replace(result.trial, seconds=round(time.monotonic() - started, 2)))
 
-    def _made(self, trial: Trial) -> Entry:
+    def _quantize_and_check(self, trial: Trial) -> CandidateResult:
         try:
-            artifact = self.lane.make(trial.recipe)
-            comparison = self.lane.compare(artifact)
+            artifact = self.runner.quantize(trial.recipe)
+            comparison = self.runner.compare(artifact)
             check_parity(artifact, comparison, stage="quantize")
-            return self._evaluated(trial, artifact, comparison)
+            return self._evaluate(trial, artifact, comparison)
         except VerificationError as error:
-            return Entry(replace(trial, state=BROKEN, reason=_line(error)))
-        except DiskFull:  # the next candidates would fail, too, and the choice would be among what is left
+            return CandidateResult(replace(trial, state=BROKEN, reason=_first_line(error)))
+        except DiskFull:  # the next candidates would fail, too, and the selection would be among the others
             raise
-        except REASONS as error:
-            return Entry(replace(trial, state=FAILED, reason=_line(error)))
+        except REJECTING_ERRORS as error:
+            return CandidateResult(replace(trial, state=FAILED, reason=_first_line(error)))
 
-    def _evaluated(self, trial: Trial, artifact: Artifact, comparison: Comparison) -> Entry:
+    def _evaluate(self, trial: Trial, artifact: Artifact, comparison: Comparison) -> CandidateResult:
         trial = replace(trial, size_bytes=artifact.size_bytes)
-        if self.source.part is not None:
-            part = self.lane.evaluate(artifact, part=True)
-            if self._hopeless(self.source.part, part):
-                known = _measured(trial, self.source.part, part)
-                return Entry(replace(known, state=DROPPED, reason=f"loses too much on {part.samples} samples"))
-        whole = self.lane.evaluate(artifact, part=False)
-        return Entry(replace(_measured(trial, self.source.whole, whole), state=MEASURED), artifact, comparison, whole)
+        if self.source.subset is not None:
+            subset = self.runner.evaluate(artifact, subset=True)
+            if self._loses_too_much(self.source.subset, subset):
+                trial = _with_evaluation(trial, self.source.subset, subset)
+                return CandidateResult(
+                    replace(trial, state=DROPPED, reason=f"loses too much on {subset.samples} samples")
+                )
+        full = self.runner.evaluate(artifact, subset=False)
+        trial = replace(_with_evaluation(trial, self.source.full, full), state=MEASURED)
+        return CandidateResult(trial, artifact, comparison, full)
 
-    def _hopeless(self, source: Evaluation, part: Evaluation) -> bool:
+    def _loses_too_much(self, source: Evaluation, candidate: Evaluation) -> bool:
         assert source.scores is not None
-        assert part.scores is not None
-        better = higher_is_better(part.metric)
-        return hopeless(np.load(source.scores), np.load(part.scores), self.budget.max_drop, higher_is_better=better)
+        assert candidate.scores is not None
+        better = higher_is_better(candidate.metric)
+        scores = np.load(source.scores), np.load(candidate.scores)
+        return loses_too_much(*scores, self.budget.max_drop, higher_is_better=better)
 
 
-def _artifact(entry: Entry) -> Artifact:
-    assert entry.artifact is not None  # every measured trial has one
-    return entry.artifact
+def _artifact(result: CandidateResult) -> Artifact:
+    assert result.artifact is not None  # every measured trial has one
+    return result.artifact
 
 
-def _measured(trial: Trial, source: Evaluation, evaluation: Evaluation) -> Trial:
+def _with_evaluation(trial: Trial, source: Evaluation, evaluation: Evaluation) -> Trial:
     error = None
     if source.scores and evaluation.scores:
         error = standard_error(np.load(source.scores), np.load(evaluation.scores))
@@ -208,5 +211,5 @@ def _measured(trial: Trial, source: Evaluation, evaluation: Evaluation) -> Trial
     return replace(trial, samples=evaluation.samples, value=evaluation.value, drop=lost, error=error)
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Which of the trials to take: the best within the budgets, and why; pure functions of what was measured."""
+"""Select the best trial within the budgets, and explain the choice; pure functions of the measurements."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, complexity
 from edgekit.plan.budget import Budget
+from edgekit_converters.recipe.label import recipe_label
 
-ALIKE = 1.03  # latencies nearer than this are one: the noise of a machine that does other things, too
-SURE = 2.0  # standard errors: when a part of the data is enough to know that a candidate loses too much
+ALIKE = 1.03  # latencies within this ratio count as equal: the noise of a machine that also does other work
+SURE = 2.0  # standard errors after which a subset of the data is enough to drop a candidate
 
 
 def misses(trial: Trial, budget: Budget) -> dict[str, float]:
@@ -28,16 +29,16 @@ def misses(trial: Trial, budget: Budget) -> dict[str, float]:
     return over
 
 
-def hopeless(source: np.ndarray, candidate: np.ndarray, max_drop: float, *, higher_is_better: bool) -> bool:
-    """Tell from the scores of a part of the samples that a candidate loses more than is allowed.
+def loses_too_much(source: np.ndarray, candidate: np.ndarray, max_drop: float, *, higher_is_better: bool) -> bool:
+    """Tell from a subset of the samples that a candidate loses more than allowed.
 
-    The difference is taken sample by sample, so that what both get wrong does not blur it: it is hopeless when the
-    mean loss less ``SURE`` standard errors is above the limit.
+    The scores are compared sample by sample, so samples that both get wrong add no noise. It is true when the mean
+    loss minus ``SURE`` standard errors is above the limit.
 
     Args:
-        source: what the metric gives the source, a sample, (n,).
-        candidate: likewise the candidate, (n,).
-        max_drop: the limit of the mean.
+        source: the source's score of each sample, (n,).
+        candidate: the candidate's score of each sample, (n,).
+        max_drop: limit of the mean loss.
         higher_is_better: of the metric.
     """
     loss = (source - candidate) if higher_is_better else (candidate - source)
@@ -45,16 +46,17 @@ def hopeless(source: np.ndarray, candidate: np.ndarray, max_drop: float, *, high
 
 
 def standard_error(source: np.ndarray, candidate: np.ndarray) -> float:
-    """Standard error of the mean difference of two sets of scores of the same samples, (n,) each."""
+    """Return the standard error of the mean difference of two score arrays of the same samples, (n,) each."""
     return float((source - candidate).std(ddof=1) / math.sqrt(len(source))) if len(source) > 1 else math.inf
 
 
 def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
-    """The best measured trial within the budgets; None when none fits.
+    """Return the best measured trial within the budgets; None if none fits.
 
-    For latency it is one of the fastest, so never an integer variant that is slower than float; for size the
-    smallest; for accuracy one of those that lose least. What is alike within the noise is narrowed by the others in
-    turn, and of the rest the simplest recipe is taken: the best of many on one set is best by chance.
+    For the objective "latency" it is one of the fastest, so never an integer variant that is slower than float; for
+    "size" the smallest; for "accuracy" one of those with the smallest drop. Trials that are equal within the noise
+    are then compared by the other measures, and last the simplest recipe is taken: the best of many candidates on
+    one data set is often the best by chance.
     """
     fitting = [trial for trial in trials if trial.state == MEASURED and not misses(trial, budget)]
     if not fitting:
@@ -75,7 +77,7 @@ def _smallest(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _most_accurate(trials: Sequence[Trial]) -> list[Trial]:
-    """Those within one standard error of the best, the rule by which CART prunes (Breiman et al., 1984)."""
+    """Return the trials within one standard error of the best (the 1-SE rule of CART, Breiman et al., 1984)."""
     best = min(trials, key=_drop)
     return [trial for trial in trials if _drop(trial) <= _drop(best) + (best.error or 0.0)]
 
@@ -88,100 +90,103 @@ ORDER = {
 
 
 def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Those measured trials that no other beats in loss, latency and size at once."""
+    """Return the measured trials that no other trial beats in drop, latency and size at once."""
     measured = [trial for trial in trials if trial.state == MEASURED]
     keys: dict[int, tuple[float, ...]] = {
         id(trial): (_drop(trial), _latency(trial), float(trial.size_bytes or 0)) for trial in measured
     }
 
-    def beaten(trial: Trial) -> bool:
+    def dominated(trial: Trial) -> bool:
         own = keys[id(trial)]
         return any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in keys.values())
 
-    return tuple(trial for trial in measured if not beaten(trial))
+    return tuple(trial for trial in measured if not dominated(trial))
 
 
 def closest(trials: Sequence[Trial], budget: Budget, count: int = 3) -> tuple[Trial, ...]:
-    """The measured or dropped trials that miss the budgets by least, the nearest first."""
+    """Return the trials that exceed the budgets by the least, the closest first."""
     known = [trial for trial in trials if trial.drop is not None]
     return tuple(sorted(known, key=lambda trial: sum(misses(trial, budget).values()))[:count])
 
 
 def finalists(trials: Sequence[Trial], budget: Budget) -> tuple[Trial, ...]:
-    """Those worth timing a second time: all that may be chosen, since times of two turns do not compare."""
+    """Return the trials to time once more: all within the budgets, since times of two runs are not comparable."""
     return tuple(trial for trial in trials if trial.state == MEASURED and not misses(trial, budget))
 
 
 def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
-    """One paragraph: what was taken, what it was held against, and why not the others.
+    """Return one paragraph: the selected trial, its measurements, and why the others were not selected.
 
     Args:
-        chosen: the trial taken.
-        trials: all of the same engine.
-        budget: what it had to keep to.
-        metric: what drops are measured in.
+        chosen: the selected trial.
+        trials: all trials of the same engine.
+        budget: its limits.
+        metric: of the drops.
     """
     others = [trial for trial in trials if trial is not chosen]
     timed = [trial for trial in others if trial.state == MEASURED]
-    limit = amount(budget.max_drop, metric)
-    said = [
-        f"{chosen.engine}: took {_told(chosen)}: it {_loses(_drop(chosen), metric)} where {limit} may be lost, takes "
-        f"{_latency(chosen):.3f} ms a call here and {(chosen.size_bytes or 0) / 1024:.0f} KiB"
+    facts = [
+        f"{chosen.engine}: selected {recipe_label(chosen.recipe)}: {drop_text(_drop(chosen), metric)} "
+        f"(limit {amount(budget.max_drop, metric)}), {_latency(chosen):.3f} ms per call on this machine, "
+        f"{(chosen.size_bytes or 0) / 1024:.0f} KiB"
     ]
     float32 = next((trial for trial in timed if trial.recipe.scheme == "float32"), None)
     if float32 is not None:
-        said.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
+        facts.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
     over = [trial for trial in timed if "drop" in misses(trial, budget)]
     over += [trial for trial in others if trial.state == DROPPED]
     if over:
         worst = amount(max(map(_drop, over)), metric)
-        said.append(f"{len(over)} of {len(trials)} candidates lose too much, up to {worst}")
-    fitting = [trial for trial in timed if not misses(trial, budget)]
+        facts.append(f"{len(over)} of {len(trials)} candidates lose too much, up to {worst}")
+    facts += _fitting_but_worse(chosen, [trial for trial in timed if not misses(trial, budget)], budget, metric)
+    for state, why in ((BROKEN, "failed the parity check"), (FAILED, "could not be converted")):
+        count = sum(trial.state == state for trial in others)
+        facts += [f"{count} {why}"] if count else []
+    return "; ".join(facts) + "."
+
+
+def _fitting_but_worse(chosen: Trial, fitting: Sequence[Trial], budget: Budget, metric: str) -> list[str]:
+    """Say why trials within the budgets were not selected."""
+    facts = []
     slower = [trial for trial in fitting if _latency(trial) > ALIKE * _latency(chosen)]
     if slower and budget.objective == "latency":
         times = min(map(_latency, slower)) / _latency(chosen)
-        said.append(f"{len(slower)} fit and are slower, the next takes {times:.2f} times as long")
+        facts.append(f"{len(slower)} within the limits are slower, at least {times:.2f} times as long")
     larger = [trial for trial in fitting if (trial.size_bytes or 0) > (chosen.size_bytes or 0)]
     if larger and budget.objective == "size":
-        said.append(f"{len(larger)} fit and are larger")
+        facts.append(f"{len(larger)} within the limits are larger")
     by_chance = [trial for trial in fitting if _by_chance(chosen, trial)]
     if by_chance:
         best = amount(_drop(chosen) - min(map(_drop, by_chance)), metric)
-        said.append(f"{len(by_chance)} seem better by up to {best}, which is chance, and are less simple")
-    for state, why in ((BROKEN, "turned out to compute something else than the model"), (FAILED, "could not be made")):
-        unfit = [trial for trial in others if trial.state == state]
-        said += [f"{len(unfit)} {why}"] if unfit else []
-    return "; ".join(said) + "."
+        facts.append(f"{len(by_chance)} are better by up to {best}, within one standard error, but less simple")
+    return facts
 
 
-def measured(trial: Trial, metric: str) -> str:
-    """A trial and what is known of it, in a line."""
-    facts = [_loses(_drop(trial), metric)]
+def trial_line(trial: Trial, metric: str) -> str:
+    """Return a trial and its measurements in one line."""
+    facts = [drop_text(_drop(trial), metric)]
     facts += [f"{trial.latency_ms:.4g} ms"] if trial.latency_ms is not None else []
     facts += [f"{trial.size_bytes / 2**20:.3g} MiB"] if trial.size_bytes is not None else []
     return f"{trial.name}: {', '.join(facts)}"
 
 
-def _loses(drop: float, metric: str) -> str:
+def drop_text(drop: float, metric: str) -> str:
+    """Return a drop in words."""
     if drop == 0:
         return "loses nothing"
     return f"loses {amount(drop, metric)}" if drop > 0 else f"gains {amount(-drop, metric)}"
 
 
 def amount(drop: float, metric: str) -> str:
-    """A drop, for people."""
+    """Return a drop with its unit."""
     return f"{100 * drop:.2f} points" if metric in ("accuracy", "agreement") else f"{drop:.4g} of {metric}"
 
 
 def _by_chance(chosen: Trial, other: Trial) -> bool:
-    """Whether another loses less, by no more than its standard error, and does more for it at the same speed."""
+    """Tell whether another trial has a smaller drop within its standard error, at the same speed but less simple."""
     gain = _drop(chosen) - _drop(other)
     alike = _latency(other) <= ALIKE * _latency(chosen) and complexity(other.recipe) > complexity(chosen.recipe)
     return alike and 0 < gain <= (other.error or 0.0)
-
-
-def _told(trial: Trial) -> str:
-    return trial.name.partition(" ")[2]
 
 
 def _drop(trial: Trial) -> float:

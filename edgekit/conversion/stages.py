@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.conversion.manifest import BuiltArtifact
-from edgekit.conversion.trial import Trial, told
+from edgekit.conversion.trial import Trial
 from edgekit.parallel import evaluation as parallel_evaluation
 from edgekit.parallel.executor import SEQUENTIAL, Executor
 from edgekit.plan.options import AUTO
@@ -18,6 +18,7 @@ from edgekit_converters.data import DataRequest, DataSet, TakeRequest
 from edgekit_converters.examine.coverage import Coverage, CoverRequest
 from edgekit_converters.execution.runner import Runner
 from edgekit_converters.load import LOADERS
+from edgekit_converters.recipe.label import recipe_label
 from edgekit_converters.recipe.recipe import Recipe, resolve
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import (
@@ -241,7 +242,7 @@ def sense(work: ConversionContext, lowered: Lowered, recipe: Recipe) -> Sensitiv
     request = SenseRequest(
         artifact, quantize(work, lowered, plain), layers(work, lowered.artifact).layers, work.inputs, work.calibration
     )
-    sensed: Sensitivity = work.runner.run("sense", artifact.engine, request, f"{artifact.engine} {told(plain)}")
+    sensed: Sensitivity = work.runner.run("sense", artifact.engine, request, f"{artifact.engine} {recipe_label(plain)}")
     return sensed
 
 
@@ -255,7 +256,7 @@ def quantize(work: ConversionContext, lowered: Examined, recipe: Recipe) -> Arti
         artifact, nodes = _split(work, lowered), (*lowered.examined.nodes, *nodes)
     calibration = work.calibration if any(SCHEMES[scheme].calibrated for scheme in recipe.schemes) else None
     request = QuantizeRequest(artifact, recipe, work.inputs, calibration, nodes)
-    made: Artifact = work.runner.run("quantize", artifact.engine, request, f"{artifact.engine} {told(recipe)}")
+    made: Artifact = work.runner.run("quantize", artifact.engine, request, f"{artifact.engine} {recipe_label(recipe)}")
     return made
 
 

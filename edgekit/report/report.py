@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.candidate_search.selection import pareto
-from edgekit.conversion.trial import Trial, told
+from edgekit.conversion.trial import Trial
 from edgekit.report.pruning_report import PruningReport
 from edgekit_converters.examine.coverage import Coverage
 from edgekit_converters.execution.runner import StageCost
+from edgekit_converters.recipe.label import recipe_label
 from edgekit_converters.records import Finding, Latency, Parity
 from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import ConversionError
@@ -138,7 +139,8 @@ def trial_reports(trials: Sequence[Trial]) -> tuple[TrialReport, ...]:
         for one in pareto([t for t in trials if t.engine == engine])
     ]
     return tuple(
-        TrialReport(**{**vars(trial), "recipe": told(trial.recipe), "pareto": trial in best}) for trial in trials
+        TrialReport(**{**vars(trial), "recipe": recipe_label(trial.recipe), "pareto": trial in best})
+        for trial in trials
     )
 
 

@@ -71,7 +71,9 @@ def test_without_labels_agreement_with_the_float_model_counts(race, demo, tmp_pa
     np.save(tmp_path / "unlabelled.npy", samples)
     report = race(calibrate=tmp_path / "unlabelled.npy", evaluate=None, objective="size")
     assert (report.source.metric, report.source.value) == ("agreement", 1.0)
-    assert any("has no labels, so what counts is agreement with the float model" in note for note in report.notes)
+    assert any(
+        "has no labels, so candidates are compared by agreement with the float model" in note for note in report.notes
+    )
 
 
 def test_a_function_that_yields_in_order_of_class_and_a_metric_that_needs_all_classes(race, demo, tmp_path):
@@ -111,7 +113,7 @@ def test_what_came_quantized_is_bundled_as_it_is(race, demo, tmp_path):
 
 def test_when_nothing_fits_the_nearest_are_named_and_no_bundle_is_written(race, tmp_path):
     with pytest.raises(
-        VerificationError, match=r"nothing fits the budgets of raspberry-pi-5 .*nearest are:\n  litert "
+        VerificationError, match=r"no candidate fits the budgets of raspberry-pi-5 .*the closest are:\n  litert "
     ):
         race(max_size_mib=0.001)
     assert not (tmp_path / "digits.edgekit").exists()

@@ -1,4 +1,4 @@
-"""How a race is ended, which of a device's variants comes first after it, and what is said when there is none."""
+"""How a search ends, in which order a device prefers its variants, and the message when no candidate fits."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from edgekit.candidate_search.quantize_auto import _in_order, _nothing, _side_by_side
+from edgekit.candidate_search.quantize_auto import _in_order, _nothing_fits, _run_in_parallel
 from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
 from edgekit.plan.plan import VariantPlan
@@ -27,7 +27,7 @@ def variant(engine, device):
     return VariantPlan(engine, device, "int8-static", "f32")
 
 
-def test_what_was_fastest_here_comes_first_where_it_ran_on_such_a_processor():
+def test_the_fastest_variant_comes_first_on_the_same_processor():
     here = dataclasses.replace(load_profile("x86-64"), arch=machine())
     mine = {variant("openvino", "cpu"): trial("openvino", 2.0), variant("litert", "cpu"): trial("litert", 1.0)}
     assert _in_order(mine, here, BUDGET) == ("litert-int8-static", "openvino-int8-static")
@@ -37,26 +37,26 @@ def test_what_was_fastest_here_comes_first_where_it_ran_on_such_a_processor():
     assert _in_order(mine, here, by_size) == ("openvino-int8-static", "litert-int8-static")
 
 
-def test_the_time_of_a_processor_says_nothing_of_an_npu():
+def test_times_of_the_cpu_do_not_order_variants_of_an_npu():
     here = dataclasses.replace(load_profile("x86-64"), arch=machine())
     mine = {variant("openvino", "npu"): trial("openvino", 2.0), variant("litert", "cpu"): trial("litert", 1.0)}
     assert _in_order(mine, here, BUDGET) == ("openvino-npu-int8-static", "litert-int8-static")
 
 
-def test_a_device_that_can_do_nothing_that_was_evaluated_is_told_so():
-    said = _nothing(load_profile("intel-igpu"), [], BUDGET, "accuracy")
-    assert "nothing that it can do was evaluated in time" in said
-    assert "nearest are:\n  litert int8-static: loses nothing" in _nothing(
+def test_the_message_names_the_closest_candidates_or_says_that_there_are_none():
+    said = _nothing_fits(load_profile("intel-igpu"), [], BUDGET, "accuracy")
+    assert "no candidate that it supports was evaluated in time" in said
+    assert "the closest are:\n  litert int8-static: loses nothing" in _nothing_fits(
         load_profile("x86-64"), [trial("litert", 1.0)], BUDGET, "accuracy"
     )
 
 
 @pytest.mark.usefixtures("takes_signals")
-def test_ctrl_c_waits_for_what_is_being_tried_and_a_second_one_for_nothing():
+def test_ctrl_c_waits_for_running_candidates_and_a_second_one_does_not():
     for more in (0, 1):
         interrupted, over = threading.Event(), threading.Event()
 
-        def race(artifact, more=more, interrupted=interrupted, over=over):
+        def search(artifact, more=more, interrupted=interrupted, over=over):
             time.sleep(0.3)  # who waits for the result has begun to
             os.kill(os.getpid(), signal.SIGINT)
             assert interrupted.wait(30)
@@ -68,8 +68,8 @@ def test_ctrl_c_waits_for_what_is_being_tried_and_a_second_one_for_nothing():
 
         if more:
             with pytest.raises(KeyboardInterrupt):
-                _side_by_side(race, ["litert"], interrupted, wait=False)
+                _run_in_parallel(search, ["litert"], interrupted, wait=False)
             assert not over.is_set()
             over.set()
         else:
-            assert _side_by_side(race, ["litert"], interrupted, wait=False) == ["litert"]
+            assert _run_in_parallel(search, ["litert"], interrupted, wait=False) == ["litert"]

@@ -1,13 +1,22 @@
-"""The best within the budgets is taken, a hopeless candidate is known early, and the reasons are said."""
+"""The best within the budgets is taken, a bad candidate is dropped early, and the choice is explained."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgekit.candidate_search.selection import choose, closest, explain, finalists, hopeless, pareto, standard_error
-from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial, told
+from edgekit.candidate_search.selection import (
+    choose,
+    closest,
+    explain,
+    finalists,
+    loses_too_much,
+    pareto,
+    standard_error,
+)
+from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, Trial
 from edgekit.plan.budget import Budget
+from edgekit_converters.recipe.label import recipe_label
 from edgekit_converters.recipe.recipe import Recipe, Rule
 
 BUDGET = Budget(max_drop=0.01)
@@ -70,8 +79,8 @@ def test_what_is_best_by_chance_loses_against_what_is_simpler(objective):
     assert choose([lucky, replace(plain, drop=0.005)], wish) is lucky
     assert choose([lucky, plain, better], wish) is better  # plain is beyond its standard error, and it is simpler
     said = explain(plain, [lucky, plain], BUDGET, "accuracy")
-    assert "1 seem better by up to 0.15 points, which is chance, and are less simple" in said
-    assert "chance" not in explain(better, [lucky, plain, better], BUDGET, "accuracy")
+    assert "1 are better by up to 0.15 points, within one standard error, but less simple" in said
+    assert "standard error" not in explain(better, [lucky, plain, better], BUDGET, "accuracy")
 
 
 def test_the_standard_error_is_that_of_the_differences():
@@ -104,37 +113,36 @@ def test_what_is_wrong_and_what_was_never_made_are_told_apart():
     broken = replace(PLAIN, state=BROKEN, drop=None, latency_ms=None)
     failed = replace(HALF, state=FAILED, drop=None, latency_ms=None)
     said = explain(PARTIAL, [FLOAT, broken, PARTIAL, failed], replace(BUDGET, objective="size"), "accuracy")
-    assert said.endswith(
-        "; 1 fit and are larger; 1 turned out to compute something else than the model; 1 could not be made."
-    )
+    assert said.endswith("; 1 within the limits are larger; 1 failed the parity check; 1 could not be converted.")
 
 
 @pytest.mark.parametrize(("lost", "known"), [(0, False), (2, False), (60, True)])
-def test_a_part_of_the_samples_tells_what_is_hopeless(lost, known):
+def test_a_subset_of_the_samples_drops_a_bad_candidate(lost, known):
     source = np.ones(500)
     source[:100] = 0  # what the source gets wrong itself says nothing
     candidate = source.copy()
     candidate[100 : 100 + lost] = 0
-    assert hopeless(source, candidate, 0.01, higher_is_better=True) is known
-    assert hopeless(1 - source, 1 - candidate, 0.01, higher_is_better=False) is known
+    assert loses_too_much(source, candidate, 0.01, higher_is_better=True) is known
+    assert loses_too_much(1 - source, 1 - candidate, 0.01, higher_is_better=False) is known
 
 
-def test_a_loss_that_chance_explains_is_not_hopeless():
+def test_a_loss_within_the_noise_does_not_drop_a_candidate():
     generator = np.random.default_rng(0)
     source, candidate = (generator.random((2, 200)) < 0.7).astype(float)  # both right as often
-    assert not hopeless(source, candidate - 0.02, 0.01, higher_is_better=True)
+    assert not loses_too_much(source, candidate - 0.02, 0.01, higher_is_better=True)
 
 
 def test_the_choice_is_explained():
     said = explain(PARTIAL, [FLOAT, PLAIN, PARTIAL, HALF], BUDGET, "accuracy")
     assert said == (
-        "litert: took int8-static, 2 layers float32: it loses 0.80 points where 1.00 points may be lost, "
-        "takes 1.300 ms a call here and 127 KiB; float32 takes 1.54 times as long; "
-        "1 of 4 candidates lose too much, up to 5.00 points; 2 fit and are slower, the next takes 1.54 times as long."
+        "litert: selected int8-static, 2 layers float32: loses 0.80 points (limit 1.00 points), "
+        "1.300 ms per call on this machine, 127 KiB; float32 takes 1.54 times as long; "
+        "1 of 4 candidates lose too much, up to 5.00 points; "
+        "2 within the limits are slower, at least 1.54 times as long."
     )
 
 
 def test_recipes_are_told_in_a_few_words():
-    assert told(Recipe("int8-static", statistics="mse", corrections=("equalize", "bias"))) == (
+    assert recipe_label(Recipe("int8-static", statistics="mse", corrections=("equalize", "bias"))) == (
         "int8-static mse equalize+bias"
     )
