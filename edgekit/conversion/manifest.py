@@ -141,6 +141,7 @@ def _variant(contents: Contents, variant: VariantPlan) -> Variant:
         name=variant.name,
         engine=variant.engine,
         device=variant.device,
+        delegate=variant.delegate,
         scheme=variant.scheme,
         files=tuple(f"variants/{folder}/{path.name}" for path in made.artifact.files),
         inputs=made.artifact.inputs,

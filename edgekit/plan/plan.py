@@ -48,11 +48,13 @@ class VariantPlan:
     device: str
     scheme: str
     precision: str  # what the engine is pinned to for float arithmetic
+    delegate: str | None = None  # the library that runs it, such as "edgetpu"; without one the engine itself runs it
 
     @property
     def name(self) -> str:
         """The variant's name in the bundle, such as ``litert-int8-static`` or ``openvino-gpu-float16``."""
-        return f"{self.engine}-{self.scheme}" if self.device == "cpu" else f"{self.engine}-{self.device}-{self.scheme}"
+        unit = self.delegate or self.device
+        return f"{self.engine}-{self.scheme}" if unit == "cpu" else f"{self.engine}-{unit}-{self.scheme}"
 
     @property
     def artifact(self) -> tuple[str, str]:
@@ -274,7 +276,7 @@ def _variants(
             engine, _, unit = target.partition(":")
             for wanted in device.schemes:  # the device's order, not the order of the command line
                 if wanted in schemes and engine in possible and engine in engines_for_scheme(wanted):
-                    variant = VariantPlan(engine, unit, wanted, _precision(device, unit))
+                    variant = VariantPlan(engine, unit, wanted, _precision(device, unit), device.delegates.get(target))
                     names.append(variants.setdefault(variant.name, variant).name)
         _refuse_or_note(device, schemes, names, possible, notes)
         preferred[device.name] = tuple(names)
@@ -307,7 +309,7 @@ def _refuse_or_note(
     left = [name for name in asked if not any(made.endswith(name) for made in names)]
     if left:
         notes.append(f"{device.name}: no {', '.join(left)}; it can do {', '.join(able)}")
-    if device.accelerator:
+    if device.accelerator and device.accelerator not in device.delegates.values():
         notes.append(
             f"{device.name}: these variants run on its CPU; nothing in the bundle uses its {device.accelerator}, "
             f"whose vendor's compiler edgekit does not call"

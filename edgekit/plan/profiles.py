@@ -14,6 +14,7 @@ from typing import Any
 
 from edgekit_converters.formats import FORMATS, engines_for_scheme, format_of
 from edgekit_converters.recipe.schemes import SCHEMES
+from edgekit_runtime.engines.delegates import DELEGATES
 from edgekit_runtime.errors import ProfileError
 from edgekit_runtime.placement.candidates import gone
 
@@ -43,14 +44,15 @@ class DeviceProfile:
     cores: int | None = None  # none where the profile stands for many machines
     memory_mib: int | None = None  # likewise; of the smallest model sold
     accelerator: str | None = None  # one of ACCELERATORS
+    delegates: dict[str, str] = field(default_factory=dict, hash=False)  # target -> name of the delegate that runs it
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON-able data for the manifest; what is not known is left out."""
         pairs = ((key.name, getattr(self, key.name)) for key in fields(self))
         return {
-            name: list(value) if isinstance(value, tuple) else dict(value) if name == "source" else value
+            name: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, dict) else value
             for name, value in pairs
-            if value is not None
+            if value is not None and value != {}
         }
 
 
@@ -91,6 +93,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0  # a TOML boolean is an int to Python
 
 
+def _is_delegates(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(name in DELEGATES for name in value.values())
+
+
 def _is_source(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(_is_text(text) for text in value.values())
 
@@ -107,6 +113,7 @@ KEYS = {
     "cores": _Key("a whole number above 0", _is_count, required=False),
     "memory_mib": _Key("a whole number above 0", _is_count, required=False),
     "accelerator": _one_of(ACCELERATORS, required=False),
+    "delegates": _Key(f"a table, target = one of {', '.join(DELEGATES)}", _is_delegates, required=False),
 }
 
 
@@ -180,4 +187,15 @@ def _check(data: dict[str, Any], file: Traversable) -> None:
             raise ProfileError(
                 f"device profile {file}: schemes has {scheme!r}, which no engine of targets can hold; "
                 f"it needs one of {', '.join(engines_for_scheme(scheme))}"
+            )
+    _check_delegates(data.get("delegates", {}), data["targets"], file)
+
+
+def _check_delegates(delegates: dict[str, str], targets: list[str], file: Traversable) -> None:
+    able = [target for target in targets if format_of(target.partition(":")[0]).takes_delegates]
+    for target in delegates:
+        if target not in able:
+            raise ProfileError(
+                f"device profile {file}: delegates has {target!r}, which is no target that a delegate can run; "
+                f"name one of {', '.join(able) or 'the litert targets, after adding it to targets'}"
             )

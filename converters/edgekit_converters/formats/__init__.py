@@ -64,6 +64,7 @@ class Format:
     layer_copies: int  # how many copies of the layer the builder writes into one file
 
     tensor_order: str | None = None  # (path) -> Signature; None: the engine lists tensors in the source's order
+    takes_delegates: bool = False  # whether the engine can hand operators to a delegate, such as Coral's
     engine_settings: Callable[[str, str, str], dict[str, str]] = no_settings  # (scheme, precision, device) -> settings
 
 

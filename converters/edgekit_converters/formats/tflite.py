@@ -70,5 +70,6 @@ FORMAT = Format(
     artifact_pair="edgekit_converters.sensitivity.tflite:TflitePair",
     layer_builder="edgekit_converters.prune.latency.tflite_layer:make",
     layer_copies=1,
+    takes_delegates=True,
     tensor_order="edgekit_converters.formats.tflite_metadata:signature",
 )

@@ -60,6 +60,21 @@ def test_the_snapshot_is_json_and_leaves_out_what_is_not_known(tmp_path: Path) -
     assert not {"cores", "memory_mib", "accelerator"} & snapshot.keys()
 
 
+def test_a_profile_can_name_the_delegate_of_a_target(tmp_path: Path) -> None:
+    targets = GOOD.replace("litert:cpu", "litert:npu").replace("openvino:cpu", "litert:cpu")
+    profile = load_profile(write(tmp_path, targets + '[delegates]\n"litert:npu" = "vx"\n'))
+    assert profile.delegates == {"litert:npu": "vx"}
+    assert profile.to_dict()["delegates"] == {"litert:npu": "vx"}
+    assert "delegates" not in load_profile("coral-usb").to_dict()
+
+
+@pytest.mark.parametrize("target", ["litert:npu", "openvino:cpu"])
+def test_a_delegate_runs_only_a_litert_target_of_the_profile(tmp_path: Path, target: str) -> None:
+    path = write(tmp_path, GOOD + f'[delegates]\n"{target}" = "vx"\n')
+    with pytest.raises(ProfileError, match=f"delegates has '{target}'.*name one of litert:cpu"):
+        load_profile(path)
+
+
 def test_names_are_sorted_and_hold_the_boards_promised() -> None:
     names = profile_names()
     assert list(names) == sorted(names)
@@ -100,6 +115,8 @@ def test_an_unknown_name_far_from_all_lists_those_there_are() -> None:
         ('verified = "no"', 'verified = "no"\ncores = 0', "cores"),
         ('verified = "no"', 'verified = "no"\nmemory_mib = 1.5', "memory_mib"),
         ('verified = "no"', 'verified = "no"\naccelerator = "gpu"', "accelerator"),
+        ('verified = "no"', 'verified = "no"\ndelegates = "vx"', "delegates"),
+        ('verified = "no"', 'verified = "no"\n[delegates]\n"litert:cpu" = "vxx"', "delegates"),
         ('arch = "the board\'s data sheet"', "", "source"),
         ('arch = "the board\'s data sheet"', "arch = 1", "source"),
         ('name = "my-board"', 'name = "My Board"', "name"),
