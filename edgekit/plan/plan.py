@@ -13,8 +13,9 @@ from edgekit.plan.budget import Budget
 from edgekit.plan.options import AUTO, Options, check, check_outputs, parse_input_shape
 from edgekit.plan.postprocessing import PostprocessingOptions
 from edgekit.plan.profiles import DeviceProfile, load_profile
-from edgekit_converters.formats import engines_for_framework, engines_for_scheme
+from edgekit_converters.formats import FORMATS, engines_for_framework, engines_for_scheme
 from edgekit_converters.formats.recipe_check import check_corrections, check_schemes
+from edgekit_converters.frameworks.loaders import frameworks_of
 from edgekit_converters.load import kind_of
 from edgekit_converters.recipe import toml
 from edgekit_converters.recipe.recipe import Recipe
@@ -27,17 +28,6 @@ from edgekit_runtime.format.manifest import Preprocessing
 DEFAULT_MAX_DROP = 0.01  # of a race
 MAX_DEFAULT_JOBS = 4  # per engine: a toolchain takes up to a GiB in each
 DEFAULT_DEVICES = ("generic-arm64", "x86-64")  # without --device: TFLite and IR, in an order that suits most
-# the frameworks a kind of file may turn out to be
-FRAMEWORKS = {
-    "keras": "keras",
-    "saved_model": "keras",
-    "torch_program": "torch",
-    "torch_pickle": "torch",
-    "python": "torch",  # or keras: both lower to the same engines
-    "tflite": "tflite",
-    "onnx": "openvino",
-    "ir": "openvino",
-}
 
 
 @dataclass(frozen=True)
@@ -255,9 +245,15 @@ def _source(options: Options) -> SourceRequest:
     )
 
 
+def _engines(kind: str) -> tuple[str, ...]:
+    """Return the engines that a kind of model file can be lowered for."""
+    possible = {engine for name in frameworks_of(kind) for engine in engines_for_framework(name)}
+    return tuple(engine for engine in FORMATS if engine in possible)
+
+
 def _default_devices(kind: str) -> tuple[DeviceProfile, ...]:
     """Return the default devices that run what this kind of model can be made into: ONNX becomes IR alone."""
-    possible = engines_for_framework(FRAMEWORKS[kind])
+    possible = _engines(kind)
     devices = map(load_profile, DEFAULT_DEVICES)
     return tuple(one for one in devices if any(target.partition(":")[0] in possible for target in one.targets))
 
@@ -269,7 +265,7 @@ def _variants(
     variants: dict[str, VariantPlan] = {}
     preferred: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
-    possible = engines_for_framework(FRAMEWORKS[kind])
+    possible = _engines(kind)
     for device in devices:
         names = []
         for target in device.targets:

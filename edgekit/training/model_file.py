@@ -12,13 +12,10 @@ from pathlib import Path
 from edgekit.plan.options import Options, check_outputs
 from edgekit_converters.execution.runner import Runner
 from edgekit_converters.execution.stage_cache import digest
-from edgekit_converters.load import LOADERS
+from edgekit_converters.frameworks.loaders import LOADERS
 from edgekit_converters.load.save import Saved, SaveRequest
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.errors import ConversionError, PlanError
-
-# kind of model: what it may be saved as, by whatever opens it
-SUFFIXES = {"keras": (".keras", ".h5"), "torch_pickle": (".pt2",), "python": (".keras", ".h5", ".pt2")}
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def asked(options: Options, source: SourceRequest, *also: str) -> Path | None:
         return None
     output = Path(options.output)
     check_outputs(output, options, *also)
-    suffixes = (".keras",) if _of_keras_3(source.path) else SUFFIXES.get(source.kind, ())
+    suffixes = (".keras",) if _of_keras_3(source.path) else LOADERS[source.kind].saved_suffixes
     if suffixes:
         _check(output, suffixes)
     return output

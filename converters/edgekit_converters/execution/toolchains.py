@@ -6,22 +6,22 @@ import importlib.util
 from importlib import metadata
 
 from edgekit_converters.formats import format_of
+from edgekit_converters.frameworks import trainable_frameworks
+from edgekit_converters.frameworks.loaders import python_toolchain
 from edgekit_converters.toolchain import Toolchain
 from edgekit_runtime.errors import ToolchainError
 
-TOOLCHAINS = {
-    "data": Toolchain((), ("numpy", "pillow"), ()),
-    "keras": Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), ("keras",)),
-    "python": Toolchain(
-        (), ("tensorflow", "keras", "tf-keras", "torch", "torch-pruning", "litert-torch", "litert-converter"), ()
-    ),
-    "torch": Toolchain(("torch",), ("torch", "torch-pruning", "litert-torch", "litert-converter"), ("torch",)),
-}
+DATA = Toolchain((), ("numpy", "pillow"), ())
 
 
 def toolchain(name: str) -> Toolchain:
-    """Return a toolchain by its name; that of a format has the name of the engine."""
-    return TOOLCHAINS[name] if name in TOOLCHAINS else format_of(name).toolchain
+    """Return a toolchain by its name: ``data``, ``python``, a trainable framework, or the engine of a format."""
+    if name == "data":
+        return DATA
+    if name == "python":
+        return python_toolchain()
+    trainable = trainable_frameworks()
+    return trainable[name].toolchain if name in trainable else format_of(name).toolchain
 
 
 def versions(*names: str) -> dict[str, str]:

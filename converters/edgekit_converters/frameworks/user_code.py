@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgekit_converters.frameworks import trainable_frameworks
 from edgekit_runtime.errors import SourceError
 
 SEED = 0  # models that draw their weights are the same model each time
@@ -39,30 +40,33 @@ def call(path: Path, function: Any, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except ModuleNotFoundError as error:
-        extra = {"torch": "torch", "tensorflow": "keras", "keras": "keras", "tf_keras": "keras"}.get(error.name or "")
-        advice = f"; pip install 'edgekit[{extra}]'" if extra else ""
-        raise SourceError(f"{path}: needs the module {error.name!r}, which is not installed{advice}") from error
+        raise SourceError(
+            f"{path}: needs the module {error.name!r}, which is not installed{_install(error.name)}"
+        ) from error
     except Exception as error:  # whatever the user's code raises is the user's to read, with the line it came from
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def forget_names() -> None:
-    """Let Keras count anew the layers that the user's file gives no names: channels and weights are known by them."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.clear_session(free_memory=False)
-    if "tf_keras" in sys.modules:
-        sys.modules["tf_keras"].backend.reset_uids()
+def _install(module: str | None) -> str:
+    """Return how to install a framework's module; nothing for other modules."""
+    for trainable in trainable_frameworks().values():
+        if module in (*trainable.packages, *trainable.toolchain.modules):
+            return f"; pip install 'edgekit[{trainable.toolchain.extras[0]}]'"
+    return ""
+
+
+def reset_names() -> None:
+    """Restart automatic layer names, so that a function builds a model with the same names each time."""
+    for trainable in trainable_frameworks().values():
+        trainable.reset_names()
 
 
 def seed() -> None:
-    """Seed whichever framework the user's file has imported."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(SEED)
-    for name in ("keras", "tf_keras"):
-        if name in sys.modules:
-            sys.modules[name].utils.set_random_seed(SEED)
+    """Seed the frameworks that the process has imported, so that a function draws the same weights each time."""
+    for trainable in trainable_frameworks().values():
+        trainable.seed(SEED)
 
 
 def own_files(path: Path, before: set[str]) -> tuple[Path, ...]:

@@ -1,7 +1,7 @@
 """Load: open a model of any kind and say what it takes and gives.
 
-One file a kind of framework; ``LOADERS`` says which. A loader turns a :class:`SourceRequest` into a
-:class:`LoadedModel`, which never leaves its process; :func:`open_source` keeps it for the stages that need it there.
+One file for each framework; its record in ``frameworks`` names the loaders. A loader turns a :class:`SourceRequest`
+into a :class:`LoadedModel`, which never leaves its process; :func:`open_source` keeps it for the other stages there.
 """
 
 from __future__ import annotations
@@ -10,36 +10,15 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaders import LOADERS as LOADERS
 from edgekit_converters.records import InputShape, Source, SourceRequest
 from edgekit_runtime.errors import SourceError
-
-
-@dataclass(frozen=True)
-class Loader:
-    """How one kind of model file is loaded."""
-
-    function: str  # "module:function", SourceRequest -> LoadedModel
-    toolchain: str  # the worker it runs in
-    suffixes: tuple[str, ...] = ()
-
-
-LOADERS = {
-    "keras": Loader("edgekit_converters.load.keras_model:load_file", "keras", (".keras", ".h5", ".hdf5")),
-    "saved_model": Loader("edgekit_converters.load.keras_model:load_saved_model", "keras"),
-    "torch_program": Loader("edgekit_converters.load.torch_module:load_program", "torch", (".pt2",)),
-    "torch_pickle": Loader("edgekit_converters.load.torch_module:load_pickle", "torch", (".pt", ".pth", ".th")),
-    "python": Loader("edgekit_converters.load.python_function:load_function", "python", (".py",)),
-    "tflite": Loader("edgekit_converters.load.tflite_file:load_file", "litert", (".tflite",)),
-    "onnx": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".onnx",)),
-    "ir": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".xml",)),
-}
 
 
 def kind_of(path: Path) -> str:

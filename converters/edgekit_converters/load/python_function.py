@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 
+from edgekit_converters.frameworks import trainable_frameworks
 from edgekit_converters.frameworks.live_model import LoadedModel
-from edgekit_converters.frameworks.user_code import call, forget_names, import_file, own_files, seed
+from edgekit_converters.frameworks.user_code import call, import_file, own_files, reset_names, seed
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 
@@ -17,7 +19,7 @@ def load_function(request: SourceRequest) -> LoadedModel:
         SourceError: no such function, it raises, or it returns no model.
     """
     before = set(sys.modules)
-    forget_names()
+    reset_names()
     module = import_file(request.path)
     function = getattr(module, request.function or "", None)
     if not callable(function):
@@ -26,15 +28,11 @@ def load_function(request: SourceRequest) -> LoadedModel:
     seed()
     model = call(request.path, function)
     code = own_files(request.path, before)
-    kinds = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
-    if "torch" in kinds:
-        from edgekit_converters.load import torch_module
-
-        return torch_module.from_module(model, request, code=code)
-    if kinds & {"keras", "tf_keras"}:
-        from edgekit_converters.load import keras_model
-
-        return keras_model.from_model(model, request, code=code)
+    packages = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
+    for trainable in trainable_frameworks().values():
+        if packages.intersection(trainable.packages):
+            live: LoadedModel = pkgutil.resolve_name(trainable.wrapper)(model, request, code=code)
+            return live
     raise SourceError(
         f"{request.path}:{request.function} returned {type(model).__name__}; "
         f"a torch.nn.Module or a Keras model is wanted"

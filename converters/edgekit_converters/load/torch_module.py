@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from edgekit_converters.foreign_errors import short_message
+from edgekit_converters.frameworks import trainable_frameworks
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import (
     FlatModule,
@@ -31,7 +32,6 @@ from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the artifacts' branches run beside the source's
-RECUT = "edgekit_converters.prune.torch.stages:recut"
 IMAGE_CHANNELS = (1, 3, 4)  # a 4-D input with so many entries in its second dimension is taken for an image
 
 
@@ -145,7 +145,7 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     said_of = zip(names, said_shapes(request, names), strict=True)
     given = {name: said for name, said in said_of if said}
     if request.cuts:
-        recut = pkgutil.resolve_name(RECUT)
+        recut = pkgutil.resolve_name(f"{trainable_frameworks()['torch'].pruner}:recut")
         with torch_errors(request.path, "the module cannot be cut again as it was"):
             module = recut(module, tuple(random_input(said.shape, said.dtype) for said in given.values()), request.cuts)
     if request.weights:

@@ -2,7 +2,7 @@
 
 Names do not survive lowering, values do. :func:`trace` runs the source in its own framework and keeps fingerprints of
 what its layers give; :func:`match` runs the float artifact in its engine with every tensor kept, and looks for them.
-One file a framework, named by ``TRACERS``; one file a format, named by its record in ``formats``.
+One file for each framework and for each format, named by its record in ``frameworks`` or ``formats``.
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters.formats import format_of
+from edgekit_converters.frameworks import framework
 from edgekit_converters.load import open_source
 from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.records import Artifact, Probe, Source
 from edgekit_converters.trace.match import pair
 from edgekit_converters.trace.steps import Step, Steps
-
-# framework: "module:function", (LoadedModel, inputs) -> Steps; inputs are (1, ...) as the application gives them
-TRACERS = {
-    "keras": "edgekit_converters.trace.keras_calls:steps",
-    "torch": "edgekit_converters.trace.torch_graph:steps",
-    "tflite": "edgekit_converters.trace.tflite_nodes:steps",
-    "openvino": "edgekit_converters.trace.ir_nodes:steps",
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class LayerMap:
 def trace(request: TraceRequest, folder: Path) -> Trace:
     """The stage: run the source on one sample and note what each of its layers computes."""
     source = request.source
-    found = _steps(TRACERS[source.framework], open_source(source.request), _sample(request.probe))
+    found = _steps(framework(source.framework).tracer, open_source(source.request), _sample(request.probe))
     path = folder / "values.npy"
     np.save(path, found.values)
     return Trace(tuple(found.steps), path)

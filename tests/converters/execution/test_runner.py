@@ -55,7 +55,7 @@ def test_errors_pass_and_leave_nothing(tmp_path):
 
 def test_a_missing_toolchain_names_the_extra(tmp_path, monkeypatch):
     missing = toolchains.Toolchain(("no_such_module",), (), ("keras", "torch"))
-    monkeypatch.setitem(toolchains.TOOLCHAINS, "torch", missing)
+    monkeypatch.setattr(toolchains, "toolchain", lambda name: missing)
     with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner, pytest.raises(ToolchainError) as caught:
         (tmp_path / "m.pt2").write_bytes(b"")
         runner.run("load", "torch", SourceRequest("torch_program", tmp_path / "m.pt2"))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgekit_converters import load as loading
-from edgekit_converters.load import LOADERS, fixed_shape, in_batches, kind_of, one_by_one, said_shapes
+from edgekit_converters.frameworks.loaders import LOADERS
+from edgekit_converters.load import fixed_shape, in_batches, kind_of, one_by_one, said_shapes
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
