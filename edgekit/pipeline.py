@@ -28,7 +28,7 @@ from edgekit_converters.execution.runner import Watch
 from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.records import Artifact, Evaluation, Source
-from edgekit_converters.verify.acceptance import check_drop, doubts, drop
+from edgekit_converters.verify.acceptance import check_drop, doubts, drop, twin_notes
 from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.format.manifest import Postprocessing
 
@@ -148,6 +148,7 @@ def _report(
     notes = [*plan.notes, *source.notes, *open_model.data_notes(work)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
+    notes += [note for one in made.values() for note in twin_notes(one.artifact)]
     notes += pruning.notes if pruning else ()
     return Report(
         edgekit=__version__,

@@ -85,6 +85,22 @@ class Artifact:
     notes: tuple[str, ...] = ()
     engine_version: str | None = None  # the lowest that can open it, where the artifact tells
     spans: tuple[tuple[float, ...], ...] = ()  # an output that comes in parts without scales: how wide each ranges
+    executable: bool = True  # False: compiled for an accelerator that this machine does not have
+    twin: Artifact | None = None  # the same model for this machine's CPU, verified and measured in its place
+
+    def __post_init__(self) -> None:
+        """Check that there is an artifact to verify.
+
+        Raises:
+            ValueError: this machine cannot run the artifact and there is no twin.
+        """
+        if not self.executable and self.twin is None:
+            raise ValueError(f"{self.engine} {self.scheme}: an artifact that this machine cannot run needs a twin")
+
+    @property
+    def runnable(self) -> Artifact:
+        """The artifact that this machine runs: this one, or its twin."""
+        return self if self.executable or self.twin is None else self.twin
 
     @property
     def size_bytes(self) -> int:

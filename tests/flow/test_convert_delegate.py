@@ -1,13 +1,16 @@
 """A profile names a delegate: the bundle has a variant for it, and the CPU runs the model where it is missing."""
 
 import platform
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import edgekit
 import edgekit_runtime
+from edgekit.conversion import stages
 from edgekit_runtime.engines.delegates import DELEGATES
+from edgekit_runtime.errors import EngineError
 
 pytestmark = pytest.mark.needs_keras
 
@@ -65,3 +68,46 @@ def test_without_the_delegates_library_the_cpu_runs_it(converted):
         assert model.placement.variant == "litert-int8-static"
         assert "libedgetpu" in str(model.placement)
         assert model(np.zeros((1, 8, 8, 3), np.float32)) is not None
+
+
+def test_a_compiled_artifact_is_bundled_and_its_twin_is_verified(converted, monkeypatch):
+    """A compiler is a stage that returns what it compiled, with the artifact it compiled as the twin."""
+    folder, quantize = converted[1].parent, stages.quantize
+
+    def compile_quantized(*arguments):
+        twin = quantize(*arguments)
+        path = folder / "compiled.tflite"
+        path.write_bytes(compiled_for_an_accelerator(twin.files[0]))
+        return replace(twin, files=(path,), executable=False, twin=twin)
+
+    monkeypatch.setattr(stages, "quantize", compile_quantized)
+    bundle_path = folder / "compiled.edgekit"
+    report = edgekit.convert(
+        folder / "net.keras",
+        bundle_path,
+        device=[folder / "board.toml"],
+        quantize=["int8"],
+        calibrate=folder / "train.npz",
+    )
+    assert [note for note in report.notes if "this machine cannot run the artifact" in note]
+    with edgekit_runtime.open_bundle(bundle_path) as made, edgekit_runtime.open_bundle(converted[1]) as plain:
+        (variant, *_), (twin, *_) = made.manifest.variants, plain.manifest.variants
+        with open(made.local_path(variant.files[0]), "rb") as file:
+            assert file.read() == (folder / "compiled.tflite").read_bytes()
+        for ours, theirs in zip(variant.golden.outputs, twin.golden.outputs, strict=True):
+            with open(made.local_path(ours), "rb") as one, open(plain.local_path(theirs), "rb") as other:
+                assert one.read() == other.read()
+    with pytest.raises(EngineError):
+        edgekit_runtime.load(bundle_path)
+
+
+def compiled_for_an_accelerator(path):
+    """The file with operators that only an accelerator's delegate knows."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    for code in model.operatorCodes:
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+        code.customCode = b"edgetpu-custom-op"
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

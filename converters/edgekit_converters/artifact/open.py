@@ -33,10 +33,13 @@ class LooseFiles:
 
 
 class OpenArtifact:
-    """An artifact in its engine, taking and giving real numbers in the source's order."""
+    """An artifact in its engine, taking and giving real numbers in the source's order.
+
+    Opens the twin of an artifact that this machine cannot run; ``artifact`` is the one that is open.
+    """
 
     def __init__(self, artifact: Artifact, precision: str = "f32", *, threads: int = 1) -> None:
-        self.artifact = artifact
+        self.artifact = artifact = artifact.runnable
         settings = format_of(artifact.engine).engine_settings(artifact.scheme, precision, "cpu")
         self.engine = open_engine(_variant(artifact, settings), LooseFiles(), threads)
 

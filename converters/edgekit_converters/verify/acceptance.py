@@ -50,6 +50,16 @@ def doubts(source: Source, artifact: Artifact, comparison: Comparison) -> tuple[
     )
 
 
+def twin_notes(artifact: Artifact) -> tuple[str, ...]:
+    """Return a note when an artifact's twin was verified and measured in its place."""
+    if artifact.executable:
+        return ()
+    return (
+        f"{artifact.engine} {artifact.scheme}: this machine cannot run the artifact; accuracy, parity, golden outputs "
+        f"and latency are those of the same model on this machine's CPU: test the bundle on the device",
+    )
+
+
 def drop(source: Evaluation, variant: Evaluation) -> float:
     """Return how much worse a variant is than the source, in the metric's unit; below 0 is better."""
     loss = source.value - variant.value

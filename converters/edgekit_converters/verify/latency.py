@@ -25,7 +25,7 @@ def measure(request: MeasureRequest, _folder: Path) -> Latency:
         EngineError: the engine cannot open or run the artifact.
     """
     opened = OpenArtifact(request.artifact, request.precision)
-    sample = _own(request.artifact, request.probe)
+    sample = _own(opened.artifact, request.probe)
     try:
         for _ in range(3):
             opened.engine.run(sample)
@@ -54,7 +54,7 @@ def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
     try:
         for artifact in request.artifacts:
             opened.append(OpenArtifact(artifact, request.precision))
-        samples = [_own(artifact, request.probe) for artifact in request.artifacts]
+        samples = [_own(one.artifact, request.probe) for one in opened]
         turns_ms: list[list[float]] = [[] for _ in opened]
         for done in range(ROUNDS + 1):  # the first one warms up
             for turns, one, sample in zip(turns_ms, opened, samples, strict=True):

@@ -45,7 +45,7 @@ def compare(request: CompareRequest, folder: Path) -> Comparison:
             replace(
                 parity_of(spec.name, reference[where], array[where]),
                 part=part if joined else None,
-                step=binding.scale or _step(request.artifact, index, part),
+                step=binding.scale or _step(artifact.artifact, index, part),
             )
             for part, (binding, where) in enumerate(parts[index])
         ]
