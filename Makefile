@@ -46,7 +46,7 @@ test-signing: $(VENV)/.has-all $(MODEL_SIGNING)/.whole  ## let OpenSSF's model_s
 test-packages: $(VENV)/.has-all $(JUDGES)/.whole  ## let rauc, swupdate, mender and others judge what we package
 	python -m pytest -m "needs_updaters or needs_judges"
 
-test-base: $(BASE)/.whole  ## run what must work with numpy, click and pytest only
+test-base: $(BASE)/.whole  ## run what must work with numpy, click, msgspec and pytest only
 	$(BASE)/bin/python -m pytest $(ON_ALL_CORES) -m "not (needs_keras or needs_torch or needs_litert \
 	    or needs_openvino or needs_onnx or needs_rich or needs_image or needs_jsonschema or needs_ray \
 	    or needs_tensorboard or needs_wandb or needs_zstandard or needs_arm or needs_cryptography \
@@ -99,6 +99,6 @@ $(VENV)/.has-all: $(PINS) | $(VENV)/bin/python
 	@touch $@ $(VENV)/.has-demo $(VENV)/.has-dev
 
 $(BASE)/.whole: $(PINS) | $(BASE)/bin/python
-	$(BASE)/bin/python $(INSTALL) numpy click pytest pytest-xdist
+	$(BASE)/bin/python $(INSTALL) numpy click msgspec pytest pytest-xdist
 	$(BASE)/bin/python $(INSTALL) --no-deps -e runtime -e .
 	@touch $@

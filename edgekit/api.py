@@ -9,11 +9,12 @@ from typing import Any
 
 from edgekit import pipeline
 from edgekit.conversion import live_model
-from edgekit.plan.options import Options
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import resolve
 from edgekit.pruning import command
 from edgekit.pruning.command import PruneReport
-from edgekit.pruning.options import asked, with_calibration
+from edgekit.pruning.options import plan_pruning, with_calibration
 from edgekit.report.report import Report
 from edgekit_converters.execution.runner import Watch
 from edgekit_runtime.errors import PlanError
@@ -28,8 +29,8 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
         output: the bundle's path; by default the model's name with ``.edgekit``, in the working directory.
         watch: told ``(stage, subject, done, total)`` as work goes on, from any thread; while training also, fifth,
             how it fares.
-        **options: the command's options with underscores (see :class:`edgekit.plan.options.Options`). An option that
-            may be repeated takes one value or a sequence: ``device="raspberry-pi-5"``, ``quantize=["int8-static"]``.
+        **options: the command's options with underscores (see :mod:`edgekit.plan.options`). An option that may be
+            repeated takes one value or a sequence: ``device="raspberry-pi-5"``, ``quantize=["int8-static"]``.
 
     Returns:
         What was made and measured; ``report.bundle.path`` is the bundle.
@@ -39,7 +40,7 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-model-") as folder:
         given = _options(model, output, options, Path(folder), ".edgekit")
-        return pipeline.convert(resolve(with_calibration(given)), watch, asked(given))
+        return pipeline.convert(resolve(with_calibration(given)), watch, plan_pruning(given))
 
 
 def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any) -> PruneReport:
@@ -62,40 +63,27 @@ def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None =
         return command.prune(command.plan(given), watch)
 
 
-def _options(model: Any, output: str | Path | None, options: Mapping[str, Any], folder: Path, suffix: str) -> Options:
-    """What was given as the command's options; a live model becomes a file in ``folder``.
+def _options(
+    model: Any, output: str | Path | None, options: Mapping[str, Any], folder: Path, suffix: str
+) -> ConversionOptions:
+    """Return the command's options; a live model becomes a file in ``folder``.
 
     Args:
         model: a path, or a live model.
-        output: where the result goes.
-        options: the others, as Python users give them.
+        output: the file to write.
+        options: the other options by name.
         folder: for the file of a live model.
-        suffix: of the result, where a live model's name makes it.
+        suffix: of the output, if it is named after a live model.
     """
-    fields = Options.__dataclass_fields__
-    unknown = [name for name in options if name not in fields]
-    if unknown:
-        raise PlanError(f"unknown option {unknown[0]!r}; known: {', '.join(fields)}")
-    given = {name: _as_option(name, value) for name, value in options.items()}
-    if output is not None:
-        given["output"] = str(output)
+    values = dict(options) | ({} if output is None else {"output": output})
+    if "input_shape" in values:
+        values["input_shape"] = _input_shapes(values["input_shape"])
     if not isinstance(model, (str, Path)):
-        given.setdefault("name", type(model).__name__.lower())
+        values.setdefault("name", type(model).__name__.lower())
         if suffix:
-            given.setdefault("output", f"{given['name']}{suffix}")
-        model = live_model.save(model, given.get("input_shape", ()), folder)
-        given["input_shape"] = ()
-    return Options(**given, model=str(model))
-
-
-def _as_option(name: str, value: Any) -> Any:
-    """Let options be given as Python users would: a path, one value for many, a shape as a tuple of numbers."""
-    if name == "input_shape":
-        return _input_shapes(value)
-    if str(Options.__dataclass_fields__[name].type).startswith("tuple") and value is not None:
-        several = (value,) if isinstance(value, (str, Path, int, float)) else value
-        return tuple(str(one) if isinstance(one, Path) else one for one in several)
-    return str(value) if isinstance(value, Path) else value
+            values.setdefault("output", f"{values['name']}{suffix}")
+        model = live_model.save(model, values.pop("input_shape", ()), folder)
+    return build(ConversionOptions, values | {"model": model})
 
 
 def _input_shapes(value: Any) -> tuple[str, ...]:

@@ -13,10 +13,9 @@ from edgekit.conversion import manifest, open_model, stages
 from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.stages import ConversionContext, Outcome
 from edgekit.plan import postprocessing
-from edgekit.plan.options import read_labels
 from edgekit.plan.plan import Plan, VariantPlan, as_it_came
 from edgekit.pruning.comparison import compare
-from edgekit.pruning.options import Pruning
+from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.prune import PrunedModel, slim
 from edgekit.report import report as reports
 from edgekit.report.html import page
@@ -33,7 +32,7 @@ from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.format.manifest import Postprocessing
 
 
-def convert(plan: Plan, watch: Watch | None = None, pruning: Pruning | None = None) -> Report:
+def convert(plan: Plan, watch: Watch | None = None, pruning: PruningPlan | None = None) -> Report:
     """Convert, verify, and write the bundle, and the report when the plan asks for one.
 
     What is to be pruned is pruned first; then artifacts are held against the pruned model, and what is lost is counted
@@ -105,7 +104,7 @@ def _make_all(work: ConversionContext, lowered: list[Artifact]) -> Outcome:
 
 
 def _told(
-    dense: ConversionContext, pruning: Pruning | None, made: PrunedModel | None, outcome: Outcome
+    dense: ConversionContext, pruning: PruningPlan | None, made: PrunedModel | None, outcome: Outcome
 ) -> PruningReport | None:
     """What pruning bought, where anything was pruned."""
     if pruning is None or made is None:
@@ -207,7 +206,7 @@ def _declared(source: Source, plan: Plan) -> Postprocessing | None:
     if plan.postprocessing is None:
         return None
     return postprocessing.declare(
-        plan.postprocessing, source.outputs, len(read_labels(plan.labels)) if plan.labels else 0
+        plan.postprocessing, source.outputs, len(postprocessing.read_labels(plan.labels)) if plan.labels else 0
     )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.plan.plan import Plan
-from edgekit.pruning.options import Pruning
+from edgekit.pruning.options import PruningPlan
 from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import toml
 
 
-def describe(plan: Plan, pruning: Pruning | None = None) -> dict[str, Any]:
+def describe(plan: Plan, pruning: PruningPlan | None = None) -> dict[str, Any]:
     """Return what would be done as JSON-able data."""
     return {
         "model": str(plan.source.path) + (f":{plan.source.function}" if plan.source.function else ""),
@@ -40,7 +40,7 @@ def describe(plan: Plan, pruning: Pruning | None = None) -> dict[str, Any]:
     }
 
 
-def _pruning(pruning: Pruning) -> dict[str, Any]:
+def _pruning(pruning: PruningPlan) -> dict[str, Any]:
     return {
         "goal": str(pruning),
         "prunes": pruning.prunes,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.plan.options import parse_input_shape
+from edgekit.plan.input_shape import parse_input_shape
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import SourceError

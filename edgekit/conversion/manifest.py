@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.plan.options import read_labels
 from edgekit.plan.plan import Plan, VariantPlan
+from edgekit.plan.postprocessing import read_labels
 from edgekit_converters.data import DataSet
 from edgekit_converters.formats import format_of
 from edgekit_converters.recipe import toml

@@ -6,12 +6,22 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgekit.plan import postprocessing
 from edgekit.plan.budget import Budget
-from edgekit.plan.options import AUTO, Options, check, check_outputs, parse_input_shape
-from edgekit.plan.postprocessing import PostprocessingOptions
+from edgekit.plan.checks import check, check_outputs
+from edgekit.plan.declaration import given
+from edgekit.plan.input_shape import parse_input_shape
+from edgekit.plan.options import (
+    AUTO,
+    DATA,
+    BudgetOptions,
+    ConversionOptions,
+    ModelInput,
+    PostprocessingOptions,
+    PreprocessingOptions,
+)
 from edgekit.plan.profiles import DeviceProfile, load_profile
 from edgekit_converters.formats import FORMATS, engines_for_framework, engines_for_scheme
 from edgekit_converters.formats.recipe_check import check_corrections, check_schemes
@@ -100,48 +110,48 @@ class Plan:
         return tuple(dict.fromkeys(variant.engine for variant in self.variants))
 
 
-def resolve(options: Options) -> Plan:
+def resolve(options: ConversionOptions) -> Plan:
     """Decide everything that can be decided without opening the model.
 
     Raises:
         PlanError: the request contradicts itself, or something it names is not there.
     """
-    source = _source(options)
-    devices = tuple(map(load_profile, options.device)) or _default_devices(source.kind)
+    model, data, targets, outputs = options.model_input, options.data, options.targets, options.outputs
+    source = _source(model)
+    devices = tuple(map(load_profile, targets.device)) or _default_devices(source.kind)
     check(options)
-    race = _race(options)
-    recipe = toml.read(Path(options.recipe)) if options.recipe else None
+    recipe = toml.read(Path(targets.recipe)) if targets.recipe else None
     schemes = _schemes(options, recipe)
     variants, preferred, notes = _variants(devices, schemes, source.kind)
-    _check_calibration(options, (*schemes, *(recipe.schemes if recipe else ())))
+    _check_calibration(data.calibrate, (*schemes, *(recipe.schemes if recipe else ())))
     if recipe:
         _check_recipe(recipe, devices, variants)
-    output = Path(options.output or f"{_stem(options.model)}.edgekit")
+    output = Path(outputs.output or f"{_stem(model.model)}.edgekit")
     check_outputs(output, options)
     return Plan(
         source=source,
         output=output,
-        name=options.name or _stem(options.model),
-        version=options.version,
+        name=model.name or _stem(model.model),
+        version=outputs.version,
         devices=devices,
         variants=variants,
         preferred=preferred,
-        preprocessing=_preprocessing(options),
-        calibrate=options.calibrate,
-        evaluate=options.evaluate,
-        metric=user_metric.named(options.metric) if options.metric else None,
-        max_drop=options.max_drop,
+        preprocessing=_preprocessing(options.preprocessing),
+        calibrate=data.calibrate,
+        evaluate=data.evaluate,
+        metric=user_metric.named(data.metric) if data.metric else None,
+        max_drop=options.budget.max_drop,
         recipe=recipe,
-        race=race,
+        race=_budget(options.budget) if AUTO in targets.quantize else None,
         jobs=_jobs(options, variants),
-        ray=options.ray,
-        samples=options.samples,
-        layout=options.layout,
-        labels=Path(options.labels) if options.labels else None,
-        postprocessing=postprocessing.asked(options),
-        report=Path(options.report) if options.report else None,
-        remedies=options.remedies,
-        cache=options.cache,
+        ray=options.execution.ray,
+        samples=data.samples,
+        layout=data.layout,
+        labels=Path(outputs.labels) if outputs.labels else None,
+        postprocessing=postprocessing.requested(options.postprocessing),
+        report=Path(outputs.report) if outputs.report else None,
+        remedies=targets.auto_fix,
+        cache=options.execution.cache,
         notes=notes,
     )
 
@@ -173,23 +183,15 @@ def as_it_came(plan: Plan, came: str) -> Plan:
     return dataclasses.replace(plan, variants=variants, preferred=preferred, race=None, notes=(*plan.notes, note))
 
 
-def _race(options: Options) -> Budget | None:
-    if AUTO not in options.quantize:
-        return None
-    asked: dict[str, Any] = {
-        "max_drop": DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop,
-        "max_latency_ms": options.max_latency_ms,
-        "max_size_mib": options.max_size_mib,
-        "objective": options.objective,
-        "minutes": options.budget_minutes,
-    }
-    return Budget(**{name: value for name, value in asked.items() if value is not None})
+def _budget(options: BudgetOptions) -> Budget:
+    values = {one.name.replace("budget_", ""): getattr(options, one.name) for one in given(options)}
+    return Budget(**{"max_drop": DEFAULT_MAX_DROP} | values)
 
 
-def _jobs(options: Options, variants: tuple[VariantPlan, ...]) -> int:
-    if options.ray:
+def _jobs(options: ConversionOptions, variants: tuple[VariantPlan, ...]) -> int:
+    if options.execution.ray:
         return 1
-    return options.jobs or default_jobs(len({variant.engine for variant in variants}))
+    return options.execution.jobs or default_jobs(len({variant.engine for variant in variants}))
 
 
 def default_jobs(engines: int) -> int:
@@ -208,12 +210,12 @@ def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: 
             raise PlanError(f"{device.name} cannot do the recipe's {lacking[0]}; it can do {', '.join(device.schemes)}")
 
 
-def _schemes(options: Options, recipe: Recipe | None) -> tuple[str, ...]:
-    """The schemes that were asked for, each once."""
-    if AUTO in options.quantize:
+def _schemes(options: ConversionOptions, recipe: Recipe | None) -> tuple[str, ...]:
+    """Return the requested schemes, each once."""
+    if AUTO in options.targets.quantize:
         return tuple(SCHEMES)
-    wanted = (*options.quantize, *([recipe.scheme] if recipe else []))
-    wanted = wanted or (("int8-static",) if options.calibrate else ("float32",))
+    wanted = (*options.targets.quantize, *([recipe.scheme] if recipe else []))
+    wanted = wanted or (("int8-static",) if options.data.calibrate else ("float32",))
     return tuple(dict.fromkeys(scheme(name).name for name in wanted))
 
 
@@ -221,7 +223,7 @@ def _stem(model: str) -> str:
     return Path(model.partition(".py:")[0]).stem or "model"
 
 
-def _source(options: Options) -> SourceRequest:
+def _source(options: ModelInput) -> SourceRequest:
     if not options.model:
         raise PlanError("no model given; try: edgekit convert model.keras -o model.edgekit")
     text, function = options.model, None
@@ -230,9 +232,9 @@ def _source(options: Options) -> SourceRequest:
     path = Path(text)
     kind = kind_of(path)
     if kind == "python" and not function:
-        raise SourceError(f"{path}: say which function returns the model, such as {path.name}:build")
+        raise SourceError(f"{path}: name the function that returns the model, such as {path.name}:build")
     if options.weights and kind != "python":
-        raise PlanError("--weights goes with FILE.py:function; other kinds of models carry their weights")
+        raise PlanError("--weights goes with FILE.py:function; other models contain their weights")
     return SourceRequest(
         kind=kind,
         path=path.absolute(),
@@ -312,21 +314,18 @@ def _refuse_or_note(
         )
 
 
-def _check_calibration(options: Options, schemes: tuple[str, ...]) -> None:
+def _check_calibration(calibrate: str | None, schemes: tuple[str, ...]) -> None:
     calibrated = [name for name in schemes if SCHEMES[name].calibrated]
-    if calibrated and not options.calibrate:
-        raise PlanError(
-            f"{calibrated[0]} needs calibration data: add --calibrate DATA "
-            f"(a folder of images, .npz, .npy or FILE.py:function; 100 samples or more)"
-        )
+    if calibrated and not calibrate:
+        raise PlanError(f"{calibrated[0]} needs calibration data: add --calibrate DATA ({DATA}; 100 samples or more)")
 
 
-def _preprocessing(options: Options) -> Preprocessing | None:
-    if options.resize is None and options.scale is None and not options.mean and not options.std:
+def _preprocessing(options: PreprocessingOptions) -> Preprocessing | None:
+    if options == PreprocessingOptions():
         return None
     return Preprocessing(
         resize=options.resize,
-        scale=1.0 if options.scale is None else float(options.scale),
-        mean=tuple(map(float, options.mean)),
-        std=tuple(map(float, options.std)),
+        scale=1.0 if options.scale is None else options.scale,
+        mean=options.mean,
+        std=options.std,
     )

@@ -2,63 +2,46 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.plan.options import POSTPROCESSING_KEYS, Options
-from edgekit_runtime.errors import PlanError
+from edgekit.plan.options import PostprocessingOptions
+from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.format.consistency import postprocessing_problems
 from edgekit_runtime.format.manifest import OutputSpec, Postprocessing
-from edgekit_runtime.inference.postprocess import ACTIVATIONS, BOX_FORMATS
 
 BOXES_THRESHOLD, BOXES_TOP = 0.25, 100  # of a detector there are thousands of boxes, and nearly all are nothing
 LEAST_NUMBERS = 5  # of a box with the score of one class
 NEARLY = 1e-3  # how far a probability may be off: quantized, or rounded
 
 
-@dataclass(frozen=True)
-class PostprocessingOptions:
-    """What was asked for; None is what was not."""
-
-    scores: str | None
-    activation: str | None
-    threshold: float | None
-    top: int | None
-    boxes: str | None
-    box_format: str | None
-    iou: float | None
-
-
-def asked(options: Options) -> PostprocessingOptions | None:
-    """Read the options; None where nothing was asked for.
+def requested(options: PostprocessingOptions) -> PostprocessingOptions | None:
+    """Check which options go together; return None where none is given.
 
     Raises:
-        PlanError: a value is out of its range, or an option for boxes came without them.
+        PlanError: an option for boxes is given without the output that has them, or without their format.
     """
-    wish = PostprocessingOptions(*(getattr(options, key) for key in POSTPROCESSING_KEYS))
-    if wish == PostprocessingOptions(*[None] * len(POSTPROCESSING_KEYS)):
+    if options == PostprocessingOptions():
         return None
-    for option, value, known in (
-        ("--activation", wish.activation, ACTIVATIONS),
-        ("--box-format", wish.box_format, BOX_FORMATS),
-    ):
-        if value is not None and value not in known:
-            raise PlanError(f"{option} {value}: {', '.join(known)}")
-    if wish.threshold is not None and not math.isfinite(wish.threshold):
-        raise PlanError(f"--threshold {wish.threshold}: a number, such as 0.25")
-    if wish.top is not None and not 1 <= wish.top <= 1 << 16:
-        raise PlanError(f"--top {wish.top}: 1 to {1 << 16}")
-    if wish.iou is not None and not 0 <= wish.iou <= 1:
-        raise PlanError(f"--iou {wish.iou}: 0 to 1, such as 0.5")
-    if wish.boxes is None and (wish.box_format is not None or wish.iou is not None):
-        raise PlanError("--box-format and --iou are for --boxes OUTPUT, which says where the boxes are")
-    if wish.boxes is not None and wish.box_format is None:
+    if options.boxes is None and (options.box_format is not None or options.iou is not None):
+        raise PlanError("--box-format and --iou go with --boxes OUTPUT, which names the output with the boxes")
+    if options.boxes is not None and options.box_format is None:
         raise PlanError("--boxes needs --box-format: xyxy or yxyx for two corners, cxcywh for centre and size (YOLO)")
-    return wish
+    return options
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Return the class names of a text file, one per line.
+
+    Raises:
+        DataError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--labels {path}: cannot be read as text, one label per line ({error})") from error
 
 
 def declare(wish: PostprocessingOptions, outputs: Sequence[OutputSpec], names: int) -> Postprocessing:

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict
 
 from edgekit.conversion.stages import ConversionContext
-from edgekit.pruning.options import Pruning
+from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.search import PruningResult, cut, shortened
 from edgekit.training import training as trainings
 from edgekit_converters.execution import stage_cache
@@ -28,7 +28,7 @@ class Memory:
         PlanError: it is to be gone on with, and nothing is there.
     """
 
-    def __init__(self, work: ConversionContext, pruning: Pruning) -> None:
+    def __init__(self, work: ConversionContext, pruning: PruningPlan) -> None:
         self.work = work
         self.resume = pruning.training is not None and pruning.training.resume
         plan, training = work.plan, pruning.training

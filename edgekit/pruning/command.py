@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.conversion import open_model
-from edgekit.plan.options import Options
+from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import Plan, resolve
 from edgekit.pruning.comparison import compare
-from edgekit.pruning.options import Pruning, asked, timed_in, with_calibration
+from edgekit.pruning.options import PruningPlan, plan_pruning, timed_in, with_calibration
 from edgekit.pruning.prune import slim
 from edgekit.report import report as reports
 from edgekit.report.html import page
@@ -30,7 +30,7 @@ class PrunePlan:
     """A model, and how much of it is to be left."""
 
     model: Plan
-    pruning: Pruning
+    pruning: PruningPlan
     output: Path | None  # without, the model's name with "-pruned"
 
 
@@ -53,22 +53,24 @@ class PruneReport:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def plan(options: Options) -> PrunePlan:
+def plan(options: ConversionOptions) -> PrunePlan:
     """Decide everything that can be decided without opening the model.
 
     Raises:
         PlanError: the request contradicts itself, or asks for nothing.
     """
-    pruning = asked(options)
+    pruning = plan_pruning(options)
     if pruning is None:
         raise PlanError(
             "say how much: --prune 0.5 for half of all channels, --prune-to latency=0.5, or --sparsity 0.8 for weights"
         )
     # resolved as a conversion would be, whose default name of a bundle is not used
-    model = resolve(with_calibration(dataclasses.replace(options, output=None)))
+    model = resolve(with_calibration(model_file.without_output(options)))
     engine = timed_in(model)[0]  # what other formats make of it is told by a conversion
     only = tuple(variant for variant in model.variants if variant.engine == engine)
-    return PrunePlan(dataclasses.replace(model, variants=only), pruning, model_file.asked(options, model.source))
+    return PrunePlan(
+        dataclasses.replace(model, variants=only), pruning, model_file.requested_path(options, model.source)
+    )
 
 
 def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:

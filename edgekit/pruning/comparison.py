@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from edgekit.conversion import stages
 from edgekit.conversion.stages import ConversionContext
-from edgekit.pruning.options import Pruning
+from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.prune import PrunedModel
 from edgekit.pruning.search import quantized
 from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
@@ -22,7 +22,7 @@ APART = 0.1  # of the dense model: as far as time and multiplications may be apa
 
 
 def compare(
-    work: ConversionContext, pruning: Pruning, made: PrunedModel, known: Mapping[tuple[str, str], Artifact]
+    work: ConversionContext, pruning: PruningPlan, made: PrunedModel, known: Mapping[tuple[str, str], Artifact]
 ) -> PruningReport:
     """Measure both models side by side in every format of the plan, and tell all of the pruning.
 
@@ -103,7 +103,7 @@ def _told(what: str, refused: list[str]) -> Iterator[None]:
 
 def _measured(
     work: ConversionContext,
-    pruning: Pruning,
+    pruning: PruningPlan,
     made: PrunedModel,
     engine: str,
     known: Mapping[tuple[str, str], Artifact],
@@ -167,7 +167,7 @@ def _deflated(artifact: Artifact) -> int:
     return sum(len(zlib.compress(path.read_bytes())) for path in artifact.files)
 
 
-def _bought(pruning: Pruning, models: Sequence[ModelReport]) -> Iterator[str]:
+def _bought(pruning: PruningPlan, models: Sequence[ModelReport]) -> Iterator[str]:
     """Say what zeros bought in each format: what the file has when it is compressed, and what a call takes."""
     whole = {(one.engine, one.scheme): one for one in models if one.model == "dense"}
     slow = []

@@ -1,4 +1,4 @@
-"""What may be asked of pruning, checked before anything starts."""
+"""Options -> PruningPlan, before anything starts."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.plan.options import PRUNING_KEYS, Options
+from edgekit.plan.declaration import given
+from edgekit.plan.options import ConversionOptions, PruningOptions
 from edgekit.plan.plan import Plan
-from edgekit.training import training as trainings
-from edgekit.training.training import Training, option
-from edgekit_converters.prune import IMPORTANCES
+from edgekit.training.training import TrainingPlan, plan_training, quantize_aware_text
 from edgekit_converters.prune.channel_selection import Goal, Limits
 from edgekit_converters.prune.cost_terms import MEASURES
 from edgekit_converters.prune.latency.table import Table, read_table
-from edgekit_converters.train import sparsity
+from edgekit_converters.train import sparsity as magnitude
 from edgekit_runtime.errors import PlanError
 
 MEASURED_IN = "int8-static"  # where there are data to quantize with: what a pruned model is for
-WITH_SPARSITY = ("sparsity", "keep")  # of the options, what goes without cutting, too
+WITH_SPARSITY = ("sparsity", "exclude_layer")  # of the options, what goes without cutting, too
 CALIBRATION_SAMPLES = 500  # of the training data, where nothing was given to calibrate on
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """What was asked."""
+class PruningPlan:
+    """How to prune, and how to recover."""
 
     goal: Goal | None  # of cutting; without, there are only single weights to go
     sparsity: str | None  # "0.8", or "2:4"
@@ -34,7 +33,7 @@ class Pruning:
     depth: bool  # whether residual branches may go whole
     table: Table | None  # of another machine
     write_table: Path | None
-    training: Training | None
+    training: TrainingPlan | None
 
     @property
     def prunes(self) -> bool:
@@ -43,109 +42,103 @@ class Pruning:
 
     def __str__(self) -> str:
         sparse = f"--sparsity {self.sparsity}" if self.sparsity else None
-        return " ".join(str(one) for one in (self.goal, sparse, trainings.aware(self.training)) if one)
+        return " ".join(str(one) for one in (self.goal, sparse, quantize_aware_text(self.training)) if one)
 
 
-def asked(options: Options) -> Pruning | None:
-    """Return what pruning the options ask for; None where they do not.
+def plan_pruning(options: ConversionOptions) -> PruningPlan | None:
+    """Return the pruning that the options describe; None where they describe none.
 
     Raises:
-        PlanError: a value is out of its range, or belongs to a pruning but there is none.
-        DataError: a table is none.
+        PlanError: options contradict each other, or belong to a pruning but there is none.
+        DataError: the latency table cannot be read.
     """
-    training = trainings.asked(options)
-    goal, sparse = _goal(options), _sparsity(options)
+    pruning, training = options.pruning, plan_training(options.training)
+    goal, sparsity = _goal(pruning), _sparsity(pruning)
     if goal is None:
-        typed = [name for name in PRUNING_KEYS if getattr(options, name) not in (None, False, ())]
-        needless = [name for name in typed if not (sparse and name in WITH_SPARSITY)]
-        if needless:
-            raise PlanError(f"{option(needless[0])} goes with --prune R or --prune-to WHAT=R")
-        aware = training is not None and training.settings.quantize_aware
-        if sparse is None and training and not aware:
+        _refuse_without_goal(pruning)
+        quantize_aware = training is not None and training.settings.quantize_aware
+        if sparsity is None and training and not quantize_aware:
             raise PlanError(
-                "--train goes with --prune R, --prune-to WHAT=R, --sparsity or --quantize-aware SCHEME: there is "
+                "--train goes with --prune R, --prune-to GOAL=R, --sparsity or --quantize-aware SCHEME: there is "
                 "nothing to recover"
             )
-        if sparse is None and not aware:
+        if sparsity is None and not quantize_aware:
             return None
-    if options.importance not in (None, *IMPORTANCES):
-        raise PlanError(f"--importance {options.importance}: {', '.join(IMPORTANCES)}")
-    if options.importance in ("taylor", "gradient") and not (options.train or options.calibrate):
-        raise PlanError(f"--importance {options.importance} looks at gradients: give --train DATA or --calibrate DATA")
-    rounds = 1 if options.rounds is None else options.rounds
-    if type(rounds) is not int or rounds < 1:
-        raise PlanError(f"--rounds {rounds}: 1 or more")
-    if goal and goal.measure != "latency" and (options.latency_table or options.write_latency_table):
+    if pruning.importance in ("taylor", "gradient") and not (options.training.train or options.data.calibrate):
+        raise PlanError(f"--importance {pruning.importance} uses gradients: give --train DATA or --calibrate DATA")
+    if goal and goal.measure != "latency" and (pruning.latency_table or pruning.write_latency_table):
         raise PlanError("a latency table goes with --prune-to latency=R")
-    if training and sparse:
-        settings = dataclasses.replace(training.settings, sparsity=sparse, keep=options.keep)
+    if training and sparsity:
+        settings = dataclasses.replace(training.settings, sparsity=sparsity, keep=pruning.exclude_layer)
         training = dataclasses.replace(training, settings=settings)
-    return Pruning(
+    return PruningPlan(
         goal,
-        sparse,
-        _limits(options),
-        options.importance,
-        rounds,
-        _depth(options, goal, training),
-        read_table(Path(options.latency_table)) if options.latency_table else None,
-        Path(options.write_latency_table) if options.write_latency_table else None,
+        sparsity,
+        _limits(pruning),
+        pruning.importance,
+        pruning.rounds or 1,
+        _depth(pruning, goal, training),
+        read_table(Path(pruning.latency_table)) if pruning.latency_table else None,
+        Path(pruning.write_latency_table) if pruning.write_latency_table else None,
         training,
     )
 
 
-def _sparsity(options: Options) -> str | None:
+def _refuse_without_goal(options: PruningOptions) -> None:
+    """Refuse options that need a goal; some also go with sparsity."""
+    for one in given(options):
+        if options.sparsity is None or one.name not in WITH_SPARSITY:
+            raise PlanError(f"{one.flag} goes with --prune R or --prune-to GOAL=R")
+
+
+def _sparsity(options: PruningOptions) -> str | None:
     if options.sparsity is None:
         return None
-    sparsity.read(str(options.sparsity))
+    magnitude.read(str(options.sparsity))
     return str(options.sparsity)
 
 
-def _goal(options: Options) -> Goal | None:
-    if options.prune is None and options.prune_to is None:
-        return None
+def _goal(options: PruningOptions) -> Goal | None:
     if options.prune is not None and options.prune_to is not None:
-        raise PlanError("--prune and --prune-to are two ways to say how much; take one")
+        raise PlanError("--prune and --prune-to both set a goal; give one")
     if options.prune is not None:
-        if not 0 < options.prune < 1:
-            raise PlanError(f"--prune {options.prune}: a part of the channels, above 0 and below 1, such as 0.5")
         return Goal("channels", 1 - options.prune)
-    measure, _, text = str(options.prune_to).partition("=")
+    if options.prune_to is None:
+        return None
+    measure, _, text = options.prune_to.partition("=")
     try:
         left = float(text)
     except ValueError:
         left = 0.0
     if measure not in MEASURES[1:] or not 0 < left < 1:
         raise PlanError(
-            f"--prune-to {options.prune_to}: what is to be left, above 0 and below 1: "
+            f"--prune-to {options.prune_to}: expected a fraction to keep, above 0 and below 1: "
             f"{', '.join(f'{one}=0.5' for one in MEASURES[1:])}"
         )
     return Goal(measure, left)
 
 
-def _depth(options: Options, goal: Goal | None, training: Training | None) -> bool:
-    """Whether branches may go: what is left then has to be trained."""
+def _depth(options: PruningOptions, goal: Goal | None, training: TrainingPlan | None) -> bool:
+    """Whether residual branches may be removed: the rest of the model then has to be trained."""
     counted = goal is not None and goal.measure != "channels" and not options.per_layer
-    if options.depth and not counted:
-        raise PlanError("--depth goes with --prune-to WHAT=R, without --per-layer: only there is a choice to make")
-    return counted and (training is not None if options.depth is None else options.depth)
+    if options.depth_pruning and not counted:
+        raise PlanError("--depth-pruning goes with --prune-to GOAL=R, without --per-layer: it ranks the whole model")
+    return counted and (training is not None if options.depth_pruning is None else options.depth_pruning)
 
 
-def _limits(options: Options) -> Limits:
-    floor = Limits.floor if options.floor is None else options.floor
-    if not 0 <= floor < 1:
-        raise PlanError(f"--floor {floor}: the least part left of a layer, 0 or more and below 1")
-    if options.round_to is not None and not (type(options.round_to) is int and options.round_to >= 1):
-        raise PlanError(f"--round-to {options.round_to}: 1 or more")
-    return Limits(floor, options.round_to, options.keep, options.per_layer)
+def _limits(options: PruningOptions) -> Limits:
+    floor = Limits.floor if options.min_channel_ratio is None else options.min_channel_ratio
+    return Limits(floor, options.round_to, options.exclude_layer, options.per_layer)
 
 
-def with_calibration(options: Options) -> Options:
-    """Calibrate on training data where nothing else was given: what is pruned is quantized to be timed."""
-    goals = (options.prune, options.prune_to, options.sparsity, options.quantize_aware)
-    if options.train is None or options.calibrate or goals == (None,) * len(goals):
+def with_calibration(options: ConversionOptions) -> ConversionOptions:
+    """Calibrate on the training data where no others are given: a pruned model is quantized to be measured."""
+    pruning, training, data = options.pruning, options.training, options.data
+    goals = (pruning.prune, pruning.prune_to, pruning.sparsity, training.quantize_aware)
+    if training.train is None or data.calibrate or goals == (None,) * len(goals):
         return options
-    samples = CALIBRATION_SAMPLES if options.samples is None else options.samples
-    return dataclasses.replace(options, calibrate=options.train, samples=samples)
+    samples = CALIBRATION_SAMPLES if data.samples is None else data.samples
+    return dataclasses.replace(options, data=dataclasses.replace(data, calibrate=training.train, samples=samples))
 
 
 def timed_in(plan: Plan) -> tuple[str, str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from edgekit.conversion.stages import ConversionContext
 from edgekit.pruning.checkpoints import Memory
-from edgekit.pruning.options import Pruning, timed_in
+from edgekit.pruning.options import PruningPlan, timed_in
 from edgekit.pruning.search import GoalMeter, PruningResult, PruningTask, opened, reach
 from edgekit.training import training as trainings
-from edgekit.training.training import Teacher, Training, TrainingData
+from edgekit.training.training import Teacher, TrainingData, TrainingPlan
 from edgekit_converters.data import DataSet, TakeRequest
 from edgekit_converters.load import LOADERS
 from edgekit_converters.prune import DissectRequest, MendRequest, PruningGraph, ScoreRequest, Scores
@@ -49,7 +49,7 @@ class PrunedModel:
     memory: Memory | None = None  # of what was chosen, for a run that goes on with this one
 
 
-def slim(work: ConversionContext, pruning: Pruning) -> PrunedModel:
+def slim(work: ConversionContext, pruning: PruningPlan) -> PrunedModel:
     """Prune the model of ``work`` until the goal is met, and recover what that cost.
 
     Raises:
@@ -71,7 +71,7 @@ def slim(work: ConversionContext, pruning: Pruning) -> PrunedModel:
     return made
 
 
-def _cut(work: ConversionContext, pruning: Pruning, whole: Goal, material: TrainingData | None) -> PrunedModel:
+def _cut(work: ConversionContext, pruning: PruningPlan, whole: Goal, material: TrainingData | None) -> PrunedModel:
     """Rounds of cutting and recovering; the last of which makes sparse, too."""
     training = pruning.training
     importance = pruning.importance or ("taylor" if material or work.calibration else "l2")
@@ -114,7 +114,7 @@ def _cut(work: ConversionContext, pruning: Pruning, whole: Goal, material: Train
     )
 
 
-def _thinned_only(work: ConversionContext, pruning: Pruning, material: TrainingData | None) -> PrunedModel:
+def _thinned_only(work: ConversionContext, pruning: PruningPlan, material: TrainingData | None) -> PrunedModel:
     """A model of which nothing is cut; training makes it sparse."""
     trained = (_trained(work, pruning.training, work.source, material),) if pruning.training and material else ()
     try:
@@ -136,7 +136,7 @@ def _thinned_only(work: ConversionContext, pruning: Pruning, material: TrainingD
     )
 
 
-def _thinned(work: ConversionContext, pruning: Pruning, sparsity: str, made: PrunedModel) -> PrunedModel:
+def _thinned(work: ConversionContext, pruning: PruningPlan, sparsity: str, made: PrunedModel) -> PrunedModel:
     """Set weights to zero at once, where there is no training to do it."""
     data = _some(work, work.calibration, MENDED)
     request = ThinRequest(made.source, sparsity, pruning.limits.keep, work.inputs, data)
@@ -146,12 +146,12 @@ def _thinned(work: ConversionContext, pruning: Pruning, sparsity: str, made: Pru
 
 
 def _trained(
-    work: ConversionContext, training: Training, source: Source, material: TrainingData, *, begin: bool = False
+    work: ConversionContext, training: TrainingPlan, source: Source, material: TrainingData, *, begin: bool = False
 ) -> Trained:
     return trainings.train(work.runner, training, source, material, Teacher(work.source, work.inputs), begin=begin)
 
 
-def _dense(training: Training) -> Training:
+def _dense(training: TrainingPlan) -> TrainingPlan:
     """The training of a round that is not the last: a layer may still lose its channels."""
     return replace(training, settings=replace(training.settings, sparsity=None, keep=()))
 
@@ -197,7 +197,7 @@ def _some(work: ConversionContext, data: DataSet | None, count: int) -> DataSet 
 
 
 def _measures(
-    work: ConversionContext, pruning: Pruning, goal: Goal, dense: PruningGraph
+    work: ConversionContext, pruning: PruningPlan, goal: Goal, dense: PruningGraph
 ) -> tuple[Callable[[PruningGraph], tuple[Term, ...]], GoalMeter | None]:
     """What the goal is counted in, and what it is measured with; another machine's times cannot be measured here."""
     measure, (engine, scheme) = goal.measure, timed_in(work.plan)
@@ -219,7 +219,7 @@ def _measures(
     return terms, gauge
 
 
-def _tabulated(work: ConversionContext, pruning: Pruning, dense: PruningGraph, gauge: GoalMeter) -> Table:
+def _tabulated(work: ConversionContext, pruning: PruningPlan, dense: PruningGraph, gauge: GoalMeter) -> Table:
     """The times of this model's layers on this machine, written where the user wants them."""
     scheme = "int8-static" if gauge.scheme == "int8-static" else "float32"  # what layers are timed in alone
     request = TabulateRequest(dense, gauge.artifact(work.source), scheme)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from edgekit.conversion import open_model
 from edgekit.conversion import stages as steps
-from edgekit.plan.options import Options
+from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import Plan, resolve
 from edgekit.training import model_file
 from edgekit.training import training as trainings
 from edgekit.training.model_file import SavedModelReport
-from edgekit.training.training import Teacher, Training
+from edgekit.training.training import Teacher, TrainingPlan
 from edgekit.version import __version__
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOADERS
@@ -30,7 +30,7 @@ class DistillPlan:
 
     student: Plan
     teacher: Plan
-    training: Training
+    training: TrainingPlan
     output: Path | None  # without, the student's name with "-distilled"
 
 
@@ -60,7 +60,7 @@ class DistillReport:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def plan(student: Options, teacher: Options) -> DistillPlan:
+def plan(student: ConversionOptions, teacher: ConversionOptions) -> DistillPlan:
     """Decide everything that can be decided without opening the models.
 
     Args:
@@ -70,14 +70,16 @@ def plan(student: Options, teacher: Options) -> DistillPlan:
     Raises:
         PlanError: the request contradicts itself.
     """
-    training = trainings.asked(student)
+    training = trainings.plan_training(student.training)
     if training is None:
         raise PlanError("a student learns from data: give --train DATA; it needs no labels")
-    if training.settings.teacher_share == 0:
-        raise PlanError("--teacher-share 0 leaves the teacher out: give more than 0")
+    if student.training.distillation_weight == 0:
+        raise PlanError("--distillation-weight 0 ignores the teacher: give more than 0")
     # resolved as a conversion would be, whose default name of a bundle is not used
-    learns, knows = (resolve(dataclasses.replace(one, output=None)) for one in (student, teacher))
-    return DistillPlan(learns, knows, training, model_file.asked(student, learns.source, teacher.model))
+    learns, knows = (resolve(model_file.without_output(one)) for one in (student, teacher))
+    return DistillPlan(
+        learns, knows, training, model_file.requested_path(student, learns.source, teacher.model_input.model)
+    )
 
 
 def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgekit.plan.options import Options, check_outputs
+from edgekit.plan.checks import check_outputs
+from edgekit.plan.options import ConversionOptions
 from edgekit_converters.execution.runner import Runner
 from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.frameworks.loaders import LOADERS
@@ -27,32 +28,37 @@ class SavedModelReport:
     sha256: str
 
 
-def asked(options: Options, source: SourceRequest, *also: str) -> Path | None:
-    """The place that was asked for, if any, held against what is known of the model before it is opened.
+def requested_path(options: ConversionOptions, source: SourceRequest, *also: str) -> Path | None:
+    """Return the path given by --output, checked before the model is opened; None where none is given.
 
     Args:
-        options: with the output as it was typed.
-        source: the model that is to be saved there.
-        also: other files that are read.
+        options: of the command.
+        source: the model that is saved there.
+        also: other files that the command reads.
 
     Raises:
-        PlanError: it cannot be written to, is read, or is named like no file that the model can be saved as.
+        PlanError: the path cannot be written, is read by the command, or has a suffix that does not fit the model.
     """
-    if not options.output:
+    if not options.outputs.output:
         return None
-    output = Path(options.output)
-    check_outputs(output, options, *also)
+    output = Path(options.outputs.output)
+    check_outputs(output, options, also)
     suffixes = (".keras",) if _of_keras_3(source.path) else LOADERS[source.kind].saved_suffixes
     if suffixes:
         _check(output, suffixes)
     return output
 
 
+def without_output(options: ConversionOptions) -> ConversionOptions:
+    """Return the options without --output, which is a model file and no bundle here."""
+    return replace(options, outputs=replace(options.outputs, output=None))
+
+
 def place(output: Path | None, name: str, saved: Path) -> Path:
     """Where the model goes: where it was asked for, else under a name of its own in the working folder.
 
     Args:
-        output: as :func:`asked` says.
+        output: from :func:`requested_path`.
         name: otherwise.
         saved: the model as it came, saved by the framework that opened it.
 

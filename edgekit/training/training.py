@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgekit.conversion import stages
 from edgekit.conversion.stages import DataSplit
-from edgekit.plan.options import Options, file_of
+from edgekit.plan.declaration import check_paths, flag, given
+from edgekit.plan.options import TrainingOptions
 from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution import stage_cache, toolchains
@@ -21,8 +19,6 @@ from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe.schemes import scheme
 from edgekit_converters.records import AnswerRequest, Source
 from edgekit_converters.train import (
-    OPTIMIZERS,
-    SCHEDULES,
     Settings,
     TeacherOutputs,
     TeachRequest,
@@ -33,22 +29,25 @@ from edgekit_converters.train import (
 )
 from edgekit_converters.train.fake_quantize import ARITHMETICS
 from edgekit_converters.train.teacher_outputs import check_pair
-from edgekit_runtime.errors import DataError, PlanError
+from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec
 
 TRAINING, VALIDATION = DataSplit("training", 32, 1000), DataSplit("validation", 16, 200)
 # what may differ when a training is gone on with: what was learned so far is worth as much
 FREE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
-# settings that are options of the same name
-SETTINGS = tuple(
-    field.name for field in dataclasses.fields(Settings) if field.name not in ("quantize", "sparsity", "keep")
-)
-ASKED = ("validate", "resume", "log_dir", "wandb", *SETTINGS)
+# field of Settings: the option that sets it, where their names differ
+RENAMED = {"warm_up": "warmup_epochs", "teacher_share": "distillation_weight", "hints": "attention_transfer"}
+# option: field of Settings
+SETTINGS = {
+    RENAMED.get(field.name, field.name): field.name
+    for field in dataclasses.fields(Settings)
+    if field.name not in ("sparsity", "keep")  # set by options of pruning
+}
 
 
 @dataclass(frozen=True)
-class Training:
-    """What was asked."""
+class TrainingPlan:
+    """A training, and its data."""
 
     data: str
     settings: Settings
@@ -75,36 +74,31 @@ class TrainingData:
     held_out: DataSet | None = None
 
 
-def asked(options: Options) -> Training | None:
-    """Return what training the options ask for; None where there is nothing to train on.
+def plan_training(options: TrainingOptions) -> TrainingPlan | None:
+    """Return the training that the options describe; None where there are no training data.
 
     Raises:
-        PlanError: a value is out of its range, or belongs to a training but there is none.
+        PlanError: options of a training are given without training data, or contradict each other.
         DataError: the data are not there.
-        ToolchainError: Weights & Biases is to be told and not installed.
+        ToolchainError: Weights & Biases is not installed.
     """
-    typed = {name: getattr(options, name) for name in ASKED}
-    given: dict[str, Any] = {  # a 0 was typed, too
-        name: value for name, value in typed.items() if value is not None and value is not False and value != ()
-    }
+    typed = {one.name: getattr(options, one.name) for one in given(options)}
     if options.train is None:
-        for name in given:
-            raise PlanError(f"{option(name)} needs --train DATA to train on")
+        for name in typed:
+            raise PlanError(f"{flag(name)} needs --train DATA to train on")
         return None
-    for where, spec in (("--train", options.train), ("--validate", options.validate)):
-        if spec and not file_of(spec).exists():
-            raise DataError(f"{where} {spec}: no such file or folder")
+    check_paths(options)
     if options.log_dir and Path(options.log_dir).exists() and not Path(options.log_dir).is_dir():
         raise PlanError(f"--log-dir {options.log_dir}: is a file; give a folder")
     if options.wandb:
         toolchains.require_modules(("wandb",), ("wandb",), "train")
     if options.quantize_aware:
-        given["quantize_aware"] = imitated(options.quantize_aware)
-    settings = Settings(**{name: given[name] for name in SETTINGS if name in given})
-    check(settings)
-    return Training(
+        typed["quantize_aware"] = trainable_scheme(options.quantize_aware)
+        if options.mixed_precision:
+            raise PlanError("--mixed-precision already rounds to 8 bits, which hides --quantize-aware: leave one out")
+    return TrainingPlan(
         options.train,
-        settings,
+        Settings(**{SETTINGS[name]: value for name, value in typed.items() if name in SETTINGS}),
         options.validate,
         options.resume,
         str(Path(options.log_dir).absolute()) if options.log_dir else None,
@@ -112,63 +106,26 @@ def asked(options: Options) -> Training | None:
     )
 
 
-def imitated(name: str) -> str:
-    """Return the scheme of a name whose arithmetic training can imitate.
+def trainable_scheme(name: str) -> str:
+    """Return the scheme of a name, if training can simulate its arithmetic.
 
     Raises:
-        PlanError: there is none of that name, or nothing of it to get used to.
+        PlanError: the scheme is unknown, or its rounding is too small to train for.
     """
     found = scheme(name).name
     if found not in ARITHMETICS:
-        raise PlanError(f"--quantize-aware {name}: {found} rounds next to nothing; one of {', '.join(ARITHMETICS)}")
+        known = ", ".join(ARITHMETICS)
+        raise PlanError(f"--quantize-aware {name}: {found} rounds too little to train for; use one of {known}")
     return found
 
 
-def aware(training: Training | None) -> str:
-    """How a training says what it imitates: empty where it imitates nothing."""
+def quantize_aware_text(training: TrainingPlan | None) -> str:
+    """Return the option of quantization-aware training as typed; empty without it."""
     scheme = training.settings.quantize_aware if training else None
-    return f"{option('quantize_aware')} {scheme}" if scheme else ""
+    return f"{flag('quantize_aware')} {scheme}" if scheme else ""
 
 
-def check(settings: Settings) -> None:
-    """Refuse settings no training can have.
-
-    Raises:
-        PlanError: naming the option.
-    """
-    for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-        if getattr(settings, name) not in choices:
-            raise PlanError(f"{option(name)} {getattr(settings, name)}: {', '.join(choices)}")
-    for name in settings.augment:
-        if name not in augment.AUGMENTATIONS:
-            raise PlanError(f"--augment {name}: {', '.join(augment.AUGMENTATIONS)}")
-    if settings.quantize_aware and settings.mixed_precision:
-        raise PlanError("--mixed-precision rounds to 8 bits itself, so that no integers can be imitated: leave it out")
-    for name, (fits, wanted) in LIMITS.items():
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
-            raise PlanError(f"{option(name)} {value}: wanted {wanted}")
-
-
-def _whole(least: int) -> Callable[[float], bool]:
-    return lambda value: isinstance(value, int) and value >= least
-
-
-# setting: (does a number fit?, what would)
-LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "epochs": (_whole(1), "a whole number of 1 or more"),
-    "batch_size": (_whole(2), "a whole number of 2 or more: normalization needs some samples"),
-    "patience": (_whole(0), "a whole number of epochs, 0 or more"),
-    "seed": (_whole(0), "a whole number of 0 or more"),
-    "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0, such as 0.001"),
-    "temperature": (lambda value: 0 < value < math.inf, "a number above 0, such as 4"),
-    "warm_up": (lambda value: 0 <= value < math.inf, "a number of epochs, 0 or more"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of 0 or more"),
-    "teacher_share": (lambda value: 0 <= value <= 1, "a number from 0, labels alone, to 1, the teacher alone"),
-}
-
-
-def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training: Training) -> TrainingData:
+def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training: TrainingPlan) -> TrainingData:
     """Prepare the data, for a student that takes ``inputs``.
 
     Raises:
@@ -182,7 +139,7 @@ def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training
 
 def train(
     runner: Runner,
-    training: Training,
+    training: TrainingPlan,
     student: Source,
     material: TrainingData,
     teacher: Teacher | None = None,
@@ -207,7 +164,7 @@ def train(
     """
     settings = training.settings
     if settings.hints and teacher is None:
-        raise PlanError("--hints are a teacher's: there is none")
+        raise PlanError("--attention-transfer needs a teacher, and there is none")
     lessons = None
     if teacher and (settings.teacher_share or settings.hints or material.data.labels is None):
         check_pair(teacher.source, student)
@@ -255,9 +212,10 @@ def lasting(settings: Settings) -> Settings:
 
 def nothing_there() -> PlanError:
     """The error of a training that is to be gone on with, and of which nothing is there."""
+    may_differ = ", ".join(flag(RENAMED.get(name, name)) for name in FREE)
     return PlanError(
-        "--resume: nothing of this training is there to go on with; model, data and settings must be the same, "
-        f"only {', '.join(map(option, FREE))} may differ. Leave it out to begin, or when the training had ended"
+        "--resume: there is no checkpoint of this training; model, data and settings must be the same, only "
+        f"{may_differ} may differ. Leave out --resume to start, or if the training had finished"
     )
 
 
@@ -274,8 +232,3 @@ def _checkpoints(request: TrainRequest, teacher: Teacher | None, *, resume: bool
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     return folder
-
-
-def option(name: str) -> str:
-    """The command line's name of a setting."""
-    return f"--{name.replace('_', '-')}"

@@ -6,38 +6,51 @@ from typing import Any
 
 import click
 
-from edgekit.cli.model_options import (
-    Numbers,
-    data_options,
-    epochs_kept,
-    evaluation_options,
-    model_options,
-    run_options,
-    training_options,
+from edgekit.cli.model_options import epochs_kept, json_option, options_of, quiet_option
+from edgekit.plan.declaration import build
+from edgekit.plan.options import (
+    ConversionOptions,
+    DataOptions,
+    ExecutionOptions,
+    ModelInput,
+    OutputOptions,
+    PreprocessingOptions,
+    TrainingOptions,
 )
-from edgekit.plan.options import Options
 
-SHARED = ("input_shape", "custom_objects", "allow_pickle", "keep_layout", "layout", "cache")
+# options of the student that are the teacher's, too, where it has none of its own
+SHARED = ("custom_objects", "allow_pickle", "keep_layout", "layout", "cache")
 PREPROCESSING = ("scale", "mean", "std")
+TEACHER = tuple(f"teacher_{name}" for name in ("weights", "input_shape", *PREPROCESSING))
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.option("--teacher", required=True, metavar="MODEL", help="Who knows: any kind of model that edgekit opens.")
-@click.option("--student", required=True, metavar="MODEL", help="Who learns: .keras, .h5 or FILE.py:function.")
-@click.option("-o", "--output", metavar="OUT", help="The trained student.  [default: STUDENT's name with -distilled]")
-@training_options
-@evaluation_options
-@model_options
-@data_options
-@click.option("--teacher-weights", metavar="FILE", help="State dict for the teacher's FILE.py:function.")
-@click.option(
-    "--teacher-input-shape", multiple=True, metavar="[NAME=]1,3,H,W", help="The teacher's, where it is another."
+@click.option("--teacher", required=True, metavar="MODEL", help="The model to learn from, of any supported kind.")
+@click.option("--student", required=True, metavar="MODEL", help="The model to train: .keras, .h5 or FILE.py:function.")
+@options_of(OutputOptions, "output", text={"output": "The trained student.  [default: STUDENT's name with -distilled]"})
+@options_of(TrainingOptions)
+@options_of(DataOptions, "evaluate", "metric")
+@options_of(ModelInput, omit=("model", "name"))
+@options_of(DataOptions, "layout")
+@options_of(PreprocessingOptions)
+@options_of(ModelInput, "weights", prefix="teacher", text={"weights": "State dict for the teacher's FILE.py:function."})
+@options_of(
+    ModelInput, "input_shape", prefix="teacher", text={"input_shape": "The teacher's input shape, if it differs."}
 )
-@click.option("--teacher-scale", type=float, metavar="S", help="The teacher's --scale, where it is another.")
-@click.option("--teacher-mean", type=Numbers(float), help="Likewise; any of these three replaces all of them.")
-@click.option("--teacher-std", type=Numbers(float), help="Likewise.")
-@run_options
-def command(as_json: bool, quiet: bool, **options: Any) -> None:
+@options_of(
+    PreprocessingOptions,
+    *PREPROCESSING,
+    prefix="teacher",
+    text={
+        "scale": "The teacher's --scale, if it differs.",
+        "mean": "The teacher's --mean; any of these three replaces all three.",
+        "std": "The teacher's --std.",
+    },
+)
+@options_of(ExecutionOptions, "cache")
+@json_option
+@quiet_option
+def command(teacher: str, student: str, as_json: bool, quiet: bool, **typed: Any) -> None:
     """Train STUDENT to answer as TEACHER does, and write it as a file of its own framework.
 
     Student and teacher may be of different frameworks. The teacher answers every sample once, augmented ones too; where
@@ -56,29 +69,20 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
     from edgekit.cli import terminal
     from edgekit.training.distill import distill, plan
 
-    given = {name: value for name, value in options.items() if value is not None}
-    made = plan(_student(dict(given)), _teacher(given))
+    own = {name.removeprefix("teacher_"): typed.pop(name) for name in list(typed) if name in TEACHER}
+    made = plan(build(ConversionOptions, typed | {"model": student}), _teacher(teacher, own, typed))
     with terminal.progress(enabled=not quiet) as watch, epochs_kept():
         report = distill(made, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_distillation(report)
 
 
-def _student(given: dict[str, Any]) -> Options:
-    given["model"] = given.pop("student")
-    return Options(
-        **{name: value for name, value in given.items() if not name.startswith("teacher") or name == "teacher_share"}
-    )
-
-
-def _teacher(given: dict[str, Any]) -> Options:
-    """The teacher's own options, and those it shares with the student."""
-    model: str = given["teacher"]
-    own = {name: given[f"teacher_{name}"] for name in PREPROCESSING if given.get(f"teacher_{name}") not in (None, ())}
-    taken = own or {name: given[name] for name in PREPROCESSING if name in given}
-    shared = {name: given[name] for name in SHARED if name in given}
-    if given["teacher_input_shape"]:
-        shared["input_shape"] = given["teacher_input_shape"]
-    elif not model.endswith((".pt", ".pth", ".th")) and ".py:" not in model:
-        shared.pop("input_shape", None)  # a model that says itself what it takes
-    weights = {"weights": given["teacher_weights"]} if "teacher_weights" in given else {}
-    return Options(model=model, **shared, **taken, **weights)
+def _teacher(model: str, own: dict[str, Any], student: dict[str, Any]) -> ConversionOptions:
+    """Return the teacher's options: its own, else the student's."""
+    values = {name: student[name] for name in SHARED} | {"model": model, "weights": own["weights"]}
+    preprocessing = own if any(own[name] not in (None, ()) for name in PREPROCESSING) else student
+    values |= {name: preprocessing[name] for name in PREPROCESSING}
+    values["input_shape"] = own["input_shape"]
+    # other models declare their input shape
+    if not own["input_shape"] and (model.endswith((".pt", ".pth", ".th")) or ".py:" in model):
+        values["input_shape"] = student["input_shape"]
+    return build(ConversionOptions, values)

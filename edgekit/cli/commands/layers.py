@@ -6,17 +6,20 @@ from typing import Any
 
 import click
 
-from edgekit.cli.model_options import model_options, run_options
-from edgekit.plan.options import Options
+from edgekit.cli.model_options import ONLY_FORMATS, json_option, options_of, quiet_option
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions, ExecutionOptions, ModelInput, TargetOptions
 from edgekit.plan.plan import resolve
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("model")
-@model_options
-@click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
-@run_options
-def command(as_json: bool, quiet: bool, **options: Any) -> None:
+@options_of(ModelInput, omit=("model", "name"))
+@options_of(TargetOptions, "device", text={"device": ONLY_FORMATS})
+@options_of(ExecutionOptions, "cache")
+@json_option
+@quiet_option
+def command(as_json: bool, quiet: bool, **typed: Any) -> None:
     """List the layers of MODEL, and the nodes that compute each of them in TFLite and IR.
 
     Their names and types are what the rules of a recipe select by. Layers that a format computes in one node, such as
@@ -29,7 +32,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
       edgekit layers net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5
       edgekit layers model.pt2 --json
     """
-    plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
+    plan = resolve(build(ConversionOptions, typed))
     from edgekit.cli import terminal
     from edgekit.conversion.layers import list_layers
 

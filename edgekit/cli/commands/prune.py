@@ -7,40 +7,52 @@ from typing import Any
 
 import click
 
-from edgekit.cli.model_options import (
-    data_options,
-    epochs_kept,
-    evaluation_options,
-    model_options,
-    pruning_options,
-    report_option,
-    run_options,
-    training_options,
+from edgekit.cli.model_options import epochs_kept, json_option, options_of, quiet_option
+from edgekit.plan.declaration import build
+from edgekit.plan.options import (
+    ConversionOptions,
+    DataOptions,
+    ExecutionOptions,
+    ModelInput,
+    OutputOptions,
+    PreprocessingOptions,
+    PruningOptions,
+    TargetOptions,
+    TrainingOptions,
 )
-from edgekit.plan.options import Options
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("model")
-@click.option("-o", "--output", metavar="OUT", help="The model to write.  [default: MODEL's name with -pruned]")
-@pruning_options
-@training_options
-@click.option("--calibrate", metavar="DATA", help="Data without labels: mends, scores, and quantizes to be timed.")
-@evaluation_options
-@model_options
-@click.option("--device", "-d", multiple=True, metavar="NAME", help="Time it in what this device runs.")
-@click.option(
-    "--quantize",
-    "-q",
-    multiple=True,
-    metavar="SCHEME",
-    help="Time and size it in this scheme.  [default: int8-static where there are data, else float32]",
+@options_of(OutputOptions, "output", text={"output": "The model file to write.  [default: MODEL's name with -pruned]"})
+@options_of(PruningOptions)
+@options_of(TrainingOptions)
+@options_of(
+    DataOptions,
+    omit=("layout",),
+    integers=("samples",),
+    text={
+        "calibrate": "Data without labels: for importance, reconstruction and quantization.",
+        "samples": "Use at most N calibration samples.",
+    },
 )
-@click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
-@data_options
-@report_option
-@run_options
-def command(as_json: bool, quiet: bool, **options: Any) -> None:
+@options_of(ModelInput, omit=("model", "name"))
+@options_of(
+    TargetOptions,
+    "device",
+    "quantize",
+    text={
+        "device": "Measure latency in the format that this device runs.",
+        "quantize": "Measure latency and size in this scheme.  [default: int8-static with data, else float32]",
+    },
+)
+@options_of(DataOptions, "layout")
+@options_of(PreprocessingOptions)
+@options_of(OutputOptions, "report")
+@options_of(ExecutionOptions, "cache")
+@json_option
+@quiet_option
+def command(as_json: bool, quiet: bool, **typed: Any) -> None:
     """Cut the channels, neurons and heads of MODEL that matter least, recover, and write an ordinary smaller model.
 
     MODEL is .keras, .h5 or FILE.py:function. With --train it is trained after the cut, to answer as the dense model
@@ -63,7 +75,7 @@ def command(as_json: bool, quiet: bool, **options: Any) -> None:
     from edgekit.cli import terminal
     from edgekit.pruning.command import plan, prune
 
-    made = plan(Options(**{name: value for name, value in options.items() if value is not None}))
+    made = plan(build(ConversionOptions, typed))
     with terminal.progress(enabled=not quiet) as watch, epochs_kept() if made.pruning.training else nullcontext():
         report = prune(made, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_pruning(report)

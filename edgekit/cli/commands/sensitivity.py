@@ -7,31 +7,49 @@ from typing import Any
 
 import click
 
-from edgekit.cli.model_options import data_options, evaluation_options, model_options, run_options
-from edgekit.plan.options import Options
+from edgekit.cli.model_options import ONLY_FORMATS, json_option, options_of, quiet_option
+from edgekit.plan.declaration import build
+from edgekit.plan.options import (
+    ConversionOptions,
+    DataOptions,
+    ExecutionOptions,
+    ModelInput,
+    OutputOptions,
+    PreprocessingOptions,
+    TargetOptions,
+)
 from edgekit.plan.plan import resolve
 from edgekit_converters.recipe import toml
 from edgekit_runtime.errors import ConversionError
 
+COUNT = click.IntRange(min=1)
+
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("model")
-@click.option("--calibrate", required=True, metavar="DATA", help="Folder of images, .npz, .npy or FILE.py:function.")
-@evaluation_options
-@click.option("--exact", is_flag=True, help="Make and measure two artifacts a layer: only it quantized, only it not.")
-@click.option("--quantize", "-q", metavar="SCHEME", help="What layers are quantized to.  [default: int8-static]")
-@click.option("--recipe", metavar="FILE.toml", help="What layers are quantized to, instead of a scheme.")
+@options_of(DataOptions, "calibrate", required=("calibrate",))
+@options_of(DataOptions, "evaluate", "metric")
+@click.option("--exact", is_flag=True, help="Also make two artifacts per layer: only it quantized, and all but it.")
+@click.option("--quantize", "-q", metavar="SCHEME", help="Scheme of the layers.  [default: int8-static]")
+@options_of(TargetOptions, "recipe", text={"recipe": "Recipe of the layers, instead of a scheme."})
 @click.option("--write-recipe", metavar="FILE.toml", help="Write a recipe that keeps the worst layers in float.")
-@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="In that recipe: the N worst.")
-@click.option("--keep-db", type=float, metavar="X", help="In that recipe: those that alone leave less than X dB.")
-@click.option("--report", metavar="FILE.html|.json", help="Write the figures: as a page with a chart, or as JSON.")
-@model_options
-@click.option("--device", "-d", multiple=True, metavar="NAME", help="Only the formats this device runs; repeatable.")
-@click.option("--samples", type=int, metavar="N", help="Use at most N calibration samples.")
-@data_options
-@click.option("--no-remedies", "remedies", flag_value=False, type=bool, default=True, help="As `edgekit convert` does.")
-@run_options
-def command(**options: Any) -> None:
+@click.option("--float-layers", type=COUNT, metavar="N", help="In that recipe: keep the N worst layers in float.")
+@click.option("--keep", type=COUNT, hidden=True, metavar="N")
+@click.option(
+    "--float-below-db", type=float, metavar="X", help="In that recipe: keep layers in float that alone give under X dB."
+)
+@click.option("--keep-db", type=float, hidden=True, metavar="X")
+@options_of(OutputOptions, "report")
+@options_of(ModelInput, omit=("model", "name"))
+@options_of(TargetOptions, "device", text={"device": ONLY_FORMATS})
+@options_of(DataOptions, "samples", integers=("samples",), text={"samples": "Use at most N calibration samples."})
+@options_of(DataOptions, "layout")
+@options_of(PreprocessingOptions)
+@options_of(TargetOptions, "auto_fix", text={"auto_fix": "Quantize the graph as it is; see `edgekit convert`."})
+@options_of(ExecutionOptions, "cache")
+@json_option
+@quiet_option
+def command(**typed: Any) -> None:
     """Tell which layers of MODEL cost accuracy when they are quantized, in TFLite and in IR; the worst come first.
 
     Without labels, from one run of the float and the quantized model on up to 64 calibration samples. --exact quantizes
@@ -44,10 +62,11 @@ def command(**options: Any) -> None:
       edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit sensitivity model.keras --calibrate train.npz --evaluate test.npz --exact --report layers.html
     """
-    own = {name: options.pop(name) for name in ("exact", "write_recipe", "keep", "keep_db", "as_json", "quiet")}
-    _check(own, options)
-    options["quantize"] = (options["quantize"],) if options["quantize"] else ()
-    plan = resolve(Options(**{name: value for name, value in options.items() if value is not None}))
+    own = {name: typed.pop(name) for name in ("exact", "write_recipe", "as_json", "quiet")}
+    own["count"] = _either(typed, "float_layers", "keep")
+    own["below_db"] = _either(typed, "float_below_db", "keep_db")
+    _check(own, typed)
+    plan = resolve(build(ConversionOptions, typed))
     from edgekit.conversion.sensitivity import keeping, recipe_of, sense
 
     recipe_of(plan)  # what cannot be is refused before anything is loaded
@@ -57,23 +76,29 @@ def command(**options: Any) -> None:
     with terminal.progress(enabled=not own["quiet"]) as watch:
         report = sense(plan, exact=own["exact"], watch=watch)
     if own["write_recipe"]:
-        recipe = keeping(report, count=own["keep"], below_db=own["keep_db"])
+        recipe = keeping(report, count=own["count"], below_db=own["below_db"])
         _write(Path(own["write_recipe"]), toml.write(recipe))
     if plan.report:
         _write(plan.report, page(report) if plan.report.suffix == ".html" else report.to_json())
     click.echo(report.to_json(), nl=False) if own["as_json"] else terminal.show_sensitivity(report)
 
 
-def _check(own: dict[str, Any], options: dict[str, Any]) -> None:
-    """Refuse what contradicts itself or cannot be written, before anything is computed."""
-    if options["quantize"] and options["recipe"]:
-        raise click.UsageError("--recipe says the scheme: leave --quantize out")
-    if own["keep"] is not None and own["keep_db"] is not None:
-        raise click.UsageError("--keep and --keep-db are two ways to say which layers; take one")
-    if (own["keep"] is not None or own["keep_db"] is not None) and not own["write_recipe"]:
-        raise click.UsageError("--keep and --keep-db go with --write-recipe FILE.toml")
-    if options["report"] and Path(options["report"]).suffix not in (".html", ".json"):
-        raise click.UsageError(f"--report {options['report']}: give a name that ends in .html or .json")
+def _either(typed: dict[str, Any], name: str, alias: str) -> Any:
+    """Return the value of an option that also has an older name."""
+    value, older = typed.pop(name), typed.pop(alias)
+    return older if value is None else value
+
+
+def _check(own: dict[str, Any], typed: dict[str, Any]) -> None:
+    """Refuse options that contradict each other or paths that cannot be written, before anything is computed."""
+    if typed["quantize"] and typed["recipe"]:
+        raise click.UsageError("--recipe has a scheme: leave out --quantize")
+    if own["count"] is not None and own["below_db"] is not None:
+        raise click.UsageError("--float-layers and --float-below-db both select layers; give one")
+    if (own["count"] is not None or own["below_db"] is not None) and not own["write_recipe"]:
+        raise click.UsageError("--float-layers and --float-below-db go with --write-recipe FILE.toml")
+    if typed["report"] and Path(typed["report"]).suffix not in (".html", ".json"):
+        raise click.UsageError(f"--report {typed['report']}: give a name that ends in .html or .json")
     if own["write_recipe"] and not Path(own["write_recipe"]).absolute().parent.is_dir():
         raise click.UsageError(f"--write-recipe {own['write_recipe']}: there is no such folder")
 

@@ -146,5 +146,5 @@ def test_who_interrupts_what_trains_is_told_how_it_goes_on(tmp_path, monkeypatch
     for verb in ("prune", "convert"):
         asked = [verb, "m.keras", "--prune", "0.5", "--quiet", "--calibrate", "d.npz"]
         trained = CliRunner().invoke(cli, [*asked, "--train", "d.npz"])
-        assert "epochs that were finished are kept: the same command with --resume" in trained.output
+        assert "finished epochs are kept: run the same command with --resume" in trained.output
         assert "--resume" not in CliRunner().invoke(cli, asked).output

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.plan.options import Options
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import resolve
 from edgekit_converters.formats import FORMATS, tflite
 from edgekit_runtime.errors import ProfileError
@@ -35,13 +36,14 @@ def options(tmp_path):
     (tmp_path / "board.toml").write_text(PROFILE.replace('"int8-static", "float16", ', '"int8-static", '))
     (tmp_path / "net.keras").write_bytes(b"not opened here")
     (tmp_path / "d.npz").write_bytes(b"not opened here")
-    return Options(
-        model=str(tmp_path / "net.keras"),
-        output=str(tmp_path / "net.edgekit"),
-        device=(str(tmp_path / "board.toml"),),
-        quantize=("int8", "float32"),
-        calibrate=str(tmp_path / "d.npz"),
-    )
+    values = {
+        "model": tmp_path / "net.keras",
+        "output": tmp_path / "net.edgekit",
+        "device": tmp_path / "board.toml",
+        "quantize": ("int8", "float32"),
+        "calibrate": tmp_path / "d.npz",
+    }
+    return build(ConversionOptions, values)
 
 
 def test_a_plan_takes_a_format_that_is_registered_by_one_line(options, monkeypatch):

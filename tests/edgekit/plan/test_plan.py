@@ -1,13 +1,16 @@
 """Everything that is decided before a toolchain starts, and everything that is refused there."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from edgekit.cli.dry_run import describe
-from edgekit.plan.options import Options, parse_input_shape, read_plan
-from edgekit.plan.plan import MAX_DEFAULT_JOBS, as_it_came, default_jobs, resolve
+from edgekit.plan.declaration import build
+from edgekit.plan.input_shape import parse_input_shape
+from edgekit.plan.options import ConversionOptions
+from edgekit.plan.plan import MAX_DEFAULT_JOBS, as_it_came, default_jobs
+from edgekit.plan.plan import resolve as resolve_options
+from edgekit.plan.plan_file import read_plan
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
@@ -28,9 +31,14 @@ def model(tmp_path):
     return str(path)
 
 
+def resolve(options, **change):
+    """Return the plan of options by name, some of them changed."""
+    return resolve_options(build(ConversionOptions, options | change))
+
+
 @pytest.fixture
 def options(model, tmp_path):
-    return Options(model=model, output=str(tmp_path / "net.edgekit"))
+    return {"model": model, "output": str(tmp_path / "net.edgekit")}
 
 
 def test_the_simplest_request_makes_float32_for_both_engines(options):
@@ -40,14 +48,12 @@ def test_the_simplest_request_makes_float32_for_both_engines(options):
 
 
 def test_with_calibration_data_int8_is_the_default(options):
-    plan = resolve(replace(options, calibrate="d.npz"))
+    plan = resolve(options, calibrate="d.npz")
     assert plan.schemes == ("int8-static",)
 
 
 def test_devices_decide_formats_and_order(options):
-    plan = resolve(
-        replace(options, device=("intel-cpu", "raspberry-pi-5"), quantize=("float32", "int8"), calibrate="d.npz")
-    )
+    plan = resolve(options, device=("intel-cpu", "raspberry-pi-5"), quantize=("float32", "int8"), calibrate="d.npz")
     assert plan.preferred["raspberry-pi-5"] == ("litert-int8-static", "litert-float32")
     assert plan.preferred["intel-cpu"] == ("openvino-int8-static", "openvino-float32")
     assert [variant.name for variant in plan.variants] == [
@@ -57,7 +63,7 @@ def test_devices_decide_formats_and_order(options):
 
 
 def test_an_accelerator_and_its_fallback_share_one_artifact(options):
-    plan = resolve(replace(options, device=("intel-igpu",), quantize=("float16",)))
+    plan = resolve(options, device=("intel-igpu",), quantize=("float16",))
     gpu, cpu = plan.variants
     assert (gpu.name, cpu.name) == ("openvino-gpu-float16", "openvino-float16")
     assert gpu.artifact == cpu.artifact
@@ -70,11 +76,11 @@ def test_an_accelerator_and_its_fallback_share_one_artifact(options):
 )
 def test_names_users_bring_are_taken(options, alias, name):
     device = ("raspberry-pi-5",)
-    assert resolve(replace(options, device=device, quantize=(alias,), calibrate="d.npz")).schemes == (name,)
+    assert resolve(options, device=device, quantize=(alias,), calibrate="d.npz").schemes == (name,)
 
 
 def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
-    plan = resolve(replace(options, device=("x86-64", "intel-cpu"), quantize=("int8-dynamic", "float32")))
+    plan = resolve(options, device=("x86-64", "intel-cpu"), quantize=("int8-dynamic", "float32"))
     assert "openvino-int8-dynamic" not in [variant.name for variant in plan.variants]
     assert any("intel-cpu: no int8-dynamic" in note for note in plan.notes)
 
@@ -93,14 +99,14 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"metric": "m.py:score", "evaluate": "d.npz"}, DataError, "m.py: no such file"),
         ({"max_drop": -1.0, "evaluate": "d.npz"}, PlanError, "0 or more"),
         ({"samples": 0}, PlanError, "1 or more"),
-        ({"samples": "many"}, PlanError, "--samples many: auto, or 1 or more"),
+        ({"samples": "many"}, PlanError, "--samples many: expected auto, or a whole number of 1 or more"),
         ({"samples": True}, PlanError, "1 or more"),
         ({"samples": "auto"}, PlanError, "--samples auto needs --calibrate"),
         ({"jobs": 2}, PlanError, "--jobs goes with --evaluate or --quantize auto"),
         ({"ray": "auto"}, PlanError, "--ray goes with --evaluate or --quantize auto"),
-        ({"jobs": 0, "quantize": ("auto",)}, PlanError, "--jobs 0: 1 or more"),
-        ({"jobs": 2, "ray": "auto", "quantize": ("auto",)}, PlanError, "leave --jobs out"),
-        ({"ray": "auto", "cache": False, "quantize": ("auto",)}, PlanError, "leave --no-cache out"),
+        ({"jobs": 0, "quantize": ("auto",)}, PlanError, "--jobs 0: expected a whole number of 1 or more"),
+        ({"jobs": 2, "ray": "auto", "quantize": ("auto",)}, PlanError, "leave out --jobs"),
+        ({"ray": "auto", "cache": False, "quantize": ("auto",)}, PlanError, "leave out --no-cache"),
         ({"weights": "w.pth"}, PlanError, "FILE.py:function"),
         ({"custom_objects": "missing.py"}, SourceError, "missing.py"),
         ({"max_drop": float("nan"), "evaluate": "d.npz"}, PlanError, "0 or more"),
@@ -111,7 +117,7 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"scale": float("inf")}, PlanError, "--scale"),
         ({"resize": (8, 8, 8)}, PlanError, "--resize"),
         ({"resize": (8.0, 8.0)}, PlanError, "--resize"),
-        ({"layout": "HWC"}, PlanError, "NHWC or NCHW"),
+        ({"layout": "HWC"}, PlanError, "expected one of NHWC, NCHW"),
         ({"calibrate": "missing.npz"}, DataError, "--calibrate missing.npz"),
         ({"evaluate": "missing.py:samples"}, DataError, "--evaluate missing.py:samples"),
         ({"boxes": "output0"}, PlanError, "--boxes needs --box-format"),
@@ -127,25 +133,25 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
 )
 def test_what_cannot_be_met_is_refused(options, change, error, said):
     with pytest.raises(error, match=said):
-        resolve(replace(options, **change))
+        resolve(options, **change)
 
 
 def test_a_folder_is_no_place_for_the_bundle(options, tmp_path):
     with pytest.raises(PlanError, match="folder"):
-        resolve(replace(options, output=str(tmp_path)))
+        resolve(options, output=str(tmp_path))
 
 
 def test_onnx_cannot_go_to_a_board_that_runs_tflite(options, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(PlanError, match="raspberry-pi-5 runs litert"):
-        resolve(replace(options, model=str(tmp_path / "net.onnx"), device=("raspberry-pi-5",)))
+        resolve(options, model=str(tmp_path / "net.onnx"), device=("raspberry-pi-5",))
 
 
 def test_a_python_file_needs_a_function(options, tmp_path):
     (tmp_path / "net.py").write_text("")
     with pytest.raises(SourceError, match=r"net\.py:build"):
-        resolve(replace(options, model=str(tmp_path / "net.py")))
-    assert resolve(replace(options, model=str(tmp_path / "net.py:make"))).source.function == "make"
+        resolve(options, model=str(tmp_path / "net.py"))
+    assert resolve(options, model=str(tmp_path / "net.py:make")).source.function == "make"
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,x,3", "1,0", "1,-3", "1.5", "x=", "1,3:int7"])
@@ -177,7 +183,7 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         top = 3
         """
     )
-    plan = resolve(Options(**read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit")))
+    plan = resolve(read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit"))
     assert plan.calibrate == str(tmp_path / "d.npz")  # relative to the file
     assert plan.preprocessing.resize == (224, 224)
     assert plan.preprocessing.mean == (0.485, 0.456, 0.406)
@@ -204,9 +210,9 @@ def test_a_plan_file_may_leave_the_number_of_samples_open(tmp_path):
         ("[preprocessing]\nmeans = [1]", r"\[preprocessing\]: unknown key 'means'"),
         ("[postprocessing]\nmean = [1]", r"\[postprocessing\]: unknown key 'mean'"),
         ("postprocessing = 3", r"is not the table \[postprocessing\]"),
-        ("top = 1\n[postprocessing]\ntop = 2", "'top' is said twice"),
+        ("top = 1\n[postprocessing]\ntop = 2", "'top' is given twice"),
         ("[postprocessing]\ntop = 1.5", "top"),
-        ("mean = [1]\n[preprocessing]\nmean = [2]", "'mean' is said twice"),
+        ("mean = [1]\n[preprocessing]\nmean = [2]", "'mean' is given twice"),
         ("model = ", "not TOML"),
     ],
 )
@@ -233,7 +239,7 @@ def with_recipe(options, tmp_path):
 
     def write(text, **more):
         (tmp_path / "r.toml").write_text(text)
-        return replace(options, **({"recipe": "r.toml", "calibrate": "d.npz"} | more))
+        return options | {"recipe": "r.toml", "calibrate": "d.npz"} | more
 
     return write
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.plan.options import Options
-from edgekit.plan.postprocessing import asked, declare, suggest
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions
+from edgekit.plan.postprocessing import declare, requested, suggest
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import OutputSpec, Postprocessing
 
@@ -15,30 +16,34 @@ YOLO = OutputSpec("output0", (1, 84, 8400), "float32")  # four numbers and 80 cl
 SSD = (OutputSpec("places", (1, 1917, 4), "float32"), OutputSpec("classes", (1, 1917, 91), "float32"))
 
 
+def options_of(**values):
+    return build(ConversionOptions, values).postprocessing
+
+
 def declared(outputs, names=0, **options):
-    return declare(asked(Options(**options)), outputs, names)
+    return declare(requested(options_of(**options)), outputs, names)
 
 
 def test_nothing_asked_for_is_nothing():
-    assert asked(Options(labels="classes.txt", scale=0.5)) is None
+    assert requested(options_of(labels="classes.txt", scale=0.5)) is None
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"activation": "relu"}, "--activation relu: none, softmax, sigmoid"),
+        ({"activation": "relu"}, "--activation relu: expected one of none, softmax, sigmoid"),
         ({"threshold": float("nan")}, "--threshold nan"),
-        ({"top": 0}, "--top 0: 1 to 65536"),
-        ({"boxes": "b", "box_format": "xyxy", "iou": 1.5}, r"--iou 1\.5: 0 to 1"),
-        ({"boxes": "b", "box_format": "xywh"}, "--box-format xywh: yxyx, xyxy, cxcywh"),
+        ({"top": 0}, "--top 0: expected a whole number from 1 to 65536"),
+        ({"boxes": "b", "box_format": "xyxy", "iou": 1.5}, r"--iou 1\.5: expected a number from 0 to 1"),
+        ({"boxes": "b", "box_format": "xywh"}, "--box-format xywh: expected one of yxyx, xyxy, cxcywh"),
         ({"boxes": "b"}, "--boxes needs --box-format"),
-        ({"iou": 0.5}, "--box-format and --iou are for --boxes"),
-        ({"box_format": "xyxy"}, "--box-format and --iou are for --boxes"),
+        ({"iou": 0.5}, "--box-format and --iou go with --boxes"),
+        ({"box_format": "xyxy"}, "--box-format and --iou go with --boxes"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_model_is_opened(options, said):
     with pytest.raises(PlanError, match=said):
-        asked(Options(**options))
+        requested(options_of(**options))
 
 
 def test_classes_of_the_only_output():

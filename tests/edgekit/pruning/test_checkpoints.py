@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekit.plan.options import Options
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions
 from edgekit.pruning.checkpoints import Memory
-from edgekit.pruning.options import asked
+from edgekit.pruning.options import plan_pruning
 from edgekit.pruning.search import PruningResult
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.errors import PlanError
@@ -29,7 +30,8 @@ def memory(tmp_path, monkeypatch):
     def open_memory(scale=1.0, **options):
         inputs = (dataclasses.replace(spec, preprocessing=Preprocessing(None, scale, (), ())),)
         work = SimpleNamespace(source=source, inputs=inputs, plan=plan)
-        return Memory(work, asked(Options(train=str(tmp_path / "train.npz"), **{"prune": 0.5} | options)))
+        values = {"train": tmp_path / "train.npz", "prune": 0.5} | options
+        return Memory(work, plan_pruning(build(ConversionOptions, values)))
 
     return open_memory
 
@@ -46,7 +48,7 @@ def test_who_goes_on_cuts_what_was_chosen(memory):
 )
 def test_what_was_asked_otherwise_is_not_gone_on_with(memory, other):
     memory().keep(1, CHOSEN)
-    with pytest.raises(PlanError, match="--resume: nothing of this training is there to go on with"):
+    with pytest.raises(PlanError, match="--resume: there is no checkpoint of this training"):
         memory(**other, resume=True)
 
 

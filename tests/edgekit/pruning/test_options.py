@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from edgekit.cli.dry_run import describe, text
-from edgekit.plan.options import Options, read_plan
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import resolve
+from edgekit.plan.plan_file import read_plan
 from edgekit.pruning.command import plan
-from edgekit.pruning.options import CALIBRATION_SAMPLES, asked, timed_in, with_calibration
+from edgekit.pruning.options import CALIBRATION_SAMPLES, plan_pruning, timed_in, with_calibration
 from edgekit_converters.prune.channel_selection import Goal
 from edgekit_runtime.errors import DataError, PlanError
+
+
+def options_of(**values):
+    return build(ConversionOptions, values)
 
 
 @pytest.fixture
@@ -25,30 +31,30 @@ def model(tmp_path, monkeypatch):
 
 
 def test_goals_are_parts_left():
-    assert asked(Options(prune=0.3)).goal == Goal("channels", 0.7)
-    assert asked(Options(prune_to="latency=0.5")).goal == Goal("latency", 0.5)
-    assert asked(Options(prune_to="macs=.25")).goal == Goal("macs", 0.25)
-    assert asked(Options(evaluate="x.npz")) is None
+    assert plan_pruning(options_of(prune=0.3)).goal == Goal("channels", 0.7)
+    assert plan_pruning(options_of(prune_to="latency=0.5")).goal == Goal("latency", 0.5)
+    assert plan_pruning(options_of(prune_to="macs=.25")).goal == Goal("macs", 0.25)
+    assert plan_pruning(options_of(evaluate="x.npz")) is None
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"prune": 1.0}, "--prune 1.0: a part of the channels"),
+        ({"prune": 1.0}, "--prune 1.0: expected the fraction of channels"),
         ({"prune": float("nan")}, "--prune nan"),
         ({"prune_to": "speed=0.5"}, "--prune-to speed=0.5: .*latency=0.5"),
         ({"prune_to": "channels=0.5"}, "--prune-to channels=0.5"),
         ({"prune_to": "macs=1.5"}, "--prune-to macs=1.5"),
         ({"prune_to": "macs"}, "--prune-to macs:"),
-        ({"prune": 0.5, "prune_to": "macs=0.5"}, "two ways"),
-        ({"prune": 0.5, "floor": 1.0}, "--floor 1.0"),
+        ({"prune": 0.5, "prune_to": "macs=0.5"}, "both set a goal"),
+        ({"prune": 0.5, "min_channel_ratio": 1.0}, "--min-channel-ratio 1.0: expected the fraction"),
         ({"prune": 0.5, "round_to": 0}, "--round-to 0"),
         ({"prune": 0.5, "rounds": 0}, "--rounds 0"),
-        ({"prune": 0.5, "importance": "size"}, "--importance size: l1"),
+        ({"prune": 0.5, "importance": "size"}, "--importance size: expected one of l1"),
         ({"prune": 0.5, "importance": "taylor"}, "--importance taylor .*--train"),
         ({"prune": 0.5, "latency_table": "half.json"}, "latency table goes with --prune-to latency"),
         ({"prune": 0.5, "epochs": 3}, "--epochs needs --train"),
-        ({"keep": ("conv",)}, "--keep goes with --prune"),
+        ({"exclude_layer": ("conv",)}, "--exclude-layer goes with --prune"),
         ({"sparsity": "1.5"}, "--sparsity 1.5: .*such as 0.8; or N:M"),
         ({"sparsity": 0.0}, "--sparsity 0.0"),
         ({"sparsity": "4:2"}, "--sparsity 4:2"),
@@ -61,42 +67,46 @@ def test_goals_are_parts_left():
 )
 def test_what_contradicts_itself_is_refused(options, says, model):
     with pytest.raises(PlanError, match=re.compile(says)):
-        asked(Options(model=model, **options))
+        plan_pruning(options_of(model=model, **options))
 
 
 def test_a_table_that_is_none_is_refused(model):
     with pytest.raises(DataError, match=r"--latency-table half\.json: is no table"):
-        asked(Options(model=model, prune_to="latency=0.5", latency_table="half.json"))
+        plan_pruning(options_of(model=model, prune_to="latency=0.5", latency_table="half.json"))
 
 
 def test_a_command_that_asks_for_nothing_is_refused(model):
     with pytest.raises(PlanError, match=r"say how much: --prune 0\.5"):
-        plan(Options(model=model))
-    with pytest.raises(PlanError, match="something this conversion reads"):
-        plan(Options(model=model, prune=0.5, output=model))
+        plan(options_of(model=model))
+    with pytest.raises(PlanError, match="this command already reads"):
+        plan(options_of(model=model, prune=0.5, output=model))
 
 
 def test_a_model_is_trained_for_integers_alone(model, tmp_path):
     data = str(tmp_path / "train.npz")
     np.savez(data, x=np.zeros((2, 4)))
-    made = asked(Options(model=model, train=data, quantize_aware="int8"))
+    made = plan_pruning(options_of(model=model, train=data, quantize_aware="int8"))
     assert (made.goal, made.sparsity, str(made)) == (None, None, "--quantize-aware int8-static")
-    assert str(asked(Options(model=model, train=data, quantize_aware="w4", prune=0.5))).endswith("int4-weights")
+    assert str(plan_pruning(options_of(model=model, train=data, quantize_aware="w4", prune=0.5))).endswith(
+        "int4-weights"
+    )
     with pytest.raises(PlanError, match=r"--train goes with .*--quantize-aware SCHEME: there is nothing to recover"):
-        asked(Options(model=model, train=data))
-    assert with_calibration(Options(model=model, train=data, quantize_aware="int8")).calibrate == data
-    told = text(describe(resolve(Options(model=model)), made)).splitlines()
+        plan_pruning(options_of(model=model, train=data))
+    assert with_calibration(options_of(model=model, train=data, quantize_aware="int8")).data.calibrate == data
+    told = text(describe(resolve(options_of(model=model)), made)).splitlines()
     assert f"train      --quantize-aware int8-static, trained on {data} for 10 epochs" in told
-    pruned = asked(Options(model=model, sparsity="0.5"))
-    assert "prune      --sparsity 0.5" in text(describe(resolve(Options(model=model)), pruned)).splitlines()
+    pruned = plan_pruning(options_of(model=model, sparsity="0.5"))
+    assert "prune      --sparsity 0.5" in text(describe(resolve(options_of(model=model)), pruned)).splitlines()
 
 
 def test_training_data_calibrate_where_nothing_else_was_given(model):
-    given = Options(model=model, prune=0.5, train="train.npz")
-    assert with_calibration(given).calibrate == "train.npz"
-    assert with_calibration(given).samples == CALIBRATION_SAMPLES
-    assert with_calibration(Options(model=model, prune=0.5, train="a", calibrate="b", samples=7)).calibrate == "b"
-    assert with_calibration(Options(model=model, train="train.npz")).calibrate is None
+    given = options_of(model=model, prune=0.5, train="train.npz")
+    assert with_calibration(given).data.calibrate == "train.npz"
+    assert with_calibration(given).data.samples == CALIBRATION_SAMPLES
+    assert (
+        with_calibration(options_of(model=model, prune=0.5, train="a", calibrate="b", samples=7)).data.calibrate == "b"
+    )
+    assert with_calibration(options_of(model=model, train="train.npz")).data.calibrate is None
 
 
 @pytest.mark.parametrize(
@@ -110,28 +120,28 @@ def test_training_data_calibrate_where_nothing_else_was_given(model):
     ],
 )
 def test_times_are_of_what_the_first_device_would_run(options, expected, model):
-    assert timed_in(resolve(Options(model=model, **options))) == expected
+    assert timed_in(resolve(options_of(model=model, **options))) == expected
 
 
 def test_a_plan_file_has_a_table_of_its_own(tmp_path, model):
     (tmp_path / "plan.toml").write_text(
-        'model = "net.keras"\n[pruning]\nprune_to = "size=0.5"\nkeep = "stem*"\nrounds = 2\nper_layer = true\n'
+        'model = "net.keras"\n[pruning]\nprune_to = "size=0.5"\nexclude_layer = "stem*"\nrounds = 2\nper_layer = true\n'
     )
-    pruning = asked(Options(**read_plan(tmp_path / "plan.toml")))
+    pruning = plan_pruning(options_of(**read_plan(tmp_path / "plan.toml")))
     assert (pruning.goal, pruning.rounds) == (Goal("size", 0.5), 2)
     assert (pruning.limits.keep, pruning.limits.per_layer) == (("stem*",), True)
 
 
 def test_sparsity_goes_alone_or_with_cutting_and_into_the_training(model):
-    alone = asked(Options(model=model, sparsity="2:4", keep=("conv*",), train="train.npz"))
+    alone = plan_pruning(options_of(model=model, sparsity="2:4", exclude_layer=("conv*",), train="train.npz"))
     assert (alone.goal, str(alone)) == (None, "--sparsity 2:4")
     assert (alone.training.settings.sparsity, alone.training.settings.keep) == ("2:4", ("conv*",))
-    both = asked(Options(model=model, sparsity=0.8, prune=0.5))
+    both = plan_pruning(options_of(model=model, sparsity=0.8, prune=0.5))
     assert (both.goal, both.sparsity, str(both)) == (Goal("channels", 0.5), "0.8", "--prune 0.5 --sparsity 0.8")
-    assert with_calibration(Options(model=model, sparsity=0.8, train="train.npz")).calibrate == "train.npz"
+    assert with_calibration(options_of(model=model, sparsity=0.8, train="train.npz")).data.calibrate == "train.npz"
 
 
 @pytest.mark.parametrize("value", ["0.8", '"2:4"'])
 def test_a_plan_file_may_give_sparsity_as_a_number_or_as_a_pattern(model, tmp_path, value):
     (tmp_path / "plan.toml").write_text(f"[pruning]\nsparsity = {value}\n")
-    assert asked(Options(model=model, **read_plan(tmp_path / "plan.toml"))).sparsity == value.strip('"')
+    assert plan_pruning(options_of(model=model, **read_plan(tmp_path / "plan.toml"))).sparsity == value.strip('"')

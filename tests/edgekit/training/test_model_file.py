@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.plan.options import Options
+from edgekit.plan.declaration import build
+from edgekit.plan.options import ConversionOptions
 from edgekit.training import model_file
 from edgekit_converters.load import kind_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import ConversionError, PlanError
 
 
-def asked(folder, model, output, *also, keras="3.8.0"):
+def requested(folder, model, output, *also, keras="3.8.0"):
     path = folder / model
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": keras}))
     if not model.endswith(".keras"):
         path.write_bytes(b"something else")
-    options = Options(model=str(path), output=str(folder / output))
-    return model_file.asked(options, SourceRequest(kind_of(path), path), *(str(folder / one) for one in also))
+    options = build(ConversionOptions, {"model": path, "output": folder / output})
+    return model_file.requested_path(options, SourceRequest(kind_of(path), path), *(str(folder / one) for one in also))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def asked(folder, model, output, *also, keras="3.8.0"):
     ],
 )
 def test_what_may_be(tmp_path, model, output, keras):
-    assert asked(tmp_path, model, output, keras=keras) == tmp_path / output
+    assert requested(tmp_path, model, output, keras=keras) == tmp_path / output
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_what_may_be(tmp_path, model, output, keras):
 )
 def test_what_cannot_be_is_refused(tmp_path, model, output, keras, kinds):
     with pytest.raises(PlanError, match=rf"-o .*{output}: the model is saved as {kinds}; give"):
-        asked(tmp_path, model, output, keras=keras)
+        requested(tmp_path, model, output, keras=keras)
 
 
 @pytest.mark.parametrize("metadata", ["[]", "{}", "no JSON"])
@@ -63,13 +64,13 @@ def test_what_is_no_keras_file_is_left_to_the_stage_that_opens_it(tmp_path, meta
     path = tmp_path / "net.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", metadata)
-    options = Options(model=str(path), output=str(tmp_path / "small.h5"))
-    assert model_file.asked(options, SourceRequest("keras", path)) == tmp_path / "small.h5"
+    options = build(ConversionOptions, {"model": path, "output": tmp_path / "small.h5"})
+    assert model_file.requested_path(options, SourceRequest("keras", path)) == tmp_path / "small.h5"
 
 
 def test_a_file_that_is_read_is_not_written(tmp_path):
-    with pytest.raises(PlanError, match=r"-o .*teacher\.keras: is something this conversion reads"):
-        asked(tmp_path, "net.keras", "teacher.keras", "teacher.keras")
+    with pytest.raises(PlanError, match=r"-o .*teacher\.keras: this command already reads"):
+        requested(tmp_path, "net.keras", "teacher.keras", "teacher.keras")
 
 
 def test_without_a_place_the_name_has_the_kind_it_is_saved_as():

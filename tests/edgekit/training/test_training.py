@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit.plan.options import Options
+from edgekit.plan.declaration import build, declarations
+from edgekit.plan.options import ConversionOptions, TrainingOptions
 from edgekit.training import training
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
@@ -14,83 +15,93 @@ from edgekit_runtime.errors import DataError, PlanError, ToolchainError
 from edgekit_runtime.format.manifest import InputSpec
 
 
+def training_options(**values):
+    return build(ConversionOptions, values).training
+
+
 @pytest.fixture
 def options(tmp_path):
     """Options with data to train on."""
     np.savez(tmp_path / "train.npz", x=np.zeros((4, 2)))
-    return lambda **given: Options(model="m.keras", train=str(tmp_path / "train.npz"), **given)
+    return lambda **given: training_options(train=str(tmp_path / "train.npz"), **given)
 
 
 def test_what_is_not_said_is_as_settings_have_it(options):
-    asked = training.asked(options())
+    asked = training.plan_training(options())
     assert asked.settings == Settings()
-    assert training.asked(Options(model="m.keras")) is None
+    assert training.plan_training(training_options()) is None
 
 
 def test_what_is_said_is_taken_and_a_zero_is_said(options):
-    asked = training.asked(options(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True, seed=7))
-    assert asked.settings == Settings(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True, seed=7)
+    given = options(epochs=3, augment=("flip",), distillation_weight=0.0, warmup_epochs=0.0, attention_transfer=True)
+    asked = training.plan_training(given)
+    assert asked.settings == Settings(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True)
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("int8", "int8-static"), ("w4", "int4-weights"), ("int8-dynamic", None)])
 def test_integers_are_imitated_by_any_name_of_their_scheme(options, name, scheme):
-    asked = training.asked(options(quantize_aware=name))
+    asked = training.plan_training(options(quantize_aware=name))
     assert asked.settings.quantize_aware == (scheme or name)
-    assert training.aware(asked) == f"--quantize-aware {scheme or name}"
-    assert training.aware(training.asked(options())) == training.aware(None) == ""
+    assert training.quantize_aware_text(asked) == f"--quantize-aware {scheme or name}"
+    assert training.quantize_aware_text(training.plan_training(options())) == training.quantize_aware_text(None) == ""
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"epochs": 0}, "--epochs 0: wanted a whole number of 1 or more"),
-        ({"optimizer": "adagrad"}, "--optimizer adagrad: adam, rmsprop, sgd"),
-        ({"schedule": "linear"}, "--schedule linear: cosine, step, constant"),
-        ({"augment": ("flip", "rotate")}, "--augment rotate: flip, shift"),
-        ({"learning_rate": 0.0}, "--learning-rate 0.0: wanted a number above 0"),
+        ({"epochs": 0}, "--epochs 0: expected a whole number of 1 or more"),
+        ({"optimizer": "adagrad"}, "--optimizer adagrad: expected one of adam, rmsprop, sgd"),
+        ({"schedule": "linear"}, "--schedule linear: expected one of cosine, step, constant"),
+        ({"augment": ("flip", "rotate")}, "--augment flip,rotate: expected one of flip, shift"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0: expected a number above 0"),
         ({"learning_rate": float("nan")}, "--learning-rate nan"),
-        ({"batch_size": 1}, "--batch-size 1: wanted a whole number of 2 or more"),
-        ({"teacher_share": 1.5}, "--teacher-share 1.5: wanted a number from 0"),
+        ({"batch_size": 1}, "--batch-size 1: expected a whole number of 2 or more"),
+        ({"distillation_weight": 1.5}, "--distillation-weight 1.5: expected a number from 0"),
         ({"temperature": -1.0}, "--temperature -1.0"),
         ({"patience": -1}, "--patience -1"),
         ({"weight_decay": -0.1}, "--weight-decay -0.1"),
-        ({"warm_up": float("inf")}, "--warm-up inf"),
+        ({"warmup_epochs": float("inf")}, "--warmup-epochs inf"),
         ({"seed": -1}, "--seed -1"),
-        ({"quantize_aware": "fp16"}, "--quantize-aware fp16: float16 rounds next to nothing; one of int8-static"),
-        ({"quantize_aware": "int8", "mixed_precision": True}, "--mixed-precision rounds to 8 bits itself"),
+        (
+            {"quantize_aware": "fp16"},
+            "--quantize-aware fp16: float16 rounds too little to train for; use one of",
+        ),
+        ({"quantize_aware": "int8", "mixed_precision": True}, "--mixed-precision already rounds to 8 bits"),
         ({"quantize_aware": "int7"}, "unknown quantization scheme 'int7'"),
     ],
 )
 def test_what_no_training_can_be_is_refused(options, given, said):
     with pytest.raises(PlanError, match=said):
-        training.asked(options(**given))
+        training.plan_training(options(**given))
 
 
-def test_every_setting_of_numbers_has_limits():
-    numbers = {field.name for field in dataclasses.fields(Settings) if str(field.type) in ("int", "float")}
-    assert numbers == set(training.LIMITS)
+def test_every_setting_has_an_option():
+    options_of_training = {one.name for one in declarations(TrainingOptions)}
+    assert set(training.SETTINGS) <= options_of_training
+    of_pruning = {"sparsity", "keep"}
+    assert set(training.SETTINGS.values()) == {field.name for field in dataclasses.fields(Settings)} - of_pruning
 
 
-@pytest.mark.parametrize("given", [{"epochs": 0}, {"resume": True}, {"augment": ("flip",)}, {"quantize_aware": "int8"}])
+@pytest.mark.parametrize("given", [{"epochs": 3}, {"resume": True}, {"augment": ("flip",)}, {"quantize_aware": "int8"}])
 def test_settings_without_data_to_train_on_are_refused(given):
-    with pytest.raises(PlanError, match=f"{training.option(next(iter(given)))} needs --train DATA"):
-        training.asked(Options(model="m.keras", **given))
+    with pytest.raises(PlanError, match=f"{training.flag(next(iter(given)))} needs --train DATA"):
+        training.plan_training(training_options(**given))
 
 
 def test_data_that_are_not_there_are_refused(options, tmp_path):
     with pytest.raises(DataError, match="--validate nowhere: no such file"):
-        training.asked(options(validate="nowhere"))
+        training.plan_training(options(validate="nowhere"))
     with pytest.raises(PlanError, match=r"--log-dir .*: is a file"):
-        training.asked(options(log_dir=str(tmp_path / "train.npz")))
+        training.plan_training(options(log_dir=str(tmp_path / "train.npz")))
 
 
 def test_what_cannot_be_told_or_varied_is_refused_before_anything_is_made(options, monkeypatch):
     vector = InputSpec("x", (1, 2), "float32")
     with pytest.raises(DataError, match=r"--augment flip is for images, but the inputs are x \(1, 2\)"):
-        training.material(None, None, (vector,), training.asked(options(augment=("flip",))))
+        training.material(None, None, (vector,), training.plan_training(options(augment=("flip",))))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ToolchainError, match="wandb is not installed"):
-        training.asked(options(wandb="edges"))
+        training.plan_training(options(wandb="edges"))
 
 
 def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
@@ -98,7 +109,7 @@ def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
     student = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (), (), ())
     data = DataSet((), None, (), 0, "digest", ())
     request = TrainRequest(student, (), (), data, Settings())
-    with pytest.raises(PlanError, match="--resume: nothing of this training is there to go on with"):
+    with pytest.raises(PlanError, match="--resume: there is no checkpoint of this training"):
         training._checkpoints(request, None, resume=True, begin=False)
     assert not training._checkpoints(request, None, resume=True, begin=True).exists()
 

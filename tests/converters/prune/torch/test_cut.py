@@ -48,7 +48,7 @@ NETS = {
 
 
 def source_of(name: str, shape: str) -> Source:
-    from edgekit.plan.options import parse_input_shape
+    from edgekit.plan.input_shape import parse_input_shape
     from edgekit_converters.load import load
 
     request = SourceRequest("python", HERE / "nets.py", function=name, input_shapes=(parse_input_shape(shape),))
