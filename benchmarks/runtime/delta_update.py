@@ -18,7 +18,7 @@ from benchmarks.conversion.convert_memory import SCALE, generated_images
 from benchmarks.harness import figures
 from benchmarks.harness.commands import MODELS, convert
 from edgekit.bundle.delta import make_delta
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.store.delta.apply import open_delta
 from edgekit_runtime.store.install import TrialPolicy, install
 from edgekit_runtime.store.source import install_from

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgekit.bundle.block_matching import CopyRange, find_stretches
-from edgekit_runtime.bundle.reader import Bundle, open_bundle
+from edgekit_runtime import open_bundle
+from edgekit_runtime.bundle.reader import Bundle
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.store.delta.apply import Delta
 from edgekit_runtime.store.delta.codec import CODECS, Codec

@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from edgekit.bundle.writer import Content, write_bundle
-from edgekit_runtime.bundle.reader import Bundle, open_bundle
+from edgekit_runtime import open_bundle
+from edgekit_runtime.bundle.reader import Bundle
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.extents import find_extents
 from edgekit_runtime.format.manifest import SIGNATURE_NAME

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle.writer import Content, write_beside, write_contents
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import PlanError, SignatureInvalid
 from edgekit_runtime.format.extents import find_extents
 from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME

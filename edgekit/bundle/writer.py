@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.format.archive import Entry, directory, local_header
 from edgekit_runtime.format.extents import Extent

@@ -20,7 +20,7 @@ from edgekit.plan.profiles import DeviceProfile
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_runtime.errors import EdgekitError, VerificationError
-from edgekit_runtime.placement.requirements import machine
+from edgekit_runtime.host.machine import architecture
 
 Key = tuple[str, str]  # engine, scheme
 SUBSET_SAMPLES = 512  # spread over the evaluation data; candidates that lose too much on them are dropped early
@@ -232,7 +232,7 @@ def _best(
 def _in_order(trials: Mapping[VariantPlan, Trial], device: DeviceProfile, budget: Budget) -> tuple[str, ...]:
     """Return the variants' names in the device's order, or the fastest first where this machine can tell."""
     variants = list(trials)
-    same_processor = device.arch == machine() and all(variant.device == "cpu" for variant in variants)
+    same_processor = device.arch == architecture() and all(variant.device == "cpu" for variant in variants)
     if budget.objective == "latency" and same_processor:
         variants.sort(key=lambda variant: trials[variant].latency_ms or 0.0)
     return tuple(variant.name for variant in variants)

@@ -10,7 +10,7 @@ import click
 
 from edgekit.cli.model_options import Command, together
 from edgekit_runtime.commands import arguments
-from edgekit_runtime.model import ISOLATE_S
+from edgekit_runtime.placement.load_options import ISOLATE_S
 
 
 class Read(click.ParamType[Any]):

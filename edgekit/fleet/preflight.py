@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.fleet.inventory import BoardRecord
-from edgekit_runtime.bundle.reader import open_bundle
-from edgekit_runtime.engines.delegates import check_shown, is_foreign
+from edgekit_runtime import open_bundle
+from edgekit_runtime.engines.delegates import can_crash, check_shown
 from edgekit_runtime.errors import (
     BundleError,
     DelegateUnavailable,
@@ -23,7 +23,7 @@ from edgekit_runtime.errors import (
     UnsupportedVersion,
 )
 from edgekit_runtime.format.manifest import SIGNATURE_NAME, Manifest, Variant
-from edgekit_runtime.placement.candidates import order, required
+from edgekit_runtime.placement.candidates import matching, order
 from edgekit_runtime.placement.requirements import check_library, check_requirements
 from edgekit_runtime.store.admission import check_board
 from edgekit_runtime.trust.signature import read_envelope
@@ -84,7 +84,7 @@ def preflight(offer: BundleSummary, boards: list[BoardRecord], require: str | No
     Raises:
         EngineUnavailable: no variant is what was required.
     """
-    required(offer.manifest, order(offer.manifest), require)  # refuses a word that no variant answers to
+    matching(offer.manifest, order(offer.manifest), require)  # refuses a word that no variant answers to
     return [_verdict(offer, board, require) for board in boards]
 
 
@@ -94,7 +94,7 @@ def _verdict(offer: BundleSummary, board: BoardRecord, require: str | None) -> V
         check_bundle(offer, board)
     except BundleError as error:
         reason = str(error)
-    for variant in required(offer.manifest, order(offer.manifest, here=board.arch), require):
+    for variant in matching(offer.manifest, order(offer.manifest, arch=board.arch), require):
         try:
             check_variant(variant, board)
         except (EngineError, IncompatibleDevice) as error:
@@ -157,6 +157,6 @@ def _warnings(offer: BundleSummary, board: BoardRecord, runs: list[str]) -> list
         free, need = board.disk_free_bytes >> 10, offer.size_bytes >> 10
         found.append(f"{free:,} KiB of disk are free where state is kept, the bundle takes {need:,}")
     by_name = {variant.name: variant for variant in offer.manifest.variants}
-    if runs and all(is_foreign(by_name[name]) for name in runs):
+    if runs and all(can_crash(by_name[name]) for name in runs):
         found.append("nothing that runs there runs on the CPU: if the accelerator fails, nothing is left")
     return found

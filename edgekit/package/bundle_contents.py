@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import DigestMismatch
 from edgekit_runtime.format.archive import Entry, directory, local_header
 from edgekit_runtime.format.extents import Extent, find_extents

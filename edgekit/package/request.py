@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import PlanError
 
 FOLDER = "/var/lib/edgekit"  # on a board, what changes while it lives

@@ -16,7 +16,7 @@ from edgekit_converters.formats import FORMATS, engines_for_scheme, format_of
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.engines.delegates import DELEGATES
 from edgekit_runtime.errors import ProfileError
-from edgekit_runtime.placement.candidates import gone
+from edgekit_runtime.placement.candidates import unsupported
 
 ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
 ACCELERATORS = ("edgetpu",)
@@ -148,7 +148,7 @@ def _table() -> dict[str, Traversable]:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, profile_names(), n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? " if near else "".join(f"{why}. " for why in gone(name))
+    guess = f"did you mean {' or '.join(near)}? " if near else "".join(f"{why}. " for why in unsupported(name))
     return (
         f"unknown device {name!r}; {guess}known: {', '.join(profile_names())}.\n"
         "For another board copy the nearest profile, change it, and give its path: --device ./my-board.toml "

@@ -1,6 +1,6 @@
-"""Run edgekit bundles: ``load(path)`` picks the best variant this machine can really run, and proves it.
+"""Run edgekit bundles: ``load(path)`` selects the best variant that runs correctly on this machine.
 
-Names are imported when they are first used, so that importing the package costs next to nothing.
+Public names are imported on first use, so that importing the package takes almost no time.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit_runtime import errors as errors
-    from edgekit_runtime.bundle.reader import open_bundle as open_bundle
     from edgekit_runtime.model import Model as Model
     from edgekit_runtime.model import load as load
     from edgekit_runtime.placement.place import Placement as Placement
+    from edgekit_runtime.store.open import open_bundle as open_bundle
+    from edgekit_runtime.version import __version__ as __version__
 
-__version__ = "0.1.0"
-
-_HOMES = {
+_MODULES = {
     "load": "model",
     "Model": "model",
     "Placement": "placement.place",
-    "open_bundle": "bundle.reader",
+    "open_bundle": "store.open",
     "errors": "errors",
+    "__version__": "version",
 }
 
 __all__ = ["Model", "Placement", "errors", "load", "open_bundle"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home on first use (PEP 562)."""
-    if name not in _HOMES:
+    """Import a public name from its module on first use (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_HOMES[name]}")
-    value = module if name == _HOMES[name] else getattr(module, name)
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    value = module if name == _MODULES[name] else getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

@@ -61,9 +61,9 @@ def test_it_says_what_it_is(model: Any) -> None:
         (np.full((1, 2, 2, 3), np.nan, np.float32), r"it has NaN.*first at \[0, 0, 0, 0\]"),
         (np.full((1, 2, 2, 3), -np.inf, np.float32), r"infinite"),
         (np.full((1, 2, 2, 3), 1e300), r"infinite as float32"),
-        ({"picture": 1}, r"the inputs are image, there came picture"),
-        ({}, r"there came none"),
-        ([], r"the model has 1 inputs \(image\), there came 0"),
+        ({"picture": 1}, r"the inputs are image, but got picture"),
+        ({}, r"but got none"),
+        ([], r"the model has 1 inputs \(image\), but got 0"),
         (None, r"input 'image'"),
         ("cat.png", r"input 'image'"),
     ],
@@ -251,7 +251,7 @@ def test_several_inputs_and_outputs_by_name_whatever_the_artifacts_order(
     with edgekit_runtime.load(tmp_path / "sub.edgekit") as model:
         np.testing.assert_allclose(model({"b": b[0], "a": a[0]}), b[0] - a[0], rtol=1e-6)
         np.testing.assert_allclose(model([a[1], b[1]]), b[1] - a[1], rtol=1e-6)
-        with pytest.raises(InputMismatch, match=r"2 inputs \(a, b\), there came 1"):
+        with pytest.raises(InputMismatch, match=r"2 inputs \(a, b\), but got 1"):
             model(a[0])
         with pytest.raises(InputMismatch, match="input 'b' must be"):
             model([a[0], b])

@@ -6,7 +6,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from edgekit_runtime.placement.requirements import numbers
+from edgekit_runtime.host.machine import version_numbers
 
 # The release that brought an operator set (OpenVINO's opset pages); 2022.1 was also the first to read this IR format.
 OPSETS = {8: "2022.1", 9: "2022.3", 10: "2023.0"}
@@ -24,4 +24,4 @@ def lowest_version(path: Path) -> str:
     used = max((int(number) for number in re.findall(r'version="opset(\d+)"', text)), default=1)
     release = OPSETS.get(max(used, min(OPSETS))) or metadata.version("openvino").split("-")[0]
     four_bits = re.search(r'element_type="[iu]4"', text) is not None
-    return max(release, FOUR_BIT_VERSION, key=numbers) if four_bits else release
+    return max(release, FOUR_BIT_VERSION, key=version_numbers) if four_bits else release

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit_runtime.placement.requirements import numbers
+from edgekit_runtime.host.machine import version_numbers
 
 NUMBERED = re.compile(r"(?:input|args|output)_\d+")  # signature names that carry the position
 FOUR_BIT_VERSION = "2.17"  # TensorFlow Lite 2.16 refuses 4-bit weights
@@ -73,7 +73,7 @@ def lowest_version(path: Path) -> str | None:
     types = {graph.Tensors(index).Type() for graph in graphs for index in range(graph.TensorsLength())}
     written = _min_runtime_version(model)
     if schema.TensorType.INT4 in types:
-        return max(written or "0", FOUR_BIT_VERSION, key=numbers)
+        return max(written or "0", FOUR_BIT_VERSION, key=version_numbers)
     return written
 
 

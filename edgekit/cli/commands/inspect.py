@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.commands.render import manifest_lines
 from edgekit_runtime.format.manifest import SIGNATURE_NAME
 from edgekit_runtime.format.manifest_json import manifest_to_json

@@ -26,4 +26,4 @@ def command(**options: Any) -> None:
       edgekit verify model.edgekit
       edgekit verify model.edgekit --key release.pub.pem --files-only
     """
-    runtime.check(Namespace(**options))
+    runtime.verify(Namespace(**options))

@@ -1,4 +1,4 @@
-"""Open a bundle, refusing before anything is allocated, and give out its files once their digests hold."""
+"""Open a bundle, check its structure before anything is allocated, and check the digest of each file it reads."""
 
 from __future__ import annotations
 
@@ -19,66 +19,74 @@ from edgekit_runtime.host.sha256 import hex_digest, sha256
 from edgekit_runtime.trust.policy import Trust, believed
 
 if TYPE_CHECKING:
-    from edgekit_runtime.store.generations import GenerationLock
+    from typing import Protocol
+
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.trust.encryption import KeySource
     from edgekit_runtime.trust.public_key import PublicKey
     from edgekit_runtime.trust.signature import VerifiedSignature
 
+    class FolderLock(Protocol):
+        """A store's lock, which keeps the folder of an open bundle from being removed."""
+
+        store: str  # path
+        generation: str  # name
+
+        def close(self) -> None:
+            """Release the lock. May be called again."""
+
+
 _CHUNK_BYTES = 1 << 14
 
 
-def open_bundle(path: BundlePath, trust: Trust = None, decryption_key: KeySource | None = None) -> Bundle:
-    """Open a ``.edgekit`` archive or the same tree as a folder; of a store, its current generation.
+def read_bundle(
+    path: BundlePath, trust: Trust = None, decryption_key: KeySource | None = None, lock: FolderLock | None = None
+) -> Bundle:
+    """Open a bundle: a ``.edgekit`` archive, or the same files in a folder. ``open_bundle`` opens stores, too.
 
-    Checks structure, bounds, manifest, and that there is every listed file in its size and no other. Contents
-    are held against their digests when they are used, or all at once by ``Bundle.verify_all``. Where trust is asked
-    for, the signature is verified before anything that the manifest says is believed, and those are its digests.
+    Checks the structure, the bounds, the manifest, and that the listed files and no others are there, in their sizes.
+    The content of a file is checked against its digest when the file is read, or by ``Bundle.verify_all``. If a
+    signature is required, it is verified, with all digests of the manifest, before the bundle is returned.
 
     Args:
-        path: where it is.
-        trust: the public keys of which one must have signed it: files, folders or PEM. None takes the machine's, of
-            ``$EDGEKIT_TRUST`` or ``/etc/edgekit/trust.d``, if there are any; False asks for no signature.
-        decryption_key: of encrypted artifacts, when one is used: a file of 64 hexadecimal digits, or the 32 bytes.
-            None takes the file of ``$EDGEKIT_KEY_FILE``, or the digits of ``$EDGEKIT_KEY``.
+        path: the archive or folder.
+        trust: as for ``open_bundle``.
+        decryption_key: as for ``open_bundle``.
+        lock: released when the bundle is closed.
 
     Raises:
-        SignatureInvalid: trust was asked for and not established.
+        SignatureInvalid: a trusted signature is required, and it is missing or wrong.
         MalformedBundle: there is no bundle at the path, or it breaks the format.
         UnsupportedVersion: a newer edgekit wrote it.
     """
-    name, hold, keys = os.fspath(path), None, believed(trust)
-    if os.path.islink(os.path.join(name, "current")):
-        from edgekit_runtime.store.generations import hold_current
-
-        hold = hold_current(name)
-        name = hold.folder
+    name, keys = os.fspath(path), believed(trust)
     try:
         extents = find_extents(name)
         data = _manifest_bytes(name, extents)
-        seal = None if keys is None else _seal(name, extents, keys)
+        signature = None if keys is None else _signature(name, extents, keys)
     except OSError as error:
         raise MalformedBundle(f"{name}: cannot be read: {error.strerror or error}") from error
     manifest_sha256 = hex_digest(data)
-    if seal is not None:
-        seal.hold(name, {MANIFEST_NAME: manifest_sha256})
+    if signature is not None:
+        signature.hold(name, {MANIFEST_NAME: manifest_sha256})
     manifest = _manifest(name, data)
     _match(name, manifest, extents)
-    if seal is not None:
-        seal.hold_all(name, {MANIFEST_NAME: manifest_sha256, **{file.path: file.sha256 for file in manifest.files}})
-    bundle = Bundle(name, manifest, extents, hold, manifest_sha256)
-    bundle.signed_by = seal.key_id if seal else None
+    if signature is not None:
+        digests = {file.path: file.sha256 for file in manifest.files}
+        signature.hold_all(name, {MANIFEST_NAME: manifest_sha256, **digests})
+    bundle = Bundle(name, manifest, extents, lock, manifest_sha256)
+    bundle.signed_by = signature.key_id if signature else None
     bundle.decryption_key = decryption_key
     return bundle
 
 
 def _manifest_bytes(name: str, extents: Mapping[str, Extent]) -> bytes:
-    """The bytes of the manifest, read once: what is verified is what is parsed."""
+    """Read the manifest once: the bytes that are verified are the bytes that are parsed."""
     extent = extents.get(MANIFEST_NAME)
     if extent is None:
-        raise MalformedBundle(f"{name}: is not a bundle: there is no {MANIFEST_NAME} in it")
+        raise MalformedBundle(f"{name}: is not a bundle: it has no {MANIFEST_NAME}")
     if extent.size_bytes > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(f"{name}: {MANIFEST_NAME} has {extent.size_bytes} bytes, over the bound")
+        raise MalformedBundle(f"{name}: {MANIFEST_NAME} has {extent.size_bytes} bytes, over the limit")
     with extent.open() as file:
         return file.read(extent.size_bytes)
 
@@ -90,8 +98,8 @@ def _manifest(name: str, data: bytes) -> Manifest:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...]) -> VerifiedSignature:
-    """What a trusted key vouches for."""
+def _signature(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...]) -> VerifiedSignature:
+    """Verify the bundle's signature with the trusted keys."""
     from edgekit_runtime.trust.signature import verify_signature
 
     extent = extents.get(SIGNATURE_NAME)
@@ -108,7 +116,7 @@ def _seal(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, ...])
 
 
 def _match(name: str, manifest: Manifest, extents: Mapping[str, Extent]) -> None:
-    """Refuse what is unlisted, missing or of another size."""
+    """Refuse files that are not listed, missing, or of another size."""
     listed = {record.path: record.size_bytes for record in manifest.files}
     for path in sorted(extents.keys() - listed.keys() - {MANIFEST_NAME, SIGNATURE_NAME}):
         raise MalformedBundle(f"{name}: {path!r} is in the bundle and not in its manifest")
@@ -123,55 +131,55 @@ def _match(name: str, manifest: Manifest, extents: Mapping[str, Extent]) -> None
 
 
 class Bundle:
-    """An open bundle. Nothing leaves it before its SHA-256 has been held against the manifest.
+    """An open bundle. The content of a file is returned only after its SHA-256 was compared with the manifest's.
 
     Attributes:
-        path: where it was opened.
-        manifest: what it says of itself.
-        hold: keeps it in its store while it is open; None where it is in none.
-        manifest_sha256: the digest of ``manifest.json``, in hexadecimal digits: what identifies the whole bundle.
-        signed_by: the id of the trusted key that signed it; None where trust was not asked for.
-        decryption_key: where the key of encrypted artifacts is; None leaves that to the environment.
+        path: the archive or folder.
+        manifest: the parsed manifest.
+        lock: a store's lock on the folder while the bundle is open; None for a bundle that is in no store.
+        manifest_sha256: the digest of ``manifest.json``, in hexadecimal digits, which identifies the bundle.
+        signed_by: the id of the trusted key that signed it; None if no signature was required.
+        decryption_key: where the key of encrypted artifacts is; None takes it from the environment.
     """
 
-    def __init__(  # what was found when it was opened
+    def __init__(
         self,
         path: str,
         manifest: Manifest,
         extents: Mapping[str, Extent],
-        hold: GenerationLock | None = None,
+        lock: FolderLock | None = None,
         manifest_sha256: str = "",
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self.hold = hold
+        self.lock = lock
         self.manifest_sha256 = manifest_sha256
         self.signed_by: str | None = None
         self.decryption_key: KeySource | None = None
         self._extents = extents
         self._records: dict[str, FileRecord] = {record.path: record for record in manifest.files}
-        self._held: set[str] = set()  # paths of whole files whose digest has been checked
-        self._scratch: TempFolder | None = None
-        self._in_memory: list[int] = []  # descriptors of what was decrypted
+        self._checked: set[str] = set()  # files with a local path, whose digest was checked
+        self._temp_folder: TempFolder | None = None
+        self._decrypted_files: list[int] = []  # descriptors of decrypted files in memory
 
     def __repr__(self) -> str:
         return f"<Bundle {self.path!r}>"
 
     def read(self, path: str) -> bytes:
-        """The content of a listed file, decrypted.
+        """Return the content of a listed file, decrypted.
 
         Raises:
             DecryptionFailed: its key is missing or wrong.
             DigestMismatch: it is not the file that was packed.
-            MalformedBundle: the path is not listed, or the file cannot be read any more.
+            MalformedBundle: the path is not listed, or the file can no longer be read.
         """
-        with _reading(self.path, path), self._extent(path).open() as file:
+        with _ReadErrors(self.path, path), self._extent(path).open() as file:
             data = file.read(self._extents[path].size_bytes)
         self._compare(path, hex_digest(data))
         return self._decrypted(path, data) if self._records[path].encryption else data
 
     def array(self, path: str) -> Array:
-        """The array of a listed ``.npy`` file, mapped read-only from where it lies.
+        """Return the array of a listed ``.npy`` file, mapped read-only from the archive or folder.
 
         Raises:
             MalformedBundle: it is not a plain ``.npy`` (pickled objects are refused) of exactly its size.
@@ -180,47 +188,47 @@ class Bundle:
         extent = self._extent(path)
         if extent.size_bytes < 16:
             raise MalformedBundle(f"{self.path}: {path}: is not an .npy file")
-        with _reading(self.path, path), extent.open() as file:
+        with _ReadErrors(self.path, path), extent.open() as file:
             shape = (extent.size_bytes,)
             content = np.memmap(file, dtype=np.uint8, mode="r", offset=extent.offset, shape=shape)
         self._compare(path, hex_digest(content))
         return npy.view(content, f"{self.path}: {path}")
 
     def local_path(self, path: str) -> str:
-        """A real file with the content, for engines that open files themselves.
+        """Return the path of a file with the content, for engines that open files themselves.
 
-        In a folder that is the file itself; from an archive it is taken out into a private folder that
-        ``close`` removes, under its own relative path, so that files which belong together stay together. What is
-        encrypted is never written there: in its place is a link to memory, which is this process's.
+        In a folder this is the file itself. A file of an archive is copied to a private temporary folder, which
+        ``close`` removes, with its relative path, so that files that belong together stay together. Encrypted files
+        are decrypted to memory only: the temporary folder holds a link to a memory file of this process.
 
         Raises:
             DecryptionFailed: its key is missing or wrong.
             DigestMismatch: it is not the file that was packed.
-            EngineUnavailable: there is no room for it, or no place.
+            EngineUnavailable: the temporary folder cannot be made or has no room.
         """
         extent, encrypted = self._extent(path), self._records[path].encryption
-        if path not in self._held:
+        if path not in self._checked:
             if encrypted:
                 self._link_to_memory(path)
             elif extent.whole:
-                self._digest(path)
+                self._check_digest(path)
             else:
-                self._private().write(path, lambda write: self._digest(path, write))
-            self._held.add(path)
-        return extent.source if extent.whole and not encrypted else os.path.join(self.scratch(), *path.split("/"))
+                self._private_folder().write(path, lambda write: self._check_digest(path, write))
+            self._checked.add(path)
+        return extent.source if extent.whole and not encrypted else os.path.join(self.temp_folder(), *path.split("/"))
 
     def digest(self, path: str) -> str:
-        """The SHA-256 that the manifest gives for a listed file, in hexadecimal digits.
+        """Return the SHA-256 of a listed file from the manifest, in hexadecimal digits.
 
-        "" for what is encrypted: nothing that an engine makes of it may be kept, for that would be in clear.
+        Returns "" for an encrypted file: an engine must not cache a compiled model of it, which would be in clear.
         """
         return "" if self._records[path].encryption else self._records[path].sha256
 
     def key_for_children(self) -> str | None:
-        """The key of encrypted artifacts in hexadecimal digits, for a pipe to a child; None where none is needed.
+        """Return the key of encrypted artifacts, in hexadecimal digits, to send to a child; None if not needed.
 
         Raises:
-            DecryptionFailed: there is none.
+            DecryptionFailed: the key is missing.
         """
         if not any(record.encryption for record in self._records.values()):
             return None
@@ -229,56 +237,56 @@ class Bundle:
         return find_key(self.decryption_key).hex()
 
     def verify_all(self) -> None:
-        """Hold every file against its digest.
+        """Check the digest of every file.
 
         Raises:
-            DigestMismatch: the first file that is not the one that was packed.
+            DigestMismatch: a file is not the one that was packed; the message names the first.
         """
         for path in self._records:
-            self._digest(path)
+            self._check_digest(path)
 
     def copy(self, path: str, write: Callable[[bytes], Any]) -> None:
-        """Give a listed file's content to ``write`` in pieces; only when all are written is it known to be right.
+        """Pass a listed file's content to ``write`` in chunks. Its digest is checked after the last chunk.
 
         Raises:
             DigestMismatch: it is not the file that was packed.
-            MalformedBundle: the path is not listed, or the file cannot be read any more.
+            MalformedBundle: the path is not listed, or the file can no longer be read.
         """
         self._extent(path)
-        self._digest(path, write)
+        self._check_digest(path, write)
 
     def unlisted(self) -> dict[str, bytes]:
-        """The files that the manifest does not list: itself, and the signature if there is one.
+        """Return the files that the manifest does not list: itself, and the signature if there is one.
 
         Raises:
-            MalformedBundle: one cannot be read any more.
+            MalformedBundle: a file can no longer be read.
         """
         found = [name for name in (MANIFEST_NAME, SIGNATURE_NAME) if name in self._extents]
-        return {name: b"".join(self._pieces(name)) for name in found}
+        return {name: b"".join(self._chunks(name)) for name in found}
 
-    def scratch(self) -> str:
-        """A private folder that goes when the bundle is closed, also for children, which may be killed.
+    def temp_folder(self) -> str:
+        """Return a private temporary folder, which ``close`` removes; child processes use it, too.
 
         Raises:
-            EngineUnavailable: there is no place for it.
+            EngineUnavailable: the folder cannot be made.
         """
-        return self._private().path
+        return self._private_folder().path
 
-    def _private(self) -> TempFolder:
-        if self._scratch is None:
-            self._scratch = TempFolder()
-        return self._scratch
+    def _private_folder(self) -> TempFolder:
+        if self._temp_folder is None:
+            self._temp_folder = TempFolder()
+        return self._temp_folder
 
     def close(self) -> None:
-        """Remove what was taken out of an archive. Paths given out before are not valid any more."""
-        if self._scratch is not None:
-            self._scratch.remove()
-            self._scratch = None
-            self._held.clear()
-        while self._in_memory:
-            os.close(self._in_memory.pop())
-        if self.hold is not None:
-            self.hold.close()
+        """Remove the temporary folder and release the lock. Paths from ``local_path`` are no longer valid."""
+        if self._temp_folder is not None:
+            self._temp_folder.remove()
+            self._temp_folder = None
+            self._checked.clear()
+        while self._decrypted_files:
+            os.close(self._decrypted_files.pop())
+        if self.lock is not None:
+            self.lock.close()
 
     def __enter__(self) -> Bundle:
         return self
@@ -291,21 +299,21 @@ class Bundle:
             raise MalformedBundle(f"{self.path}: {path!r} is not in the manifest's files")
         return self._extents[path]
 
-    def _digest(self, path: str, copy: Callable[[bytes], Any] | None = None) -> None:
-        """Read a file in pieces, copying it on the way if asked, and hold it against its digest."""
+    def _check_digest(self, path: str, write: Callable[[bytes], Any] | None = None) -> None:
+        """Read a file in chunks, pass each to ``write`` if given, and check the digest."""
         digest = sha256(self._extents[path].size_bytes)
-        for piece in self._pieces(path):
-            digest.update(piece)
-            if copy is not None:
-                copy(piece)
+        for chunk in self._chunks(path):
+            digest.update(chunk)
+            if write is not None:
+                write(chunk)
         self._compare(path, digest.hexdigest())
 
-    def _pieces(self, path: str) -> Iterator[bytes]:
+    def _chunks(self, path: str) -> Iterator[bytes]:
         left_bytes = self._extents[path].size_bytes
-        with _reading(self.path, path), self._extents[path].open() as source:
-            while piece := source.read(min(left_bytes, _CHUNK_BYTES)):
-                left_bytes -= len(piece)
-                yield piece
+        with _ReadErrors(self.path, path), self._extents[path].open() as source:
+            while chunk := source.read(min(left_bytes, _CHUNK_BYTES)):
+                left_bytes -= len(chunk)
+                yield chunk
 
     def _decrypted(self, path: str, stored: bytes) -> bytes:
         from edgekit_runtime.trust.encryption import decrypt, find_key
@@ -318,8 +326,8 @@ class Bundle:
     def _link_to_memory(self, path: str) -> None:
         from edgekit_runtime.trust.encryption import to_memory
 
-        self._in_memory.append(to_memory(self.read(path)))
-        self._private().link(path, f"/proc/{os.getpid()}/fd/{self._in_memory[-1]}")
+        self._decrypted_files.append(to_memory(self.read(path)))
+        self._private_folder().link(path, f"/proc/{os.getpid()}/fd/{self._decrypted_files[-1]}")
 
     def _compare(self, path: str, have: str) -> None:
         want = self._records[path].sha256
@@ -330,8 +338,8 @@ class Bundle:
             )
 
 
-class _reading:  # a statement, not a thing: with _reading(...)
-    """Turn a failed read into a refusal that names the bundle and the file."""
+class _ReadErrors:
+    """Raise MalformedBundle with the names of bundle and file when reading fails."""
 
     def __init__(self, name: str, path: str) -> None:
         self._where = f"{name}: {path}"
@@ -340,6 +348,6 @@ class _reading:  # a statement, not a thing: with _reading(...)
         return None
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        if isinstance(error, (OSError, ValueError)):  # mmap's word for a file that became too short is ValueError
+        if isinstance(error, (OSError, ValueError)):  # mmap raises ValueError for a file that became too short
             why = getattr(error, "strerror", None) or error
             raise MalformedBundle(f"{self._where}: cannot be read: {why}") from error

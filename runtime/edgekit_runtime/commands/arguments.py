@@ -1,59 +1,76 @@
-"""The options that say where and how a bundle is to run: the same words for every verb of both command lines."""
+"""The options that select where and how a bundle runs, the same for all commands of both command lines."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.model import ISOLATE_S, MOST_S
+from edgekit_runtime.placement.load_options import ISOLATE_S, MAX_ISOLATE_S, LoadOptions
+
+if TYPE_CHECKING:
+    from edgekit_runtime.placement.events import Event
 
 KEY_HELP = (
-    "refuse it unless this public key's owner signed it; repeatable, one is enough "
-    "[$EDGEKIT_TRUST, else /etc/edgekit/trust.d if it is there]"
+    "accept the bundle only if the owner of this public key signed it; repeatable, one signature is enough "
+    "[$EDGEKIT_TRUST, else /etc/edgekit/trust.d if it exists]"
 )
 
 
-def add_where(parser: argparse.ArgumentParser, kind: Callable[[str], Any]) -> None:
-    """Add BUNDLE and those options; ``kind`` reads --threads and is ``threads`` or ``positive``."""
+def add_load_options(parser: argparse.ArgumentParser, thread_count: Callable[[str], Any]) -> None:
+    """Add BUNDLE and the options of ``load``; ``thread_count`` parses --threads: ``threads`` or ``positive``."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a .edgekit file or folder")
     parser.add_argument("--key", action="append", dest="trust", metavar="PUB.pem", help=KEY_HELP)
     parser.add_argument("--device", default="auto", metavar="NAME", help="prefer the variants of this device profile")
-    parser.add_argument("--require", metavar="WHAT", help="an engine, device, scheme or variant; no other will do")
-    parser.add_argument("--delegate", metavar="NAME|PATH", help="try this delegate first: a known name, or a library")
-    parser.add_argument("--delegate-options", metavar="K=V,...", help="what the delegate is told, such as device=usb")
-    measured = kind is threads
-    number = "threads of the engine" + ("; auto: as many as are fastest here, measured once" if measured else "")
-    parser.add_argument("--threads", type=kind, metavar="N|auto" if measured else "N", help=number)
-    isolated = (
-        f"run in a child process, ended when a run takes longer ({ISOLATE_S:g} s unless said); goes behind BUNDLE"
+    parser.add_argument(
+        "--require", metavar="NAME", help="run only this engine, device, scheme or variant; no fallback to another"
     )
-    parser.add_argument("--isolate", nargs="?", type=seconds, const=ISOLATE_S, metavar="SECONDS", help=isolated)
+    parser.add_argument(
+        "--delegate", metavar="NAME|PATH", help="try this delegate first: a known name, or the path of its library"
+    )
+    parser.add_argument("--delegate-options", metavar="K=V,...", help="options of the delegate, such as device=usb")
+    auto = thread_count is threads
+    threads_help = "threads of the engine" + ("; auto: measure the fastest number once" if auto else "")
+    parser.add_argument("--threads", type=thread_count, metavar="N|auto" if auto else "N", help=threads_help)
+    isolate_help = (
+        f"run in a child process, which is ended when a run takes longer [{ISOLATE_S:g} s]; write it after BUNDLE"
+    )
+    parser.add_argument("--isolate", nargs="?", type=seconds, const=ISOLATE_S, metavar="SECONDS", help=isolate_help)
 
 
-def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``load`` is asked for, by the names of its parameters.
+def load_options(args: argparse.Namespace, on_event: Callable[[Event], Any] | None = None) -> LoadOptions:
+    """Return the options of ``load`` from parsed arguments.
 
     Raises:
-        PlanError: the options of a delegate without one, or not of the form it takes.
+        PlanError: options of a delegate without a delegate, or not in the form that it takes.
     """
-    names = ("device", "require", "threads", "delegate", "delegate_options")
-    wish = {"path": args.bundle, "isolate": args.isolate or False, **{name: getattr(args, name) for name in names}}
-    wish["trust"] = list(args.trust) if args.trust else None
-    if wish["delegate_options"] is not None:
-        if wish["delegate"] is None:
-            raise PlanError("--delegate-options is for a --delegate: say which, as in --delegate edgetpu")
-        from edgekit_runtime.engines.delegates import options_given
+    if args.delegate_options is not None:
+        _check_delegate_options(args.delegate, args.delegate_options)
+    return LoadOptions(
+        device=args.device,
+        require=args.require,
+        threads=args.threads,
+        delegate=args.delegate,
+        delegate_options=args.delegate_options,
+        isolate=args.isolate or False,
+        on_event=on_event,
+        trust=list(args.trust) if args.trust else None,
+    )
 
-        try:
-            options_given(wish["delegate"], wish["delegate_options"])
-        except ValueError as error:
-            raise PlanError(f"--delegate-options: {error}") from error
-    return wish
+
+def _check_delegate_options(delegate: str | None, options: str) -> None:
+    if delegate is None:
+        raise PlanError("--delegate-options needs a --delegate: name one, as in --delegate edgetpu")
+    from edgekit_runtime.engines.delegates import parse_options
+
+    try:
+        parse_options(delegate, options)
+    except ValueError as error:
+        raise PlanError(f"--delegate-options: {error}") from error
 
 
 def positive(text: str) -> int:
-    """Read a whole number above 0."""
+    """Parse a whole number above 0."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -61,13 +78,13 @@ def positive(text: str) -> int:
 
 
 def threads(text: str) -> int | str:
-    """Read a number of threads, or ``auto``."""
+    """Parse a number of threads, or ``auto``."""
     return text if text == "auto" else positive(text)
 
 
 def seconds(text: str) -> float:
-    """Read a time above 0, of at most a day."""
+    """Parse a time above 0, of at most a day."""
     value = float(text)
-    if not 0 < value <= MOST_S:
-        raise argparse.ArgumentTypeError(f"{text} is not a time above 0 and of at most {MOST_S:g} s")
+    if not 0 < value <= MAX_ISOLATE_S:
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0 and of at most {MAX_ISOLATE_S:g} s")
     return value

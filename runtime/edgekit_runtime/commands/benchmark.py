@@ -1,10 +1,10 @@
-"""How fast a bundle is on this machine, and how far that can be trusted.
+"""Measure how fast a bundle is on this machine, and what makes the measurement unreliable.
 
-Percentiles are told only when there are enough samples for them, after MLPerf's early stopping: of n calls, let t be
-the largest number with P[Binomial(n, 1 - p) <= t] <= 1 - c, where c is 0.99. Then the t-th slowest call is told as
-the percentile p: were the true percentile above it, so few calls above it would come by chance in one of a hundred
-runs. Without a t of at least 1 nothing is told: p50 takes 11 calls, p90 takes 64, p99 takes 662. The source is
-LoadGen's loadgen/early_stopping.cc and results.cc in mlcommons/inference.
+A percentile is reported only with enough samples, as in MLPerf's early stopping: of n calls, let t be the largest
+number with P[Binomial(n, 1 - p) <= t] <= 1 - c, where c is 0.99. The t-th slowest call is then reported as the
+percentile p: if the true percentile were higher, so few slower calls would be seen in only one of a hundred runs. If t
+is below 1, the percentile is not reported: p50 needs 11 calls, p90 needs 64, p99 needs 662. The source is LoadGen's
+loadgen/early_stopping.cc and results.cc in mlcommons/inference.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.host.power import Meter
 from edgekit_runtime.host.thermal import Condition, changes, read_condition
 from edgekit_runtime.inference.stream import cores
-from edgekit_runtime.model import Model, load
-from edgekit_runtime.record import dataclass, field
+from edgekit_runtime.model import Model, load_model
+from edgekit_runtime.placement.load_options import DEFAULTS, LoadOptions
+from edgekit_runtime.record import dataclass, field, replace
+from edgekit_runtime.store.open import open_bundle
 
 if TYPE_CHECKING:
-    from edgekit_runtime.engines.delegates import Options
-    from edgekit_runtime.placement.failover import Event
+    from edgekit_runtime.placement.events import Event
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.trust.policy import Trust
 
@@ -38,16 +38,15 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.99
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 WARM_UP = 3  # calls before the steady state
-LEAST = 11  # calls a scenario, however long they take: enough for p50
-# The child says that it has its first result, then how much memory that took at most. VmHWM, because the figure of
-# getrusage begins with what the parent had.
+MIN_CALLS = 11  # of a scenario, however long they take: enough for p50
+# The child reports its first result, then its peak memory: VmHWM, since getrusage starts at the parent's memory.
 CHILD = """
 import json, sys
-asked = json.loads(sys.argv[1])
+path, options = sys.argv[1], json.loads(sys.argv[2])
 from edgekit_runtime import load
-from edgekit_runtime.commands.benchmark import golden
-model = load(**asked)
-model(golden(asked["path"], asked["trust"])[0])
+from edgekit_runtime.commands.benchmark import golden_samples
+model = load(path, **options)
+model(golden_samples(path, options["trust"])[0])
 print("answered", flush=True)
 with open("/proc/self/status") as status:
     print(*(line.split()[1] for line in status if line.startswith("VmHWM:")))
@@ -55,59 +54,45 @@ with open("/proc/self/status") as status:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be loaded, as for ``load``."""
-
-    path: str
-    device: str = "auto"
-    require: str | None = None
-    threads: int | str | None = None
-    delegate: str | None = None
-    delegate_options: Options | None = None
-    isolate: bool | float = False
-    trust: Trust = None
-
-
-@dataclass(frozen=True)
 class Scenario:
-    """One way of calling, in the steady state."""
+    """The speed of one way to call the model, after the warm-up."""
 
     name: str
-    callers: int  # threads that call; offline, the engines that share the work
+    callers: int  # threads that call; offline, the number of engines
     calls: int
     per_second: float
-    mean_ms: float | None = None  # of a call; None where calls overlap on purpose
-    percentiles_ms: dict[str, float] = field(default_factory=dict)  # those that the calls justify
+    mean_ms: float | None = None  # of a call; None if calls overlap
+    percentiles_ms: dict[str, float] = field(default_factory=dict)  # those with enough calls
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that was measured."""
+    """The result of a benchmark."""
 
     variant: str
     runs_on: str
-    cold_ms: float | None  # from the start of a process to its first result; None where that failed
+    cold_ms: float | None  # from the start of a process to its first result; None if it failed
     load_ms: float  # of the first load in a process, the library's import included
     first_ms: float
     scenarios: tuple[Scenario, ...]
-    peak_memory_bytes: int | None  # of that process; None for an isolated model, most of which is in its child
-    energy_mj: dict[str, float]  # a call, by rail; empty where there is none to read
-    events: tuple[Event, ...]  # what an isolated model has lost meanwhile
-    distrust: tuple[str, ...]  # what was the matter with the machine meanwhile
+    peak_memory_bytes: int | None  # of that process; None for an isolated model, whose engine is in a child of it
+    energy_mj: dict[str, float]  # of a call, by power rail; empty if no rail can be read
+    events: tuple[Event, ...]  # variants that an isolated model lost meanwhile
+    distrust: tuple[str, ...]  # what makes the measurement unreliable
     before: Condition
     after: Condition
 
 
-def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] | None = None) -> Measurement:
-    """Measure one bundle, each scenario for about so many seconds; ``on_event`` is called as ``load`` calls it.
+def measure(path: str, options: LoadOptions = DEFAULTS, seconds: float = 3.0) -> Measurement:
+    """Measure a bundle, each scenario for about the given number of seconds.
 
     Raises:
         EdgekitError: as ``load`` does.
     """
     before = read_condition()
-    samples = golden(wish.path, wish.trust)
+    samples = golden_samples(path, options.trust)
     started = perf_counter()
-    with load(**wish.__dict__, on_event=on_event) as model:
+    with load_model(path, options) as model:
         loaded = perf_counter()
         model(samples[0])
         first_ms = (perf_counter() - loaded) * 1e3
@@ -121,7 +106,7 @@ def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] |
             _offline(model, samples, single.per_second, seconds),
         )
         placement, events = model.placement, model.events
-    cold_ms, peak_memory_bytes = _cold(wish)  # now that the self-check is remembered, as it is on any later day
+    cold_ms, peak_memory_bytes = _cold_start(path, options)  # last, with the golden check cached, as in normal use
     after = read_condition()
     return Measurement(
         variant=placement.variant,
@@ -130,7 +115,7 @@ def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] |
         load_ms=(loaded - started) * 1e3,
         first_ms=first_ms,
         scenarios=scenarios,
-        peak_memory_bytes=None if wish.isolate else peak_memory_bytes,
+        peak_memory_bytes=None if options.isolate else peak_memory_bytes,
         energy_mj={rail: joules * 1e3 / single.calls for rail, joules in meter.joules.items()},
         events=events,
         distrust=tuple(changes(before, after)),
@@ -139,8 +124,8 @@ def measure(wish: Wish, seconds: float = 3.0, on_event: Callable[[Event], Any] |
     )
 
 
-def golden(path: str, trust: Trust = None) -> list[Sample]:
-    """The bundle's golden inputs, one dict by input name a sample."""
+def golden_samples(path: str, trust: Trust = None) -> list[Sample]:
+    """Return the bundle's golden inputs: for each sample a dict by input name."""
     with open_bundle(path, trust) as bundle:
         inputs, paths = bundle.manifest.inputs, bundle.manifest.golden_inputs
         arrays = {spec.name: np.array(bundle.array(path)) for spec, path in zip(inputs, paths)}
@@ -149,7 +134,7 @@ def golden(path: str, trust: Trust = None) -> list[Sample]:
 
 
 def overlatencies(samples: int, percentile: float, confidence: float = CONFIDENCE) -> int:
-    """The t of this module's first lines; less than 1 where the samples do not justify the percentile."""
+    """Return the t of the module's docstring; less than 1 if there are not enough samples for the percentile."""
     over = np.arange(samples + 1)
     log_factorials = np.concatenate([[0.0], np.cumsum(np.log(over[1:]))])
     log_chances = (
@@ -160,30 +145,30 @@ def overlatencies(samples: int, percentile: float, confidence: float = CONFIDENC
 
 
 def percentiles(times_ms: list[float]) -> dict[str, float]:
-    """Those percentiles of the times that there are enough of them for."""
+    """Return the percentiles for which there are enough times."""
     slowest = sorted(times_ms, reverse=True)
     ranks = {name: overlatencies(len(slowest), p) for name, p in PERCENTILES.items()}
     return {name: slowest[rank - 1] for name, rank in ranks.items() if rank >= 1}
 
 
-def _cold(wish: Wish) -> tuple[float | None, int | None]:
-    """Time and peak memory of a process that starts, loads, and gives one result."""
-    what = json.dumps(wish.__dict__)
+def _cold_start(path: str, options: LoadOptions) -> tuple[float | None, int | None]:
+    """Measure the time and peak memory of a process that starts, loads, and computes one result."""
+    arguments = [path, json.dumps(replace(options, on_event=None).__dict__)]
     started = perf_counter()
     try:
-        child = subprocess.Popen([sys.executable, "-c", CHILD, what], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True)
     except OSError:
         return None, None
     with child:
-        assert child.stdout is not None  # it was asked for
-        said = child.stdout.readline()
+        assert child.stdout is not None  # because of PIPE
+        answer = child.stdout.readline()
         cold_ms = (perf_counter() - started) * 1e3
         peak_kib = child.stdout.read().strip()
-    return cold_ms if said else None, int(peak_kib) << 10 if peak_kib.isdigit() else None
+    return cold_ms if answer else None, int(peak_kib) << 10 if peak_kib.isdigit() else None
 
 
 def _callers(name: str, model: Model, samples: list[Sample], callers: int, seconds: float) -> Scenario:
-    """So many threads, each of which calls again when it has its answer."""
+    """Call in several threads, each of which calls again when it has its result."""
     with ThreadPoolExecutor(callers) as pool:
         started = perf_counter()
         runs = [pool.submit(_call_again, model, samples, started + seconds) for _ in range(callers)]
@@ -201,14 +186,14 @@ def _call_again(model: Model, samples: list[Sample], until: float) -> list[float
         model(sample)
         ended = perf_counter()
         times_ms.append((ended - started) * 1e3)
-        if ended >= until and len(times_ms) >= LEAST:
+        if ended >= until and len(times_ms) >= MIN_CALLS:
             break
     return times_ms
 
 
 def _offline(model: Model, samples: list[Sample], per_second: float, seconds: float) -> Scenario:
-    """All at once: as many as single-stream would do in the time, through ``stream``."""
-    calls = max(LEAST, int(per_second * seconds))
+    """Run as many calls as single-stream would do in the time, all submitted through ``stream``."""
+    calls = max(MIN_CALLS, int(per_second * seconds))
     started = perf_counter()
     for _ in model.stream(islice(cycle(samples), calls)):
         pass
@@ -216,27 +201,30 @@ def _offline(model: Model, samples: list[Sample], per_second: float, seconds: fl
 
 
 def lines(found: Measurement) -> Iterator[str]:
-    """A measurement in plain lines."""
+    """Describe a measurement in lines of text."""
     yield f"{found.variant} on {found.runs_on}"
     yield f"  cold           {_ms(found.cold_ms)} from the start of a process to its first result"
     yield f"  load           {_ms(found.load_ms)}"
     yield f"  first call     {_ms(found.first_ms)}"
     for scenario in found.scenarios:
-        rate = f"{scenario.per_second:,.1f} a second, {scenario.callers} at once"
+        rate = f"{scenario.per_second:,.1f} per second, {scenario.callers} at once"
         yield f"  {scenario.name:<14} {rate}, {_times(scenario)}"
     memory_bytes = found.peak_memory_bytes
     yield f"  peak memory    {'unknown' if memory_bytes is None else f'{memory_bytes / 2**20:,.1f} MiB'}"
-    rails = (f"  energy         {mj:.3f} mJ a call ({rail}, all that it feeds)" for rail, mj in found.energy_mj.items())
-    yield from list(rails) or ["  energy         unavailable: this machine has no rail that may be read"]
+    rails = (
+        f"  energy         {mj:.3f} mJ per call ({rail}, with everything it powers)"
+        for rail, mj in found.energy_mj.items()
+    )
+    yield from list(rails) or ["  energy         unavailable: this machine has no power rail that can be read"]
     yield from (f"  distrust       {reason}" for reason in found.distrust)
     if not found.after.clocks and not found.after.temperatures_c:
-        yield "  distrust       the machine tells neither its clocks nor its temperatures"
+        yield "  distrust       the machine reports neither clocks nor temperatures"
 
 
 def _times(scenario: Scenario) -> str:
     mean: list[Any] = [] if scenario.mean_ms is None else [f"mean {_ms(scenario.mean_ms)}"]
-    told = [f"{name} {_ms(ms)}" for name, ms in scenario.percentiles_ms.items()]
-    return ", ".join([*mean, *told, f"{scenario.calls} calls"])
+    reported = [f"{name} {_ms(ms)}" for name, ms in scenario.percentiles_ms.items()]
+    return ", ".join([*mean, *reported, f"{scenario.calls} calls"])
 
 
 def _ms(value: float | None) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgekit_runtime import __version__
 from edgekit_runtime.engines import library
 from edgekit_runtime.engines.delegates import DELEGATES, SIGNS, found_signs, library_path
 from edgekit_runtime.engines.wheels import PACKAGES, advice, check_wheel
@@ -20,6 +19,7 @@ from edgekit_runtime.host.board import Board, read_board
 from edgekit_runtime.host.thermal import Condition, read_condition
 from edgekit_runtime.record import dataclass, field
 from edgekit_runtime.trust.policy import believed
+from edgekit_runtime.version import __version__
 
 HOT_C = 80.0  # where boards without a fan begin to slow down
 LITTLE_BYTES = 64 << 20

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edgekit_runtime.commands.verify import Verdict
+    from edgekit_runtime.commands.verify import VariantResult
     from edgekit_runtime.format.manifest import (
         InputSpec,
         Manifest,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Variant,
     )
     from edgekit_runtime.inference.postprocess import Answer
-    from edgekit_runtime.placement.failover import Event
+    from edgekit_runtime.placement.events import Event
     from edgekit_runtime.placement.place import Placement
     from edgekit_runtime.tensors import Array
 
@@ -140,12 +140,12 @@ def signature_lines(signed_by: str | None) -> Iterator[str]:
         yield f"signed by the trusted key {signed_by[:16]}"
 
 
-def verdict_lines(verdicts: tuple[Verdict, ...]) -> Iterator[str]:
-    """What became of every variant."""
-    for verdict in verdicts:
-        name = verdict.variant + (f" ({verdict.delegate})" if verdict.delegate else "")
-        yield f"{name}: {verdict.state}" + (f": {verdict.reason}" if verdict.reason else "")
-        for difference in verdict.checked:
+def verify_lines(results: tuple[VariantResult, ...]) -> Iterator[str]:
+    """Describe the result of every variant."""
+    for result in results:
+        name = result.variant + (f" ({result.delegate})" if result.delegate else "")
+        yield f"{name}: {result.state}" + (f": {result.reason}" if result.reason else "")
+        for difference in result.checked:
             yield f"  {difference}"
 
 

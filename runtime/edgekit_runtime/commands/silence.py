@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit_runtime.engines.isolated import memory_file
 from edgekit_runtime.errors import BundleError, InputMismatch, PlanError, VerificationError
-from edgekit_runtime.host.subprocesses import CHATTER
+from edgekit_runtime.host.subprocesses import INFO_PREFIX
 
 # How a verb ends when it was not an engine that failed.
 NOT_THE_ENGINE = (PlanError, VerificationError, BundleError, InputMismatch, KeyboardInterrupt, BrokenPipeError)
@@ -74,7 +74,7 @@ def _descriptor_leads_to(target: int, name: str) -> Iterator[None]:
 def _show(held: Any) -> None:
     if sys.__stderr__ is not None:
         held.seek(0)
-        os.write(2, b"".join(line for line in held if not line.startswith(CHATTER.encode())))
+        os.write(2, b"".join(line for line in held if not line.startswith(INFO_PREFIX.encode())))
 
 
 def _silence_the_end() -> None:

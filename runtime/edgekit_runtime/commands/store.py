@@ -76,7 +76,7 @@ def prune(args: argparse.Namespace) -> Told:
     return asdict(done), told + ([f"in use, and kept: {', '.join(done.in_use)}"] if done.in_use else [])
 
 
-VERBS: dict[Callable[[argparse.Namespace], Told], str] = {
+COMMANDS: dict[Callable[[argparse.Namespace], Told], str] = {
     install: "install model-1.3.edgekit /var/lib/edgekit/camera --confirm heartbeat",
     status: "status /var/lib/edgekit/camera --json",
     boot: "boot /var/lib/edgekit/camera",
@@ -87,22 +87,22 @@ VERBS: dict[Callable[[argparse.Namespace], Told], str] = {
 }
 
 
-def add_options(verb: Callable[[argparse.Namespace], Told], parser: argparse.ArgumentParser) -> None:
-    """Add what a verb takes."""
-    if verb is install:
+def add_options(command: Callable[[argparse.Namespace], Told], parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command."""
+    if command is install:
         parser.add_argument("source", metavar="BUNDLE", help="a .edgekit file or folder, or a .delta")
     parser.add_argument("store", metavar="STORE", help="the store's folder; install makes it")
-    if verb is install:
+    if command is install:
         _add_terms(parser)
-    if verb is boot:
+    if command is boot:
         parser.add_argument(
             "--timeout", type=seconds, default=CHECK_S, metavar="S", help=f"of the self-check [{CHECK_S:g}]"
         )
-    if verb is heartbeat:
+    if command is heartbeat:
         parser.add_argument("--generation", metavar="NAME", help="that the application has open [the current one]")
-    if verb is rollback:
+    if command is rollback:
         parser.add_argument("--why", default="rolled back by hand", metavar="TEXT", help="is remembered")
-    if verb is prune:
+    if command is prune:
         parser.add_argument("--keep", type=positive, default=2, metavar="N", help="good generations to keep [2]")
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from edgekit_runtime.errors import EdgekitError, EngineUnavailable, VerificationError
 from edgekit_runtime.placement.candidates import candidates
 from edgekit_runtime.placement.golden_check import Difference
-from edgekit_runtime.placement.place import AS_USUAL, REASONS, How, prove
+from edgekit_runtime.placement.load_options import DEFAULTS, LoadOptions
+from edgekit_runtime.placement.place import REASONS, open_variant
 from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ PROVEN, WRONG, CANNOT_RUN = "proven", "wrong", "cannot run"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of one variant."""
+class VariantResult:
+    """The result of verifying one variant."""
 
     variant: str
     state: str  # PROVEN, WRONG or CANNOT_RUN
@@ -27,44 +28,38 @@ class Verdict:
     delegate: str | None = None
 
 
-def verify(
-    bundle: Bundle,
-    device: str = "auto",
-    require: str | None = None,
-    threads: int | None = None,
-    how: How = AS_USUAL,
-) -> tuple[Verdict, ...]:
-    """Hold every file against its digest, then every variant against its golden outputs.
+def verify_bundle(bundle: Bundle, options: LoadOptions = DEFAULTS) -> tuple[VariantResult, ...]:
+    """Check the digest of every file, then the golden outputs of every variant.
 
-    Nothing is taken from memory: accelerators are probed again, and golden outputs computed again.
-    ``require`` narrows the variants as it does for ``place``, ``how`` brings the caller's delegate and a child process.
+    No cached results are used: accelerators are probed again, and golden outputs are computed again.
 
     Raises:
-        BundleError: a file is not what was packed, or a golden array is malformed.
+        BundleError: a file is not the one that was packed, or a golden array is malformed.
         ProfileError: the bundle has no such device.
-        EngineUnavailable: no variant is what was required.
+        EngineUnavailable: no variant matches ``require``.
         DelegateUnavailable: there is no such delegate.
     """
     bundle.verify_all()
-    how = replace(how, check="always", probe_again=True, slow_is_fine=True)
-    verdicts = []
-    for variant in candidates(bundle.manifest, device, require, how.delegate, how.delegate_options):
+    results = []
+    for variant in candidates(bundle.manifest, options):
         try:
-            proof = prove(bundle, variant, threads, how)
+            checked = open_variant(
+                bundle, variant, replace(options, check="always"), probe_again=True, accept_slow=True
+            )
         except REASONS as error:
             state = WRONG if isinstance(error, VerificationError) else CANNOT_RUN
-            verdicts.append(Verdict(variant.name, state, str(error), delegate=variant.delegate))
+            results.append(VariantResult(variant.name, state, str(error), delegate=variant.delegate))
             continue
-        proof.session.close()
-        verdicts.append(Verdict(variant.name, PROVEN, "", proof.checked, variant.delegate))
-    return tuple(verdicts)
+        checked.session.close()
+        results.append(VariantResult(variant.name, PROVEN, "", checked.differences, variant.delegate))
+    return tuple(results)
 
 
-def failure(verdicts: tuple[Verdict, ...]) -> EdgekitError | None:
-    """The error that the verdicts amount to: one is wrong, or none could run. None when all is well."""
-    wrong = [verdict.variant for verdict in verdicts if verdict.state == WRONG]
+def failure(results: tuple[VariantResult, ...]) -> EdgekitError | None:
+    """Return the error for the results: a variant is wrong, or none could run. None if the bundle passed."""
+    wrong = [result.variant for result in results if result.state == WRONG]
     if wrong:
-        return VerificationError(f"{', '.join(wrong)}: other outputs here than where the bundle was made")
-    if not any(verdict.state == PROVEN for verdict in verdicts):
+        return VerificationError(f"{', '.join(wrong)}: the outputs differ from those where the bundle was made")
+    if not any(result.state == PROVEN for result in results):
         return EngineUnavailable("no variant can run on this machine")
     return None

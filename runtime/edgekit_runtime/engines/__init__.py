@@ -1,9 +1,9 @@
-"""The engines: one file each, and one line in the table below. docs/adding-an-engine.md is the guide.
+"""The engines: one module each, and one line in the table below. docs/adding-an-engine.md is the guide.
 
-An engine's module has two functions, and what it opens has the five members of ``Engine``:
+An engine's module has two functions; ``open_model`` returns an object with the members of ``Engine``:
 
-    library() -> Library                      import the library; EngineUnavailable when it cannot be had
-    open_model(path, variant, threads, artifact)   open the artifact as the variant says, or refuse
+    library() -> Library                                 import the library, or raise EngineUnavailable
+    open_model(path, variant, threads, artifact) -> Engine   open the artifact on the variant's device, or refuse it
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENGINES = {
     "null": "edgekit_runtime.engines.null",  # numpy alone
-    "litert": "edgekit_runtime.engines.litert.interpreter",  # .tflite
+    "litert": "edgekit_runtime.engines.litert",  # .tflite
     "openvino": "edgekit_runtime.engines.openvino",  # .xml and .bin
 }
 
@@ -30,12 +30,12 @@ ENGINES = {
 class TensorInfo:
     """One of the artifact's own inputs or outputs.
 
-    Where scale is set, ``real = (quantized - zero_point) * scale``.
+    If scale is set, ``real = (quantized - zero_point) * scale``.
     """
 
-    index: int  # its place in the artifact's list
+    index: int  # in the artifact's list
     name: str
-    shape: tuple[int, ...]  # -1 where the artifact leaves it open
+    shape: tuple[int, ...]  # -1 for a dynamic dimension
     dtype: str
     scale: float | None = None
     zero_point: int | None = None
@@ -53,17 +53,17 @@ class Library:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an opened artifact really runs on, read back from its library rather than from what was asked."""
+    """What an opened artifact runs on, as its library reports it, which may differ from the request."""
 
     device: str  # as the library names it
-    precision: str | None  # of float arithmetic, as a numpy name or "bfloat16"; None where the library does not say
-    threads: int | None  # None where the library does not say
-    delegated: tuple[int, int] | None = None  # operators that the delegate took, and of how many
-    libraries: dict[str, str] = field(default_factory=dict)  # what was loaded besides: name -> path
+    precision: str | None  # of float arithmetic, as a numpy name or "bfloat16"; None if the library does not report it
+    threads: int | None  # None if the library does not report it
+    delegated: tuple[int, int] | None = None  # operators that the delegate runs, and operators in all
+    libraries: dict[str, str] = field(default_factory=dict)  # other libraries that were loaded: name -> path
 
 
 class Engine(Protocol):
-    """An artifact, opened. Not thread-safe: a pool lends it to one thread at a time."""
+    """An opened artifact. Not thread-safe: a pool lends it to one thread at a time."""
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -75,43 +75,43 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> EngineInfo:
-        """What it really runs on."""
+        """What it runs on."""
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once.
 
         Args:
-            arrays: one an input, in the order, shapes and dtypes of ``inputs``.
+            arrays: one for each input, in the order, shapes and dtypes of ``inputs``.
 
         Returns:
-            One array an output, which the engine will not touch again.
+            One array for each output, which the engine does not change later.
         """
 
-    def twin(self) -> Engine | None:
-        """Another engine on the same artifact, for another thread, sharing weights where the library can.
+    def clone(self) -> Engine | None:
+        """Open another engine on the same artifact, for another thread, with shared weights if the library can.
 
-        None where there cannot be two. May be called while this engine runs.
+        Returns None if there can be only one. May be called while this engine runs.
 
         Raises:
-            EngineUnavailable: there is no memory or no unit for another.
+            EngineUnavailable: there is no memory or no device for another.
         """
 
     def close(self) -> None:
-        """Let go of the artifact. May be called again."""
+        """Release the artifact. May be called again."""
 
 
 class Files(Protocol):
-    """Where an engine finds a variant's files: a Bundle, or anything that knows."""
+    """Where an engine finds a variant's files, such as a Bundle."""
 
     def local_path(self, path: str) -> str:
-        """A real file for the path."""
+        """Return the path of a file with the content."""
 
     def digest(self, path: str) -> str:
-        """What identifies the content; "" where nobody knows."""
+        """Return a digest of the content; "" if there is none."""
 
 
 def library(name: str) -> Library:
-    """The library of the engine ``name``.
+    """Import the library of the engine ``name``.
 
     Raises:
         EngineUnavailable: there is no such engine, or its library is missing or does not load.
@@ -124,20 +124,20 @@ def open_engine(variant: Variant, files: Files, threads: int | None = None, *, k
     """Open a variant's artifact in its engine, on its device.
 
     Args:
-        variant: what to open and how.
-        files: a Bundle; every file of the variant is asked for, so all are checked and lie side by side.
+        variant: the artifact, its engine and its device.
+        files: a Bundle; it checks every file of the variant, and puts them side by side.
         threads: None leaves the number to the engine.
-        keep: the engine may use, and fill, the cache of what it makes of artifacts.
+        keep: allow the engine to use the compile cache.
 
     Raises:
         EngineUnavailable: the engine, its library or the device is not here, or it refuses the artifact.
-        DelegateUnavailable: the variant wants a delegate that cannot be had.
+        DelegateUnavailable: the variant's delegate is not available.
     """
     module = _module(variant.engine)
-    module.library()  # names what is missing before any file is taken out of the bundle
+    module.library()  # reports a missing library before any file is copied out of the bundle
     paths = [files.local_path(path) for path in variant.files]
     digests = [files.digest(path) for path in variant.files] if keep else []
-    artifact = " ".join(digests) if all(digests) else ""  # without a digest, what was kept may be of another file
+    artifact = " ".join(digests) if all(digests) else ""  # without digests, the cache could return another model
     engine: Engine = module.open_model(paths[0], variant, threads, artifact)
     return engine
 

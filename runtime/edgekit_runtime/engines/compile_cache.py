@@ -1,11 +1,11 @@
-"""What engines make of an artifact and may use again: compiled models and packed weights.
+"""A cache of what engines compile from an artifact: compiled models and repacked weights.
 
-One file an entry, in ``models`` beside the memory's entries, named ``KEY-SHA256``: the key is the digest of all that
-the content depends on, and a content is used only while it has its own digest. Nothing here is ever required: where
-nothing can be read or written, engines start as without it, and that is said once.
+Each entry is a file in ``models``, in the folder of the state cache, named ``KEY-SHA256``: the key is the digest of
+everything that the content depends on, and the content is used only if its digest is right. The cache is optional: if
+it cannot be read or written, engines start without it, after one warning.
 
-``$EDGEKIT_MODEL_CACHE_MIB`` bounds all entries together (256); with 0 there are none. What was not used for longest
-goes first, and half of what a disk has free stays free.
+``$EDGEKIT_MODEL_CACHE_MIB`` limits the total size (256 by default); 0 turns the cache off. The least recently used
+entries are removed first, and half of the free disk space is left free.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _CHUNK_BYTES = 1 << 20
 
 
 def folder() -> str:
-    """Where entries are kept."""
+    """Return the folder of the entries."""
     return os.path.join(state_cache.folder(), "models")
 
 
 def find(key: Mapping[str, str]) -> str | None:
-    """The path of what was kept under a key, if it still is what was kept; else it is dropped.
+    """Return the path of a key's entry; None if there is none. An entry with a wrong digest is removed.
 
-    A file is marked as used once a day at most, to spare flash memory.
+    The time of last use is written at most once a day, to reduce flash wear.
     """
     if not _limit_bytes():
         return None
@@ -50,8 +50,8 @@ def find(key: Mapping[str, str]) -> str | None:
     return None
 
 
-def aside() -> str | None:
-    """A path for a library to write an entry to, which ``keep`` then takes; None where nothing can be kept."""
+def temporary_path() -> str | None:
+    """Return a path to write a new entry to, for ``add_file``; None if the cache is off or cannot be written."""
     if not _limit_bytes():
         return None
     try:
@@ -59,31 +59,31 @@ def aside() -> str | None:
         if not os.access(folder(), os.W_OK | os.X_OK):
             raise PermissionError("cannot be written to")
     except OSError as error:
-        _say(error)
+        _warn(error)
         return None
     return os.path.join(folder(), f".{os.getpid()}-{os.urandom(6).hex()}")
 
 
-def keep(key: Mapping[str, str], path: str) -> str | None:
-    """Take the file at a path of ``aside`` as the entry of a key; None, and it is gone, where there is no room."""
+def add_file(key: Mapping[str, str], path: str) -> str | None:
+    """Move a file from a ``temporary_path`` into the cache; return its new path, or None if it was too large."""
     try:
         if os.path.getsize(path) > min(_limit_bytes(), _free_bytes()):
             os.unlink(path)
             return None
-        kept = os.path.join(folder(), f"{_name(key)}-{_digest(path)}")
-        os.replace(path, kept)
+        entry = os.path.join(folder(), f"{_name(key)}-{_digest(path)}")
+        os.replace(path, entry)
         _make_room(_limit_bytes())
     except OSError as error:
         with suppress(OSError):
             os.unlink(path)
-        _say(error)
+        _warn(error)
         return None
-    return kept
+    return entry
 
 
-def keep_content(key: Mapping[str, str], content: bytes) -> None:
-    """Write an entry, whole or not at all."""
-    path = aside()
+def add_content(key: Mapping[str, str], content: bytes) -> None:
+    """Write an entry atomically."""
+    path = temporary_path()
     if path is None or len(content) > min(_limit_bytes(), _free_bytes()):
         return
     try:
@@ -92,28 +92,28 @@ def keep_content(key: Mapping[str, str], content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             os.unlink(path)
-        _say(error)
+        _warn(error)
         return
-    keep(key, path)
+    add_file(key, path)
 
 
 def _name(key: Mapping[str, str]) -> str:
-    told = json.dumps(sorted(key.items())).encode()
-    digest = sha256(len(told))
-    digest.update(told)
+    content = json.dumps(sorted(key.items())).encode()
+    digest = sha256(len(content))
+    digest.update(content)
     return str(digest.hexdigest()[:32])
 
 
 def _digest(path: str) -> str:
     digest = sha256(os.path.getsize(path))
     with open(path, "rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            digest.update(piece)
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
     return str(digest.hexdigest())
 
 
 def _limit_bytes() -> int:
-    """The bound; the usual one where the environment says something else than a number."""
+    """Return the size limit; the default if the environment variable is not a number."""
     try:
         return max(0, int(os.environ.get(LIMIT_NAME, LIMIT_MIB))) << 20
     except ValueError:
@@ -121,7 +121,7 @@ def _limit_bytes() -> int:
 
 
 def _free_bytes() -> int:
-    """What an entry may take of the disk: half of what is free."""
+    """Return the highest size of an entry: half of the free disk space."""
     if not hasattr(os, "statvfs"):
         return LIMIT_MIB << 20
     disk = os.statvfs(folder())
@@ -129,21 +129,21 @@ def _free_bytes() -> int:
 
 
 def _make_room(limit_bytes: int) -> None:
-    """Remove the entries that were not used for longest, and what killed processes left."""
+    """Remove the least recently used entries above the limit, and the temporary files of killed processes."""
     total_bytes = 0
     for written, size_bytes, path in sorted(_entries(), reverse=True):
         if os.path.basename(path).startswith("."):  # another process may be writing it
-            gone = time.time() - written > _DAY_S
+            remove = time.time() - written > _DAY_S
         else:
             total_bytes += size_bytes
-            gone = total_bytes > limit_bytes
-        if gone:
+            remove = total_bytes > limit_bytes
+        if remove:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
 
 def _entries() -> Iterator[tuple[float, int, str]]:
-    """When each file was last used, its bytes and its path; other processes make and remove them meanwhile."""
+    """Yield the time of last use, size and path of each file; other processes may add and remove files meanwhile."""
     with os.scandir(folder()) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
@@ -151,11 +151,11 @@ def _entries() -> Iterator[tuple[float, int, str]]:
                 yield found.st_mtime, found.st_size, entry.path
 
 
-def _say(error: OSError) -> None:
-    """Python shows a warning of one place once."""
+def _warn(error: OSError) -> None:
+    """Warn that the cache cannot be used. Python shows a warning from the same line only once."""
     warnings.warn(
-        f"compiled models are not kept on this machine: {folder()}: {error.strerror or error}. Models start as "
-        f"without; {LIMIT_NAME}=0 asks for no cache, EDGEKIT_STATE for another place",
+        f"compiled models are not cached on this machine: {folder()}: {error.strerror or error}. Models start more "
+        f"slowly; set EDGEKIT_STATE to another folder, or {LIMIT_NAME}=0 to turn the cache off",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -90,7 +90,7 @@ def with_delegate(variants: Sequence[Variant], delegate: str | None, options: Op
     if delegate not in DELEGATES and not _is_path(delegate):
         raise DelegateUnavailable(_unknown(delegate))
     chosen = delegate if delegate in DELEGATES else os.path.abspath(delegate)
-    wanted = options_given(delegate, options or {})
+    wanted = parse_options(delegate, options or {})
     driven = [
         replace(variant, delegate=chosen, settings={**variant.settings, **wanted})
         for variant in variants
@@ -110,7 +110,7 @@ def _is_path(delegate: str) -> bool:
     return os.sep in delegate or delegate.endswith(tuple(SUFFIXES.values())) or ".so." in delegate
 
 
-def options_given(delegate: str, options: Options) -> dict[str, str]:
+def parse_options(delegate: str, options: Options) -> dict[str, str]:
     """The caller's options for a delegate, as names and values.
 
     Raises:
@@ -168,7 +168,7 @@ def options_for(variant: Variant) -> dict[str, str]:
     return {**(known.defaults if known else {}), **variant.settings}
 
 
-def is_foreign(variant: Variant) -> bool:
+def can_crash(variant: Variant) -> bool:
     """Whether running the variant means loading what may take the process with it."""
     return (variant.engine == "litert" and variant.delegate is not None) or (variant.engine, variant.device) in SIGNS
 

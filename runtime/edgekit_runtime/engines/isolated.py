@@ -1,7 +1,7 @@
-"""An engine in a process of its own: when it crashes or hangs, the application does not.
+"""An engine in a child process: when it crashes or hangs, the application does not.
 
-Arrays travel through memory that both processes map; through the pipes go the numbers of runs: when
-one is asked for, and, with what the engine raised if it did, when it is done.
+Arrays are exchanged through shared memory. The pipes carry the numbers of the runs: the parent sends one to start a
+run, and the child sends it back, with the engine's error message if the run failed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit_runtime import errors
 from edgekit_runtime.engines import EngineInfo, TensorInfo
+from edgekit_runtime.engines.child_request import bundle_of, make_request, variant_of
 from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, EngineUnavailable
 from edgekit_runtime.host.subprocesses import (
-    asked_bundle,
-    asked_variant,
+    describe_exit,
     end_child,
-    how_it_ended,
-    last_words,
+    last_line,
     limit_memory,
     own_stdout,
     start_child,
     timeout_s,
-    to_request,
 )
 
 if TYPE_CHECKING:
@@ -41,11 +40,12 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
-NUMBER_BYTES, ANSWER_BYTES = 8, 1024  # the number of a run; it with a message: small enough for a pipe to keep whole
+NUMBER_BYTES = 8  # of a run's number
+ANSWER_BYTES = 1024  # of a number and an error message: small enough for a pipe to write in one piece
 ALIGNED_BYTES = 64
-NOISE_BYTES = 1 << 20  # of what the child prints, the last so many bytes are kept
-LOOK_EVERY = 256  # runs after which that is looked at
-GRACE_S = 1.0  # the parent ends a child that hangs; the child ends itself only when there is no parent any more
+MAX_STDERR_BYTES = 1 << 20  # the child's stderr is emptied when it is larger
+CHECK_STDERR_EVERY = 256  # runs
+GRACE_S = 1.0  # the parent ends a hung child; this much later the child ends itself, in case the parent is gone
 
 
 def open_isolated(
@@ -54,87 +54,85 @@ def open_isolated(
     """Open a variant in a child process.
 
     Raises:
-        EngineUnavailable: the system lacks what it takes, or the child refused the variant.
-        DelegateUnavailable: likewise, for the variant's delegate.
+        EngineUnavailable: the system does not support it, or the engine refused the variant.
+        DelegateUnavailable: the variant's delegate is missing or refused the model.
         DelegateCrashed: the child crashed or hung while opening.
     """
     if sys.platform == "win32":
-        raise EngineUnavailable("isolate=True hands file descriptors to a child, which needs a Unix")
-    request = {**to_request(bundle, variant, threads, cache), "timeout_s": run_timeout_s + GRACE_S}
-    with ExitStack() as unless_open:
-        shared = unless_open.enter_context(memory_file())
-        noise = unless_open.enter_context(tempfile.TemporaryFile("a+b"))
+        raise EngineUnavailable("isolate passes file descriptors to a child process, which needs a Unix system")
+    request = {**make_request(bundle, variant, threads, cache), "timeout_s": run_timeout_s + GRACE_S}
+    with ExitStack() as cleanup:
+        shared = cleanup.enter_context(memory_file())
+        stderr = cleanup.enter_context(tempfile.TemporaryFile("a+b"))
         number = shared.fileno()
         child = start_child(
-            "edgekit_runtime.engines.isolated", noise, bundle.scratch(), str(number), pass_fds=(number,)
+            "edgekit_runtime.engines.isolated", stderr, bundle.temp_folder(), str(number), pass_fds=(number,)
         )
-        unless_open.callback(end_child, child)
-        engine = IsolatedEngine(child, noise, _first_answer(child, noise, request), shared, run_timeout_s)
-        unless_open.pop_all()
+        cleanup.callback(end_child, child)
+        engine = IsolatedEngine(child, stderr, _first_answer(child, stderr, request), shared, run_timeout_s)
+        cleanup.pop_all()
         return engine
 
 
 def memory_file() -> Any:
-    """A file that is only memory, where the system has such."""
+    """Open a file in memory; a temporary file if the system has none."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("edgekit"), "w+b")
     return tempfile.TemporaryFile()
 
 
-def _first_answer(child: subprocess.Popen[bytes], noise: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """What the child opened, or the error with which it refused."""
+def _first_answer(child: subprocess.Popen[bytes], stderr: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Send the request and return the child's description of the engine, or raise the error of its refusal."""
     assert child.stdin is not None
-    with suppress(BrokenPipeError):  # it is gone already; the answer says how
+    with suppress(BrokenPipeError):  # it has ended already; the answer tells how
         child.stdin.write(json.dumps(request).encode() + b"\n")
         child.stdin.flush()
     line = b""
     while not line.endswith(b"\n"):
-        line += _read(child, noise, timeout_s(), 1 << 16)
-    told: dict[str, Any] = json.loads(line)
-    if "error" in told:
-        from edgekit_runtime import errors
-
-        kind = getattr(errors, str(told["kind"]), EngineUnavailable)
-        raise kind(str(told["error"]))
-    return told
+        line += _read(child, stderr, timeout_s(), 1 << 16)
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        kind = getattr(errors, str(answer["kind"]), EngineUnavailable)
+        raise kind(str(answer["error"]))
+    return answer
 
 
-def _read(child: subprocess.Popen[bytes], noise: Any, within_s: float, most_bytes: int) -> bytes:
-    """The child's next bytes.
+def _read(child: subprocess.Popen[bytes], stderr: Any, within_s: float, most_bytes: int) -> bytes:
+    """Read the child's next bytes.
 
     Raises:
-        DelegateCrashed: it ended, or said nothing in time.
+        DelegateCrashed: the child ended, or did not answer in time.
     """
     assert child.stdout is not None
     waiting = select.poll()
     waiting.register(child.stdout, select.POLLIN)
     if not waiting.poll(within_s * 1000):
         end_child(child)
-        raise DelegateCrashed(f"hung: no answer within {within_s:g} s{last_words(noise)}")
+        raise DelegateCrashed(f"hung: no answer within {within_s:g} s{last_line(stderr)}")
     answer = os.read(child.stdout.fileno(), most_bytes)
     if not answer:
         with suppress(subprocess.TimeoutExpired):
             child.wait(timeout=5)
-        ended = how_it_ended(child.returncode) if child.returncode is not None else "its process closed its pipes"
+        ended = describe_exit(child.returncode) if child.returncode is not None else "its process closed its pipes"
         end_child(child)
-        raise DelegateCrashed(f"crashed: {ended}{last_words(noise)}")
+        raise DelegateCrashed(f"crashed: {ended}{last_line(stderr)}")
     return answer
 
 
 class IsolatedEngine:
-    """An engine in a child process, to be used like any other."""
+    """An engine in a child process, used like any other."""
 
     def __init__(
-        self, child: subprocess.Popen[bytes], noise: Any, told: dict[str, Any], shared: Any, run_timeout_s: float
+        self, child: subprocess.Popen[bytes], stderr: Any, engine: dict[str, Any], shared: Any, run_timeout_s: float
     ) -> None:
-        self.inputs, self.outputs = (_infos(told[side]) for side in ("inputs", "outputs"))
-        taken = told["facts"]["delegated"]
-        self.facts = EngineInfo(**{**told["facts"], "delegated": tuple(taken) if taken else None})
-        with shared:  # a mapping outlives its file
+        self.inputs, self.outputs = (_infos(engine[side]) for side in ("inputs", "outputs"))
+        delegated = engine["facts"]["delegated"]
+        self.facts = EngineInfo(**{**engine["facts"], "delegated": tuple(delegated) if delegated else None})
+        with shared:  # the mapping stays valid after the file is closed
             views = _views(shared.fileno(), (*self.inputs, *self.outputs))
         self._in, self._out = views[: len(self.inputs)], views[len(self.inputs) :]
         self._child: subprocess.Popen[bytes] | None = child
-        self._noise = noise
+        self._stderr = stderr
         self._timeout_s = run_timeout_s
         self._runs = 0
 
@@ -142,51 +140,54 @@ class IsolatedEngine:
         """Copy in, let the child run, copy out.
 
         Raises:
-            DelegateCrashed: the child crashed, or hung for longer than the timeout and was ended.
-            EngineError: the engine failed and lives, or is closed.
+            DelegateCrashed: the child crashed or was closed, or it hung for longer than the timeout and was killed.
+            EngineError: the engine failed, and its process goes on.
         """
         child = self._child
         if child is None:
-            raise DelegateCrashed("crashed: its process is gone")
+            raise DelegateCrashed("crashed: its process has ended")
         if child.poll() is not None:
-            raise DelegateCrashed(f"crashed: {how_it_ended(child.returncode)}{last_words(self._noise)}")
+            raise DelegateCrashed(f"crashed: {describe_exit(child.returncode)}{last_line(self._stderr)}")
         for view, array in zip(self._in, arrays):
             np.copyto(view, array)
         self._runs += 1
-        asked = self._runs.to_bytes(NUMBER_BYTES, "little")
+        number = self._runs.to_bytes(NUMBER_BYTES, "little")
         assert child.stdin is not None
-        with suppress(BrokenPipeError):  # it has just died; reading says how
-            os.write(child.stdin.fileno(), asked)
-        problem = self._answer(child, asked)
-        self._bound_noise()
+        with suppress(BrokenPipeError):  # it has just died; reading tells how
+            os.write(child.stdin.fileno(), number)
+        problem = self._answer(child, number)
+        self._limit_stderr()
         if problem:
             raise EngineError(problem)
         return [view.copy() for view in self._out]
 
-    def twin(self) -> None:
-        """None: each would be one more process with one more copy of the weights."""
+    def clone(self) -> None:
+        """Return None: another process would load another copy of the weights."""
 
     def close(self) -> None:
         """End the child. May be called again."""
         if self._child is not None:
             assert self._child.stdin is not None
             with suppress(OSError, subprocess.TimeoutExpired):
-                self._child.stdin.close()  # at which it closes its engine and leaves
+                self._child.stdin.close()  # on which it closes its engine and ends
                 self._child.wait(timeout=GRACE_S)
             end_child(self._child)
             self._child = None
-            self._noise.close()
+            self._stderr.close()
 
-    def _answer(self, child: subprocess.Popen[bytes], asked: bytes) -> str:
-        """What the engine raised, or "". Answers to runs that were left, as by KeyboardInterrupt, are passed over."""
+    def _answer(self, child: subprocess.Popen[bytes], number: bytes) -> str:
+        """Return the engine's error message of a run, or "".
+
+        Answers to earlier runs are skipped: the caller may have left one, as with KeyboardInterrupt.
+        """
         while True:
-            last = _read(child, self._noise, self._timeout_s, 1 << 16)[-ANSWER_BYTES:]
-            if last[:NUMBER_BYTES] == asked:
+            last = _read(child, self._stderr, self._timeout_s, 1 << 16)[-ANSWER_BYTES:]
+            if last[:NUMBER_BYTES] == number:
                 return last[NUMBER_BYTES:].rstrip(b"\0").decode(errors="replace")
 
-    def _bound_noise(self) -> None:
-        if self._runs % LOOK_EVERY == 0 and os.fstat(self._noise.fileno()).st_size > NOISE_BYTES:
-            os.ftruncate(self._noise.fileno(), 0)
+    def _limit_stderr(self) -> None:
+        if self._runs % CHECK_STDERR_EVERY == 0 and os.fstat(self._stderr.fileno()).st_size > MAX_STDERR_BYTES:
+            os.ftruncate(self._stderr.fileno(), 0)
 
 
 def _infos(records: Iterable[dict[str, Any]]) -> tuple[TensorInfo, ...]:
@@ -194,7 +195,7 @@ def _infos(records: Iterable[dict[str, Any]]) -> tuple[TensorInfo, ...]:
 
 
 def _views(shared: int, infos: Sequence[TensorInfo]) -> list[Array]:
-    """An array a tensor, one behind the other in the shared file, which is made large enough."""
+    """Map the shared file, after making it large enough, and return an array in it for each tensor."""
     offsets, end = [], 0
     for info in infos:
         offsets.append(end)
@@ -209,25 +210,25 @@ def _views(shared: int, infos: Sequence[TensorInfo]) -> list[Array]:
 
 
 def main() -> None:
-    """Open what the first line of stdin asks for, then run whenever a byte comes, until stdin ends."""
+    """Open the variant of the request on the first line of stdin, then run once for each number, until stdin ends."""
     from edgekit_runtime.engines import open_engine
 
     report, shared = own_stdout(), int(sys.argv[1])
     limit_memory()
     request = json.loads(_first_line())
-    with asked_bundle(request) as bundle:
-        variant = asked_variant(bundle, request)
-        signal.setitimer(signal.ITIMER_REAL, timeout_s() + GRACE_S)  # SIGALRM ends it, wherever it hangs
+    with bundle_of(request) as bundle:
+        variant = variant_of(bundle, request)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s() + GRACE_S)  # SIGALRM ends this process if opening hangs
         try:
             engine = open_engine(variant, bundle, request["threads"], keep=request["cache"])
         except EdgekitError as error:
-            _tell(report, {"error": str(error), "kind": type(error).__name__})
+            _send(report, {"error": str(error), "kind": type(error).__name__})
             return
         inputs, outputs = engine.inputs, engine.outputs
         views = _views(shared, (*inputs, *outputs))
-        _tell(report, {"inputs": _told(inputs), "outputs": _told(outputs), "facts": asdict(engine.facts)})
+        _send(report, {"inputs": _as_dicts(inputs), "outputs": _as_dicts(outputs), "facts": asdict(engine.facts)})
         signal.setitimer(signal.ITIMER_REAL, 0)
-        while asked := os.read(0, NUMBER_BYTES):
+        while number := os.read(0, NUMBER_BYTES):
             signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
             try:
                 for view, result in zip(views[len(inputs) :], engine.run(views[: len(inputs)])):
@@ -236,26 +237,26 @@ def main() -> None:
             except EngineError as error:
                 problem = str(error).encode()
             signal.setitimer(signal.ITIMER_REAL, 0)
-            os.write(report, (asked + problem)[:ANSWER_BYTES].ljust(ANSWER_BYTES, b"\0"))
+            os.write(report, (number + problem)[:ANSWER_BYTES].ljust(ANSWER_BYTES, b"\0"))
         engine.close()
 
 
 def _first_line() -> bytes:
-    """Read without a buffer, so that what comes later is still there."""
+    """Read the first line of stdin unbuffered, so that the bytes after it stay in the pipe."""
     line = b""
     while not line.endswith(b"\n"):
-        piece = os.read(0, 1 << 16)
-        if not piece:
+        chunk = os.read(0, 1 << 16)
+        if not chunk:
             sys.exit("there is no request on stdin")
-        line += piece
+        line += chunk
     return line
 
 
-def _told(infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
+def _as_dicts(infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
     return [asdict(info) for info in infos]
 
 
-def _tell(report: int, record: dict[str, Any]) -> None:
+def _send(report: int, record: dict[str, Any]) -> None:
     os.write(report, json.dumps(record).encode() + b"\n")
 
 

@@ -1,6 +1,6 @@
-"""The engine that needs nothing but numpy: the artifact is one matrix.
+"""An engine that needs only numpy: its artifact is one matrix.
 
-It makes bundle, placement, command and store testable anywhere, and is the shortest example of an engine.
+With it, bundles, placement, commands and stores can be tested anywhere. It is also the shortest example of an engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def library() -> Library:
-    """Numpy itself."""
+    """Return numpy, which is always there."""
     return Library("numpy", np.__version__, np.__version__, np.__path__[0])
 
 
@@ -28,7 +28,7 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
     """Open an ``.npy`` of shape (*input shape without batch, out_features).
 
     Raises:
-        EngineUnavailable: the device is not the CPU, or the file is no such array.
+        EngineUnavailable: the device is not the CPU, or the file is not such an array.
     """
     if variant.device != "cpu" or variant.delegate is not None:
         raise EngineUnavailable("the null engine runs on the CPU, without delegates")
@@ -53,12 +53,12 @@ class NullEngine:
         self._weights = weights.reshape(-1, weights.shape[-1])  # (in_features, out_features)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """One product: (1, ...) in, (1, out_features) out."""
+        """Multiply: (1, ...) in, (1, out_features) out."""
         return [arrays[0].reshape(1, -1) @ self._weights]
 
-    def twin(self) -> NullEngine:
-        """One more, on the same matrix."""
+    def clone(self) -> NullEngine:
+        """Make another engine on the same matrix."""
         return NullEngine(self._matrix)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""

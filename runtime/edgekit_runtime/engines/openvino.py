@@ -1,4 +1,4 @@
-"""OpenVINO IR on the device the variant names, and on no other."""
+"""Run OpenVINO IR on the device that the variant names, and on no other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 from edgekit_runtime.engines import EngineInfo, Library, TensorInfo, compile_cache
 from edgekit_runtime.engines.delegates import SIGNS, driver_versions
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
+from edgekit_runtime.host.machine import processor
 from edgekit_runtime.host.signal_stack import signal_stack_kept
-from edgekit_runtime.placement.golden_check import processor
 
 if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'edgekit-runtime[openvino]'"
 PRECISION = "INFERENCE_PRECISION_HINT"
-PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as asked, and as reported
+PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as in the hint, and as reported
 THREADS = "INFERENCE_NUM_THREADS"
 DEVICE_ID = "DEVICE_ID"  # in a variant's settings: which of several GPUs
-WORTH = 1 / 3  # of the time of compiling: what importing may take, for a compiled model to be kept
-FOREIGN = (RuntimeError, ValueError, TypeError, OSError)  # what OpenVINO raises
+MAX_IMPORT_TIME = 1 / 3  # of the compile time: a compiled model that imports slower is not cached
+OPENVINO_ERRORS = (RuntimeError, ValueError, TypeError, OSError)  # what OpenVINO raises
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
-class Mapped:
-    """The one place where OpenVINO's exceptions become ours. Reused: entering costs nothing."""
+class TranslateErrors:
+    """Context manager that raises OpenVINO's exceptions as edgekit errors. It can be entered any number of times."""
 
-    def __init__(self, what: str, kind: type[EngineError]) -> None:
-        self._what = what
-        self._kind = kind
+    def __init__(self, failed: str, error_type: type[EngineError]) -> None:
+        """Describe what failed, for the message, and the error to raise."""
+        self._failed = failed
+        self._error_type = error_type
 
     def __enter__(self) -> None:
         return None
@@ -46,20 +47,20 @@ class Mapped:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, ImportError):
-            raise EngineUnavailable(f"{self._what} ({error}): {INSTALL}") from error
-        if isinstance(error, FOREIGN):
-            raise self._kind(f"{self._what}: {_gist(str(error))}") from error
+            raise EngineUnavailable(f"{self._failed} ({error}): {INSTALL}") from error
+        if isinstance(error, OPENVINO_ERRORS):
+            raise self._error_type(f"{self._failed}: {_one_line(str(error))}") from error
 
 
-def _gist(message: str) -> str:
-    """The line of OpenVINO's message that says what happened; the others say where in its sources."""
+def _one_line(message: str) -> str:
+    """Return the line of OpenVINO's message with the reason; the others name places in its sources."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))]
-    return (telling or lines or ["no reason given"])[0]
+    reasons = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))]
+    return (reasons or lines or ["no reason given"])[0]
 
 
 def library() -> Library:
-    """OpenVINO.
+    """Import OpenVINO.
 
     Raises:
         EngineUnavailable: it is not installed, or does not load.
@@ -70,24 +71,24 @@ def library() -> Library:
 
 
 def _openvino() -> Any:
-    with Mapped("OpenVINO is not installed or does not load", EngineUnavailable):
+    with TranslateErrors("OpenVINO is not installed or does not load", EngineUnavailable):
         import openvino
 
         return openvino
 
 
 def open_model(path: str, variant: Variant, threads: int | None, artifact: str = "") -> OpenVINOEngine:
-    """Compile an ``.xml``, its ``.bin`` beside it, for the lowest latency and with the variant's settings.
+    """Compile an ``.xml`` with its ``.bin`` for the lowest latency, with the variant's settings.
 
-    Float arithmetic is float32 unless the settings say otherwise.
+    Float arithmetic is float32 unless the settings name another precision.
 
     Raises:
-        EngineUnavailable: the library or the device is missing, the model is refused, or OpenVINO took
-            another device or another precision than it was told.
-        DelegateUnavailable: the variant wants a delegate; OpenVINO has none.
+        EngineUnavailable: the library or the device is missing, the model is refused, or OpenVINO selected
+            another device or another precision than the variant's.
+        DelegateUnavailable: the variant has a delegate; OpenVINO supports none.
     """
     if variant.delegate is not None:
-        raise DelegateUnavailable(f"OpenVINO takes no delegates, and the variant wants {variant.delegate!r}")
+        raise DelegateUnavailable(f"OpenVINO supports no delegates, and the variant names {variant.delegate!r}")
     module, kind, refusals = _openvino(), DEVICES[variant.device], []
     with signal_stack_kept():
         core = module.Core()
@@ -100,12 +101,12 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
 
 
 def _devices(core: Any, kind: str, number: str | None) -> list[str]:
-    """The machine's devices of a kind, in OpenVINO's order, or the one that the settings name.
+    """Return the machine's devices of a kind, in OpenVINO's order, or only the one with the given number.
 
     Raises:
-        EngineUnavailable: there is none.
+        EngineUnavailable: there is no such device.
     """
-    with Mapped("OpenVINO does not tell its devices", EngineUnavailable):
+    with TranslateErrors("OpenVINO does not list its devices", EngineUnavailable):
         known = [str(name) for name in core.available_devices]
     found = [name for name in known if name.split(".")[0] == kind]
     if number is not None:
@@ -117,8 +118,8 @@ def _devices(core: Any, kind: str, number: str | None) -> list[str]:
 
 
 def _options(variant: Variant, device: str, threads: int | None) -> dict[str, Any]:
-    # Left alone, OpenVINO computes in bfloat16, float16 or float32, whichever the processor is fastest in. NPUs
-    # have no choice; elsewhere the numbers must not depend on the machine.
+    # By default, OpenVINO selects the fastest precision of the processor. The outputs must not depend on the machine,
+    # so the precision is fixed, except on NPUs, which support only one.
     pinned = {} if device.startswith("NPU") else {PRECISION: "f32"}
     settings = {key: value for key, value in variant.settings.items() if key != DEVICE_ID}
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **pinned, **settings}
@@ -128,50 +129,50 @@ def _options(variant: Variant, device: str, threads: int | None) -> dict[str, An
 
 
 def _open_on(core: Any, path: str, device: str, options: dict[str, Any], artifact: str) -> OpenVINOEngine:
-    with Mapped(f"OpenVINO cannot run {os.path.basename(path)} on {device}", EngineUnavailable):
+    with TranslateErrors(f"OpenVINO cannot run {os.path.basename(path)} on {device}", EngineUnavailable):
         compiled, libraries = _compiled(core, path, device, options, artifact)
         _refuse_other(compiled, device, options.get(PRECISION))
-        # Requests of a model that has one stream wait for each other, however few threads they use.
-        again = partial(_open_on, core, path, device, options, artifact) if THREADS in options else None
-        return OpenVINOEngine(compiled, _facts(compiled, device, libraries), again)
+        # Requests of a model with one stream wait for each other, so with limited threads each clone is compiled anew.
+        reopen = partial(_open_on, core, path, device, options, artifact) if THREADS in options else None
+        return OpenVINOEngine(compiled, _facts(compiled, device, libraries), reopen)
 
 
 def _compiled(core: Any, path: str, device: str, options: dict[str, Any], artifact: str) -> tuple[Any, dict[str, str]]:
-    """The compiled model, and where it was kept if it was."""
+    """Compile the model, or import it from the compile cache; also return the path of the cache entry, if used."""
     if not artifact:
         return core.compile_model(path, device, options), {}
     key = _key(core, device, options, artifact)
-    kept = compile_cache.find(key)
-    if kept is None:
+    cached = compile_cache.find(key)
+    if cached is None:
         start = time.perf_counter()
         compiled = core.compile_model(path, device, options)
-        _keep(core, compiled, device, options, key, time.perf_counter() - start)
+        _cache(core, compiled, device, options, key, time.perf_counter() - start)
         return compiled, {}
-    with suppress(RuntimeError, OSError), open(kept, "rb") as file:  # it saves time; whoever refuses it compiles
+    with suppress(RuntimeError, OSError), open(cached, "rb") as file:  # if the import fails, compile
         content = file.read()
         if content:
-            return core.import_model(content, device, options), {"compiled model": kept}
+            return core.import_model(content, device, options), {"compiled model": cached}
     return core.compile_model(path, device, options), {}
 
 
-def _keep(
+def _cache(
     core: Any, compiled: Any, device: str, options: dict[str, Any], key: dict[str, str], compiled_s: float
 ) -> None:
-    """Keep a compiled model where importing it is much quicker than compiling, as with int8; else, that it is not."""
-    if compile_cache.aside() is None:  # exporting takes time, which nothing would give back
+    """Cache a compiled model if importing it is much faster than compiling, as with int8; else an empty entry."""
+    if compile_cache.temporary_path() is None:  # without a cache, the export would be wasted time
         return
     content = b""
     with suppress(RuntimeError):  # not every device's can be exported
         exported = bytes(compiled.export_model().getbuffer())
         start = time.perf_counter()
         core.import_model(exported, device, options)
-        if time.perf_counter() - start < WORTH * compiled_s:
+        if time.perf_counter() - start < MAX_IMPORT_TIME * compiled_s:
             content = exported
-    compile_cache.keep_content(key, content)
+    compile_cache.add_content(key, content)
 
 
 def _key(core: Any, device: str, options: dict[str, Any], artifact: str) -> dict[str, str]:
-    """All that a compiled model depends on."""
+    """Return everything that a compiled model depends on."""
     signs = SIGNS.get(("openvino", device.split(".", maxsplit=1)[0].lower()), "")
     return {
         "artifact": artifact,
@@ -184,59 +185,59 @@ def _key(core: Any, device: str, options: dict[str, Any], artifact: str) -> dict
 
 
 def _refuse_other(compiled: Any, device: str, precision: str | None) -> None:
-    """OpenVINO may fall back without a word: read back what it really took."""
-    taken = [str(name) for name in compiled.get_property("EXECUTION_DEVICES")]
-    if any(name.split(".")[0] != device.split(".", maxsplit=1)[0] for name in taken):
-        raise EngineUnavailable(f"OpenVINO took {', '.join(taken)} when it was told {device}")
-    computed = _computed(compiled)
+    """Refuse a silent fallback: read back the device and precision that OpenVINO selected."""
+    selected = [str(name) for name in compiled.get_property("EXECUTION_DEVICES")]
+    if any(name.split(".")[0] != device.split(".", maxsplit=1)[0] for name in selected):
+        raise EngineUnavailable(f"OpenVINO selected {', '.join(selected)} instead of {device}")
+    computed = _precision(compiled)
     if precision in PRECISIONS and computed != PRECISIONS[precision]:
-        raise EngineUnavailable(f"OpenVINO computes in {computed} when it was told {precision}")
+        raise EngineUnavailable(f"OpenVINO computes in {computed} instead of {precision}")
 
 
-def _computed(compiled: Any) -> str | None:
-    """The precision of float arithmetic: OpenVINO's type prints as ``<Type: 'bfloat16'>``."""
+def _precision(compiled: Any) -> str | None:
+    """Return the precision of float arithmetic: OpenVINO's type prints as ``<Type: 'bfloat16'>``."""
     if PRECISION not in compiled.get_property("SUPPORTED_PROPERTIES"):
         return None
-    said = str(compiled.get_property(PRECISION))
-    return next((name for name in PRECISIONS.values() if f"'{name}'" in said), said)
+    text = str(compiled.get_property(PRECISION))
+    return next((name for name in PRECISIONS.values() if f"'{name}'" in text), text)
 
 
 def _facts(compiled: Any, device: str, libraries: dict[str, str]) -> EngineInfo:
     known = compiled.get_property("SUPPORTED_PROPERTIES")
     threads = int(compiled.get_property(THREADS)) if THREADS in known else None
-    return EngineInfo(device, _computed(compiled), threads, None, libraries)
+    return EngineInfo(device, _precision(compiled), threads, None, libraries)
 
 
 class OpenVINOEngine:
     """A compiled model and one request, whose tensors are filled and read in place."""
 
-    def __init__(self, compiled: Any, facts: EngineInfo, again: Callable[[], OpenVINOEngine] | None = None) -> None:
+    def __init__(self, compiled: Any, facts: EngineInfo, reopen: Callable[[], OpenVINOEngine] | None = None) -> None:
         self.facts = facts
-        self._again = again
+        self._reopen = reopen
         self.inputs = tuple(_info(i, port) for i, port in enumerate(compiled.inputs))
         self.outputs = tuple(_info(i, port) for i, port in enumerate(compiled.outputs))
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._in = [self._request.get_input_tensor(i).data for i in range(len(self.inputs))]
         self._out = [self._request.get_output_tensor(i).data for i in range(len(self.outputs))]
-        self._mapped = Mapped("OpenVINO failed while running the model", EngineError)
+        self._translate_errors = TranslateErrors("OpenVINO failed while running the model", EngineError)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Fill, infer, copy out."""
-        try:  # which costs nothing, where entering the context manager each time would be felt
+        try:  # try is free, while entering the context manager in each call would be measurable
             for tensor, array in zip(self._in, arrays):
                 np.copyto(tensor, array)
-            self._request.infer(share_outputs=True)  # without which OpenVINO copies the outputs, too
+            self._request.infer(share_outputs=True)  # else OpenVINO makes another copy of the outputs
             return [tensor.copy() for tensor in self._out]
-        except FOREIGN:
-            with self._mapped:
+        except OPENVINO_ERRORS:
+            with self._translate_errors:
                 raise
 
-    def twin(self) -> OpenVINOEngine:
-        """The model compiled once more, where it was given a part of the processor; else one more request of it."""
-        if self._again is not None:
-            return self._again()
-        with self._mapped:
+    def clone(self) -> OpenVINOEngine:
+        """Make another request of the compiled model; compile the model again if its threads are limited."""
+        if self._reopen is not None:
+            return self._reopen()
+        with self._translate_errors:
             return OpenVINOEngine(self._compiled, self.facts)
 
     def close(self) -> None:
@@ -246,7 +247,7 @@ class OpenVINOEngine:
         self._request = None
 
 
-def _info(place: int, port: Any) -> TensorInfo:
+def _info(index: int, port: Any) -> TensorInfo:
     names = sorted(port.get_names())
     shape = tuple(dim.get_length() if dim.is_static else -1 for dim in port.get_partial_shape())
-    return TensorInfo(place, names[0] if names else "", shape, np.dtype(port.get_element_type().to_dtype()).name)
+    return TensorInfo(index, names[0] if names else "", shape, np.dtype(port.get_element_type().to_dtype()).name)

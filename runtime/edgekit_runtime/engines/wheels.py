@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edgekit_runtime.errors import IncompatibleDevice
 from edgekit_runtime.host.board import glibc, read_board
-from edgekit_runtime.placement.requirements import machine, numbers
+from edgekit_runtime.host.machine import architecture, version_numbers
 
 # The packages of an engine's library, in the order in which the engine tries them.
 PACKAGES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",)}
@@ -46,10 +46,10 @@ def check_wheel(engine: str) -> None:
     """
     package, records = _records(engine)
     tags = [tag for record in records for tag in TAG.findall(_text(os.path.join(record, "WHEEL")))]
-    misfits = [misfit(platform, arch, machine(), glibc()) for platform, arch in tags]
+    misfits = [misfit(platform, arch, architecture(), glibc()) for platform, arch in tags]
     if misfits and all(misfits):
         raise IncompatibleDevice(f"the installed {package.replace('_', '-')} needs {misfits[0]}")
-    wheel = WHEELS.get((engine, machine()))
+    wheel = WHEELS.get((engine, architecture()))
     if wheel and wheel.feature:
         features = read_board().features
         if features and wheel.feature not in features:
@@ -78,7 +78,7 @@ def misfit(platform: str, arch: str, have_arch: str, have_glibc: str | None) -> 
         return f"{arch}, this is {have_arch}"
     if have_glibc is None:
         return f"glibc {need}, and this system has another C library"
-    if numbers(have_glibc) < numbers(need):
+    if version_numbers(have_glibc) < version_numbers(need):
         return f"glibc {need} or newer, this system has {have_glibc}"
     return None
 
@@ -91,7 +91,7 @@ def advice(engine: str, arch: str, have_glibc: str | None, python: tuple[int, ..
     misses = misfit(f"manylinux_{wheel.glibc.replace('.', '_')}", arch, arch, have_glibc)
     if misses:
         return f"its wheel for {arch} needs {misses}: use a newer system"
-    if wheel.last_python and python > numbers(wheel.last_python):
+    if wheel.last_python and python > version_numbers(wheel.last_python):
         return f"its last wheel for {arch} is for Python {wheel.last_python}: make an environment with that"
     return f"pip install 'edgekit-runtime[{wheel.extra}]'"
 

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 
-from edgekit_runtime.placement.requirements import machine
+from edgekit_runtime.host.machine import architecture
 from edgekit_runtime.record import dataclass
 
 # What libraries choose their kernels by: the words of /proc/cpuinfo, any of which says that it is there.
@@ -77,7 +77,7 @@ def read_board(root: str = "/") -> Board:
         name=_first_line(root, "proc/device-tree/model") or _first_line(root, "sys/class/dmi/id/product_name"),
         soc=_soc(root),
         processor=", ".join(dict.fromkeys(filter(None, map(_core_name, cores)))) or None,
-        arch=machine(),
+        arch=architecture(),
         features=_features(cores),
         cores=len(cores) or os.cpu_count() or 1,
         memory_bytes=memory_bytes.get("MemTotal"),

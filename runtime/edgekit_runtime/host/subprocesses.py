@@ -1,4 +1,4 @@
-"""A variant tried or run in a child process: how that is asked, started, bounded and ended."""
+"""Start, limit and end the child processes in which variants are tried and run."""
 
 from __future__ import annotations
 
@@ -6,96 +6,82 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekit_runtime.errors import DigestMismatch, EngineUnavailable, PlanError
-from edgekit_runtime.record import replace
-
-if TYPE_CHECKING:
-    from edgekit_runtime.bundle.reader import Bundle
-    from edgekit_runtime.format.manifest import Variant
+from edgekit_runtime.errors import EngineUnavailable, PlanError
 
 TIMEOUT_S, TIMEOUT_NAME = 60.0, "EDGEKIT_PROBE_TIMEOUT_S"
 MEMORY_NAME = "EDGEKIT_PROBE_MEMORY_MIB"  # no limit where it is not set
-CHATTER = "INFO: "  # so LiteRT begins what explains no failure
+INFO_PREFIX = "INFO: "  # of LiteRT's log lines, which explain no failure
 
 
 def timeout_s() -> float:
-    """How long a child may take to open a variant.
+    """Return how long a child may take to open a variant, in seconds.
 
     Raises:
-        PlanError: the environment says something else than seconds.
+        PlanError: the environment variable is not a valid number.
     """
-    return _told(TIMEOUT_NAME, TIMEOUT_S, "seconds above 0, at most 86400", 86400.0)
+    return _positive_number(TIMEOUT_NAME, TIMEOUT_S, "seconds above 0, at most 86400", 86400.0)
 
 
 def memory_bytes() -> int | None:
-    """How much memory a child may take; None without a limit.
+    """Return how much memory a child may use; None without a limit.
 
     Raises:
-        PlanError: the environment says something else than a number.
+        PlanError: the environment variable is not a valid number.
     """
     if not os.environ.get(MEMORY_NAME):
         return None
-    return int(_told(MEMORY_NAME, 0.0, "mebibytes above 0", 2.0**40) * 2**20)
+    return int(_positive_number(MEMORY_NAME, 0.0, "mebibytes above 0", 2.0**40) * 2**20)
 
 
-def _told(name: str, usual: float, wanted: str, most: float) -> float:
-    """A number above 0 from the environment."""
+def _positive_number(name: str, default: float, wanted: str, most: float) -> float:
+    """Read an environment variable that must be a number above 0 and at most ``most``."""
     text = os.environ.get(name, "")
     with suppress(ValueError):
-        value = float(text or usual)
-        if 0 < value <= most:  # NaN is not
+        value = float(text or default)
+        if 0 < value <= most:  # false for NaN
             return value
-    raise PlanError(f"the environment says {name}={text}, wanted {wanted}: set it anew, or unset it")
+    raise PlanError(f"the environment variable {name} is {text!r}, wanted {wanted}: change it or unset it")
 
 
-def to_request(bundle: Bundle, variant: Variant, threads: int | None, cache: bool) -> dict[str, Any]:
-    """What a child has to know to open a variant; ``asked_bundle`` and ``asked_variant`` read it there."""
-    return {
-        "bundle": os.path.abspath(bundle.path),
-        "manifest_sha256": bundle.manifest_sha256,
-        "decryption_key": bundle.key_for_children(),
-        "variant": variant.name,
-        "delegate": variant.delegate,
-        "settings": variant.settings,
-        "threads": threads,
-        "cache": cache,
-    }
+def start_child(
+    module: str, stderr: Any, temp_folder: str, *arguments: str, **popen_options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a module of this package in a child process, with pipes for stdin and stdout.
 
-
-def start_child(module: str, noise: Any, scratch: str, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
-    """Start a module of this package in a process of its own.
-
-    Its stderr goes to the file ``noise``, and its temporary files to the folder ``scratch``, which whoever asked
-    removes: a child that crashes or is killed cannot.
+    Args:
+        module: its full name.
+        stderr: the file for the child's stderr.
+        temp_folder: the folder for its temporary files, which the caller removes: a child that was killed cannot.
+        *arguments: of its command line.
+        **popen_options: further options of ``subprocess.Popen``.
 
     Raises:
         EngineUnavailable: this Python does not know its own executable, as when it is embedded.
-        PlanError: the environment's limits are none.
+        PlanError: an environment variable with a limit is not valid.
     """
-    timeout_s(), memory_bytes()  # said here, where people see it
+    timeout_s(), memory_bytes()  # invalid limits are refused here, in the process that the user sees
     if not sys.executable:
         raise EngineUnavailable("an accelerator is tried in a child process first, and sys.executable is not set")
-    # The child stands where this package lies, so that a json.py in the caller's folder is not taken for Python's.
+    # The child's working folder is the package's parent, so that a json.py in the caller's folder is not imported.
     home = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 2))
     path = os.pathsep.join(os.path.abspath(entry) for entry in [home, *sys.path] if entry)
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=noise,
+        stderr=stderr,
         cwd=home,
-        env={**os.environ, "PYTHONPATH": path, "TMPDIR": scratch},
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": temp_folder},
         start_new_session=True,
-        **more,
+        **popen_options,
     )
 
 
 def end_child(child: subprocess.Popen[bytes]) -> None:
-    """Kill a child with all that it started. One that the kernel cannot kill, as a driver hangs, is left behind."""
+    """Kill a child and all processes it started. One that hangs in a driver and cannot be killed is left behind."""
     if child.poll() is None:
         with suppress(OSError):
             if hasattr(os, "killpg"):
@@ -110,34 +96,34 @@ def end_child(child: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def how_it_ended(code: int) -> str:
-    """An exit code, for people: negative ones are signals."""
+def describe_exit(code: int) -> str:
+    """Describe an exit code for a message; negative codes are signals."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     known = {int(number): number.name for number in signal.Signals}
     return f"its process was ended by {known.get(-code, f'signal {-code}')}"
 
 
-def last_words(noise: Any) -> str:
-    """The last line that the child printed, but for chatter."""
-    noise.seek(max(0, noise.seek(0, os.SEEK_END) - 4096))
-    printed = noise.read().decode(errors="replace").splitlines()
-    lines = [line.strip() for line in printed if line.strip() and not line.startswith(CHATTER)]
-    return f", its last words: {lines[-1][:200]}" if lines else ""
+def last_line(stderr: Any) -> str:
+    """Return the last line that the child wrote to stderr, for a message; empty if it wrote only log lines."""
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 4096))
+    printed = stderr.read().decode(errors="replace").splitlines()
+    lines = [line.strip() for line in printed if line.strip() and not line.startswith(INFO_PREFIX)]
+    return f", its last output: {lines[-1][:200]}" if lines else ""
 
 
 # In the child. ---------------------------------------------------------------------------------------
 
 
 def own_stdout() -> int:
-    """Keep stdout for this module; what libraries print goes to stderr."""
-    kept = os.dup(1)
+    """Return a new descriptor of stdout for the child's own report; what libraries print goes to stderr."""
+    report = os.dup(1)
     os.dup2(2, 1)
-    return kept
+    return report
 
 
 def limit_memory() -> None:
-    """Bound the memory of this process as the environment says, and have it leave no core file."""
+    """Limit this process's memory as the environment variable says, and turn off core files."""
     try:
         import resource
     except ImportError:  # not a Unix
@@ -146,24 +132,3 @@ def limit_memory() -> None:
     limit_bytes = memory_bytes()
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
-
-
-def asked_bundle(request: Mapping[str, Any]) -> Bundle:
-    """The bundle of a request, which must still be the one that was opened, and trusted, where it was asked.
-
-    Raises:
-        DigestMismatch: it is another.
-    """
-    from edgekit_runtime.bundle.reader import open_bundle
-
-    given = request["decryption_key"]
-    bundle = open_bundle(request["bundle"], trust=False, decryption_key=given and bytes.fromhex(given))
-    if bundle.manifest_sha256 != request["manifest_sha256"]:
-        raise DigestMismatch(f"{bundle.path}: was replaced while it was open: load it again")
-    return bundle
-
-
-def asked_variant(bundle: Bundle, request: Mapping[str, Any]) -> Variant:
-    """The variant of a request, with the delegate and settings that the caller chose."""
-    variant = next(v for v in bundle.manifest.variants if v.name == request["variant"])
-    return replace(variant, delegate=request["delegate"], settings=request["settings"])

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Pool:
     """Runs arrays through an engine that no other thread is using.
 
-    A thread that finds all engines taken gets a twin of the first one, and waits once there are ``most``, or where
-    an engine has no twins. Taking and giving back cost one step of a deque each, which needs no lock; locks are for
+    A thread that finds all engines taken gets a clone of the first one, and waits once there are ``most``, or where
+    an engine cannot be cloned. Taking and giving back cost one step of a deque each, which needs no lock; locks are for
     those who wait, for growing and for closing.
     """
 
@@ -94,7 +94,7 @@ class Pool:
         if self._count >= self.most:
             return None
         try:
-            engine = self._first.twin()
+            engine = self._first.clone()
         except EngineError:
             engine = None
         if engine is None:

@@ -1,77 +1,73 @@
-"""Which variants are tried, and in which order."""
+"""Select the variants to try, and their order."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import EngineUnavailable, ProfileError
-from edgekit_runtime.placement.requirements import machine
+from edgekit_runtime.host.machine import architecture
 
 if TYPE_CHECKING:
-    from edgekit_runtime.engines.delegates import Options
     from edgekit_runtime.format.manifest import Manifest, Variant
+    from edgekit_runtime.placement.load_options import LoadOptions
 
-# What left the libraries and is still asked for.
-GONE = {
-    "myriad": "OpenVINO dropped the Neural Compute Stick 2 (MYRIAD) after 2022.3, which no Python since 3.10 runs: "
-    "use the CPU, or the NPU of a newer Intel processor"
+# Devices that the libraries no longer support and that users still ask for.
+UNSUPPORTED = {
+    "myriad": "OpenVINO dropped the Neural Compute Stick 2 (MYRIAD) after 2022.3, which does not run on Python 3.10 or "
+    "newer: use the CPU, or the NPU of a newer Intel processor"
 }
 
 
-def candidates(
-    manifest: Manifest,
-    device: str = "auto",
-    require: str | None = None,
-    delegate: str | None = None,
-    delegate_options: Options | None = None,
-) -> list[Variant]:
-    """The variants to try, best first, with the caller's delegate in those that it drives.
+def candidates(manifest: Manifest, options: LoadOptions) -> list[Variant]:
+    """Return the variants to try, best first, with the caller's delegate in those that it can drive.
 
     Raises:
-        ProfileError: the bundle has no profile of that name.
-        EngineUnavailable: none is what was required.
+        ProfileError: the bundle has no device profile of that name.
+        EngineUnavailable: no variant matches ``require``.
         DelegateUnavailable: there is no such delegate.
     """
-    variants = order(manifest, device)
-    if delegate is not None or delegate_options:
+    variants = order(manifest, options.device)
+    if options.delegate is not None or options.delegate_options:
         from edgekit_runtime.engines.delegates import with_delegate
 
-        variants = with_delegate(variants, delegate, delegate_options)
-    return required(manifest, variants, require)
+        variants = with_delegate(variants, options.delegate, options.delegate_options)
+    return matching(manifest, variants, options.require)
 
 
-def order(manifest: Manifest, device: str = "auto", here: str = "") -> list[Variant]:
-    """All variants, those that the device's profile prefers first.
+def order(manifest: Manifest, device: str = "auto", arch: str = "") -> list[Variant]:
+    """Return all variants, those that the device profile prefers first.
 
     Args:
-        manifest: what the bundle says.
-        device: a profile's name, or ``"auto"`` for those of the machine's architecture.
-        here: that architecture, where it is another machine's.
+        manifest: the bundle's manifest.
+        device: the name of a profile, or ``"auto"`` for the profiles of the machine's architecture.
+        arch: the machine's architecture; by default, this machine's.
 
     Raises:
         ProfileError: ``device`` is neither ``"auto"`` nor a profile of the bundle.
     """
-    known = {str(profile["name"]): profile for profile in manifest.devices}
-    if device != "auto" and device not in known:
-        names = ", ".join(["auto", *known])
+    profiles = {str(profile["name"]): profile for profile in manifest.devices}
+    if device != "auto" and device not in profiles:
+        names = ", ".join(["auto", *profiles])
         raise ProfileError(
-            "; ".join([f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}", *gone(device)])
+            "; ".join(
+                [f"the bundle {manifest.model_name!r} has no device {device!r}, only {names}", *unsupported(device)]
+            )
         )
-    here = here or machine()
-    chosen = [p for name, p in known.items() if name == device or (device == "auto" and p.get("arch") == here)]
-    preferred = [name for profile in chosen for name in profile.get("variants", ())]
+    arch = arch or architecture()
+    selected = [p for name, p in profiles.items() if name == device or (device == "auto" and p.get("arch") == arch)]
+    preferred = [name for profile in selected for name in profile.get("variants", ())]
     by_name = {variant.name: variant for variant in manifest.variants}
     return [by_name[name] for name in dict.fromkeys([*preferred, *by_name])]
 
 
-def gone(asked: str) -> list[str]:
-    """Why what was asked for is nowhere any more."""
-    return [why for name, why in GONE.items() if name in asked.lower()]
+def unsupported(device: str) -> list[str]:
+    """Explain why a device is no longer supported; empty if it is not known to be so."""
+    return [reason for name, reason in UNSUPPORTED.items() if name in device.lower()]
 
 
-def answers(variant: Variant) -> dict[str, str]:
-    """Every word that ``require`` may use for the variant, and what kind of word it is."""
-    words = {
+def selectors(variant: Variant) -> dict[str, str]:
+    """Return every value of ``require`` that matches the variant, with the property it stands for."""
+    found = {
         variant.name: "variant",
         variant.scheme: "scheme",
         variant.device: "device",
@@ -79,33 +75,33 @@ def answers(variant: Variant) -> dict[str, str]:
         f"{variant.engine}:{variant.device}": "engine and device",
     }
     if variant.delegate is None:
-        return words
+        return found
     from edgekit_runtime.engines.delegates import DELEGATES
 
-    units = {"npu": "device"} if variant.delegate in DELEGATES else {}
-    return {**words, **units, variant.delegate: "delegate"}
+    device = {"npu": "device"} if variant.delegate in DELEGATES else {}
+    return {**found, **device, variant.delegate: "delegate"}
 
 
-def _is(variant: Variant, require: str) -> bool:
-    """Whether the variant is what is required: case matters in names that the bundle gave, and nowhere else."""
-    return require in answers(variant) or (":" in require and require.lower() in answers(variant))
+def _matches(variant: Variant, require: str) -> bool:
+    """Whether the variant matches; only ``engine:device`` ignores case, since the bundle did not choose its words."""
+    return require in selectors(variant) or (":" in require and require.lower() in selectors(variant))
 
 
-def required(manifest: Manifest, variants: list[Variant], require: str | None) -> list[Variant]:
-    """The variants that are what is required.
+def matching(manifest: Manifest, variants: list[Variant], require: str | None) -> list[Variant]:
+    """Return the variants that match ``require``; all of them for None.
 
     Raises:
-        EngineUnavailable: none is.
+        EngineUnavailable: none does.
     """
     if require is None:
         return variants
-    found = [variant for variant in variants if _is(variant, require)]
-    why = gone(require)
-    if why and not found:
-        raise EngineUnavailable(f"{require!r} was required: {why[0]}")
+    found = [variant for variant in variants if _matches(variant, require)]
+    reasons = unsupported(require)
+    if reasons and not found:
+        raise EngineUnavailable(f"{require!r} was required: {reasons[0]}")
     if not found:
-        words = dict.fromkeys(word for variant in variants for word in answers(variant))
+        known = dict.fromkeys(name for variant in variants for name in selectors(variant))
         raise EngineUnavailable(
-            f"no variant of {manifest.model_name!r} is what was required, {require!r}; there are {', '.join(words)}"
+            f"no variant of {manifest.model_name!r} matches require={require!r}; it has {', '.join(known)}"
         )
     return found

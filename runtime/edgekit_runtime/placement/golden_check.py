@@ -1,133 +1,134 @@
-"""Does the variant compute here what it computed where it was made?
+"""Compare a variant's outputs on this machine with its golden outputs, and cache the result.
 
-It is asked when a variant is first opened on a machine, and again whenever anything has changed that the answer
-depends on; in between the answer is remembered.
+The check runs when a variant is first opened on a machine, and again when anything in its cache key has changed: the
+files, the library, the processor, the threads or the settings.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.errors import VerificationError
+import numpy as np
+
+from edgekit_runtime.errors import MalformedBundle, VerificationError
+from edgekit_runtime.format.manifest import JoinedBinding
+from edgekit_runtime.host.machine import processor
 from edgekit_runtime.host.sha256 import sha256
 from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import EngineInfo, Library
-    from edgekit_runtime.format.manifest import Manifest, Variant
+    from edgekit_runtime.format.manifest import InputSpec, Manifest, OutputSpec, Variant
     from edgekit_runtime.inference.session import Session
+    from edgekit_runtime.tensors import Array
 
 
 @dataclass(frozen=True)
 class Difference:
     """How far one output was from its golden values, in the output's unit."""
 
-    output: str  # its name, and which part of it where parts have tolerances of their own
-    max_abs: float  # NaN where either side was not a finite number
+    output: str  # its name, followed by the part if parts have tolerances of their own
+    max_abs: float  # NaN if either side had a value that is not finite
     allowed: float
 
     @property
     def holds(self) -> bool:
-        """Within the tolerance. NaN never is."""
+        """Whether the difference is within the tolerance; false for NaN."""
         return self.max_abs <= self.allowed
 
     def __str__(self) -> str:
         return f"output {self.output!r} differs by {self.max_abs:.3g}, allowed is {self.allowed:.3g}"
 
 
-NATIVE = (".so", ".dylib", ".dll", ".pyd")
-CHECKS = ("auto", "always", "never")
-TOPIC = "selfcheck"
-# The lines of /proc/cpuinfo that tell one kind of processor from another, on x86 and ARM.
-CPU_LINES = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features", "microcode")
+NATIVE_SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
+TOPIC = "selfcheck"  # in the state cache
 
 
-def checked(
-    session: Session, bundle: Bundle, variant: Variant, key: dict[str, str], how: str
+def cached_check(
+    session: Session, bundle: Bundle, variant: Variant, key: dict[str, str], check: str
 ) -> tuple[Difference, ...]:
-    """The differences from the golden outputs, from memory where all is as it was when they held.
+    """Return the differences from the golden outputs, from the state cache if they passed under the same key.
 
     Args:
-        session: the variant, opened.
-        bundle: where the variant is.
-        variant: what was opened.
-        key: of ``check_key``.
-        how: ``"auto"``, ``"always"`` to ask again, or ``"never"``, which gives no differences.
+        session: the opened variant.
+        bundle: the variant's bundle.
+        variant: the variant that was opened.
+        key: the result of ``cache_key``.
+        check: ``"auto"``, ``"always"`` to ignore the cache, or ``"never"``, which returns no differences.
 
     Raises:
-        VerificationError: an output differs by more than is allowed.
-        BundleError: as ``golden.check``.
-        EngineError: as ``golden.check``.
+        VerificationError: an output differs by more than its tolerance.
+        BundleError: as ``golden_differences``.
+        EngineError: as ``golden_differences``.
     """
-    if how == "never":
+    if check == "never":
         return ()
     from edgekit_runtime.host import state_cache
 
-    known = state_cache.recall(TOPIC, key) if how == "auto" else None
-    differences = _remembered(known, bundle, variant) if known else None
+    entry = state_cache.recall(TOPIC, key) if check == "auto" else None
+    differences = _from_cache(entry, bundle, variant) if entry else None
     if differences is None:
-        from edgekit_runtime.placement.golden import check
-
-        differences = check(session, bundle, variant)
-        if not wrong(differences):
+        differences = golden_differences(session, bundle, variant)
+        if not failures(differences):
             state_cache.remember(TOPIC, key, {each.output: each.max_abs for each in differences})
-    problem = wrong(differences)
+    problem = failures(differences)
     if problem:
         state_cache.forget(TOPIC, key)
-        raise VerificationError(f"computes something else on this machine: {problem}")
+        raise VerificationError(f"the outputs differ from the golden outputs on this machine: {problem}")
     return differences
 
 
-def check_key(bundle: Bundle, variant: Variant, library: Library, facts: EngineInfo) -> dict[str, str]:
-    """All that a check's outcome depends on: files, library, processor, threads and settings."""
+def cache_key(bundle: Bundle, variant: Variant, library: Library, facts: EngineInfo) -> dict[str, str]:
+    """Return everything that the result of a check depends on: files, library, processor, threads and settings."""
     digests = {record.path: record.sha256 for record in bundle.manifest.files}
     used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)
     return {
         "files": " ".join(digests[path] for path in used),
         "bindings": repr((variant.inputs, variant.outputs, variant.golden.max_abs)),
-        "library": f"{library.name} {library.version} {library.path} {_written(library.path)}",
+        "library": f"{library.name} {library.version} {library.path} {_build_digest(library.path)}",
         "facts": repr(facts),
         "delegate": f"{variant.delegate} {sorted(variant.settings.items())}",
         "cpu": processor(),
     }
 
 
-def _written(path: str) -> str:
-    """When a library's native files were written, to tell one build from another of the same version.
+def _build_digest(path: str) -> str:
+    """Identify the build of a library, which may change without its version, by size and time of its native files.
 
-    Those of its own folder and of ``libs`` in it, where OpenVINO has its own.
+    Looks in the library's folder and in ``libs`` below it, where OpenVINO keeps its own.
     """
     found = []
     for folder in (path, os.path.join(path, "libs")):
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(NATIVE) or ".so." in entry.name:
-                    told = entry.stat()
-                    found.append(f"{entry.name} {told.st_size} {told.st_mtime_ns} {told.st_ctime_ns}")
+                if entry.name.endswith(NATIVE_SUFFIXES) or ".so." in entry.name:
+                    status = entry.stat()
+                    found.append(f"{entry.name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}")
     digest = sha256(len(found))
     digest.update("\n".join(sorted(found)).encode())
     return str(digest.hexdigest()[:32])
 
 
-def wrong(differences: tuple[Difference, ...]) -> str:
-    """The outputs that differ by more than is allowed, in words; empty when all hold."""
+def failures(differences: tuple[Difference, ...]) -> str:
+    """Describe the outputs that differ by more than their tolerance; empty if all pass."""
     return "; ".join(str(difference) for difference in differences if not difference.holds)
 
 
-def _remembered(known: dict[str, Any], bundle: Bundle, variant: Variant) -> tuple[Difference, ...] | None:
-    """What was remembered, if it is whole: the memory is a file that anything may have happened to."""
-    wanted = limits(bundle.manifest, variant)
-    if sorted(known) != sorted(wanted) or not all(isinstance(value, float) for value in known.values()):
+def _from_cache(entry: dict[str, Any], bundle: Bundle, variant: Variant) -> tuple[Difference, ...] | None:
+    """Return the cached differences; None if the entry, a file that may have been damaged, is not valid."""
+    wanted = tolerances(bundle.manifest, variant)
+    if sorted(entry) != sorted(wanted) or not all(isinstance(value, float) for value in entry.values()):
         return None
-    return tuple(Difference(name, known[name], allowed) for name, allowed in wanted.items())
+    return tuple(Difference(name, entry[name], allowed) for name, allowed in wanted.items())
 
 
-def limits(manifest: Manifest, variant: Variant) -> dict[str, float]:
-    """How far each output may be off, or each part of one, by what a difference calls it; in order."""
+def tolerances(manifest: Manifest, variant: Variant) -> dict[str, float]:
+    """Return the tolerance of each output, or of each part of one, by the name in ``Difference.output``; in order."""
     found = {}
     for spec, limit in zip(manifest.outputs, variant.golden.max_abs):
         if isinstance(limit, tuple):
@@ -137,11 +138,53 @@ def limits(manifest: Manifest, variant: Variant) -> dict[str, float]:
     return found
 
 
-def processor() -> str:
-    """What kind of processor this is."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            first = file.read(8192).split("\n\n")[0].splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(line for line in first if line.startswith(CPU_LINES))
+def golden_differences(session: Session, bundle: Bundle, variant: Variant) -> tuple[Difference, ...]:
+    """Run the golden inputs and measure how far each output, or each part of one, is from its golden values.
+
+    Raises:
+        MalformedBundle: the golden arrays do not match the manifest's inputs and outputs, or have no samples.
+        DigestMismatch: the digest of a golden array is wrong.
+        EngineError: the engine failed.
+    """
+    manifest = bundle.manifest
+    inputs = [_golden_array(bundle, path, spec) for path, spec in zip(manifest.golden_inputs, manifest.inputs)]
+    wanted = [_golden_array(bundle, path, spec) for path, spec in zip(variant.golden.outputs, manifest.outputs)]
+    samples = len(inputs[0])
+    if samples == 0 or any(len(array) != samples for array in (*inputs, *wanted)):
+        raise MalformedBundle("the golden arrays do not all hold the same number of samples, at least one")
+    allowed = tolerances(manifest, variant)
+    parts = list(_parts(session, variant))
+    worst = np.zeros(len(parts))
+    for i in range(samples):
+        results = session.run([array[i] for array in inputs])
+        # np.maximum, unlike max, keeps a NaN.
+        worst = np.maximum(worst, [_max_abs(results[at][region], wanted[at][i][region]) for at, region in parts])
+    return tuple(Difference(name, float(far), limit) for (name, limit), far in zip(allowed.items(), worst))
+
+
+def _parts(session: Session, variant: Variant) -> Iterator[tuple[int, tuple[slice, ...]]]:
+    """Yield an output's index and a region of it for each tolerance, in the order of ``tolerances``."""
+    for index, (bound, limit) in enumerate(zip(variant.outputs, variant.golden.max_abs)):
+        if not isinstance(limit, tuple) or not isinstance(bound, JoinedBinding):
+            yield index, ()
+            continue
+        start = 0
+        for part in bound.parts:
+            end = start + session.outputs[part.index].shape[bound.axis]
+            yield index, (*(slice(None),) * bound.axis, slice(start, end))
+            start = end
+
+
+def _golden_array(bundle: Bundle, path: str, spec: InputSpec | OutputSpec) -> Array:
+    """Read a golden array, (samples, *shape)."""
+    array = bundle.array(path)
+    if array.shape[1:] != spec.shape or array.dtype != np.dtype(spec.dtype):
+        raise MalformedBundle(
+            f"{path} is {array.dtype} {list(array.shape)}, wanted {spec.dtype} samples of {list(spec.shape)}"
+        )
+    return array
+
+
+def _max_abs(have: Array, want: Array) -> Any:
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which fails the check
+        return np.max(np.abs(have.astype(np.float64) - want.astype(np.float64)), initial=0.0)

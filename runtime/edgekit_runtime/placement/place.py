@@ -1,10 +1,10 @@
-"""Pick the variant to run: the first that is possible here and proven, and say why not the others."""
+"""Select the variant to run: the first that can run on this machine and passes its golden check."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Union
 
 from edgekit_runtime.engines import EngineInfo, Library, library, open_engine
 from edgekit_runtime.errors import (
@@ -16,26 +16,30 @@ from edgekit_runtime.errors import (
     IncompatibleDevice,
     VerificationError,
 )
+from edgekit_runtime.host.machine import architecture, processor
 from edgekit_runtime.inference.session import Session
-from edgekit_runtime.placement.candidates import answers, candidates
-from edgekit_runtime.placement.golden_check import Difference, check_key, checked, processor
-from edgekit_runtime.placement.requirements import check_library, check_machine, machine
-from edgekit_runtime.record import dataclass, field, replace
+from edgekit_runtime.placement.candidates import candidates, selectors
+from edgekit_runtime.placement.golden_check import Difference, cache_key, cached_check
+from edgekit_runtime.placement.load_options import DEFAULTS, LoadOptions
+from edgekit_runtime.placement.requirements import check_library, check_machine
+from edgekit_runtime.record import dataclass, field
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import Engine
-    from edgekit_runtime.engines.delegates import Options
     from edgekit_runtime.format.manifest import Manifest, Variant
+    from edgekit_runtime.placement.events import Event
     from edgekit_runtime.placement.probe import Probe
 
-# What takes a variant out of the choice. A damaged or malformed bundle is none of these: it ends the loading.
+    VariantKey = tuple[str, Union[str, None]]  # a variant's name and its delegate
+
+# Errors that rule out one variant. A damaged or malformed bundle is not among them: it ends the loading.
 REASONS = (EngineError, IncompatibleDevice, VerificationError)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A variant that was not taken."""
+    """A variant that was not selected."""
 
     variant: str
     reason: str
@@ -43,97 +47,81 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Placement:
-    """What runs, where, on what, and why nothing better. All but the names is read back from what runs."""
+    """The variant that runs, its engine and device, and why no better one. Read back from the engine where possible."""
 
     variant: str
     engine: str
     device: str
     delegate: str | None
     scheme: str
-    precision: str | None  # of float arithmetic; None where the library does not say
-    threads: int | None  # of the engine; None where the library does not say
+    precision: str | None  # of float arithmetic; None if the library does not report it
+    threads: int | None  # of the engine; None if the library does not report it
     versions: dict[str, str] = field(default_factory=dict)  # library name -> version
     refused: tuple[Refusal, ...] = ()
-    checked: tuple[Difference, ...] = ()  # how far the golden outputs were off, here
+    checked: tuple[Difference, ...] = ()  # from the golden outputs, on this machine
     runs_on: str = ""  # the device, as the library names it
     libraries: dict[str, str] = field(default_factory=dict)  # library name -> path
-    delegated: tuple[int, int] | None = None  # operators the delegate took, and of how many
+    delegated: tuple[int, int] | None = None  # operators that the delegate runs, and operators in all
     delegate_options: dict[str, str] = field(default_factory=dict)
-    delegate_asked: bool = False  # by the caller, not by the bundle
-    probe: Probe | None = None  # what became of it in a child process; None where nothing had to be probed
+    delegate_asked: bool = False  # the caller chose the delegate, not the bundle
+    probe: Probe | None = None  # the result of trying it in a child process; None if that was not needed
 
 
 @dataclass(frozen=True)
-class How:
-    """How variants are to be opened."""
-
-    delegate: str | None = None  # the caller's own: a known name, or the path of a library
-    delegate_options: Options | None = None
-    check: str = "auto"  # one of selfcheck.CHECKS
-    probe_again: bool = False
-    slow_is_fine: bool = False  # take a delegate that is slower than the CPU
-    cache: bool = True  # what engines make of the artifact may be kept, and used again
-    isolate_s: float | None = None  # run in a child process, which is ended when a run takes longer
-    fallen: Mapping[tuple[str, str | None], str] = field(default_factory=dict)  # key_of what was lost -> how
-
-
-@dataclass(frozen=True)
-class Proof:
-    """A variant that was opened and proven."""
+class CheckedVariant:
+    """A variant that was opened and passed its golden check."""
 
     session: Session
-    checked: tuple[Difference, ...]
+    differences: tuple[Difference, ...]
     library: Library
     facts: EngineInfo
     probe: Probe | None
 
 
-AS_USUAL = How()
+class Placed:
+    """The session of the selected variant, with its placement."""
+
+    events: tuple[Event, ...] = ()  # a session in this process cannot lose its variant
+
+    def __init__(self, session: Session, placement: Placement) -> None:
+        self.session, self.placement = session, placement
+        self.run, self.run_one, self.share, self.close = session.run, session.run_one, session.share, session.close
 
 
-def place(
-    bundle: Bundle, device: str = "auto", require: str | None = None, threads: int | None = None, how: How = AS_USUAL
-) -> tuple[Session, Placement]:
-    """Open the best variant that this machine can run and that gives its golden outputs here.
+def place(bundle: Bundle, options: LoadOptions = DEFAULTS, lost: Mapping[VariantKey, str] | None = None) -> Placed:
+    """Open the best variant that runs on this machine and gives its golden outputs.
 
     Args:
-        bundle: where the variants are.
-        device: ``"auto"`` prefers the variants of the profiles whose arch is this machine's; a profile's name
-            prefers that profile's. All others follow in the manifest's order.
-        require: a variant's name, engine, ``engine:device``, device, delegate or scheme; no other
-            variant is taken.
-        threads: None leaves the number to the engine.
-        how: the caller's delegate, and how much is checked.
+        bundle: the bundle with the variants.
+        options: the options of ``load``.
+        lost: variants that crashed or hung while they ran, with the reason; they are not tried again.
 
     Raises:
-        ProfileError: the bundle has no profile of that name.
+        ProfileError: the bundle has no device profile of that name.
         IncompatibleDevice: no variant is made for such a machine.
-        EngineUnavailable: none could be opened and proven, or none is what was required.
-        DelegateUnavailable: likewise, and a delegate was required.
+        EngineUnavailable: no variant passed, or none matches ``require``.
+        DelegateUnavailable: no variant passed, and ``require`` names a delegate.
         BundleError: the bundle is damaged; no other variant is tried then.
     """
     refused: list[tuple[Variant, EdgekitError]] = []
-    for variant in candidates(bundle.manifest, device, require, how.delegate, how.delegate_options):
-        lost = how.fallen.get((variant.name, variant.delegate))
+    for variant in candidates(bundle.manifest, options):
+        reason = (lost or {}).get((variant.name, variant.delegate))
         try:
-            if lost is not None:
-                raise DelegateCrashed(f"was lost while it ran: {lost}")
-            proof = prove(bundle, variant, threads, replace(how, slow_is_fine=require is not None))
+            if reason is not None:
+                raise DelegateCrashed(f"was lost while it ran: {reason}")
+            checked = open_variant(bundle, variant, options, accept_slow=options.require is not None)
         except REASONS as error:
             refused.append((variant, error))
             continue
         refusals = tuple(Refusal(other.name, str(error)) for other, error in refused)
-        return proof.session, _placement(bundle.manifest, variant, proof, refusals)
-    raise _none_left(bundle.manifest, refused, require)
+        return Placed(checked.session, _placement(bundle.manifest, variant, checked, refusals))
+    raise _no_variant_error(bundle.manifest, refused, options.require)
 
 
-def key_of(placement: Placement) -> tuple[str, str | None]:
-    """What tells a variant from the same one with another delegate."""
-    return placement.variant, placement.delegate
-
-
-def _placement(manifest: Manifest, variant: Variant, proof: Proof, refused: tuple[Refusal, ...]) -> Placement:
-    facts, used = proof.facts, proof.library
+def _placement(
+    manifest: Manifest, variant: Variant, checked: CheckedVariant, refused: tuple[Refusal, ...]
+) -> Placement:
+    facts, used = checked.facts, checked.library
     return Placement(
         variant=variant.name,
         engine=variant.engine,
@@ -144,18 +132,17 @@ def _placement(manifest: Manifest, variant: Variant, proof: Proof, refused: tupl
         threads=facts.threads,
         versions={used.name: used.version},
         refused=refused,
-        checked=proof.checked,
+        checked=checked.differences,
         runs_on=facts.device,
         libraries={used.name: used.path, **facts.libraries},
         delegated=facts.delegated,
-        delegate_options=_options(variant),
+        delegate_options=_delegate_options(variant),
         delegate_asked=variant not in manifest.variants,
-        probe=proof.probe,
+        probe=checked.probe,
     )
 
 
-def _options(variant: Variant) -> dict[str, str]:
-    """What the variant's delegate was given."""
+def _delegate_options(variant: Variant) -> dict[str, str]:
     if variant.delegate is None:
         return {}
     from edgekit_runtime.engines.delegates import options_for
@@ -163,38 +150,52 @@ def _options(variant: Variant) -> dict[str, str]:
     return options_for(variant)
 
 
-def prove(bundle: Bundle, variant: Variant, threads: int | None = None, how: How = AS_USUAL) -> Proof:
-    """Open one variant and hold it against its golden outputs.
+def open_variant(
+    bundle: Bundle,
+    variant: Variant,
+    options: LoadOptions = DEFAULTS,
+    *,
+    probe_again: bool = False,
+    accept_slow: bool = False,
+) -> CheckedVariant:
+    """Open one variant and run its golden check.
 
-    What may take the process with it, delegates and accelerators, is first tried in a child process.
+    Delegates and accelerators, whose libraries can crash the process, are first tried in a child process.
+
+    Args:
+        bundle: the variant's bundle.
+        variant: the variant, with the caller's delegate in it.
+        options: the options of ``load``.
+        probe_again: try it in a child process even if an earlier result is cached.
+        accept_slow: accept a delegate that is slower than the CPU alone.
 
     Raises:
-        IncompatibleDevice: the machine, or the version of the engine's library, is not what the variant requires.
+        IncompatibleDevice: the machine or the version of the engine's library does not meet the requirements.
         EngineError: it cannot be opened or run.
-        VerificationError: it gives other outputs than where it was made.
+        VerificationError: its outputs differ from the golden outputs.
         BundleError: the bundle is damaged.
     """
     check_machine(variant)
     used = _library(variant.engine)
     check_library(variant, f"{used.name} {used.version}", used.level)
-    probed = _probe(bundle, variant, used, threads, how)
-    engine = _open(bundle, variant, threads, how)
+    probe = _probe(bundle, variant, used, options, probe_again, accept_slow)
+    engine = _open(bundle, variant, options)
     session = Session(bundle.manifest, variant, engine)
     try:
-        key = check_key(bundle, variant, used, engine.facts)
-        differences = checked(session, bundle, variant, key, how.check)
-    except BaseException:  # whatever stopped it, the engine is closed before the error goes on
+        key = cache_key(bundle, variant, used, engine.facts)
+        differences = cached_check(session, bundle, variant, key, options.check)
+    except BaseException:  # the engine is closed on every error, KeyboardInterrupt included
         session.close()
         raise
-    return Proof(session, differences, used, engine.facts, probed)
+    return CheckedVariant(session, differences, used, engine.facts, probe)
 
 
 def _library(engine: str) -> Library:
-    """An engine's library, held against the machine before it is loaded: once, and again when it does not load.
+    """Import an engine's library, after checking once that this machine can load its wheel.
 
     Raises:
-        IncompatibleDevice: the machine lacks what it was built for.
-        EngineUnavailable: it is missing, or does not load for another reason.
+        IncompatibleDevice: the machine lacks what the library was built for.
+        EngineUnavailable: the library is missing, or does not load for another reason.
     """
     from edgekit_runtime.host import state_cache
 
@@ -209,39 +210,43 @@ def _library(engine: str) -> Library:
     except EngineUnavailable:
         from edgekit_runtime.engines.wheels import check_wheel
 
-        check_wheel(engine)  # it may have been replaced since
+        check_wheel(engine)  # the library may have been replaced since
         raise
 
 
-def _open(bundle: Bundle, variant: Variant, threads: int | None, how: How) -> Engine:
-    if how.isolate_s is None:
-        return open_engine(variant, bundle, threads, keep=how.cache)
+def _open(bundle: Bundle, variant: Variant, options: LoadOptions) -> Engine:
+    if options.isolate_s is None:
+        return open_engine(variant, bundle, options.engine_threads, keep=options.cache)
     from edgekit_runtime.engines.isolated import open_isolated
 
-    return open_isolated(variant, bundle, threads, how.isolate_s, cache=how.cache)
+    return open_isolated(variant, bundle, options.engine_threads, options.isolate_s, cache=options.cache)
 
 
-def _probe(bundle: Bundle, variant: Variant, used: Library, threads: int | None, how: How) -> Probe | None:
+def _probe(
+    bundle: Bundle, variant: Variant, used: Library, options: LoadOptions, again: bool, accept_slow: bool
+) -> Probe | None:
     if variant.device == "cpu" and variant.delegate is None:
-        return None  # said here as well, so that the tables are not loaded for what is most common
-    from edgekit_runtime.engines.delegates import is_foreign
+        return None  # decided without the delegate tables, so that the most common case does not load them
+    from edgekit_runtime.engines.delegates import can_crash
     from edgekit_runtime.placement import probe
 
-    if not is_foreign(variant):
+    if not can_crash(variant):
         return None
-    found = probe.probe(bundle, variant, used, threads, how)
-    if found.verdict == probe.OK or (found.verdict == probe.SLOW and how.slow_is_fine):
+    found = probe.probe(bundle, variant, used, options, again=again)
+    if found.verdict == probe.OK or (found.verdict == probe.SLOW and accept_slow):
         return found
     raise found.error()
 
 
-def _none_left(manifest: Manifest, refused: list[tuple[Variant, EdgekitError]], require: str | None) -> EdgekitError:
-    """The error that lists every variant with its reason."""
+def _no_variant_error(
+    manifest: Manifest, refused: list[tuple[Variant, EdgekitError]], require: str | None
+) -> EdgekitError:
+    """Make the error that lists every variant with the reason why it was refused."""
     kind: Callable[[str], EdgekitError] = EngineUnavailable
     if all(isinstance(error, IncompatibleDevice) for _, error in refused):
         kind = IncompatibleDevice
-    elif require is not None and all(answers(variant).get(require) == "delegate" for variant, _ in refused):
+    elif require is not None and all(selectors(variant).get(require) == "delegate" for variant, _ in refused):
         kind = DelegateUnavailable
-    asked = f" that is {require!r}" if require else ""
+    matched = f" that matches {require!r}" if require else ""
     lines = "".join(f"\n  {variant.name}: {error}" for variant, error in refused)
-    return kind(f"no variant of {manifest.model_name!r}{asked} can run on this machine ({machine()}):{lines}")
+    return kind(f"no variant of {manifest.model_name!r}{matched} can run on this machine ({architecture()}):{lines}")

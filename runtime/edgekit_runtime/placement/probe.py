@@ -1,8 +1,8 @@
-"""The first time on a machine, a delegate or an accelerator's plugin is loaded in a child process.
+"""Try a delegate or an accelerator in a child process before it is loaded into the application.
 
-Such libraries segfault, hang and answer nonsense. The child opens the variant, holds its golden outputs, and
-reports; whatever becomes of it, the application lives on. What was found is remembered for exactly these files,
-library, drivers and kernel.
+Their libraries can crash, hang or compute wrong outputs. The child opens the variant, runs its golden check, and
+reports; if it crashes or hangs, the application is not affected. The result is cached for exactly these files, library,
+drivers and kernel.
 """
 
 from __future__ import annotations
@@ -16,36 +16,29 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime import __version__
 from edgekit_runtime.engines import delegates
-from edgekit_runtime.errors import (
-    DelegateCrashed,
-    DelegateUnavailable,
-    EdgekitError,
-    VerificationError,
-)
+from edgekit_runtime.engines.child_request import bundle_of, make_request, variant_of
+from edgekit_runtime.errors import DelegateCrashed, DelegateUnavailable, EdgekitError, VerificationError
 from edgekit_runtime.host import state_cache
 from edgekit_runtime.host.subprocesses import (
     MEMORY_NAME,
     TIMEOUT_NAME,
-    asked_bundle,
-    asked_variant,
+    describe_exit,
     end_child,
-    how_it_ended,
-    last_words,
+    last_line,
     limit_memory,
     own_stdout,
     start_child,
     timeout_s,
-    to_request,
 )
 from edgekit_runtime.record import dataclass, replace
+from edgekit_runtime.version import __version__
 
 if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import Engine, Library
     from edgekit_runtime.format.manifest import Variant
-    from edgekit_runtime.placement.place import How
+    from edgekit_runtime.placement.load_options import LoadOptions
 
 OK, MISSING, REFUSED, CRASHED, HUNG, WRONG, SLOW = (
     "ok",
@@ -56,65 +49,66 @@ OK, MISSING, REFUSED, CRASHED, HUNG, WRONG, SLOW = (
     "wrong answer",
     "slow",
 )
-# What is found again the next time anyway, and cheaply: hardware may have been plugged in, or set free, since.
-PASSING = (MISSING, REFUSED)
+# Verdicts that are not cached: hardware may have been plugged in or released since, and they are quick to find again.
+NOT_CACHED = (MISSING, REFUSED)
 ERRORS = {CRASHED: DelegateCrashed, HUNG: DelegateCrashed, WRONG: VerificationError}
-SLOW_TIMES, SLOW_MS = 2.0, 1.0  # a delegate that is so much slower than the CPU alone is in the way
+SLOW_FACTOR, SLOW_MS = 2.0, 1.0  # a delegate is slow if it takes that many times, and ms more than, the CPU alone
 RUNS = 5
-TOPIC, DIGESTS = "probe", "digests"
+TOPIC, DIGESTS_TOPIC = "probe", "digests"  # in the state cache
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What became of a variant in its probe."""
+    """The result of trying a variant in a child process."""
 
-    verdict: str
+    verdict: str  # OK, MISSING, REFUSED, CRASHED, HUNG, WRONG or SLOW
     reason: str = ""
-    remembered: bool = False  # from an earlier probe
+    remembered: bool = False  # from the state cache
 
     def error(self) -> EdgekitError:
-        """The verdict as the error that it is."""
-        when = " (found earlier on this machine; `python -m edgekit_runtime check` tries again)"
+        """Return the verdict as an error."""
+        when = " (found earlier on this machine; `python -m edgekit_runtime verify` tries again)"
         kind = ERRORS.get(self.verdict, DelegateUnavailable)
         return kind(f"{self.verdict} in its probe: {self.reason}{when if self.remembered else ''}")
 
 
-def probe(bundle: Bundle, variant: Variant, library: Library, threads: int | None, how: How) -> Probe:
-    """Say what becomes of a variant on this machine, from memory, else by trying it in a child.
+def probe(bundle: Bundle, variant: Variant, library: Library, options: LoadOptions, *, again: bool = False) -> Probe:
+    """Try a variant in a child process, or return the cached result of an earlier try.
 
     Args:
-        bundle: where the variant is.
-        variant: as it will be opened.
+        bundle: the variant's bundle.
+        variant: the variant, as it will be opened.
         library: of its engine.
-        threads: as it will be opened.
-        how: ``probe_again`` does not ask the memory.
+        options: the options of ``load``.
+        again: ignore the cached result.
 
     Raises:
-        EngineUnavailable: there is no sign of the hardware.
+        EngineUnavailable: the hardware was not found.
         DelegateUnavailable: the delegate's library is not installed.
     """
+    threads = options.engine_threads
     key = _key(bundle, variant, library, threads)
-    known = None if how.probe_again else state_cache.recall(TOPIC, key)
-    if known is not None and _stands(known):
-        return Probe(str(known["verdict"]), str(known.get("reason")), remembered=True)
-    found = _in_child(bundle, to_request(bundle, variant, threads, how.cache))
-    if found.verdict in PASSING:
+    entry = None if again else state_cache.recall(TOPIC, key)
+    if entry is not None and _is_valid(entry):
+        return Probe(str(entry["verdict"]), str(entry.get("reason")), remembered=True)
+    found = _in_child(bundle, make_request(bundle, variant, threads, options.cache))
+    if found.verdict in NOT_CACHED:
         state_cache.forget(TOPIC, key)
     else:
         state_cache.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason, "limit_s": timeout_s()})
     return found
 
 
-def _stands(known: Mapping[str, Any]) -> bool:
-    """Whether a remembered verdict is one, and is not that it hung within less time than there is now."""
-    if known.get("verdict") not in (OK, *ERRORS, SLOW):  # it is a file that may have been damaged
+def _is_valid(entry: Mapping[str, Any]) -> bool:
+    """Whether a cached entry has a known verdict, and was not a timeout with a shorter limit than today's."""
+    if entry.get("verdict") not in (OK, *ERRORS, SLOW):  # the file may have been damaged
         return False
-    limit_s = known.get("limit_s")
-    return known["verdict"] != HUNG or (isinstance(limit_s, float) and timeout_s() <= limit_s)
+    limit_s = entry.get("limit_s")
+    return entry["verdict"] != HUNG or (isinstance(limit_s, float) and timeout_s() <= limit_s)
 
 
 def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None) -> dict[str, str]:
-    """All that the verdict depends on."""
+    """Return everything that the verdict depends on."""
     signs = delegates.signs_of(variant)
     if sys.platform == "linux":
         delegates.check_shown(variant, library.name, delegates.found_signs(signs))
@@ -133,15 +127,15 @@ def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None
 
 
 def _digest(path: str) -> str:
-    """A library's SHA-256, remembered for as long as the file is not written again; empty for a folder."""
+    """Return a library's SHA-256, from the state cache while the file is unchanged; empty for a folder."""
     if os.path.isdir(path):
         return ""
     found = os.stat(path)
     key = {"path": path, "written": f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"}
-    digest = (state_cache.recall(DIGESTS, key) or {}).get("sha256")
+    digest = (state_cache.recall(DIGESTS_TOPIC, key) or {}).get("sha256")
     if not isinstance(digest, str):
         digest = _sha256(path)
-        state_cache.remember(DIGESTS, key, {"sha256": digest})
+        state_cache.remember(DIGESTS_TOPIC, key, {"sha256": digest})
     return digest
 
 
@@ -150,32 +144,32 @@ def _sha256(path: str) -> str:
 
     digest = sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def _in_child(bundle: Bundle, request: dict[str, Any]) -> Probe:
     limit_s = timeout_s()
-    with tempfile.TemporaryFile() as noise:
-        child = start_child("edgekit_runtime.placement.probe", noise, bundle.scratch())
+    with tempfile.TemporaryFile() as stderr:
+        child = start_child("edgekit_runtime.placement.probe", stderr, bundle.temp_folder())
         try:
             answer, _ = child.communicate(json.dumps(request).encode(), timeout=limit_s)
         except subprocess.TimeoutExpired:
-            return Probe(HUNG, f"no answer within {limit_s:g} s ({TIMEOUT_NAME}){last_words(noise)}")
+            return Probe(HUNG, f"no answer within {limit_s:g} s ({TIMEOUT_NAME}){last_line(stderr)}")
         finally:
             end_child(child)
-        if child.returncode != 0 or not answer:  # a library may end its process as if all were well
-            return Probe(CRASHED, f"{how_it_ended(child.returncode)}{last_words(noise)}")
-    told = json.loads(answer)
-    return Probe(str(told["verdict"]), str(told["reason"]))
+        if child.returncode != 0 or not answer:  # a library may end its process with exit code 0
+            return Probe(CRASHED, f"{describe_exit(child.returncode)}{last_line(stderr)}")
+    report = json.loads(answer)
+    return Probe(str(report["verdict"]), str(report["reason"]))
 
 
 # In the child. ---------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Try what stdin asks for, and report on stdout, which nobody else may write to."""
+    """Try the variant of the request on stdin, and write the result to stdout as JSON."""
     report = own_stdout()
     limit_memory()
     request = json.load(sys.stdin)
@@ -187,18 +181,17 @@ def main() -> None:
 def _try(request: Mapping[str, Any]) -> Probe:
     from edgekit_runtime.engines import open_engine
     from edgekit_runtime.inference.session import Session
-    from edgekit_runtime.placement.golden import check
-    from edgekit_runtime.placement.golden_check import wrong
+    from edgekit_runtime.placement.golden_check import failures, golden_differences
 
-    with asked_bundle(request) as bundle:
-        variant = asked_variant(bundle, request)
+    with bundle_of(request) as bundle:
+        variant = variant_of(bundle, request)
         run_ms = 0.0
         try:
             engine = open_engine(variant, bundle, request["threads"], keep=request["cache"])
             session = Session(bundle.manifest, variant, engine)
             try:
-                differing = wrong(check(session, bundle, variant))
-                if variant.delegate is not None and not differing:
+                problem = failures(golden_differences(session, bundle, variant))
+                if variant.delegate is not None and not problem:
                     run_ms = _best_ms(engine)
             finally:
                 session.close()
@@ -207,11 +200,11 @@ def _try(request: Mapping[str, Any]) -> Probe:
             return Probe(MISSING if missing else REFUSED, str(error))
         except MemoryError:
             return Probe(REFUSED, f"needs more memory than {MEMORY_NAME} allows")
-        return Probe(WRONG, differing) if differing else _pace(bundle, variant, request["threads"], run_ms)
+        return Probe(WRONG, problem) if problem else _compare_with_cpu(bundle, variant, request["threads"], run_ms)
 
 
-def _pace(bundle: Bundle, variant: Variant, threads: int | None, delegate_ms: float) -> Probe:
-    """Whether a delegate that answers rightly is worth having: the CPU may run the same file faster."""
+def _compare_with_cpu(bundle: Bundle, variant: Variant, threads: int | None, delegate_ms: float) -> Probe:
+    """Return SLOW for a delegate that computes correctly but is slower than the CPU alone, else OK."""
     if variant.delegate is None:
         return Probe(OK)
     from edgekit_runtime.engines import open_engine
@@ -219,16 +212,16 @@ def _pace(bundle: Bundle, variant: Variant, threads: int | None, delegate_ms: fl
     try:
         engine = open_engine(replace(variant, delegate=None, device="cpu", settings={}), bundle, threads)
         cpu_ms = _best_ms(engine)
-    except EdgekitError:  # the CPU cannot run it at all, as with models compiled for an accelerator
+    except EdgekitError:  # the CPU cannot run it, as with models compiled for an accelerator
         return Probe(OK)
     engine.close()
-    if delegate_ms > SLOW_TIMES * cpu_ms and delegate_ms - cpu_ms > SLOW_MS:
+    if delegate_ms > SLOW_FACTOR * cpu_ms and delegate_ms - cpu_ms > SLOW_MS:
         return Probe(SLOW, f"a run takes {delegate_ms:.3g} ms with the delegate, {cpu_ms:.3g} ms on the CPU alone")
     return Probe(OK)
 
 
 def _best_ms(engine: Engine) -> float:
-    """The quickest of a few runs on zeros."""
+    """Return the time of the fastest of a few runs on zeros, in milliseconds."""
     from time import perf_counter
 
     import numpy as np

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import IncompatibleDevice, NotAnUpdate
-from edgekit_runtime.placement.requirements import check_machine, check_requirements, machine
+from edgekit_runtime.host.machine import architecture
+from edgekit_runtime.placement.requirements import check_machine, check_requirements
 
 if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Manifest, Variant
@@ -30,7 +31,7 @@ def check_board(manifest: Manifest, device: str | None = None, other: tuple[str,
         IncompatibleDevice: it is not for this board.
     """
     archs = {str(profile["name"]): str(profile.get("arch")) for profile in manifest.devices}
-    model, here = manifest.model_name, other[0] if other else machine()
+    model, here = manifest.model_name, other[0] if other else architecture()
     if device is not None and device not in archs:
         raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, not for {device}: take the bundle for it")
     if archs and here not in archs.values():

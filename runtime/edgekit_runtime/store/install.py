@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.bundle.reader import read_bundle
 from edgekit_runtime.errors import BundleError, DigestMismatch, PlanError, StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
@@ -129,7 +129,7 @@ def _refuse_no_update(new: Manifest, store: str, now: str | None, terms: TrialPo
     if now is None or (terms.allow_downgrade and terms.allow_other_model):
         return
     try:
-        have = open_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced since
+        have = read_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced since
     except BundleError:  # then nothing runs here, and a store that took no other bundle could never be mended
         return
     with have:
@@ -166,7 +166,7 @@ def _put(making: _Making, store: str, name: str, disk: Disk) -> None:
     with undone(disk, fresh):
         os.mkdir(fresh)
         _fill(making, fresh, disk)
-        with open_bundle(fresh, making.trust) as made:  # a delta's signature was not there to be verified before
+        with read_bundle(fresh, making.trust) as made:  # a delta's signature was not there to be verified before
             if made.manifest != making.source.manifest:
                 raise DigestMismatch(f"{store}: the bundle changed while it was installed: install it again")
         disk.sync_tree(fresh)

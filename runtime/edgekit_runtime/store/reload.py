@@ -1,66 +1,78 @@
-"""What a model that was loaded from a store has to do with it afterwards: newer generations, and heartbeats."""
+"""Switch a running model to a newer generation of its store, and send heartbeats."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Callable, Protocol, TypeVar
 
 from edgekit_runtime.errors import StoreError
-from edgekit_runtime.model import load
 from edgekit_runtime.store.generations import current
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edgekit_runtime.bundle.reader import Bundle
+    from edgekit_runtime.bundle.reader import Bundle, FolderLock
     from edgekit_runtime.format.manifest import Manifest
-    from edgekit_runtime.model import Model
-    from edgekit_runtime.store.generations import GenerationLock
 
 
-def newer(bundle: Bundle, asked: Mapping[str, Any], passed_over: set[str]) -> Model | None:
-    """Load the store's current generation, as the model was loaded, if that is another.
+class Loaded(Protocol):
+    """A generation that was loaded and can run."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Its bundle."""
+
+    def close(self) -> None:
+        """Close the engines and the bundle."""
+
+
+AnyLoaded = TypeVar("AnyLoaded", bound=Loaded)
+
+
+def newer(bundle: Bundle, load: Callable[[str], AnyLoaded], failed: set[str]) -> AnyLoaded | None:
+    """Load the store's current generation if it is not the one that runs.
 
     Args:
         bundle: the generation that runs.
-        asked: the arguments of ``load``.
-        passed_over: generations that could not be switched to, which are not tried again; one more if this cannot.
+        load: loads a store's current generation, with the model's options.
+        failed: generations that could not be loaded, which are not tried again; extended if this one fails.
+
+    Returns:
+        The new generation; None if there is none, or if it failed before.
 
     Raises:
-        StoreError: the bundle is in no store, or the new one has other inputs or outputs.
-        EdgekitError: as of ``load``.
+        StoreError: the bundle is in no store, or the new generation has other inputs or outputs.
+        EdgekitError: as ``load``.
     """
-    held = _held(bundle)
-    now = current(held.store)
-    if now is None or now == held.generation or now in passed_over:
+    lock = _lock_of(bundle)
+    name = current(lock.store)
+    if name is None or name == lock.generation or name in failed:
         return None
-    passed_over.add(now)
-    other = load(**{**asked, "path": held.store})
-    if _interface(other.manifest) != _interface(bundle.manifest):
-        other.close()
-        raise StoreError(f"{held.store}: generation {now} has other inputs or outputs: load the store again")
-    passed_over.clear()
-    return other
+    failed.add(name)
+    loaded = load(lock.store)
+    if _interface(loaded.bundle.manifest) != _interface(bundle.manifest):
+        loaded.close()
+        raise StoreError(f"{lock.store}: generation {name} has other inputs or outputs: load the store again")
+    failed.clear()
+    return loaded
 
 
 def beat(bundle: Bundle) -> bool:
-    """Send the store a heartbeat for the generation that runs; tell whether it was on trial.
+    """Send the store a heartbeat for the generation that runs; return whether it was on trial.
 
     Raises:
-        StoreError: the bundle is in no store, or that cannot be written.
+        StoreError: the bundle is in no store, or the store cannot be written.
     """
     from edgekit_runtime.store.trial import NOTHING, heartbeat
 
-    held = _held(bundle)
-    return heartbeat(held.store, held.generation).did != NOTHING
+    lock = _lock_of(bundle)
+    return heartbeat(lock.store, lock.generation).did != NOTHING
 
 
-def _held(bundle: Bundle) -> GenerationLock:
-    if bundle.hold is None:
+def _lock_of(bundle: Bundle) -> FolderLock:
+    if bundle.lock is None:
         raise StoreError(f"{bundle.path}: was not loaded from a store: load the store's folder, the one with 'current'")
-    return bundle.hold
+    return bundle.lock
 
 
 def _interface(manifest: Manifest) -> object:
-    """What calls that are under way depend on: the names, shapes and dtypes of inputs, and the outputs' names."""
+    """Return what callers depend on: the inputs' names, shapes and dtypes, and the outputs' names."""
     inputs = [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs]
     return inputs, [spec.name for spec in manifest.outputs]

@@ -7,10 +7,10 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.bundle.reader import read_bundle
 from edgekit_runtime.bundle.temp_folder import TempFolder
 from edgekit_runtime.errors import BundleError
-from edgekit_runtime.host.subprocesses import end_child, how_it_ended, last_words, start_child
+from edgekit_runtime.host.subprocesses import describe_exit, end_child, last_line, start_child
 
 if TYPE_CHECKING:
     from edgekit_runtime.trust.policy import Trust
@@ -21,7 +21,7 @@ TIMEOUT_S = 300.0
 def is_whole(folder: str, trust: Trust = None) -> bool:
     """Whether a generation is there, every file as it was packed, and trusted as ``open_bundle`` says."""
     try:
-        with open_bundle(folder, trust) as bundle:
+        with read_bundle(folder, trust) as bundle:
             bundle.verify_all()
     except BundleError:
         return False
@@ -29,7 +29,7 @@ def is_whole(folder: str, trust: Trust = None) -> bool:
 
 
 def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:
-    """Run ``check`` on a generation: every digest, and the golden outputs of all variants that can run here.
+    """Run ``verify`` on a generation: every digest, and the golden outputs of all variants that can run here.
 
     Returns:
         What is wrong; empty when all is well.
@@ -37,7 +37,7 @@ def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:
     scratch = TempFolder()
     try:
         with tempfile.TemporaryFile() as noise:
-            child = start_child("edgekit_runtime", noise, scratch.path, "check", os.path.abspath(folder))
+            child = start_child("edgekit_runtime", noise, scratch.path, "verify", os.path.abspath(folder))
             try:
                 child.communicate(timeout=timeout_s)
             except subprocess.TimeoutExpired:
@@ -46,6 +46,6 @@ def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:
                 end_child(child)
             if child.returncode == 0:
                 return ""
-            return f"the self-check failed: {how_it_ended(child.returncode)}{last_words(noise)}"
+            return f"the self-check failed: {describe_exit(child.returncode)}{last_line(noise)}"
     finally:
         scratch.remove()

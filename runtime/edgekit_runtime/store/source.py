@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError, UnsupportedVersion
 from edgekit_runtime.store.delta.apply import delta_to, is_delta, open_delta
 from edgekit_runtime.store.generations import current
 from edgekit_runtime.store.install import install
+from edgekit_runtime.store.open import open_bundle
 
 if TYPE_CHECKING:
     from edgekit_runtime.format.extents import BundlePath

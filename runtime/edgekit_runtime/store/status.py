@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime.bundle.reader import read_bundle
 from edgekit_runtime.errors import BundleError, StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
@@ -67,7 +67,7 @@ def _role(name: str, now: str | None, back: tuple[str, ...], state: states.State
 
 def _generation(store: str, name: str, role: tuple[str, str]) -> Generation:
     try:
-        with open_bundle(os.path.join(store, GENERATIONS, name), trust=False) as bundle:
+        with read_bundle(os.path.join(store, GENERATIONS, name), trust=False) as bundle:
             manifest = bundle.manifest
             size_bytes = sum(r.size_bytes for r in manifest.files) + sum(map(len, bundle.unlisted().values()))
     except BundleError as error:

@@ -12,8 +12,8 @@ import pytest
 from edgekit.bundle.block_matching import find_stretches
 from edgekit.bundle.delta import make_delta
 from edgekit.bundle.writer import write_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.__main__ import main
-from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import (
     BundleError,
     DigestMismatch,
@@ -273,7 +273,7 @@ def test_what_is_current_and_damaged_is_mended_by_the_whole_bundle(old, head_onl
 )
 def test_a_delta_that_breaks_the_format_is_refused(header, step, error, store, tmp_path):
     with open_bundle(store) as bundle:
-        old = bundle.hold.generation
+        old = bundle.lock.generation
     whole = {"format_version": 1, "codec": "zlib", "old": old, "new": "0" * 16, "pieces": [piece()], **header}
     steps = layout.STEP.pack(*(step or (layout.COPY, 0, 10, 0)))
     with pytest.raises(error):

@@ -14,7 +14,7 @@ from edgekit.plan.budget import Budget
 from edgekit.plan.plan import VariantPlan
 from edgekit.plan.profiles import load_profile
 from edgekit_converters.recipe.recipe import Recipe
-from edgekit_runtime.placement.requirements import machine
+from edgekit_runtime.host.machine import architecture
 
 BUDGET = Budget(max_drop=0.01)
 
@@ -28,7 +28,7 @@ def variant(engine, device):
 
 
 def test_the_fastest_variant_comes_first_on_the_same_processor():
-    here = dataclasses.replace(load_profile("x86-64"), arch=machine())
+    here = dataclasses.replace(load_profile("x86-64"), arch=architecture())
     mine = {variant("openvino", "cpu"): trial("openvino", 2.0), variant("litert", "cpu"): trial("litert", 1.0)}
     assert _in_order(mine, here, BUDGET) == ("litert-int8-static", "openvino-int8-static")
     elsewhere = dataclasses.replace(here, arch="riscv64")
@@ -38,7 +38,7 @@ def test_the_fastest_variant_comes_first_on_the_same_processor():
 
 
 def test_times_of_the_cpu_do_not_order_variants_of_an_npu():
-    here = dataclasses.replace(load_profile("x86-64"), arch=machine())
+    here = dataclasses.replace(load_profile("x86-64"), arch=architecture())
     mine = {variant("openvino", "npu"): trial("openvino", 2.0), variant("litert", "cpu"): trial("litert", 1.0)}
     assert _in_order(mine, here, BUDGET) == ("openvino-npu-int8-static", "litert-int8-static")
 

@@ -16,8 +16,7 @@ import pytest
 from edgekit.bundle.writer import write_bundle
 from edgekit.fleet.inventory import read_inventory
 from edgekit.fleet.preflight import preflight, read_offer
-from edgekit_runtime import load
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import load, open_bundle
 from edgekit_runtime.commands.doctor import diagnose
 from edgekit_runtime.engines import delegates
 from edgekit_runtime.errors import DataError, EngineUnavailable, IncompatibleDevice
@@ -158,7 +157,7 @@ def test_what_is_required_counts_alone(bundle, tmp_path):
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose())])
     (verdict,) = verdicts(bundle(*VARIANTS), inventory, require="for-later")
     assert (verdict.runs, [each.variant for each in verdict.refused]) == ((), ["for-later"])
-    with pytest.raises(EngineUnavailable, match="no variant of 'identity' is what was required, 'tpu'"):
+    with pytest.raises(EngineUnavailable, match="no variant of 'identity' matches require='tpu'"):
         verdicts(bundle(*VARIANTS), inventory, require="tpu")
 
 

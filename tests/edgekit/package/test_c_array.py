@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from edgekit.package.arena import estimate
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import ConversionError, PlanError
 from edgekit_runtime.format.manifest import TensorBinding
 

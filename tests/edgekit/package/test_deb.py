@@ -104,7 +104,7 @@ def test_a_board_that_trusts_another_key_refuses_it(write, make_bundle, dpkg, tm
 def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_bundle, dpkg):
     from dataclasses import replace
 
-    from edgekit_runtime.bundle.reader import open_bundle
+    from edgekit_runtime import open_bundle
     from edgekit_runtime.format.manifest import Requirements
 
     with open_bundle(make_bundle()) as opened:

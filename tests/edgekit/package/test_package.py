@@ -16,7 +16,7 @@ from edgekit.cli import cli
 from edgekit.package import FORMATS, OPTIONS, package
 from edgekit.package.request import EARLIEST, make_request
 from edgekit.package.tools import PACKAGES
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
 from edgekit_runtime.store.install import TrialPolicy
 from edgekit_runtime.store.source import install_from

@@ -18,8 +18,8 @@ from edgekit_runtime.bundle.temp_folder import TempFolder
 from edgekit_runtime.errors import EngineUnavailable
 
 FORGOTTEN = (
-    "from edgekit_runtime.bundle.temp_folder import Scratch; "
-    "kept = Scratch(); open(kept.path + '/x', 'w'); print(kept.path)"
+    "from edgekit_runtime.bundle.temp_folder import TempFolder; "
+    "kept = TempFolder(); open(kept.path + '/x', 'w'); print(kept.path)"
 )
 
 
@@ -76,7 +76,7 @@ def test_without_room_it_says_what_and_where_and_takes_none() -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_no_damaged_bundle(bundle_path: Path) -> None:
     with open_bundle(bundle_path) as bundle:
-        full = os.path.join(bundle.scratch(), "variants", "null-float32")
+        full = os.path.join(bundle.temp_folder(), "variants", "null-float32")
         os.makedirs(full)
         os.symlink("/dev/full", os.path.join(full, "weights.npy"))
         with pytest.raises(EngineUnavailable, match="No space left on device"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit_runtime import __main__ as command
-from edgekit_runtime.commands.benchmark import Wish, golden, lines, measure, overlatencies, percentiles
+from edgekit_runtime.commands.benchmark import golden_samples, lines, measure, overlatencies, percentiles
 from edgekit_runtime.host.power import Meter
 
 
@@ -50,7 +50,7 @@ def test_few_samples_give_no_percentiles() -> None:
 
 
 def test_every_part_is_measured(bundle_path: Path) -> None:
-    found = measure(Wish(str(bundle_path)), seconds=0.05)
+    found = measure(str(bundle_path), seconds=0.05)
     assert (found.variant, found.runs_on) == ("null-float32", "null:cpu")
     assert found.cold_ms is not None
     assert found.cold_ms > found.first_ms > 0
@@ -71,11 +71,11 @@ def test_every_part_is_measured(bundle_path: Path) -> None:
 
 def test_offline_tells_how_many_engines_share_the_work(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit_runtime.model.cores", lambda: 3)
-    assert measure(Wish(str(bundle_path)), seconds=0.05).scenarios[2].callers == 3
+    assert measure(str(bundle_path), seconds=0.05).scenarios[2].callers == 3
 
 
 def test_the_golden_inputs_are_what_is_run(bundle_path: Path) -> None:
-    samples = golden(str(bundle_path))
+    samples = golden_samples(str(bundle_path))
     assert len(samples) == 3
     assert {name: array.shape for name, array in samples[0].items()} == {"image": (1, 2, 2, 3)}
 

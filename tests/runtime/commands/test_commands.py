@@ -41,7 +41,7 @@ def run(*args: Any) -> int:
 
 
 def test_info_says_what_it_is_and_what_runs(bundle_path: Path, capsys: Capture) -> None:
-    assert run("info", bundle_path) == 0
+    assert run("inspect", bundle_path) == 0
     told = capsys.readouterr().out
     assert "quarters 1.0" in told
     assert "image  float32 [1, 2, 2, 3]" in told
@@ -51,7 +51,7 @@ def test_info_says_what_it_is_and_what_runs(bundle_path: Path, capsys: Capture) 
 
 def test_info_as_json(make: Make, capsys: Capture) -> None:
     path = make(folder=True)
-    assert run("info", path, "--json") == 0
+    assert run("inspect", path, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["manifest"] == json.loads((path / "manifest.json").read_bytes())
     assert record["manifest"]["model"] == {"name": "quarters", "version": "1.0"}
@@ -60,7 +60,7 @@ def test_info_as_json(make: Make, capsys: Capture) -> None:
 
 def test_check_tells_of_every_variant(make: Make, variant: Variant, capsys: Capture) -> None:
     path = make(variant, replace(variant, name="future", engine="future"))
-    assert run("check", path) == 0
+    assert run("verify", path) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "null-float32: proven"
     assert told[1].startswith("  output 'scores' differs by ")
@@ -70,24 +70,24 @@ def test_check_tells_of_every_variant(make: Make, variant: Variant, capsys: Capt
 def test_check_fails_when_a_variant_is_wrong(make: Make, variant: Variant, npy: Any, capsys: Capture) -> None:
     other = replace(variant, name="wrong", golden=Golden(("odd.npy",), (0.1,)))
     path = make(variant, other, also={"odd.npy": npy(np.ones((3, 1, 4), np.float32))})
-    assert run("check", path, "--json") == 5
+    assert run("verify", path, "--json") == 5
     out, err = capsys.readouterr()
     assert [v["state"] for v in json.loads(out)["variants"]] == ["proven", "wrong"]
     assert json.loads(out)["ok"] is False
     assert err.startswith("error: wrong: ")
-    assert run("check", path, "--require", "null-float32") == 0
+    assert run("verify", path, "--require", "null-float32") == 0
 
 
 def test_check_fails_when_none_can_run(make: Make, variant: Variant, capsys: Capture) -> None:
-    assert run("check", make(replace(variant, engine="future"))) == 7
+    assert run("verify", make(replace(variant, engine="future"))) == 7
     assert "no variant can run" in capsys.readouterr().err
 
 
 def test_check_fails_on_a_damaged_file_that_no_variant_uses(make: Make, capsys: Capture) -> None:
     path = make(also={"extra.bin": b"abc"}, folder=True)
     (path / "extra.bin").write_bytes(b"abd")
-    assert run("info", path) == 0
-    assert run("check", path) == 6
+    assert run("inspect", path) == 0
+    assert run("verify", path) == 6
     assert "extra.bin is not the file that was packed" in capsys.readouterr().err
 
 
@@ -108,12 +108,12 @@ def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np
 
 def test_info_says_what_a_bundle_is_that_cannot_run_here(make: Make, variant: Variant, capsys: Capture) -> None:
     path = make(replace(variant, engine="abacus"))
-    assert run("info", path) == 7
+    assert run("inspect", path) == 7
     out, err = capsys.readouterr()
     assert out.startswith("quarters 1.0\n")
     assert "runs" not in out
     assert "there is no engine 'abacus'" in err
-    assert run("info", path, "--json") == 7
+    assert run("inspect", path, "--json") == 7
     record = json.loads(capsys.readouterr().out)
     assert record["manifest"]["model"]["name"] == "quarters"
     assert record["placement"] is None
@@ -140,7 +140,7 @@ def test_run_answers_as_the_bundle_declares(make: Make, x_path: Path, weights: n
     assert run("run", path, x_path, "--top", 1) == 0
     _, title, line = capsys.readouterr().out.splitlines()
     assert (title, line.split()) == ("answers", [f"{shares.max():.4f}", found[0]["label"], f"({order[0]})"])
-    assert run("info", path) == 0
+    assert run("inspect", path) == 0
     assert "  answers  classes by softmax of scores, at most 3, of 0 or more" in capsys.readouterr().out.splitlines()
 
 
@@ -166,7 +166,7 @@ def test_run_tells_where_boxes_are(
     np.save(x_path, np.ones((1, 2, 2, 3), np.float32) / 2)
     assert run("run", path, x_path) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "answers: none"
-    assert run("info", path) == 0
+    assert run("inspect", path) == 0
     declared = "boxes (cxcywh) in found by found, at most 5, of 0.5 or more, overlapping by at most 0.5"
     assert f"  answers  {declared}" in capsys.readouterr().out.splitlines()
 
@@ -199,7 +199,7 @@ def test_run_preprocesses_arrays_when_asked(
     assert run("run", bundle_path, tmp_path / "image.npy", "--raw") == 0
     err = capsys.readouterr().err
     assert "input 'image'" in err
-    assert "; for a raw image say --raw, which applies the declared preprocessing" in err
+    assert "; for a raw image use --raw, which applies the declared preprocessing" in err
 
 
 def test_run_asks_for_raw_where_nothing_is_to_be_preprocessed_too(
@@ -208,7 +208,7 @@ def test_run_asks_for_raw_where_nothing_is_to_be_preprocessed_too(
     path = make(inputs=(replace(manifest.inputs[0], preprocessing=None),))
     np.save(tmp_path / "image.npy", np.zeros((2, 2, 3), np.uint8))
     assert run("run", path, tmp_path / "image.npy") == 7
-    assert capsys.readouterr().err.endswith("its shape is [2, 2, 3]; for a raw image say --raw\n")
+    assert capsys.readouterr().err.endswith("its shape is [2, 2, 3]; for a raw image use --raw\n")
     assert run("run", path, tmp_path / "image.npy", "--raw") == 0
 
 
@@ -281,9 +281,9 @@ def test_run_names_the_extra_for_images(
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["info", "nowhere.edgekit"], 6, "error: nowhere.edgekit: cannot be read: No such file or directory"),
-        (["run", "BUNDLE", "X", "--require", "gpu"], 7, "what was required, 'gpu'"),
-        (["info", "BUNDLE", "--device", "toaster"], 3, "no device 'toaster', only auto"),
+        (["inspect", "nowhere.edgekit"], 6, "error: nowhere.edgekit: cannot be read: No such file or directory"),
+        (["run", "BUNDLE", "X", "--require", "gpu"], 7, "matches require='gpu'"),
+        (["inspect", "BUNDLE", "--device", "toaster"], 3, "no device 'toaster', only auto"),
         (["run", "BUNDLE", "nowhere.npy"], 3, "nowhere.npy: cannot be read"),
         pytest.param(["run", "BUNDLE", "BUNDLE"], 3, "cannot be read as an image", marks=pytest.mark.needs_image),
         (["run", "BUNDLE", "X", "--output", "nowhere/y.npy"], 3, "nowhere/y.npy: cannot be written"),
@@ -301,10 +301,10 @@ def test_an_error_is_one_clear_line_and_its_familys_code(
     assert said in err
 
 
-@pytest.mark.parametrize("verb", ["info", "run", "check", "measure"])
+@pytest.mark.parametrize("verb", ["inspect", "run", "verify", "measure"])
 def test_where_it_runs_may_be_a_child_process(verb: str, bundle_path: Path, x_path: Path, capsys: Capture) -> None:
     asked = {"run": [x_path], "measure": ["--seconds", "0.05"]}.get(verb, [])
-    threads = "1" if verb == "check" else "auto"
+    threads = "1" if verb == "verify" else "auto"
     assert run(verb, bundle_path, *asked, "--isolate", "20", "--threads", threads, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record.get("events", []) == []
@@ -333,11 +333,11 @@ def test_an_isolated_model_that_is_lost_is_told_of(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--delegate-options", "usb"], "--delegate-options is for a --delegate: say which"),
+        (["--delegate-options", "usb"], "--delegate-options needs a --delegate: name one"),
         (["--delegate", "vx", "--delegate-options", "fast"], "--delegate-options: delegate options are written name="),
     ],
 )
-@pytest.mark.parametrize("verb", ["info", "check"])
+@pytest.mark.parametrize("verb", ["inspect", "verify"])
 def test_options_of_a_delegate_are_refused_with_what_to_write(
     verb: str, bundle_path: Path, capsys: Capture, options: list[str], said: str
 ) -> None:
@@ -345,12 +345,12 @@ def test_options_of_a_delegate_are_refused_with_what_to_write(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("verb", "ours"), [("run", "run"), ("verify", "check")])
-def test_the_tools_verb_takes_the_same_options(verb: str, ours: str, capsys: Capture) -> None:
+@pytest.mark.parametrize("verb", ["run", "verify"])
+def test_the_tools_verb_takes_the_same_options(verb: str, capsys: Capture) -> None:
     from edgekit.cli import cli
 
     with pytest.raises(SystemExit):
-        run(ours, "--help")
+        run(verb, "--help")
     runtimes = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
     tools = {name for param in cli.get_command(None, verb).params for name in param.opts if name.startswith("--")}
     assert tools | {"--help"} == runtimes
@@ -362,14 +362,14 @@ def test_the_tools_verb_takes_the_same_options(verb: str, ours: str, capsys: Cap
         [],
         ["dance"],
         ["run", "x"],
-        ["info", "x", "--threads", "0"],
-        ["info", "x", "--threads", "fast"],
-        ["check", "x", "--threads", "auto"],
-        ["info", "x", "--isolate", "0"],
-        ["info", "x", "--isolate", "nan"],
-        ["info", "x", "--isolate", "1e8"],
+        ["inspect", "x", "--threads", "0"],
+        ["inspect", "x", "--threads", "fast"],
+        ["verify", "x", "--threads", "auto"],
+        ["inspect", "x", "--isolate", "0"],
+        ["inspect", "x", "--isolate", "nan"],
+        ["inspect", "x", "--isolate", "1e8"],
         ["measure", "x", "--seconds", "inf"],
-        ["info", "x", "--top", "1"],
+        ["inspect", "x", "--top", "1"],
     ],
 )
 def test_wrong_usage_is_2(args: list[str], capsys: Capture) -> None:
@@ -384,7 +384,7 @@ def test_a_reader_that_leaves_early_hears_no_complaint(bundle_path: Path) -> Non
     os.close(reader)
     try:
         done = subprocess.run(
-            [*COMMAND, "info", str(bundle_path)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+            [*COMMAND, "inspect", str(bundle_path)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
         )
     finally:
         os.close(writer)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgekit.bundle.writer import write_bundle
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 
 SCRIPT = """
@@ -99,7 +99,7 @@ def test_the_gpu_leaves_json_whole(litert_bundle: Path, gpu_driver: Path) -> Non
         changed = replace(bundle.manifest, variants=(replace(cpu, name="gpu", device="gpu"),), files=())
     path = litert_bundle.with_name("gpu.edgekit")
     write_bundle(changed, files, path)
-    typed = [sys.executable, "-m", "edgekit_runtime", "info", str(path), "--json"]
+    typed = [sys.executable, "-m", "edgekit_runtime", "inspect", str(path), "--json"]
     done = subprocess.run(typed, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["placement"]["variant"] == "gpu"
@@ -109,8 +109,8 @@ def test_the_gpu_leaves_json_whole(litert_bundle: Path, gpu_driver: Path) -> Non
 @pytest.mark.parametrize(
     "command",
     [
-        ["edgekit_runtime", "info", "BUNDLE"],
-        ["edgekit_runtime", "check", "BUNDLE", "--json"],
+        ["edgekit_runtime", "inspect", "BUNDLE"],
+        ["edgekit_runtime", "verify", "BUNDLE", "--json"],
         ["edgekit_runtime", "run", "BUNDLE", "INPUT"],
         ["edgekit_runtime", "measure", "BUNDLE", "--seconds", "0.01"],
         ["edgekit", "verify", "BUNDLE"],

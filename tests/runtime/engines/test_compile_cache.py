@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_runtime.engines import compile_cache, openvino
-from edgekit_runtime.engines.litert import interpreter
+from edgekit_runtime.engines import compile_cache, litert, openvino
+from edgekit_runtime.engines.litert.interpreter import LiteRTEngine
 from edgekit_runtime.format.manifest import Golden, Variant
 
 KEY = {"artifact": "a", "library": "1.0"}
@@ -25,7 +25,7 @@ def entries() -> list[Path]:
 
 
 def test_what_was_kept_is_found_under_its_key_alone() -> None:
-    compile_cache.keep_content(KEY, b"compiled")
+    compile_cache.add_content(KEY, b"compiled")
     found = compile_cache.find(KEY)
     assert found is not None
     assert Path(found).read_bytes() == b"compiled"
@@ -34,7 +34,7 @@ def test_what_was_kept_is_found_under_its_key_alone() -> None:
 
 @pytest.mark.parametrize("place", range(8))
 def test_a_flipped_bit_is_not_used_and_not_kept(place: int) -> None:
-    compile_cache.keep_content(KEY, b"compiled")
+    compile_cache.add_content(KEY, b"compiled")
     (entry,) = entries()
     content = bytearray(entry.read_bytes())
     content[place] ^= 1 << place
@@ -46,11 +46,11 @@ def test_a_flipped_bit_is_not_used_and_not_kept(place: int) -> None:
 def test_what_was_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compile_cache.LIMIT_NAME, "1")
     for number in range(3):
-        compile_cache.keep_content({"number": str(number)}, bytes([number]) * 400_000)
+        compile_cache.add_content({"number": str(number)}, bytes([number]) * 400_000)
         os.utime(entries()[-1], (1000 + number, 1000 + number))
     kept = [compile_cache.find({"number": str(number)}) is not None for number in range(3)]
     assert kept == [False, True, True]
-    compile_cache.keep_content(KEY, bytes(2 << 20))
+    compile_cache.add_content(KEY, bytes(2 << 20))
     assert compile_cache.find(KEY) is None
 
 
@@ -60,40 +60,40 @@ def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pyte
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         for _ in range(3):
-            compile_cache.keep_content(KEY, b"compiled")
+            compile_cache.add_content(KEY, b"compiled")
             assert compile_cache.find(KEY) is None
     assert len(said) == 1
-    assert "compiled models are not kept on this machine" in str(said[0].message)
+    assert "compiled models are not cached on this machine" in str(said[0].message)
 
 
 def test_a_limit_of_nothing_keeps_and_finds_nothing_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    compile_cache.keep_content(KEY, b"compiled")
+    compile_cache.add_content(KEY, b"compiled")
     monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
     assert compile_cache.find(KEY) is None
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compile_cache.keep_content(KEY, b"compiled")
+        compile_cache.add_content(KEY, b"compiled")
     monkeypatch.delenv(compile_cache.LIMIT_NAME)
     assert compile_cache.find(KEY) is None
 
 
 def test_what_another_process_writes_or_removes_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compile_cache.LIMIT_NAME, "1")
-    others = compile_cache.aside()
+    others = compile_cache.temporary_path()
     assert others is not None
     Path(others).write_bytes(bytes(2 << 20))
     os.utime(others)
-    path = compile_cache.aside()
+    path = compile_cache.temporary_path()
     assert path is not None
     Path(path).write_bytes(b"compiled")
     os.symlink("nothing", os.path.join(compile_cache.folder(), "gone"))  # as one is that was just removed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert compile_cache.keep(KEY, path) == compile_cache.find(KEY) is not None
+        assert compile_cache.add_file(KEY, path) == compile_cache.find(KEY) is not None
     assert Path(others).stat().st_size == 2 << 20
 
 
@@ -109,7 +109,7 @@ class TestOpenVINO:
     @pytest.fixture
     def opened(self, make_ir: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
         """Open the product, hold it against numpy, and tell what it was opened from."""
-        monkeypatch.setattr(openvino, "WORTH", float("inf"))
+        monkeypatch.setattr(openvino, "MAX_IMPORT_TIME", float("inf"))
         path = make_ir(WEIGHTS)
 
         def open_it(artifact: str = "digest", threads: int = 1) -> dict[str, str]:
@@ -139,7 +139,7 @@ class TestOpenVINO:
     def test_what_openvino_refuses_is_compiled(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(compile_cache, "keep_content", lambda key, _: KEPT(key, b"no compiled model"))
+        monkeypatch.setattr(compile_cache, "add_content", lambda key, _: KEPT(key, b"no compiled model"))
         opened()
         assert opened() == {}
 
@@ -147,7 +147,7 @@ class TestOpenVINO:
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         kept: list[bytes] = []
-        monkeypatch.setattr(compile_cache, "keep_content", lambda _, content: kept.append(content))
+        monkeypatch.setattr(compile_cache, "add_content", lambda _, content: kept.append(content))
         monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
         opened()
         assert kept == []
@@ -158,13 +158,13 @@ class TestOpenVINO:
     def test_what_does_not_pay_is_not_kept(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(openvino, "WORTH", 0.0)
+        monkeypatch.setattr(openvino, "MAX_IMPORT_TIME", 0.0)
         opened()
         assert [entry.stat().st_size for entry in entries()] == [0]
         assert opened() == {}
 
 
-KEPT = compile_cache.keep_content
+KEPT = compile_cache.add_content
 
 
 @pytest.mark.needs_litert
@@ -172,35 +172,33 @@ class TestLiteRT:
     """Packed weights."""
 
     @pytest.fixture
-    def engine(self, make_tflite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> interpreter.LiteRTEngine:
-        """The product, large enough for its twins to share weights."""
-        monkeypatch.setattr(interpreter, "PACKED_BYTES", 0)
+    def engine(self, make_tflite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> LiteRTEngine:
+        """The product, large enough for its clones to share weights."""
+        monkeypatch.setattr(litert, "MIN_SHARED_BYTES", 0)
         ends = [(end, (1, n), "float32", None, None) for end, n in (("x", 4), ("y", 3))]
         weights = ("w", (3, 4), "float32", None, np.ascontiguousarray(WEIGHTS.T))
         path = make_tflite("FULLY_CONNECTED", ends[0], weights, ends[1])
-        return interpreter.open_model(str(path), a_variant("litert", path), None, "digest")
+        return litert.open_model(str(path), a_variant("litert", path), None, "digest")
 
-    def test_twins_share_their_weights_and_compute_the_same(self, engine: interpreter.LiteRTEngine) -> None:
-        twins = [engine.twin(), engine.twin()]
+    def test_clones_share_their_weights_and_compute_the_same(self, engine: LiteRTEngine) -> None:
+        clones = [engine.clone(), engine.clone()]
         (entry,) = entries()
-        for twin in twins:
-            assert twin.facts.libraries == {"packed weights": str(entry)}
-            np.testing.assert_array_equal(twin.run([X])[0], engine.run([X])[0])
-        assert twins[0].twin().facts == twins[0].facts
+        for clone in clones:
+            assert clone.facts.libraries == {"packed weights": str(entry)}
+            np.testing.assert_array_equal(clone.run([X])[0], engine.run([X])[0])
+        assert clones[0].clone().facts == clones[0].facts
 
-    def test_without_a_place_twins_have_their_own(
-        self, engine: interpreter.LiteRTEngine, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_a_cache_clones_have_their_own(self, engine: LiteRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
-        twin = engine.twin()
-        assert twin.facts.libraries == {}
-        np.testing.assert_array_equal(twin.run([X])[0], engine.run([X])[0])
+        clone = engine.clone()
+        assert clone.facts.libraries == {}
+        np.testing.assert_array_equal(clone.run([X])[0], engine.run([X])[0])
 
-    def test_damaged_weights_are_packed_anew(self, engine: interpreter.LiteRTEngine) -> None:
-        engine.twin().close()
+    def test_damaged_weights_are_packed_anew(self, engine: LiteRTEngine) -> None:
+        engine.clone().close()
         (entry,) = entries()
         content = bytearray(entry.read_bytes())
         content[-1] ^= 1
         entry.write_bytes(content)
-        np.testing.assert_array_equal(engine.twin().run([X])[0], engine.run([X])[0])
+        np.testing.assert_array_equal(engine.clone().run([X])[0], engine.run([X])[0])
         assert [path.name for path in entries()] == [entry.name]

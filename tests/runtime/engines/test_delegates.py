@@ -120,7 +120,7 @@ class TestADelegateThat:
         self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch, name: str, said: str
     ) -> None:
         monkeypatch.setenv(name, said)
-        with pytest.raises(PlanError, match=f"{name}={said}, wanted"):
+        with pytest.raises(PlanError, match=f"{name} is '{said}', wanted"):
             placed("works")
         monkeypatch.delenv(name)
         assert placed("works").delegate is not None  # and nothing false is remembered
@@ -215,7 +215,7 @@ class TestADelegateThat:
 
     def test_crashes_is_told_of_by_check(self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
         asked = ["--delegate", str(library), "--delegate-options", "mode=crash-run"]
-        assert command.main(["check", str(bundle), *asked]) == 0
+        assert command.main(["verify", str(bundle), *asked]) == 0
         first, second, _ = capsys.readouterr().out.splitlines()
         assert first.startswith(f"plain ({library}): cannot run: crashed in its probe")
         assert second == "plain: proven"
@@ -224,7 +224,7 @@ class TestADelegateThat:
         self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         asked = ["--delegate", str(library), "--delegate-options", "mode=works,other=1", "--isolate", "--json"]
-        assert command.main(["info", str(bundle), *asked]) == 0
+        assert command.main(["inspect", str(bundle), *asked]) == 0
         placement = json.loads(capsys.readouterr().out)["placement"]
         assert (placement["delegate"], placement["delegate_asked"]) == (str(library), True)
         assert placement["delegate_options"] == {"mode": "works", "other": "1"}

@@ -72,15 +72,18 @@ def test_the_module_imports_without_its_library_and_has_the_two_functions(name: 
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_foreign_errors_are_mapped_in_one_place(name: str) -> None:
-    source = Path(import_module(ENGINES[name]).__file__).read_text(encoding="utf-8")
+def test_foreign_errors_are_translated_in_one_place(name: str) -> None:
+    path, foreign = Path(import_module(ENGINES[name]).__file__), f"{name.upper()}_ERRORS"
+    modules = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+    source = "\n".join(module.read_text(encoding="utf-8") for module in modules)
     caught = {
         ast.unparse(node.type or node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ExceptHandler)
     }
-    assert source.count("class Mapped") == (0 if name == "null" else 1)
-    assert caught <= ({"(OSError, ValueError, EOFError)"} if name == "null" else {"EngineUnavailable", "FOREIGN"})
-    if "FOREIGN" in caught:  # on the way of every call the manager is entered only once there is an error
-        assert "except FOREIGN:\n            with self._mapped:\n                raise\n" in source
+    assert source.count("class TranslateErrors") == (0 if name == "null" else 1)
+    others = {"EngineUnavailable", "UNSUPPORTED"}  # UNSUPPORTED: of a LiteRT without an optional feature
+    assert caught <= ({"(OSError, ValueError, EOFError)"} if name == "null" else {foreign, *others})
+    if name != "null":  # a call enters the context manager only after an error
+        assert f"except {foreign}:\n            with self._translate_errors:\n                raise\n" in source
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -191,7 +194,7 @@ def test_openvinos_twins_wait_for_each_other_only_where_each_takes_the_whole_pro
     opening: Callable[..., Variant], threads: int | None
 ) -> None:
     engine = open_engine(opening("openvino"), Loose(), threads)
-    twin = engine.twin()
+    twin = engine.clone()
     assert twin is not None
     assert (twin._compiled is engine._compiled) is (threads is None)
 

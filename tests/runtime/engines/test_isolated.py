@@ -20,7 +20,7 @@ import edgekit_runtime
 from edgekit_runtime.engines import isolated as isolate
 from edgekit_runtime.errors import DelegateCrashed, EngineError, EngineUnavailable, InputMismatch
 from edgekit_runtime.format.manifest import Variant
-from edgekit_runtime.placement.failover import Event
+from edgekit_runtime.placement.events import Event
 
 Make = Callable[..., Path]
 X = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
@@ -32,9 +32,14 @@ def wanted(weights: np.ndarray) -> np.ndarray:
     return X.reshape(1, 12) @ weights.reshape(12, 4)
 
 
+def engine_of(model: edgekit_runtime.Model) -> isolate.IsolatedEngine:
+    """The engine whose child the model runs in."""
+    return model._current.runnable._placed.session._pool._first
+
+
 def child_of(model: edgekit_runtime.Model) -> int:
     """The process id of the child that the model runs in."""
-    return model._session._session._pool._first._child.pid
+    return engine_of(model)._child.pid
 
 
 def gone(pid: int) -> bool:
@@ -96,10 +101,10 @@ def test_the_only_variant_is_opened_again(bundle_path: Path, wanted: np.ndarray)
 )
 def test_chatter_is_no_last_word(bundle_path: Path, printed: bytes, told: str) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
-        model._session._session._pool._first._noise.write(printed)
+        engine_of(model)._stderr.write(printed)
         os.kill(child_of(model), signal.SIGKILL)
         model(X)
-        assert model.events[0].reason.endswith(f"SIGKILL, its last words: {told}" if told else "SIGKILL")
+        assert model.events[0].reason.endswith(f"SIGKILL, its last output: {told}" if told else "SIGKILL")
 
 
 def test_a_child_that_hangs_costs_the_timeout(make: Make, variant: Variant, wanted: np.ndarray) -> None:
@@ -131,7 +136,7 @@ def test_a_call_that_was_left_gives_its_answer_to_no_other(bundle_path: Path, wa
             with pytest.raises(Left):
                 model(X * 2)
             os.kill(pid, signal.SIGCONT)
-            select.select([model._session._session._pool._first._child.stdout], [], [], 20)  # the answer is there
+            select.select([engine_of(model)._child.stdout], [], [], 20)  # the answer is there
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
             np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
@@ -205,18 +210,18 @@ def test_many_threads_lose_one_child_once(make: Make, variant: Variant, wanted: 
 
 def test_who_finds_it_replaced_again_and_again_is_not_told_that_it_is_closed(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
-        failover = model._session
-        real = failover._session
+        failover = model._current.runnable
+        real = failover._placed
 
         class Replaced:
             def run(self, *_: object) -> None:
-                failover._session = Replaced()
+                failover._placed = Replaced()
                 raise EngineError("the model is closed")
 
-        failover._session = Replaced()
+        failover._placed = Replaced()
         with pytest.raises(DelegateCrashed, match="lost 3 times in one call"):
             model(X)
-        failover._session = real
+        failover._placed = real
 
 
 def test_when_nothing_can_be_opened_the_next_call_tries_again(
@@ -251,19 +256,19 @@ def test_a_closed_model_stays_closed(bundle_path: Path) -> None:
 
 def test_the_child_leaves_when_its_parent_has_gone(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
-        child = model._session._session._pool._first._child
+        child = engine_of(model)._child
         child.stdin.close()  # which is what a dead parent looks like
         assert child.wait(timeout=20) == 0
 
 
 def test_what_a_chatty_library_prints_is_bounded(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
-        noise = model._session._session._pool._first._noise
-        noise.write(b"x" * (isolate.NOISE_BYTES + 1))
-        noise.flush()
-        for _ in range(isolate.LOOK_EVERY + 1):
+        stderr = engine_of(model)._stderr
+        stderr.write(b"x" * (isolate.MAX_STDERR_BYTES + 1))
+        stderr.flush()
+        for _ in range(isolate.CHECK_STDERR_EVERY + 1):
             model(X)
-        assert os.fstat(noise.fileno()).st_size == 0
+        assert os.fstat(stderr.fileno()).st_size == 0
 
 
 @pytest.mark.parametrize("isolated", [0.0, -1, float("nan"), float("inf"), 1e8])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_runtime.engines.litert import interpreter
+from edgekit_runtime.engines import litert
 from edgekit_runtime.engines.wheels import advice, misfit
 from edgekit_runtime.errors import IncompatibleDevice
 from edgekit_runtime.format.manifest import Golden, Variant
@@ -71,7 +71,7 @@ def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(
         path.write_text(text, encoding="utf-8")
     bundle = make(replace(variant, engine="openvino"))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
-    command = [sys.executable, "-m", "edgekit_runtime", "info", str(bundle)]
+    command = [sys.executable, "-m", "edgekit_runtime", "inspect", str(bundle)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == IncompatibleDevice.exit_code
     assert "imported" not in done.stdout + done.stderr
@@ -96,5 +96,5 @@ def test_an_operator_newer_than_the_library_is_named(make_tflite: Callable[..., 
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
     variant = Variant("v", "litert", "cpu", "float32", (path.name,), (), (), Golden((), ()))
-    with pytest.raises(IncompatibleDevice, match="has FULLY_CONNECTED of version 99"):
-        interpreter.open_model(path, variant, None)
+    with pytest.raises(IncompatibleDevice, match="uses version 99 of FULLY_CONNECTED"):
+        litert.open_model(path, variant, None)

@@ -14,10 +14,10 @@ from edgekit_runtime.inference.engine_pool import Pool
 
 
 class Counted:
-    """An engine that doubles, knows its twins, and fails when two threads use it at once."""
+    """An engine that doubles, knows its clones, and fails when two threads use it at once."""
 
-    def __init__(self, family: list[Counted], twins: int = 99, hold: threading.Barrier | None = None) -> None:
-        self.family, self.twins, self.hold, self.closed = family, twins, hold, 0
+    def __init__(self, family: list[Counted], clones: int = 99, hold: threading.Barrier | None = None) -> None:
+        self.family, self.clones, self.hold, self.closed = family, clones, hold, 0
         self._alone = threading.Lock()
         family.append(self)
 
@@ -33,10 +33,10 @@ class Counted:
         finally:
             self._alone.release()
 
-    def twin(self) -> Counted | None:
-        if self.twins < 0:
+    def clone(self) -> Counted | None:
+        if self.clones < 0:
             raise EngineUnavailable("no memory")
-        return Counted(self.family, self.twins, self.hold) if len(self.family) <= self.twins else None
+        return Counted(self.family, self.clones, self.hold) if len(self.family) <= self.clones else None
 
     def close(self) -> None:
         self.closed += 1
@@ -86,10 +86,10 @@ def test_it_grows_when_threads_meet() -> None:
     assert len(family) == 3
 
 
-@pytest.mark.parametrize(("most", "twins", "engines"), [(1, 99, 1), (3, 99, 3), (8, 0, 1), (8, 1, 2), (8, -1, 1)])
-def test_it_never_grows_over_its_bound_and_everybody_gets_a_turn(most: int, twins: int, engines: int) -> None:
+@pytest.mark.parametrize(("most", "clones", "engines"), [(1, 99, 1), (3, 99, 3), (8, 0, 1), (8, 1, 2), (8, -1, 1)])
+def test_it_never_grows_over_its_bound_and_everybody_gets_a_turn(most: int, clones: int, engines: int) -> None:
     family: list[Counted] = []
-    pool = Pool(Counted(family, twins))
+    pool = Pool(Counted(family, clones))
     pool.most = most
     assert at_once(8, hammer(pool, 2000)) == []
     assert 1 <= len(family) <= engines

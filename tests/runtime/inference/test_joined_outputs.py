@@ -26,8 +26,7 @@ from edgekit_runtime.format.manifest import (
 )
 from edgekit_runtime.format.manifest_json import manifest_to_json, parse_manifest
 from edgekit_runtime.inference.session import Session
-from edgekit_runtime.placement.golden import check
-from edgekit_runtime.placement.golden_check import wrong
+from edgekit_runtime.placement.golden_check import failures, golden_differences
 
 BOXES = TensorBinding(1, "boxes", "int8", 2.5, -128)
 SCORES = TensorBinding(0, "scores", "uint8", 1 / 256, 0)
@@ -145,8 +144,8 @@ def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp
         with open_bundle(tmp_path / f"{name}.edgekit") as bundle:
             read = bundle.manifest.variants[0]
             assert read.golden.max_abs == (limit, 0.0)
-            found[name] = check(Session(bundle.manifest, read, Detector()), bundle, read)
-    assert not wrong(found["whole"])  # 1/256 is nothing in boxes' units
+            found[name] = golden_differences(Session(bundle.manifest, read, Detector()), bundle, read)
+    assert not failures(found["whole"])  # 1/256 is nothing in boxes' units
     assert [(one.output, one.holds) for one in found["parts"]] == [
         ("detections part 0", True),
         ("detections part 1", False),

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import edgekit_runtime
-from edgekit_runtime.bundle.reader import Bundle, open_bundle
+from edgekit_runtime import open_bundle
+from edgekit_runtime.bundle.reader import Bundle
 from edgekit_runtime.engines import wheels
 from edgekit_runtime.host import state_cache
 from edgekit_runtime.placement import thread_tuning
-from edgekit_runtime.placement.place import AS_USUAL
+from edgekit_runtime.placement.load_options import DEFAULTS
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def bundle(bundle_path: Path) -> Iterator[Bundle]:
 
 @pytest.mark.parametrize(("cores", "wanted"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
 def test_candidates_are_powers_of_two_and_all_cores(cores: int, wanted: list[int]) -> None:
-    assert thread_tuning.candidates(cores) == wanted
+    assert thread_tuning.thread_counts(cores) == wanted
 
 
 @pytest.mark.parametrize(
@@ -52,11 +53,9 @@ def test_more_threads_must_be_worth_it_and_the_answer_is_remembered(
     measured = iter(times_s)
     monkeypatch.setattr(thread_tuning, "cores", lambda: 4)
     monkeypatch.setattr(thread_tuning, "_call_s", lambda session, bundle: next(measured))
-    assert thread_tuning.best_threads(bundle, "auto", None, AS_USUAL) == best
+    assert thread_tuning.best_threads(bundle, DEFAULTS) == best
     assert list(measured) == []
-    assert (
-        thread_tuning.best_threads(bundle, "auto", None, AS_USUAL) == best
-    )  # without measuring: there is nothing left
+    assert thread_tuning.best_threads(bundle, DEFAULTS) == best  # without measuring: there is nothing left
 
 
 def test_another_version_of_a_library_is_measured_again(
@@ -70,12 +69,12 @@ def test_another_version_of_a_library_is_measured_again(
     monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     measured: list[int] = []
     place = thread_tuning.place
-    monkeypatch.setattr(thread_tuning, "place", lambda *args: measured.append(args[3]) or place(*args))
+    monkeypatch.setattr(thread_tuning, "place", lambda *args: measured.append(args[1].threads) or place(*args))
     for _ in range(2):
-        thread_tuning.best_threads(bundle, "auto", None, AS_USUAL)
+        thread_tuning.best_threads(bundle, DEFAULTS)
     assert measured == [1, 2]
     (tmp_path / "own_matmul-1.0.dist-info").rename(tmp_path / "own_matmul-1.1.dist-info")
-    thread_tuning.best_threads(bundle, "auto", None, AS_USUAL)
+    thread_tuning.best_threads(bundle, DEFAULTS)
     assert measured == [1, 2, 1, 2]
 
 
@@ -83,7 +82,7 @@ def test_a_memory_that_makes_no_sense_is_not_believed(bundle: Bundle, monkeypatc
     monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     for nonsense in ({"threads": 64}, {"threads": "two"}, {"threads": 0}, {}):
         monkeypatch.setattr(state_cache, "recall", lambda topic, key, nonsense=nonsense: nonsense)
-        assert thread_tuning.best_threads(bundle, "auto", None, AS_USUAL) in (1, 2)
+        assert thread_tuning.best_threads(bundle, DEFAULTS) in (1, 2)
 
 
 def test_load_takes_auto(bundle_path: Path, state: Path) -> None:

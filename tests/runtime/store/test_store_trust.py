@@ -10,8 +10,8 @@ import pytest
 from edgekit.bundle.delta import make_delta
 from edgekit.bundle.signing import make_key, read_private_key, sign
 from edgekit.bundle.writer import write_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.__main__ import main
-from edgekit_runtime.bundle.reader import open_bundle
 from edgekit_runtime.errors import SignatureInvalid
 from edgekit_runtime.format.manifest import Manifest
 from edgekit_runtime.store.generations import current

@@ -77,7 +77,7 @@ def test_openvino(
 ) -> None:
     from edgekit_runtime.engines import openvino
 
-    monkeypatch.setattr(openvino, "WORTH", float("inf"))  # in clear, the compiled model would be kept
+    monkeypatch.setattr(openvino, "MAX_IMPORT_TIME", float("inf"))  # in clear, the compiled model would be kept
     model = make_ir(WEIGHTS)
     runs_and_leaves_nothing(encrypted(tmp_path, npy, "openvino", model, model.with_suffix(".bin")), scratch, isolate)
     if not isolate:

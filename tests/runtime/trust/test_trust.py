@@ -183,19 +183,19 @@ def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monke
 
 
 def test_a_child_refuses_what_was_put_in_its_place(signed: Path, ours: Path, make: Make) -> None:
-    from edgekit_runtime.host.subprocesses import asked_bundle, to_request
+    from edgekit_runtime.engines.child_request import bundle_of, make_request
 
     bundle = open_bundle(signed, trust=[ours])
-    request = to_request(bundle, bundle.manifest.variants[0], None, cache=True)
-    asked_bundle(request).close()
+    request = make_request(bundle, bundle.manifest.variants[0], None, cache=True)
+    bundle_of(request).close()
     signed.unlink()
     make(model_version="2")
     with pytest.raises(DigestMismatch, match="was replaced"):
-        asked_bundle(request)
+        bundle_of(request)
 
 
 def test_the_command_line_takes_keys(signed: Path, ours: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(signed), "--key", str(other), "--key", str(ours)]) == 0
+    assert main(["verify", str(signed), "--key", str(other), "--key", str(ours)]) == 0
     assert "signed by the trusted key" in capsys.readouterr().out
-    assert main(["info", str(signed), "--key", str(other)]) == SignatureInvalid.exit_code
+    assert main(["inspect", str(signed), "--key", str(other)]) == SignatureInvalid.exit_code
     assert "trusted are" in capsys.readouterr().err

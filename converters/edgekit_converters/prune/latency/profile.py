@@ -19,7 +19,7 @@ from edgekit_converters.prune import Channels, LayerCost, PruningGraph, Widths
 from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, timed
 from edgekit_converters.records import Artifact
 from edgekit_runtime.format.manifest import TensorBinding
-from edgekit_runtime.placement.requirements import machine
+from edgekit_runtime.host.machine import architecture
 
 PARTS = (0.25, 0.5, 0.75, 1.0)  # of a width that can be cut, at which layers are timed
 TURN_S = 0.001  # how long each width of a layer has its turn
@@ -59,7 +59,9 @@ def tabulate(request: TabulateRequest, folder: Path) -> Table:
         _row(request, grid, [one * whole / slowed for one in times], empty)
         for grid, (slowed, _, *times) in zip(grids, taken, strict=True)
     )
-    return Table(machine(), request.engine, request.scheme, request.anatomy.parameters, round(whole - empty, 6), rows)
+    return Table(
+        architecture(), request.engine, request.scheme, request.anatomy.parameters, round(whole - empty, 6), rows
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``.tflite`` through LiteRT's compiled models: on the GPU, or on the CPU with its packed weights kept in a file."""
+"""Run a model with LiteRT's CompiledModel: on the GPU, or on the CPU with its repacked weights mapped from a file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from edgekit_runtime.engines import EngineInfo, compile_cache
-from edgekit_runtime.engines.litert.interpreter import FOREIGN, Mapped, library, tensors
+from edgekit_runtime.engines.litert.errors import LITERT_ERRORS, TranslateErrors
+from edgekit_runtime.engines.litert.interpreter import tensors
 from edgekit_runtime.errors import EngineError, EngineUnavailable
-from edgekit_runtime.placement.golden_check import processor
+from edgekit_runtime.host.machine import processor
 
 if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine, TensorInfo
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 PRECISION = "INFERENCE_PRECISION_HINT"
 PRECISIONS = {"f32": "float32", "f16": "float16"}
-UNABLE = (*FOREIGN, ImportError, AttributeError, TypeError)  # older versions lack the module, or the option
+UNSUPPORTED = (*LITERT_ERRORS, ImportError, AttributeError, TypeError)  # older versions lack the module or the option
 
 
 def open_on_gpu(path: str, variant: Variant) -> CompiledEngine:
-    """Compile a ``.tflite`` file for the GPU alone, so that nothing falls back to the CPU.
+    """Compile a ``.tflite`` file for the GPU only, so that no operator falls back to the CPU.
 
     Float arithmetic is float32 unless the settings' ``INFERENCE_PRECISION_HINT`` is ``f16``.
 
@@ -37,7 +38,7 @@ def open_on_gpu(path: str, variant: Variant) -> CompiledEngine:
     precision = variant.settings.get(PRECISION, "f32")
     if precision not in PRECISIONS:
         raise EngineUnavailable(f"LiteRT computes in {' or '.join(PRECISIONS)} on the GPU, not in {precision}")
-    with Mapped(f"LiteRT cannot run {os.path.basename(path)} on the GPU", EngineUnavailable):
+    with TranslateErrors(f"LiteRT cannot run {os.path.basename(path)} on the GPU", EngineUnavailable):
         options = import_module("ai_edge_litert.options")
         wanted = options.Options(
             hardware_accelerators=options.HardwareAccelerator.GPU,
@@ -45,57 +46,58 @@ def open_on_gpu(path: str, variant: Variant) -> CompiledEngine:
         )
         library = os.path.dirname(str(options.__file__))
         facts = EngineInfo("GPU", PRECISIONS[precision], None, None, {"gpu": library})
-        return CompiledEngine(_compiled(path, wanted), facts)
+        return CompiledEngine(_compile(path, wanted), facts)
 
 
-def open_with_kept_weights(path: str, threads: int, artifact: str) -> CompiledEngine | None:
-    """Compile a file for the CPU, with the weights as XNNPACK packs them mapped from the cache.
+def open_with_cached_weights(path: str, threads: int, artifact: str, version: str) -> CompiledEngine | None:
+    """Compile a file for the CPU, with XNNPACK's repacked weights mapped from the compile cache.
 
-    They are then packed once a machine, and all engines on them share them: of MobileNetV2 in float, each engine
-    after the first takes 8 MB instead of 21.
+    The weights are repacked once on a machine, and all engines share them: with the float MobileNetV2, each engine
+    after the first takes 8 MB instead of 21 MB.
 
     Args:
         path: the file.
         threads: of the engine.
         artifact: the digest of the file.
+        version: of LiteRT.
 
     Returns:
-        None where nothing can be kept, or this LiteRT cannot do it.
+        None if the cache cannot be used, or this LiteRT does not support it.
     """
-    key = {"artifact": artifact, "litert": library().version, "cpu": processor(), "threads": str(threads)}
-    kept = compile_cache.find(key)
-    packed = kept or compile_cache.aside()
-    if packed is None:
+    key = {"artifact": artifact, "litert": version, "cpu": processor(), "threads": str(threads)}
+    cached = compile_cache.find(key)
+    weights_path = cached or compile_cache.temporary_path()
+    if weights_path is None:
         return None
     try:
         options = import_module("ai_edge_litert.options")
         wanted = options.Options(
             hardware_accelerators=options.HardwareAccelerator.CPU,
-            cpu_options=options.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=packed),
+            cpu_options=options.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=weights_path),
         )
-        compiled = _compiled(path, wanted)
-    except UNABLE:
+        compiled = _compile(path, wanted)
+    except UNSUPPORTED:
         return None
-    if kept is None and os.path.exists(packed):
-        kept = compile_cache.keep(key, packed)
-    facts = EngineInfo("CPU", "float32", threads, None, {"packed weights": kept} if kept else {})
-    return CompiledEngine(compiled, facts, again=lambda: open_with_kept_weights(path, threads, artifact))
+    if cached is None and os.path.exists(weights_path):
+        cached = compile_cache.add_file(key, weights_path)
+    facts = EngineInfo("CPU", "float32", threads, None, {"packed weights": cached} if cached else {})
+    return CompiledEngine(compiled, facts, reopen=lambda: open_with_cached_weights(path, threads, artifact, version))
 
 
-def _compiled(path: str, wanted: Any) -> Compiled:
-    """A compiled model, and its tensors as the interpreter tells them: order and quantization."""
+def _compile(path: str, options: Any) -> Compiled:
+    """Compile a model, and read the order and quantization of its tensors from the interpreter."""
     names = ("compiled_model", "interpreter")
     compiled_model, interpreter = (import_module(f"ai_edge_litert.{name}") for name in names)
     inputs, outputs = tensors(interpreter.Interpreter(model_path=path))
-    return compiled_model.CompiledModel.from_file(path, options=wanted), inputs, outputs
+    return compiled_model.CompiledModel.from_file(path, options=options), inputs, outputs
 
 
 class CompiledEngine:
-    """A compiled model with a buffer a tensor."""
+    """A compiled model, with a buffer for each tensor."""
 
-    def __init__(self, model: Compiled, facts: EngineInfo, again: Callable[[], Engine | None] | None = None) -> None:
+    def __init__(self, model: Compiled, facts: EngineInfo, reopen: Callable[[], Engine | None] | None = None) -> None:
         compiled, inputs, outputs = model
-        self.inputs, self.outputs, self.facts, self._again = inputs, outputs, facts, again
+        self.inputs, self.outputs, self.facts, self._reopen = inputs, outputs, facts, reopen
         signature = compiled.get_signature_by_index(0)
         key = signature["key"]
         self._in_buffers, self._out_buffers = compiled.create_input_buffers(0), compiled.create_output_buffers(0)
@@ -105,11 +107,13 @@ class CompiledEngine:
         )
         self._in, self._out = ([_buffer(*side[:2], info, side[3]) for info in side[2]] for side in sides)
         self._compiled = compiled
-        self._mapped = Mapped(f"LiteRT failed while running the model on the {facts.device}", EngineError)
+        self._translate_errors = TranslateErrors(
+            f"LiteRT failed while running the model on the {facts.device}", EngineError
+        )
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Write, run, read; the results are copies."""
-        with self._mapped:
+        with self._translate_errors:
             for buffer, array in zip(self._in, arrays):
                 buffer.write(np.ascontiguousarray(array))
             self._compiled.run_by_index(0, self._in_buffers, self._out_buffers)
@@ -118,9 +122,9 @@ class CompiledEngine:
                 for buffer, info in zip(self._out, self.outputs)
             ]
 
-    def twin(self) -> Engine | None:
-        """One more on the same kept weights; there is one GPU, and it takes one model's work after the other."""
-        return self._again() if self._again else None
+    def clone(self) -> Engine | None:
+        """Open another engine on the same cached weights; None on the GPU, which runs one model after the other."""
+        return self._reopen() if self._reopen else None
 
     def close(self) -> None:
         """Drop the buffers, then the compiled model."""
@@ -129,7 +133,7 @@ class CompiledEngine:
 
 
 def _buffer(names: Sequence[str], details: dict[str, Any], info: TensorInfo, buffers: Sequence[Any]) -> Any:
-    """The buffer of a tensor: the signature has its own names and its own order."""
+    """Find the buffer of a tensor: the signature has its own names and its own order."""
     for name, buffer in zip(names, buffers):
         if details[name]["name"] == info.name:
             return buffer

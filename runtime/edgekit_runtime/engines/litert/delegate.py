@@ -1,4 +1,4 @@
-"""``.tflite`` in LiteRT's interpreter, with as much of it as a delegate takes."""
+"""Open a ``.tflite`` file in LiteRT's interpreter with a delegate, which runs the operators that it supports."""
 
 from __future__ import annotations
 
@@ -8,52 +8,58 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime.engines import EngineInfo
 from edgekit_runtime.engines.delegates import library_path, options_for
-from edgekit_runtime.engines.litert.interpreter import LiteRTEngine, Mapped, interpreter_of
+from edgekit_runtime.engines.litert.errors import TranslateErrors
+from edgekit_runtime.engines.litert.interpreter import LiteRTEngine
 from edgekit_runtime.errors import DelegateUnavailable
 
 if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
 
 
-def open_model(path: str, variant: Variant, threads: int | None) -> LiteRTEngine:
-    """Open a file with as much of it in the variant's delegate as that takes, and the rest on the CPU.
+def open_model(package: str, interpreter_class: Any, path: str, variant: Variant, threads: int | None) -> LiteRTEngine:
+    """Open a file with the variant's delegate; operators that the delegate does not support run on the CPU.
+
+    Args:
+        package: the package of the interpreter, which loads the delegate.
+        interpreter_class: its Interpreter.
+        path: the file.
+        variant: the delegate and its options.
+        threads: of the CPU; None means 1.
 
     Raises:
-        EngineUnavailable: LiteRT is missing.
-        DelegateUnavailable: the delegate is missing, refuses, or takes nothing of the model.
+        DelegateUnavailable: the delegate is missing, refuses the model, or supports none of its operators.
     """
-    package, interpreter_class = interpreter_of()
     name, found, file = str(variant.delegate), library_path(str(variant.delegate)), os.path.basename(path)
-    with Mapped(f"the delegate {found} does not load", DelegateUnavailable):
-        import_module("ctypes").CDLL(found)  # load_delegate would print a second, pointless error
+    with TranslateErrors(f"the delegate {found} does not load", DelegateUnavailable):
+        import_module("ctypes").CDLL(found)  # load_delegate alone would print another, useless error
         delegate = import_module(f"{package}.interpreter").load_delegate(found, options_for(variant))
-    with Mapped(f"the delegate {found} refused {file}", DelegateUnavailable):
+    with TranslateErrors(f"the delegate {found} refused {file}", DelegateUnavailable):
         interpreter = interpreter_class(model_path=path, num_threads=threads or 1, experimental_delegates=[delegate])
-        del delegate  # the interpreter keeps it, and lets go of it after itself
-        taken = _taken(interpreter._get_ops_details())
+        del delegate  # the interpreter owns it now, and must be the last to release it
+        delegated = _delegated(interpreter._get_ops_details())
         interpreter.allocate_tensors()
-    if taken[0] == 0:
-        raise DelegateUnavailable(f"the delegate {found} took 0 of the {taken[1]} operators of {file}")
-    return LiteRTEngine(interpreter, EngineInfo(name, None, threads or 1, taken, {name: found}))
+    if delegated[0] == 0:
+        raise DelegateUnavailable(f"the delegate {found} took 0 of the {delegated[1]} operators of {file}")
+    return LiteRTEngine(interpreter, EngineInfo(name, None, threads or 1, delegated, {name: found}))
 
 
-def _taken(nodes: list[dict[str, Any]]) -> tuple[int, int]:
-    """How many of the model's operators a delegate took, and how many there are.
+def _delegated(nodes: list[dict[str, Any]]) -> tuple[int, int]:
+    """Count the model's operators that the delegate runs, and all of its operators.
 
-    Delegating leaves the operators where they were and appends a node for each stretch that was taken: what lies
-    between the tensors such a node reads and those it writes. To be read before tensors are allocated, which is
+    LiteRT keeps the original operators and appends a DELEGATE node for each subgraph that the delegate runs: the
+    operators between the tensors that the node reads and those it writes. Call it before the tensors are allocated,
     when LiteRT appends nodes of its own for the CPU.
     """
     own = [node for node in nodes if node["op_name"] != "DELEGATE"]
-    makers = {int(tensor): node for node in own for tensor in node["outputs"]}
-    taken = set()
-    for stretch in (node for node in nodes if node["op_name"] == "DELEGATE"):
-        reads = {int(tensor) for tensor in stretch["inputs"]}
-        wanted = [int(tensor) for tensor in stretch["outputs"]]
-        while wanted:
-            tensor = wanted.pop()
-            node = makers.get(tensor)
-            if node is not None and tensor not in reads and node["index"] not in taken:
-                taken.add(node["index"])
-                wanted += [int(before) for before in node["inputs"]]
-    return len(taken), len(own)
+    producers = {int(tensor): node for node in own for tensor in node["outputs"]}
+    delegated = set()
+    for subgraph in (node for node in nodes if node["op_name"] == "DELEGATE"):
+        reads = {int(tensor) for tensor in subgraph["inputs"]}
+        pending = [int(tensor) for tensor in subgraph["outputs"]]
+        while pending:
+            tensor = pending.pop()
+            node = producers.get(tensor)
+            if node is not None and tensor not in reads and node["index"] not in delegated:
+                delegated.add(node["index"])
+                pending += [int(source) for source in node["inputs"]]
+    return len(delegated), len(own)

@@ -23,7 +23,7 @@ from typing import Callable
 
 from disk import Change, Disk, read_log, tree_of, write_tree
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import EdgekitError, StoreError
 from edgekit_runtime.store import state as store_state
 from edgekit_runtime.store import trial

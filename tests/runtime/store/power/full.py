@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekit_runtime.bundle.reader import open_bundle
+from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import StoreError
 from edgekit_runtime.store import install
 
@@ -54,7 +54,7 @@ def install_both(bundles: Path, store: str) -> str | None:
         return "" if not os.path.lexists(os.path.join(store, "current")) else "something is current"
     with open_bundle(store) as bundle:
         bundle.verify_all()
-        generation = bundle.hold.generation
+        generation = bundle.lock.generation
     return "" if [generation] == done else f"{generation} is current"
 
 

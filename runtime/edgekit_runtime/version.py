@@ -1,0 +1,3 @@
+"""The version of edgekit-runtime."""
+
+__version__ = "0.1.0"
