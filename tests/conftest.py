@@ -36,6 +36,7 @@ PACKAGES = {
     "needs_jsonschema": ("jsonschema",),
     "needs_image": ("PIL",),
     "needs_cryptography": ("cryptography",),
+    "needs_jinja2": ("jinja2",),
     "needs_ray": ("ray",),
     "needs_zstandard": ("zstandard",),
     "needs_tensorboard": ("tensorboard", "tensorboardX"),

@@ -79,14 +79,17 @@ def test_the_tool_holds_its_three_packages_and_nothing_else(wheels: dict[str, Pa
     assert not any("__pycache__" in name for name in names)
 
 
-def test_the_tool_ships_every_source_file_profile_and_demo_file(wheels: dict[str, Path], repository: Path) -> None:
+def test_the_tool_ships_every_source_file_template_profile_and_demo_file(
+    wheels: dict[str, Path], repository: Path
+) -> None:
     names = contents(wheels["edgekit"])
     for folder in ("edgekit", "converters/edgekit_converters", "devices/edgekit_devices"):
         root = repository / folder
         files = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         shipped = {str(path.relative_to(root.parent)) for path in files}
         assert shipped <= names.keys(), sorted(shipped - names.keys())
-    assert {"edgekit/demo/digits.keras", "edgekit_devices/raspberry-pi-5.toml"} <= names.keys()
+    data = {"edgekit/demo/digits.keras", "edgekit/report/templates/report.html", "edgekit_devices/raspberry-pi-5.toml"}
+    assert data <= names.keys()
 
 
 def test_toolchains_are_extras(wheels: dict[str, Path]) -> None:

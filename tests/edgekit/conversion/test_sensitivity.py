@@ -172,6 +172,7 @@ def test_which_layers_a_recipe_keeps():
         keeping(rows, below_db=5)
 
 
+@pytest.mark.needs_jinja2
 def test_the_page_has_a_bar_and_a_line_for_each_layer_and_escapes_names():
     text = page(report(litert=[figures("a<b>", 0), figures("b", 20)], openvino=[figures("b", 40)]))
     assert "a&lt;b&gt;" in text and "<b>" not in text
