@@ -127,3 +127,17 @@ def test_every_part_is_a_table_of_the_plan_file(table, tmp_path):
     assert values == read_plan(tmp_path / "flat.toml")
     assert len(values) == 1
     assert names(ConversionOptions)[next(iter(values))] in declarations(parts(ConversionOptions)[table])
+
+
+TYPED = {str: "x", int: "3", float: "0.5", str | float: "0.5", tuple[str, ...]: "x"}
+
+
+@pytest.mark.parametrize("option", [one for one in OPTIONS if one.name != "model"], ids=lambda one: one.name)
+def test_what_the_command_line_reads_has_the_declared_type(option):
+    flag = f"--no-{option.flag[2:]}" if option.option.negative else option.flag
+    word = option.option.choices[0] if option.option.choices else TYPED.get(option.kind, "2,3")
+    typed = [flag] if option.kind is bool else [flag, "auto" if option.name == "samples" else word]
+    context = cli.get_command(None, "convert").make_context("convert", typed)
+    value = context.params[option.name]
+    assert value not in (None, ())
+    assert option.check(value, option.flag) == value
