@@ -174,7 +174,7 @@ CHILD = """
 import json, os, sys, time
 import numpy
 from edgekit_runtime.errors import BundleError
-from edgekit_runtime.store.install import Terms
+from edgekit_runtime.store.install import TrialPolicy
 from edgekit_runtime.store.source import install_from
 def memory_bytes(field):
     with open("/proc/self/status") as file:
@@ -185,7 +185,7 @@ before, told = memory_bytes("VmRSS"), {}
 for name in sorted(os.listdir(folder)):
     started = time.process_time()
     try:
-        install_from(os.path.join(folder, name), None, store, Terms())
+        install_from(os.path.join(folder, name), None, store, TrialPolicy())
         kind = "installed"
     except BundleError as error:
         kind = type(error).__name__

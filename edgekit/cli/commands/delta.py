@@ -11,23 +11,24 @@ from edgekit_runtime.store.delta.codec import CODECS
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("old")
 @click.argument("new")
-@click.option("--output", "-o", required=True, metavar="FILE", help="Where to, such as 1.2-to-1.3.delta.")
+@click.option("--output", "-o", required=True, metavar="FILE", help="File to write, such as 1.2-to-1.3.delta.")
 @click.option(
     "--codec",
     type=click.Choice(list(CODECS)),
     default="zstd",
     show_default=True,
-    help="zlib for boards without the package zstandard.",
+    help="Compression; zlib works on boards without the package zstandard.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Do not show progress.")
 def command(old: str, new: str, output: str, codec: str, as_json: bool, quiet: bool) -> None:
-    """Write what a board that has the bundle OLD needs to have NEW.
+    """Write a delta that updates boards from the bundle OLD to the bundle NEW.
 
-    `python -m edgekit_runtime install` takes a delta in the place of a bundle. What it makes is NEW to the last byte,
-    its signature included; a board that has another bundle than OLD refuses it, or takes the whole one (--full).
+    `python -m edgekit_runtime install` accepts a delta instead of a bundle. The result is byte for byte NEW, including
+    its signature. A board without OLD in its store refuses the delta, or installs the whole bundle given with --full.
 
-    Where a delta is pointless, as when all float weights moved, that is said, and the exit code is 0.
+    If the delta is hardly smaller than the bundle, a message on standard error advises to send the bundle. The exit
+    code is 0.
 
     \b
     Examples:
@@ -44,9 +45,9 @@ def command(old: str, new: str, output: str, codec: str, as_json: bool, quiet: b
         click.echo(report.to_json(), nl=False)
         return
     for file in report.files:
-        told = f"{file.size_bytes:,} bytes, {file.unchanged:.0%} unchanged, {file.delta_bytes:,} sent"
-        click.echo(f"  {file.path}  {told}")
-    told = f"{report.delta_bytes:,} bytes, {report.share:.1%} of the bundle's {report.bundle_bytes:,}"
-    click.echo(f"{report.path}  {told}")
+        sizes = f"{file.size_bytes:,} bytes, {file.reused:.0%} reused, {file.delta_bytes:,} sent"
+        click.echo(f"  {file.path}  {sizes}")
+    sizes = f"{report.delta_bytes:,} bytes, {report.share:.1%} of the bundle's {report.bundle_bytes:,}"
+    click.echo(f"{report.path}  {sizes}")
     if report.pointless:
         click.echo(f"pointless: {report.pointless}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekit_runtime.errors import DigestMismatch, MalformedBundle, StoreError, UnsupportedVersion
-from edgekit_runtime.store.delta.apply import delta_to, is_delta, open_delta
+from edgekit_runtime.store.delta.apply import delta_target, is_delta, open_delta
 from edgekit_runtime.store.generations import current
 from edgekit_runtime.store.install import install
 from edgekit_runtime.store.open import open_bundle
@@ -38,7 +38,7 @@ def install_from(
     note = ""
     if is_delta(path):
         try:
-            if delta_to(path) == current(store):  # it is there already, whatever the delta is made from
+            if delta_target(path) == current(store):  # it is there already, whatever the delta is made from
                 with open_bundle(store, terms.trust) as bundle:
                     return install(bundle, store, terms, watch), note
             with open_delta(path, store, terms.trust) as delta:

@@ -1,1 +1,1 @@
-"""Apply a delta: a new bundle from the old one and the bytes that changed."""
+"""Apply a delta: build a new bundle from an installed one and the bytes that changed."""

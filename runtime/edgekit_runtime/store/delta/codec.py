@@ -1,4 +1,4 @@
-"""How a delta's stretches are compressed: with a stretch of the old file as dictionary, and into a known size."""
+"""Compress and decompress the blocks of a delta, with old bytes as the dictionary."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Any, Callable, Union
 
 from edgekit_runtime.errors import MalformedBundle, StoreError
 
-MAX_WINDOW_BYTES = 1 << 22  # a stretch and its dictionary, with room
+MAX_WINDOW_BYTES = 1 << 22  # more than a block and its dictionary
 
 
 class Zstd:
-    """Zstandard, by the package ``zstandard``.
+    """Zstandard, from the package ``zstandard``.
 
     Raises:
-        StoreError: it is not installed.
+        StoreError: the package is not installed.
     """
+
+    block_bytes = 1 << 20  # of a block that a delta's maker encodes at once
 
     def __init__(self) -> None:
         try:
@@ -30,58 +32,60 @@ class Zstd:
         return self._zstd.ZstdCompressionDict(bytes(old), dict_type=self._zstd.DICT_TYPE_RAWCONTENT) if old else None
 
     def compress(self, data: Any, old: Any = b"", level: int = 19) -> bytes:
-        """Compress; ``old`` is the dictionary."""
+        """Compress ``data`` with ``old`` as the dictionary."""
         dictionary = self._dictionary(old)
-        made: bytes = self._zstd.ZstdCompressor(
+        content: bytes = self._zstd.ZstdCompressor(
             level=level, dict_data=dictionary, write_content_size=True, write_dict_id=False
         ).compress(bytes(data))
-        return made
+        return content
 
-    def expand(self, data: bytes, size_bytes: int, old: Any = b"") -> bytes:
-        """Expand to exactly so many bytes.
+    def decompress(self, data: bytes, size_bytes: int, old: Any = b"") -> bytes:
+        """Decompress to exactly ``size_bytes``.
 
         Raises:
-            MalformedBundle: it is anything else.
+            MalformedBundle: the data is invalid or has another size.
         """
         try:
-            if self._zstd.frame_content_size(data) != size_bytes:  # what would be allocated
-                raise MalformedBundle("a stretch of the delta has another size than it says")
+            if self._zstd.frame_content_size(data) != size_bytes:  # checked before it is allocated
+                raise MalformedBundle("a block of the delta does not have its declared size")
             dictionary = self._dictionary(old)
-            reader = self._zstd.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES)
-            made: bytes = reader.decompress(data, max_output_size=size_bytes, allow_extra_data=False)
+            decompressor = self._zstd.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES)
+            content: bytes = decompressor.decompress(data, max_output_size=size_bytes, allow_extra_data=False)
         except self._zstd.ZstdError as error:
-            raise MalformedBundle(f"a stretch of the delta cannot be expanded: {error}") from error
-        return made
+            raise MalformedBundle(f"a block of the delta cannot be decompressed: {error}") from error
+        return content
 
 
 class Zlib:
-    """Deflate, by the standard library, for boards that have nothing else; its dictionaries end after 32 KiB."""
+    """Deflate from the standard library, for boards without ``zstandard``."""
+
+    block_bytes = 1 << 14  # a block and its dictionary must fit deflate's window of 32 KiB
 
     def compress(self, data: Any, old: Any = b"", level: int = 9) -> bytes:
-        """Compress; ``old`` is the dictionary."""
+        """Compress ``data`` with ``old`` as the dictionary."""
         import zlib
 
-        told = {"zdict": bytes(old)} if old else {}
-        packer = zlib.compressobj(level, wbits=-15, **told)  # type: ignore[arg-type]
-        return packer.compress(bytes(data)) + packer.flush()
+        options = {"zdict": bytes(old)} if old else {}
+        compressor = zlib.compressobj(level, wbits=-15, **options)  # type: ignore[arg-type]
+        return compressor.compress(bytes(data)) + compressor.flush()
 
-    def expand(self, data: bytes, size_bytes: int, old: Any = b"") -> bytes:
-        """Expand to exactly so many bytes.
+    def decompress(self, data: bytes, size_bytes: int, old: Any = b"") -> bytes:
+        """Decompress to exactly ``size_bytes``.
 
         Raises:
-            MalformedBundle: it is anything else.
+            MalformedBundle: the data is invalid or has another size.
         """
         import zlib
 
-        told = {"zdict": bytes(old)} if old else {}
+        options = {"zdict": bytes(old)} if old else {}
         try:
-            reader = zlib.decompressobj(wbits=-15, **told)
-            made = reader.decompress(data, size_bytes + 1)
+            decompressor = zlib.decompressobj(wbits=-15, **options)
+            content = decompressor.decompress(data, size_bytes + 1)
         except zlib.error as error:
-            raise MalformedBundle(f"a stretch of the delta cannot be expanded: {error}") from error
-        if len(made) != size_bytes or not reader.eof or reader.unused_data:
-            raise MalformedBundle("a stretch of the delta has another size than it says")
-        return made
+            raise MalformedBundle(f"a block of the delta cannot be decompressed: {error}") from error
+        if len(content) != size_bytes or not decompressor.eof or decompressor.unused_data:
+            raise MalformedBundle("a block of the delta does not have its declared size")
+        return content
 
 
 Codec = Union[Zstd, Zlib]
