@@ -127,13 +127,13 @@ class ExamineRequest:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in an artifact that quantization in the usual way would harm."""
+    """A pattern in an artifact that int8 would harm."""
 
     engine: str
-    kind: str  # a key of edgekit_converters.examine.checks.FINDERS
+    kind: str  # a key of edgekit_converters.examine.checks.DETECTORS
     node: str  # of the artifact
-    says: str  # what it is, and what that means
-    does: str  # what is done about it in int8-static
+    description: str  # what it is, and what that means
+    remedy: str  # what is done about it in int8-static
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def examine(work: ConversionContext, artifact: Artifact, schemes: Sequence[str])
     found: Examination = work.runner.run("examine", artifact.engine, request, artifact.engine)
     if work.plan.remedies:
         return found
-    return Examination(tuple(replace(one, does="nothing: --no-remedies") for one in found.findings))
+    return Examination(tuple(replace(one, remedy="nothing: --no-remedies") for one in found.findings))
 
 
 def layers(work: ConversionContext, artifact: Artifact) -> LayerMap:

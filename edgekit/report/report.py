@@ -187,7 +187,7 @@ def finding_lines(report: Report) -> list[str]:
     kinds = dict.fromkeys((one.engine, one.kind) for one in report.findings)
     for engine, kind in kinds:
         alike = [one for one in report.findings if (one.engine, one.kind) == (engine, kind)]
-        lines += [f"{engine}: {_short(one.node)}: {one.says}\n  done about it: {one.does}" for one in alike[:SHOWN]]
+        lines += [f"{engine}: {_short(one.node)}: {one.description}\n  remedy: {one.remedy}" for one in alike[:SHOWN]]
         if len(alike) > SHOWN:
             lines.append(f"{engine}: {kind} {len(alike) - SHOWN} times more; --report lists all")
     return lines

@@ -1,4 +1,4 @@
-"""The finders: each looks for one thing in a graph, says what it means, and what is done about it."""
+"""Detectors: each finds one pattern in a graph that int8 harms, describes it and says what is done about it."""
 
 from __future__ import annotations
 
@@ -7,106 +7,109 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit_converters.examine.graph import ARITHMETIC, MOVES, Graph, Node, Range
+from edgekit_converters.examine.graph import ARITHMETIC, LAYOUT_KINDS, Graph, Node, Range
 from edgekit_converters.formats import format_of
 from edgekit_converters.records import Examination, Finding, Split
 
-STEPS = 255  # of an int8 range
-WIDE = 4  # times: a part that gets so much less of a shared range than the widest has lost 2 of its 8 bits
-MOST_PARTS = 16
-MOST_BINS = 64  # of a softmax whose expectation is taken
-RARE = 8  # times the 99.9th percentile: of 8 bits, 3 are for values that hardly ever come
-SPREAD = 100  # times, between the weights of a depthwise convolution's channels
-MASK = -1e4  # what adds so little to a softmax's input, or less, hides a place from it
+INT8_STEPS = 255
+RANGE_FACTOR = 4  # a part whose range is so many times narrower than the shared range loses 2 of its 8 bits
+MAX_PARTS = 16  # of a split output
+MAX_BINS = 64  # of a softmax whose expectation is computed
+OUTLIER_FACTOR = 8  # times the 99.9th percentile: 3 of 8 bits are spent on rare values
+CHANNEL_FACTOR = 100  # between the largest weights of a depthwise convolution's channels
+MASK_VALUE = -1e4  # added to the input of a softmax, it makes the result 0
 FLOAT = "float32"
-MASKING = (*ARITHMETIC, "select", "shape")
-NORMALIZING = (*ARITHMETIC, "shape", "mean", "sum", "square", "root", "abs", "clip")
+MASK_KINDS = (*ARITHMETIC, "select", "shape")
+NORMALIZATION_KINDS = (*ARITHMETIC, "shape", "mean", "sum", "square", "root", "abs", "clip")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A finding before it is told, with what follows from it."""
+class Detection:
+    """What a detector found."""
 
     node: Node
-    says: str
-    does: str
-    keep: tuple[Node, ...] = ()  # in float
-    split: Split | None = None
+    description: str
+    remedy: str
+    in_float: tuple[Node, ...] = ()  # nodes to keep in float
+    split: Split | None = None  # of the output
 
 
 def examine_graph(engine: str, graph: Graph) -> Examination:
-    """Ask every finder."""
-    found = [(kind, one) for kind, find in FINDERS.items() for one in find(graph, engine)]
+    """Run every detector on a graph."""
+    found = [(kind, one) for kind, detect in DETECTORS.items() for one in detect(graph, engine)]
     splits = tuple(one.split for _, one in found if one.split)
-    cut = {graph.makers[graph.outputs[split.output]].name for split in splits}
-    kept = dict.fromkeys(node.name for _, one in found for node in one.keep if node.name not in cut)
+    removed = {graph.producers[graph.outputs[split.output]].name for split in splits}
+    in_float = dict.fromkeys(node.name for _, one in found for node in one.in_float if node.name not in removed)
     return Examination(
-        findings=tuple(Finding(engine, kind, one.node.name, one.says, one.does) for kind, one in found),
+        findings=tuple(Finding(engine, kind, one.node.name, one.description, one.remedy) for kind, one in found),
         splits=splits,
-        nodes=tuple((name, FLOAT) for name in kept),
+        nodes=tuple((name, FLOAT) for name in in_float),
     )
 
 
-def wide_concats(graph: Graph, engine: str) -> Iterator[Found]:
-    """Concatenations of wide with narrow ranges that reach an output, such as boxes in pixels beside scores."""
+def detect_wide_concats(graph: Graph, engine: str) -> Iterator[Detection]:
+    """Detect concatenations of wide and narrow ranges that reach an output, such as boxes in pixels and scores."""
     for node in graph.nodes:
-        spans = [graph.ranges[place].span for place in graph.values(node) if place in graph.ranges]
+        spans = [graph.ranges[tensor].span for tensor in graph.activations(node) if tensor in graph.ranges]
         narrow, wide = min(filter(None, spans), default=0.0), max(spans, default=0.0)
-        if node.kind != "concat" or not narrow or wide < WIDE * narrow:
+        if node.kind != "concat" or not narrow or wide < RANGE_FACTOR * narrow:
             continue
-        leads = list(graph.behind(node.outputs, MOVES))
-        reached = set(node.outputs).union(*(one.outputs for one in leads))
+        downstream = list(graph.downstream(node.outputs, LAYOUT_KINDS))
+        reached = set(node.outputs).union(*(one.outputs for one in downstream))
         if not reached & set(graph.outputs):
             continue
-        says = (
+        description = (
             f"concatenates ranges as different as {wide:.3g} and {narrow:.3g} into an output: with one scale, "
-            f"a step of int8 is {wide / STEPS:.2g}, {100 * wide / STEPS / narrow:.2g} % of the narrow range"
+            f"a step of int8 is {wide / INT8_STEPS:.2g}, {100 * wide / INT8_STEPS / narrow:.2g} % of the narrow range"
         )
-        yield _cut_or_kept(graph, engine, node, leads, says)
+        yield _split_or_keep_in_float(graph, engine, node, downstream, description)
 
 
-def _cut_or_kept(graph: Graph, engine: str, node: Node, leads: list[Node], says: str) -> Found:
-    numbers = tuple(_wide_numbers(graph, node))
-    arithmetic = ", and the arithmetic that makes the wide numbers is kept in float" if numbers else ""
+def _split_or_keep_in_float(
+    graph: Graph, engine: str, node: Node, downstream: list[Node], description: str
+) -> Detection:
+    arithmetic = tuple(_arithmetic_of_wide_parts(graph, node))
+    more = ", and the arithmetic that computes the wide parts is kept in float" if arithmetic else ""
     scaled = format_of(engine).quantizes_outputs
-    if _can_be_cut(graph, node):
-        spans = () if scaled else tuple(graph.ranges[place].span for place in node.inputs)
+    if _can_be_split(graph, node):
+        spans = () if scaled else tuple(graph.ranges[tensor].span for tensor in node.inputs)
         split = Split(graph.outputs.index(node.outputs[0]), node.axis or 0, spans)
-        apart = "each with a scale of its own" if scaled else "each held against the model by itself"
-        does = f"the artifact gives the parts, {apart}, and the runtime joins them{arithmetic}"
-        return Found(node, says, does, numbers, split)
+        each = "each has its own scale" if scaled else "each is compared with the model separately"
+        remedy = f"the artifact outputs the parts, {each}, and the runtime joins them{more}"
+        return Detection(node, description, remedy, arithmetic, split)
     if not scaled:
-        does = f"nothing is lost there, since this format gives outputs in float{arithmetic}"
-        return Found(node, says, does, numbers)
-    return Found(node, says, f"from there to the output it is kept in float{arithmetic}", (node, *leads, *numbers))
+        remedy = f"nothing is lost there, because this format keeps outputs in float{more}"
+        return Detection(node, description, remedy, arithmetic)
+    remedy = f"the nodes from there to the output are kept in float{more}"
+    return Detection(node, description, remedy, (node, *downstream, *arithmetic))
 
 
-def _can_be_cut(graph: Graph, node: Node) -> bool:
-    """Its result is an output and nothing else, and its parts are made by nodes and are no outputs themselves."""
-    places = node.inputs
+def _can_be_split(graph: Graph, node: Node) -> bool:
+    """Return whether a concatenation gives only an output, and its parts are computed and no outputs themselves."""
+    parts = node.inputs
     return (
-        node.plain
+        node.unfused
         and graph.outputs.count(node.outputs[0]) == 1
-        and not graph.takers(node.outputs[0])
-        and len(set(places)) == len(places) <= MOST_PARTS
-        and all(place in graph.makers and place not in graph.outputs for place in places)
+        and not graph.consumers(node.outputs[0])
+        and len(set(parts)) == len(parts) <= MAX_PARTS
+        and all(part in graph.producers and part not in graph.outputs for part in parts)
     )
 
 
-def _wide_numbers(graph: Graph, node: Node) -> Iterator[Node]:
-    """The arithmetic without weights behind the parts that are wide, back to what a convolution gave."""
-    spans = {place: graph.ranges[place].span for place in graph.values(node) if place in graph.ranges}
+def _arithmetic_of_wide_parts(graph: Graph, node: Node) -> Iterator[Node]:
+    """Yield the nodes without weights that compute the wide parts, back to the last convolution."""
+    spans = {tensor: graph.ranges[tensor].span for tensor in graph.activations(node) if tensor in graph.ranges}
     narrow = min(filter(None, spans.values()))
-    for place, span in spans.items():
-        nodes = list(graph.before(place, (*MOVES, *ARITHMETIC))) if span >= WIDE * narrow else []
+    for tensor, span in spans.items():
+        nodes = list(graph.upstream(tensor, (*LAYOUT_KINDS, *ARITHMETIC))) if span >= RANGE_FACTOR * narrow else []
         if any(one.kind in ARITHMETIC for one in nodes):
             yield from nodes
 
 
-def expectations(graph: Graph, _engine: str) -> Iterator[Found]:
-    """A softmax over a few bins whose expectation is taken with fixed, even weights (0, 1, 2 …).
+def detect_softmax_expectations(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect a softmax over a few bins whose expectation is computed with fixed, evenly spaced weights (0, 1, 2 …).
 
-    This is how detectors with a distribution focal loss say distances (Li et al. 2020, Generalized Focal Loss,
+    Detectors with a distribution focal loss predict distances like this (Li et al. 2020, Generalized Focal Loss,
     arXiv:2006.04388, section 3).
     """
     for node in graph.nodes:
@@ -114,232 +117,233 @@ def expectations(graph: Graph, _engine: str) -> Iterator[Found]:
         if node.kind != "softmax" or node.axis is None or node.axis >= len(shape):
             continue
         bins = shape[node.axis]
-        taker = _expectation(graph, node, bins) if 2 <= bins <= MOST_BINS else None
-        if taker is None:
+        summing = _summing_node(graph, node, bins) if 2 <= bins <= MAX_BINS else None
+        if summing is None:
             continue
-        between = tuple(graph.behind(node.outputs, ("shape", "multiply")))
-        follows = tuple(graph.behind(taker.outputs))
-        yield Found(
+        between = tuple(graph.downstream(node.outputs, ("shape", "multiply")))
+        after = tuple(graph.downstream(summing.outputs))
+        yield Detection(
             node,
-            f"takes the expectation of a softmax over {bins} bins: in steps of 1/256, small probabilities of far "
-            f"bins are lost or double, and every number that is computed from it moves",
-            "it and what follows it is kept in float",
-            (node, *between, taker, *follows),
+            f"computes the expectation of a softmax over {bins} bins: in steps of 1/256, small probabilities of far "
+            f"bins vanish or double, and every value computed from it changes",
+            "it and the nodes after it are kept in float",
+            (node, *between, summing, *after),
         )
 
 
-def _expectation(graph: Graph, softmax: Node, bins: int) -> Node | None:
-    """The node that multiplies by even weights and adds up; where two nodes do that, the one that adds up."""
+def _summing_node(graph: Graph, softmax: Node, bins: int) -> Node | None:
+    """Return the node that multiplies by evenly spaced weights and adds up; of two such nodes, the one that adds."""
     for node in graph.nodes:
-        moved = set(softmax.outputs).union(*(one.outputs for one in graph.behind(softmax.outputs, ("shape",))))
-        if not moved & set(node.inputs) or not any(_even(constant, bins) for constant in graph.constants(node)):
+        reshaped = set(softmax.outputs).union(*(one.outputs for one in graph.downstream(softmax.outputs, ("shape",))))
+        constants = graph.constants(node)
+        if not reshaped & set(node.inputs) or not any(_evenly_spaced(constant, bins) for constant in constants):
             continue
-        if graph.weighted(node):
+        if graph.has_weights(node):
             return node
         if node.kind == "multiply":
-            after = set(node.outputs).union(*(one.outputs for one in graph.behind(node.outputs, ("shape",))))
+            after = set(node.outputs).union(*(one.outputs for one in graph.downstream(node.outputs, ("shape",))))
             return next((one for one in graph.nodes if one.kind == "sum" and after & set(one.inputs)), None)
     return None
 
 
-def _even(constant: np.ndarray, bins: int) -> bool:
-    """Whether it counts, as 0, 1, 2 … does."""
+def _evenly_spaced(constant: np.ndarray, bins: int) -> bool:
+    """Return whether a constant holds evenly spaced values, one a bin, such as 0, 1, 2."""
     steps = np.diff(constant.astype(np.float64).ravel())
     return constant.size == bins and bool(np.all(np.abs(steps - steps[0]) < 1e-3 * abs(steps[0])))
 
 
-def rare_values(graph: Graph, _engine: str) -> Iterator[Found]:
-    """Unbounded activations whose largest values hardly ever come."""
+def detect_rare_values(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect unbounded activations whose largest values are rare."""
     unbounded = (*ARITHMETIC, "conv", "depthwise", "dense", "relu")
     for node in graph.nodes:
-        seen = graph.ranges.get(node.outputs[0]) if node.kind in unbounded else None
-        if seen is not None and seen.largest > RARE * seen.tail > 0:
-            yield Found(
+        measured = graph.ranges.get(node.outputs[0]) if node.kind in unbounded else None
+        if measured is not None and measured.largest > OUTLIER_FACTOR * measured.percentile > 0:
+            yield Detection(
                 node,
-                f"its values go up to {seen.largest:.3g}, but 99.9 % of them stay below {seen.tail:.3g}: most of "
-                f"the int8 range is for values that hardly ever come",
-                'nothing by itself: a recipe with statistics = "percentile" or "mse" cuts them off; measure whether '
+                f"its values reach {measured.largest:.3g}, but 99.9 % of them stay below {measured.percentile:.3g}: "
+                f"most of the int8 range is spent on rare values",
+                'nothing automatically: a recipe with statistics = "percentile" or "mse" clips them; measure whether '
                 "that helps",
             )
 
 
-def depthwise_spreads(graph: Graph, _engine: str) -> Iterator[Found]:
-    """Depthwise convolutions with weights of very different size from channel to channel."""
+def detect_depthwise_spreads(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect depthwise convolutions whose weights differ much in size from channel to channel."""
     for node in graph.nodes:
         weights = graph.constants(node) if node.kind == "depthwise" else []
-        largest = _by_channel(weights[0], node.axis) if weights else np.zeros(0)  # (channels,)
-        alive = largest[largest > 0]
-        if alive.size and alive.max() > SPREAD * alive.min():
-            yield Found(
+        largest = _largest_by_channel(weights[0], node.axis) if weights else np.zeros(0)  # (channels,)
+        nonzero = largest[largest > 0]
+        if nonzero.size and nonzero.max() > CHANNEL_FACTOR * nonzero.min():
+            yield Detection(
                 node,
-                f"the largest weights of its channels differ by a factor of {alive.max() / alive.min():.3g}, so one "
-                f"scale for its result leaves little of the small channels; their weights have scales of their own",
-                'nothing by itself: a recipe with corrections = ["equalize"] evens the channels out',
+                f"the largest weights of its channels differ by a factor of {nonzero.max() / nonzero.min():.3g}: the "
+                f"weights have a scale a channel, but the result has one scale, which is too coarse for small channels",
+                'nothing automatically: a recipe with corrections = ["equalize"] evens the channels out',
             )
 
 
-def _by_channel(weights: np.ndarray, axis: int | None) -> np.ndarray:
-    """The largest absolute weight of each channel."""
+def _largest_by_channel(weights: np.ndarray, axis: int | None) -> np.ndarray:
+    """Return the largest absolute weight of each channel, (channels,)."""
     return np.asarray(np.abs(weights).max(axis=tuple(at for at in range(weights.ndim) if at != axis)))
 
 
-def far_pads(graph: Graph, _engine: str) -> Iterator[Found]:
-    """Padding with a constant far outside of what it pads, such as -inf before a maximum."""
+def detect_far_pads(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect padding with a constant far outside the range of the padded values, such as -inf before a maximum."""
     for node in graph.nodes:
-        seen = graph.ranges.get(node.inputs[0]) if node.kind == "pad" else None
+        padded = graph.ranges.get(node.inputs[0]) if node.kind == "pad" else None
         values = [one for one in graph.constants(node) if one.size == 1 and one.dtype.kind == "f"]
-        if seen is None or not values or not _far(float(values[-1].ravel()[0]), seen):
+        if padded is None or not values or not _far_outside(float(values[-1].ravel()[0]), padded):
             continue
-        takers = tuple(taker for place in node.outputs for taker in graph.takers(place))
-        yield Found(
+        consumers = tuple(one for tensor in node.outputs for one in graph.consumers(tensor))
+        yield Detection(
             node,
-            f"pads with {float(values[-1].ravel()[0]):.3g} what lies in {seen.low:.3g}..{seen.high:.3g}: the int8 "
-            f"range would be for the padding",
-            "it and what takes its result are kept in float",
-            (node, *takers),
+            f"pads values in {padded.low:.3g}..{padded.high:.3g} with {float(values[-1].ravel()[0]):.3g}: the int8 "
+            f"range would be spent on the padding",
+            "it and the nodes that use its result are kept in float",
+            (node, *consumers),
         )
 
 
-def _far(value: float, seen: Range) -> bool:
-    return not min(seen.low, 0.0) - seen.span <= value <= max(seen.high, 0.0) + seen.span
+def _far_outside(value: float, padded: Range) -> bool:
+    return not min(padded.low, 0.0) - padded.span <= value <= max(padded.high, 0.0) + padded.span
 
 
-def masks(graph: Graph, _engine: str) -> Iterator[Found]:
-    """What goes into a softmax with values so low that they hide places, such as those that fill a short sentence."""
+def detect_masks(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect masks: very low values in the input of a softmax, such as for the padding of a short sentence."""
     found: dict[str, Node] = {}
     softmaxes = []
     for node in graph.nodes:
-        chain = list(graph.before(node.inputs[0], MASKING)) if node.kind == "softmax" else []
-        low = [one for one in chain if _masks(graph, one)]
+        chain = list(graph.upstream(node.inputs[0], MASK_KINDS)) if node.kind == "softmax" else []
+        low = [one for one in chain if _has_mask_values(graph, one)]
         if low:
             softmaxes.append(node)
-            behind = list(graph.behind([place for one in low for place in one.outputs], MASKING))
-            found |= {one.name: one for one in chain if one in low or one in behind}
+            after = list(graph.downstream([tensor for one in low for tensor in one.outputs], MASK_KINDS))
+            found |= {one.name: one for one in chain if one in low or one in after}
     if softmaxes:
-        yield Found(
+        yield Detection(
             softmaxes[0],
-            f"in {len(softmaxes)} place{'s' * (len(softmaxes) > 1)} a mask brings values of {MASK:g} or less into a "
-            f"softmax: the int8 range would be for the mask",
-            "from the mask to the softmax it is kept in float",
+            f"in {len(softmaxes)} place{'s' * (len(softmaxes) > 1)} a mask puts values of {MASK_VALUE:g} or less into "
+            f"a softmax: the int8 range would be spent on the mask",
+            "the nodes from the mask to the softmax are kept in float",
             tuple(found.values()),
         )
 
 
-def _masks(graph: Graph, node: Node) -> bool:
+def _has_mask_values(graph: Graph, node: Node) -> bool:
     constants = [one for one in graph.constants(node) if one.dtype.kind == "f" and one.size]
-    seen = graph.ranges.get(node.outputs[0])
-    return any(one.min() <= MASK for one in constants) or (seen is not None and seen.low <= MASK)
+    result = graph.ranges.get(node.outputs[0])
+    return any(one.min() <= MASK_VALUE for one in constants) or (result is not None and result.low <= MASK_VALUE)
 
 
-def normalizations(graph: Graph, _engine: str) -> Iterator[Found]:
-    """Divisions by a deviation or a length that is computed from the values themselves.
+def detect_normalizations(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect divisions by a deviation or a length that is computed from the values themselves.
 
-    Such are LayerNorm (Ba et al. 2016, arXiv:1607.06450), RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) and the
-    normalized embeddings of face recognition, where a format has no operator for them.
+    Examples are LayerNorm (Ba et al. 2016, arXiv:1607.06450), RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) and
+    the normalized embeddings of face recognition, where a format has no operator for them.
     """
     roots = {node.name: _normalization(graph, node) for node in graph.nodes if node.kind == "root"}
     found = {name: nodes for name, nodes in roots.items() if nodes}
     if found:
         first = next(node for node in graph.nodes if node.name in found)
-        yield Found(
+        yield Detection(
             first,
-            f"the model takes the root of squares to normalize by, as LayerNorm does, in {len(found)} "
-            f"place{'s' * (len(found) > 1)}: in int8 the squares of small values are lost, and the integer kernels for "
-            f"the steps take longer than those for float",
-            "all of that is kept in float",
+            f"the model normalizes by the root of a sum of squares, as LayerNorm does, in {len(found)} "
+            f"place{'s' * (len(found) > 1)}: in int8 the squares of small values are lost, and the integer kernels "
+            f"are slower than the float kernels",
+            "all of its nodes are kept in float",
             tuple(node for nodes in found.values() for node in nodes),
         )
 
 
 def _normalization(graph: Graph, root: Node) -> list[Node]:
-    """The nodes from what is normalized to the result, root among them; none where that is something else."""
-    source = _normalized(graph, root)
+    """Return the nodes from the normalized tensor to the result, root among them; an empty list if it is none."""
+    source = _normalized_tensor(graph, root)
     if source is None:
         return []
     reached, inside = {source}, []
     for node in graph.nodes:
-        if node.kind in NORMALIZING and set(graph.values(node)) and set(graph.values(node)) <= reached:
+        if node.kind in NORMALIZATION_KINDS and graph.activations(node) and set(graph.activations(node)) <= reached:
             reached |= set(node.outputs)
             inside.append(node)
-    behind = [node for node in graph.behind(root.outputs, NORMALIZING) if node in inside]
-    scaled = set(root.outputs).union(*(node.outputs for node in behind))
-    if not any(node.kind in ("multiply", "divide") and set(graph.values(node)) - scaled for node in behind):
-        return []  # what was under the root is not divided by it
-    wanted: set[int] = set()
+    after = [node for node in graph.downstream(root.outputs, NORMALIZATION_KINDS) if node in inside]
+    scaled = set(root.outputs).union(*(node.outputs for node in after))
+    if not any(node.kind in ("multiply", "divide") and set(graph.activations(node)) - scaled for node in after):
+        return []  # the values are not divided by the root
+    needed: set[int] = set()
     found: list[Node] = []
     for node in reversed(inside):
-        if node is root or node in behind or wanted & set(node.outputs):
-            wanted |= set(node.inputs)
+        if node is root or node in after or needed & set(node.outputs):
+            needed |= set(node.inputs)
             found.append(node)
     return found[::-1]
 
 
-def _normalized(graph: Graph, root: Node) -> int | None:
-    """The tensor whose squares, or those of its distance from its mean, add up to what is at the root; else None."""
-    added = _maker(graph, root.inputs[0], ("add", "shape", "clip", "multiply", "divide"))
-    if added is None or added.kind not in ("mean", "sum"):
+def _normalized_tensor(graph: Graph, root: Node) -> int | None:
+    """Return the tensor whose squares, or squared distances from its mean, are summed up under a root; else None."""
+    reduction = _producer(graph, root.inputs[0], ("add", "shape", "clip", "multiply", "divide"))
+    if reduction is None or reduction.kind not in ("mean", "sum"):
         return None
-    square = _maker(graph, added.inputs[0], ("shape",))
-    places = graph.values(square) if square is not None else []
-    origins = {_origin(graph, place) for place in places}
-    if square is None or square.kind not in ("square", "multiply") or not places:
+    square = _producer(graph, reduction.inputs[0], ("shape",))
+    factors = graph.activations(square) if square is not None else []
+    origins = {_before_reshapes(graph, tensor) for tensor in factors}
+    if square is None or square.kind not in ("square", "multiply") or not factors:
         return None
-    apart = _apart(graph, square) if square.kind == "square" else None
-    if apart is not None:
-        return apart
-    if len(origins) > 1 or (square.kind == "multiply" and len(places) < 2):
+    centered = _minus_own_mean(graph, square) if square.kind == "square" else None
+    if centered is not None:
+        return centered
+    if len(origins) > 1 or (square.kind == "multiply" and len(factors) < 2):
         return None
-    source = places[0] if len(set(places)) == 1 else next(iter(origins))
-    made = graph.makers.get(source)
-    if made is not None and made.kind == "abs":
-        return made.inputs[0]
-    from_middle = _apart(graph, made) if made is not None and made.kind == "subtract" else None
-    return source if from_middle is None else from_middle
+    source = factors[0] if len(set(factors)) == 1 else next(iter(origins))
+    producer = graph.producers.get(source)
+    if producer is not None and producer.kind == "abs":
+        return producer.inputs[0]
+    centered = _minus_own_mean(graph, producer) if producer is not None and producer.kind == "subtract" else None
+    return source if centered is None else centered
 
 
-def _origin(graph: Graph, tensor: int) -> int:
-    """The tensor of which one is another shape."""
-    while (node := graph.makers.get(tensor)) is not None and node.kind == "shape":
+def _before_reshapes(graph: Graph, tensor: int) -> int:
+    """Return the tensor that one is a reshape of, or itself."""
+    while (node := graph.producers.get(tensor)) is not None and node.kind == "shape":
         tensor = node.inputs[0]
     return tensor
 
 
-def _apart(graph: Graph, node: Node) -> int | None:
-    """Of the two values that a node takes, the one whose mean is the other; else None."""
-    for value, middle in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
-        taken = _maker(graph, middle, ("shape",))
-        if taken is not None and taken.kind == "mean" and value in taken.inputs:
+def _minus_own_mean(graph: Graph, node: Node) -> int | None:
+    """Return that input of a node whose mean is the other input; else None."""
+    for value, mean in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+        producer = _producer(graph, mean, ("shape",))
+        if producer is not None and producer.kind == "mean" and value in producer.inputs:
             return value
     return None
 
 
-def _maker(graph: Graph, tensor: int, past: tuple[str, ...]) -> Node | None:
-    """The node that makes a tensor, past some that have one input but for constants."""
-    node = graph.makers.get(tensor)
-    while node is not None and node.kind in past and len(graph.values(node)) == 1:
-        node = graph.makers.get(graph.values(node)[0])
+def _producer(graph: Graph, tensor: int, skipping: tuple[str, ...]) -> Node | None:
+    """Return the node that computes a tensor, skipping nodes of some kinds that have one input beside constants."""
+    node = graph.producers.get(tensor)
+    while node is not None and node.kind in skipping and len(graph.activations(node)) == 1:
+        node = graph.producers.get(graph.activations(node)[0])
     return node
 
 
-def quantizers(graph: Graph, _engine: str) -> Iterator[Found]:
-    """Quantization that is in the model already."""
-    there = [node for node in graph.nodes if node.kind == "quantize"]
-    if there:
-        yield Found(
-            there[0],
-            f"the model has {len(there)} quantizing nodes of its own: quantized again it loses twice",
+def detect_quantized_nodes(graph: Graph, _engine: str) -> Iterator[Detection]:
+    """Detect quantization that the model already contains."""
+    nodes = [node for node in graph.nodes if node.kind == "quantize"]
+    if nodes:
+        yield Detection(
+            nodes[0],
+            f"the model already has {len(nodes)} quantizing nodes: quantized again, it loses accuracy twice",
             "nothing: convert the float model that it was made from",
         )
 
 
-Finder = Callable[[Graph, str], Iterable[Found]]
-FINDERS: dict[str, Finder] = {
-    "wide-concat": wide_concats,
-    "softmax-expectation": expectations,
-    "rare-values": rare_values,
-    "depthwise-spread": depthwise_spreads,
-    "far-pad": far_pads,
-    "mask": masks,
-    "normalization": normalizations,
-    "quantized-already": quantizers,
+Detector = Callable[[Graph, str], Iterable[Detection]]
+DETECTORS: dict[str, Detector] = {
+    "wide-concat": detect_wide_concats,
+    "softmax-expectation": detect_softmax_expectations,
+    "rare-values": detect_rare_values,
+    "depthwise-spread": detect_depthwise_spreads,
+    "far-pad": detect_far_pads,
+    "mask": detect_masks,
+    "normalization": detect_normalizations,
+    "quantized-already": detect_quantized_nodes,
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data import DataSet, one_by_one
-from edgekit_converters.examine.graph import finite
+from edgekit_converters.examine.graph import finite_values
 from edgekit_converters.formats import format_of
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact
@@ -132,7 +132,7 @@ class _Spans:
 
     def see(self, held: Iterable[tuple[str, np.ndarray]]) -> None:
         for tensor, array in held:
-            values = finite(array)
+            values = finite_values(array)
             if values.size:
                 low, high = self._ends.get(tensor, (0.0, 0.0))
                 self._ends[tensor] = min(low, float(values.min())), max(high, float(values.max()))

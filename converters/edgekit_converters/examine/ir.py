@@ -1,4 +1,4 @@
-"""Reads an IR; a copy of the model with a result for every operation tells what they compute."""
+"""Read an IR's graph; a copy of the model with a result for every operation gives their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit_converters.artifact.open import entered
-from edgekit_converters.examine.graph import Graph, Node, Range, Tensor, Watcher
+from edgekit_converters.examine.graph import Graph, Node, Range, RangeRecorder, Tensor
 from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.records import Artifact
 
@@ -22,8 +22,8 @@ KINDS = {
     **{"ReduceSum": "sum", "Pad": "pad", "FakeQuantize": "quantize"},
     **{"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Divide": "divide"},
 }
-OPEN = -1  # a size that the artifact leaves open
-STRUCTURE = ("Parameter", "Constant", "Result")
+DYNAMIC = -1  # a size that the artifact does not fix
+NOT_OPERATIONS = ("Parameter", "Constant", "Result")
 
 
 def read(artifact: Artifact, samples: list[np.ndarray]) -> Graph:
@@ -36,7 +36,7 @@ def read(artifact: Artifact, samples: list[np.ndarray]) -> Graph:
         model = ov.Core().read_model(artifact.files[0])
         ports = [port for node in model.get_ordered_ops() for port in node.outputs()]
         places = {_key(port): place for place, port in enumerate(ports)}
-        nodes = [node for node in model.get_ordered_ops() if node.get_type_name() not in STRUCTURE]
+        nodes = [node for node in model.get_ordered_ops() if node.get_type_name() not in NOT_OPERATIONS]
         return Graph(
             tensors=tuple(map(_tensor, ports)),
             nodes=tuple(_node(node, places) for node in nodes),
@@ -57,7 +57,7 @@ def _tensor(port: Any) -> Tensor:
     node = port.get_node()
     partial = port.get_partial_shape()
     sizes = partial if partial.rank.is_static else ()
-    return Tensor(tuple(size.get_length() if size.is_static else OPEN for size in sizes), _constant(node))
+    return Tensor(tuple(size.get_length() if size.is_static else DYNAMIC for size in sizes), _constant(node))
 
 
 def _constant(node: Any) -> np.ndarray | None:
@@ -91,14 +91,14 @@ def _axis(kind: str, node: Any) -> int | None:
 
 
 def values(artifact: Artifact, samples: Iterable[list[np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield, for one sample after the other, what every float operation gives, by its name.
+    """Yield the float results of every operation by its name, sample by sample.
 
     Raises:
         ToolchainError: OpenVINO cannot read or run it.
     """
     with openvino_errors("examine"):
         model = ov.Core().read_model(artifact.files[0])
-        nodes = [node for node in model.get_ordered_ops() if node.get_type_name() not in STRUCTURE]
+        nodes = [node for node in model.get_ordered_ops() if node.get_type_name() not in NOT_OPERATIONS]
         ports = [port for node in nodes if _constant(node) is None for port in node.outputs()]
         for held in _run(model, artifact, samples, ports):
             yield {f"{name}.{index}" if index else name: value for (name, index), value in held.items()}
@@ -107,12 +107,12 @@ def values(artifact: Artifact, samples: Iterable[list[np.ndarray]]) -> Iterator[
 def _ranges(
     model: ov.Model, artifact: Artifact, samples: list[np.ndarray], ports: list[Any], places: dict[tuple[str, int], int]
 ) -> dict[int, Range]:
-    watcher = Watcher()
+    recorder = RangeRecorder()
     rows = ([array[row : row + 1] for array in samples] for row in range(len(samples[0])))
     for held in _run(model, artifact, rows, ports):
         for key, value in held.items():
-            watcher.see(places[key], value)
-    return watcher.ranges()
+            recorder.add(places[key], value)
+    return recorder.ranges()
 
 
 def _run(

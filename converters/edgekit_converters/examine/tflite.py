@@ -1,4 +1,4 @@
-"""Reads the main graph of a ``.tflite``; LiteRT's reference kernels run it and keep every tensor."""
+"""Read the main graph of a ``.tflite``; LiteRT's reference kernels run it and keep every tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import entered
-from edgekit_converters.examine.graph import Graph, Node, Range, Tensor, Watcher
+from edgekit_converters.examine.graph import Graph, Node, Range, RangeRecorder, Tensor
 from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError
@@ -52,7 +52,7 @@ def read(artifact: Artifact, samples: list[np.ndarray]) -> Graph:
         tensors=tensors,
         nodes=tuple(_node(model, graph, operator, tensors) for operator in graph.operators if len(operator.outputs)),
         outputs=tuple(int(graph.outputs[part.index]) for binding in artifact.outputs for part in binding.parts),
-        ranges=_ranges(artifact, samples, _made_floats(model, graph)),
+        ranges=_ranges(artifact, samples, _float_activations(model, graph)),
     )
 
 
@@ -75,7 +75,7 @@ def _node(model: Any, graph: Any, operator: Any, tensors: tuple[Tensor, ...]) ->
         inputs=inputs,
         outputs=outputs,
         axis=_axis(kind, options, inputs, tensors),
-        plain=getattr(options, "fusedActivationFunction", 0) == schema.ActivationFunctionType.NONE,
+        unfused=getattr(options, "fusedActivationFunction", 0) == schema.ActivationFunctionType.NONE,
     )
 
 
@@ -93,32 +93,33 @@ def _axis(kind: str, options: Any, inputs: tuple[int, ...], tensors: tuple[Tenso
     return None
 
 
-def _made_floats(model: Any, graph: Any) -> list[int]:
-    """The float tensors that the graph takes or makes; what a loop gives and nobody takes has no memory."""
-    makers = [one for one in graph.operators if flatbuffer_utils.opcode_to_name(model, one.opcodeIndex) not in CONTROL]
-    made = [*graph.inputs, *(place for operator in makers for place in operator.outputs if place >= 0)]
-    return [int(place) for place in made if graph.tensors[place].type == schema.TensorType.FLOAT32]
+def _float_activations(model: Any, graph: Any) -> list[int]:
+    """Return the float inputs and results of the graph; an unused result of a loop has no memory and is left out."""
+    names = [flatbuffer_utils.opcode_to_name(model, one.opcodeIndex) for one in graph.operators]
+    operators = [one for one, name in zip(graph.operators, names, strict=True) if name not in CONTROL]
+    found = [*graph.inputs, *(place for operator in operators for place in operator.outputs if place >= 0)]
+    return [int(place) for place in found if graph.tensors[place].type == schema.TensorType.FLOAT32]
 
 
 def values(artifact: Artifact, samples: Iterable[list[np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield, for one sample after the other, what every float tensor holds, by its name.
+    """Yield the values of every float tensor by its name, sample by sample.
 
     Raises:
         ToolchainError: LiteRT cannot run it with every tensor kept.
     """
     model = flatbuffer_utils.read_model(str(artifact.files[0]))
     graph = model.subgraphs[0]
-    for held in _run(artifact, samples, _made_floats(model, graph)):
+    for held in _run(artifact, samples, _float_activations(model, graph)):
         yield {graph.tensors[place].name.decode(): value for place, value in held.items()}
 
 
 def _ranges(artifact: Artifact, samples: list[np.ndarray], watched: list[int]) -> dict[int, Range]:
-    watcher = Watcher()
+    recorder = RangeRecorder()
     rows = ([array[row : row + 1] for array in samples] for row in range(len(samples[0])))
     for held in _run(artifact, rows, watched):
         for place, value in held.items():
-            watcher.see(place, value)
-    return watcher.ranges()
+            recorder.add(place, value)
+    return recorder.ranges()
 
 
 def _run(

@@ -1,10 +1,10 @@
-"""Each finder on graphs put together by hand: what it finds, what it passes over, and what comes of it."""
+"""Each detector on graphs built by hand: what it detects, what it ignores, and which remedy follows."""
 
 import numpy as np
 import pytest
 
 from edgekit_converters.examine.checks import examine_graph
-from edgekit_converters.examine.graph import Graph, Node, Range, Tensor, Watcher
+from edgekit_converters.examine.graph import Graph, Node, Range, RangeRecorder, Tensor
 from edgekit_converters.records import Split
 
 
@@ -14,18 +14,18 @@ class Builder:
     def __init__(self):
         self.names, self.tensors, self.nodes, self.ranges = [], [], [], {}
 
-    def tensor(self, name, shape=(1, 8, 4), held=(-1.0, 1.0), tail=None, constant=None):
+    def tensor(self, name, shape=(1, 8, 4), held=(-1.0, 1.0), percentile=None, constant=None):
         if name in self.names:
             return self.names.index(name)
         self.names.append(name)
         self.tensors.append(Tensor(shape if constant is None else constant.shape, constant))
         if constant is None:
-            self.ranges[len(self.names) - 1] = Range(*held, max(map(abs, held)) if tail is None else tail)
+            self.ranges[len(self.names) - 1] = Range(*held, max(map(abs, held)) if percentile is None else percentile)
         return len(self.names) - 1
 
-    def node(self, kind, output, *inputs, axis=None, plain=True, **made):
+    def node(self, kind, output, *inputs, axis=None, unfused=True, **made):
         places = tuple(self.tensor(name) for name in inputs)
-        self.nodes.append(Node(output, kind, places, (self.tensor(output, **made),), axis, plain))
+        self.nodes.append(Node(output, kind, places, (self.tensor(output, **made),), axis, unfused))
         return self
 
     def constant(self, name, values):
@@ -66,23 +66,23 @@ def test_boxes_beside_scores_are_cut_and_the_arithmetic_behind_them_is_kept_in_f
     assert kinds(examined) == ["wide-concat"]
     assert examined.splits == (Split(1, 2),)
     assert kept(examined) == {"boxes", "scaled", "rows"}
-    assert "as different as 640 and 1 into an output" in examined.findings[0].says
-    assert "a step of int8 is 2.5, 2.5e+02 % of the narrow range" in examined.findings[0].says
-    assert "the runtime joins them" in examined.findings[0].does
+    assert "as different as 640 and 1 into an output" in examined.findings[0].description
+    assert "a step of int8 is 2.5, 2.5e+02 % of the narrow range" in examined.findings[0].description
+    assert "the runtime joins them" in examined.findings[0].remedy
 
 
 def test_in_ir_parts_have_no_scale_and_are_held_by_themselves_all_the_same(builder):
     examined = detector(builder).node("concat", "all", "boxes", "scores", axis=2).examine("all", engine="openvino")
     assert examined.splits == (Split(0, 2, (640.0, 1.0)),)
     assert kept(examined) == {"boxes", "scaled", "rows"}
-    assert "each held against the model by itself, and the runtime joins them" in examined.findings[0].does
+    assert "each is compared with the model separately, and the runtime joins them" in examined.findings[0].remedy
 
 
 def test_in_ir_nothing_is_lost_where_it_cannot_be_cut(builder):
     detector(builder).node("concat", "all", "boxes", "scores", axis=2)
     examined = builder.node("shape", "moved", "all").examine("moved", engine="openvino")
     assert (examined.splits, kept(examined)) == ((), {"boxes", "scaled", "rows"})
-    assert "gives outputs in float" in examined.findings[0].does
+    assert "keeps outputs in float" in examined.findings[0].remedy
 
 
 @pytest.mark.parametrize("boxes", [(0.0, 3.9), (0.0, 0.26), (-2.0, 1.5)])
@@ -102,7 +102,7 @@ def test_what_cannot_be_cut_is_kept_in_float(builder, how):
     if how == "constant":
         builder.constant("zeros", np.zeros((1, 8, 4)))
         parts += ("zeros",)
-    builder.node("concat", "all", *parts, axis=2, plain=how != "fused")
+    builder.node("concat", "all", *parts, axis=2, unfused=how != "fused")
     outputs = {"also": ("all", "scores")}.get(how, ("all",))
     if how == "transposed":
         outputs = (builder.node("shape", "rows first", "all") and "rows first",)
@@ -113,7 +113,7 @@ def test_what_cannot_be_cut_is_kept_in_float(builder, how):
     assert examined.splits == ()
     assert kept(examined) >= {"all", "boxes", "scaled", "rows"}
     assert ("rows first" in kept(examined)) == (how == "transposed")
-    assert "to the output it is kept in float" in examined.findings[0].does
+    assert "to the output are kept in float" in examined.findings[0].remedy
 
 
 def bins(builder, count=16):
@@ -131,7 +131,7 @@ def test_an_expectation_by_convolution_is_kept_in_float_with_what_follows(builde
     examined = builder.node("other", "after", "refined").examine("after", "distance")
     assert kinds(examined) == ["softmax-expectation"]
     assert kept(examined) == {"chances", "moved", "expected", "distance"}
-    assert "softmax over 16 bins" in examined.findings[0].says
+    assert "softmax over 16 bins" in examined.findings[0].description
 
 
 def test_an_expectation_by_products_and_a_sum(builder):
@@ -165,10 +165,10 @@ def test_a_detector_with_both_is_cut_and_the_cut_node_is_not_kept(builder):
 
 
 def test_rare_large_values_are_told_of_unbounded_activations_alone(builder):
-    builder.node("relu", "rare", "features", held=(0.0, 90.0), tail=10.0)
-    builder.node("relu", "common", "rare", held=(0.0, 79.0), tail=10.0)
-    builder.node("other", "sigmoid", "common", held=(0.0, 1.0), tail=0.01)
-    builder.node("relu", "dead", "sigmoid", held=(0.0, 0.0), tail=0.0)
+    builder.node("relu", "rare", "features", held=(0.0, 90.0), percentile=10.0)
+    builder.node("relu", "common", "rare", held=(0.0, 79.0), percentile=10.0)
+    builder.node("other", "sigmoid", "common", held=(0.0, 1.0), percentile=0.01)
+    builder.node("relu", "dead", "sigmoid", held=(0.0, 0.0), percentile=0.0)
     examined = builder.examine("dead")
     assert [(finding.kind, finding.node) for finding in examined.findings] == [("rare-values", "rare")]
     assert examined.nodes == ()
@@ -244,7 +244,7 @@ def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is
         return
     assert kinds(examined) == ["normalization"]
     assert kept(examined) == {*steps, "squares", "variance", "more", "scale", "even", "y"}
-    assert "as LayerNorm does, in 1 place:" in examined.findings[0].says
+    assert "as LayerNorm does, in 1 place:" in examined.findings[0].description
 
 
 def test_squares_of_what_never_changes_are_none(builder):
@@ -257,7 +257,7 @@ def test_nodes_that_quantize_already(builder):
     builder.node("quantize", "q", "features").node("quantize", "dq", "q")
     examined = builder.examine("dq")
     assert kinds(examined) == ["quantized-already"]
-    assert "2 quantizing nodes" in examined.findings[0].says
+    assert "2 quantizing nodes" in examined.findings[0].description
 
 
 def test_an_ordinary_model_is_left_alone(builder):
@@ -267,12 +267,12 @@ def test_an_ordinary_model_is_left_alone(builder):
 
 
 def test_ranges_are_the_extremes_of_all_samples_and_the_tail_of_the_median_one():
-    watcher = Watcher()
+    recorder = RangeRecorder()
     for largest in (1.0, 2.0, 50.0):
         values = np.linspace(-0.5, largest, 4001)
         values[7] = np.nan
-        watcher.see(3, values)
-    watcher.see(4, np.array([np.inf]))
-    (seen,) = watcher.ranges().values()
+        recorder.add(3, values)
+    recorder.add(4, np.array([np.inf]))
+    (seen,) = recorder.ranges().values()
     assert (seen.low, seen.high, seen.span) == (-0.5, 50.0, 50.5)
-    assert seen.tail == pytest.approx(1.9975, abs=1e-3)
+    assert seen.percentile == pytest.approx(1.9975, abs=1e-3)

@@ -20,7 +20,7 @@ from edgekit.report.report import (
     to_file,
     trial_reports,
 )
-from edgekit_converters.examine.checks import FINDERS
+from edgekit_converters.examine.checks import DETECTORS
 from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
 from edgekit_converters.execution.runner import STAGES, StageCost
 from edgekit_converters.recipe.recipe import Recipe
@@ -136,7 +136,7 @@ def test_the_schema_has_the_words_of_the_tables(schema):
     assert set(variant["scheme"]["enum"]) == set(SCHEMES)
     metric = schema["properties"]["source"]["properties"]["metric"]["pattern"]
     assert metric == rf"^({'|'.join(METRICS)}|.*\.py:.*)$"
-    assert list(schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]) == list(FINDERS)
+    assert list(schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]) == list(DETECTORS)
     assert set(schema["properties"]["stages"]["items"]["properties"]["stage"]["enum"]) == set(STAGES)
 
 
@@ -212,7 +212,7 @@ def test_the_terminal_tells_what_was_cut_and_what_was_only_trained(capsys):
 
 def test_of_many_findings_of_one_kind_the_first_are_shown():
     lines = finding_lines(report())
-    assert lines[0] == "litert: relu_0: is wide\n  done about it: nothing"
+    assert lines[0] == "litert: relu_0: is wide\n  remedy: nothing"
     assert lines[3:] == ["litert: rare-values 2 times more; --report lists all"]
 
 
