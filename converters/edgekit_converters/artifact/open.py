@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.formats import format_of
+from edgekit_converters.formats import FORMATS, format_of
 from edgekit_converters.records import Artifact
 from edgekit_runtime.engines import TensorInfo, open_engine
 from edgekit_runtime.errors import EngineError, ToolchainError
@@ -40,7 +40,9 @@ class OpenArtifact:
 
     def __init__(self, artifact: Artifact, precision: str = "f32", *, threads: int = 1) -> None:
         self.artifact = artifact = artifact.runnable
-        settings = format_of(artifact.engine).engine_settings(artifact.scheme, precision, "cpu")
+        settings = {}
+        if artifact.engine in FORMATS:  # the null engine has no format and takes no settings
+            settings = format_of(artifact.engine).engine_settings(artifact.scheme, precision, "cpu")
         self.engine = open_engine(_variant(artifact, settings), LooseFiles(), threads)
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
