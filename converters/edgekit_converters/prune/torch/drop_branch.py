@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._pytree import tree_map
 
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, RewiredModule
 from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, named
@@ -80,11 +81,15 @@ def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, Re
 
 
 def _calls(model: nn.Module, inputs: Tensors) -> dict[str, tuple[Any, Any]]:
-    """What each module with children takes, by path; of those that are called once."""
+    """What each module with children takes, by path; of those that are called once.
+
+    Lists are copied: DenseNet appends to the list of features that its layers were called with.
+    """
     taken: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)
     hooks = [
         module.register_forward_pre_hook(
-            lambda _, args, kwargs, path=path: taken[path].append((args, kwargs)), with_kwargs=True
+            lambda _, args, kwargs, path=path: taken[path].append(tree_map(lambda leaf: leaf, (args, kwargs))),
+            with_kwargs=True,
         )
         for path, module in model.named_modules()
         if any(True for _ in module.children())

@@ -46,6 +46,7 @@ def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
     """
     holder = _holder(model, path)
     before = sum(one.numel() for one in holder.parameters())
+    has_nothing = before == 0 or (side == "in" and isinstance(holder, Conv) and holder.groups > 1)
     frozen = {name for name, one in holder.named_parameters() if not one.requires_grad}
     with torch.no_grad():
         if side.startswith("axis"):
@@ -54,7 +55,6 @@ def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
             _cut(holder, side, gone)
     for name, one in holder.named_parameters():
         one.requires_grad_(name not in frozen)
-    has_nothing = before == 0 or (side == "in" and isinstance(holder, Conv) and holder.groups > 1)
     if not has_nothing and sum(one.numel() for one in holder.parameters()) >= before:
         raise ConversionError(f"{path} is as large as before", stage="cut", advice=f"keep it whole: --keep {path}")
 

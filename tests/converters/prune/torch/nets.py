@@ -59,12 +59,44 @@ def inverted() -> nn.Module:
     return Net(forward, **parts, project=nn.Conv2d(24, 8, 1), head=nn.Linear(8, 4))
 
 
+class Growing(nn.Module):
+    """Layers that take a list of features, which grows after each of them, as torchvision's DenseNet is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Joined(8 + 4 * place, 4) for place in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+class Joined(nn.Module):
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__()
+        self.body = conv(ins, outs)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.body(torch.cat(features, 1))
+
+
+def growing() -> nn.Module:
+    return nn.Sequential(conv(3, 8), Growing(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 4))
+
+
 def grouped() -> nn.Module:
     def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
         return net.head(net.more(net.grouped(net.stem(x))).mean((2, 3)))
 
     parts = {"stem": conv(3, 16), "grouped": conv(16, 32, groups=4), "more": conv(32, 64, groups=32)}
     return Net(forward, **parts, head=nn.Linear(64, 4))
+
+
+def two_groups() -> nn.Module:
+    """One group is left of the grouped convolution, which is an ordinary one then."""
+    return nn.Sequential(conv(3, 16), conv(16, 16, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
 
 
 def flattened() -> nn.Module:

@@ -26,8 +26,10 @@ INPUT = [np.random.default_rng(3).standard_normal((1, 8, 8, 3)).astype(np.float3
 NETS = {
     "residual": ("1,3,8,8", {"channels"}),
     "concatenated": ("1,3,8,8", {"channels"}),
+    "growing": ("1,3,8,8", {"channels"}),
     "inverted": ("1,3,8,8", {"channels"}),
     "grouped": ("1,3,8,8", {"channels"}),
+    "two_groups": ("1,3,8,8", {"channels"}),
     "flattened": ("1,3,8,8", {"channels", "neurons"}),
     "squeezed": ("1,3,8,8", {"channels", "neurons"}),
     "group_normalized": ("1,3,8,8", {"channels"}),
