@@ -49,7 +49,7 @@ test-packages: $(VENV)/.has-all $(JUDGES)/.whole  ## let rauc, swupdate, mender 
 test-base: $(BASE)/.whole  ## run what must work with numpy, click, msgspec and pytest only
 	$(BASE)/bin/python -m pytest $(ON_ALL_CORES) -m "not (needs_keras or needs_torch or needs_litert \
 	    or needs_openvino or needs_onnx or needs_rich or needs_image or needs_jsonschema or needs_jinja2 or needs_ray \
-	    or needs_tensorboard or needs_wandb or needs_zstandard or needs_arm or needs_cryptography \
+	    or needs_tensorboard or needs_wandb or needs_zstandard or needs_tflite or needs_arm or needs_cryptography \
 	    or needs_model_signing or needs_updaters or needs_judges)"
 
 lint: $(VENV)/.has-dev  ## ruff, mypy and the direction of imports

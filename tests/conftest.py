@@ -38,6 +38,7 @@ PACKAGES = {
     "needs_cryptography": ("cryptography",),
     "needs_jinja2": ("jinja2",),
     "needs_ray": ("ray",),
+    "needs_tflite": ("tflite",),
     "needs_zstandard": ("zstandard",),
     "needs_tensorboard": ("tensorboard", "tensorboardX"),
     "needs_wandb": ("wandb",),

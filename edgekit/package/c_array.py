@@ -101,8 +101,8 @@ def _header(
         version=request.version,
         variant=variant.name,
         size=len(data),
-        tensors=arena.tensors_bytes,
-        kept=arena.kept_bytes,
+        tensors=arena.activation_bytes,
+        kept=arena.persistent_bytes,
         arena=arena.total_bytes,
         tensor_lines="".join(lines),
     )
