@@ -39,7 +39,7 @@ FRAMEWORK = Framework(
         saver="edgekit_converters.load.keras_model:save",
         pruner="edgekit_converters.prune.keras.stages",
         student="edgekit_converters.train.keras.student:KerasStudent",
-        attention_maps="edgekit_converters.train.keras.attention_maps:with_maps",
+        attention_maps="edgekit_converters.train.keras.attention_maps:observe_attention_maps",
         seed=seed,
         reset_names=reset_names,
     ),

@@ -30,7 +30,7 @@ FRAMEWORK = Framework(
         saver="edgekit_converters.load.torch_module:save",
         pruner="edgekit_converters.prune.torch.stages",
         student="edgekit_converters.train.torch.student:TorchStudent",
-        attention_maps="edgekit_converters.train.torch.attention_maps:with_maps",
+        attention_maps="edgekit_converters.train.torch.attention_maps:observe_attention_maps",
         seed=seed,
     ),
 )

@@ -49,11 +49,11 @@ def thin(request: ThinRequest, folder: Path) -> Thin:
     with closing(open_student(request.source, Settings())) as student:
         kernels = student.kernels()
         places, notes = sparsity.choose(wanted, kernels, request.keep)
-        student.hold({place: wanted.mask(kernels[place]) for place in places})
+        student.apply_masks({place: wanted.mask(kernels[place]) for place in places})
         if request.data:
             student.estimate_statistics(_batches(request.data, request.inputs))
         left = student.kernels()
-        return Thin(student.save(folder), sparsity.counted([left[place] for place in places]), tuple(notes))
+        return Thin(student.save(folder), sparsity.count_zeros([left[place] for place in places]), tuple(notes))
 
 
 def _batches(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[Arrays]:

@@ -13,7 +13,7 @@ from edgekit_converters import data as dataset
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import ScoreRequest
-from edgekit_converters.train.losses import as_column, check_classes, gives_probabilities, refuse_one_hot
+from edgekit_converters.train.losses import are_probabilities, as_column, check_classes, refuse_one_hot
 from edgekit_runtime.errors import DataError
 
 BATCH = 8  # samples whose gradients are one: within it, what one sample gains another may lose
@@ -64,7 +64,7 @@ def towards(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
         check_classes(labels, spec)
     if spec.shape[1] == 1:  # the probability of one of two classes
         return ScoreLoss("targets")
-    return ScoreLoss("classes", gives_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
+    return ScoreLoss("classes", are_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
 
 
 def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]:

@@ -17,8 +17,8 @@ from edgekit_converters.train import Settings
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec
 
-MOST_VARIANTS = 8  # of a sample: a teacher's answers to them cost an eighth or so of a training of 20 epochs
-SHIFT = 8  # an image moves by up to an eighth of its side: 4 of 32 pixels (He et al., 2015)
+MAX_VARIANTS = 8  # of a sample: a teacher's answers to them cost an eighth or so of a training of 20 epochs
+SHIFT_DIVISOR = 8  # an image moves by up to an eighth of its side: 4 of 32 pixels (He et al., 2015)
 
 
 def _flip(images: Array, draws: Array) -> Array:
@@ -29,7 +29,7 @@ def _flip(images: Array, draws: Array) -> Array:
 def _shift(images: Array, draws: Array) -> Array:
     """Move each image by whole pixels; what comes in from outside is zero, as around images in convolutions."""
     height, width = images.shape[1:3]
-    tall, wide = height // SHIFT, width // SHIFT
+    tall, wide = height // SHIFT_DIVISOR, width // SHIFT_DIVISOR
     padded = np.pad(images, ((0, 0), (tall, tall), (wide, wide), (0, 0)))
     tops = np.floor(draws[:, 0] * (2 * tall + 1)).astype(int)
     lefts = np.floor(draws[:, 1] * (2 * wide + 1)).astype(int)
@@ -45,7 +45,7 @@ AUGMENTATIONS: dict[str, Callable[[Array, Array], Array]] = {"flip": _flip, "shi
 
 def variants(settings: Settings) -> int:
     """How many variants of each sample are trained on."""
-    return min(MOST_VARIANTS, settings.epochs) if settings.augment else 1
+    return min(MAX_VARIANTS, settings.epochs) if settings.augment else 1
 
 
 def check(names: Sequence[str], inputs: Sequence[InputSpec]) -> None:

@@ -24,7 +24,7 @@ class Batch:
     hints: list[Array]  # of the teacher, a size of features: (b, height, width)
 
 
-class Feed:
+class BatchLoader:
     """The samples of a set by their rows.
 
     Args:

@@ -18,7 +18,7 @@ from edgekit_converters.train.student import State
 from edgekit_runtime.errors import ConversionError, DiskFull, SourceError
 
 NAME = "last.npz"
-STANDS, NOW, BEST = "stands", "now/", "best/"
+PROGRESS, NOW, BEST = "stands", "now/", "best/"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def write(standing: TrainingState, folder: str | Path) -> Path:
     path = Path(folder) / NAME
     told = {name: getattr(standing, name) for name in ("before", "best", "best_value")}
     told["history"] = [asdict(epoch) for epoch in standing.history]
-    arrays: dict[str, Any] = {STANDS: np.frombuffer(json.dumps(told).encode(), np.uint8)}
+    arrays: dict[str, Any] = {PROGRESS: np.frombuffer(json.dumps(told).encode(), np.uint8)}
     arrays |= {NOW + name: array for name, array in standing.now.items()}
     arrays |= {BEST + name: array for name, array in standing.best_weights.items()}
     aside = path.with_name(f".{NAME}.{os.getpid()}")
@@ -82,7 +82,7 @@ def read(folder: str | Path) -> TrainingState:
     path = Path(folder) / NAME
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            told = json.loads(arrays[STANDS].tobytes())
+            told = json.loads(arrays[PROGRESS].tobytes())
             now, best = _part(arrays, NOW), _part(arrays, BEST)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise SourceError(f"{path}: a damaged checkpoint ({error}); leave --resume out to begin anew") from error

@@ -21,8 +21,8 @@ from edgekit_converters.data.samples import Array
 SMALLEST = 1e-9  # range: a scale is no zero (AI Edge Quantizer's bound)
 # Ranges are what quantization takes, the extremes of all that was seen. As weights change, what was seen long ago
 # counts less: a range grows at once, so nothing is clipped in training, and shrinks by this part of the way a step.
-FORGOTTEN = 0.01
-HALF = 0.5 + 1e-4  # an average that is half an integer in the engine is nearly that in floating point
+RANGE_DECAY = 0.01
+ROUND_HALF_UP = 0.5 + 1e-4  # an average that is half an integer in the engine is nearly that in floating point
 RANGES = "ranges/"  # in the state of a student
 
 
@@ -40,7 +40,7 @@ class Arithmetic:
         return int(2 ** (self.weight_bits - 1)) - 1
 
     @property
-    def deep(self) -> Arithmetic:
+    def depthwise(self) -> Arithmetic:
         """What depthwise and transposed convolutions compute with: they have no kernels for fewer than 8 bits."""
         return replace(self, weight_bits=max(self.weight_bits, 8))
 
@@ -65,21 +65,24 @@ class Role(Enum):
     HARD_SIGMOID = "a shift, which becomes part of a layer's bias, and such an activation"
     SIGMOID = "gives 0 to 1, in the same integers whatever it takes"
     TANH = "gives -1 to 1, in the same integers whatever it takes"
-    KEEPS = "moves values, or leaves some out: what was rounded stays as it is"
-    AVERAGES = "gives the same integers as it takes: a pool"
-    JOINS = "takes everything in the integers that it gives: a concatenation"
+    MOVES = "moves values, or leaves some out: what was rounded stays as it is"
+    POOLS = "gives the same integers as it takes: a pool"
+    CONCATENATES = "takes everything in the integers that it gives: a concatenation"
     FLOAT = "gives floating point: a softmax"
     OTHER = "anything else"
 
 
 # role: what such an operation becomes part of
-SWALLOWED = {
+FUSES_INTO = {
     Role.NORM: (Role.LAYER,),
     Role.RELU: (Role.LAYER, Role.NORM, Role.OTHER),
     Role.HARD_SIGMOID: (Role.LAYER, Role.NORM),
-    Role.JOINS: (Role.LAYER, Role.NORM, Role.RELU, Role.HARD_SIGMOID, Role.JOINS, Role.OTHER),
+    Role.CONCATENATES: (Role.LAYER, Role.NORM, Role.RELU, Role.HARD_SIGMOID, Role.CONCATENATES, Role.OTHER),
 }
-SPANS = {Role.SIGMOID: (0.0, 1.0), Role.TANH: (-1.0, 1.0)}  # the last integer stands for one step less than the end
+FIXED_RANGES = {
+    Role.SIGMOID: (0.0, 1.0),
+    Role.TANH: (-1.0, 1.0),
+}  # the last integer stands for one step less than the end
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,21 @@ class Grid:
     """The integers that a tensor is rounded to.
 
     ``ends`` are those of a range that is always the same; any other is kept for the ``point`` in the model where it was
-    made, and is widened by what is seen there if it ``widens``. Averages are ``halved`` as TFLite's kernels do it.
+    made, and is widened by what is seen there if it ``observes``. Averages are ``ties_away`` as TFLite's kernels do it.
     """
 
     point: str
-    widens: bool = True
-    ends: tuple[float, float] | None = None
-    halved: bool = False
+    observes: bool = True
+    fixed_range: tuple[float, float] | None = None
+    ties_away: bool = False
 
 
-def swallows(taker: Role, giver: Role, *, alone: bool = True) -> bool:
+def fuses(consumer: Role, producer: Role, *, alone: bool = True) -> bool:
     """Tell whether an operation becomes part of the one before it, so that nothing is rounded between them.
 
     It cannot where it is not ``alone`` to take what that gives.
     """
-    return giver in SWALLOWED.get(taker, ()) and alone
+    return producer in FUSES_INTO.get(consumer, ()) and alone
 
 
 def grid_of(role: Role, point: str, taken: Sequence[Grid | None], arithmetic: Arithmetic) -> Grid | None:
@@ -115,23 +118,23 @@ def grid_of(role: Role, point: str, taken: Sequence[Grid | None], arithmetic: Ar
     """
     if role is Role.FLOAT:
         return None
-    if role in SPANS:
-        return Grid(point, widens=False, ends=span(role, arithmetic))
-    if role in (Role.KEEPS, Role.AVERAGES) and len(taken) == 1:
-        return replace(taken[0], widens=False, halved=role is Role.AVERAGES) if taken[0] else None
+    if role in FIXED_RANGES:
+        return Grid(point, observes=False, fixed_range=fixed_range(role, arithmetic))
+    if role in (Role.MOVES, Role.POOLS) and len(taken) == 1:
+        return replace(taken[0], observes=False, ties_away=role is Role.POOLS) if taken[0] else None
     return Grid(point)
 
 
-def span(role: Role, arithmetic: Arithmetic) -> tuple[float, float]:
+def fixed_range(role: Role, arithmetic: Arithmetic) -> tuple[float, float]:
     """Return the range of an operation that always has the same: that of TFLite's LOGISTIC and TANH."""
-    low, high = SPANS[role]
+    low, high = FIXED_RANGES[role]
     if arithmetic.symmetric:
         step = 2.0 ** (1 - arithmetic.activation_bits)
         return step - 1, 1 - step
     return low, high - (high - low) / 2**arithmetic.activation_bits
 
 
-def rounded_weights(weights: Array, channels: tuple[int, ...], arithmetic: Arithmetic) -> Array:
+def fake_quantize_weights(weights: Array, channels: tuple[int, ...], arithmetic: Arithmetic) -> Array:
     """Return weights as they are when made whole again, of the same shape.
 
     Args:
@@ -140,13 +143,13 @@ def rounded_weights(weights: Array, channels: tuple[int, ...], arithmetic: Arith
         arithmetic: of the scheme.
     """
     summed = tuple(axis for axis in range(weights.ndim) if axis not in {one % weights.ndim for one in channels})
-    most = np.maximum(np.abs(weights).max(axis=summed, keepdims=True), SMALLEST)
-    step = most / np.float32(arithmetic.weight_levels)
+    maximum = np.maximum(np.abs(weights).max(axis=summed, keepdims=True), SMALLEST)
+    step = maximum / np.float32(arithmetic.weight_levels)
     return np.asarray(np.round(weights / step) * step, np.float32)
 
 
-def rounded_activations(
-    values: Array, low: float, high: float, arithmetic: Arithmetic, *, halved: bool = False
+def fake_quantize_activations(
+    values: Array, low: float, high: float, arithmetic: Arithmetic, *, ties_away: bool = False
 ) -> Array:
     """Return values as they are in integers spread over a range; those outside are at its ends.
 
@@ -160,15 +163,17 @@ def rounded_activations(
         halved: values are averages of integers: those half way between two become the one farther from the integer 0,
             as in TFLite's kernels, and not the even one.
     """
-    step, zero = steps(low, high, arithmetic)
+    step, zero = scale_and_zero_point(low, high, arithmetic)
     top = 2 ** (arithmetic.activation_bits - 1) - 1
     bottom = -top if arithmetic.symmetric else -top - 1
     integers = values / step + zero
-    whole = np.sign(integers) * np.floor(np.abs(integers) + HALF) if halved else np.round(values / step) + zero
+    whole = (
+        np.sign(integers) * np.floor(np.abs(integers) + ROUND_HALF_UP) if ties_away else np.round(values / step) + zero
+    )
     return np.asarray((np.clip(whole, bottom, top) - zero) * step, np.float32)
 
 
-def steps(low: float, high: float, arithmetic: Arithmetic) -> tuple[np.float32, np.float32]:
+def scale_and_zero_point(low: float, high: float, arithmetic: Arithmetic) -> tuple[np.float32, np.float32]:
     """Return what one integer more means in a range, and which integer stands for 0.0."""
     if arithmetic.symmetric:
         top = 2 ** (arithmetic.activation_bits - 1) - 1
@@ -178,7 +183,7 @@ def steps(low: float, high: float, arithmetic: Arithmetic) -> tuple[np.float32, 
     return step, np.float32(np.round(-low / step) - 2 ** (arithmetic.activation_bits - 1))
 
 
-def widened(kept: Array, seen: Array) -> Array:
+def updated_range(kept: Array, seen: Array) -> Array:
     """Return a range (low, high) after a batch whose extremes are ``seen``."""
-    eased = kept + FORGOTTEN * (seen - kept)
+    eased = kept + RANGE_DECAY * (seen - kept)
     return np.array([min(seen[0], eased[0]), max(seen[1], eased[1])], np.float32)

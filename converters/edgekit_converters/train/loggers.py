@@ -12,11 +12,11 @@ from typing import Any
 from edgekit_converters.execution.toolchains import require_modules
 from edgekit_converters.train import Epoch, TrainRequest
 
-Tell = Callable[[Epoch], None]
+LogEpoch = Callable[[Epoch], None]
 
 
 @contextlib.contextmanager
-def watched(request: TrainRequest, metric: str) -> Iterator[Tell]:
+def open_loggers(request: TrainRequest, metric: str) -> Iterator[LogEpoch]:
     """Give a function that tells of an epoch, to all that the request names.
 
     Raises:
@@ -28,11 +28,11 @@ def watched(request: TrainRequest, metric: str) -> Iterator[Tell]:
             *([watching.enter_context(_weights_and_biases(request, metric))] if request.wandb else []),
         ]
 
-        def tell(epoch: Epoch) -> None:
+        def log(epoch: Epoch) -> None:
             for one in told:
                 one(epoch)
 
-        yield tell
+        yield log
 
 
 def scalars(epoch: Epoch, metric: str) -> dict[str, float]:
@@ -41,23 +41,23 @@ def scalars(epoch: Epoch, metric: str) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _tensorboard(folder: str, metric: str) -> Iterator[Tell]:
+def _tensorboard(folder: str, metric: str) -> Iterator[LogEpoch]:
     """Write an event file of its own into the folder, which several trainings may share."""
     require_modules(("tensorboardX",), ("keras", "torch"), "train")
     from tensorboardX import SummaryWriter
 
     with SummaryWriter(folder, filename_suffix=f".{os.getpid()}") as writer:
 
-        def tell(epoch: Epoch) -> None:
+        def log(epoch: Epoch) -> None:
             for tag, value in scalars(epoch, metric).items():
                 writer.add_scalar(tag, value, epoch.number)
             writer.flush()  # TensorBoard reads the file while the training goes on
 
-        yield tell
+        yield log
 
 
 @contextlib.contextmanager
-def _weights_and_biases(request: TrainRequest, metric: str) -> Iterator[Tell]:
+def _weights_and_biases(request: TrainRequest, metric: str) -> Iterator[LogEpoch]:
     """Its files lie in the folder of the events, else here; with ``WANDB_MODE=offline`` it sends nothing."""
     require_modules(("wandb",), ("wandb",), "train")
     import wandb

@@ -15,19 +15,19 @@ from edgekit_converters.data.samples import Array
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.progress import report_progress
 from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
-from edgekit_converters.train.batches import Batch, Feed, shuffled, split
-from edgekit_converters.train.loggers import Tell, watched
-from edgekit_converters.train.losses import Objective, as_column, settle
+from edgekit_converters.train.batches import Batch, BatchLoader, shuffled, split
+from edgekit_converters.train.loggers import LogEpoch, open_loggers
+from edgekit_converters.train.losses import Objective, as_column, build_objective
 from edgekit_converters.train.schedules import learning_rate
-from edgekit_converters.train.sparsity import Thinning
+from edgekit_converters.train.sparsity import SparsityTraining
 from edgekit_converters.train.student import State, Student, open_student
-from edgekit_converters.train.validation import Validator, judge_of
+from edgekit_converters.train.validation import Validator, validator_for
 from edgekit_runtime.errors import ConversionError, DataError, SourceError
 
 HELD_OUT = 0.1  # of the training data, where none are given to see which epoch was best
-FEWEST = 8  # samples that are left to train on
-LOOK = 64  # samples of which it is read off what the outputs are
-STATISTICS = 2048  # samples over which BatchNorm's statistics are averaged in the end
+MIN_SAMPLES = 8  # samples that are left to train on
+PROBE_SAMPLES = 64  # samples of which it is read off what the outputs are
+STATISTICS_SAMPLES = 2048  # samples over which BatchNorm's statistics are averaged in the end
 
 
 @dataclass
@@ -37,15 +37,15 @@ class Run:
     request: TrainRequest
     student: Student
     objective: Objective
-    feed: Feed
+    loader: BatchLoader
     rows: Array  # that are trained on
-    judge: Validator
+    validator: Validator
     before: float = math.nan
     history: list[Epoch] = field(default_factory=list)
     best: int = 0
     best_value: float = math.nan
     best_weights: State = field(default_factory=dict)
-    thinning: Thinning | None = None
+    sparsity: SparsityTraining | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -62,15 +62,15 @@ class Run:
     def patient(self) -> bool:
         """Whether the last better epoch is not too long ago."""
         patience = self.request.settings.patience
-        waits = self.thinning is not None and not self.best  # a sparse one is still to come
+        waits = self.sparsity is not None and not self.best  # a sparse one is still to come
         return not patience or waits or len(self.history) - self.best < patience
 
     def is_better(self, value: float, number: int) -> bool:
         """Tell whether an epoch is the best so far; before all zeros are there, none counts."""
-        if self.thinning:
-            sparse = self.thinning.done(number * self.steps)
-            return sparse and (not self.best or self.judge.better(value, self.best_value))
-        return self.judge.better(value, self.best_value)
+        if self.sparsity:
+            sparse = self.sparsity.done(number * self.steps)
+            return sparse and (not self.best or self.validator.better(value, self.best_value))
+        return self.validator.better(value, self.best_value)
 
 
 def train(request: TrainRequest, folder: Path) -> Trained:
@@ -83,33 +83,41 @@ def train(request: TrainRequest, folder: Path) -> Trained:
     """
     augment.check(request.settings.augment, request.inputs)
     with closing(open_student(request.student, request.settings)) as student:
-        run = _begun(request, student)
-        _begin_or_resume(run)
-        with watched(request, run.judge.metric) as tell:
+        run = _set_up(request, student)
+        _start_or_resume(run)
+        with open_loggers(request, run.validator.metric) as log:
             for number in range(len(run.history) + 1, request.settings.epochs + 1):
                 if not run.patient:
                     break
-                _epoch(run, number, tell)
+                _epoch(run, number, log)
         if len(run.history) < request.settings.epochs:
             run.notes.append(f"stopped after epoch {len(run.history)}: none was better than epoch {run.best}")
-        return _ended(run, folder)
+        return _finish(run, folder)
 
 
-def _begun(request: TrainRequest, student: Student) -> Run:
+def _set_up(request: TrainRequest, student: Student) -> Run:
     """Bring data, student and objective together."""
     settings = request.settings
     whole = augment.Augmentation(settings.augment, settings.seed, request.data.count)
-    feed = Feed(request.data, request.inputs, whole, request.lessons)
-    feed.labels = as_column(feed.labels, request.outputs[0])
+    loader = BatchLoader(request.data, request.inputs, whole, request.lessons)
+    loader.labels = as_column(loader.labels, request.outputs[0])
     rows, held = _rows(request)
-    look = feed.batch(rows[:LOOK])
-    objective = settle(request, feed.labels, student.run(look.inputs), look.answers)
-    student.aim(objective)
-    run = Run(request, student, objective, feed, rows, judge_of(request, objective, feed, held), notes=[*student.notes])
+    probe = loader.batch(rows[:PROBE_SAMPLES])
+    objective = build_objective(request, loader.labels, student.run(probe.inputs), probe.answers)
+    student.set_objective(objective)
+    run = Run(
+        request,
+        student,
+        objective,
+        loader,
+        rows,
+        validator_for(request, objective, loader, held),
+        notes=[*student.notes],
+    )
     if settings.sparsity:
         steps = sparsity.schedule(settings.epochs * run.steps)
-        run.thinning = Thinning(sparsity.read(settings.sparsity), student, steps, settings.keep)
-        run.notes += run.thinning.notes
+        run.sparsity = SparsityTraining(sparsity.read(settings.sparsity), student, steps, settings.keep)
+        run.notes += run.sparsity.notes
     return run
 
 
@@ -123,23 +131,23 @@ def _rows(request: TrainRequest) -> tuple[Array, Array]:
     rows, held = split(count, HELD_OUT, request.settings.seed) if count > 1 else (np.arange(count), np.arange(0))
     if request.held_out:
         rows, held = np.arange(count), np.arange(0)
-    if len(rows) < FEWEST:
+    if len(rows) < MIN_SAMPLES:
         raise DataError(f"{count} samples are too few to train on; several hundred at the least are advised")
     return rows, held
 
 
-def _begin_or_resume(run: Run) -> None:
+def _start_or_resume(run: Run) -> None:
     folder = run.request.checkpoints
     if folder and checkpoint.exists(folder):
-        stood = checkpoint.read(folder)
-        run.student.restore({name: array for name, array in stood.now.items() if not name.startswith(sparsity.MASKS)})
-        if run.thinning:
-            run.thinning.restore(stood.now)
-        run.before, run.history = stood.before, list(stood.history)
-        run.best, run.best_value, run.best_weights = stood.best, stood.best_value, stood.best_weights
+        saved = checkpoint.read(folder)
+        run.student.restore({name: array for name, array in saved.now.items() if not name.startswith(sparsity.MASKS)})
+        if run.sparsity:
+            run.sparsity.restore(saved.now)
+        run.before, run.history = saved.before, list(saved.history)
+        run.best, run.best_value, run.best_weights = saved.best, saved.best_value, saved.best_weights
         run.notes.append(f"resumed after epoch {len(run.history)}")
         return
-    run.before = run.best_value = run.judge.value(run.student.run)
+    run.before = run.best_value = run.validator.value(run.student.run)
     if not math.isfinite(run.before):
         raise SourceError(
             f"{run.request.student.request.path}: the model computes NaN or infinity for held-out samples before it is "
@@ -148,30 +156,30 @@ def _begin_or_resume(run: Run) -> None:
     run.best_weights = _weights(run.student)
 
 
-def _epoch(run: Run, number: int, tell: Tell) -> None:
+def _epoch(run: Run, number: int, log: LogEpoch) -> None:
     """One pass over the training data, and what it came to."""
     started = time.monotonic()
     settings = run.request.settings
-    run.student.begin(number)
+    run.student.start_epoch(number)
     total, rate = 0.0, 0.0
     for index, batch in enumerate(_batches(run, number)):
         rate = learning_rate(settings, (number - 1) * run.steps + index, run.steps)
         loss = run.student.step(batch, rate)
         if not math.isfinite(loss):
-            raise _lost(run, f"the loss is {loss} at step {index + 1} of {run.steps} of epoch {number}")
-        if run.thinning:
-            run.thinning.after((number - 1) * run.steps + index + 1)
+            raise _diverged(run, f"the loss is {loss} at step {index + 1} of {run.steps} of epoch {number}")
+        if run.sparsity:
+            run.sparsity.after((number - 1) * run.steps + index + 1)
         total += loss
         _report(run, number, index + 1, total / (index + 1))
-    value = run.judge.value(run.student.run)
+    value = run.validator.value(run.student.run)
     if not math.isfinite(value):
-        raise _lost(run, f"after epoch {number} the model computes NaN or infinity for held-out samples")
+        raise _diverged(run, f"after epoch {number} the model computes NaN or infinity for held-out samples")
     epoch = Epoch(number, total / run.steps, value, rate, round(time.monotonic() - started, 3))
     run.history.append(epoch)
     if run.is_better(value, number):
         run.best, run.best_value, run.best_weights = number, value, _weights(run.student)
-    _keep(run)
-    tell(epoch)
+    _save_checkpoint(run)
+    log(epoch)
 
 
 def _batches(run: Run, number: int) -> Iterator[Batch]:
@@ -179,7 +187,7 @@ def _batches(run: Run, number: int) -> Iterator[Batch]:
     settings = run.request.settings
     variant = (number - 1) % augment.variants(settings)
     for rows in shuffled(run.rows, run.batch_size, settings.seed, number):
-        batch = run.feed.batch(rows, variant)
+        batch = run.loader.batch(rows, variant)
         labels = batch.inputs[0] if run.objective.reconstructs else batch.labels
         yield replace(batch, labels=labels, answers=run.objective.soften(batch.answers))
 
@@ -188,20 +196,20 @@ def _report(run: Run, number: int, step: int, loss: float) -> None:
     epochs = run.request.settings.epochs
     told = f"epoch {number}/{epochs}, loss {loss:.4f}"
     if run.history:
-        told += f", {run.judge.metric.replace('_', ' ')} {run.history[-1].value:.4f}"
+        told += f", {run.validator.metric.replace('_', ' ')} {run.history[-1].value:.4f}"
     report_progress((number - 1) * run.steps + step, epochs * run.steps, told)
 
 
-def _keep(run: Run) -> None:
+def _save_checkpoint(run: Run) -> None:
     if run.request.checkpoints:
-        now = run.student.state() | (run.thinning.state() if run.thinning else {})
+        now = run.student.state() | (run.sparsity.state() if run.sparsity else {})
         checkpoint.write(
             checkpoint.TrainingState(run.before, tuple(run.history), run.best, run.best_value, now, run.best_weights),
             run.request.checkpoints,
         )
 
 
-def _lost(run: Run, what: str) -> ConversionError:
+def _diverged(run: Run, what: str) -> ConversionError:
     """The error of a training that left the numbers."""
     rate = run.request.settings.learning_rate
     advice = f"lower --learning-rate (it is {rate:g}), or lengthen --warm-up"
@@ -213,13 +221,13 @@ def _lost(run: Run, what: str) -> ConversionError:
     return ConversionError(what, stage="train", advice=advice)
 
 
-def _ended(run: Run, folder: Path) -> Trained:
+def _finish(run: Run, folder: Path) -> Trained:
     """Return to the best epoch, average BatchNorm's statistics where that helps, and save."""
     student, value = run.student, run.best_value
     student.restore(run.best_weights)
-    if student.estimate_statistics(_plain(run)):
-        estimated = run.judge.value(student.run)
-        if run.judge.better(estimated, value):
+    if student.estimate_statistics(_unaugmented(run)):
+        estimated = run.validator.value(student.run)
+        if run.validator.better(estimated, value):
             value = estimated
             run.notes.append("the statistics of normalization were averaged anew over training data")
         else:
@@ -228,21 +236,21 @@ def _ended(run: Run, folder: Path) -> Trained:
         run.notes.append("no epoch was better than the model as it came, which is what is left")
     return Trained(
         request=student.save(folder),
-        metric=run.judge.metric,
+        metric=run.validator.metric,
         before=run.before,
         value=value,
         history=tuple(run.history),
         best=run.best,
         notes=tuple(run.notes),
-        thinned=run.thinning.counted() if run.thinning else (),
+        thinned=run.sparsity.count_zeros() if run.sparsity else (),
     )
 
 
-def _plain(run: Run) -> Iterator[Arrays]:
+def _unaugmented(run: Run) -> Iterator[Arrays]:
     """Some of the training data as they are, in whole batches."""
-    rows = run.rows[np.linspace(0, len(run.rows) - 1, min(STATISTICS, len(run.rows))).astype(int)]
+    rows = run.rows[np.linspace(0, len(run.rows) - 1, min(STATISTICS_SAMPLES, len(run.rows))).astype(int)]
     for some in shuffled(rows, run.batch_size, run.request.settings.seed, 0):
-        yield run.feed.batch(some).inputs
+        yield run.loader.batch(some).inputs
 
 
 def _weights(student: Student) -> State:

@@ -13,7 +13,9 @@ from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.format.manifest import OutputSpec
 
 TINY = 1e-12  # probabilities below are not told apart: their logarithms would be infinite
-HINT_WEIGHT = 100.0  # of attention maps in the loss: their differences are squares of shares of one (beta of AT, 2017)
+ATTENTION_WEIGHT = (
+    100.0  # of attention maps in the loss: their differences are squares of shares of one (beta of AT, 2017)
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class LossTarget:
 
     classes: bool  # cross-entropy; else the mean of squared differences
     probabilities: bool = False  # the student's output ends in softmax: its logarithms are taken as logits
-    taught: bool = False  # likewise the teacher's
+    teacher_probabilities: bool = False  # likewise the teacher's
     label_weight: float = 0.0
     teacher_weight: float = 0.0
-    single: bool = False  # the probability of the second of two classes, (b, 1), is all there is
+    binary: bool = False  # the probability of the second of two classes, (b, 1), is all there is
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,21 @@ class Objective:
 
     Of a classifier with labels ``y``, a teacher's logits ``t`` and the student's ``s`` it is
     ``(1 - share) CE(y, softmax(s)) + share T² KL(softmax(t / T) || softmax(s / T))`` (Hinton, Vinyals & Dean, 2015).
-    With hints, ``HINT_WEIGHT`` times the mean squared difference of normalised attention maps is added (Zagoruyko &
-    Komodakis, Paying More Attention to Attention, 2017).
+    Attention transfer adds ``ATTENTION_WEIGHT`` times the mean squared difference of normalized attention maps
+    (Zagoruyko & Komodakis, Paying More Attention to Attention, 2017).
     """
 
-    aims: tuple[LossTarget, ...]  # by output
+    targets: tuple[LossTarget, ...]  # by output
     temperature: float = 1.0
     reconstructs: bool = False  # the first output's target is the first input
 
     def soften(self, answers: list[Array]) -> list[Array]:
         """A teacher's outputs as they are matched: probabilities at the temperature where they are of classes."""
         return [
-            softened(paired(array) if aim.single else array, aim.taught, self.temperature) if aim.classes else array
-            for aim, array in zip(self.aims, answers, strict=False)
+            softened(both_classes(array) if target.binary else array, target.teacher_probabilities, self.temperature)
+            if target.classes
+            else array
+            for target, array in zip(self.targets, answers, strict=False)
         ]
 
 
@@ -62,12 +66,12 @@ def softened(outputs: Array, probabilities: bool, temperature: float) -> Array:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def paired(probability: Array) -> Array:
+def both_classes(probability: Array) -> Array:
     """Return the probabilities of both classes, (b, 2), for that of the second, (b, 1)."""
     return np.concatenate([1 - probability, probability], axis=1)
 
 
-def gives_probabilities(outputs: Array) -> bool:
+def are_probabilities(outputs: Array) -> bool:
     """Tell outputs of a softmax from logits: none is negative, and they add up to one in every sample."""
     return outputs.min() >= 0 and bool(np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
 
@@ -92,7 +96,7 @@ def refuse_one_hot(labels: Array) -> None:
         )
 
 
-def matched(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> list[tuple[int, int]]:
+def matching_maps(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> list[tuple[int, int]]:
     """Pair a student's attention maps, given by their sizes, with the teacher's, by their places.
 
     Raises:
@@ -107,7 +111,9 @@ def matched(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> list[tup
     return pairs
 
 
-def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], answers: list[Array]) -> Objective:
+def build_objective(
+    request: TrainRequest, labels: Array | None, outputs: list[Array], answers: list[Array]
+) -> Objective:
     """Decide what is learned.
 
     Args:
@@ -126,27 +132,27 @@ def settle(request: TrainRequest, labels: Array | None, outputs: list[Array], an
             "training data without labels teach nothing without a teacher: give labelled data "
             "(a folder a class, or labels in the .npz), or a teacher whose answers are learned"
         )
-    aims = []
+    targets = []
     for index, spec in enumerate(request.outputs):
         first = index == 0
-        looks = [outputs[index], *answers[index : index + 1]]
-        classes = _labels_are_classes(labels, spec) if first and labels is not None else _distributes(looks)
-        single = classes and spec.shape[1] == 1
-        if single:
-            _check_single(looks, spec)
-        aims.append(
+        samples = [outputs[index], *answers[index : index + 1]]
+        classes = _labels_are_classes(labels, spec) if first and labels is not None else _is_classifier(samples)
+        binary = classes and spec.shape[1] == 1
+        if binary:
+            _check_binary(samples, spec)
+        targets.append(
             LossTarget(
                 classes=classes,
-                probabilities=single or (classes and gives_probabilities(outputs[index])),
-                taught=classes and bool(answers) and (single or gives_probabilities(answers[index])),
-                single=single,
+                probabilities=binary or (classes and are_probabilities(outputs[index])),
+                teacher_probabilities=classes and bool(answers) and (binary or are_probabilities(answers[index])),
+                binary=binary,
                 label_weight=1 - share if first else 0.0,
                 teacher_weight=(share if first else 1.0) if answers else 0.0,
             )
         )
     if labels is not None:
-        _check_labels(labels, request.outputs[0], classes=aims[0].classes)
-    return Objective(tuple(aims), request.settings.temperature, reconstructs)
+        _check_labels(labels, request.outputs[0], classes=targets[0].classes)
+    return Objective(tuple(targets), request.settings.temperature, reconstructs)
 
 
 def _teacher_share(request: TrainRequest, labels: Array | None, answers: list[Array]) -> float:
@@ -156,13 +162,13 @@ def _teacher_share(request: TrainRequest, labels: Array | None, answers: list[Ar
     return request.settings.teacher_share if labels is not None else 1.0
 
 
-def _distributes(looks: list[Array]) -> bool:
+def _is_classifier(samples: list[Array]) -> bool:
     """Tell a classifier's output without labels: the student or its teacher gives probabilities.
 
     Any other row of numbers may be logits, or a box: only squares match both. Those of logits are what the divergence
     comes to at high temperatures, but for what all of them have in common (Hinton et al., 2015, section 2.1).
     """
-    return all(one.ndim == 2 and one.shape[1] > 1 for one in looks) and any(map(gives_probabilities, looks))
+    return all(one.ndim == 2 and one.shape[1] > 1 for one in samples) and any(map(are_probabilities, samples))
 
 
 def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
@@ -198,9 +204,9 @@ def check_classes(labels: Array, spec: OutputSpec) -> None:
         )
 
 
-def _check_single(looks: list[Array], spec: OutputSpec) -> None:
+def _check_binary(samples: list[Array], spec: OutputSpec) -> None:
     """Refuse a single score that is no probability: it is not known where one class ends and the other begins."""
-    if any(one.min() < 0 or one.max() > 1 for one in looks):
+    if any(one.min() < 0 or one.max() > 1 for one in samples):
         raise DataError(
             f"output {spec.name!r} is one score a sample and no probability, so that class numbers cannot be learned: "
             f"end the model with a sigmoid, or give floating-point targets of shape (samples, 1)"

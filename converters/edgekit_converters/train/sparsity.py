@@ -21,10 +21,10 @@ from edgekit_converters.train import Thinned
 from edgekit_converters.train.student import Kernel, State
 from edgekit_runtime.errors import PlanError
 
-RISES = 0.5  # of the steps: the share of zeros rises over the first half, the other half recovers
-UPDATES = 20  # at most: so often the weights that go are chosen anew meanwhile
+RAMP_FRACTION = 0.5  # of the steps: the share of zeros rises over the first half, the other half recovers
+MAX_UPDATES = 20  # at most: so often the weights that go are chosen anew meanwhile
 MASKS = "masks/"  # of a training's state
-LARGEST = 64  # M of a pattern N:M
+MAX_BLOCK = 64  # M of a pattern N:M
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Sparsity:
         mask[np.argsort(-sizes, axis=None, kind="stable")[:left]] = True
         return mask.reshape(sizes.shape)
 
-    def suits(self, kernel: Kernel) -> str | None:
+    def reason_dense(self, kernel: Kernel) -> str | None:
         """Say why a kernel stays as it is; None where it can be made sparse."""
         taken = kernel.weights.shape[kernel.inputs]
-        if kernel.stays:
-            return kernel.stays
+        if kernel.dense_reason:
+            return kernel.dense_reason
         if self.block and taken % self.block:
             return f"takes {taken} inputs, which is no multiple of {self.block}"
         return None
@@ -87,18 +87,18 @@ def read(text: str) -> Sparsity:
         share = 1 - numbers[0] / numbers[1] if numbers else float(text)
     except (ValueError, ZeroDivisionError):
         numbers, share = None, math.nan
-    if not 0 < share < 1 or (numbers and not 0 < numbers[0] < numbers[1] <= LARGEST):
+    if not 0 < share < 1 or (numbers and not 0 < numbers[0] < numbers[1] <= MAX_BLOCK):
         raise PlanError(
             f"--sparsity {text}: the part of the weights that becomes zero, above 0 and below 1, such as 0.8; or N:M, "
-            f"N left of each M neighbours, such as 2:4 (M up to {LARGEST})"
+            f"N left of each M neighbours, such as 2:4 (M up to {MAX_BLOCK})"
         )
     return Sparsity(share, numbers[1] if numbers else 0)
 
 
 def schedule(steps: int) -> Schedule:
     """Return the schedule of a training of so many steps."""
-    every = max(1, round(steps * RISES / UPDATES))
-    return Schedule(every, every * max(1, int(steps * RISES) // every))
+    every = max(1, round(steps * RAMP_FRACTION / MAX_UPDATES))
+    return Schedule(every, every * max(1, int(steps * RAMP_FRACTION) // every))
 
 
 def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = ()) -> tuple[list[int], list[str]]:
@@ -112,7 +112,7 @@ def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = 
             some = ", ".join(one.layer for one in kernels[:8])
             raise PlanError(f"--keep {pattern}: no layer with weights has such a name; there are {some} and so on")
     kept = [any(fnmatchcase(one.layer, pattern) for pattern in keep) for one in kernels]
-    whys = ["kept" if held else sparsity.suits(one) for one, held in zip(kernels, kept, strict=True)]
+    whys = ["kept" if held else sparsity.reason_dense(one) for one, held in zip(kernels, kept, strict=True)]
     places = [place for place, why in enumerate(whys) if why is None]
     said = [
         f"{one.layer} stays dense: {why}" for one, why in zip(kernels, whys, strict=True) if why not in (None, "kept")
@@ -123,22 +123,22 @@ def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = 
     return places, said
 
 
-def counted(kernels: Sequence[Kernel]) -> tuple[Thinned, ...]:
+def count_zeros(kernels: Sequence[Kernel]) -> tuple[Thinned, ...]:
     """Count the zeros of kernels."""
     return tuple(Thinned(one.layer, one.weights.size, int((one.weights == 0).sum())) for one in kernels)
 
 
-class MaskedWeight(Protocol):
+class MaskableStudent(Protocol):
     """Whose weights are made sparse: a student."""
 
     def kernels(self) -> list[Kernel]:
         """Its weights that multiply, as they are."""
 
-    def hold(self, masks: dict[int, Array]) -> None:
+    def apply_masks(self, masks: dict[int, Array]) -> None:
         """Set weights to zero, by the places of their kernels."""
 
 
-class Thinning:
+class SparsityTraining:
     """Makes a student sparse while it is trained.
 
     Args:
@@ -151,7 +151,7 @@ class Thinning:
         PlanError: nothing can be made sparse, or a pattern matches no layer.
     """
 
-    def __init__(self, sparsity: Sparsity, student: MaskedWeight, steps: Schedule, keep: Sequence[str] = ()) -> None:
+    def __init__(self, sparsity: Sparsity, student: MaskableStudent, steps: Schedule, keep: Sequence[str] = ()) -> None:
         self._sparsity, self._student, self._steps = sparsity, student, steps
         self._places, said = choose(sparsity, student.kernels(), keep)
         self.notes = tuple(said)
@@ -161,7 +161,7 @@ class Thinning:
         """Set to zero again what a step has moved, or what goes from now on; ``step`` counts those that were done."""
         if not self._masks if self._sparsity.block else self._steps.due(step):
             self._choose(step)
-        self._student.hold(self._masks)
+        self._student.apply_masks(self._masks)
 
     def done(self, step: int) -> bool:
         """Tell whether all zeros there will be are there."""
@@ -175,10 +175,10 @@ class Thinning:
         """Take over a state."""
         self._masks = {int(name.removeprefix(MASKS)): mask for name, mask in state.items() if name.startswith(MASKS)}
 
-    def counted(self) -> tuple[Thinned, ...]:
+    def count_zeros(self) -> tuple[Thinned, ...]:
         """Count the zeros there are."""
         kernels = self._student.kernels()
-        return counted([kernels[place] for place in self._places])
+        return count_zeros([kernels[place] for place in self._places])
 
     def _choose(self, step: int) -> None:
         kernels = self._student.kernels()

@@ -27,7 +27,7 @@ class Kernel:
     layer: str
     weights: Array  # not to be written to
     inputs: int  # axis along which the inputs of one output lie
-    stays: str | None = None  # why none of them may become zero
+    dense_reason: str | None = None  # why none of them may become zero
 
 
 class Student(Protocol):
@@ -35,10 +35,10 @@ class Student(Protocol):
 
     notes: tuple[str, ...]  # what of it is not trained
 
-    def aim(self, objective: Objective) -> None:
+    def set_objective(self, objective: Objective) -> None:
         """Get ready to be trained towards an objective."""
 
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Begin an epoch: draw whatever is random in the model by the seed and the epoch's number."""
 
     def step(self, batch: Batch, learning_rate: float) -> float:
@@ -56,7 +56,7 @@ class Student(Protocol):
     def kernels(self) -> list[Kernel]:
         """The weights of convolutions and dense layers that are trained, always in the same order."""
 
-    def hold(self, masks: dict[int, Array]) -> None:
+    def apply_masks(self, masks: dict[int, Array]) -> None:
         """Set to zero what masks leave out, by the places of :meth:`kernels`."""
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:

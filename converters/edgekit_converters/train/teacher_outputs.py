@@ -22,8 +22,8 @@ from edgekit_runtime.format.manifest import InputSpec
 BATCH = 64
 # framework: "module:function", Live -> what runs a batch and gives its outputs and, apart, its attention maps
 FEATURES = {
-    "keras": "edgekit_converters.train.keras.attention_maps:with_maps",
-    "torch": "edgekit_converters.train.torch.attention_maps:with_maps",
+    "keras": "edgekit_converters.train.keras.attention_maps:observe_attention_maps",
+    "torch": "edgekit_converters.train.torch.attention_maps:observe_attention_maps",
 }
 
 

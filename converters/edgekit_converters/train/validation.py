@@ -10,20 +10,20 @@ from edgekit_converters.data import DataSet, batches, labels
 from edgekit_converters.data.samples import Array
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.train import TrainRequest
-from edgekit_converters.train.batches import Feed
+from edgekit_converters.train.batches import BatchLoader
 from edgekit_converters.train.losses import Objective
 from edgekit_converters.verify.metrics import METRICS, Metric, metric_for
 
 BATCH = 64
 
 # (inputs, labels) of some held-out samples at a time
-MaskedWeight = Callable[[], Iterator[tuple[Arrays, Array | None]]]
+HeldOutBatches = Callable[[], Iterator[tuple[Arrays, Array | None]]]
 
 
 class Validator:
     """A metric and the samples it is taken on."""
 
-    def __init__(self, metric: Metric, held: MaskedWeight) -> None:
+    def __init__(self, metric: Metric, held: HeldOutBatches) -> None:
         self.metric = metric.name
         self._metric, self._held = metric, held
 
@@ -42,23 +42,27 @@ class Validator:
         return value > than if self._metric.higher_is_better else value < than
 
 
-def judge_of(request: TrainRequest, objective: Objective, feed: Feed, rows: Array) -> Validator:
+def validator_for(request: TrainRequest, objective: Objective, loader: BatchLoader, rows: Array) -> Validator:
     """Return the judge that data and model call for.
 
     Without labels it is how far the student agrees with its teacher, or how well it rebuilds its input.
     """
     if request.held_out:
         given = labels(request.held_out)
-        return Validator(metric_for(request.inputs, request.outputs, given), _of_set(request, request.held_out, given))
-    if feed.labels is not None or objective.reconstructs or request.lessons is None:
-        return Validator(metric_for(request.inputs, request.outputs, feed.labels), _of_rows(feed, rows))
+        return Validator(
+            metric_for(request.inputs, request.outputs, given), _from_data(request, request.held_out, given)
+        )
+    if loader.labels is not None or objective.reconstructs or request.lessons is None:
+        return Validator(metric_for(request.inputs, request.outputs, loader.labels), _from_rows(loader, rows))
     if request.inputs[0].shape == request.outputs[0].shape:
-        return Validator(METRICS["reconstruction_error"], _of_rows(feed, rows))
-    classes = objective.aims[0].classes
-    return Validator(METRICS["agreement" if classes else "relative_error"], _answered(feed, rows, classes=classes))
+        return Validator(METRICS["reconstruction_error"], _from_rows(loader, rows))
+    classes = objective.targets[0].classes
+    return Validator(
+        METRICS["agreement" if classes else "relative_error"], _from_teacher(loader, rows, classes=classes)
+    )
 
 
-def _of_set(request: TrainRequest, data: DataSet, given: Array | None) -> MaskedWeight:
+def _from_data(request: TrainRequest, data: DataSet, given: Array | None) -> HeldOutBatches:
     def held() -> Iterator[tuple[Arrays, Array | None]]:
         done = 0
         for batch in batches(data, request.inputs, BATCH):
@@ -68,21 +72,21 @@ def _of_set(request: TrainRequest, data: DataSet, given: Array | None) -> Masked
     return held
 
 
-def _of_rows(feed: Feed, rows: Array) -> MaskedWeight:
+def _from_rows(loader: BatchLoader, rows: Array) -> HeldOutBatches:
     def held() -> Iterator[tuple[Arrays, Array | None]]:
         for start in range(0, len(rows), BATCH):
-            batch = feed.batch(rows[start : start + BATCH])
+            batch = loader.batch(rows[start : start + BATCH])
             yield batch.inputs, batch.labels
 
     return held
 
 
-def _answered(feed: Feed, rows: Array, *, classes: bool) -> MaskedWeight:
+def _from_teacher(loader: BatchLoader, rows: Array, *, classes: bool) -> HeldOutBatches:
     """With the teacher's answers as if they were the truth."""
 
     def held() -> Iterator[tuple[Arrays, Array | None]]:
         for start in range(0, len(rows), BATCH):
-            batch = feed.batch(rows[start : start + BATCH])
+            batch = loader.batch(rows[start : start + BATCH])
             answers = batch.answers[0]
             yield batch.inputs, answers.argmax(axis=1) if classes else answers
 

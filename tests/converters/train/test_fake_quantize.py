@@ -14,16 +14,16 @@ from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
-    FORGOTTEN,
+    RANGE_DECAY,
     Grid,
     Role,
+    fake_quantize_activations,
+    fake_quantize_weights,
+    fixed_range,
+    fuses,
     grid_of,
-    rounded_activations,
-    rounded_weights,
-    span,
-    steps,
-    swallows,
-    widened,
+    scale_and_zero_point,
+    updated_range,
 )
 from edgekit_converters.train.losses import LossTarget, Objective
 from edgekit_converters.train.student import open_student
@@ -151,46 +151,50 @@ def test_weights_become_integers_a_channel_and_folding_changes_none_of_them():
     weights = draw.normal(0, 1, (3, 3, 4, 6)).astype(np.float32)
     factors = draw.uniform(-2, 2, 6).astype(np.float32)  # of a normalization
     arithmetic = ARITHMETICS["int8-static"]
-    rounded = rounded_weights(weights, (-1,), arithmetic)
+    rounded = fake_quantize_weights(weights, (-1,), arithmetic)
     step = np.abs(weights).max(axis=(0, 1, 2)) / 127
     integers = rounded / step
     assert np.allclose(integers, np.round(integers), atol=1e-3)
     assert np.abs(integers).max() == pytest.approx(127)
     assert np.abs(rounded - weights).max() <= 0.501 * step.max()
-    assert np.allclose(rounded_weights(weights * factors, (-1,), arithmetic), rounded * factors, atol=1e-5)
+    assert np.allclose(fake_quantize_weights(weights * factors, (-1,), arithmetic), rounded * factors, atol=1e-5)
     assert (
         np.unique(
-            (rounded_weights(weights, (3,), ARITHMETICS["int4-weights"]) * 7 / np.abs(weights).max((0, 1, 2))).round()
+            (
+                fake_quantize_weights(weights, (3,), ARITHMETICS["int4-weights"]) * 7 / np.abs(weights).max((0, 1, 2))
+            ).round()
         ).size
         <= 15
     )
-    assert not rounded_weights(np.zeros((2, 2), np.float32), (0,), arithmetic).any()
+    assert not fake_quantize_weights(np.zeros((2, 2), np.float32), (0,), arithmetic).any()
 
 
 def test_activations_have_an_exact_zero_and_end_where_their_range_does():
     values = np.linspace(-3, 5, 4001, dtype=np.float32)
-    rounded = rounded_activations(values, -1.0, 2.0, ARITHMETICS["int8-static"])
+    rounded = fake_quantize_activations(values, -1.0, 2.0, ARITHMETICS["int8-static"])
     assert len(np.unique(rounded)) == 256
     assert (
         0 in rounded and rounded.min() == pytest.approx(-1, abs=0.006) and rounded.max() == pytest.approx(2, abs=0.006)
     )
-    assert rounded_activations(values, 1.0, 2.0, ARITHMETICS["int8-static"]).min() == 0  # a range is made to hold zero
-    fine = rounded_activations(values, -3.0, 5.0, ARITHMETICS["int16x8-static"])
+    assert (
+        fake_quantize_activations(values, 1.0, 2.0, ARITHMETICS["int8-static"]).min() == 0
+    )  # a range is made to hold zero
+    fine = fake_quantize_activations(values, -3.0, 5.0, ARITHMETICS["int16x8-static"])
     assert np.abs(fine - values).max() <= 0.51 * 5 / 32767
 
 
 def test_ranges_grow_at_once_and_shrink_slowly():
     kept = np.array([-1, 1], np.float32)
-    assert widened(kept, np.array([-2, 3], np.float32)).tolist() == [-2, 3]
-    assert widened(kept, np.zeros(2, np.float32)) == pytest.approx([FORGOTTEN - 1, 1 - FORGOTTEN])
+    assert updated_range(kept, np.array([-2, 3], np.float32)).tolist() == [-2, 3]
+    assert updated_range(kept, np.zeros(2, np.float32)) == pytest.approx([RANGE_DECAY - 1, 1 - RANGE_DECAY])
 
 
 def test_averages_of_integers_half_way_between_two_go_away_from_the_integer_zero():
     """In a range of 0 to 255 the integer 0 stands for 128: TFLite halves what it stores."""
     values = np.array([0.25, 0.5, 0.75, 1.5, 127.5, 128.5, 200.5], np.float32)
-    halved = rounded_activations(values, 0, 255, ARITHMETICS["int8-static"], halved=True)
-    assert halved.tolist() == [0, 0, 1, 1, 127, 129, 201]
-    assert rounded_activations(values, 0, 255, ARITHMETICS["int8-static"]).tolist() == [0, 0, 1, 2, 128, 128, 200]
+    ties_away = fake_quantize_activations(values, 0, 255, ARITHMETICS["int8-static"], ties_away=True)
+    assert ties_away.tolist() == [0, 0, 1, 1, 127, 129, 201]
+    assert fake_quantize_activations(values, 0, 255, ARITHMETICS["int8-static"]).tolist() == [0, 0, 1, 2, 128, 128, 200]
 
 
 def test_sigmoid_and_tanh_have_the_ranges_of_their_operators():
@@ -200,34 +204,40 @@ def test_sigmoid_and_tanh_have_the_ranges_of_their_operators():
         (Role.SIGMOID, "int16x8-static", 1 / 32768, 0),
         (Role.TANH, "int16x8-static", 1 / 32768, 0),
     ):
-        assert steps(*span(role, ARITHMETICS[scheme]), ARITHMETICS[scheme]) == (np.float32(step), zero)
+        assert scale_and_zero_point(*fixed_range(role, ARITHMETICS[scheme]), ARITHMETICS[scheme]) == (
+            np.float32(step),
+            zero,
+        )
 
 
 def test_depthwise_and_transposed_convolutions_stay_at_8_bits():
-    assert ARITHMETICS["int4-weights"].deep.weight_bits == 8 and ARITHMETICS["int8-weights"].deep.weight_bits == 8
+    assert (
+        ARITHMETICS["int4-weights"].depthwise.weight_bits == 8
+        and ARITHMETICS["int8-weights"].depthwise.weight_bits == 8
+    )
 
 
 def test_only_what_operators_fuse_is_not_rounded_between():
-    assert swallows(Role.NORM, Role.LAYER) and swallows(Role.RELU, Role.NORM) and swallows(Role.RELU, Role.OTHER)
-    assert swallows(Role.HARD_SIGMOID, Role.LAYER) and swallows(Role.JOINS, Role.RELU)
-    for taker, giver in (
+    assert fuses(Role.NORM, Role.LAYER) and fuses(Role.RELU, Role.NORM) and fuses(Role.RELU, Role.OTHER)
+    assert fuses(Role.HARD_SIGMOID, Role.LAYER) and fuses(Role.CONCATENATES, Role.RELU)
+    for consumer, producer in (
         (Role.NORM, Role.RELU),
         (Role.OTHER, Role.LAYER),
         (Role.RELU, Role.INPUT),
-        (Role.JOINS, Role.SIGMOID),  # whose integers are given
-        (Role.JOINS, Role.KEEPS),
+        (Role.CONCATENATES, Role.SIGMOID),  # whose integers are given
+        (Role.CONCATENATES, Role.MOVES),
     ):
-        assert not swallows(taker, giver)
-    assert not swallows(Role.NORM, Role.LAYER, alone=False)  # others take what the layer gives
+        assert not fuses(consumer, producer)
+    assert not fuses(Role.NORM, Role.LAYER, alone=False)  # others take what the layer gives
 
 
 def test_what_moves_or_averages_values_stays_in_their_integers():
     arithmetic = ARITHMETICS["int8-static"]
-    assert grid_of(Role.KEEPS, "there", [Grid("here")], arithmetic) == Grid("here", widens=False)
-    assert grid_of(Role.AVERAGES, "there", [Grid("here")], arithmetic) == Grid("here", widens=False, halved=True)
-    assert grid_of(Role.JOINS, "there", [Grid("here"), Grid("beside")], arithmetic) == Grid("there")
+    assert grid_of(Role.MOVES, "there", [Grid("here")], arithmetic) == Grid("here", observes=False)
+    assert grid_of(Role.POOLS, "there", [Grid("here")], arithmetic) == Grid("here", observes=False, ties_away=True)
+    assert grid_of(Role.CONCATENATES, "there", [Grid("here"), Grid("beside")], arithmetic) == Grid("there")
     assert grid_of(Role.FLOAT, "there", [Grid("here")], arithmetic) is None
-    assert grid_of(Role.KEEPS, "there", [None], arithmetic) is None
+    assert grid_of(Role.MOVES, "there", [None], arithmetic) is None
 
 
 @pytest.mark.parametrize("scheme", ["int8-static", "int16x8-static", "int4-weights"])
@@ -250,11 +260,22 @@ def test_each_framework_rounds_by_the_law(framework, scheme):
         from edgekit_converters.train.keras import fake_quantize as here
 
         tensor, channels, plain = tf.constant, (0,), lambda one: one.numpy()
-    ours = plain(here.rounded_weights(tensor(weights), channels, arithmetic))
-    assert np.allclose(ours, rounded_weights(weights, (0,), arithmetic), atol=1e-6)
-    for halved in (False, True)[: arithmetic.activation_bits]:
-        ours = plain(here.spread(tensor(values), tensor(np.array([-1.5, 2], np.float32)), arithmetic, halved=halved))
-        assert np.allclose(ours, rounded_activations(values, -1.5, 2.0, arithmetic, halved=halved), atol=1e-6)
+    ours = plain(here.fake_quantize_weights(tensor(weights), channels, arithmetic))
+    assert np.allclose(ours, fake_quantize_weights(weights, (0,), arithmetic), atol=1e-6)
+    for ties_away in (False, True)[: arithmetic.activation_bits]:
+        ours = plain(
+            here.fake_quantize(
+                tensor(values),
+                tensor(np.array([-1.5, 2], np.float32)),
+                arithmetic,
+                ties_away=ties_away,
+            )
+        )
+        assert np.allclose(
+            ours,
+            fake_quantize_activations(values, -1.5, 2.0, arithmetic, ties_away=ties_away),
+            atol=1e-6,
+        )
 
 
 @pytest.mark.needs_litert
@@ -312,7 +333,7 @@ def test_a_state_takes_the_ranges_along(source_of, framework):
     second.restore(state)
     assert np.array_equal(second.run([X])[0], first.run([X])[0])
     for student in (first, second):
-        student.begin(2)
+        student.start_epoch(2)
     assert first.step(batch, 0.01) == second.step(batch, 0.01)
     ours, theirs = first.state(), second.state()
     assert any(name.startswith("ranges/") for name in ours) and set(ours) == set(theirs)
@@ -362,7 +383,7 @@ def test_of_a_subclassed_model_weights_are_rounded_and_that_is_said(tmp_path, lo
     inputs = np.eye(4, dtype=np.float32)
     kernel = np.array(student._model.dense.kernel)
     bias = np.array(student._model.dense.bias)
-    law = rounded_weights(kernel, (-1,), ARITHMETICS["int8-static"])
+    law = fake_quantize_weights(kernel, (-1,), ARITHMETICS["int8-static"])
     assert np.allclose(student.run([inputs])[0], law + bias, atol=1e-6)
     assert np.array_equal(np.array(student._model.dense.kernel), kernel)
     student.close()
@@ -371,8 +392,8 @@ def test_of_a_subclassed_model_weights_are_rounded_and_that_is_said(tmp_path, lo
 def ready(source, **settings):
     student = open_student(source, Settings(**settings))
     student.run([X])
-    student.aim(Objective((LossTarget(classes=True, label_weight=1.0),)))
-    student.begin(1)
+    student.set_objective(Objective((LossTarget(classes=True, label_weight=1.0),)))
+    student.start_epoch(1)
     return student
 
 

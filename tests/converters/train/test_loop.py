@@ -26,10 +26,10 @@ class Regression:
         self.speed = 0.0
         self.steps = 0
 
-    def aim(self, objective):
+    def set_objective(self, objective):
         self.objective = objective
 
-    def begin(self, epoch):
+    def start_epoch(self, epoch):
         self.random = np.random.default_rng([self.settings.seed, epoch])
 
     def step(self, batch, learning_rate):
@@ -176,9 +176,9 @@ def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_stays(trainin
     with pytest.raises(ConversionError, match="the loss is nan at step 4 of 10 of epoch 3") as caught:
         training(checkpoints=str(tmp_path / "kept"))
     assert re.search(r"lower --learning-rate \(it is 1\).*--resume.*after epoch 2", str(caught.value))
-    stood = checkpoint.read(tmp_path / "kept")
-    assert len(stood.history) == 2
-    assert np.isfinite(stood.now["weights/w"]).all()
+    saved = checkpoint.read(tmp_path / "kept")
+    assert len(saved.history) == 2
+    assert np.isfinite(saved.now["weights/w"]).all()
     assert len(training(checkpoints=str(tmp_path / "kept"), learning_rate=0.1, epochs=3).history) == 3
 
 

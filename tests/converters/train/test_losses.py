@@ -9,7 +9,14 @@ import pytest
 from edgekit_converters.data import DataSet
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, TrainRequest
-from edgekit_converters.train.losses import as_column, gives_probabilities, logits, matched, settle, softened
+from edgekit_converters.train.losses import (
+    are_probabilities,
+    as_column,
+    build_objective,
+    logits,
+    matching_maps,
+    softened,
+)
 from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
@@ -35,44 +42,49 @@ def test_softening_is_softmax_of_logits_and_the_same_from_probabilities():
 
 
 def test_probabilities_are_told_from_logits():
-    assert gives_probabilities(PROBABILITIES)
-    assert not gives_probabilities(LOGITS)
-    assert not gives_probabilities(np.abs(LOGITS))
+    assert are_probabilities(PROBABILITIES)
+    assert not are_probabilities(LOGITS)
+    assert not are_probabilities(np.abs(LOGITS))
     assert np.isfinite(logits(np.eye(3, dtype=np.float32), True)).all()
 
 
 @pytest.mark.parametrize(("outputs", "probabilities"), [(LOGITS, False), (PROBABILITIES, True)])
 def test_a_classifier_with_labels_learns_from_both_in_their_shares(outputs, probabilities):
-    (aim,) = settle(asked(teacher_share=0.75), CLASSES, [outputs], [LOGITS]).aims
-    assert (aim.classes, aim.probabilities, aim.taught) == (True, probabilities, False)
-    assert (aim.label_weight, aim.teacher_weight) == (0.25, 0.75)
-    (alone,) = settle(asked(teacher_share=0.75), CLASSES, [outputs], []).aims
+    (target,) = build_objective(asked(teacher_share=0.75), CLASSES, [outputs], [LOGITS]).targets
+    assert (target.classes, target.probabilities, target.teacher_probabilities) == (True, probabilities, False)
+    assert (target.label_weight, target.teacher_weight) == (0.25, 0.75)
+    (alone,) = build_objective(asked(teacher_share=0.75), CLASSES, [outputs], []).targets
     assert (alone.label_weight, alone.teacher_weight) == (1.0, 0.0)
 
 
 def test_one_probability_is_of_two_classes():
     two, request = CLASSES % 2, asked(outputs=((1, 1),))
     chance = GENERATOR.uniform(size=(32, 1)).astype(np.float32)
-    objective = settle(request, two, [chance], [chance])
-    (aim,) = objective.aims
-    assert (aim.classes, aim.probabilities, aim.taught, aim.single) == (True, True, True, True)
+    objective = build_objective(request, two, [chance], [chance])
+    (target,) = objective.targets
+    assert (target.classes, target.probabilities, target.teacher_probabilities, target.binary) == (
+        True,
+        True,
+        True,
+        True,
+    )
     assert np.allclose(
         dataclasses.replace(objective, temperature=1.0).soften([chance])[0], np.hstack([1 - chance, chance]), atol=1e-6
     )
     with pytest.raises(DataError, match=r"one score a sample and no probability.*end the model with a sigmoid"):
-        settle(request, two, [8 * chance], [])
+        build_objective(request, two, [8 * chance], [])
     with pytest.raises(DataError, match=r"has the label \d, but output 'out0' has classes 0\.\.1"):
-        settle(request, CLASSES, [chance], [])
+        build_objective(request, CLASSES, [chance], [])
 
 
 def test_without_labels_the_teacher_is_all_there_is():
-    (aim,) = settle(asked(teacher_share=0.5), None, [LOGITS], [PROBABILITIES]).aims
-    assert (aim.classes, aim.taught, aim.teacher_weight) == (True, True, 1.0)
+    (target,) = build_objective(asked(teacher_share=0.5), None, [LOGITS], [PROBABILITIES]).targets
+    assert (target.classes, target.teacher_probabilities, target.teacher_weight) == (True, True, 1.0)
 
 
 def test_other_outputs_are_learned_from_the_teacher_alone():
     request = asked(outputs=((1, 5), (1, 4, 4, 2)))
-    first, second = settle(request, CLASSES, [LOGITS, LOGITS], [LOGITS, LOGITS]).aims
+    first, second = build_objective(request, CLASSES, [LOGITS, LOGITS], [LOGITS, LOGITS]).targets
     assert (second.classes, second.label_weight, second.teacher_weight) == (False, 0.0, 1.0)
     assert first.label_weight > 0
 
@@ -80,21 +92,21 @@ def test_other_outputs_are_learned_from_the_teacher_alone():
 def test_rows_that_may_be_a_box_are_matched_by_their_values():
     request = asked(outputs=((1, 5), (1, 5), (1, 5)))
     box, scores = GENERATOR.normal(size=(32, 5)).astype(np.float32), PROBABILITIES
-    assert [one.classes for one in settle(request, CLASSES, [LOGITS, box, scores], [LOGITS, box, scores]).aims] == [
-        *(True, False, True)
-    ]
-    assert not settle(asked(), None, [box], [box]).aims[0].classes
+    assert [
+        one.classes for one in build_objective(request, CLASSES, [LOGITS, box, scores], [LOGITS, box, scores]).targets
+    ] == [*(True, False, True)]
+    assert not build_objective(asked(), None, [box], [box]).targets[0].classes
 
 
 def test_what_rebuilds_its_input_needs_neither_labels_nor_teacher():
-    objective = settle(asked(outputs=((1, 8),)), None, [LOGITS], [])
+    objective = build_objective(asked(outputs=((1, 8),)), None, [LOGITS], [])
     assert objective.reconstructs
-    assert not objective.aims[0].classes
+    assert not objective.targets[0].classes
 
 
 def test_targets_in_floating_point_are_matched():
     targets = GENERATOR.normal(size=(32, 5)).astype(np.float32)
-    assert not settle(asked(), targets, [PROBABILITIES], []).aims[0].classes
+    assert not build_objective(asked(), targets, [PROBABILITIES], []).targets[0].classes
 
 
 @pytest.mark.parametrize(
@@ -110,7 +122,7 @@ def test_targets_in_floating_point_are_matched():
 )
 def test_labels_that_cannot_be_learned_are_refused(labels, message):
     with pytest.raises(DataError, match=message):
-        settle(asked(), labels, [LOGITS], [])
+        build_objective(asked(), labels, [LOGITS], [])
 
 
 def test_one_number_a_sample_is_a_column_where_the_output_is():
@@ -124,6 +136,6 @@ def test_one_number_a_sample_is_a_column_where_the_output_is():
 
 def test_hints_are_matched_by_size():
     hints = [np.zeros((4, 16, 16)), np.zeros((4, 8, 8))]
-    assert matched([(8, 8), (4, 4)], hints) == [(0, 1)]
+    assert matching_maps([(8, 8), (4, 4)], hints) == [(0, 1)]
     with pytest.raises(PlanError, match="no size in common"):
-        matched([(5, 5)], hints)
+        matching_maps([(5, 5)], hints)

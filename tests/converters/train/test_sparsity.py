@@ -8,7 +8,7 @@ import pytest
 from edgekit_converters.prune.magnitude_sparsity import ThinRequest, thin
 from edgekit_converters.train import Settings, TrainRequest, sparsity
 from edgekit_converters.train.loop import train
-from edgekit_converters.train.sparsity import Sparsity, Thinning, schedule
+from edgekit_converters.train.sparsity import Sparsity, SparsityTraining, schedule
 from edgekit_converters.train.student import Kernel, open_student
 from edgekit_runtime.errors import ConversionError, PlanError
 
@@ -67,7 +67,7 @@ def test_kernels_are_weights_that_multiply(student_of, framework):
     shapes = [one.weights.shape for one in student.kernels()]
     assert sorted(map(np.prod, shapes)) == [18, 162, 324]
     assert [one.weights.shape[one.inputs] for one in student.kernels()] == [3, 6, 6]
-    assert not any(one.stays for one in student.kernels())
+    assert not any(one.dense_reason for one in student.kernels())
     student.close()
 
 
@@ -190,7 +190,7 @@ def theirs(start, every, end):
 def test_the_masks_are_those_of_tensorflow_model_optimization(student_of):
     source = student_of("tf_keras", "plain")
     student = ready(source, optimizer="sgd")
-    thinning = Thinning(Sparsity(0.8), student, sparsity.Schedule(every=2, end=6))
+    thinning = SparsityTraining(Sparsity(0.8), student, sparsity.Schedule(every=2, end=6))
     start = [student.state()[f"weights/{index}"].copy() for index in range(4)]
     for number in range(9):
         rows = slice(16 * (number % 3), 16 * (number % 3) + 16)
@@ -224,7 +224,7 @@ def test_what_is_looked_up_or_has_few_weights_stays(tmp_path, loaded):
 
     found = {one.layer: one for one, _ in kernels(Net())}
     assert set(found) == {"attention", "attention.out_proj", "deep", "up"}
-    assert found["deep"].stays == "is depthwise"
+    assert found["deep"].dense_reason == "is depthwise"
     assert found["up"].weights.shape[found["up"].inputs] == 6
     assert (_summed("abc,cde->abde"), _summed("abcd,cde->abe"), _summed("ab,bc->ac")) == (0, 1, 0)
 

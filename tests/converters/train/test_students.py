@@ -31,34 +31,34 @@ def ready(source, objective=LABELLED, **settings):
     student = open_student(source, Settings(**settings))
     looks = student.run([X])[0]
     distribution = bool(np.allclose(looks.sum(axis=1), 1, atol=1e-3) and looks.min() >= 0)
-    student.aim(
+    student.set_objective(
         dataclasses.replace(
-            objective, aims=tuple(dataclasses.replace(aim, probabilities=distribution) for aim in objective.aims)
+            objective, targets=tuple(dataclasses.replace(aim, probabilities=distribution) for aim in objective.targets)
         )
     )
-    student.begin(1)
+    student.start_epoch(1)
     return student
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_loss_is_that_of_hinton(student_of, framework):
     source = student_of(framework, "plain")
-    taught = softened(np.random.default_rng(1).normal(0, 2, (48, CLASSES)), False, 3.0)
+    teacher_probabilities = softened(np.random.default_rng(1).normal(0, 2, (48, CLASSES)), False, 3.0)
     student = ready(source, Objective((LossTarget(True, True, False, 0.25, 0.75),), temperature=3.0))
     scores = np.log(student.run([X])[0].astype(np.float64))
     ours = np.exp(scores / 3)
     ours /= ours.sum(axis=1, keepdims=True)
     wanted = 0.25 * -scores[np.arange(48), LABELS].mean()
-    wanted += 0.75 * 9 * (taught * np.log(taught / ours)).sum(axis=1).mean()
-    assert student.step(batch(answers=[taught]), 0.0) == pytest.approx(wanted, rel=1e-4)
+    wanted += 0.75 * 9 * (teacher_probabilities * np.log(teacher_probabilities / ours)).sum(axis=1).mean()
+    assert student.step(batch(answers=[teacher_probabilities]), 0.0) == pytest.approx(wanted, rel=1e-4)
     student.close()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_one_probability_is_learned_by_the_cross_entropy_of_two_classes(student_of, framework):
     student = open_student(student_of(framework, "single"), Settings())
-    student.aim(Objective((LossTarget(classes=True, probabilities=True, single=True, label_weight=1.0),)))
-    student.begin(1)
+    student.set_objective(Objective((LossTarget(classes=True, probabilities=True, binary=True, label_weight=1.0),)))
+    student.start_epoch(1)
     chance, two = student.run([X])[0][:, 0], LABELS % 2
     wanted = -np.log(np.where(two == 1, chance, 1 - chance)).mean()
     assert student.step(Batch([X], two, [], []), 0.0) == pytest.approx(wanted, rel=1e-4)
@@ -80,11 +80,11 @@ def test_a_student_that_takes_over_a_state_goes_on_as_the_other_would_have(stude
     for _ in range(3):
         first.step(batch(), 0.01)
     state = {name: array.copy() for name, array in first.state().items()}
-    first.begin(2)
+    first.start_epoch(2)
     on = [first.step(batch(), 0.01) for _ in range(3)]
     second = ready(source, learning_rate=0.01)
     second.restore(state)
-    second.begin(2)
+    second.start_epoch(2)
     assert [second.step(batch(), 0.01) for _ in range(3)] == on
     assert np.array_equal(second.run([X])[0], first.run([X])[0])
     first.close(), second.close()
@@ -160,10 +160,10 @@ def test_hints_bring_the_features_of_student_and_teacher_together(student_of, da
 
 @pytest.mark.parametrize("framework", ["keras", "tf_keras"])
 def test_features_are_seen_in_models_inside_models_that_run_twice(student_of, framework):
-    from edgekit_converters.train.keras.attention_maps import with_features
+    from edgekit_converters.train.keras.attention_maps import with_feature_outputs
 
     live = open_source(student_of(framework, "nested").request)
-    viewed, own = with_features(live.handle.model)
+    viewed, own = with_feature_outputs(live.handle.model)
     found = [one.numpy() for one in viewed(X, training=False)]
     block, conv = (live.handle.model.layers[place] for place in (1, 2))
     assert own == 1

@@ -12,7 +12,7 @@ from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 from edgekit_runtime.errors import SourceError
 
 
-def with_features(model: Any) -> tuple[Any, int]:
+def with_feature_outputs(model: Any) -> tuple[Any, int]:
     """Return a model that also gives features, and how many outputs are its own: of each size the last ones.
 
     Raises:
@@ -34,13 +34,13 @@ def with_features(model: Any) -> tuple[Any, int]:
     return kind(model.inputs, [*own, *(found[size] for size in sorted(found, reverse=True))]), len(own)
 
 
-def attention(features: Any) -> Any:
+def attention_map(features: Any) -> Any:
     """(b, H, W, C) → (b, H, W), each sample's of length 1 (Zagoruyko & Komodakis, 2017, eq. 2)."""
     strength = tf.reduce_mean(tf.square(tf.cast(features, tf.float32)), axis=-1)
     return tf.math.l2_normalize(strength, axis=[1, 2], epsilon=1e-24)
 
 
-def with_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
+def observe_attention_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
     """Return what runs a batch and gives its outputs and, apart, its attention maps.
 
     Raises:
@@ -48,12 +48,12 @@ def with_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
     """
     if live.handle.model is None:
         raise SourceError("a SavedModel does not show its features; leave --hints out, or give the Keras model")
-    model, own = with_features(live.handle.model)
+    model, own = with_feature_outputs(live.handle.model)
     compiled = tf.function(lambda *tensors: model(list(tensors), training=False))
 
     def run(batch: Arrays) -> tuple[Arrays, Arrays]:
         found = tf.nest.flatten(compiled(*map(tf.constant, batch)))
-        return [one.numpy() for one in found[:own]], [attention(one).numpy() for one in found[own:]]
+        return [one.numpy() for one in found[:own]], [attention_map(one).numpy() for one in found[own:]]
 
     return run
 

@@ -23,26 +23,26 @@ from edgekit_converters.load import in_batches
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,
-    FORGOTTEN,
-    HALF,
+    RANGE_DECAY,
     RANGES,
+    ROUND_HALF_UP,
     SMALLEST,
     Arithmetic,
     Grid,
     Role,
+    fuses,
     grid_of,
-    swallows,
 )
 from edgekit_converters.train.keras.quantized_operators import (
-    GATED,
-    Rounds,
-    activation_in,
-    ends_as,
+    SILU,
+    RoundBetween,
+    activation_as_operators,
     factors,
-    gated,
     normalized,
+    output_role,
     role_of,
     separable,
+    silu,
     weight_steps,
     weights_of,
 )
@@ -51,7 +51,7 @@ Mode = Literal["train", "use", "observe", "count"]
 
 
 @dataclass
-class Given:
+class PendingTensor:
     """A tensor that nothing has taken yet; without a grid it stays in floating point, or is no floating point."""
 
     tensor: Any
@@ -71,7 +71,7 @@ class Place:
     sums: Any  # as of Given
 
 
-def fake_quantized(live: LoadedModel, settings: Settings) -> KerasFakeQuantize | None:
+def open_fake_quantizer(live: LoadedModel, settings: Settings) -> KerasFakeQuantize | None:
     """Return what imitates the arithmetic that the settings ask for, where they do."""
     scheme = settings.quantize_aware
     return KerasFakeQuantize(live, ARITHMETICS[scheme]) if scheme else None
@@ -89,14 +89,14 @@ class KerasFakeQuantize:
         model = live.handle.model
         self._model, self._arithmetic = model, arithmetic
         self._ranges: dict[str, tf.Variable] = {}  # point: (low, high); NaN: none yet
-        self._takers: Counter[str] = Counter()  # of what is made at a point
+        self._consumers: Counter[str] = Counter()  # of what is made at a point
         self._weights = _weights(model, arithmetic)
         self._followed = is_followable(model)
         # names are counted on from model to model in a process; the place among all layers stays what it is
         self._places = {id(one): str(place) for place, one in enumerate(_operations(model))} if self._followed else {}
         apart = bool(arithmetic.activation_bits) and not self._followed
         self.notes = ("of a subclassed model weights are rounded, activations are not",) * apart
-        self._compiled = tf.function(self._evaluated, reduce_retracing=True)
+        self._compiled = tf.function(self._call_rounded, reduce_retracing=True)
         self._run = in_batches(self._evaluate) if self.follows else live.run
         self._mode: Mode = "use"
 
@@ -107,14 +107,14 @@ class KerasFakeQuantize:
             self._mode = "observe"
             self._run(batch)
             self._mode = "use"
-        with self.rounded_weights() if not self.follows else contextlib.nullcontext():
+        with self.quantized_weights() if not self.follows else contextlib.nullcontext():
             return self._run(batch)
 
     def _evaluate(self, batch: Arrays) -> Arrays:
         return [one.numpy() for one in self._compiled([tf.constant(one) for one in batch], self._mode)]
 
-    def _evaluated(self, tensors: list[Any], mode: Mode) -> list[Any]:
-        with self.rounded_weights() if mode == "use" else contextlib.nullcontext():
+    def _call_rounded(self, tensors: list[Any], mode: Mode) -> list[Any]:
+        with self.quantized_weights() if mode == "use" else contextlib.nullcontext():
             return self.call(self._model, tensors, mode)
 
     def call(self, model: Any, tensors: list[Any], mode: Mode) -> list[Any]:
@@ -134,20 +134,20 @@ class KerasFakeQuantize:
             point = f"{place}:{calls[place]}"
             role = role_of(call)
             if mode == "count":
-                self._takers.update(one.grid.point for one in values if one.grid)
-            taken = [self._taken(one, mode, role) for one in values]
-            alone = role is Role.NORM and not all(self._part_of(role, one) for one in values)
+                self._consumers.update(one.grid.point for one in values if one.grid)
+            taken = [self._input(one, mode, role) for one in values]
+            alone = role is Role.NORM and not all(self._fuses_with(role, one) for one in values)
             sums = self._sums(call, role, values) if mode == "use" else None
             given = self._computed(call, taken, Place(point, mode, alone, sums))
-            role = ends_as(call, role)
+            role = output_role(call, role)
             grids = [one.grid for one in values]
-            return [self._given(one, role, f"{point}/{number}", grids, sums) for number, one in enumerate(given)]
+            return [self._outputs(one, role, f"{point}/{number}", grids, sums) for number, one in enumerate(given)]
 
-        begun = [self._given(one, Role.INPUT, f"input/{place}", []) for place, one in enumerate(tensors)]
-        ends = walk(model, begun, visit)
+        begun = [self._outputs(one, Role.INPUT, f"input/{place}", []) for place, one in enumerate(tensors)]
+        limits = walk(model, begun, visit)
         if mode == "count":
-            self._takers.update(one.grid.point for one in ends if one.grid)
-        return [self._taken(one, mode) for one in ends]
+            self._consumers.update(one.grid.point for one in limits if one.grid)
+        return [self._input(one, mode) for one in limits]
 
     @property
     def follows(self) -> bool:
@@ -155,14 +155,14 @@ class KerasFakeQuantize:
         return self._followed and bool(self._arithmetic.activation_bits)
 
     @contextlib.contextmanager
-    def rounded_weights(self) -> Iterator[None]:
+    def quantized_weights(self) -> Iterator[None]:
         """Have the model's variables rounded meanwhile: gradients are then of the rounded, for the others.
 
         Inside a ``tf.function`` it becomes part of what is compiled.
         """
         kept = [tf.identity(variable) for variable, *_ in self._weights]
         for (variable, channels, arithmetic), whole in zip(self._weights, kept, strict=True):
-            variable.assign(rounded_weights(whole, channels, arithmetic))
+            variable.assign(fake_quantize_weights(whole, channels, arithmetic))
         try:
             yield
         finally:
@@ -180,46 +180,48 @@ class KerasFakeQuantize:
             self._range(point).assign(found.get(point, np.full(2, np.nan, np.float32)))
         return {name: array for name, array in state.items() if not name.startswith(RANGES)}
 
-    def _given(self, tensor: Any, role: Role, point: str, taken: list[Grid | None], sums: Any = None) -> Given:
+    def _outputs(
+        self, tensor: Any, role: Role, point: str, taken: list[Grid | None], sums: Any = None
+    ) -> PendingTensor:
         grid = grid_of(role, point, taken, self._arithmetic) if tensor.dtype.is_floating else None
-        return Given(tensor, role, grid, tensor if role is Role.KEEPS else None, sums)
+        return PendingTensor(tensor, role, grid, tensor if role is Role.MOVES else None, sums)
 
-    def _part_of(self, role: Role, given: Given) -> bool:
+    def _fuses_with(self, role: Role, given: PendingTensor) -> bool:
         """Tell whether an operation of a role becomes part of what gave a tensor."""
-        return given.grid is not None and swallows(role, given.role, alone=self._takers[given.grid.point] < 2)
+        return given.grid is not None and fuses(role, given.role, alone=self._consumers[given.grid.point] < 2)
 
-    def _sums(self, call: Call, role: Role, values: list[Given]) -> Any:
+    def _sums(self, call: Call, role: Role, values: list[PendingTensor]) -> Any:
         """The steps that what a layer adds up is counted in, its bias too; None where they are too fine, or unknown."""
         first = values[0] if values else None
         if first is None or first.grid is None or self._arithmetic.activation_bits != 8:
             return None
         if role is Role.LAYER:
-            ends = tf.constant(first.grid.ends) if first.grid.ends else self._range(first.grid.point)
-            return weight_steps(call.layer, self._arithmetic, steps(ends, self._arithmetic)[0])
-        if first.sums is None or role is Role.JOINS or not self._part_of(role, first):
+            limits = tf.constant(first.grid.fixed_range) if first.grid.fixed_range else self._range(first.grid.point)
+            return weight_steps(call.layer, self._arithmetic, scale_and_zero_point(limits, self._arithmetic)[0])
+        if first.sums is None or role is Role.CONCATENATES or not self._fuses_with(role, first):
             return None
         return first.sums * tf.abs(factors(call.layer)) if role is Role.NORM else first.sums
 
-    def _taken(self, given: Given, mode: Mode, role: Role = Role.OTHER) -> Any:
+    def _input(self, given: PendingTensor, mode: Mode, role: Role = Role.OTHER) -> Any:
         """A tensor as an operation of a role takes it."""
         if given.grid is None or mode == "count" or not self._arithmetic.activation_bits:
             return given.tensor
-        if self._part_of(role, given):
-            return _counted(given.tensor, given.sums) if role is Role.JOINS else given.tensor
+        if self._fuses_with(role, given):
+            return _round_sums(given.tensor, given.sums) if role is Role.CONCATENATES else given.tensor
         if given.rounded is None:
             given.rounded = self._rounded(given.tensor, given.grid, mode, given.sums)
         return given.rounded
 
     def _rounded(self, tensor: Any, grid: Grid, mode: Mode, sums: Any = None) -> Any:
-        kept = tf.constant(grid.ends) if grid.ends else self._range(grid.point)
-        if mode != "use" and grid.widens:
-            kept.assign(_widened(kept, _extremes(tensor)))
-        return tensor if mode == "observe" else self._through(tensor, kept, sums, halved=grid.halved)
+        kept = tf.constant(grid.fixed_range) if grid.fixed_range else self._range(grid.point)
+        if mode != "use" and grid.observes:
+            kept.assign(_updated_range(kept, _extremes(tensor)))
+        return tensor if mode == "observe" else self._straight_through(tensor, kept, sums, ties_away=grid.ties_away)
 
-    def _through(self, tensor: Any, ends: Any, sums: Any = None, *, halved: bool = False) -> Any:
+    def _straight_through(self, tensor: Any, limits: Any, sums: Any = None, *, ties_away: bool = False) -> Any:
         """The tensor rounded, with the gradient of no rounding."""
         values = tf.cast(tensor, tf.float32)
-        rounded = spread(_counted(values, sums), ends, self._arithmetic, halved=halved)
+        rounded = fake_quantize(_round_sums(values, sums), limits, self._arithmetic, ties_away=ties_away)
         return tensor + tf.stop_gradient(tf.cast(rounded, tensor.dtype) - tensor)
 
     def _range(self, point: str) -> tf.Variable:
@@ -237,59 +239,61 @@ class KerasFakeQuantize:
             if grid is None or place.mode == "count" or not self._arithmetic.activation_bits:
                 return values
             if role is Role.CONSTANT:
-                return values if place.mode == "observe" else self._through(values, _extremes(values))
+                return values if place.mode == "observe" else self._straight_through(values, _extremes(values))
             return self._rounded(values, grid, place.mode, place.sums if role is Role.LAYER else None)
 
-        with _activation_in(layer, role_of(call) is Role.LAYER, rounds):
+        with _activation_as_operators(layer, role_of(call) is Role.LAYER, rounds):
             if call.kind == "SeparableConv2D" and layer.data_format == "channels_last":
                 return [separable(layer, values[0], rounds)]
-            if call.kind.lower() in GATED:  # the function
-                return [gated(values[0], rounds)]
+            if call.kind.lower() in SILU:  # the function
+                return [silu(values[0], rounds)]
             given = _called(call, values, training)
         return [normalized(layer, values[0], training, rounds)] if place.alone else given
 
 
 @contextlib.contextmanager
-def _activation_in(layer: Any, of_layer: bool, rounds: Rounds) -> Iterator[None]:
+def _activation_as_operators(layer: Any, of_layer: bool, rounds: RoundBetween) -> Iterator[None]:
     """Have a layer compute its own activation as operators do."""
     function: Any = getattr(layer, "activation", None)
     if not inspect.isfunction(function):
         yield
         return
-    layer.activation = activation_in(function, of_layer, rounds)
+    layer.activation = activation_as_operators(function, of_layer, rounds)
     try:
         yield
     finally:
         layer.activation = function
 
 
-def rounded_weights(weights: Any, channels: tuple[int, ...], arithmetic: Arithmetic) -> Any:
-    """:func:`fake_quantize.rounded_weights`."""
+def fake_quantize_weights(weights: Any, channels: tuple[int, ...], arithmetic: Arithmetic) -> Any:
+    """:func:`fake_quantize.fake_quantize_weights`."""
     rank = len(weights.shape)
     summed = [axis for axis in range(rank) if axis not in {one % rank for one in channels}]
     step = tf.maximum(tf.reduce_max(tf.abs(weights), summed, keepdims=True), SMALLEST) / arithmetic.weight_levels
     return tf.round(weights / step) * step
 
 
-def spread(values: Any, ends: Any, arithmetic: Arithmetic, *, halved: bool = False) -> Any:
-    """:func:`fake_quantize.rounded_activations`."""
-    step, zero = steps(ends, arithmetic)
+def fake_quantize(values: Any, limits: Any, arithmetic: Arithmetic, *, ties_away: bool = False) -> Any:
+    """:func:`fake_quantize.fake_quantize_activations`."""
+    step, zero = scale_and_zero_point(limits, arithmetic)
     top = 2 ** (arithmetic.activation_bits - 1) - 1
     integers = values / step + zero
-    whole = tf.sign(integers) * tf.floor(tf.abs(integers) + HALF) if halved else tf.round(values / step) + zero
+    whole = (
+        tf.sign(integers) * tf.floor(tf.abs(integers) + ROUND_HALF_UP) if ties_away else tf.round(values / step) + zero
+    )
     return (tf.clip_by_value(whole, -top if arithmetic.symmetric else -top - 1, top) - zero) * step
 
 
-def steps(ends: Any, arithmetic: Arithmetic) -> tuple[Any, Any]:
+def scale_and_zero_point(limits: Any, arithmetic: Arithmetic) -> tuple[Any, Any]:
     """:func:`fake_quantize.steps`."""
     if arithmetic.symmetric:
-        return tf.maximum(tf.reduce_max(tf.abs(ends)), SMALLEST) / (2 ** (arithmetic.activation_bits - 1) - 1), 0.0
-    low, high = tf.minimum(ends[0], 0.0), tf.maximum(ends[1], 0.0)
+        return tf.maximum(tf.reduce_max(tf.abs(limits)), SMALLEST) / (2 ** (arithmetic.activation_bits - 1) - 1), 0.0
+    low, high = tf.minimum(limits[0], 0.0), tf.maximum(limits[1], 0.0)
     step = tf.maximum(high - low, SMALLEST) / (2**arithmetic.activation_bits - 1)
     return step, tf.round(-low / step) - 2 ** (arithmetic.activation_bits - 1)
 
 
-def _counted(values: Any, sums: Any) -> Any:
+def _round_sums(values: Any, sums: Any) -> Any:
     """The sums of a layer in whole steps."""
     return values if sums is None else tf.round(values / sums) * sums
 
@@ -299,10 +303,10 @@ def _extremes(values: Any) -> Any:
     return tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
 
 
-def _widened(kept: Any, seen: Any) -> Any:
-    """:func:`fake_quantize.widened`; the first batch's extremes where nothing was seen before."""
+def _updated_range(kept: Any, seen: Any) -> Any:
+    """:func:`fake_quantize.updated_range`; the first batch's extremes where nothing was seen before."""
     kept = tf.where(tf.math.is_nan(kept), seen, kept)
-    eased = kept + FORGOTTEN * (seen - kept)
+    eased = kept + RANGE_DECAY * (seen - kept)
     return tf.stack([tf.minimum(seen[0], eased[0]), tf.maximum(seen[1], eased[1])])
 
 
@@ -325,7 +329,7 @@ def _weights(model: Any, arithmetic: Arithmetic) -> list[tuple[tf.Variable, tupl
             variable = getattr(variable, "value", variable) if not isinstance(variable, tf.Variable) else variable
             if isinstance(variable, tf.Variable):
                 deep = -2 in channels  # depthwise, or transposed
-                found[id(variable)] = (variable, channels, arithmetic.deep if deep else arithmetic)
+                found[id(variable)] = (variable, channels, arithmetic.depthwise if deep else arithmetic)
     return list(found.values())
 
 

@@ -26,24 +26,24 @@ ACTIVATIONS = {
     "sigmoid": Role.SIGMOID,
     "tanh": Role.TANH,
 }
-GATED = ("silu", "swish")  # x sigmoid(x)
+SILU = ("silu", "swish")  # x sigmoid(x)
 ROLES = {
     **dict.fromkeys((*WEIGHTS, "EinsumDense"), Role.LAYER),
     "BatchNormalization": Role.NORM,
     **dict.fromkeys(("Relu", "Relu6"), Role.RELU),
     **dict.fromkeys(("Softmax", "LogSoftmax"), Role.FLOAT),
     **{"Sigmoid": Role.SIGMOID, "Tanh": Role.TANH, "HardSigmoid": Role.HARD_SIGMOID},
-    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), Role.AVERAGES),
-    **dict.fromkeys(("Concatenate", "Concat", "Maximum", "Stack"), Role.JOINS),
-    **dict.fromkeys(("MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "ZeroPadding1D", "ZeroPadding2D"), Role.KEEPS),
-    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalMaxPooling2D", "Cropping1D", "Cropping2D", "Pad"), Role.KEEPS),
-    **dict.fromkeys(("Flatten", "Reshape", "Permute", "Transpose", "RepeatVector", "Squeeze"), Role.KEEPS),
-    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "Identity"), Role.KEEPS),
-    **dict.fromkeys(("ExpandDims", "StridedSlice", "SlicingOpLambda", "GetItem", "Split"), Role.KEEPS),
+    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), Role.POOLS),
+    **dict.fromkeys(("Concatenate", "Concat", "Maximum", "Stack"), Role.CONCATENATES),
+    **dict.fromkeys(("MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "ZeroPadding1D", "ZeroPadding2D"), Role.MOVES),
+    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalMaxPooling2D", "Cropping1D", "Cropping2D", "Pad"), Role.MOVES),
+    **dict.fromkeys(("Flatten", "Reshape", "Permute", "Transpose", "RepeatVector", "Squeeze"), Role.MOVES),
+    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "Identity"), Role.MOVES),
+    **dict.fromkeys(("ExpandDims", "StridedSlice", "SlicingOpLambda", "GetItem", "Split"), Role.MOVES),
 }
 
 
-class Rounds(Protocol):
+class RoundBetween(Protocol):
     """Rounds what lies between the operators of a layer: the name is unique in it, the role is of what computed it."""
 
     def __call__(self, values: Any, name: str, role: Role = Role.OTHER) -> Any:
@@ -59,11 +59,11 @@ def role_of(call: Call) -> Role:
         plain = not layer.negative_slope and not layer.threshold and layer.max_value in (None, 6)
         return Role.RELU if plain else Role.OTHER
     if kind == "UpSampling2D":
-        return Role.KEEPS if layer.interpolation == "nearest" else Role.AVERAGES
+        return Role.MOVES if layer.interpolation == "nearest" else Role.POOLS
     return ROLES.get(kind, Role.OTHER)
 
 
-def ends_as(call: Call, role: Role) -> Role:
+def output_role(call: Call, role: Role) -> Role:
     """Tell what a call is for those that take its result: a layer with an activation of its own is that."""
     function = getattr(call.layer, "activation", None)
     name = getattr(function, "__name__", "linear")
@@ -79,19 +79,19 @@ def weights_of(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return next((WEIGHTS[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in WEIGHTS), ())
 
 
-def activation_in(function: Callable[..., Any], of_layer: bool, rounds: Rounds) -> Callable[..., Any]:
+def activation_as_operators(function: Callable[..., Any], of_layer: bool, rounds: RoundBetween) -> Callable[..., Any]:
     """Return an activation as operators compute it: after a layer, of rounded sums, unless it is part of the layer."""
     name = getattr(function, "__name__", "")
     apart = of_layer and name != "linear" and ACTIVATIONS.get(name) not in (Role.RELU, Role.HARD_SIGMOID)
 
     def computed(sums: Any) -> Any:
         taken = rounds(sums, "sum", Role.LAYER) if apart else sums
-        return gated(taken, rounds) if name in GATED else function(taken)
+        return silu(taken, rounds) if name in SILU else function(taken)
 
     return computed
 
 
-def gated(values: Any, rounds: Rounds) -> Any:
+def silu(values: Any, rounds: RoundBetween) -> Any:
     """SiLU is two operators, LOGISTIC and MUL."""
     return values * rounds(tf.sigmoid(values), "gate", Role.SIGMOID)
 
@@ -116,11 +116,11 @@ def weight_steps(layer: Any, arithmetic: Arithmetic, times: Any) -> Any:
     weights, channels = tf.convert_to_tensor(getattr(layer, named[-1][0])), named[-1][1]
     rank = len(weights.shape)
     summed = [axis for axis in range(rank) if axis not in {one % rank for one in channels}]
-    most = tf.maximum(tf.reduce_max(tf.abs(weights), summed), SMALLEST)
-    return tf.reshape(most, [-1]) / arithmetic.weight_levels * times
+    maximum = tf.maximum(tf.reduce_max(tf.abs(weights), summed), SMALLEST)
+    return tf.reshape(maximum, [-1]) / arithmetic.weight_levels * times
 
 
-def normalized(layer: Any, values: Any, training: bool, rounds: Rounds) -> Any:
+def normalized(layer: Any, values: Any, training: bool, rounds: RoundBetween) -> Any:
     """A BatchNormalization that is part of no layer is two operators, MUL and ADD; their constants are rounded, too."""
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
     others = [one for one in range(len(values.shape)) if one != axis % len(values.shape)]
@@ -134,7 +134,7 @@ def normalized(layer: Any, values: Any, training: bool, rounds: Rounds) -> Any:
     return rounds(values * factor, "product") + shift
 
 
-def separable(layer: Any, values: Any, rounds: Rounds) -> Any:
+def separable(layer: Any, values: Any, rounds: RoundBetween) -> Any:
     """A separable convolution of images is two operators, with integers between."""
     strides = (1, *layer.strides, 1)
     deep = tf.nn.depthwise_conv2d(

@@ -23,10 +23,10 @@ def kernels(layers: Iterable[Any]) -> list[tuple[Kernel, Any]]:
     seen: set[int] = set()
     found = []
     for layer in layers:
-        for variable, axis, stays in _weights(layer):
+        for variable, axis, dense_reason in _weights(layer):
             if layer.trainable and id(variable) not in seen:
                 seen.add(id(variable))
-                found.append((Kernel(layer.name, variable.numpy(), axis, stays), variable))
+                found.append((Kernel(layer.name, variable.numpy(), axis, dense_reason), variable))
     return found
 
 

@@ -17,9 +17,9 @@ from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.keras import sparse_weights
-from edgekit_converters.train.keras.attention_maps import attention, framework_of, with_features
-from edgekit_converters.train.keras.fake_quantize import fake_quantized
-from edgekit_converters.train.losses import HINT_WEIGHT, TINY, LossTarget, Objective, matched
+from edgekit_converters.train.keras.attention_maps import attention_map, framework_of, with_feature_outputs
+from edgekit_converters.train.keras.fake_quantize import open_fake_quantizer
+from edgekit_converters.train.losses import ATTENTION_WEIGHT, TINY, LossTarget, Objective, matching_maps
 from edgekit_converters.train.student import Kernel, State
 from edgekit_runtime.errors import SourceError
 
@@ -36,28 +36,28 @@ class KerasStudent:
         self._model = live.handle.model
         if self._model is None:
             raise SourceError(f"{request.path}: a SavedModel can only be run; give the .keras or .h5 file to train it")
-        self._imitated = fake_quantized(live, settings)
-        self._run = self._imitated.run if self._imitated else live.run
+        self._fake_quantizer = open_fake_quantizer(live, settings)
+        self._run = self._fake_quantizer.run if self._fake_quantizer else live.run
         self._keras = framework_of(self._model)
         self._trained = list(self._model.trainable_variables)
         if not self._trained:
             raise SourceError(f"{request.path}: no weight of the model may be trained: its layers are not trainable")
         frozen = len([one for one in self._layers() if one.weights and not one.trainable])
         self.notes = (f"{frozen} layers stay as they are: trainable=False",) * bool(frozen)
-        self.notes += self._imitated.notes if self._imitated else ()
+        self.notes += self._fake_quantizer.notes if self._fake_quantizer else ()
 
-    def aim(self, objective: Objective) -> None:
+    def set_objective(self, objective: Objective) -> None:
         """Get ready to be trained towards an objective."""
         self._objective = objective
         self._optimizer = _optimizer(self._keras, self._settings)
         self._optimizer.build(self._trained)
-        self._viewed, self._own = (
-            with_features(self._model) if self._settings.hints else (self._model, len(objective.aims))
+        self._observed_model, self._output_count = (
+            with_feature_outputs(self._model) if self._settings.hints else (self._model, len(objective.targets))
         )
         tf.config.optimizer.set_experimental_options({BFLOAT16: self._settings.mixed_precision})
         self._compiled = tf.function(self._step)
 
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Seed what is random in the model.
 
         Keras 3 keeps the seeds of its layers as variables, which are part of the state. Those of tf_keras are in the
@@ -86,14 +86,14 @@ class KerasStudent:
     def state(self) -> State:
         """Weights, statistics and seeds, and the optimizer's variables, in their order."""
         state = {f"weights/{index}": one.numpy() for index, one in enumerate(self._model.variables)}
-        state |= {f"optimizer/{index}": one.numpy() for index, one in enumerate(self._moments())}
-        return state | (self._imitated.state() if self._imitated else {})
+        state |= {f"optimizer/{index}": one.numpy() for index, one in enumerate(self._optimizer_variables())}
+        return state | (self._fake_quantizer.state() if self._fake_quantizer else {})
 
     def restore(self, state: State) -> None:
         """Take over a state."""
-        places = {"weights": list(self._model.variables), "optimizer": self._moments()}
-        if self._imitated:
-            state = self._imitated.restore(state)
+        places = {"weights": list(self._model.variables), "optimizer": self._optimizer_variables()}
+        if self._fake_quantizer:
+            state = self._fake_quantizer.restore(state)
         for name, array in state.items():
             part, _, index = name.partition("/")
             places[part][int(index)].assign(array)
@@ -102,7 +102,7 @@ class KerasStudent:
         """The weights of convolutions and dense layers."""
         return [one for one, _ in self._kernels()]
 
-    def hold(self, masks: dict[int, Array]) -> None:
+    def apply_masks(self, masks: dict[int, Array]) -> None:
         """Set to zero what masks leave out."""
         variables = [one for _, one in self._kernels()]
         for place, mask in masks.items():
@@ -118,7 +118,7 @@ class KerasStudent:
         for place, batch in enumerate(batches if norms else ()):
             for norm in norms:
                 norm.momentum = place / (place + 1)  # the plain average over all batches
-            with self._arithmetic():
+            with self._quantized_weights():
                 self._call(self._model, [tf.constant(one) for one in batch])
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -126,7 +126,7 @@ class KerasStudent:
 
     def save(self, folder: Path) -> SourceRequest:
         """Write the model as it came: a file, or weights for the function that builds it."""
-        with self._arithmetic():
+        with self._quantized_weights():
             if self._request.function:
                 path = folder / ("model.h5" if self._keras.__name__ == "tf_keras" else "model.weights.h5")
                 self._model.save_weights(path)
@@ -143,14 +143,14 @@ class KerasStudent:
         """All layers, those of nested models too."""
         return list(self._model._flatten_layers(include_self=False, recursive=True))
 
-    def _moments(self) -> list[Any]:
+    def _optimizer_variables(self) -> list[Any]:
         variables = self._optimizer.variables
         return list(variables() if callable(variables) and not isinstance(variables, list) else variables)
 
     def _call(self, model: Any, tensors: list[Any]) -> list[Any]:
         """Run a model as in training."""
-        if self._imitated and self._imitated.follows:
-            return self._imitated.call(model, tensors, "train")
+        if self._fake_quantizer and self._fake_quantizer.follows:
+            return self._fake_quantizer.call(model, tensors, "train")
         structure = getattr(self._model, "input", None)
         taken = tensors if len(tensors) > 1 else tensors[0]
         if structure is not None and model is self._model:
@@ -158,10 +158,10 @@ class KerasStudent:
         return list(tf.nest.flatten(model(taken, training=True)))
 
     def _step(self, inputs: list[Any], labels: Any, answers: list[Any], hints: list[Any]) -> Any:
-        with tf.GradientTape() as tape, self._arithmetic():
-            found = self._call(self._viewed, inputs)
-            loss = self._loss(found[: self._own], labels, answers)
-            loss += HINT_WEIGHT * self._hint_loss(found[self._own :], hints)
+        with tf.GradientTape() as tape, self._quantized_weights():
+            found = self._call(self._observed_model, inputs)
+            loss = self._loss(found[: self._output_count], labels, answers)
+            loss += ATTENTION_WEIGHT * self._attention_loss(found[self._output_count :], hints)
             for added in self._model.losses:  # what its layers regularize
                 loss += tf.cast(added, tf.float32)
         gradients = tape.gradient(loss, [_variable(one) for one in self._trained])
@@ -171,43 +171,43 @@ class KerasStudent:
         self._decay()
         return loss
 
-    def _arithmetic(self) -> AbstractContextManager[None]:
+    def _quantized_weights(self) -> AbstractContextManager[None]:
         """Weights are meanwhile what the imitated arithmetic makes of them."""
-        return self._imitated.rounded_weights() if self._imitated else nullcontext()
+        return self._fake_quantizer.quantized_weights() if self._fake_quantizer else nullcontext()
 
     def _loss(self, outputs: list[Any], labels: Any, answers: list[Any]) -> Any:
         loss = tf.zeros(())
-        for index, (aim, output) in enumerate(zip(self._objective.aims, outputs, strict=True)):
+        for index, (target, output) in enumerate(zip(self._objective.targets, outputs, strict=True)):
             answer = answers[index] if answers else None
-            loss += self._one_loss(aim, tf.cast(output, tf.float32), labels, answer)
+            loss += self._output_loss(target, tf.cast(output, tf.float32), labels, answer)
         return loss
 
-    def _one_loss(self, aim: LossTarget, output: Any, labels: Any, answer: Any) -> Any:
+    def _output_loss(self, target: LossTarget, output: Any, labels: Any, answer: Any) -> Any:
         loss = tf.zeros(())
-        given = tf.concat([1 - output, output], axis=1) if aim.single else output
-        logits = tf.math.log(tf.maximum(given, TINY)) if aim.probabilities else given
-        if aim.label_weight and labels is not None:
-            if aim.classes:
-                apart = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        given = tf.concat([1 - output, output], axis=1) if target.binary else output
+        logits = tf.math.log(tf.maximum(given, TINY)) if target.probabilities else given
+        if target.label_weight and labels is not None:
+            if target.classes:
+                difference = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
             else:
-                apart = _squares(output, labels)
-            loss += aim.label_weight * apart
-        if aim.teacher_weight and answer is not None:
-            apart = self._divergence(logits, answer) if aim.classes else _squares(output, answer)
-            loss += aim.teacher_weight * apart
+                difference = _mean_squares(output, labels)
+            loss += target.label_weight * difference
+        if target.teacher_weight and answer is not None:
+            difference = self._divergence(logits, answer) if target.classes else _mean_squares(output, answer)
+            loss += target.teacher_weight * difference
         return loss
 
     def _divergence(self, logits: Any, soft: Any) -> Any:
         """T² KL(soft || softmax(logits / T)), averaged over samples."""
-        degrees = self._objective.temperature
-        ours = tf.nn.log_softmax(logits / degrees)
-        return degrees**2 * tf.reduce_mean(tf.reduce_sum(tf.math.xlogy(soft, soft) - soft * ours, axis=-1))
+        temperature = self._objective.temperature
+        ours = tf.nn.log_softmax(logits / temperature)
+        return temperature**2 * tf.reduce_mean(tf.reduce_sum(tf.math.xlogy(soft, soft) - soft * ours, axis=-1))
 
-    def _hint_loss(self, features: list[Any], hints: list[Any]) -> Any:
+    def _attention_loss(self, features: list[Any], hints: list[Any]) -> Any:
         loss = tf.zeros(())
         if features:
-            for one, place in matched([tuple(feature.shape[1:3]) for feature in features], hints):
-                loss += _squares(attention(features[one]), hints[place])
+            for one, place in matching_maps([tuple(feature.shape[1:3]) for feature in features], hints):
+                loss += _mean_squares(attention_map(features[one]), hints[place])
         return loss
 
     def _decay(self) -> None:
@@ -233,5 +233,5 @@ def _variable(one: Any) -> Any:
     return one if isinstance(one, tf.Variable) else one.value
 
 
-def _squares(ours: Any, theirs: Any) -> Any:
+def _mean_squares(ours: Any, theirs: Any) -> Any:
     return tf.reduce_mean(tf.math.squared_difference(ours, tf.cast(theirs, tf.float32)))

@@ -11,7 +11,7 @@ import torch
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 
 
-class Maps:
+class AttentionMaps:
     """Looks at a module's features while it runs: of each size, (H, W), those that are computed last.
 
     A map is the mean of squares over the channels, so that any number of them gives the same shape, divided by its
@@ -21,7 +21,7 @@ class Maps:
     def __init__(self, module: torch.nn.Module) -> None:
         self._found: dict[tuple[int, ...], torch.Tensor] = {}
         for part in module.modules():
-            part.register_forward_hook(self._see)
+            part.register_forward_hook(self._record)
 
     def take(self) -> list[torch.Tensor]:
         """Return the maps since the last time, the largest first."""
@@ -30,14 +30,14 @@ class Maps:
         self._found = {}
         return maps
 
-    def _see(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+    def _record(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
             self._found[tuple(output.shape[2:])] = output
 
 
-def with_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
+def observe_attention_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
     """Return what runs a batch and gives its outputs and, apart, its attention maps."""
-    maps = Maps(live.handle.module)
+    maps = AttentionMaps(live.handle.module)
 
     def run(batch: Arrays) -> tuple[Arrays, Arrays]:
         outputs, seen = live.run(batch), [one.numpy() for one in maps.take()]

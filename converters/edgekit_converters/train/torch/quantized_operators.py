@@ -20,17 +20,17 @@ ROLES = {
     **dict.fromkeys(("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp_min", "clamp"), Role.RELU),
     **dict.fromkeys(("softmax", "log_softmax"), Role.FLOAT),
     **{"sigmoid": Role.SIGMOID, "tanh": Role.TANH, "hardsigmoid": Role.HARD_SIGMOID},
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"), Role.AVERAGES),
-    **dict.fromkeys(("cat", "concat", "concatenate", "maximum", "stack"), Role.JOINS),
-    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "pad", "dropout"), Role.KEEPS),
-    **dict.fromkeys(("dropout2d", "feature_dropout", "alpha_dropout", "channel_shuffle", "pixel_shuffle"), Role.KEEPS),
-    **dict.fromkeys(("flatten", "reshape", "view", "permute", "transpose", "contiguous", "to", "float"), Role.KEEPS),
-    **dict.fromkeys(("squeeze", "unsqueeze", "expand", "repeat", "chunk", "split", "unbind", "unflatten"), Role.KEEPS),
-    **dict.fromkeys(("select", "narrow", "detach", "clone", "movedim", "roll", "flip", "__getitem__"), Role.KEEPS),
-    **dict.fromkeys(("index_select", "gather", "swapaxes", "t", "view_as", "type_as"), Role.KEEPS),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"), Role.POOLS),
+    **dict.fromkeys(("cat", "concat", "concatenate", "maximum", "stack"), Role.CONCATENATES),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "pad", "dropout"), Role.MOVES),
+    **dict.fromkeys(("dropout2d", "feature_dropout", "alpha_dropout", "channel_shuffle", "pixel_shuffle"), Role.MOVES),
+    **dict.fromkeys(("flatten", "reshape", "view", "permute", "transpose", "contiguous", "to", "float"), Role.MOVES),
+    **dict.fromkeys(("squeeze", "unsqueeze", "expand", "repeat", "chunk", "split", "unbind", "unflatten"), Role.MOVES),
+    **dict.fromkeys(("select", "narrow", "detach", "clone", "movedim", "roll", "flip", "__getitem__"), Role.MOVES),
+    **dict.fromkeys(("index_select", "gather", "swapaxes", "t", "view_as", "type_as"), Role.MOVES),
 }
 # what looks at a tensor without computing with it
-LOOKS = (
+METADATA = (
     "__get__",
     "size",
     "dim",
@@ -42,11 +42,11 @@ LOOKS = (
     "shape",
     "__set__",
 )
-BOUNDED = {"clamp": (1, "min", 0.0), "clamp_min": (1, "min", 0.0), "hardtanh": (1, "min_val", -1.0)}
-ONE = (1, (1,), (1, 1), [1, 1])  # size of an adaptive pool that is a mean
+CLAMPS = {"clamp": (1, "min", 0.0), "clamp_min": (1, "min", 0.0), "hardtanh": (1, "min_val", -1.0)}
+GLOBAL_SIZES = (1, (1,), (1, 1), [1, 1])  # size of an adaptive pool that is a mean
 
 
-class Rounds(Protocol):
+class RoundBetween(Protocol):
     """Rounds what lies between the operators of an operation: the name is unique in it."""
 
     def __call__(self, values: torch.Tensor, name: str, role: Role = Role.OTHER) -> torch.Tensor:
@@ -57,13 +57,13 @@ def role_of(name: str, args: Any, kwargs: dict[str, Any]) -> Role:
     """Tell what an operation is: to clip at other ends than an integer operator does is one of its own."""
     plain = name.rstrip("_") if name not in ROLES else name
     role = ROLES.get(plain, Role.OTHER)
-    if plain.rstrip("_") in BOUNDED:
-        place, word, usual = BOUNDED[plain.rstrip("_")]
+    if plain.rstrip("_") in CLAMPS:
+        place, word, usual = CLAMPS[plain.rstrip("_")]
         return role if argument(args, kwargs, place, word, usual) == 0 else Role.OTHER
     if plain.startswith("adaptive_avg"):
-        return Role.OTHER if argument(args, kwargs, 1, "output_size") in ONE else role
+        return Role.OTHER if argument(args, kwargs, 1, "output_size") in GLOBAL_SIZES else role
     if plain == "interpolate":
-        return Role.KEEPS if argument(args, kwargs, 3, "mode", "nearest").startswith("nearest") else Role.AVERAGES
+        return Role.MOVES if argument(args, kwargs, 3, "mode", "nearest").startswith("nearest") else Role.POOLS
     return role
 
 
@@ -72,7 +72,7 @@ def argument(args: Any, kwargs: dict[str, Any], place: int, word: str, usual: An
     return kwargs.get(word, args[place] if len(args) > place else usual)
 
 
-def is_deep(name: str, weights: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> bool:
+def needs_8_bits(name: str, weights: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> bool:
     """Tell whether a layer is a depthwise or a transposed convolution."""
     if name.startswith("conv_transpose"):
         return True
@@ -86,11 +86,11 @@ def weight_steps(name: str, args: Any, kwargs: dict[str, Any], arithmetic: Arith
     if others or not isinstance(weights, torch.Tensor) or (axis and argument(args, kwargs, 6, "groups", 1) != 1):
         return None
     summed = [one for one in range(weights.ndim) if one != axis]
-    steps = weights.detach().abs().amax(dim=summed).clamp_min(SMALLEST) / arithmetic.weight_levels
-    return steps.reshape(-1, *[1] * (weights.ndim - 2))
+    scale_and_zero_point = weights.detach().abs().amax(dim=summed).clamp_min(SMALLEST) / arithmetic.weight_levels
+    return scale_and_zero_point.reshape(-1, *[1] * (weights.ndim - 2))
 
 
-def gated(values: torch.Tensor, rounds: Rounds) -> torch.Tensor:
+def silu(values: torch.Tensor, rounds: RoundBetween) -> torch.Tensor:
     """SiLU is two operators, LOGISTIC and MUL."""
     return values * rounds(torch.sigmoid(values), "gate", Role.SIGMOID)
 
@@ -102,7 +102,7 @@ def factors(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
     return factor if weight is None else factor * weight
 
 
-def normalized(args: Any, kwargs: dict[str, Any], rounds: Rounds) -> torch.Tensor:
+def normalized(args: Any, kwargs: dict[str, Any], rounds: RoundBetween) -> torch.Tensor:
     """A normalization that is part of no layer is four operators: SUB, MUL, MUL and ADD, with rounded constants."""
     values = argument(args, kwargs, 0, "input")
     mean, variance = argument(args, kwargs, 1, "running_mean"), argument(args, kwargs, 2, "running_var")

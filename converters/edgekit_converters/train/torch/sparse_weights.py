@@ -23,7 +23,7 @@ def kernels(module: nn.Module) -> list[tuple[Kernel, nn.Parameter]]:
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 axis = 0 if isinstance(part, TRANSPOSED) else 1
-                found.append((Kernel(name, parameter.detach().numpy(), axis, _stays(part)), parameter))
+                found.append((Kernel(name, parameter.detach().numpy(), axis, _dense_reason(part)), parameter))
     return found
 
 
@@ -36,7 +36,7 @@ def _weights(part: nn.Module) -> list[nn.Parameter]:
     return []
 
 
-def _stays(part: nn.Module) -> str | None:
+def _dense_reason(part: nn.Module) -> str | None:
     """Depthwise convolutions have few weights, and each counts (Zhu & Gupta, 2017, leave them dense, too)."""
     depthwise = isinstance(part, (*CONVOLUTIONS, *TRANSPOSED)) and part.groups == part.in_channels > 1
     return "is depthwise" if depthwise else None

@@ -21,11 +21,11 @@ from edgekit_converters.load import reopen
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
-from edgekit_converters.train.losses import HINT_WEIGHT, TINY, LossTarget, Objective, matched
+from edgekit_converters.train.losses import ATTENTION_WEIGHT, TINY, LossTarget, Objective, matching_maps
 from edgekit_converters.train.student import Kernel, State
 from edgekit_converters.train.torch import sparse_weights
-from edgekit_converters.train.torch.attention_maps import Maps
-from edgekit_converters.train.torch.fake_quantize import fake_quantized
+from edgekit_converters.train.torch.attention_maps import AttentionMaps
+from edgekit_converters.train.torch.fake_quantize import open_fake_quantizer
 from edgekit_runtime.errors import SourceError
 
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
@@ -46,8 +46,8 @@ class TorchStudent:
         torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside a training
         self._request, self._settings, self._moved = request, settings, live.moved
         self._module = module_of(live)
-        self._imitated = fake_quantized(live, settings)
-        self._run = self._imitated.run if self._imitated else live.run
+        self._fake_quantizer = open_fake_quantizer(live, settings)
+        self._run = self._fake_quantizer.run if self._fake_quantizer else live.run
         parameters = list(self._module.parameters())
         self._trained = [one for one in parameters if one.requires_grad]
         if not self._trained:
@@ -59,13 +59,13 @@ class TorchStudent:
         if any(len(shape.shape) == 4 for shape in live.inputs):
             self._module.to(memory_format=torch.channels_last)
 
-    def aim(self, objective: Objective) -> None:
+    def set_objective(self, objective: Objective) -> None:
         """Get ready to be trained towards an objective."""
         self._objective = objective
         self._optimizer = _optimizer(self._settings.optimizer, self._trained)
-        self._maps = Maps(self._module) if self._settings.hints else None
+        self._maps = AttentionMaps(self._module) if self._settings.hints else None
 
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Seed what is random in the module."""
         torch.manual_seed(self._settings.seed * 1_000_003 + epoch)
 
@@ -76,7 +76,7 @@ class TorchStudent:
         self._module.train()
         self._optimizer.zero_grad(set_to_none=True)
         with self._precision():
-            outputs = self._given(batch.inputs)
+            outputs = self._outputs(batch.inputs)
         loss = self._loss([one.float() for one in outputs], batch)
         loss.backward()
         self._optimizer.step()
@@ -93,12 +93,12 @@ class TorchStudent:
         state = {f"weights/{name}": _array(value) for name, value in self._module.state_dict().items()}
         for index, moments in self._optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{index}/{name}": _array(torch.as_tensor(value)) for name, value in moments.items()}
-        return state | (self._imitated.state() if self._imitated else {})
+        return state | (self._fake_quantizer.state() if self._fake_quantizer else {})
 
     def restore(self, state: State) -> None:
         """Take over a state."""
-        if self._imitated:
-            state = self._imitated.restore(state)
+        if self._fake_quantizer:
+            state = self._fake_quantizer.restore(state)
         weights: dict[str, torch.Tensor] = {}
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, array in state.items():
@@ -118,7 +118,7 @@ class TorchStudent:
         """The weights of convolutions and linear layers, which share their memory with the module's."""
         return [one for one, _ in self._kernels()]
 
-    def hold(self, masks: dict[int, Array]) -> None:
+    def apply_masks(self, masks: dict[int, Array]) -> None:
         """Set to zero what masks leave out."""
         parameters = [one for _, one in self._kernels()]
         with torch.no_grad():
@@ -148,23 +148,23 @@ class TorchStudent:
     def save(self, folder: Path) -> SourceRequest:
         """Write the weights: the request's own code builds the module they are loaded into."""
         path = folder / "weights.pth"
-        state = self._module.state_dict() | (self._imitated.stored() if self._imitated else {})
+        state = self._module.state_dict() | (self._fake_quantizer.stored() if self._fake_quantizer else {})
         torch.save({name: value.contiguous() for name, value in state.items()}, path)
         return replace(self._request, weights=path)
 
     def close(self) -> None:
         """Give back the threads, and the module's own arithmetic."""
-        if self._imitated:
-            self._imitated.remove()
+        if self._fake_quantizer:
+            self._fake_quantizer.remove()
         torch.set_num_threads(self._threads)
 
-    def _given(self, inputs: Arrays) -> list[torch.Tensor]:
+    def _outputs(self, inputs: Arrays) -> list[torch.Tensor]:
         """What the module gives in training.
 
         Raises:
             SourceError: it fails then, or gives something else than in use: what only trains is not cut with the rest.
         """
-        count, wanted = len(inputs[0]), len(self._objective.aims)
+        count, wanted = len(inputs[0]), len(self._objective.targets)
         why = "to be trained it has to take batches, and to give what it gives in use, without outputs beside"
         try:
             given = leaves(self._module(*self._tensors(inputs)))
@@ -193,33 +193,33 @@ class TorchStudent:
         targets = None if batch.labels is None else torch.from_numpy(batch.labels)
         answers = [torch.from_numpy(one) for one in batch.answers] or [None] * len(outputs)
         loss = torch.zeros(())
-        for aim, output, answer in zip(self._objective.aims, outputs, answers, strict=True):
-            loss = loss + self._one_loss(aim, output, targets, answer)
+        for target, output, answer in zip(self._objective.targets, outputs, answers, strict=True):
+            loss = loss + self._output_loss(target, output, targets, answer)
         if self._maps:
             ours = self._maps.take()
-            for one, place in matched([tuple(one.shape[1:]) for one in ours], batch.hints):
+            for one, place in matching_maps([tuple(one.shape[1:]) for one in ours], batch.hints):
                 theirs = torch.from_numpy(batch.hints[place])
-                loss = loss + HINT_WEIGHT * functional.mse_loss(ours[one], theirs)
+                loss = loss + ATTENTION_WEIGHT * functional.mse_loss(ours[one], theirs)
         return loss
 
-    def _one_loss(
-        self, aim: LossTarget, output: torch.Tensor, labels: torch.Tensor | None, answer: torch.Tensor | None
+    def _output_loss(
+        self, target: LossTarget, output: torch.Tensor, labels: torch.Tensor | None, answer: torch.Tensor | None
     ) -> torch.Tensor:
         loss = torch.zeros(())
-        given = torch.cat([1 - output, output], dim=1) if aim.single else output
-        logits = torch.log(given.clamp_min(TINY)) if aim.probabilities else given
-        if aim.label_weight and labels is not None:
-            apart = functional.cross_entropy(logits, labels) if aim.classes else _squares(output, labels)
-            loss = loss + aim.label_weight * apart
-        if aim.teacher_weight and answer is not None:
-            degrees = self._objective.temperature
-            soft = functional.log_softmax(logits / degrees, dim=1) if aim.classes else None
-            apart = (
-                _squares(output, answer)
+        given = torch.cat([1 - output, output], dim=1) if target.binary else output
+        logits = torch.log(given.clamp_min(TINY)) if target.probabilities else given
+        if target.label_weight and labels is not None:
+            difference = functional.cross_entropy(logits, labels) if target.classes else _mean_squares(output, labels)
+            loss = loss + target.label_weight * difference
+        if target.teacher_weight and answer is not None:
+            temperature = self._objective.temperature
+            soft = functional.log_softmax(logits / temperature, dim=1) if target.classes else None
+            difference = (
+                _mean_squares(output, answer)
                 if soft is None
-                else degrees**2 * functional.kl_div(soft, answer, reduction="batchmean")
+                else temperature**2 * functional.kl_div(soft, answer, reduction="batchmean")
             )
-            loss = loss + aim.teacher_weight * apart
+            loss = loss + target.teacher_weight * difference
         return loss
 
     def _decay(self, learning_rate: float) -> None:
@@ -255,7 +255,7 @@ def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
-def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+def _mean_squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     return functional.mse_loss(ours, theirs.to(ours.dtype))
 
 
