@@ -56,7 +56,7 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: PruningPlan | None 
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
         contents = _contents(work, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)
-        with reports.to_file(plan.report) as write_report:
+        with reports.report_writer(plan.report) as write_report:
             _write(contents)
             report = _report(work, contents, outcome, started, told)
             write_report(_text(report, plan.report))

@@ -23,7 +23,7 @@ from edgekit.conversion.layers import LayersReport
 from edgekit.conversion.sensitivity import Figures, SensitivityReport
 from edgekit.pruning.command import PruneReport
 from edgekit.report.pruning_report import PruningReport
-from edgekit.report.report import Report, finding_lines, metric_text, rows, size_text, value_text
+from edgekit.report.report import Report, finding_lines, metric_text, size_text, value_text, variant_rows
 from edgekit.training.distill import DistillReport
 from edgekit_converters.execution.runner import Watch
 
@@ -96,7 +96,7 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
 def show_report(report: Report) -> None:
     """Print the report for people."""
     console = _console()
-    cells = rows(report)
+    cells = variant_rows(report)
     shown = [key for key in HEADINGS if any(row.get(key) for row in cells)]
     if console.width < FULL:
         shown = [key for key in shown if key not in ("cosine", "p90")]

@@ -98,7 +98,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
             wall_seconds=round(time.monotonic() - started, 3),
             notes=(*work.source.notes, *open_model.data_notes(work), *told.notes),
         )
-        with reports.to_file(plan.model.report) as write_report:
+        with reports.report_writer(plan.model.report) as write_report:
             model_file.put(file, output)
             write_report(_text(report, plan.model.report))
         if made.memory:

@@ -1,4 +1,4 @@
-"""The report: what a conversion made, what it cost and how it was measured; docs/report.md explains every key."""
+"""The report of a conversion: artifacts, measurements and costs; docs/report.md explains every key."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from edgekit_converters.verify.metrics import METRICS
 from edgekit_runtime.errors import ConversionError
 
 REPORT_VERSION = 1
-SHOWN = 3  # findings of one kind
+SHOWN_FINDINGS = 3  # of one kind, on the terminal
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """The model as it came."""
+    """The source model."""
 
     name: str
     framework: str
-    metric: str | None  # of evaluation: a key of METRICS
+    metric: str | None  # a key of METRICS, or FILE.py:FUNCTION; None if nothing was evaluated
     value: float | None  # of that metric
     accuracy: float | None  # fraction in 0..1, when the metric is accuracy
-    samples: int | None  # evaluated
+    samples: int | None  # number of evaluated samples
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class VariantReport:
     size_bytes: int
     accuracy: float | None
     value: float | None  # of the source's metric
-    drop: float | None  # how much worse than the source, in the metric's unit; below 0 is better
+    drop: float | None  # loss against the source, in the metric's unit; negative is better
     parity: Parity  # of the output that differs most
     latency_ms: Latency  # on this machine, one thread
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """One candidate of a race."""
+    """One candidate of ``--quantize auto``."""
 
     engine: str
-    recipe: str  # in a few words
+    recipe: str  # a label, see recipe_label
     state: str  # "measured", "dropped", "broken", "failed" or "skipped"
     reason: str
     samples: int | None
@@ -67,12 +67,12 @@ class TrialReport:
     latency_ms: float | None
     size_bytes: int | None
     seconds: float
-    pareto: bool  # none of its engine loses less, is faster and is smaller
+    pareto: bool  # no other candidate of its engine is better in drop, latency and size
 
 
 @dataclass(frozen=True)
 class BundleReport:
-    """The file."""
+    """The bundle file."""
 
     path: str
     size_bytes: int
@@ -81,7 +81,7 @@ class BundleReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything."""
+    """The whole report."""
 
     edgekit: str
     source: SourceReport
@@ -92,10 +92,10 @@ class Report:
     wall_seconds: float
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]
-    coverage: Coverage | None  # of the calibration data, where any were needed
-    trials: tuple[TrialReport, ...]  # of a race
-    choices: tuple[str, ...]  # of a race: what was taken, and why
-    pruning: PruningReport | None  # dense and pruned, side by side; ``source`` is the dense model then
+    coverage: Coverage | None  # of the calibration data; None without calibration
+    trials: tuple[TrialReport, ...]  # of --quantize auto
+    choices: tuple[str, ...]  # of --quantize auto: the selection, explained
+    pruning: PruningReport | None  # then ``source`` is the dense model
     report_version: int = REPORT_VERSION
 
     def to_json(self) -> str:
@@ -104,48 +104,45 @@ class Report:
 
 
 @contextlib.contextmanager
-def to_file(path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Give a function that writes a report's text to ``path``; a place that cannot be written to is known at once.
+def report_writer(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Yield a function that writes the report's text to ``path``; without a path it does nothing.
 
-    A reader of ``path`` sees all of the report or nothing. Without a path the function does nothing.
+    A path that is not writable is refused at once. The file appears when it is complete.
 
     Raises:
-        ConversionError: it cannot be written there.
+        ConversionError: the file cannot be written.
     """
     if path is None:
         yield lambda text: None
         return
-    aside = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             yield lambda text: print(text, end="", file=file)
-        aside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise ConversionError(
             f"{path} cannot be written: {error.strerror or error}",
             stage="report",
-            advice="give another place with --report",
+            advice="give another path with --report",
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def trial_reports(trials: Sequence[Trial]) -> tuple[TrialReport, ...]:
-    """Tell what became of the candidates of a race."""
-    best = [
-        one
-        for engine in {trial.engine for trial in trials}
-        for one in pareto([t for t in trials if t.engine == engine])
-    ]
+    """Return the results of the candidates."""
+    engines = {trial.engine for trial in trials}
+    best = [best for engine in engines for best in pareto([trial for trial in trials if trial.engine == engine])]
     return tuple(
         TrialReport(**{**vars(trial), "recipe": recipe_label(trial.recipe), "pareto": trial in best})
         for trial in trials
     )
 
 
-def rows(report: Report) -> list[dict[str, Any]]:
-    """Return the terminal table: one row for the source, one a variant, cells as text."""
+def variant_rows(report: Report) -> list[dict[str, Any]]:
+    """Return the rows of the terminal table as texts by column: the source first, then each variant."""
     metric = report.source.metric
     source = {"variant": f"source ({report.source.framework})", "value": value_text(report.source.value, metric)}
     table: list[dict[str, Any]] = [source] if metric else []
@@ -166,12 +163,12 @@ def rows(report: Report) -> list[dict[str, Any]]:
 
 
 def metric_text(name: str | None) -> str:
-    """Return a metric's name in words; a user's own is told as it was given."""
+    """Return a metric's name in words; a user's own metric as it was given."""
     return (name or "value") if name not in METRICS else name.replace("_", " ")
 
 
 def value_text(value: float | None, metric: str | None) -> str:
-    """Return a metric's value for people; nothing where there is none."""
+    """Return a metric's value for people; "" for None."""
     if value is None:
         return ""
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.5g}"
@@ -182,23 +179,24 @@ def _drop(value: float, metric: str | None) -> str:
 
 
 def finding_lines(report: Report) -> list[str]:
-    """Return what was found, a line each, and of many of one kind the first few."""
+    """Return a line for each finding, at most three of one kind."""
     lines: list[str] = []
-    kinds = dict.fromkeys((one.engine, one.kind) for one in report.findings)
+    kinds = dict.fromkeys((finding.engine, finding.kind) for finding in report.findings)
     for engine, kind in kinds:
-        alike = [one for one in report.findings if (one.engine, one.kind) == (engine, kind)]
-        lines += [f"{engine}: {_short(one.node)}: {one.description}\n  remedy: {one.remedy}" for one in alike[:SHOWN]]
-        if len(alike) > SHOWN:
-            lines.append(f"{engine}: {kind} {len(alike) - SHOWN} times more; --report lists all")
+        alike = [finding for finding in report.findings if (finding.engine, finding.kind) == (engine, kind)]
+        shown = alike[:SHOWN_FINDINGS]
+        lines += [f"{engine}: {_short(each.node)}: {each.description}\n  remedy: {each.remedy}" for each in shown]
+        if len(alike) > SHOWN_FINDINGS:
+            lines.append(f"{engine}: {kind} {len(alike) - SHOWN_FINDINGS} more times; --report lists all")
     return lines
 
 
 def coverage_notes(coverage: Coverage | None) -> tuple[str, ...]:
-    """Say whether more calibration samples would widen ranges further; LiteRT joins a tensor's names by semicolons."""
+    """Say whether the calibration ranges have settled; LiteRT joins the names of a tensor by semicolons."""
     if coverage is None or not coverage.doublings:
         return ()
     last, seen = coverage.doublings[-1], coverage.samples
-    facts = f"the last half of {seen} samples made {100 * last.mean:.0f} % of them on average"
+    facts = f"the last half of {seen} samples widened them by {100 * last.mean:.0f} % on average"
     if coverage.settled is not None:
         return (f"calibration: ranges have settled after {coverage.settled} samples: {facts}",)
     worst = f"{coverage.worst[0].tensor.partition(';')[0]} ({100 * coverage.worst[0].part:.0f} %)"
@@ -207,7 +205,7 @@ def coverage_notes(coverage: Coverage | None) -> tuple[str, ...]:
 
 
 def _short(node: str) -> str:
-    """A node's name; TFLite joins those of all that was fused into it, of which the first will do."""
+    """Return the first name of a node: TFLite joins the names of all fused operators."""
     first, *rest = node.split(";")
     return f"{first}; ..." if rest else first
 

@@ -16,9 +16,9 @@ from edgekit.report.report import (
     VariantReport,
     coverage_notes,
     finding_lines,
-    rows,
-    to_file,
+    report_writer,
     trial_reports,
+    variant_rows,
 )
 from edgekit_converters.examine.checks import DETECTORS
 from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
@@ -166,26 +166,26 @@ def test_a_number_that_json_lacks_is_never_written():
 
 
 def test_writing_leaves_the_report_whole_or_not_at_all(tmp_path):
-    with to_file(tmp_path / "r.json") as write:
+    with report_writer(tmp_path / "r.json") as write:
         write(report().to_json())
         assert not (tmp_path / "r.json").exists()
     assert json.loads((tmp_path / "r.json").read_text())["report_version"] == 1
-    with pytest.raises(RuntimeError, match="meanwhile"), to_file(tmp_path / "s.json"):
+    with pytest.raises(RuntimeError, match="meanwhile"), report_writer(tmp_path / "s.json"):
         raise RuntimeError("meanwhile")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
 def test_a_place_that_cannot_be_written_to_is_known_before_anything_else_is_written(tmp_path):
-    with pytest.raises(ConversionError, match="cannot be written"), to_file(tmp_path / "missing" / "r.json"):
+    with pytest.raises(ConversionError, match="cannot be written"), report_writer(tmp_path / "missing" / "r.json"):
         raise AssertionError("not reached")
 
 
 def test_the_table_speaks_in_the_metric_of_the_model():
-    source, variant = rows(report())
+    source, variant = variant_rows(report())
     assert source["value"] == "97.00 %"
     assert (variant["size"], variant["drop"], variant["p50"]) == ("24.9 KiB", "+0.25", "0.011 ms")
-    assert rows(report("reconstruction_error", 154.2))[0]["value"] == "154.2"
-    assert len(rows(report(None, None))) == 1  # nothing was evaluated: no line for the source
+    assert variant_rows(report("reconstruction_error", 154.2))[0]["value"] == "154.2"
+    assert len(variant_rows(report(None, None))) == 1  # nothing was evaluated: no line for the source
 
 
 @pytest.mark.needs_rich
@@ -213,11 +213,11 @@ def test_the_terminal_tells_what_was_cut_and_what_was_only_trained(capsys):
 def test_of_many_findings_of_one_kind_the_first_are_shown():
     lines = finding_lines(report())
     assert lines[0] == "litert: relu_0: is wide\n  remedy: nothing"
-    assert lines[3:] == ["litert: rare-values 2 times more; --report lists all"]
+    assert lines[3:] == ["litert: rare-values 2 more times; --report lists all"]
 
 
 def test_coverage_is_told_in_a_sentence():
-    facts = "the last half of 200 samples made 2 % of them on average"
+    facts = "the last half of 200 samples widened them by 2 % on average"
     assert coverage_notes(coverage()) == (f"calibration: ranges have settled after 200 samples: {facts}",)
     (note,) = coverage_notes(coverage(settled=None))
     assert note.startswith(f"calibration: ranges still grow: {facts}")
