@@ -20,49 +20,49 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.package.bundle_contents import read_contents
-from edgekit.package.request import BoardFile, Request
+from edgekit.package.request import BoardFile, PackageRequest
 from edgekit_runtime.errors import PlanError, ToolchainError
 
 
 @dataclass(frozen=True)
-class Format:
+class PackageFormat:
     """A kind of package."""
 
-    what: str
+    description: str
     suffix: str  # of the file it writes; "" where it writes a folder
-    needs: tuple[str, ...] = ()  # programs
-    takes: tuple[str, ...] = ()  # options that not every format takes
-    wants: tuple[str, ...] = ()  # those of them that it cannot do without
+    programs: tuple[str, ...] = ()  # programs
+    options: tuple[str, ...] = ()  # options that not every format takes
+    required: tuple[str, ...] = ()  # those of them that it cannot do without
 
 
 FORMATS = {
-    "rauc": Format(
+    "rauc": PackageFormat(
         "RAUC bundle: a squashfs image for a pair of slots, or a tree for an artifact repository",
         ".raucb",
         ("rauc", "mksquashfs"),
         ("compatible", "key", "cert", "slot", "repository"),
         ("compatible", "key", "cert"),
     ),
-    "swupdate": Format(
+    "swupdate": PackageFormat(
         "SWUpdate image: a file that is replaced in one step",
         ".swu",
         (),
         ("compatible", "key", "cert", "path", "store"),
         ("compatible",),
     ),
-    "mender": Format(
+    "mender": PackageFormat(
         "Mender artifact for the update module `edgekit`, which installs into a store",
         ".mender",
         ("mender-artifact",),
         ("compatible", "key", "store"),
         ("compatible",),
     ),
-    "deb": Format("Debian package that installs into a store", ".deb", (), ("path", "store", "systemd")),
-    "oci": Format("OCI image layout with the bundle as an artifact, for registries", ""),
-    "tar": Format("root file system overlay", ".tar", (), ("path",)),
-    "yocto": Format("recipe for Yocto", "", (), ("path",)),
-    "buildroot": Format("package for Buildroot", "", (), ("path",)),
-    "c-array": Format("C header and source for TFLite Micro", "", (), ("variant",)),
+    "deb": PackageFormat("Debian package that installs into a store", ".deb", (), ("path", "store", "systemd")),
+    "oci": PackageFormat("OCI image layout with the bundle as an artifact, for registries", ""),
+    "tar": PackageFormat("root file system overlay", ".tar", (), ("path",)),
+    "yocto": PackageFormat("recipe for Yocto", "", (), ("path",)),
+    "buildroot": PackageFormat("package for Buildroot", "", (), ("path",)),
+    "c-array": PackageFormat("C header and source for TFLite Micro", "", (), ("variant",)),
 }
 MODULES = {name: f"edgekit.package.{name.replace('-', '_')}" for name in FORMATS}
 
@@ -79,7 +79,7 @@ class Package:
     notes: tuple[str, ...] = ()
 
 
-def package(kind: str, request: Request, out: str | Path, board: str | Path | None = None) -> Package:
+def package(kind: str, request: PackageRequest, out: str | Path, board: str | Path | None = None) -> Package:
     """Write a package whole, or leave ``out`` as it was.
 
     Every digest of the bundle is held against its file first.
@@ -101,24 +101,24 @@ def package(kind: str, request: Request, out: str | Path, board: str | Path | No
         raise PlanError(f"{target} is there already: remove it, or name another folder")
     module = import_module(MODULES[kind])
     files = _board_files(kind, module, request, Path(board)) if board is not None else {}
-    with read_contents(request.bundle) as contents, _in_place(target) as temporary:
+    with read_contents(request.bundle) as contents, _replace_when_complete(target) as temporary:
         notes = tuple(module.write(request, contents, temporary))
         _write_board_files(files)
     size_bytes = sum(path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file())
     return Package(str(target), kind, request.name, request.version, size_bytes, notes)
 
 
-def _check(kind: str, request: Request) -> None:
+def _check(kind: str, request: PackageRequest) -> None:
     """Refuse what the format has no use for, and ask for what it cannot do without."""
     known = FORMATS[kind]
     given = {name for name in OPTIONS if getattr(request, name)}
-    for name in sorted(given - set(known.takes)):
-        takers = ", ".join(other for other, each in FORMATS.items() if name in each.takes)
+    for name in sorted(given - set(known.options)):
+        takers = ", ".join(other for other, each in FORMATS.items() if name in each.options)
         raise PlanError(f"--{name} says nothing to --format {kind}, only to {takers}: leave it out")
-    for name in known.wants:
+    for name in known.required:
         if name not in given:
             raise PlanError(f"--format {kind} needs --{name}: {OPTIONS[name]}")
-    if ("cert" in given) != ("key" in given) and "cert" in known.takes:
+    if ("cert" in given) != ("key" in given) and "cert" in known.options:
         raise PlanError("--key and --cert go together: the private key that signs, and its certificate")
 
 
@@ -137,7 +137,7 @@ OPTIONS = {
 
 
 @contextmanager
-def _in_place(target: Path) -> Iterator[Path]:
+def _replace_when_complete(target: Path) -> Iterator[Path]:
     """A place beside ``target`` that becomes it in one step, or is gone."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
@@ -154,7 +154,7 @@ def _in_place(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _board_files(kind: str, module: Any, request: Request, folder: Path) -> Mapping[Path, BoardFile]:
+def _board_files(kind: str, module: Any, request: PackageRequest, folder: Path) -> Mapping[Path, BoardFile]:
     """What a board must have, by where it goes; nothing of it is written over another file."""
     if not hasattr(module, "board_files"):
         raise PlanError(f"--format {kind} needs nothing on the board: leave --board-files out")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import FIXED_FOLDER, Request
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.request import FIXED_FOLDER, PackageRequest
 
 CONFIG = """\
 config BR2_PACKAGE_{variable}
@@ -36,7 +36,7 @@ $(eval $(generic-package))
 """
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a folder for ``package/`` of a Buildroot tree, or of an external one."""
     package = "edgekit-model-" + re.sub("[+.]", "-", request.name)
     where = request.path or f"{FIXED_FOLDER}/{request.name}"

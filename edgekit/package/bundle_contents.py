@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Piece:
+class FileContent:
     """The content of one file."""
 
     extent: Extent
@@ -45,28 +45,28 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Contents:
+class BundleContents:
     """The files of a bundle, the manifest first and the others by path, and what the manifest says."""
 
     manifest: Manifest
-    pieces: Mapping[str, Piece]
+    files: Mapping[str, FileContent]
 
     def read(self, path: str) -> bytes:
         """The content of one file."""
-        return b"".join(self.pieces[path].chunks())
+        return b"".join(self.files[path].chunks())
 
     @property
     def file_bytes(self) -> int:
         """Of the bundle as a file."""
-        entries = self._entries(dict.fromkeys(self.pieces, 0))
+        entries = self._entries(dict.fromkeys(self.files, 0))
         return entries[-1].end_offset + len(directory(entries))
 
     def file_chunks(self) -> Iterator[bytes]:
         """The bundle as a file, in pieces."""
-        entries = self._entries({path: _crc(piece) for path, piece in self.pieces.items()})
+        entries = self._entries({path: _crc(piece) for path, piece in self.files.items()})
         for entry in entries:
             yield local_header(entry)
-            yield from self.pieces[entry.path].chunks()
+            yield from self.files[entry.path].chunks()
         yield directory(entries)
 
     def write_file(self, target: Path) -> None:
@@ -76,7 +76,7 @@ class Contents:
 
     def write_folder(self, target: Path) -> None:
         """Write the bundle as a folder."""
-        for path, piece in self.pieces.items():
+        for path, piece in self.files.items():
             place = target / path
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("wb") as file:
@@ -84,14 +84,14 @@ class Contents:
 
     def _entries(self, crcs: Mapping[str, int]) -> list[Entry]:
         entries: list[Entry] = []
-        for path, piece in self.pieces.items():
+        for path, piece in self.files.items():
             offset = entries[-1].end_offset if entries else 0
             entries.append(Entry(path, piece.size_bytes, crcs[path], offset))
         return entries
 
 
 @contextmanager
-def read_contents(bundle: Path) -> Iterator[Contents]:
+def read_contents(bundle: Path) -> Iterator[BundleContents]:
     """Open a bundle and hold every digest.
 
     Raises:
@@ -101,10 +101,10 @@ def read_contents(bundle: Path) -> Iterator[Contents]:
         opened.verify_all()
         extents = find_extents(opened.path)  # of a store, its current generation
         order = sorted(extents, key=lambda path: (path != MANIFEST_NAME, path))
-        yield Contents(opened.manifest, {path: Piece(extents[path]) for path in order})
+        yield BundleContents(opened.manifest, {path: FileContent(extents[path]) for path in order})
 
 
-def _crc(piece: Piece) -> int:
+def _crc(piece: FileContent) -> int:
     crc = 0
     for chunk in piece.chunks():
         crc = zlib.crc32(chunk, crc)

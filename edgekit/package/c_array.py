@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgekit.package.arena import ALIGNMENT_BYTES, Arena, estimate
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import Request
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.request import PackageRequest
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec, JoinedBinding, Manifest, OutputSpec, TensorBinding, Variant
 
@@ -52,7 +52,7 @@ _Alignas({alignment})
 ROW = 16  # bytes a line
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a folder with the header and the source.
 
     Raises:
@@ -74,9 +74,9 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     return [f"{variant.name}: {len(data):,} bytes, arena about {arena.total_bytes:,} bytes; measure it on the device"]
 
 
-def _variant(contents: Contents, wanted: str) -> Variant:
+def _variant(contents: BundleContents, wanted: str) -> Variant:
     """The variant that was asked for, else the smallest."""
-    sizes = {path: piece.size_bytes for path, piece in contents.pieces.items()}
+    sizes = {path: piece.size_bytes for path, piece in contents.files.items()}
     plain = [each for each in contents.manifest.variants if each.engine == "litert" and each.delegate is None]
     found = [each for each in plain if wanted in ("", each.name)]
     if not found:
@@ -92,7 +92,7 @@ def _variant(contents: Contents, wanted: str) -> Variant:
 
 
 def _header(
-    request: Request, manifest: Manifest, variant: Variant, data: bytes, arena: Arena, names: dict[str, object]
+    request: PackageRequest, manifest: Manifest, variant: Variant, data: bytes, arena: Arena, names: dict[str, object]
 ) -> str:
     lines = [*_tensors("INPUT", variant.inputs, manifest, names), *_tensors("OUTPUT", variant.outputs, manifest, names)]
     return HEADER.format(

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import FIXED_FOLDER, Request, epoch
-from edgekit.package.scripts import FIND_RUNTIME
-from edgekit.package.tarball import Member, write_tar
+from edgekit.package.board_scripts import FIND_RUNTIME
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.request import FIXED_FOLDER, PackageRequest, epoch
+from edgekit.package.tar import Member, write_tar
 
 # dpkg may work on another root folder, which it names in DPKG_ROOT.
 POSTINST = """\
@@ -57,7 +57,7 @@ WantedBy=multi-user.target
 """
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write the package; compression and dates are such that the same bundle gives the same bytes."""
     name = f"edgekit-model-{request.name}"
     path = request.path or f"{FIXED_FOLDER}/{request.file_name}"
@@ -75,7 +75,9 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     return [f"installs into {request.store_path}: applications load({request.store_path!r})"]
 
 
-def _control(request: Request, contents: Contents, name: str, path: str, files: list[Member]) -> list[Member]:
+def _control(
+    request: PackageRequest, contents: BundleContents, name: str, path: str, files: list[Member]
+) -> list[Member]:
     """The files that dpkg reads."""
     text = "\n".join(
         [

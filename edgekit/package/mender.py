@@ -7,16 +7,16 @@ import tarfile
 from importlib import resources
 from pathlib import Path
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import BoardFile, Request, epoch
-from edgekit.package.tools import need, run
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.programs import require_programs, run
+from edgekit.package.request import BoardFile, PackageRequest, epoch
 from edgekit_runtime.errors import PlanError
 
 MODULE = "edgekit"  # the payload's type, which is the name of the update module on the board
 MODULE_PATH = f"usr/share/mender/modules/v3/{MODULE}"
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write the artifact, for the device types in ``compatible``; signed where there is a key.
 
     It provides ``edgekit.NAME.version``, which replaces that of any earlier artifact of the same model.
@@ -24,7 +24,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     Raises:
         PlanError: the key is not of a form that mender-artifact reads.
     """
-    need("mender-artifact")
+    require_programs("mender-artifact")
     _check_key(request)
     payload = out.parent / request.file_name
     contents.write_file(payload)
@@ -49,13 +49,13 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     return [f"installs into {request.store_path}; boards need /{MODULE_PATH}: --board-files writes it", *unsigned]
 
 
-def board_files(request: Request) -> dict[str, BoardFile]:
+def board_files(request: PackageRequest) -> dict[str, BoardFile]:
     """The update module."""
     script = resources.files("edgekit.package").joinpath("mender_module.sh").read_text(encoding="utf-8")
     return {MODULE_PATH: BoardFile(script, 0o755)}
 
 
-def _check_key(request: Request) -> None:
+def _check_key(request: PackageRequest) -> None:
     if request.key and "BEGIN PRIVATE KEY" in request.key.read_text(encoding="utf-8", errors="replace"):
         raise PlanError(
             f"--key {request.key}: mender-artifact reads no PKCS #8: "

@@ -11,8 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import Request, epoch
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.request import PackageRequest, epoch
 
 ARTIFACT_TYPE = "application/vnd.edgekit.bundle.v1"
 LAYER_TYPE = "application/vnd.edgekit.bundle.v1+zip"
@@ -20,7 +20,7 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write the layout as a folder, with one manifest tagged by the version."""
     blobs = out / "blobs" / "sha256"
     blobs.mkdir(parents=True)
@@ -51,7 +51,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     return [f"skopeo copy oci:{out.name}:{name} docker://REGISTRY/{request.name}:{name}"]
 
 
-def _bundle(blobs: Path, contents: Contents) -> dict[str, Any]:
+def _bundle(blobs: Path, contents: BundleContents) -> dict[str, Any]:
     """Write the bundle as a blob, which is called by its digest."""
     temporary, digest = blobs / "bundle", sha256()
     with temporary.open("wb") as file:

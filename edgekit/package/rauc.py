@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import FOLDER, BoardFile, Request
-from edgekit.package.tarball import tree, write_tar
-from edgekit.package.tools import need, run
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.programs import require_programs, run
+from edgekit.package.request import FOLDER, BoardFile, PackageRequest
+from edgekit.package.tar import folder_members, write_tar
 from edgekit_runtime.errors import PlanError
 
 SLOT = "model"
@@ -52,16 +52,16 @@ type=trees
 AS_IT_IS = "-noI -noD -noF -noX -all-root -no-xattrs"
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write and sign the bundle. What RAUC adds, a salt and the time of the signature, is new each time."""
     compatible, repository = _compatible(request), _repository(request)
-    need("rauc", "mksquashfs")
+    require_programs("rauc", "mksquashfs")
     content = out.parent / "content"
     content.mkdir()
     filename = f"{request.name}.{'tar' if repository else 'squashfs'}"
     if repository:
         with (content / filename).open("wb") as file:
-            write_tar(file, tree(contents), prefix="./")
+            write_tar(file, folder_members(contents), prefix="./")
     else:
         _squash(contents, out.parent / "tree", content / filename)
     manifest = MANIFEST.format(
@@ -80,7 +80,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     return [f"goes into the slot class {_slot(request)!r}"]
 
 
-def board_files(request: Request) -> dict[str, BoardFile]:
+def board_files(request: PackageRequest) -> dict[str, BoardFile]:
     """A part of RAUC's configuration."""
     if repository := _repository(request):
         where = {"path": f"{FOLDER}/{repository}", "name": request.name}
@@ -90,13 +90,13 @@ def board_files(request: Request) -> dict[str, BoardFile]:
     return {"etc/rauc/edgekit-system.conf": BoardFile(text)}
 
 
-def _compatible(request: Request) -> str:
+def _compatible(request: PackageRequest) -> str:
     if len(request.compatible) != 1:
         raise PlanError("--compatible: RAUC takes one, the `compatible` of the boards' /etc/rauc/system.conf")
     return request.compatible[0]
 
 
-def _repository(request: Request) -> str:
+def _repository(request: PackageRequest) -> str:
     if request.repository and not re.fullmatch(r"[A-Za-z0-9_-]+", request.repository):
         raise PlanError(f"--repository {request.repository}: give the name of an artifact repository, such as models")
     if request.repository and "." in request.name:  # what follows it is a variant of the board
@@ -104,14 +104,14 @@ def _repository(request: Request) -> str:
     return request.repository
 
 
-def _slot(request: Request) -> str:
+def _slot(request: PackageRequest) -> str:
     name = request.slot or SLOT
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise PlanError(f"--slot {name}: give the name of a slot class, such as {SLOT}")
     return name
 
 
-def _squash(contents: Contents, folder: Path, image: Path) -> None:
+def _squash(contents: BundleContents, folder: Path, image: Path) -> None:
     """The image of the bundle's tree; one thread and one date, so that its bytes are always the same."""
     contents.write_folder(folder)
     for path in (folder, *folder.rglob("*")):

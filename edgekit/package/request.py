@@ -17,7 +17,7 @@ LATEST = (1 << 32) - 1  # in 2106: gzip and cpio have 32 bits for it
 
 
 @dataclass(frozen=True)
-class Request:
+class PackageRequest:
     """What is to be packaged, and for whom."""
 
     bundle: Path
@@ -52,7 +52,7 @@ class BoardFile:
     mode: int = 0o644
 
 
-def make_request(bundle: str | Path, name: str = "", version: str = "", **options: object) -> Request:
+def make_request(bundle: str | Path, name: str = "", version: str = "", **options: object) -> PackageRequest:
     """Name the package after the model, unless told otherwise.
 
     Raises:
@@ -69,7 +69,7 @@ def make_request(bundle: str | Path, name: str = "", version: str = "", **option
         raise PlanError(
             f"{version!r} is no package version: give --version, a digit first, then letters, digits, . + ~"
         )
-    request = Request(Path(bundle), name, version, **options)  # type: ignore[arg-type]
+    request = PackageRequest(Path(bundle), name, version, **options)  # type: ignore[arg-type]
     for what in ("path", "store"):
         where = getattr(request, what)
         if where and not re.fullmatch(r"(/[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*)+", where):

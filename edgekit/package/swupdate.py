@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import FOLDER, BoardFile, Request, epoch
-from edgekit.package.scripts import FIND_RUNTIME
-from edgekit.package.tarball import Member
-from edgekit.package.tools import need, run
+from edgekit.package.board_scripts import FIND_RUNTIME
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.programs import require_programs, run
+from edgekit.package.request import FOLDER, BoardFile, PackageRequest, epoch
+from edgekit.package.tar import Member
 from edgekit_runtime.errors import PlanError
 
 # What comes after the file is in place, where the application opens a store.
@@ -33,11 +33,11 @@ SCRIPT_NAME = "install-into-store.sh"
 BOARD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*:[!-~]+")  # a name of libconfig, and a word of /etc/hwrevision
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write the image. Without a key it is not signed, and a board that asks for signatures refuses it."""
     boards = _boards(request)
     if request.key:
-        need("openssl")
+        require_programs("openssl")
     members = [Member(request.file_name, contents)]
     if request.store:
         script = INSTALL.format(runtime=FIND_RUNTIME.rstrip(), path=_path(request), store=request.store)
@@ -55,7 +55,7 @@ def write(request: Request, contents: Contents, out: Path) -> list[str]:
     return [f"replaces {_path(request)} on {', '.join(f'{name} {revision}' for name, revision in boards)}", *unsigned]
 
 
-def board_files(request: Request) -> dict[str, BoardFile]:
+def board_files(request: PackageRequest) -> dict[str, BoardFile]:
     """What the board says of itself; swupdate compares both."""
     name, revision = _boards(request)[0]
     return {
@@ -64,11 +64,11 @@ def board_files(request: Request) -> dict[str, BoardFile]:
     }
 
 
-def _path(request: Request) -> str:
+def _path(request: PackageRequest) -> str:
     return request.path or f"{FOLDER}/{request.file_name}"
 
 
-def _boards(request: Request) -> list[tuple[str, str]]:
+def _boards(request: PackageRequest) -> list[tuple[str, str]]:
     """Name and revision of each board, as its /etc/hwrevision has them.
 
     Raises:
@@ -84,7 +84,7 @@ def _boards(request: Request) -> list[tuple[str, str]]:
     return [(name, revision) for name, _, revision in pairs]
 
 
-def _description(request: Request, boards: list[tuple[str, str]], members: list[Member]) -> str:
+def _description(request: PackageRequest, boards: list[tuple[str, str]], members: list[Member]) -> str:
     """The sw-description. All is under the boards' names, so that another board finds nothing in it."""
     digests = {member.path: _sha256(member) for member in members}
     scripts = ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.package.bundle_contents import Contents
-from edgekit.package.request import FIXED_FOLDER, Request
+from edgekit.package.bundle_contents import BundleContents
+from edgekit.package.request import FIXED_FOLDER, PackageRequest
 
 RECIPE = """\
 SUMMARY = "The model {model} as an edgekit bundle"
@@ -33,7 +33,7 @@ FILES:${{PN}} += "{where}"
 """
 
 
-def write(request: Request, contents: Contents, out: Path) -> list[str]:
+def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a folder for a layer's ``recipes-…``: the recipe, and the bundle beside it."""
     recipe = f"edgekit-model-{request.name}"
     where = request.path or f"{FIXED_FOLDER}/{request.name}"

@@ -68,9 +68,12 @@ def _list(*, as_json: bool) -> None:
         click.echo(json.dumps({name: asdict(each) for name, each in FORMATS.items()}, indent=2))
         return
     for name, each in FORMATS.items():
-        click.echo(f"{name:<10} {each.what}")
-        wants = " ".join(f"--{option}" for option in each.wants)
-        takes = " ".join(f"--{option}" for option in each.takes if option not in each.wants)
-        click.echo(f"{'':<10} " + "; ".join(filter(None, [wants and f"needs {wants}", takes and f"takes {takes}"])))
-        if each.needs:
-            click.echo(f"{'':<10} calls {', '.join(each.needs)}")
+        click.echo(f"{name:<10} {each.description}")
+        required = " ".join(f"--{option}" for option in each.required)
+        optional = " ".join(f"--{option}" for option in each.options if option not in each.required)
+        click.echo(
+            f"{'':<10} "
+            + "; ".join(filter(None, [required and f"requires {required}", optional and f"accepts {optional}"]))
+        )
+        if each.programs:
+            click.echo(f"{'':<10} calls {', '.join(each.programs)}")

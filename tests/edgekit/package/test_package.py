@@ -14,8 +14,8 @@ from edgekit.bundle.encryption import encrypt
 from edgekit.bundle.signing import make_key, read_private_key, sign
 from edgekit.cli import cli
 from edgekit.package import FORMATS, OPTIONS, package
+from edgekit.package.programs import PACKAGES
 from edgekit.package.request import EARLIEST, make_request
-from edgekit.package.tools import PACKAGES
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
 from edgekit_runtime.store.install import TrialPolicy
@@ -26,7 +26,7 @@ ASKED = {"swupdate": {"compatible": ("cam:1.0",)}, "mender": {"compatible": ("ca
 PLAIN = [kind for kind in FORMATS if kind not in ("rauc", "mender", "c-array")]  # need no program, and any bundle
 
 
-def tree(path: Path) -> dict[str, bytes]:
+def folder_members(path: Path) -> dict[str, bytes]:
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     return {str(each.relative_to(path.parent)): each.read_bytes() for each in files}
 
@@ -34,8 +34,8 @@ def tree(path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", [*PLAIN, pytest.param("mender", marks=pytest.mark.needs_updaters)])
 def test_the_same_bundle_gives_the_same_bytes_from_a_file_and_from_a_folder(write, make_bundle, kind):
     options = ASKED.get(kind, {})
-    first = tree(write(kind, "one", **options))
-    second = tree(write(kind, "two", of=make_bundle(folder=True), **options))
+    first = folder_members(write(kind, "one", **options))
+    second = folder_members(write(kind, "two", of=make_bundle(folder=True), **options))
     assert list(first.values()) == list(second.values())
     assert sum(map(len, first.values())) > 1000
 
@@ -48,9 +48,9 @@ def test_what_is_current_in_a_store_is_packaged_as_the_bundle(write, bundle, tmp
 @pytest.mark.parametrize("kind", ["tar", "deb", "oci", "swupdate"])
 def test_the_date_is_that_of_the_build(write, monkeypatch, kind):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EARLIEST + 86400))
-    later = tree(write(kind, "later", **ASKED.get(kind, {})))
+    later = folder_members(write(kind, "later", **ASKED.get(kind, {})))
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
-    assert list(tree(write(kind, "usual", **ASKED.get(kind, {}))).values()) != list(later.values())
+    assert list(folder_members(write(kind, "usual", **ASKED.get(kind, {}))).values()) != list(later.values())
 
 
 @pytest.mark.parametrize("date", ["yesterday", "4294967296"])
@@ -93,13 +93,13 @@ def test_a_damaged_bundle_is_packaged_by_no_format(bundle, tmp_path, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.edgekit"]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FORMATS if FORMATS[kind].needs])
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if FORMATS[kind].programs])
 def test_a_program_that_is_missing_is_named_with_its_package(write, signer, monkeypatch, tmp_path, kind):
     monkeypatch.setenv("PATH", "/nowhere")
     options = {"compatible": ("cam",), "key": signer.key}
     if kind == "rauc":
         options["cert"] = signer.cert
-    with pytest.raises(ToolchainError, match=f"apt-get install {PACKAGES[FORMATS[kind].needs[0]]}"):
+    with pytest.raises(ToolchainError, match=f"apt-get install {PACKAGES[FORMATS[kind].programs[0]]}"):
         write(kind, "out", **options)
     assert not list(tmp_path.iterdir())
 
@@ -107,11 +107,11 @@ def test_a_program_that_is_missing_is_named_with_its_package(write, signer, monk
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_a_format_wants_and_what_it_does_not_take_is_said(bundle, tmp_path, kind):
     known = FORMATS[kind]
-    assert set(known.wants) <= set(known.takes) <= OPTIONS.keys()
-    if known.wants:
-        with pytest.raises(PlanError, match=f"--format {kind} needs --{known.wants[0]}"):
+    assert set(known.required) <= set(known.options) <= OPTIONS.keys()
+    if known.required:
+        with pytest.raises(PlanError, match=f"--format {kind} needs --{known.required[0]}"):
             package(kind, make_request(bundle), tmp_path / "out")
-    if "store" not in known.takes:
+    if "store" not in known.options:
         with pytest.raises(PlanError, match=f"--store says nothing to --format {kind}, only to "):
             package(kind, make_request(bundle, store="/data/model"), tmp_path / "out")
 
@@ -167,7 +167,7 @@ def test_the_command_tells_people_and_programs(bundle, tmp_path):
         return done.output
 
     assert all(f"\n{kind} " in f"\n{edgekit('--list')}" for kind in FORMATS)
-    assert json.loads(edgekit("--list", "--json"))["rauc"]["wants"] == ["compatible", "key", "cert"]
+    assert json.loads(edgekit("--list", "--json"))["rauc"]["required"] == ["compatible", "key", "cert"]
     out = tmp_path / "x.tar"
     told = json.loads(edgekit(bundle, "-f", "tar", "-o", out, "--json"))
     assert (told["path"], told["size_bytes"]) == (str(out), out.stat().st_size)
@@ -206,4 +206,4 @@ def test_a_format_without_board_files_says_so(write, tmp_path):
 
 
 def test_every_program_is_in_the_table_of_packages():
-    assert {program for each in FORMATS.values() for program in each.needs} <= PACKAGES.keys()
+    assert {program for each in FORMATS.values() for program in each.programs} <= PACKAGES.keys()

@@ -20,7 +20,7 @@ PACKAGES = {
 LAST_LINES = 5
 
 
-def need(*programs: str) -> None:
+def require_programs(*programs: str) -> None:
     """Make sure that programs are there before anything is done.
 
     Raises:
@@ -45,7 +45,7 @@ def run(program: str, *arguments: str | Path, folder: Path | None = None) -> str
     Raises:
         ToolchainError: it is missing, or failed; the message has its last lines.
     """
-    need(program)
+    require_programs(program)
     done = subprocess.run(
         [program, *map(str, arguments)],
         cwd=folder,
