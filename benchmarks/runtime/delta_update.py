@@ -20,8 +20,7 @@ from benchmarks.harness.commands import MODELS, convert
 from edgekit.bundle.delta import make_delta
 from edgekit_runtime import open_bundle
 from edgekit_runtime.store.delta.apply import open_delta
-from edgekit_runtime.store.install import TrialPolicy, install
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import InstallOptions, install_bundle, install_from
 
 IMAGES, TURNS, CHUNK_BYTES = 20, 15, 1 << 20
 CHANGES = {  # what is told: old head, new head, target
@@ -29,7 +28,7 @@ CHANGES = {  # what is told: old head, new head, target
     "head of 1000 classes, trained on a little": ("mobilenet_v2", "trained_on", None),
     "head of 1000 classes, all its weights new": ("mobilenet_v2", "anew", None),
 }
-AT_ONCE = TrialPolicy(commit=True, allow_downgrade=True, any_board=True)
+AT_ONCE = InstallOptions(commit=True, allow_downgrade=True, any_board=True)
 
 
 def main() -> None:
@@ -117,7 +116,7 @@ def _forget(store: str, before: Path) -> None:
     from edgekit_runtime.store.prune import prune
 
     with open_bundle(before) as bundle:
-        install(bundle, store, AT_ONCE)
+        install_bundle(bundle, store, AT_ONCE)
     prune(store, 1)
 
 

@@ -34,7 +34,7 @@ from edgekit_runtime.store.delta.format import (
     read_header,
     steps_bytes,
 )
-from edgekit_runtime.store.generations import name_of
+from edgekit_runtime.store.generations import generation_name
 
 MAX_USEFUL_SHARE = 0.75  # of the bundle's bytes: a larger delta saves too little, so the report advises against it
 ANCHOR_BYTES = 32  # at the end of a block, which are searched in the old file
@@ -92,7 +92,7 @@ class _BundleFiles:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._unlisted = bundle.unlisted()
-        self.name = name_of(self._unlisted)
+        self.name = generation_name(self._unlisted)
         self.digests = {record.path: record.sha256 for record in bundle.manifest.files}
         self.paths = (*self._unlisted, *self.digests)
 

@@ -25,7 +25,7 @@ from edgekit_runtime.errors import (
 from edgekit_runtime.format.manifest import SIGNATURE_NAME, Manifest, Variant
 from edgekit_runtime.placement.candidates import matching, order
 from edgekit_runtime.placement.requirements import check_library, check_requirements
-from edgekit_runtime.store.admission import check_board
+from edgekit_runtime.store.install_checks import check_board
 from edgekit_runtime.trust.signature import read_envelope
 
 WITHOUT_LIBRARY = "null"  # the engine that is numpy

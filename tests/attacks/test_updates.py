@@ -20,8 +20,7 @@ import pytest
 from edgekit_runtime.errors import BundleError, DigestMismatch, IncompatibleDevice, MalformedBundle, NotAnUpdate
 from edgekit_runtime.store.delta import format as layout
 from edgekit_runtime.store.generations import current
-from edgekit_runtime.store.install import TrialPolicy
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import InstallOptions, install_from
 
 MOST_S, MOST_BYTES = 1.0, 50_000_000
 
@@ -175,7 +174,7 @@ import json, os, sys, time
 import numpy
 from edgekit_runtime.errors import BundleError
 from edgekit_runtime.store.install import TrialPolicy
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import install_from
 def memory_bytes(field):
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
@@ -200,7 +199,7 @@ def store(tiny: Any, lay_out: Callable[..., bytes], tmp_path: Path) -> str:
     tiny.document["model"]["version"] = "2.0"
     tiny.list_files()
     (tmp_path / "honest").write_bytes(lay_out(tiny.entries()))
-    install_from(tmp_path / "honest", None, str(tmp_path / "store"), TrialPolicy(commit=True))
+    install_from(tmp_path / "honest", None, str(tmp_path / "store"), InstallOptions(commit=True))
     return str(tmp_path / "store")
 
 
@@ -229,4 +228,4 @@ def test_refusing_costs_little_and_leaves_the_store_as_it_was(
 def test_an_honest_update_is_taken(tiny: Any, lay_out: Callable[..., bytes], store: str, tmp_path: Path) -> None:
     tiny.document["model"]["version"] = "2.1"
     (tmp_path / "update").write_bytes(lay_out(tiny.entries()))
-    assert install_from(tmp_path / "update", None, store, TrialPolicy())[0].changed
+    assert install_from(tmp_path / "update", None, store, InstallOptions())[0].changed

@@ -68,12 +68,12 @@ def read_bundle(
         raise MalformedBundle(f"{name}: cannot be read: {error.strerror or error}") from error
     manifest_sha256 = hex_digest(data)
     if signature is not None:
-        signature.hold(name, {MANIFEST_NAME: manifest_sha256})
+        signature.check_digests(name, {MANIFEST_NAME: manifest_sha256})
     manifest = _manifest(name, data)
     _match(name, manifest, extents)
     if signature is not None:
         digests = {file.path: file.sha256 for file in manifest.files}
-        signature.hold_all(name, {MANIFEST_NAME: manifest_sha256, **digests})
+        signature.check_all_digests(name, {MANIFEST_NAME: manifest_sha256, **digests})
     bundle = Bundle(name, manifest, extents, lock, manifest_sha256)
     bundle.signed_by = signature.key_id if signature else None
     bundle.decryption_key = decryption_key

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from edgekit_runtime.store.install import Installed, Watch
+    from edgekit_runtime.store.install import Installed, Progress
     from edgekit_runtime.store.status import Generation, Status
     from edgekit_runtime.store.trial import StoreChange
 
@@ -22,10 +22,9 @@ CHECK_S = 300.0
 
 def install(args: argparse.Namespace) -> Told:
     """Put a bundle, or the delta to it, into a store and make it current, on trial."""
-    from edgekit_runtime.store.install import TrialPolicy
-    from edgekit_runtime.store.source import install_from
+    from edgekit_runtime.store.install import InstallOptions, install_from
 
-    terms = TrialPolicy(**{name: getattr(args, name) for name in TrialPolicy.__match_args__})
+    terms = InstallOptions(**{name: getattr(args, name) for name in InstallOptions.__match_args__})
     done, note = install_from(args.source, args.full, args.store, terms, _watch())
     return {**asdict(done), "note": note}, [*([f"note: {note}"] if note else []), *_installed_lines(done)]
 
@@ -128,7 +127,7 @@ def _add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="take what was given up before, too")
 
 
-def _watch() -> Watch | None:
+def _watch() -> Progress | None:
     """Progress on stderr while that is a terminal."""
     if not sys.stderr.isatty():
         return None

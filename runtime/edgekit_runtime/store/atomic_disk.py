@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from edgekit_runtime.errors import StoreError
 
-ASIDE = ".new"  # what is about to replace a file or link is named like it, with this behind
+NEW_SUFFIX = ".new"  # what is about to replace a file or link is named like it, with this behind
 
 
 Fill = Callable[[Callable[[bytes], Any]], None]  # is given the function that writes to a file
@@ -55,15 +55,15 @@ class Disk:
 
     def replace(self, path: str, content: bytes) -> None:
         """Put a file in the place of another in one step."""
-        self.write(path + ASIDE, written(content))
-        self.move(path + ASIDE, path)
+        self.write(path + NEW_SUFFIX, content_writer(content))
+        self.move(path + NEW_SUFFIX, path)
 
     def link(self, path: str, target: str) -> None:
         """Put a link in the place of another in one step."""
         with suppress(FileNotFoundError):
-            os.unlink(path + ASIDE)
-        os.symlink(target, path + ASIDE)
-        self.move(path + ASIDE, path)
+            os.unlink(path + NEW_SUFFIX)
+        os.symlink(target, path + NEW_SUFFIX)
+        self.move(path + NEW_SUFFIX, path)
 
     def move(self, old: str, new: str) -> None:
         """Rename within a folder, and have that on the disk."""
@@ -97,7 +97,7 @@ class Disk:
             os.close(descriptor)
 
 
-def written(content: bytes) -> Fill:
+def content_writer(content: bytes) -> Fill:
     """What fills a file with a content."""
 
     def fill(write: Callable[[bytes], Any]) -> None:
@@ -112,7 +112,7 @@ def free_bytes(folder: str) -> int:
     return told.f_bavail * told.f_frsize
 
 
-class writing:  # a statement, not a thing: with writing(...)
+class store_errors:  # a statement, not a thing: with writing(...)
     """Turn what the system refuses into a StoreError that names the store and says what to do."""
 
     def __init__(self, store: str) -> None:
@@ -140,7 +140,7 @@ def _advice(code: int | None) -> str:
 
 
 @contextmanager
-def undone(disk: Disk, folder: str) -> Iterator[None]:
+def removed_on_error(disk: Disk, folder: str) -> Iterator[None]:
     """Remove a folder again when something stops what is written into it."""
     try:
         yield

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CURRENT, GENERATIONS, STATE = "current", "generations", "state.json"
 NAME_DIGITS = 16
-FRESH, GONE = ".new", ".old-"  # in GENERATIONS: what is being written, what is being removed
+NEW_FOLDER, REMOVED_PREFIX = ".new", ".old-"  # in GENERATIONS: what is being written, what is being removed
 
 
 class GenerationLock:
@@ -52,7 +52,7 @@ class GenerationLock:
     __del__ = close
 
 
-def hold_current(path: BundlePath) -> GenerationLock:
+def lock_current(path: BundlePath) -> GenerationLock:
     """Hold the generation that is current now.
 
     Raises:
@@ -63,14 +63,14 @@ def hold_current(path: BundlePath) -> GenerationLock:
         generation = current(store)
         if generation is None:
             raise MalformedBundle(f"{store}: nothing is current in this store: install a bundle")
-        held = hold(store, generation)
+        held = lock_generation(store, generation)
         if held is not None:
             return held
         if current(store) == generation:  # else it was switched and pruned meanwhile
             raise MalformedBundle(f"{store}: its current generation {generation} cannot be opened: install a bundle")
 
 
-def hold(store: str, generation: str) -> GenerationLock | None:
+def lock_generation(store: str, generation: str) -> GenerationLock | None:
     """Hold a generation; None where it is not there, or cannot be read."""
     held = os.path.join(store, GENERATIONS, generation)
     try:
@@ -79,7 +79,7 @@ def hold(store: str, generation: str) -> GenerationLock | None:
         return None
     kept = GenerationLock(store, generation, descriptor)
     _lock(descriptor, shared=True)
-    return kept if _still_there(held, descriptor) else None
+    return kept if _is_same_folder(held, descriptor) else None
 
 
 def _lock(descriptor: int, *, shared: bool) -> None:
@@ -89,7 +89,7 @@ def _lock(descriptor: int, *, shared: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
-def _still_there(folder: str, descriptor: int) -> bool:
+def _is_same_folder(folder: str, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(folder), os.fstat(descriptor))
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def is_name(name: str) -> bool:
     return len(name) == NAME_DIGITS and not set(name) - set("0123456789abcdef")
 
 
-def name_of(unlisted: Mapping[str, bytes]) -> str:
+def generation_name(unlisted: Mapping[str, bytes]) -> str:
     """The name of a bundle's generation: of its manifest, which has every file's digest, and its signature."""
     digest = sha256(sum(map(len, unlisted.values())))
     for path in sorted(unlisted):
@@ -134,7 +134,7 @@ def generations(store: str) -> list[str]:
         return []
 
 
-def refuse_other(store: str) -> None:
+def check_is_store(store: str) -> None:
     """Refuse a folder that holds something else.
 
     Raises:
@@ -151,7 +151,7 @@ def refuse_other(store: str) -> None:
 
 
 @contextmanager
-def locked(store: str) -> Iterator[None]:
+def exclusive_lock(store: str) -> Iterator[None]:
     """Have the store to oneself, waiting for whoever has it. Readers need no lock.
 
     Raises:

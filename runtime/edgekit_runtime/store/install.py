@@ -6,33 +6,43 @@ import os
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime.bundle.reader import read_bundle
-from edgekit_runtime.errors import BundleError, DigestMismatch, PlanError, StoreError
+from edgekit_runtime.errors import (
+    BundleError,
+    DigestMismatch,
+    MalformedBundle,
+    PlanError,
+    StoreError,
+    UnsupportedVersion,
+)
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
-from edgekit_runtime.store.admission import check_board, check_update
-from edgekit_runtime.store.atomic_disk import Disk, free_bytes, undone, writing, written
+from edgekit_runtime.store.atomic_disk import Disk, content_writer, free_bytes, removed_on_error, store_errors
+from edgekit_runtime.store.delta.apply import delta_target, is_delta, open_delta
 from edgekit_runtime.store.generations import (
     CURRENT,
-    FRESH,
     GENERATIONS,
-    GONE,
+    NEW_FOLDER,
+    REMOVED_PREFIX,
     STATE,
+    check_is_store,
     current,
+    exclusive_lock,
+    generation_name,
     generations,
-    locked,
-    name_of,
-    refuse_other,
 )
-from edgekit_runtime.store.prune import KEEP, clear_leftovers, prune_locked, remove
-from edgekit_runtime.store.self_check import is_whole
+from edgekit_runtime.store.install_checks import check_board, check_update
+from edgekit_runtime.store.open import open_bundle
+from edgekit_runtime.store.prune import DEFAULT_KEEP, clear_leftovers, prune_locked, remove
+from edgekit_runtime.store.self_check import is_intact
 
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from edgekit_runtime.format.extents import BundlePath
     from edgekit_runtime.format.manifest import Manifest
     from edgekit_runtime.trust.policy import Trust
 
-    class Source(Protocol):
+    class BundleSource(Protocol):
         """A bundle, or what makes one."""
 
         manifest: Manifest
@@ -48,7 +58,7 @@ BLOCK_BYTES, SLACK_BYTES = 4096, 1 << 16  # what a file's last block and the fol
 
 
 @dataclass(frozen=True)
-class TrialPolicy:
+class InstallOptions:
     """What is asked of an installation."""
 
     confirm: str = states.SELF_CHECK  # what counts as a good sign of the trial
@@ -60,7 +70,7 @@ class TrialPolicy:
     allow_downgrade: bool = False
     allow_other_model: bool = False
     again: bool = False  # what was given up before
-    keep: int = KEEP  # good generations that stay, the current one included
+    keep: int = DEFAULT_KEEP  # good generations that stay, the current one included
     trust: Trust = None  # as of ``open_bundle``
 
 
@@ -78,10 +88,47 @@ class Installed:
     pruned: tuple[str, ...] = ()
 
 
-Watch = Callable[[int, int], Any]  # bytes written, of how many
+Progress = Callable[[int, int], Any]  # bytes written, of how many
 
 
-def install(source: Source, store: str, terms: TrialPolicy, watch: Watch | None = None) -> Installed:
+def install_from(
+    path: BundlePath, full: BundlePath | None, store: str, options: InstallOptions, progress: Progress | None = None
+) -> tuple[Installed, str]:
+    """Install a bundle or a delta.
+
+    Args:
+        path: a bundle or a delta.
+        full: the whole new bundle, used if the delta cannot be applied; None if there is none.
+        store: the store's folder.
+        options: how to install.
+        progress: called with the bytes written and the total.
+
+    Returns:
+        The result, and the reason why a delta was not used, empty if it was.
+
+    Raises:
+        BundleError: as ``install_bundle``; if ``full`` is given, not for a delta that is damaged or of a newer format.
+        StoreError: as ``install_bundle``; if ``full`` is given, not for a delta whose old bundle is not in the store.
+    """
+    note = ""
+    if is_delta(path):
+        try:
+            if delta_target(path) == current(store):  # installed already, from any old bundle
+                with open_bundle(store, options.trust) as bundle:
+                    return install_bundle(bundle, store, options, progress), note
+            with open_delta(path, store, options.trust) as delta:
+                return install_bundle(delta, store, options, progress), note
+        except (DigestMismatch, MalformedBundle, StoreError, UnsupportedVersion) as error:
+            if full is None:
+                raise
+            path, note = full, f"the delta was not used: {error}"
+    with open_bundle(path, options.trust) as bundle:
+        return install_bundle(bundle, store, options, progress), note
+
+
+def install_bundle(
+    source: BundleSource, store: str, options: InstallOptions, progress: Progress | None = None
+) -> Installed:
     """Put a bundle into a store and make it current, on trial.
 
     Everything is on the disk before the link is switched, so that a power cut leaves the old generation or the new.
@@ -93,40 +140,40 @@ def install(source: Source, store: str, terms: TrialPolicy, watch: Watch | None 
         PlanError: more good signs or tries are asked for than can be counted.
         StoreError: it was given up before, there is no room, or the store cannot be written.
     """
-    if not (1 <= terms.wanted <= states.MOST and 1 <= terms.most_tries <= states.MOST):
-        raise PlanError(f"good signs and tries of a trial are 1 to {states.MOST}: ask for fewer")
-    if not terms.any_board:
-        check_board(source.manifest, terms.device)
+    if not (1 <= options.wanted <= states.MAX_COUNT and 1 <= options.most_tries <= states.MAX_COUNT):
+        raise PlanError(f"good signs and tries of a trial are 1 to {states.MAX_COUNT}: ask for fewer")
+    if not options.any_board:
+        check_board(source.manifest, options.device)
     unlisted = source.unlisted()
-    name = name_of(unlisted)
+    name = generation_name(unlisted)
     bundle_bytes = sum(r.size_bytes for r in source.manifest.files) + sum(map(len, unlisted.values()))
     disk, store = Disk(), os.path.abspath(store)
-    refuse_other(store)
-    with writing(store):
+    check_is_store(store)
+    with store_errors(store):
         disk.make_folder(os.path.join(store, GENERATIONS))
-        with locked(store):
+        with exclusive_lock(store):
             now, state = current(store), states.read_state(store)
             model, version = source.manifest.model_name, source.manifest.model_version
-            as_asked = not (terms.commit and states.trial_of(state, now))
-            if now == name and as_asked and is_whole(os.path.join(store, GENERATIONS, name), terms.trust):
+            as_asked = not (options.commit and states.current_trial(state, now))
+            if now == name and as_asked and is_intact(os.path.join(store, GENERATIONS, name), options.trust):
                 disk.sync(store)  # whoever made it current may have been killed before that
                 disk.sync(os.path.dirname(store))
-                on_trial = states.trial_of(state, now) is not None
+                on_trial = states.current_trial(state, now) is not None
                 return Installed(name, model, version, False, on_trial, 0, bundle_bytes)
-            _refuse_no_update(source.manifest, store, now, terms)
-            if name in state.given_up and not terms.again:
+            _check_update(source.manifest, store, now, options)
+            if name in state.given_up and not options.again:
                 raise StoreError(f"{store}: generation {name} was given up: {state.given_up[name]}: install it --again")
             clear_leftovers(store, disk)
-            pruned = prune_locked(store, disk, terms.keep, also={name})
-            _put(_Making(source, unlisted, terms.trust, watch), store, name, disk)
-            _switch(store, name, terms, disk)
-            on_trial = states.trial_of(states.read_state(store), name) is not None
-    written = disk.written_bytes
-    return Installed(name, model, version, True, on_trial, written, bundle_bytes, tuple(pruned))
+            pruned = prune_locked(store, disk, options.keep, keep_also={name})
+            _write_generation(_Installation(source, unlisted, options.trust, progress), store, name, disk)
+            _make_current(store, name, options, disk)
+            on_trial = states.current_trial(states.read_state(store), name) is not None
+    content_writer = disk.written_bytes
+    return Installed(name, model, version, True, on_trial, content_writer, bundle_bytes, tuple(pruned))
 
 
-def _refuse_no_update(new: Manifest, store: str, now: str | None, terms: TrialPolicy) -> None:
-    if now is None or (terms.allow_downgrade and terms.allow_other_model):
+def _check_update(new: Manifest, store: str, now: str | None, options: InstallOptions) -> None:
+    if now is None or (options.allow_downgrade and options.allow_other_model):
         return
     try:
         have = read_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced since
@@ -136,65 +183,65 @@ def _refuse_no_update(new: Manifest, store: str, now: str | None, terms: TrialPo
         check_update(
             new,
             have.manifest,
-            allow_downgrade=terms.allow_downgrade,
-            allow_other_model=terms.allow_other_model,
+            allow_downgrade=options.allow_downgrade,
+            allow_other_model=options.allow_other_model,
         )
 
 
 @dataclass(frozen=True)
-class _Making:
+class _Installation:
     """What a generation is made of."""
 
-    source: Source
+    source: BundleSource
     unlisted: dict[str, bytes]
     trust: Trust
-    watch: Watch | None
+    progress: Progress | None
 
 
-def _put(making: _Making, store: str, name: str, disk: Disk) -> None:
+def _write_generation(installation: _Installation, store: str, name: str, disk: Disk) -> None:
     """Have the generation in the store, complete and on the disk; one that is there already is taken if it is whole."""
     place = os.path.join(store, GENERATIONS, name)
     if name in generations(store):
-        if is_whole(place, making.trust):
+        if is_intact(place, installation.trust):
             disk.sync(os.path.dirname(place))  # whoever put it there may have been killed before that
             return
         if name != current(store):
             remove(store, name, disk)
-    files = making.source.manifest.files
-    _refuse_without_room(store, [*(record.size_bytes for record in files), *map(len, making.unlisted.values())])
-    fresh = os.path.join(store, GENERATIONS, FRESH)
-    with undone(disk, fresh):
+    files = installation.source.manifest.files
+    _check_free_space(store, [*(record.size_bytes for record in files), *map(len, installation.unlisted.values())])
+    fresh = os.path.join(store, GENERATIONS, NEW_FOLDER)
+    with removed_on_error(disk, fresh):
         os.mkdir(fresh)
-        _fill(making, fresh, disk)
-        with read_bundle(fresh, making.trust) as made:  # a delta's signature was not there to be verified before
-            if made.manifest != making.source.manifest:
+        _write_files(installation, fresh, disk)
+        with read_bundle(fresh, installation.trust) as made:  # a delta's signature was not there to be verified before
+            if made.manifest != installation.source.manifest:
                 raise DigestMismatch(f"{store}: the bundle changed while it was installed: install it again")
         disk.sync_tree(fresh)
         damaged = name in generations(store)  # the current one: what still runs of it stays until it can be replaced
         if damaged:
-            os.rename(place, os.path.join(store, GENERATIONS, GONE + name))
+            os.rename(place, os.path.join(store, GENERATIONS, REMOVED_PREFIX + name))
         disk.move(fresh, place)
     if damaged:
         clear_leftovers(store, disk)
 
 
-def _fill(making: _Making, fresh: str, disk: Disk) -> None:
-    source, watch = making.source, making.watch
+def _write_files(installation: _Installation, fresh: str, disk: Disk) -> None:
+    source, progress = installation.source, installation.progress
     total = sum(record.size_bytes for record in source.manifest.files)
 
     def copied(path: str) -> Callable[[Callable[[bytes], Any]], None]:
         def fill(write: Callable[[bytes], Any]) -> None:
             def write_and_tell(piece: bytes) -> None:
                 write(piece)
-                if watch is not None:
-                    watch(min(disk.written_bytes, total), total)
+                if progress is not None:
+                    progress(min(disk.written_bytes, total), total)
 
             source.copy(path, write_and_tell)
 
         return fill
 
-    for path, content in making.unlisted.items():
-        disk.write(os.path.join(fresh, path), written(content))
+    for path, content in installation.unlisted.items():
+        disk.write(os.path.join(fresh, path), content_writer(content))
     for record in source.manifest.files:
         place = os.path.join(fresh, *record.path.split("/"))
         if not os.path.isdir(os.path.dirname(place)):
@@ -202,7 +249,7 @@ def _fill(making: _Making, fresh: str, disk: Disk) -> None:
         disk.write(place, copied(record.path))
 
 
-def _refuse_without_room(store: str, sizes: list[int]) -> None:
+def _check_free_space(store: str, sizes: list[int]) -> None:
     needed = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes) + SLACK_BYTES
     have = free_bytes(store)
     if have < needed:
@@ -212,14 +259,14 @@ def _refuse_without_room(store: str, sizes: list[int]) -> None:
         )
 
 
-def _switch(store: str, name: str, terms: TrialPolicy, disk: Disk) -> None:
+def _make_current(store: str, name: str, options: InstallOptions, disk: Disk) -> None:
     """Make the generation current: first what it then is is remembered, which counts for nothing without the link."""
     now, state = current(store), states.read_state(store)
     if now != name:
-        trial = states.Trial(name, None, terms.confirm, terms.wanted, terms.most_tries)
-        state = states.begun(state, now, trial)
-    if terms.commit:
-        state = states.committed(state, name)
+        trial = states.Trial(name, None, options.confirm, options.wanted, options.most_tries)
+        state = states.with_trial(state, now, trial)
+    if options.commit:
+        state = states.with_commit(state, name)
     disk.replace(os.path.join(store, STATE), states.to_bytes(state))
     if now != name:
         disk.sync(os.path.dirname(store))  # likewise, the store's own folder

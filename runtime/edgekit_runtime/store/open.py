@@ -35,7 +35,7 @@ def open_bundle(path: BundlePath, trust: Trust = None, decryption_key: KeySource
     """
     if not os.path.islink(os.path.join(os.fspath(path), "current")):
         return read_bundle(path, trust, decryption_key)
-    from edgekit_runtime.store.generations import hold_current
+    from edgekit_runtime.store.generations import lock_current
 
-    lock = hold_current(path)
+    lock = lock_current(path)
     return read_bundle(lock.folder, trust, decryption_key, lock)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 300.0
 
 
-def is_whole(folder: str, trust: Trust = None) -> bool:
+def is_intact(folder: str, trust: Trust = None) -> bool:
     """Whether a generation is there, every file as it was packed, and trusted as ``open_bundle`` says."""
     try:
         with read_bundle(folder, trust) as bundle:

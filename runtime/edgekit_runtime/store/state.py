@@ -17,9 +17,9 @@ from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.store.generations import NAME_DIGITS, STATE
 
 SELF_CHECK, HEARTBEAT = "self-check", "heartbeat"
-MOST = 1000  # good signs wanted, or tries, of a trial
-MOST_LETTERS = 200  # of a reason
-KEPT = 16  # good generations, and reasons why others were given up
+MAX_COUNT = 1000  # good signs wanted, or tries, of a trial
+MAX_REASON_CHARACTERS = 200  # of a reason
+MAX_REMEMBERED = 16  # good generations, and reasons why others were given up
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ _trial = record(
     generation=_name,
     previous=optional(_name),
     confirm=one_of(SELF_CHECK, HEARTBEAT),
-    wanted=integer(1, MOST),
-    most_tries=integer(1, MOST),
-    good=integer(0, MOST),
-    tries=integer(0, MOST),
+    wanted=integer(1, MAX_COUNT),
+    most_tries=integer(1, MAX_COUNT),
+    good=integer(0, MAX_COUNT),
+    tries=integer(0, MAX_COUNT),
 )
 _state = record(State, good=list_of(_name), trials=list_of(_trial, most=2), given_up=string_map)
 
@@ -83,63 +83,63 @@ def to_bytes(state: State) -> bytes:
     return (json.dumps(told, indent=1) + "\n").encode()
 
 
-def trial_of(state: State, current: str | None) -> Trial | None:
+def current_trial(state: State, current: str | None) -> Trial | None:
     """The trial that is under way; one whose generation never became current, or is not any more, is none."""
     return next((trial for trial in state.trials if trial.generation == current), None)
 
 
-def good_of(state: State, current: str | None) -> tuple[str, ...]:
+def good_generations(state: State, current: str | None) -> tuple[str, ...]:
     """The good generations up to the newest: the current one, or the one to go back to."""
-    trial = trial_of(state, current)
+    trial = current_trial(state, current)
     newest = current if trial is None else trial.previous
     if newest is None:
         return ()
     older = state.good[: state.good.index(newest)] if newest in state.good else state.good
-    return (*older, newest)[-KEPT:]
+    return (*older, newest)[-MAX_REMEMBERED:]
 
 
-def begun(state: State, current: str | None, trial: Trial) -> State:
+def with_trial(state: State, current: str | None, trial: Trial) -> State:
     """A trial begins once its generation is current; until then the one that is under way goes on.
 
     Then that is over, and its generation is not gone back to.
     """
-    under_way = trial_of(state, current)
+    under_way = current_trial(state, current)
     previous = current if under_way is None else under_way.previous
     given_up = {name: why for name, why in state.given_up.items() if name != trial.generation}
     begins = replace(trial, previous=previous)
-    return State(good_of(state, current), (begins,) if under_way is None else (under_way, begins), given_up)
+    return State(good_generations(state, current), (begins,) if under_way is None else (under_way, begins), given_up)
 
 
-def committed(state: State, current: str) -> State:
+def with_commit(state: State, current: str) -> State:
     """What is current is good."""
-    good = (*(name for name in good_of(state, current) if name != current), current)
-    return replace(state, good=good[-KEPT:], trials=_others(state, current))
+    good = (*(name for name in good_generations(state, current) if name != current), current)
+    return replace(state, good=good[-MAX_REMEMBERED:], trials=_others(state, current))
 
 
-def backward(state: State, current: str | None) -> tuple[str, ...]:
+def rollback_targets(state: State, current: str | None) -> tuple[str, ...]:
     """The generations to go back to, the newest first."""
-    good = good_of(state, current)
-    return tuple(reversed(good if trial_of(state, current) is not None else good[:-1]))
+    good = good_generations(state, current)
+    return tuple(reversed(good if current_trial(state, current) is not None else good[:-1]))
 
 
-def gone_back(state: State, left: str, to: str, why: str) -> State:
+def rolled_back(state: State, left: str, to: str, why: str) -> State:
     """A generation is given up for an older one."""
-    older = (*backward(state, left)[::-1],)
+    older = (*rollback_targets(state, left)[::-1],)
     others = [(name, reason) for name, reason in state.given_up.items() if name not in (left, to)]
-    told = "".join(filter(str.isprintable, why))[:MOST_LETTERS] or "for no reason given"
-    return State(older[: older.index(to) + 1], (), dict([*others, (left, told)][-KEPT:]))
+    told = "".join(filter(str.isprintable, why))[:MAX_REASON_CHARACTERS] or "for no reason given"
+    return State(older[: older.index(to) + 1], (), dict([*others, (left, told)][-MAX_REMEMBERED:]))
 
 
-def counted(state: State, current: str, *, good: int = 0, tries: int = 0) -> State:
+def with_count(state: State, current: str, *, good: int = 0, tries: int = 0) -> State:
     """A trial has had another good sign, or another try.
 
     Raises:
         StoreError: nothing is on trial.
     """
-    trial = trial_of(state, current)
+    trial = current_trial(state, current)
     if trial is None:
         raise StoreError(f"generation {current} is not on trial")
-    more = replace(trial, good=min(trial.good + good, MOST), tries=min(trial.tries + tries, MOST))
+    more = replace(trial, good=min(trial.good + good, MAX_COUNT), tries=min(trial.tries + tries, MAX_COUNT))
     return replace(state, trials=(*_others(state, current), more))
 
 

@@ -48,8 +48,8 @@ def status(store: str) -> Status:
     if not os.path.isdir(os.path.join(store, GENERATIONS)):
         raise StoreError(f"{store}: is not a store: install a bundle first")
     now, state = current(store), states.read_state(store)
-    trial = states.trial_of(state, now)
-    back = states.backward(state, now)
+    trial = states.current_trial(state, now)
+    back = states.rollback_targets(state, now)
     known = [name for name in (now, *back) if name is not None]
     order = [*known, *(name for name in generations(store) if name not in known)]
     told = [_generation(store, name, _role(name, now, back, state)) for name in order]

@@ -10,8 +10,8 @@ from typing import Callable
 from edgekit_runtime.errors import StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
-from edgekit_runtime.store.atomic_disk import Disk, writing
-from edgekit_runtime.store.generations import CURRENT, GENERATIONS, STATE, current, locked
+from edgekit_runtime.store.atomic_disk import Disk, store_errors
+from edgekit_runtime.store.generations import CURRENT, GENERATIONS, STATE, current, exclusive_lock
 
 NOTHING, COUNTED, COMMITTED, ROLLED_BACK = "nothing to do", "counted", "committed", "rolled back"
 
@@ -35,10 +35,10 @@ def commit(store: str) -> StoreChange:
     Raises:
         StoreError: there is no store, nothing in it, or it cannot be written.
     """
-    with _changing(store) as (now, state, disk):
-        if states.trial_of(state, now) is None:
+    with _locked_store(store) as (now, state, disk):
+        if states.current_trial(state, now) is None:
             return StoreChange(NOTHING, now, "nothing is on trial")
-        _remember(store, states.committed(state, now), disk)
+        _write_state(store, states.with_commit(state, now), disk)
         return StoreChange(COMMITTED, now, "as asked", disk.written_bytes)
 
 
@@ -48,8 +48,8 @@ def rollback(store: str, why: str = "rolled back by hand") -> StoreChange:
     Raises:
         StoreError: there is none, or the store cannot be written.
     """
-    with _changing(store) as (now, state, disk):
-        return _go_back(store, now, state, why, disk)
+    with _locked_store(store) as (now, state, disk):
+        return _roll_back(store, now, state, why, disk)
 
 
 def heartbeat(store: str, generation: str | None = None) -> StoreChange:
@@ -62,7 +62,7 @@ def heartbeat(store: str, generation: str | None = None) -> StoreChange:
     """
     store = os.path.abspath(store)
     now, state = current(store), states.read_state(store)
-    if now is not None and (generation not in (None, now) or states.trial_of(state, now) is None):
+    if now is not None and (generation not in (None, now) or states.current_trial(state, now) is None):
         return StoreChange(NOTHING, now, "it is not on trial")  # seen without the lock, which needs no right to write
     return _good_sign(store, generation)
 
@@ -80,67 +80,67 @@ def boot(store: str, check: Check) -> StoreChange:
     Raises:
         StoreError: there is no store, nothing in it, nothing to go back to, or it cannot be written.
     """
-    with _changing(store) as (now, state, disk):
-        trial = states.trial_of(state, now)
+    with _locked_store(store) as (now, state, disk):
+        trial = states.current_trial(state, now)
         if trial is None:
             return StoreChange(NOTHING, now, "nothing is on trial")
         if trial.tries >= trial.most_tries:
             why = f"{trial.tries} starts, and only {trial.good} of {trial.wanted} good signs"
-            return _go_back(store, now, state, why, disk)
-        _remember(store, states.counted(state, now, tries=1), disk)
+            return _roll_back(store, now, state, why, disk)
+        _write_state(store, states.with_count(state, now, tries=1), disk)
         written_bytes = disk.written_bytes
     problem = check(os.path.join(store, GENERATIONS, now))
     if problem:
-        return _more(_give_up(store, now, problem), written_bytes)
+        return _with_written_bytes(_give_up(store, now, problem), written_bytes)
     if trial.confirm == states.HEARTBEAT:
         return StoreChange(COUNTED, now, "a try; the application's heartbeats are waited for", written_bytes)
-    return _more(_good_sign(store, now), written_bytes)
+    return _with_written_bytes(_good_sign(store, now), written_bytes)
 
 
-def _more(turn: StoreChange, written_bytes: int) -> StoreChange:
-    return StoreChange(turn.did, turn.generation, turn.why, turn.written_bytes + written_bytes)
+def _with_written_bytes(change: StoreChange, written_bytes: int) -> StoreChange:
+    return StoreChange(change.did, change.generation, change.why, change.written_bytes + written_bytes)
 
 
 def _good_sign(store: str, generation: str | None) -> StoreChange:
-    with _changing(store) as (now, state, disk):
-        trial = states.trial_of(state, now)
+    with _locked_store(store) as (now, state, disk):
+        trial = states.current_trial(state, now)
         if generation not in (None, now) or trial is None:
             return StoreChange(NOTHING, now, "it is not on trial")
-        after = states.counted(state, now, good=1)
+        after = states.with_count(state, now, good=1)
         told = f"{trial.good + 1} of {trial.wanted} good signs"
         if trial.good + 1 >= trial.wanted:
-            after = states.committed(after, now)
-        _remember(store, after, disk)
-        return StoreChange(COUNTED if states.trial_of(after, now) else COMMITTED, now, told, disk.written_bytes)
+            after = states.with_commit(after, now)
+        _write_state(store, after, disk)
+        return StoreChange(COUNTED if states.current_trial(after, now) else COMMITTED, now, told, disk.written_bytes)
 
 
 def _give_up(store: str, generation: str, why: str) -> StoreChange:
-    with _changing(store) as (now, state, disk):
+    with _locked_store(store) as (now, state, disk):
         if now != generation:
             return StoreChange(NOTHING, now, f"{generation}, which was checked, is not current any more")
-        return _go_back(store, now, state, why, disk)
+        return _roll_back(store, now, state, why, disk)
 
 
-def _go_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> StoreChange:
+def _roll_back(store: str, now: str, state: states.State, why: str, disk: Disk) -> StoreChange:
     """Switch the link first: the trial is over with that, and what is remembered after it may be lost."""
-    from edgekit_runtime.store.self_check import is_whole
+    from edgekit_runtime.store.self_check import is_intact
 
-    for name in states.backward(state, now):
-        if is_whole(os.path.join(store, GENERATIONS, name)):
+    for name in states.rollback_targets(state, now):
+        if is_intact(os.path.join(store, GENERATIONS, name)):
             disk.link(os.path.join(store, CURRENT), f"{GENERATIONS}/{name}")
-            _remember(store, states.gone_back(state, now, name, why), disk)
+            _write_state(store, states.rolled_back(state, now, name, why), disk)
             return StoreChange(ROLLED_BACK, name, why, disk.written_bytes)
     raise StoreError(f"{store}: {now} is to be given up ({why}), and there is no good one to go back to: install one")
 
 
-def _remember(store: str, state: states.State, disk: Disk) -> None:
+def _write_state(store: str, state: states.State, disk: Disk) -> None:
     disk.replace(os.path.join(store, STATE), states.to_bytes(state))
 
 
 @contextmanager
-def _changing(store: str) -> Iterator[tuple[str, states.State, Disk]]:
+def _locked_store(store: str) -> Iterator[tuple[str, states.State, Disk]]:
     """The store to oneself: what is current, what is remembered, and what to write with."""
-    with writing(store), locked(store):
+    with store_errors(store), exclusive_lock(store):
         now = current(store)
         if now is None:
             raise StoreError(f"{store}: the store is empty: install a bundle first")

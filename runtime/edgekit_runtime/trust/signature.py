@@ -43,7 +43,7 @@ class VerifiedSignature:
     key_id: str
     digests: dict[str, str]  # SHA-256 in hexadecimal, of every file of the bundle but model.sig
 
-    def hold(self, name: str, digests: Mapping[str, str]) -> None:
+    def check_digests(self, name: str, digests: Mapping[str, str]) -> None:
         """Hold some files' digests against those that were signed; ``name`` is the bundle's, for messages.
 
         Raises:
@@ -53,13 +53,13 @@ class VerifiedSignature:
             if self.digests.get(path) != digest:
                 raise SignatureInvalid(f"{name}: {path!r} is not what was signed: take the bundle anew from its maker")
 
-    def hold_all(self, name: str, digests: Mapping[str, str]) -> None:
+    def check_all_digests(self, name: str, digests: Mapping[str, str]) -> None:
         """Hold all files' digests against those that were signed.
 
         Raises:
             SignatureInvalid: one is another, or is not there.
         """
-        self.hold(name, digests)
+        self.check_digests(name, digests)
         for path in sorted(self.digests.keys() - digests.keys()):
             raise SignatureInvalid(f"{name}: {path[:240]!r} was signed and is not in the bundle")
 

@@ -25,12 +25,11 @@ from edgekit_runtime.store.delta import format as layout
 from edgekit_runtime.store.delta.apply import open_delta
 from edgekit_runtime.store.delta.codec import Zlib, Zstd
 from edgekit_runtime.store.delta.format import DeltaFile, Header, read_steps, steps_bytes
-from edgekit_runtime.store.install import TrialPolicy
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import InstallOptions, install_from
 
 RNG = np.random.default_rng(3)
 BODY = RNG.normal(size=(300, 64)).astype(np.float32)
-AT_ONCE = TrialPolicy(commit=True)
+AT_ONCE = InstallOptions(commit=True)
 
 
 @pytest.fixture

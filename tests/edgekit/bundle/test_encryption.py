@@ -19,8 +19,7 @@ from edgekit.bundle.writer import write_bundle
 from edgekit.cli import main
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, DecryptionFailed, DigestMismatch, MalformedBundle, PlanError
-from edgekit_runtime.store.install import TrialPolicy
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import InstallOptions, install_from
 
 pytestmark = pytest.mark.needs_cryptography
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -176,8 +175,8 @@ def test_a_delta_is_of_what_is_stored_and_needs_no_key(clear: Path, secret: Path
     store, delta = str(tmp_path / "store"), tmp_path / "x.delta"
     report = make_delta(clear, secret, delta, codec="zlib")
     assert next(file for file in report.files if file.path == ARTIFACT).delta_bytes > 0
-    install_from(clear, None, store, TrialPolicy(commit=True))
-    done, note = install_from(delta, None, store, TrialPolicy(commit=True))
+    install_from(clear, None, store, InstallOptions(commit=True))
+    done, note = install_from(delta, None, store, InstallOptions(commit=True))
     assert (done.changed, note) == (True, "")
     with open_bundle(store) as made, open_bundle(secret) as wanted:
         made.verify_all()

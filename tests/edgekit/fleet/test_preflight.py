@@ -98,7 +98,7 @@ def test_where_nothing_can_run_both_refuse_for_the_same_reasons(bundle, become, 
 
 
 def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, become, tmp_path):
-    from edgekit_runtime.store.admission import check_board
+    from edgekit_runtime.store.install_checks import check_board
 
     path = bundle(devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become("raspberry-pi-5"))))])

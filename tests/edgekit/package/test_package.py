@@ -18,8 +18,7 @@ from edgekit.package.programs import PACKAGES
 from edgekit.package.request import EARLIEST, make_request
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
-from edgekit_runtime.store.install import TrialPolicy
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import InstallOptions, install_from
 
 # What each format cannot do without; signatures are left out, since those of some kinds are random.
 ASKED = {"swupdate": {"compatible": ("cam:1.0",)}, "mender": {"compatible": ("cam",)}}
@@ -41,7 +40,7 @@ def test_the_same_bundle_gives_the_same_bytes_from_a_file_and_from_a_folder(writ
 
 
 def test_what_is_current_in_a_store_is_packaged_as_the_bundle(write, bundle, tmp_path):
-    install_from(bundle, None, str(tmp_path / "store"), TrialPolicy(commit=True))
+    install_from(bundle, None, str(tmp_path / "store"), InstallOptions(commit=True))
     assert write("tar", "a.tar", of=tmp_path / "store").read_bytes() == write("tar", "b.tar").read_bytes()
 
 

@@ -32,14 +32,14 @@ from edgekit_runtime.errors import (
 from edgekit_runtime.format.manifest import Manifest
 from edgekit_runtime.store import state, trial
 from edgekit_runtime.store.generations import current, generations
-from edgekit_runtime.store.install import Installed, TrialPolicy, install
+from edgekit_runtime.store.install import Installed, InstallOptions, install_bundle
 from edgekit_runtime.store.prune import prune
 from edgekit_runtime.store.self_check import self_check
 from edgekit_runtime.store.status import status
 from edgekit_runtime.store.trial import boot, commit, heartbeat, rollback
 
 Bundles = Callable[..., Path]
-AT_ONCE = TrialPolicy(commit=True)
+AT_ONCE = InstallOptions(commit=True)
 SWITCHES = 12  # of a model that is in use
 IMAGE = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
 
@@ -75,9 +75,9 @@ def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-def put(path: Path, store: str, terms: TrialPolicy = AT_ONCE) -> Installed:
+def put(path: Path, store: str, options: InstallOptions = AT_ONCE) -> Installed:
     with open_bundle(path) as bundle:
-        return install(bundle, store, terms)
+        return install_bundle(bundle, store, options)
 
 
 def tree(folder: str) -> dict[str, tuple[bytes, int]]:
@@ -113,7 +113,7 @@ def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> Non
     path = version("1.0")
     put(path, store)
     before = tree(store)
-    again = put(path, store, TrialPolicy())
+    again = put(path, store, InstallOptions())
     assert (again.changed, again.written_bytes) == (False, 0)
     for step in (commit, heartbeat, lambda s: boot(s, lambda _: "")):
         assert step(store).written_bytes == 0
@@ -124,7 +124,7 @@ def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> Non
 def test_an_older_generation_that_is_there_is_taken_as_it_is(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     put(version("1.1"), store)
-    done = put(version("1.0"), store, TrialPolicy(allow_downgrade=True, commit=True))
+    done = put(version("1.0"), store, InstallOptions(allow_downgrade=True, commit=True))
     assert done.changed
     assert done.written_bytes < 1000  # the state alone
 
@@ -150,7 +150,7 @@ def test_an_older_version_is_refused_unless_it_is_allowed(
     if older:
         with pytest.raises(NotAnUpdate, match="allow a downgrade"):
             put(version(new), store)
-    assert put(version(new), store, TrialPolicy(allow_downgrade=older)).changed
+    assert put(version(new), store, InstallOptions(allow_downgrade=older)).changed
 
 
 def test_versions_that_cannot_be_compared_are_refused(version: Bundles, store: str) -> None:
@@ -164,7 +164,7 @@ def test_another_model_is_refused_unless_it_is_allowed(version: Bundles, store: 
     other = version("1.1", model_name="halves")
     with pytest.raises(NotAnUpdate, match="'quarters', this is 'halves'"):
         put(other, store)
-    assert put(other, store, TrialPolicy(allow_other_model=True)).changed
+    assert put(other, store, InstallOptions(allow_other_model=True)).changed
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_another_model_is_refused_unless_it_is_allowed(version: Bundles, store: 
 def test_a_bundle_for_other_boards_is_refused(devices: Any, device: str | None, version: Bundles, store: str) -> None:
     path = version("1.0", devices=devices)
     with pytest.raises(IncompatibleDevice, match="'quarters' is made for"):
-        put(path, store, TrialPolicy(device=device))
+        put(path, store, InstallOptions(device=device))
     assert not os.path.exists(store)
-    assert put(path, store, TrialPolicy(any_board=True)).changed
+    assert put(path, store, InstallOptions(any_board=True)).changed
 
 
 def test_a_bundle_of_which_no_variant_can_run_is_refused(version: Bundles, store: str, manifest: Manifest) -> None:
@@ -210,7 +210,7 @@ def test_an_installation_that_is_interrupted_leaves_nothing(version: Bundles, st
         raise KeyboardInterrupt
 
     with open_bundle(version("1.1")) as bundle, pytest.raises(KeyboardInterrupt):
-        install(bundle, store, AT_ONCE, interrupt)
+        install_bundle(bundle, store, AT_ONCE, interrupt)
     assert tree(store) == before
     assert os.listdir(f"{store}/generations") == generations(store)
 
@@ -252,7 +252,7 @@ def test_installers_side_by_side_leave_one_whole_generation_current(version: Bun
 def test_progress_goes_from_nothing_to_all(version: Bundles, store: str) -> None:
     told: list[tuple[int, int]] = []
     with open_bundle(version("1.0")) as bundle:
-        install(bundle, store, AT_ONCE, lambda done, total: told.append((done, total)))
+        install_bundle(bundle, store, AT_ONCE, lambda done, total: told.append((done, total)))
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
 
@@ -279,7 +279,7 @@ def good(_: str) -> str:
 
 def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
-    put(version("1.1"), store, TrialPolicy(wanted=2))
+    put(version("1.1"), store, InstallOptions(wanted=2))
     assert boot(store, good).did == trial.COUNTED
     assert boot(store, good).did == trial.COMMITTED
     assert status(store).state == "committed"
@@ -288,18 +288,18 @@ def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(versio
 
 def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    second = put(version("1.1"), store, TrialPolicy()).generation
+    second = put(version("1.1"), store, InstallOptions()).generation
     turn = boot(store, lambda folder: f"{os.path.basename(folder)} smokes")
     assert (turn.did, turn.generation, turn.why) == (trial.ROLLED_BACK, first, f"{second} smokes")
     assert current(store) == first
     with pytest.raises(StoreError, match="smokes: install it --again"):
         put(version("1.1"), store)
-    assert put(version("1.1"), store, TrialPolicy(again=True)).changed
+    assert put(version("1.1"), store, InstallOptions(again=True)).changed
 
 
 def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    put(version("1.1"), store, TrialPolicy(most_tries=2, confirm=state.HEARTBEAT))
+    put(version("1.1"), store, InstallOptions(most_tries=2, confirm=state.HEARTBEAT))
 
     def crash(_: str) -> str:
         raise KeyboardInterrupt  # the power goes, or the board hangs
@@ -314,7 +314,7 @@ def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundle
 
 def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
-    put(version("1.1"), store, TrialPolicy(confirm=state.HEARTBEAT, wanted=2))
+    put(version("1.1"), store, InstallOptions(confirm=state.HEARTBEAT, wanted=2))
     assert boot(store, good).did == trial.COUNTED
     assert status(store).trial.good == 0
     assert heartbeat(store).did == trial.COUNTED
@@ -324,7 +324,7 @@ def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> N
 def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     with load(store) as model:
-        put(version("1.1"), store, TrialPolicy())
+        put(version("1.1"), store, InstallOptions())
         assert not model.heartbeat()
         assert model.reload_if_changed()
         assert model.heartbeat()
@@ -333,15 +333,15 @@ def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: 
 
 def test_a_trial_over_a_trial_goes_back_to_what_was_good(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    put(version("1.1"), store, TrialPolicy())
-    put(version("1.2"), store, TrialPolicy())
+    put(version("1.1"), store, InstallOptions())
+    put(version("1.2"), store, InstallOptions())
     assert rollback(store).generation == first
 
 
 def test_going_back_passes_over_what_is_damaged(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store, TrialPolicy(commit=True, keep=9)).generation
-    second = put(version("1.1"), store, TrialPolicy(commit=True, keep=9)).generation
-    put(version("1.2"), store, TrialPolicy(commit=True, keep=9))
+    first = put(version("1.0"), store, InstallOptions(commit=True, keep=9)).generation
+    second = put(version("1.1"), store, InstallOptions(commit=True, keep=9)).generation
+    put(version("1.2"), store, InstallOptions(commit=True, keep=9))
     weights = Path(store, "generations", second, "variants/null-float32/weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert rollback(store).generation == first
@@ -353,7 +353,7 @@ def test_a_damaged_generation_is_written_anew_when_it_is_installed_again(version
     weights = Path(store, "generations", first, "variants/null-float32/weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert (
-        put(version("1.0"), store, TrialPolicy(commit=True, allow_downgrade=True)).written_bytes
+        put(version("1.0"), store, InstallOptions(commit=True, allow_downgrade=True)).written_bytes
         > weights.stat().st_size
     )
     with open_bundle(store) as bundle:
@@ -382,15 +382,15 @@ def test_a_current_generation_that_is_damaged_is_mended_by_installing(
 
 def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
-    second = put(version("1.1"), store, TrialPolicy()).generation
+    second = put(version("1.1"), store, InstallOptions()).generation
     third = state.Trial("0" * 16, None, state.SELF_CHECK, 1, 3)
-    both = state.begun(state.read_state(store), second, third)
-    assert state.backward(both, second) == state.backward(both, third.generation) == (first,)
-    assert state.trial_of(both, second) is not None
+    both = state.with_trial(state.read_state(store), second, third)
+    assert state.rollback_targets(both, second) == state.rollback_targets(both, third.generation) == (first,)
+    assert state.current_trial(both, second) is not None
 
 
 def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> None:
-    done = put(version("1.0"), store, TrialPolicy())
+    done = put(version("1.0"), store, InstallOptions())
     with pytest.raises(StoreError, match="no good one to go back to"):
         rollback(store)
     assert current(store) == done.generation
@@ -399,7 +399,7 @@ def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> Non
 def test_without_its_memory_a_store_takes_what_is_current_as_good(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     Path(store, "state.json").write_bytes(b"\0" * 100)
-    put(version("1.1"), store, TrialPolicy())
+    put(version("1.1"), store, InstallOptions())
     assert rollback(store).generation == first
 
 
@@ -431,9 +431,9 @@ def test_the_self_check_runs_the_bundle_in_a_process_of_its_own(version: Bundles
 
 
 def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: str) -> None:
-    names = [put(version(f"1.{n}"), store, TrialPolicy(commit=True, keep=9)).generation for n in range(3)]
+    names = [put(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3)]
     with load(store) as model:
-        names += [put(version(f"1.{n}"), store, TrialPolicy(commit=True, keep=9)).generation for n in range(3, 5)]
+        names += [put(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3, 5)]
         done = prune(store)
         assert set(done.removed) == set(names[:2])
         assert done.in_use == (names[2],)
@@ -445,7 +445,7 @@ def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: s
 
 def test_an_installation_keeps_no_more_than_is_asked(version: Bundles, store: str) -> None:
     for number in range(5):
-        put(version(f"1.{number}"), store, TrialPolicy(commit=True, keep=1))
+        put(version(f"1.{number}"), store, InstallOptions(commit=True, keep=1))
     assert len(generations(store)) == 2
 
 
@@ -484,7 +484,7 @@ def test_no_call_is_lost_while_models_are_switched(version: Bundles, store: str,
         for thread in threads:
             thread.start()
         for turn in range(SWITCHES):
-            put(paths[1 - turn % 2], store, TrialPolicy(commit=True, allow_downgrade=True))
+            put(paths[1 - turn % 2], store, InstallOptions(commit=True, allow_downgrade=True))
             assert model.reload_if_changed()
             assert not model.reload_if_changed()
         over.set()
@@ -522,12 +522,12 @@ def test_what_cannot_be_switched_to_leaves_the_old_one_running(version: Bundles,
     put(version("1.0"), store)
     with load(store) as model:
         before = model(IMAGE)
-        put(version("1.1", broken=True), store, TrialPolicy())
+        put(version("1.1", broken=True), store, InstallOptions())
         with pytest.raises(EngineError, match="golden outputs"):
             model.reload_if_changed()
         assert not model.reload_if_changed()  # not tried again
         assert np.array_equal(model(IMAGE), before)
-        put(version("1.2"), store, TrialPolicy())
+        put(version("1.2"), store, InstallOptions())
         assert model.reload_if_changed()
         assert model.manifest.model_version == "1.2"
 

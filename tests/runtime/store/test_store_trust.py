@@ -15,8 +15,7 @@ from edgekit_runtime.__main__ import main
 from edgekit_runtime.errors import SignatureInvalid
 from edgekit_runtime.format.manifest import Manifest
 from edgekit_runtime.store.generations import current
-from edgekit_runtime.store.install import TrialPolicy
-from edgekit_runtime.store.source import install_from
+from edgekit_runtime.store.install import InstallOptions, install_from
 
 pytestmark = pytest.mark.needs_cryptography
 
@@ -62,9 +61,9 @@ def test_a_key_that_was_replaced_does_not_keep_updates_out(
     signed: dict[str, Path], keys: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = str(tmp_path / "store")
-    install_from(signed["1"], None, store, TrialPolicy(commit=True, trust=public(keys["old"])))
+    install_from(signed["1"], None, store, InstallOptions(commit=True, trust=public(keys["old"])))
     monkeypatch.setenv("EDGEKIT_TRUST", public(keys["new"]))
-    install_from(signed["2"], None, store, TrialPolicy(commit=True))
+    install_from(signed["2"], None, store, InstallOptions(commit=True))
     assert main(["status", store]) == 0
     with open_bundle(store) as bundle:
         assert bundle.signed_by
@@ -78,8 +77,8 @@ def test_going_back_to_what_is_not_trusted_any_more_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = str(tmp_path / "store")
-    install_from(signed["1"], None, store, TrialPolicy(commit=True))
-    install_from(signed["2"], None, store, TrialPolicy(commit=True))
+    install_from(signed["1"], None, store, InstallOptions(commit=True))
+    install_from(signed["2"], None, store, InstallOptions(commit=True))
     monkeypatch.setenv("EDGEKIT_TRUST", public(keys["new"]))
     assert main(["rollback", store]) == 8
     assert "no good one to go back to" in capsys.readouterr().err
@@ -89,17 +88,17 @@ def test_a_delta_is_believed_by_the_new_bundle_s_signature(
     signed: dict[str, Path], keys: dict[str, Path], tmp_path: Path
 ) -> None:
     store, delta = str(tmp_path / "store"), tmp_path / "x.delta"
-    install_from(signed["2"], None, store, TrialPolicy(commit=True))
+    install_from(signed["2"], None, store, InstallOptions(commit=True))
     make_delta(signed["2"], signed["3"], delta, codec="zlib")
     with pytest.raises(SignatureInvalid):
-        install_from(delta, None, store, TrialPolicy(trust=public(keys["old"])))
-    install_from(delta, None, store, TrialPolicy(commit=True, trust=public(keys["new"])))
+        install_from(delta, None, store, InstallOptions(trust=public(keys["old"])))
+    install_from(delta, None, store, InstallOptions(commit=True, trust=public(keys["new"])))
     with open_bundle(store, public(keys["new"])) as bundle, open_bundle(signed["3"]) as new:
         bundle.verify_all()
         assert bundle.unlisted() == new.unlisted()
     make_delta(signed["3"], signed["4"], delta, codec="zlib")
     with pytest.raises(SignatureInvalid, match="is not signed"):
-        install_from(delta, None, store, TrialPolicy(trust=public(keys["new"])))
+        install_from(delta, None, store, InstallOptions(trust=public(keys["new"])))
 
 
 def test_a_delta_with_a_manifest_swapped_under_its_signature_is_refused(
@@ -107,12 +106,12 @@ def test_a_delta_with_a_manifest_swapped_under_its_signature_is_refused(
 ) -> None:
     """Made with the tool by whoever has no key: the signature of version 3 around another manifest."""
     store, forged = str(tmp_path / "store"), tmp_path / "forged"
-    install_from(signed["2"], None, store, TrialPolicy(commit=True))
+    install_from(signed["2"], None, store, InstallOptions(commit=True))
     write_bundle(replace(manifest, model_version="5"), files, forged, as_directory=True)
     with open_bundle(signed["3"]) as bundle:
         (forged / "model.sig").write_bytes(bundle.unlisted()["model.sig"])
     make_delta(signed["2"], forged, tmp_path / "x.delta", codec="zlib")
     before = current(store)
     with pytest.raises(SignatureInvalid, match="not what was signed"):
-        install_from(tmp_path / "x.delta", None, store, TrialPolicy(trust=public(keys["new"])))
+        install_from(tmp_path / "x.delta", None, store, InstallOptions(trust=public(keys["new"])))
     assert current(store) == before

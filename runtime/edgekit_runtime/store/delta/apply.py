@@ -24,7 +24,7 @@ from edgekit_runtime.store.delta.format import (
     read_header,
     read_steps,
 )
-from edgekit_runtime.store.generations import hold, name_of
+from edgekit_runtime.store.generations import generation_name, lock_generation
 from edgekit_runtime.trust.policy import believed
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def open_delta(path: BundlePath, store: str, trust: Trust = None) -> Delta:
         raise MalformedBundle(f"{name}: cannot be read: {error.strerror or error}") from error
     try:
         header = read_header(file, name)
-        lock = hold(os.path.abspath(store), header.old)
+        lock = lock_generation(os.path.abspath(store), header.old)
         if lock is None:
             raise StoreError(
                 f"{name}: needs generation {header.old}, which {store} does not have: install the whole bundle"
@@ -134,7 +134,7 @@ class Delta:
         self._steps = read_steps(steps, header, name)
         self._offsets = self._content_offsets(file.tell())
         self._unlisted = {p: self._build(p) for p in (MANIFEST_NAME, SIGNATURE_NAME) if p in self._pieces}
-        if name_of(self._unlisted) != header.new:
+        if generation_name(self._unlisted) != header.new:
             raise DigestMismatch(f"{name}: does not give the manifest that its header names: copy the delta again")
         self._verify_signature(trust)
         self.manifest = self._read_manifest()
@@ -161,10 +161,10 @@ class Delta:
                 f"{self._name}: its bundle is not signed, and a signature is required: sign it with `edgekit sign`"
             )
         try:
-            seal = verify_signature(self._unlisted[SIGNATURE_NAME], keys)
+            signature = verify_signature(self._unlisted[SIGNATURE_NAME], keys)
         except SignatureInvalid as error:
             raise SignatureInvalid(f"{self._name}: {error}") from error
-        seal.hold(self._name, {MANIFEST_NAME: hex_digest(self._unlisted[MANIFEST_NAME])})
+        signature.check_digests(self._name, {MANIFEST_NAME: hex_digest(self._unlisted[MANIFEST_NAME])})
 
     def _read_manifest(self) -> Manifest:
         try:

@@ -27,10 +27,9 @@ from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import EdgekitError, StoreError
 from edgekit_runtime.store import state as store_state
 from edgekit_runtime.store import trial
-from edgekit_runtime.store.generations import current, generations, name_of
-from edgekit_runtime.store.install import TrialPolicy
+from edgekit_runtime.store.generations import current, generation_name, generations
+from edgekit_runtime.store.install import InstallOptions, install_from
 from edgekit_runtime.store.prune import prune
-from edgekit_runtime.store.source import install_from
 
 SHIM = ctypes.CDLL(None)
 MODES = {"kill": 0, "half": 1, "full": 2, "fail": 3}
@@ -42,8 +41,8 @@ KILLED, REFUSED = "killed", "refused"
 Step = Callable[[str], object]
 
 
-def putting(name: str, **terms: object) -> Step:
-    return lambda store: install_from(BUNDLES / name, None, store, TrialPolicy(any_board=True, **terms))
+def putting(name: str, **options: object) -> Step:
+    return lambda store: install_from(BUNDLES / name, None, store, InstallOptions(any_board=True, **options))
 
 
 A, B, C = (putting(f"{name}.edgekit", commit=True) for name in "abc")
@@ -116,7 +115,7 @@ def names() -> dict[str, str]:
     found = {}
     for letter in "abc":
         with open_bundle(BUNDLES / f"{letter}.edgekit") as bundle:
-            found[letter] = name_of(bundle.unlisted())
+            found[letter] = generation_name(bundle.unlisted())
     return found
 
 
@@ -130,13 +129,13 @@ def wrong_with(store: str, scenario: Scenario) -> str:
     if now not in {known.get(letter) for letter in scenario.may_be}:
         return f"{now} is current"
     state = store_state.read_state(store)
-    on_trial = store_state.trial_of(state, now) is not None
+    on_trial = store_state.current_trial(state, now) is not None
     if now in {known[letter] for letter in scenario.tried} and not on_trial:
         return f"{now} is current and not on trial"
     if not scenario.sound:
         return ""
     try:
-        for name in [*([now] if now else []), *store_state.backward(state, now)[: scenario.back]]:
+        for name in [*([now] if now else []), *store_state.rollback_targets(state, now)[: scenario.back]]:
             with open_bundle(Path(store, "generations", name)) as bundle:
                 bundle.verify_all()
     except EdgekitError as error:

@@ -43,7 +43,7 @@ def install_both(bundles: Path, store: str) -> str | None:
     for name in ("a.edgekit", "b.edgekit"):
         try:
             with open_bundle(bundles / name) as bundle:
-                done.append(install.install(bundle, store, install.TrialPolicy(commit=True)).generation)
+                done.append(install.install_bundle(bundle, store, install.InstallOptions(commit=True)).generation)
         except StoreError as error:
             if "make room" not in str(error):
                 return str(error)
