@@ -14,9 +14,9 @@ from edgekit_converters.data import batches
 from edgekit_converters.execution.import_filter import without
 from edgekit_converters.formats.openvino_model import ANY, openvino_errors, write
 from edgekit_converters.progress import report_progress
-from edgekit_converters.quantize.average_pools import free_average_pools
+from edgekit_converters.quantize.average_pools import keep_average_pools_in_float
 from edgekit_converters.quantize.equalize_ir import equalize_model
-from edgekit_converters.quantize.ir_rules import UNUSED, compress, in_use, left_alone
+from edgekit_converters.quantize.ir_rules import UNUSED, compress, ignored_scope, uses_scheme
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import QuantizeRequest
 from edgekit_runtime.errors import CalibrationError
@@ -43,17 +43,17 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         model = ov.Core().read_model(request.artifact.files[0])
         if "equalize" in request.recipe.corrections:
             equalize_model(model)
-        if in_use(request, "int8-static"):
-            model = free_average_pools(_calibrated(model, request))
+        if uses_scheme(request, "int8-static"):
+            model = keep_average_pools_in_float(_calibrated(model, request))
         model = compress(model, request)
         return write(model, folder, half=request.scheme == "float16")
 
 
 def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:
-    """Quantize with the recipe's statistics, and with bias correction: layer after layer unless it says "bias-fast".
+    """Quantize with the recipe's statistics and bias correction, layer after layer unless the recipe has "bias-fast".
 
-    NNCF's defaults, the mean of each sample's extremes and a bias correction that looks at every layer alone, are
-    quicker and cost 3 to 24 dB on the models of the benchmarks.
+    NNCF's defaults, the mean of each sample's extremes and a bias correction of each layer by itself, are faster and
+    cost 3 to 24 dB on the models of the benchmarks.
     """
     data = request.calibration
     if data is None:
@@ -71,28 +71,28 @@ def _calibrated(model: ov.Model, request: QuantizeRequest) -> Any:
         model,
         nncf.Dataset(Restartable(arrays)),
         subset_size=data.count,
-        ignored_scope=left_alone(model, request, "int8-static"),
-        # SmoothQuant (Xiao et al., ICML 2023) comes with what else NNCF knows of transformers, such as attention's mask
+        ignored_scope=ignored_scope(model, request, "int8-static"),
+        # turns on SmoothQuant (Xiao et al., ICML 2023) and NNCF's other transformer patterns, such as attention masks
         model_type=nncf.ModelType.TRANSFORMER if "smooth" in request.recipe.corrections else None,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=_estimator(request.recipe)
         ),
     )
     if "bias-fast" not in request.recipe.corrections:
-        with suppress(AssertionError):  # NNCF's, layer after layer, of a transposed convolution that comes first
+        with suppress(AssertionError):  # NNCF raises it for a transposed convolution that comes first
             return calibrated(fast_bias_correction=False)
     return calibrated(fast_bias_correction=True)
 
 
 def _estimator(recipe: Recipe) -> Any:
-    """Return what NNCF has for the recipe's statistics.
+    """Return NNCF's range estimator for the recipe's statistics.
 
-    Its histogram is searched for the least squared error, which is what "mse" means; it has no other. Percentiles it
-    takes of each sample alone; the widest over the samples holds at least as many of all values as asked for, and the
-    mean, which is NNCF's own choice, may hold far fewer.
+    Its histogram minimizes the squared error, which is "mse"; it has no other. It computes percentiles sample by
+    sample: the widest over the samples holds at least the requested share of all values; the mean, NNCF's default, may
+    hold far fewer.
     """
     if recipe.statistics == "percentile":
-        beyond = (100 - recipe.percentile) / 200  # at either end
+        beyond = (100 - recipe.percentile) / 200  # at each end
         ends = (StatisticsType.QUANTILE, AggregatorType.MIN), (StatisticsType.QUANTILE, AggregatorType.MAX)
         low, high = (StatisticsCollectorParameters(*end, quantile_outlier_prob=beyond) for end in ends)
         return RangeEstimatorParameters(low, high)
@@ -105,7 +105,7 @@ def _estimator(recipe: Recipe) -> Any:
 
 
 class Restartable:
-    """An iterable that starts anew each time: NNCF walks the data once for ranges and once for bias correction."""
+    """An iterable that restarts: NNCF iterates over the data once for ranges and once for bias correction."""
 
     def __init__(self, start: Any) -> None:
         self._start = start

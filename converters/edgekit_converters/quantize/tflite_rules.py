@@ -38,7 +38,7 @@ def _float16() -> Any:
     return rules.get_quantization_recipe()
 
 
-# What a scheme asks for; where an operator can do several, the last one counts, and float32 where it can do none.
+# The quantizer's recipes of a scheme; for an operator that supports several, the last one counts; for none, float32.
 RECIPES: dict[str, tuple[Callable[[], Any], ...]] = {
     "float32": (),
     "float16": (_float16,),
@@ -48,21 +48,21 @@ RECIPES: dict[str, tuple[Callable[[], Any], ...]] = {
     "int8-weights": (recipe.weight_only_wi8_afp32,),
     "int4-weights": (recipe.weight_only_wi8_afp32, recipe.weight_only_wi4_afp32),
 }
-# In int8 a softmax counts in steps of 1/256 whatever the model: a thousand classes of similar probability are all 0.
-# As the last operator it costs no time in float.
-KEPT_FLOAT = {"int8-static": (Operator.SOFTMAX,)}
+# In int8 a softmax has steps of 1/256: a thousand classes of similar probability are all 0. As the last operator it
+# costs no time in float.
+FLOAT_OPERATORS = {"int8-static": (Operator.SOFTMAX,)}
 
 
 def rules(request: QuantizeRequest) -> Any:
-    """Return the quantizer's rules for a request: its scheme everywhere, and over it those of its nodes.
+    """Return the quantizer's rules for a request: its scheme everywhere, overridden by the schemes of its nodes.
 
     Raises:
-        ConversionError: of the nodes of a scheme, not one can do it.
+        ConversionError: no node of a scheme supports it.
     """
     wanted = [(".*", ALL, request.scheme)]
-    wanted += [(".*", operator, "float32") for operator in KEPT_FLOAT.get(request.scheme, ())]
+    wanted += [(".*", operator, "float32") for operator in FLOAT_OPERATORS.get(request.scheme, ())]
     if request.nodes:
-        wanted += [(f"^{re.escape(name)};$", ALL, scheme) for name, scheme in _of_nodes(request)]
+        wanted += [(f"^{re.escape(name)};$", ALL, scheme) for name, scheme in _node_schemes(request)]
     found = RecipeManager()
     numbers = itertools.count()
     for names, operator, scheme in wanted:
@@ -71,10 +71,10 @@ def rules(request: QuantizeRequest) -> Any:
 
 
 def _add(found: RecipeManager, patterns: Iterator[str], operator: Any, scheme: str) -> None:
-    """Add a scheme's rules after all others: of those that fit an operator, the last that it can do decides.
+    """Add a scheme's rules after all others: the last rule that matches an operator and that it supports applies.
 
-    A rule replaces an earlier one of the very same pattern, so each pattern has a number in it, which is the name of
-    nothing: the names that patterns are held against end with a semicolon.
+    A rule replaces an earlier one of the same pattern, so each pattern has a number in it. The number matches nothing,
+    because the names that patterns are matched against end with a semicolon.
     """
     found.add_quantization_config(next(patterns), operator, algorithm_key=AlgorithmName.NO_QUANTIZE)
     for rule in _rules_of(scheme):
@@ -86,51 +86,51 @@ def _rules_of(scheme: str) -> list[Any]:
     return [rule for make in RECIPES[scheme] for rule in make()]
 
 
-def _of_nodes(request: QuantizeRequest) -> Iterator[tuple[str, str]]:
-    """Yield name and scheme of the request's nodes, and of the inputs that only float nodes take: they stay float."""
+def _node_schemes(request: QuantizeRequest) -> Iterator[tuple[str, str]]:
+    """Yield name and scheme of the request's nodes, and of inputs that only float nodes use: these stay in float."""
     wanted = dict(request.nodes)
     graph, operators = _operators(request.artifact.files[0])
     for scheme in dict.fromkeys(wanted.values()):
         kinds = {operators.get(name) for name in wanted if wanted[name] == scheme}
-        if not any(_can(kind, scheme) for kind in kinds):
+        if not any(_supports(kind, scheme) for kind in kinds):
             raise ConversionError(
-                f"{scheme} is nothing that AI Edge Quantizer can do with "
-                f"{', '.join(sorted(kind or 'the operators chosen' for kind in kinds))}",
+                f"AI Edge Quantizer does not support {scheme} for "
+                f"{', '.join(sorted(kind or 'the selected operators' for kind in kinds))}",
                 stage="quantize",
                 subject="litert",
-                advice="choose another scheme in the recipe's rule, or other layers",
+                advice="use another scheme in the recipe's rule, or select other layers",
             )
     yield from wanted.items()
     for index in graph.inputs:
-        takers = [node_name(graph, one) for one in graph.operators if index in one.inputs]
-        if takers and all(wanted.get(name) == "float32" for name in takers):
+        consumers = [node_name(graph, one) for one in graph.operators if index in one.inputs]
+        if consumers and all(wanted.get(name) == "float32" for name in consumers):
             yield graph.tensors[index].name.decode(), "float32"
 
 
 def float_tensors(request: QuantizeRequest) -> set[str]:
-    """The names of what the request's float nodes make, and of the constants they take: no range is asked of them."""
-    kept = {name for name, scheme in request.nodes if scheme == "float32"}
+    """Return the names of results and constants of the request's float nodes, which need no range."""
+    in_float = {name for name, scheme in request.nodes if scheme == "float32"}
     model = flatbuffer_utils.read_model(str(request.artifact.files[0]))
     graph = model.subgraphs[0]
     found: set[str] = set()
     for operator in graph.operators:
-        if node_name(graph, operator) in kept:
-            taken = [place for place in operator.inputs if place >= 0]
-            constants = [place for place in taken if model.buffers[graph.tensors[place].buffer].data is not None]
+        if node_name(graph, operator) in in_float:
+            used = [place for place in operator.inputs if place >= 0]
+            constants = [place for place in used if model.buffers[graph.tensors[place].buffer].data is not None]
             found |= {graph.tensors[place].name.decode() for place in (*operator.outputs, *constants)}
     return found
 
 
 def _operators(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the main graph, and the kind of each of its nodes, None where the quantizer does not know it."""
+    """Return the main graph and the operator of each node, None if the quantizer does not know it."""
     model = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
     codes = [TFL_OP_CODE_TO_NAME.get(code.builtinCode) for code in model.operatorCodes]
     return graph, {node_name(graph, one): codes[one.opcodeIndex] for one in graph.operators}
 
 
-def _can(operator: Any, scheme: str) -> bool:
-    """Tell whether one of a scheme's rules fits an operator; everything can be float32."""
+def _supports(operator: Any, scheme: str) -> bool:
+    """Return whether an operator supports one of a scheme's rules; every operator supports float32."""
     for rule in _rules_of(scheme):
         config = qtyping.OpQuantizationConfig.from_dict(rule["op_config"])
         try:

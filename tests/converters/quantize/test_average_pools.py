@@ -34,17 +34,17 @@ def snr_db(model, wanted):
 
 
 def test_a_pool_that_nothing_quantized_follows_is_float_and_exact_again():
-    from edgekit_converters.quantize.average_pools import free_average_pools
+    from edgekit_converters.quantize.average_pools import keep_average_pools_in_float
 
     model, wanted = net(behind=False)
     rounded = snr_db(model, wanted)
     assert rounded < 35
-    assert snr_db(free_average_pools(model), wanted) > rounded + 40
+    assert snr_db(keep_average_pools_in_float(model), wanted) > rounded + 40
 
 
 def test_a_pool_with_a_scale_of_its_own_behind_it_stays_int8():
-    from edgekit_converters.quantize.average_pools import free_average_pools
+    from edgekit_converters.quantize.average_pools import keep_average_pools_in_float
 
     model, _ = net(behind=True)
-    free_average_pools(model)
+    keep_average_pools_in_float(model)
     assert [node.get_type_name() for node in model.get_ordered_ops()].count("FakeQuantize") == 2

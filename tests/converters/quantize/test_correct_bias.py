@@ -103,6 +103,6 @@ def test_a_file_laid_out_by_another_packer_is_corrected_as_well(one_sided, tmp_p
     for name, content in (("as-written", plain), ("moved", moved)):
         path = tmp_path / f"{name}.tflite"
         path.write_bytes(content)
-        correct_bias(one_sided.request(Recipe("int8-static", corrections=("bias",))), path, alone=False)
+        correct_bias(one_sided.request(Recipe("int8-static", corrections=("bias",))), path, weights_only=False)
         made.append(path.read_bytes())
     assert made[0] == made[1] != plain

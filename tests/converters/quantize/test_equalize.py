@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.quantize.equalize import CEILING, Link, Part, equalize
+from edgekit_converters.quantize.equalize import RELU6_MAX, ChannelAxis, ChannelLink, equalize
 
 CHANNELS = 12
-LINK = Link(Part("w1", 0), (Part("b1", 0),), (Part("w2", 1),))
+LINK = ChannelLink(ChannelAxis("w1", 0), (ChannelAxis("b1", 0),), (ChannelAxis("w2", 1),))
 
 
 def relu(x):
@@ -14,7 +14,7 @@ def relu(x):
 
 
 def relu6(x):
-    return np.clip(x, 0, CEILING)
+    return np.clip(x, 0, RELU6_MAX)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_bias_without_weights_does_not_take_the_range(layers):
 def test_of_several_takers_the_widest_counts(layers):
     layers["w3"] = 50 * layers["w2"][:2]
     x, even = np.random.default_rng(1).standard_normal((100, 8)), copied(layers)
-    equalize(even, [Link(LINK.weights, LINK.biases, (*LINK.takers, Part("w3", 1)))])
+    equalize(even, [ChannelLink(LINK.weights, LINK.biases, (*LINK.consumers, ChannelAxis("w3", 1)))])
     np.testing.assert_allclose(compute(even, x), compute(layers, x), rtol=1e-9, atol=1e-9)
     other, wide = copied(layers) | {"w2": layers["w3"]}, copied(even) | {"w2": even["w3"]}
     np.testing.assert_allclose(compute(wide, x), compute(other, x), rtol=1e-9, atol=1e-9)
@@ -91,10 +91,10 @@ def test_relu6_is_passed_only_where_six_is_never_reached(layers):
     scale = np.where(np.arange(CHANNELS) < 6, 1e-2, 10)
     layers["w1"] = np.abs(layers["w1"]) / np.abs(layers["w1"]).sum(axis=1, keepdims=True) * scale[:, np.newaxis]
     layers["b1"] *= 0
-    even, x = copied(layers), np.random.default_rng(1).uniform(0, CEILING, (500, 8))
-    x[:8] = CEILING * np.eye(8)
-    x[8] = CEILING
-    equalize(even, [Link(LINK.weights, LINK.biases, LINK.takers, bounded=True)])
+    even, x = copied(layers), np.random.default_rng(1).uniform(0, RELU6_MAX, (500, 8))
+    x[:8] = RELU6_MAX * np.eye(8)
+    x[8] = RELU6_MAX
+    equalize(even, [ChannelLink(LINK.weights, LINK.biases, LINK.consumers, relu6=True)])
     np.testing.assert_allclose(compute(even, x, relu6), compute(layers, x, relu6), rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(even["w1"][6:], layers["w1"][6:])
     assert np.all(even["w1"][:6] > 1.5 * layers["w1"][:6])
@@ -103,6 +103,6 @@ def test_relu6_is_passed_only_where_six_is_never_reached(layers):
 def test_a_layer_between_two_others_settles_in_both(layers):
     layers["w3"] = np.random.default_rng(3).standard_normal((4, 5)) * np.geomspace(1, 1e4, 5)
     even = copied(layers)
-    equalize(even, [LINK, Link(Part("w2", 0), (), (Part("w3", 1),))])
+    equalize(even, [LINK, ChannelLink(ChannelAxis("w2", 0), (), (ChannelAxis("w3", 1),))])
     for makes, takes in (("w1", "w2"), ("w2", "w3")):
         np.testing.assert_allclose(np.abs(even[makes]).max(axis=1), np.abs(even[takes]).max(axis=0), rtol=1e-2)

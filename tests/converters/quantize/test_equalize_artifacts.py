@@ -53,9 +53,9 @@ def samples(count=16):
 def equalized(model, folder):
     """Return the equalized float artifact."""
     if model.artifact.engine == "litert":
-        from edgekit_converters.quantize.equalize_tflite import equalized
+        from edgekit_converters.quantize.equalize_tflite import equalize_file
 
-        return bind("litert", "float32", (equalized(model.artifact.files[0], folder / "even.tflite"),))
+        return bind("litert", "float32", (equalize_file(model.artifact.files[0], folder / "even.tflite"),))
     import openvino as ov
 
     from edgekit_converters.formats.openvino_model import write

@@ -200,5 +200,5 @@ def test_blocks_of_weights_have_scales_of_their_own(net):
 
 
 def test_a_scheme_that_none_of_the_operators_can_do_is_refused(net):
-    with pytest.raises(ConversionError, match=r"int8-weights is nothing .* SOFTMAX\n.*another scheme"):
+    with pytest.raises(ConversionError, match=r"does not support int8-weights for SOFTMAX\n.*another scheme"):
         net("litert", keeping("probability", scheme="int8-weights"))

@@ -8,7 +8,7 @@ from edgekit_converters.quantize.ranges import Histogram, entropy, mse, percenti
 LEVELS = 256
 
 
-def seen(values):
+def full(values):
     return float(values.min()), float(values.max())
 
 
@@ -29,7 +29,7 @@ def squared_error(values, low, high, levels=LEVELS):
 def brute_force(values, levels=LEVELS):
     """Return the least error over a grid of both ends."""
     fractions = np.geomspace(1e-3, 1, 80)
-    low, high = seen(values)
+    low, high = full(values)
     lows = fractions * low if low < 0 else (0.0,)
     return min(squared_error(values, a, b, levels) for a in lows for b in fractions * high)
 
@@ -63,14 +63,14 @@ def test_percentile_is_numpys_to_a_64th(draw, kept):
 @pytest.mark.parametrize("levels", [16, 256])
 def test_mse_is_as_good_as_trying_all_ranges(draw, levels):
     values = draw()
-    low, high = mse(histogram(values).bins(), seen(values), levels)
+    low, high = mse(histogram(values).bins(), full(values), levels)
     assert squared_error(values, low, high, levels) <= 1.1 * brute_force(values, levels)
 
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS)
 def test_mse_with_65536_levels_clips_next_to_nothing(draw):
     values = draw()
-    low, high = mse(histogram(values).bins(), seen(values), 65536)
+    low, high = mse(histogram(values).bins(), full(values), 65536)
     assert high >= values.max() * (1 - 1 / 64)
     assert low <= min(values.min(), 0) * (1 - 1 / 64)
 
@@ -78,30 +78,30 @@ def test_mse_with_65536_levels_clips_next_to_nothing(draw):
 def test_mse_leaves_exact_zeros_out():
     rare = relu()
     many = np.concatenate([rare, np.zeros(10 * len(rare), np.float32)])
-    assert mse(histogram(many).bins(), seen(many), 16) == mse(histogram(rare).bins(), seen(rare), 16)
+    assert mse(histogram(many).bins(), full(many), 16) == mse(histogram(rare).bins(), full(rare), 16)
 
 
 @pytest.mark.parametrize("rule", [mse, entropy])
 def test_a_rule_stays_inside_what_was_seen(rule):
     values = np.random.default_rng(3).uniform(0.25, 0.99, 5000).astype(np.float32)
-    low, high = rule(histogram(values).bins(), seen(values), LEVELS)
-    assert min(seen(values)[0], 0) <= low
-    assert high <= seen(values)[1]
+    low, high = rule(histogram(values).bins(), full(values), LEVELS)
+    assert min(full(values)[0], 0) <= low
+    assert high <= full(values)[1]
 
 
 def test_entropy_cuts_outliers_off_and_keeps_what_is_flat():
     values = with_outliers() / 16  # three values of -31, 44 and 56 among others within 5
     values[3:] *= 16
-    low, high = entropy(histogram(values).bins(), seen(values), LEVELS)
+    low, high = entropy(histogram(values).bins(), full(values), LEVELS)
     assert 2 < high < 10
     assert -10 < low < -2
     flat = np.random.default_rng(4).uniform(-1, 1, 50000).astype(np.float32)
-    assert entropy(histogram(flat).bins(), seen(flat), LEVELS)[1] > 0.95
+    assert entropy(histogram(flat).bins(), full(flat), LEVELS)[1] > 0.95
 
 
 def test_entropy_with_more_levels_than_bins_clips_nothing():
     values = with_outliers()
-    assert entropy(histogram(values).bins(), seen(values), 65536) == seen(values)
+    assert entropy(histogram(values).bins(), full(values), 65536) == full(values)
 
 
 def test_nothing_but_zeros_has_no_range():
