@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgekit.fleet.inventory import BoardRecord
 from edgekit_runtime import open_bundle
-from edgekit_runtime.engines.delegates import can_crash, check_shown
+from edgekit_runtime.engines.delegates import can_crash, check_hardware
 from edgekit_runtime.errors import (
     BundleError,
     DelegateUnavailable,
@@ -145,7 +145,9 @@ def check_variant(variant: Variant, board: BoardRecord) -> None:
     if not engine.library:
         raise EngineUnavailable(engine.reason)
     check_library(variant, engine.library, engine.level)
-    check_shown(variant, engine.library.rpartition(" ")[0], board.shown.get(f"{variant.engine}:{variant.device}", ()))
+    check_hardware(
+        variant, engine.library.rpartition(" ")[0], board.shown.get(f"{variant.engine}:{variant.device}", ())
+    )
     if variant.engine == "litert" and variant.delegate is not None and board.delegates.get(variant.delegate, "?"):
         unknown = f"there is no delegate {variant.delegate!r} in edgekit-runtime {board.runtime}"
         raise DelegateUnavailable(board.delegates.get(variant.delegate, unknown))

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit_runtime.host.power import Meter
-from edgekit_runtime.host.thermal import Condition, changes, read_condition
+from edgekit_runtime.host.power import PowerMeter
+from edgekit_runtime.host.thermal import ThermalState, problems, read_thermal_state
 from edgekit_runtime.inference.stream import cores
 from edgekit_runtime.model import Model, load_model
 from edgekit_runtime.placement.load_options import DEFAULTS, LoadOptions
@@ -79,8 +79,8 @@ class Measurement:
     energy_mj: dict[str, float]  # of a call, by power rail; empty if no rail can be read
     events: tuple[Event, ...]  # variants that an isolated model lost meanwhile
     distrust: tuple[str, ...]  # what makes the measurement unreliable
-    before: Condition
-    after: Condition
+    before: ThermalState
+    after: ThermalState
 
 
 def measure(path: str, options: LoadOptions = DEFAULTS, seconds: float = 3.0) -> Measurement:
@@ -89,7 +89,7 @@ def measure(path: str, options: LoadOptions = DEFAULTS, seconds: float = 3.0) ->
     Raises:
         EdgekitError: as ``load`` does.
     """
-    before = read_condition()
+    before = read_thermal_state()
     samples = golden_samples(path, options.trust)
     started = perf_counter()
     with load_model(path, options) as model:
@@ -98,7 +98,7 @@ def measure(path: str, options: LoadOptions = DEFAULTS, seconds: float = 3.0) ->
         first_ms = (perf_counter() - loaded) * 1e3
         for sample in islice(cycle(samples), WARM_UP):
             model(sample)
-        with Meter() as meter:
+        with PowerMeter() as meter:
             single = _callers("single-stream", model, samples, 1, seconds)
         scenarios = (
             single,
@@ -107,7 +107,7 @@ def measure(path: str, options: LoadOptions = DEFAULTS, seconds: float = 3.0) ->
         )
         placement, events = model.placement, model.events
     cold_ms, peak_memory_bytes = _cold_start(path, options)  # last, with the golden check cached, as in normal use
-    after = read_condition()
+    after = read_thermal_state()
     return Measurement(
         variant=placement.variant,
         runs_on=f"{placement.engine}:{placement.device}",
@@ -118,7 +118,7 @@ def measure(path: str, options: LoadOptions = DEFAULTS, seconds: float = 3.0) ->
         peak_memory_bytes=None if options.isolate else peak_memory_bytes,
         energy_mj={rail: joules * 1e3 / single.calls for rail, joules in meter.joules.items()},
         events=events,
-        distrust=tuple(changes(before, after)),
+        distrust=tuple(problems(before, after)),
         before=before,
         after=after,
     )

@@ -1,4 +1,4 @@
-"""What a machine is, what of edgekit can run on it, and what to do about the rest."""
+"""Describe a machine, the engines and accelerators that it can use, and what to install."""
 
 from __future__ import annotations
 
@@ -10,77 +10,77 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgekit_runtime.engines import library
-from edgekit_runtime.engines.delegates import DELEGATES, SIGNS, found_signs, library_path
-from edgekit_runtime.engines.wheels import PACKAGES, advice, check_wheel
+from edgekit_runtime.engines.delegates import DELEGATES, SIGNS, find_signs, library_path
+from edgekit_runtime.engines.wheels import PACKAGES, check_wheel, install_advice
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice, SignatureInvalid
 from edgekit_runtime.format.manifest import FORMAT_VERSION
 from edgekit_runtime.host import state_cache
 from edgekit_runtime.host.board import Board, read_board
-from edgekit_runtime.host.thermal import Condition, read_condition
+from edgekit_runtime.host.thermal import ThermalState, read_thermal_state
 from edgekit_runtime.record import dataclass, field
 from edgekit_runtime.trust.policy import believed
 from edgekit_runtime.version import __version__
 
-HOT_C = 80.0  # where boards without a fan begin to slow down
-LITTLE_BYTES = 64 << 20
-# What people still plug in, and no engine can drive any more.
-HOMELESS = "this user has no home, so nothing that is learned here is kept: set EDGEKIT_STATE to a folder"
-GONE = {"usb:03e7:2485": "Intel Neural Compute Stick 2: OpenVINO 2022.3 was the last that drives it (as MYRIAD)"}
-KINDS = {
-    "gpu": ("GPU", "OpenVINO drives it if it is Intel's, LiteRT if it has a Vulkan driver"),
-    "npu": ("NPU", "OpenVINO drives it if it is Intel's"),
+HOT_C = 80.0  # from here, boards without a fan slow down
+LOW_BYTES = 64 << 20
+NO_HOME = "this user has no home folder, so no results are cached: set EDGEKIT_STATE to a folder"
+# Devices that users still have, and that no engine supports any more.
+UNSUPPORTED = {"usb:03e7:2485": "Intel Neural Compute Stick 2: no OpenVINO after 2022.3 supports it (as MYRIAD)"}
+DEVICE_NAMES = {
+    "gpu": ("GPU", "OpenVINO supports it if it is Intel's, LiteRT if it has a Vulkan driver"),
+    "npu": ("NPU", "OpenVINO supports it if it is Intel's"),
 }
 
 
 @dataclass(frozen=True)
 class EngineFound:
-    """An engine's library, or why there is none."""
+    """An engine's library, or why it cannot be used."""
 
     engine: str
     library: str | None  # name and version
     reason: str = ""
-    install: str = ""  # what to do; empty where nothing need be done
-    level: str = ""  # the version in the numbering that bundles require it in
+    install: str = ""  # the command that installs it; empty if it is installed
+    level: str = ""  # the version, in the numbering of a bundle's requirements
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Hardware that shows itself, and whether its library is here."""
+    """An accelerator that was found, and whether its library is installed."""
 
-    what: str
+    what: str  # its name
     signs: tuple[str, ...]
     delegate: str | None = None
     library: str | None = None  # path of the delegate's library
-    reason: str = ""  # why it cannot be used, or by what
+    reason: str = ""  # why it cannot be used, or which engine supports it
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that doctor says."""
+    """The result of ``diagnose``."""
 
     board: Board
     python: str
     numpy: str
     engines: tuple[EngineFound, ...]
     accelerators: tuple[Accelerator, ...]
-    condition: Condition
-    state_folder: str  # where what is learned of the machine is kept
-    disk_free_bytes: int | None  # there
+    condition: ThermalState
+    state_folder: str  # of the state cache
+    disk_free_bytes: int | None  # in that folder
     warnings: tuple[str, ...]
-    # What `edgekit preflight` asks besides.
+    # Used by `edgekit preflight`.
     host: str = ""
     runtime: str = ""  # the version of edgekit-runtime
     format_version: int = 0  # the newest that it reads
-    shown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # "engine:device" -> signs of such hardware
-    delegates: dict[str, str] = field(default_factory=dict)  # name -> why its library cannot be had, or ""
-    trusted: tuple[str, ...] | None = None  # ids of keys, one of which must have signed; None where nobody asks
+    shown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # "engine:device" -> the signs that were found
+    delegates: dict[str, str] = field(default_factory=dict)  # name -> why its library cannot be used, or ""
+    trusted: tuple[str, ...] | None = None  # ids of trusted keys; None if no signature is required
 
 
 def diagnose(root: str = "/") -> Diagnosis:
-    """Look at everything. Nothing is refused, no delegate is loaded and nothing is written."""
-    board, condition, folder = read_board(root), read_condition(root), state_cache.folder()
-    kept = not folder.startswith(os.devnull)
-    free_bytes = _free_bytes(folder) if kept else None
+    """Examine the machine. This raises no error, loads no delegate, and writes nothing."""
+    board, condition, folder = read_board(root), read_thermal_state(root), state_cache.folder()
+    has_cache = not folder.startswith(os.devnull)
+    free_bytes = _free_bytes(folder) if has_cache else None
     return Diagnosis(
         board=board,
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -90,11 +90,11 @@ def diagnose(root: str = "/") -> Diagnosis:
         condition=condition,
         state_folder=folder,
         disk_free_bytes=free_bytes,
-        warnings=(*_warnings(board, condition, free_bytes), *([] if kept else [HOMELESS])),
+        warnings=(*_warnings(board, condition, free_bytes), *([] if has_cache else [NO_HOME])),
         host=platform.node(),
         runtime=__version__,
         format_version=FORMAT_VERSION,
-        shown={f"{engine}:{device}": tuple(found_signs(signs, root)) for (engine, device), signs in SIGNS.items()},
+        shown={f"{engine}:{device}": tuple(find_signs(signs, root)) for (engine, device), signs in SIGNS.items()},
         delegates={name: _delegate_library(name)[1] for name in DELEGATES},
         trusted=_trusted(),
     )
@@ -105,23 +105,23 @@ def _engine(name: str, board: Board) -> EngineFound:
         check_wheel(name)
         used = library(name)
     except (EngineUnavailable, IncompatibleDevice) as error:
-        return EngineFound(name, None, str(error), advice(name, board.arch, board.glibc))
+        return EngineFound(name, None, str(error), install_advice(name, board.arch, board.glibc))
     return EngineFound(name, f"{used.name} {used.version}", level=used.level)
 
 
 def _accelerators(root: str) -> Iterator[Accelerator]:
     for name, delegate in DELEGATES.items():
-        signs = found_signs(delegate.signs, root)
+        signs = find_signs(delegate.signs, root)
         if signs:
             path, reason = _delegate_library(name)
-            yield Accelerator(delegate.what, tuple(signs), name, path, reason)
-    for kind, (what, reason) in KINDS.items():
+            yield Accelerator(delegate.hardware, tuple(signs), name, path, reason)
+    for kind, (what, reason) in DEVICE_NAMES.items():
         patterns = " ".join(signs for (_, device), signs in SIGNS.items() if device == kind)
-        devices = (sign for sign in found_signs(patterns, root) if sign.startswith("/dev/"))
+        devices = (sign for sign in find_signs(patterns, root) if sign.startswith("/dev/"))
         if shown := tuple(dict.fromkeys(devices)):
             yield Accelerator(what, shown, reason=reason)
-    for sign, reason in GONE.items():
-        if found_signs(sign, root):
+    for sign, reason in UNSUPPORTED.items():
+        if find_signs(sign, root):
             what, _, why = reason.partition(": ")
             yield Accelerator(what, (sign,), reason=why)
 
@@ -134,7 +134,7 @@ def _delegate_library(name: str) -> tuple[str | None, str]:
 
 
 def _trusted() -> tuple[str, ...] | None:
-    """Ids of the machine's keys; none of them where trust is asked for and broken, which lets nothing in."""
+    """Return the ids of the machine's keys; none of them if they cannot be read, since every bundle is then refused."""
     try:
         keys = believed(None)
     except SignatureInvalid:
@@ -143,7 +143,7 @@ def _trusted() -> tuple[str, ...] | None:
 
 
 def _free_bytes(folder: str) -> int | None:
-    """The room where a folder is, or will be."""
+    """Return the free disk space where a folder is or will be."""
     while not os.path.isdir(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
     try:
@@ -152,31 +152,31 @@ def _free_bytes(folder: str) -> int | None:
         return None
 
 
-def _warnings(board: Board, condition: Condition, free_bytes: int | None) -> Iterator[str]:
+def _warnings(board: Board, condition: ThermalState, free_bytes: int | None) -> Iterator[str]:
     for zone, celsius in condition.temperatures_c.items():
         if celsius >= HOT_C:
-            yield f"{zone} is {celsius:.0f} degrees hot: expect it to slow down"
+            yield f"{zone} is at {celsius:.0f} degrees Celsius: the processor may slow down"
     for limit in condition.limits:
-        yield f"the processor is held back: {limit}"
+        yield f"the processor is throttled: {limit}"
     for group, clock in condition.clocks.items():
         if clock.governor == "powersave":
-            yield f"{group} is governed by powersave: it will be slow"
-    if board.available_bytes is not None and board.available_bytes < LITTLE_BYTES:
+            yield f"{group} uses the powersave governor: it will be slow"
+    if board.available_bytes is not None and board.available_bytes < LOW_BYTES:
         yield f"only {board.available_bytes >> 20} MiB of memory are free"
-    if free_bytes is not None and free_bytes < LITTLE_BYTES:
-        yield f"only {free_bytes >> 20} MiB are free where the state is kept"
+    if free_bytes is not None and free_bytes < LOW_BYTES:
+        yield f"only {free_bytes >> 20} MiB are free in the folder of the state cache"
 
 
 def lines(found: Diagnosis) -> Iterator[str]:
-    """A diagnosis in plain lines."""
+    """Describe a diagnosis in lines of text."""
     board = found.board
-    yield board.name or "a machine that does not say its name"
+    yield board.name or "unknown machine"
     yield f"  processor    {board.processor or 'unknown'}, {board.cores} cores, {board.arch}"
     yield from [f"  soc          {board.soc}"] if board.soc else []
-    yield f"  features     {', '.join(board.features) or 'none that is known'}"
+    yield f"  features     {', '.join(board.features) or 'none known'}"
     yield f"  memory       {_mib(board.available_bytes)} free of {_mib(board.memory_bytes)}"
     yield f"  python       {found.python}, numpy {found.numpy}, " + (
-        f"glibc {board.glibc}" if board.glibc else "not with glibc"
+        f"glibc {board.glibc}" if board.glibc else "another C library than glibc"
     )
     yield f"  state        {found.state_folder}, {_mib(found.disk_free_bytes)} free"
     for zone, celsius in found.condition.temperatures_c.items():

@@ -1,4 +1,4 @@
-"""On a command line stdout and stderr are for what edgekit has to say; engines write there even when all is well."""
+"""Keep the log output of engines off stdout and stderr, which are for the command's own output."""
 
 from __future__ import annotations
 
@@ -13,38 +13,37 @@ from edgekit_runtime.engines.isolated import memory_file
 from edgekit_runtime.errors import BundleError, InputMismatch, PlanError, VerificationError
 from edgekit_runtime.host.subprocesses import INFO_PREFIX
 
-# How a verb ends when it was not an engine that failed.
-NOT_THE_ENGINE = (PlanError, VerificationError, BundleError, InputMismatch, KeyboardInterrupt, BrokenPipeError)
+# Errors with which a command ends when no engine failed.
+NOT_OF_ENGINES = (PlanError, VerificationError, BundleError, InputMismatch, KeyboardInterrupt, BrokenPipeError)
 
 
 @contextmanager
 def quiet_engines() -> Iterator[None]:
-    """Hold back what libraries write to descriptors 1 and 2, in this process and in its children.
+    """Capture what libraries write to descriptors 1 and 2, in this process and in its children.
 
-    Python's own stdout and stderr lead where they led before. What was held back is shown on stderr after all, but
-    for chatter, when an engine fails, or when something happens that nobody foresaw. What a library writes while the
-    process ends, or just before it takes it down, is lost.
+    Python's own stdout and stderr are not captured. When an engine fails, or on an unexpected error, the captured
+    output is printed on stderr, without log lines. What a library writes while the process ends or crashes is lost.
 
-    It changes the whole process, so it is for commands, not for applications.
+    This changes the whole process, so it is for commands, not for applications.
     """
-    foreseen = False
-    with memory_file() as held, ExitStack() as restore:
-        restore.callback(lambda: None if foreseen else _show(held))
+    expected = False
+    with memory_file() as captured, ExitStack() as restore:
+        restore.callback(lambda: None if expected else _print_captured(captured))
         for name in ("stdout", "stderr"):
-            restore.enter_context(_descriptor_leads_to(held.fileno(), name))
+            restore.enter_context(_redirect(captured.fileno(), name))
         try:
             yield
-            foreseen = True
-        except NOT_THE_ENGINE:
-            foreseen = True
+            expected = True
+        except NOT_OF_ENGINES:
+            expected = True
             raise
 
 
 @contextmanager
-def _descriptor_leads_to(target: int, name: str) -> Iterator[None]:
-    """Let the descriptor of ``sys.stdout`` or ``sys.stderr`` lead elsewhere, and Python's stream where it led before.
+def _redirect(target: int, name: str) -> Iterator[None]:
+    """Redirect the descriptor of ``sys.stdout`` or ``sys.stderr`` to ``target``, but not Python's own stream.
 
-    One that was closed from the start is left alone: its number may be any file's by now.
+    A stream that was closed from the start is not changed: its descriptor may belong to another file now.
     """
     stream = getattr(sys, f"__{name}__")
     if stream is None:
@@ -55,11 +54,11 @@ def _descriptor_leads_to(target: int, name: str) -> Iterator[None]:
     kept = os.dup(descriptor)
     os.dup2(target, descriptor)
     try:
-        if getattr(sys, name) is not stream:  # somebody has put something else in its place, as tests do
+        if getattr(sys, name) is not stream:  # it was replaced, as tests do
             yield
             return
         if name == "stderr":
-            _silence_the_end()
+            _silence_exit()
         with open(kept, "w", encoding=stream.encoding, errors=stream.errors, closefd=False) as ours:
             setattr(sys, name, ours)
             try:
@@ -71,14 +70,14 @@ def _descriptor_leads_to(target: int, name: str) -> Iterator[None]:
         os.close(kept)
 
 
-def _show(held: Any) -> None:
+def _print_captured(captured: Any) -> None:
     if sys.__stderr__ is not None:
-        held.seek(0)
-        os.write(2, b"".join(line for line in held if not line.startswith(INFO_PREFIX.encode())))
+        captured.seek(0)
+        os.write(2, b"".join(line for line in captured if not line.startswith(INFO_PREFIX.encode())))
 
 
-def _silence_the_end() -> None:
-    """Engines say farewell when they are unloaded, after all that is ours."""
+def _silence_exit() -> None:
+    """Discard what engines print when they are unloaded at the end of the process."""
     atexit.unregister(_close_stderr)
     atexit.register(_close_stderr)
 

@@ -1,7 +1,7 @@
-"""The delegates and accelerators that are known by name: one line each in the tables below.
+"""The known delegates and accelerators: one line each in the tables below.
 
-A delegate is a library that LiteRT loads to run a model's operators elsewhere. A bundle names one in a variant's
-``delegate``, with its options in ``settings``; a caller names one, or the path of a library, in
+A delegate is a library that LiteRT loads to run a model's operators on an accelerator. A bundle names one in a
+variant's ``delegate``, with its options in ``settings``; a caller passes its name, or the path of its library, in
 ``load(..., delegate=, delegate_options=)``.
 """
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class Delegate:
     """A delegate that is known by name."""
 
-    what: str  # for people
-    files: str  # library file names, one a platform
-    signs: str = ""  # of its hardware: globs, usb:VENDOR:PRODUCT, or /sys/module names of its driver
-    option: str = ""  # what a bare word among the options stands for
+    hardware: str  # its name, for messages
+    files: str  # file names of its library, one for each platform
+    signs: str = ""  # where its hardware shows: globs, usb:VENDOR:PRODUCT, or /sys/module paths of its driver
+    option: str = ""  # the name of an option that is given without a name
     defaults: dict[str, str] = field(default_factory=dict)
     advice: str = "it comes with the board's own system image"
 
@@ -41,7 +41,7 @@ DELEGATES = {
         "Coral Edge TPU",
         "libedgetpu.so.1 libedgetpu.1.dylib edgetpu.dll",
         "/dev/apex_* usb:1a6e:089a usb:18d1:9302 /sys/module/apex",
-        option="device",  # usb, pci, or :N for the Nth of any kind
+        option="device",  # usb, pci, or :N for the Nth device
         advice=CORAL,
     ),
     "ethosu": Delegate("Arm Ethos-U", "libethosu_delegate.so", "/dev/ethosu* /sys/module/ethosu", option="device_name"),
@@ -57,14 +57,14 @@ DELEGATES = {
     ),
 }
 
-# Where Linux shows an accelerator that an engine drives by itself, and the drivers whose version matters.
+# Where Linux shows the accelerators that an engine runs on without a delegate, and the drivers whose version matters.
 SIGNS = {
     ("openvino", "gpu"): "/dev/dri/renderD* /dev/dxg /sys/module/i915 /sys/module/xe",
     ("openvino", "npu"): "/dev/accel/accel* /sys/module/intel_vpu",
     ("litert", "gpu"): "/dev/dri/renderD* /dev/mali* /dev/kgsl-3d0 /dev/dxg "
     "/usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json $VK_DRIVER_FILES $VK_ICD_FILENAMES",
 }
-# The libraries with which they do, beside the engine's own.
+# The libraries that engines load for them, besides their own.
 PLUGINS = {
     ("openvino", "gpu"): "libs/*openvino_intel_gpu_plugin*",
     ("openvino", "npu"): "libs/*openvino_intel_npu_plugin*",
@@ -75,31 +75,31 @@ FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib", "/usr/lib64", "/usr/lib/*-linux
 
 
 def with_delegate(variants: Sequence[Variant], delegate: str | None, options: Options | None) -> list[Variant]:
-    """The variants with the caller's delegate in them, and all as they were behind those.
+    """Return the variants with the caller's delegate, followed by all variants unchanged.
 
-    It drives LiteRT's variants for the CPU, and those that name it: by its name, or by that of the library's file.
+    The delegate applies to LiteRT's variants for the CPU, and to variants that name it, by its name or its library's.
 
     Raises:
-        ValueError: options without a delegate.
-        DelegateUnavailable: neither a known name nor a path.
+        ValueError: there are options without a delegate.
+        DelegateUnavailable: the delegate is neither a known name nor a path.
     """
     if delegate is None:
         if options:
-            raise ValueError("delegate_options without a delegate: say which, as in delegate='edgetpu'")
+            raise ValueError("delegate_options need a delegate: name one, as in delegate='edgetpu'")
         return list(variants)
     if delegate not in DELEGATES and not _is_path(delegate):
         raise DelegateUnavailable(_unknown(delegate))
     chosen = delegate if delegate in DELEGATES else os.path.abspath(delegate)
-    wanted = parse_options(delegate, options or {})
-    driven = [
-        replace(variant, delegate=chosen, settings={**variant.settings, **wanted})
+    settings = parse_options(delegate, options or {})
+    delegated = [
+        replace(variant, delegate=chosen, settings={**variant.settings, **settings})
         for variant in variants
-        if variant.engine == "litert" and _drives(chosen, variant)
+        if variant.engine == "litert" and _supports(chosen, variant)
     ]
-    return [*driven, *variants]
+    return [*delegated, *variants]
 
 
-def _drives(delegate: str, variant: Variant) -> bool:
+def _supports(delegate: str, variant: Variant) -> bool:
     if variant.delegate is None:
         return variant.device == "cpu"
     known = DELEGATES.get(variant.delegate)
@@ -111,7 +111,7 @@ def _is_path(delegate: str) -> bool:
 
 
 def parse_options(delegate: str, options: Options) -> dict[str, str]:
-    """The caller's options for a delegate, as names and values.
+    """Parse the caller's options for a delegate to names and values.
 
     Raises:
         ValueError: as ``read_options``.
@@ -120,24 +120,24 @@ def parse_options(delegate: str, options: Options) -> dict[str, str]:
 
 
 def read_options(options: Options, option: str = "") -> dict[str, str]:
-    """``{"device": "usb"}``, ``"device=usb,verbosity=3"``, or the bare ``"usb"`` where ``option`` says what it is.
+    """Parse ``{"device": "usb"}``, ``"device=usb,verbosity=3"``, or the bare ``"usb"`` as the value of ``option``.
 
     Raises:
-        ValueError: a bare word for a delegate that takes none.
+        ValueError: a bare value for a delegate that takes none.
     """
     if not isinstance(options, str):
         return {str(key): str(value) for key, value in options.items()}
     pairs = [part.strip().partition("=") for part in options.split(",") if part.strip()]
     if not all(sign or option for _, sign, _ in pairs):
-        raise ValueError(f"delegate options are written name=value, with commas between, not {options!r}")
+        raise ValueError(f"delegate options are written name=value, separated by commas, not {options!r}")
     return {(name if sign else option): (value if sign else name) for name, sign, value in pairs}
 
 
 def library_path(delegate: str) -> str:
-    """The library of a delegate, where the system's loader would find it.
+    """Return the path of a delegate's library, as the system's loader finds it.
 
     Raises:
-        DelegateUnavailable: it is not installed, or the name is not known.
+        DelegateUnavailable: it is not installed, or the name is unknown.
     """
     if _is_path(delegate):
         if not os.path.isfile(delegate):
@@ -150,9 +150,11 @@ def library_path(delegate: str) -> str:
         found = _find(name) if SUFFIXES.get(sys.platform, ".so") in name else None
         if found:
             return found
-    hardware = "its hardware is here" if found_signs(known.signs) else f"nor was its hardware found ({known.signs})"
+    hardware = "its hardware was found" if find_signs(known.signs) else f"its hardware was not found ({known.signs})"
     first = known.files.split()[0]
-    raise DelegateUnavailable(f"the library of the {known.what}, {first}, is not installed, {hardware}: {known.advice}")
+    raise DelegateUnavailable(
+        f"the library of the {known.hardware}, {first}, is not installed; {hardware}: {known.advice}"
+    )
 
 
 def _unknown(delegate: str) -> str:
@@ -163,25 +165,25 @@ def _unknown(delegate: str) -> str:
 
 
 def options_for(variant: Variant) -> dict[str, str]:
-    """The options a variant's delegate gets: its defaults, then the variant's settings."""
+    """Return the options of a variant's delegate: its defaults, overridden by the variant's settings."""
     known = DELEGATES.get(variant.delegate or "")
     return {**(known.defaults if known else {}), **variant.settings}
 
 
 def can_crash(variant: Variant) -> bool:
-    """Whether running the variant means loading what may take the process with it."""
+    """Return whether the variant loads a library that can crash the process: a delegate, or a plugin in ``SIGNS``."""
     return (variant.engine == "litert" and variant.delegate is not None) or (variant.engine, variant.device) in SIGNS
 
 
 def signs_of(variant: Variant) -> str:
-    """Where the hardware that the variant runs on would show."""
+    """Return the signs of the hardware that the variant runs on."""
     if variant.delegate is not None:
         return DELEGATES[variant.delegate].signs if variant.delegate in DELEGATES else ""
     return SIGNS.get((variant.engine, variant.device), "")
 
 
-def plugins_of(variant: Variant, place: str) -> list[str]:
-    """The libraries besides an engine's own, which is installed at a place, that running the variant loads.
+def libraries_of(variant: Variant, folder: str) -> list[str]:
+    """Return the libraries that the variant loads besides the engine's own, which is installed in ``folder``.
 
     Raises:
         DelegateUnavailable: as ``library_path``.
@@ -189,27 +191,27 @@ def plugins_of(variant: Variant, place: str) -> list[str]:
     if variant.delegate is not None:
         return [library_path(variant.delegate)]
     files = PLUGINS.get((variant.engine, variant.device))
-    return sorted(glob(os.path.join(place, files))) if files else []
+    return sorted(glob(os.path.join(folder, files))) if files else []
 
 
-def found_signs(signs: str, root: str = "/") -> list[str]:
-    """Those of the signs that this machine shows, or what lies under ``root``; a driver alone is not hardware."""
-    return [sign for sign in signs.split() if not sign.startswith("/sys/module/") and _shows(sign, root)]
+def find_signs(signs: str, root: str = "/") -> list[str]:
+    """Return the signs that are present below ``root``, without drivers, which may be loaded without hardware."""
+    return [sign for sign in signs.split() if not sign.startswith("/sys/module/") and _is_present(sign, root)]
 
 
-def check_shown(variant: Variant, library: str, shown: Sequence[str]) -> None:
-    """Refuse a variant whose hardware, driven by the engine's own library, does not show itself.
+def check_hardware(variant: Variant, library: str, found: Sequence[str]) -> None:
+    """Refuse a variant whose hardware, used by the engine's own library, was not found.
 
     Raises:
-        EngineUnavailable: there is no sign of it.
+        EngineUnavailable: none of its signs is present.
     """
     signs = signs_of(variant)
-    if variant.delegate is None and signs and not shown:
-        raise EngineUnavailable(f"there is no {variant.device.upper()} here that {library} could use ({signs})")
+    if variant.delegate is None and signs and not found:
+        raise EngineUnavailable(f"no {variant.device.upper()} was found that {library} could use ({signs})")
 
 
 def driver_versions(signs: str) -> dict[str, str]:
-    """The version of each driver among the signs that is loaded, as far as it has one."""
+    """Return the version of each loaded driver among the signs; ``"loaded"`` if it has none."""
     versions = {}
     for module in (sign for sign in signs.split() if sign.startswith("/sys/module/") and os.path.isdir(sign)):
         texts = (_text(os.path.join(module, name)) for name in ("version", "srcversion"))
@@ -217,7 +219,7 @@ def driver_versions(signs: str) -> dict[str, str]:
     return versions
 
 
-def _shows(sign: str, root: str) -> bool:
+def _is_present(sign: str, root: str) -> bool:
     if sign.startswith("$"):
         return bool(os.environ.get(sign[1:]))
     if not sign.startswith("usb:"):
@@ -236,16 +238,16 @@ def _text(path: str) -> str:
 
 
 def _find(name: str) -> str | None:
-    """A library by the name of its file: in the loader's path, its cache, and the usual folders."""
-    asked: Iterable[str] = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
-    usual = (place for pattern in FOLDERS for place in sorted(glob(pattern)))
-    places = [os.path.join(place, name) for place in asked]
-    places += [*_cached(name), *(os.path.join(place, name) for place in usual)]
-    return next((path for path in places if os.path.isfile(path)), None)
+    """Find a library by its file name: in LD_LIBRARY_PATH, the loader's cache, and the usual folders."""
+    configured: Iterable[str] = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    usual = (folder for pattern in FOLDERS for folder in sorted(glob(pattern)))
+    paths = [os.path.join(folder, name) for folder in configured]
+    paths += [*_cached(name), *(os.path.join(folder, name) for folder in usual)]
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _cached(name: str) -> list[str]:
-    """The paths under which glibc's cache knows a library: they are in it as plain strings."""
+    """Return the paths of a library in glibc's cache, where they are plain strings."""
     try:
         with open("/etc/ld.so.cache", "rb") as file:
             content = file.read()

@@ -16,7 +16,7 @@ from edgekit_runtime.engines import EngineInfo, Library, TensorInfo, compile_cac
 from edgekit_runtime.engines.delegates import SIGNS, driver_versions
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 from edgekit_runtime.host.machine import processor
-from edgekit_runtime.host.signal_stack import signal_stack_kept
+from edgekit_runtime.host.signal_stack import keep_signal_stack
 
 if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
@@ -90,7 +90,7 @@ def open_model(path: str, variant: Variant, threads: int | None, artifact: str =
     if variant.delegate is not None:
         raise DelegateUnavailable(f"OpenVINO supports no delegates, and the variant names {variant.delegate!r}")
     module, kind, refusals = _openvino(), DEVICES[variant.device], []
-    with signal_stack_kept():
+    with keep_signal_stack():
         core = module.Core()
         for device in _devices(core, kind, variant.settings.get(DEVICE_ID)):
             try:

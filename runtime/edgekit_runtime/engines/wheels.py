@@ -1,4 +1,4 @@
-"""Which wheel of an engine's library a machine can load: said before one that cannot is loaded, or is looked for."""
+"""Check whether a machine can load the wheel of an engine's library, before it is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit_runtime.errors import IncompatibleDevice
 from edgekit_runtime.host.board import glibc, read_board
 from edgekit_runtime.host.machine import architecture, version_numbers
 
-# The packages of an engine's library, in the order in which the engine tries them.
+# The packages of an engine's library, in the order in which they are tried.
 PACKAGES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",)}
 
 
@@ -23,10 +23,10 @@ class Wheel(NamedTuple):
     extra: str  # of edgekit-runtime
     glibc: str  # lowest
     feature: str = ""  # of the processor: a key of board.FEATURES
-    last_python: str = ""  # none is made for later ones
+    last_python: str = ""  # the last Python version that has a wheel
 
 
-# By engine and architecture. What is not here has no wheel.
+# By engine and architecture. There are no other wheels.
 WHEELS = {
     ("litert", "x86_64"): Wheel("litert", "2.27"),
     ("litert", "aarch64"): Wheel("litert", "2.27"),
@@ -39,30 +39,30 @@ TAG = re.compile(r"^Tag: .*-(manylinux\w+?)_(x86_64|i686|aarch64|armv7l)$", re.M
 
 
 def check_wheel(engine: str) -> None:
-    """Hold what the installed library of an engine was built for against this machine.
+    """Check that this machine can load the installed library of an engine.
 
     Raises:
-        IncompatibleDevice: it cannot load here; the message says what is missing.
+        IncompatibleDevice: it cannot; the message names what is missing.
     """
     package, records = _records(engine)
     tags = [tag for record in records for tag in TAG.findall(_text(os.path.join(record, "WHEEL")))]
-    misfits = [misfit(platform, arch, architecture(), glibc()) for platform, arch in tags]
-    if misfits and all(misfits):
-        raise IncompatibleDevice(f"the installed {package.replace('_', '-')} needs {misfits[0]}")
+    problems = [incompatibility(platform, arch, architecture(), glibc()) for platform, arch in tags]
+    if problems and all(problems):
+        raise IncompatibleDevice(f"the installed {package.replace('_', '-')} needs {problems[0]}")
     wheel = WHEELS.get((engine, architecture()))
     if wheel and wheel.feature:
         features = read_board().features
         if features and wheel.feature not in features:
-            raise IncompatibleDevice(f"needs a processor with {wheel.feature}, this has {', '.join(features)}")
+            raise IncompatibleDevice(f"needs a processor with {wheel.feature}, this one has {', '.join(features)}")
 
 
-def installed(engine: str) -> str:
-    """Which version of an engine's library is installed, told without loading it; empty where that is not known."""
+def installed_version(engine: str) -> str:
+    """Return the name and version of an engine's installed library, without importing it; empty if unknown."""
     return " ".join(os.path.basename(record).rpartition(".")[0] for record in _records(engine)[1])
 
 
 def _records(engine: str) -> tuple[str, list[str]]:
-    """The package that an engine would load, and where pip keeps what it knows of it: NAME-VERSION.dist-info."""
+    """Return the package that an engine would import, and the paths of its NAME-VERSION.dist-info folders."""
     for package in PACKAGES.get(engine, ()):
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
@@ -71,28 +71,30 @@ def _records(engine: str) -> tuple[str, list[str]]:
     return "", []
 
 
-def misfit(platform: str, arch: str, have_arch: str, have_glibc: str | None) -> str | None:
-    """What a wheel of this platform, such as "manylinux_2_35", needs and the machine has not; None if it fits."""
+def incompatibility(platform: str, arch: str, have_arch: str, have_glibc: str | None) -> str | None:
+    """Return what a wheel of a platform, such as "manylinux_2_35", needs that the machine lacks; None if it fits."""
     need = MANYLINUX.get(platform) or platform.partition("_")[2].replace("_", ".")
     if arch != have_arch:
-        return f"{arch}, this is {have_arch}"
+        return f"{arch}, this machine is {have_arch}"
     if have_glibc is None:
-        return f"glibc {need}, and this system has another C library"
+        return f"glibc {need}, but this system has another C library"
     if version_numbers(have_glibc) < version_numbers(need):
-        return f"glibc {need} or newer, this system has {have_glibc}"
+        return f"glibc {need} or newer, but this system has {have_glibc}"
     return None
 
 
-def advice(engine: str, arch: str, have_glibc: str | None, python: tuple[int, ...] = sys.version_info[:2]) -> str:
-    """What to install for an engine, or why there is nothing to install."""
+def install_advice(
+    engine: str, arch: str, have_glibc: str | None, python: tuple[int, ...] = sys.version_info[:2]
+) -> str:
+    """Return the command that installs an engine's library, or why there is none."""
     wheel = WHEELS.get((engine, arch))
     if wheel is None:
         return f"there is no wheel for {arch}"
-    misses = misfit(f"manylinux_{wheel.glibc.replace('.', '_')}", arch, arch, have_glibc)
-    if misses:
-        return f"its wheel for {arch} needs {misses}: use a newer system"
+    problem = incompatibility(f"manylinux_{wheel.glibc.replace('.', '_')}", arch, arch, have_glibc)
+    if problem:
+        return f"its wheel for {arch} needs {problem}: use a newer system"
     if wheel.last_python and python > version_numbers(wheel.last_python):
-        return f"its last wheel for {arch} is for Python {wheel.last_python}: make an environment with that"
+        return f"its last wheel for {arch} is for Python {wheel.last_python}: create an environment with that version"
     return f"pip install 'edgekit-runtime[{wheel.extra}]'"
 
 
@@ -100,5 +102,5 @@ def _text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
-    except FileNotFoundError:  # distributors' packages have none
+    except FileNotFoundError:  # packages of Linux distributions have no such file
         return ""

@@ -1,4 +1,4 @@
-"""What this machine is, read from the files in which Linux says so. The root folder may be another one, for tests."""
+"""Read what a machine is from Linux's files. Tests pass another root folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from edgekit_runtime.host.machine import architecture
 from edgekit_runtime.record import dataclass
 
-# What libraries choose their kernels by: the words of /proc/cpuinfo, any of which says that it is there.
+# Instruction sets by which libraries select kernels, and the flags of /proc/cpuinfo; one of them is enough.
 FEATURES = {
     "neon": "neon asimd",
     "fp16": "asimdhp",
@@ -30,7 +30,7 @@ FEATURES = {
     "amx-int8": "amx_int8",
     "amx-bf16": "amx_bf16",
 }
-# Arm's own cores by the part number of /proc/cpuinfo, as the main ID register has it.
+# Arm's cores by the part number in /proc/cpuinfo.
 CORES = {
     "0xc07": "Cortex-A7",
     "0xc08": "Cortex-A8",
@@ -56,21 +56,21 @@ CORES = {
 
 @dataclass(frozen=True)
 class Board:
-    """A machine. What it does not say is None or empty."""
+    """A machine. Values that it does not report are None or empty."""
 
     name: str | None
-    soc: str | None  # as its device tree calls it, such as "brcm,bcm2711"
+    soc: str | None  # in the device tree, such as "brcm,bcm2711"
     processor: str | None  # the kinds of its cores
     arch: str  # of this Python process
     features: tuple[str, ...]  # keys of FEATURES that every core has
     cores: int
     memory_bytes: int | None
     available_bytes: int | None  # of the memory, now
-    glibc: str | None  # None where the C library is another
+    glibc: str | None  # None if the C library is another
 
 
 def read_board(root: str = "/") -> Board:
-    """Read what the machine is. Nothing is refused: a file that is not there says nothing."""
+    """Read the machine's properties. Missing files are no error."""
     cores = list(_cores(root))
     memory_bytes = _memory_bytes(root)
     return Board(
@@ -87,7 +87,7 @@ def read_board(root: str = "/") -> Board:
 
 
 def glibc() -> str | None:
-    """The version of the C library, if that is glibc."""
+    """Return the version of glibc; None if the C library is another."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (AttributeError, ValueError, OSError):  # not Unix, or another C library
@@ -96,7 +96,7 @@ def glibc() -> str | None:
 
 
 def read_text(root: str, path: str) -> str:
-    """A small file's text; "" where there is none. Opened without looking first: emulators tell only who opens."""
+    """Read a small file; "" if there is none. It is opened without a check, since emulators handle only the opening."""
     try:
         with open(os.path.join(root, path), encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -109,13 +109,13 @@ def _first_line(root: str, path: str) -> str | None:
 
 
 def _soc(root: str) -> str | None:
-    """The last, most general name of a device tree's `compatible`, which ends with the chip."""
+    """Return the last name in the device tree's `compatible`, which is the chip."""
     names = [name for name in read_text(root, "proc/device-tree/compatible").split("\0") if name.strip()]
     return names[-1].strip() if names else None
 
 
 def _cores(root: str) -> Iterator[dict[str, str]]:
-    """One dict a core; the block behind them that tells of the whole board is none."""
+    """Yield a dict for each core; the last block, which describes the board, is skipped."""
     for block in read_text(root, "proc/cpuinfo").split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines())
         core = {key.strip(): value.strip() for key, _, value in pairs}
@@ -128,10 +128,10 @@ def _core_name(core: dict[str, str]) -> str | None:
 
 
 def _features(cores: list[dict[str, str]]) -> tuple[str, ...]:
-    """What all cores have: a program may be moved from one to another at any time."""
+    """Return the features that all cores have, since a program may run on any of them."""
     words = [set((core.get("Features") or core.get("flags") or "").split()) for core in cores]
     shared = set.intersection(*words) if words else set()
-    return tuple(name for name, spelled in FEATURES.items() if shared & set(spelled.split()))
+    return tuple(name for name, flags in FEATURES.items() if shared & set(flags.split()))
 
 
 def _memory_bytes(root: str) -> dict[str, int]:
@@ -140,5 +140,5 @@ def _memory_bytes(root: str) -> dict[str, int]:
         name, _, rest = line.partition(":")
         number = rest.split()[:1]
         if number and number[0].isdigit():
-            found[name] = int(number[0]) << 10  # all that is told in kB
+            found[name] = int(number[0]) << 10  # all values are in kB
     return found

@@ -1,4 +1,4 @@
-"""SHA-256, from whichever implementation costs the machine least."""
+"""SHA-256 from the implementation that costs least time and memory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-# OpenSSL's is up to eight times as quick as Python's own, and loading it takes 4 ms and keeps 5.5 MB of memory. That
-# is worth it for much content, or where something else has loaded it.
-LITTLE_BYTES = 4 << 20
-OWN = ("_sha2", "_sha256")  # Python's own, since 3.12 and before
+# OpenSSL's is up to eight times as fast as Python's own, but loading it takes 4 ms and 5.5 MB of memory. That pays for
+# large content, or if another module has loaded it already.
+SMALL_BYTES = 4 << 20
+PYTHON_MODULES = ("_sha2", "_sha256")  # Python's own, since 3.12 and before
 
 
 def sha256(size_bytes: int) -> Any:
-    """A ``hashlib``-like object for content of about so many bytes."""
-    if size_bytes <= LITTLE_BYTES and "_hashlib" not in sys.modules:
-        for name in OWN:
-            with suppress(ImportError):  # distributors may leave it out
+    """Return a ``hashlib``-like object for content of about the given size."""
+    if size_bytes <= SMALL_BYTES and "_hashlib" not in sys.modules:
+        for name in PYTHON_MODULES:
+            with suppress(ImportError):  # some distributions omit it
                 return import_module(name).sha256()
     from hashlib import sha256 as openssl
 
@@ -25,7 +25,7 @@ def sha256(size_bytes: int) -> Any:
 
 
 def hex_digest(content: Any) -> str:
-    """The SHA-256 of bytes, or of what has a buffer of bytes, in hexadecimal digits."""
+    """Return the SHA-256 of a bytes-like object, in hexadecimal digits."""
     digest = sha256(len(content))
     digest.update(content)
     return str(digest.hexdigest())

@@ -1,4 +1,4 @@
-"""The stack on which a thread handles signals, kept from libraries that replace it."""
+"""Keep a thread's signal stack while a library replaces it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Stack(ctypes.Structure):
 
 
 @contextmanager
-def signal_stack_kept() -> Iterator[None]:
-    """Give this thread the stack back that it had, whatever a library puts in its place meanwhile.
+def keep_signal_stack() -> Iterator[None]:
+    """Restore this thread's signal stack after a library has replaced it.
 
-    OpenVINO's plugin for processors does, and takes it away when its core ends: of two cores that end in the order in
-    which they began, the second restores the stack of the first, which is no longer there. The next signal that
-    Python handles, such as that of Ctrl-C, would then end the process with SIGSEGV. A plugin that does not find its
-    own stack when it ends restores none.
+    OpenVINO's CPU plugin installs its own stack, and restores the previous one when its core is deleted. If two cores
+    are deleted in the order in which they were made, the second restores the stack of the first, which no longer
+    exists, and the next signal that Python handles, such as Ctrl-C, ends the process with SIGSEGV. A plugin that does
+    not find its own stack restores nothing.
     """
     if not sys.platform.startswith("linux"):
         yield
@@ -30,5 +30,5 @@ def signal_stack_kept() -> Iterator[None]:
     system.sigaltstack(None, ctypes.byref(before))
     try:
         yield
-    finally:  # refused where it would be too small for what the library computes with; then the library's stays
+    finally:  # the kernel refuses a stack that is too small for the processor; the library's then stays
         system.sigaltstack(ctypes.byref(before), None)

@@ -1,4 +1,4 @@
-"""The state a machine is in: how hot, how fast it is clocked, and what holds it back."""
+"""Read temperatures, clocks and throttling of the processor."""
 
 from __future__ import annotations
 
@@ -11,64 +11,65 @@ from math import isfinite
 from edgekit_runtime.host.board import read_text
 from edgekit_runtime.record import dataclass
 
-# The bits of a Raspberry Pi's firmware word `get_throttled`; 16 higher: it has happened since the start.
+# The bits of a Raspberry Pi's firmware word `get_throttled`; 16 higher: it has happened since the boot.
 PI_LIMITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
-SLOWER = 0.95  # a clock below this fraction of what it was counts as slower
+SLOWER = 0.95  # a clock below this fraction of its earlier value counts as slower
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of one group of cores."""
+    """The clock of a group of cores."""
 
     now_mhz: float
     max_mhz: float  # of the hardware
-    allowed_mhz: float  # of the present policy
+    allowed_mhz: float  # by the current policy
     governor: str
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A machine's state at one moment. What it does not say is missing."""
+class ThermalState:
+    """The thermal state of a machine at one moment. Values that it does not report are missing."""
 
     temperatures_c: dict[str, float]  # by zone
     clocks: dict[str, Clock]  # by group of cores
-    limits: tuple[str, ...]  # what holds the processor back, now
-    throttle_events: int  # counted by the processor since its start
+    limits: tuple[str, ...]  # reasons why the processor is throttled now
+    throttle_events: int  # counted by the processor since the boot
 
 
-def read_condition(root: str = "/") -> Condition:
-    """Read the state from sysfs."""
-    return Condition(
+def read_thermal_state(root: str = "/") -> ThermalState:
+    """Read the thermal state from sysfs."""
+    return ThermalState(
         temperatures_c=dict(_temperatures(root)),
         clocks=dict(_clocks(root)),
         limits=tuple(_limits(root)),
         throttle_events=sum(
-            int(number(path) or 0) for path in found(root, "sys/devices/system/cpu/cpu*/thermal_throttle/*_count")
+            int(read_number(path) or 0)
+            for path in find_paths(root, "sys/devices/system/cpu/cpu*/thermal_throttle/*_count")
         ),
     )
 
 
-def changes(before: Condition, after: Condition) -> list[str]:
-    """What became worse between two moments, or was bad at both: reasons to distrust what was measured between."""
-    told = [f"held back: {limit}" for limit in dict.fromkeys([*before.limits, *after.limits])]
+def problems(before: ThermalState, after: ThermalState) -> list[str]:
+    """Return what makes a measurement between two moments unreliable: throttling, slower clocks, clock limits."""
+    found = [f"throttled: {limit}" for limit in dict.fromkeys([*before.limits, *after.limits])]
     if after.throttle_events > before.throttle_events:
-        told.append(f"throttled {after.throttle_events - before.throttle_events} times")
+        found.append(f"throttled {after.throttle_events - before.throttle_events} times")
     for name, was in before.clocks.items():
         now = after.clocks.get(name, was)
         if now.now_mhz < SLOWER * was.now_mhz:
-            told.append(f"{name} slowed from {was.now_mhz:.0f} to {now.now_mhz:.0f} MHz")
+            found.append(f"{name} slowed from {was.now_mhz:.0f} to {now.now_mhz:.0f} MHz")
         if now.allowed_mhz < SLOWER * now.max_mhz:
-            told.append(f"{name} may clock up to {now.allowed_mhz:.0f} of {now.max_mhz:.0f} MHz")
-    return told
+            found.append(f"{name} may clock up to {now.allowed_mhz:.0f} of {now.max_mhz:.0f} MHz")
+    return found
 
 
-def found(root: str, pattern: str) -> list[str]:
-    """The paths under the root that match, in order."""
+def find_paths(root: str, pattern: str) -> list[str]:
+    """Return the paths under the root that match, sorted."""
     return sorted(glob(os.path.join(root, pattern)))
 
 
-def number(path: str) -> float | None:
-    """The number in a file of one number."""
+def read_number(path: str) -> float | None:
+    """Read a file with one number; None if it has none."""
     try:
         value = float(read_text("", path).strip())
     except ValueError:
@@ -77,27 +78,27 @@ def number(path: str) -> float | None:
 
 
 def _temperatures(root: str) -> Iterator[tuple[str, float]]:
-    for zone in found(root, "sys/class/thermal/thermal_zone*"):
-        milli_c = number(os.path.join(zone, "temp"))
+    for zone in find_paths(root, "sys/class/thermal/thermal_zone*"):
+        milli_c = read_number(os.path.join(zone, "temp"))
         if milli_c is not None:
             yield read_text(zone, "type").strip() or os.path.basename(zone), milli_c / 1000
 
 
 def _clocks(root: str) -> Iterator[tuple[str, Clock]]:
-    for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
+    for policy in find_paths(root, "sys/devices/system/cpu/cpufreq/policy*"):
         names = ("scaling_cur_freq", "cpuinfo_max_freq", "scaling_max_freq")
-        now, most, allowed = (number(os.path.join(policy, name)) for name in names)  # kHz
+        now, most, allowed = (read_number(os.path.join(policy, name)) for name in names)  # kHz
         if now is not None and most is not None:
             governor = read_text(policy, "scaling_governor").strip()
             yield os.path.basename(policy), Clock(now / 1000, most / 1000, (allowed or most) / 1000, governor)
 
 
 def _limits(root: str) -> Iterator[str]:
-    for path in found(root, "sys/devices/platform/*/*:firmware/get_throttled"):
-        with suppress(ValueError):  # it is written otherwise by whatever firmware this is
+    for path in find_paths(root, "sys/devices/platform/*/*:firmware/get_throttled"):
+        with suppress(ValueError):  # another firmware may use another notation
             word = int(read_text("", path).strip() or "0", 16)
             yield from (text for bit, text in PI_LIMITS.items() if word >> bit & 1)
-    for device in found(root, "sys/class/thermal/cooling_device*"):
+    for device in find_paths(root, "sys/class/thermal/cooling_device*"):
         kind = read_text(device, "type").strip()
-        if "cpu" in kind.lower() and number(os.path.join(device, "cur_state")):
+        if "cpu" in kind.lower() and read_number(os.path.join(device, "cur_state")):
             yield f"cooled by {kind}"

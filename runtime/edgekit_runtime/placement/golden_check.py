@@ -70,15 +70,15 @@ def cached_check(
         return ()
     from edgekit_runtime.host import state_cache
 
-    entry = state_cache.recall(TOPIC, key) if check == "auto" else None
+    entry = state_cache.get(TOPIC, key) if check == "auto" else None
     differences = _from_cache(entry, bundle, variant) if entry else None
     if differences is None:
         differences = golden_differences(session, bundle, variant)
         if not failures(differences):
-            state_cache.remember(TOPIC, key, {each.output: each.max_abs for each in differences})
+            state_cache.put(TOPIC, key, {each.output: each.max_abs for each in differences})
     problem = failures(differences)
     if problem:
-        state_cache.forget(TOPIC, key)
+        state_cache.delete(TOPIC, key)
         raise VerificationError(f"the outputs differ from the golden outputs on this machine: {problem}")
     return differences
 

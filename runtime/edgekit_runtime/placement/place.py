@@ -200,11 +200,11 @@ def _library(engine: str) -> Library:
     from edgekit_runtime.host import state_cache
 
     key = {"engine": engine, "python": sys.prefix, "cpu": processor()}
-    if not state_cache.recall("wheels", key):
+    if not state_cache.get("wheels", key):
         from edgekit_runtime.engines.wheels import check_wheel
 
         check_wheel(engine)
-        state_cache.remember("wheels", key, {"fits": True})
+        state_cache.put("wheels", key, {"fits": True})
     try:
         return library(engine)
     except EngineUnavailable:

@@ -88,14 +88,14 @@ def probe(bundle: Bundle, variant: Variant, library: Library, options: LoadOptio
     """
     threads = options.engine_threads
     key = _key(bundle, variant, library, threads)
-    entry = None if again else state_cache.recall(TOPIC, key)
+    entry = None if again else state_cache.get(TOPIC, key)
     if entry is not None and _is_valid(entry):
         return Probe(str(entry["verdict"]), str(entry.get("reason")), remembered=True)
     found = _in_child(bundle, make_request(bundle, variant, threads, options.cache))
     if found.verdict in NOT_CACHED:
-        state_cache.forget(TOPIC, key)
+        state_cache.delete(TOPIC, key)
     else:
-        state_cache.remember(TOPIC, key, {"verdict": found.verdict, "reason": found.reason, "limit_s": timeout_s()})
+        state_cache.put(TOPIC, key, {"verdict": found.verdict, "reason": found.reason, "limit_s": timeout_s()})
     return found
 
 
@@ -111,8 +111,8 @@ def _key(bundle: Bundle, variant: Variant, library: Library, threads: int | None
     """Return everything that the verdict depends on."""
     signs = delegates.signs_of(variant)
     if sys.platform == "linux":
-        delegates.check_shown(variant, library.name, delegates.found_signs(signs))
-    loaded = delegates.plugins_of(variant, library.path) or [library.path]
+        delegates.check_hardware(variant, library.name, delegates.find_signs(signs))
+    loaded = delegates.libraries_of(variant, library.path) or [library.path]
     digests = {record.path: record.sha256 for record in bundle.manifest.files}
     used = (*variant.files, *variant.golden.outputs, *bundle.manifest.golden_inputs)
     return {
@@ -132,10 +132,10 @@ def _digest(path: str) -> str:
         return ""
     found = os.stat(path)
     key = {"path": path, "written": f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"}
-    digest = (state_cache.recall(DIGESTS_TOPIC, key) or {}).get("sha256")
+    digest = (state_cache.get(DIGESTS_TOPIC, key) or {}).get("sha256")
     if not isinstance(digest, str):
         digest = _sha256(path)
-        state_cache.remember(DIGESTS_TOPIC, key, {"sha256": digest})
+        state_cache.put(DIGESTS_TOPIC, key, {"sha256": digest})
     return digest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from edgekit_runtime.engines.wheels import installed
+from edgekit_runtime.engines.wheels import installed_version
 from edgekit_runtime.host import state_cache
 from edgekit_runtime.host.machine import processor
 from edgekit_runtime.inference.stream import cores
@@ -34,11 +34,11 @@ def best_threads(bundle: Bundle, options: LoadOptions) -> int:
     key = {
         "files": " ".join(record.sha256 for record in bundle.manifest.files),
         "asked": repr((options.device, options.require, options.delegate, options.delegate_options)),
-        "libraries": " ".join(installed(engine) for engine in engines),
+        "libraries": " ".join(installed_version(engine) for engine in engines),
         "cpu": processor(),
         "cores": str(cores()),
     }
-    known = (state_cache.recall(TOPIC, key) or {}).get("threads")
+    known = (state_cache.get(TOPIC, key) or {}).get("threads")
     if isinstance(known, int) and 1 <= known <= cores():
         return known
     best, best_s = 1, float("inf")
@@ -50,7 +50,7 @@ def best_threads(bundle: Bundle, options: LoadOptions) -> int:
             placed.close()
         if call_s < MIN_GAIN * best_s:
             best, best_s = count, call_s
-    state_cache.remember(TOPIC, key, {"threads": best})
+    state_cache.put(TOPIC, key, {"threads": best})
     return best
 
 

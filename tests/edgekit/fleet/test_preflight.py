@@ -53,10 +53,10 @@ def become(make_board, monkeypatch):
 
     def pretend(name: str, arch: str = "aarch64") -> Path:
         root = make_board(name)
-        found, sysconf = delegates.found_signs, os.sysconf
+        found, sysconf = delegates.find_signs, os.sysconf
         memory = diagnose(str(root)).board.memory_bytes
         monkeypatch.setattr(platform, "machine", lambda: arch)
-        monkeypatch.setattr(delegates, "found_signs", lambda signs, at=str(root): found(signs, at))
+        monkeypatch.setattr(delegates, "find_signs", lambda signs, at=str(root): found(signs, at))
         pages = {"SC_PHYS_PAGES": memory >> 12, "SC_PAGE_SIZE": 1 << 12}
         monkeypatch.setattr(os, "sysconf", lambda key: pages.get(key) or sysconf(key))
         return root

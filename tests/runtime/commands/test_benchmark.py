@@ -11,7 +11,7 @@ import pytest
 
 from edgekit_runtime import __main__ as command
 from edgekit_runtime.commands.benchmark import golden_samples, lines, measure, overlatencies, percentiles
-from edgekit_runtime.host.power import Meter
+from edgekit_runtime.host.power import PowerMeter
 
 
 def chance(most: int, samples: int, percentile: float) -> float:
@@ -114,7 +114,7 @@ def test_rapl_is_read(tmp_path: Path, after_uj: str, joules: float) -> None:
     part = {f"{zone}:0/energy_uj": "7", f"{zone}:0/name": "core"}  # within the package
     write(tmp_path, {f"{zone}/name": "package-0\n", f"{zone}/energy_uj": "1000000\n", **part})
     write(tmp_path, {f"{zone}/max_energy_range_uj": "10000000\n"})
-    with Meter(str(tmp_path)) as meter:
+    with PowerMeter(str(tmp_path)) as meter:
         write(tmp_path, {f"{zone}/energy_uj": after_uj})
     assert meter.joules == {"rapl package-0": pytest.approx(joules)}
 
@@ -132,13 +132,13 @@ def test_rapl_is_read(tmp_path: Path, after_uj: str, joules: float) -> None:
 def test_ina_sensors_are_read(tmp_path: Path, files: dict[str, str], rail: str) -> None:
     write(tmp_path, {f"sys/class/hwmon/hwmon0/{name}": text for name, text in files.items()})
     write(tmp_path, {"sys/class/hwmon/hwmon1/name": "cpu_thermal\n"})
-    with Meter(str(tmp_path)) as meter:
+    with PowerMeter(str(tmp_path)) as meter:
         pass
     assert set(meter.joules) == {rail}
     assert meter.joules[rail] > 0
 
 
 def test_without_a_rail_nothing_is_told(tmp_path: Path) -> None:
-    with Meter(str(tmp_path)) as meter:
+    with PowerMeter(str(tmp_path)) as meter:
         pass
     assert meter.joules == {}

@@ -71,8 +71,8 @@ def test_heat_and_a_powersave_governor_are_warned_of(make_board: MakeBoard) -> N
     root = make_board("raspberry-pi-3")
     write(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "powersave\n")
     assert diagnose(str(root)).warnings[:2] == (
-        "cpu-thermal is 83 degrees hot: expect it to slow down",
-        "policy0 is governed by powersave: it will be slow",
+        "cpu-thermal is at 83 degrees Celsius: the processor may slow down",
+        "policy0 uses the powersave governor: it will be slow",
     )
 
 

@@ -268,7 +268,7 @@ def test_a_bare_option_needs_a_delegate_that_knows_it() -> None:
 )
 def test_the_library_that_drives_an_accelerator_is_known(plain: Variant, unit: tuple[str, str]) -> None:
     variant = replace(plain, engine=unit[0], device=unit[1])
-    (found,) = delegates.plugins_of(variant, engines.library(unit[0]).path)
+    (found,) = delegates.libraries_of(variant, engines.library(unit[0]).path)
     assert Path(found).stat().st_size > 1 << 20
 
 
@@ -279,7 +279,7 @@ def test_a_plugin_is_probed_again_once_its_content_changes(
     plugin.parent.mkdir()
     plugin.write_bytes(b"one")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(delegates, "found_signs", lambda signs: ["/dev/dri/renderD128"])
+    monkeypatch.setattr(delegates, "find_signs", lambda signs: ["/dev/dri/renderD128"])
     hashed: list[str] = []
     sha256 = probe._sha256
     monkeypatch.setattr(probe, "_sha256", lambda path: hashed.append(path) or sha256(path))
@@ -296,7 +296,7 @@ def test_a_plugin_is_probed_again_once_its_content_changes(
 
 
 def test_options_without_a_delegate_are_a_mistake(bundle_path: Path) -> None:
-    with pytest.raises(ValueError, match="say which"):
+    with pytest.raises(ValueError, match="need a delegate"):
         edgekit_runtime.load(bundle_path, delegate_options="device=usb")
 
 
@@ -308,7 +308,7 @@ def test_an_unknown_delegate_is_refused_with_those_there_are(bundle_path: Path) 
 @pytest.mark.parametrize("name", delegates.DELEGATES)
 def test_a_delegate_that_is_not_installed_is_named_with_its_file(name: str) -> None:
     first = delegates.DELEGATES[name].files.split()[0]
-    with pytest.raises(DelegateUnavailable, match=rf"{re.escape(first)}, is not installed, nor was its hardware found"):
+    with pytest.raises(DelegateUnavailable, match=rf"{re.escape(first)}, is not installed; its hardware was not found"):
         delegates.library_path(name)
 
 

@@ -1,4 +1,4 @@
-"""What an engine's library needs and this machine lacks, or the other way round, is named; advice names what fits."""
+"""Whether a machine can load an engine's library, and what to install if it cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgekit_runtime.engines import litert
-from edgekit_runtime.engines.wheels import advice, misfit
+from edgekit_runtime.engines.wheels import incompatibility, install_advice
 from edgekit_runtime.errors import IncompatibleDevice
 from edgekit_runtime.format.manifest import Golden, Variant
 
@@ -23,17 +23,17 @@ from edgekit_runtime.format.manifest import Golden, Variant
     [
         ("manylinux_2_35", "aarch64", ("aarch64", "2.36"), None),
         ("manylinux_2_35", "aarch64", ("aarch64", "2.35"), None),
-        ("manylinux_2_35", "aarch64", ("aarch64", "2.31"), "glibc 2.35 or newer, this system has 2.31"),
+        ("manylinux_2_35", "aarch64", ("aarch64", "2.31"), "glibc 2.35 or newer, but this system has 2.31"),
         ("manylinux2014", "x86_64", ("x86_64", "2.17"), None),
-        ("manylinux2014", "x86_64", ("x86_64", "2.12"), "glibc 2.17 or newer, this system has 2.12"),
-        ("manylinux_2_28", "x86_64", ("aarch64", "2.36"), "x86_64, this is aarch64"),
-        ("manylinux_2_28", "x86_64", ("x86_64", None), "glibc 2.28, and this system has another C library"),
+        ("manylinux2014", "x86_64", ("x86_64", "2.12"), "glibc 2.17 or newer, but this system has 2.12"),
+        ("manylinux_2_28", "x86_64", ("aarch64", "2.36"), "x86_64, this machine is aarch64"),
+        ("manylinux_2_28", "x86_64", ("x86_64", None), "glibc 2.28, but this system has another C library"),
     ],
 )
 def test_a_wheel_fits_or_says_what_it_needs(
     platform: str, arch: str, have: tuple[str, str | None], said: str | None
 ) -> None:
-    assert misfit(platform, arch, *have) == said
+    assert incompatibility(platform, arch, *have) == said
 
 
 @pytest.mark.parametrize(
@@ -44,21 +44,21 @@ def test_a_wheel_fits_or_says_what_it_needs(
         ("litert", "armv7l", "2.41", (3, 13), "its last wheel for armv7l is for Python 3.11"),
         ("litert", "armv6l", "2.36", (3, 11), "there is no wheel for armv6l"),
         ("openvino", "armv7l", "2.36", (3, 11), "there is no wheel for armv7l"),
-        ("openvino", "aarch64", "2.31", (3, 9), "needs glibc 2.35 or newer, this system has 2.31: use a newer system"),
+        ("openvino", "aarch64", "2.31", (3, 9), "newer, but this system has 2.31: use a newer system"),
         ("openvino", "x86_64", None, (3, 12), "this system has another C library"),
     ],
 )
 def test_advice_names_what_can_be_installed(
     engine: str, arch: str, glibc: str | None, python: tuple[int, ...], said: str
 ) -> None:
-    assert said in advice(engine, arch, glibc, python)
+    assert said in install_advice(engine, arch, glibc, python)
 
 
 @pytest.mark.parametrize(
     ("tag", "said"),
     [
         ("cp311-cp311-manylinux_2_99_x86_64", "needs glibc 2.99 or newer"),
-        ("cp311-cp311-manylinux_2_17_armv7l", "needs armv7l, this is "),
+        ("cp311-cp311-manylinux_2_17_armv7l", "needs armv7l, this machine is "),
     ],
 )
 def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(

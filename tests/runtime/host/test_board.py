@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgekit_runtime.host.board import read_board
-from edgekit_runtime.host.thermal import Clock, Condition, changes, read_condition
+from edgekit_runtime.host.thermal import Clock, ThermalState, problems, read_thermal_state
 
 MakeBoard = Callable[[str], Path]
-CALM = Condition({}, {"policy0": Clock(1800, 1800, 1800, "ondemand")}, (), 0)
+CALM = ThermalState({}, {"policy0": Clock(1800, 1800, 1800, "ondemand")}, (), 0)
 
 
 BOARDS = {
@@ -58,14 +58,14 @@ def test_a_machine_that_says_nothing_is_not_refused(tmp_path: Path) -> None:
     found = read_board(str(tmp_path))
     assert (found.name, found.soc, found.processor, found.features) == (None, None, None, ())
     assert found.cores == os.cpu_count()
-    assert read_condition(str(tmp_path)) == Condition({}, {}, (), 0)
+    assert read_thermal_state(str(tmp_path)) == ThermalState({}, {}, (), 0)
 
 
 def test_the_condition_is_read(make_board: MakeBoard) -> None:
-    hot = read_condition(str(make_board("raspberry-pi-3")))
+    hot = read_thermal_state(str(make_board("raspberry-pi-3")))
     assert hot.temperatures_c == {"cpu-thermal": 82.706}
     assert hot.clocks == {"policy0": Clock(1200, 1400, 1400, "ondemand")}
-    orin = read_condition(str(make_board("jetson-orin-nano")))
+    orin = read_thermal_state(str(make_board("jetson-orin-nano")))
     assert set(orin.clocks) == {"policy0", "policy4"}
     assert set(orin.temperatures_c) == {"cpu-thermal", "gpu-thermal"}
 
@@ -79,7 +79,7 @@ def test_files_that_say_nonsense_say_nothing(tmp_path: Path) -> None:
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
-    assert read_condition(str(tmp_path)) == Condition({}, {}, (), 0)
+    assert read_thermal_state(str(tmp_path)) == ThermalState({}, {}, (), 0)
     assert read_board(str(tmp_path)).memory_bytes is None
 
 
@@ -95,7 +95,7 @@ def test_what_holds_a_processor_back_is_named(make_board: MakeBoard) -> None:
     }.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, encoding="utf-8")
-    found = read_condition(str(root))
+    found = read_thermal_state(str(root))
     assert found.limits == ("under-voltage", "throttled", "cooled by cpufreq-cpu0")
     assert found.throttle_events == 7
 
@@ -108,9 +108,9 @@ def test_what_holds_a_processor_back_is_named(make_board: MakeBoard) -> None:
         (replace(CALM, clocks={"policy0": Clock(600, 1800, 1800, "")}), ["policy0 slowed from 1800 to 600 MHz"]),
         (replace(CALM, clocks={"policy0": Clock(1800, 1800, 900, "")}), ["policy0 may clock up to 900 of 1800 MHz"]),
         (replace(CALM, throttle_events=3), ["throttled 3 times"]),
-        (replace(CALM, limits=("under-voltage",)), ["held back: under-voltage"]),
+        (replace(CALM, limits=("under-voltage",)), ["throttled: under-voltage"]),
         (replace(CALM, clocks={}), []),
     ],
 )
-def test_changes_for_the_worse_are_told(after: Condition, told: list[str]) -> None:
-    assert changes(CALM, after) == told
+def test_changes_for_the_worse_are_told(after: ThermalState, told: list[str]) -> None:
+    assert problems(CALM, after) == told

@@ -15,25 +15,25 @@ def state(tmp_path, monkeypatch):
 
 
 def test_what_is_kept_is_found_under_its_key_alone():
-    assert state_cache.recall("probe", {"library": "a"}) is None
-    assert state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"})
-    assert state_cache.recall("probe", {"library": "a"}) == {"verdict": "ok"}
-    assert state_cache.recall("probe", {"library": "b"}) is None
-    assert state_cache.recall("threads", {"library": "a"}) is None
+    assert state_cache.get("probe", {"library": "a"}) is None
+    assert state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
+    assert state_cache.get("probe", {"library": "a"}) == {"verdict": "ok"}
+    assert state_cache.get("probe", {"library": "b"}) is None
+    assert state_cache.get("threads", {"library": "a"}) is None
 
 
 def test_what_is_forgotten_is_gone():
-    state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"})
-    state_cache.forget("probe", {"library": "a"})
-    state_cache.forget("probe", {"library": "a"})
-    assert state_cache.recall("probe", {"library": "a"}) is None
+    state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
+    state_cache.delete("probe", {"library": "a"})
+    state_cache.delete("probe", {"library": "a"})
+    assert state_cache.get("probe", {"library": "a"}) is None
 
 
 def test_nothing_is_written_when_nothing_changed(state):
-    state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
     (file,) = (state / "probe").iterdir()
     os.utime(file, (1, 1))
-    state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
     assert file.stat().st_mtime == 1
 
 
@@ -42,17 +42,17 @@ def test_nothing_is_written_when_nothing_changed(state):
     ["", "{", "[]", "null", "[" * 100_000, '{"key": {}, "value": 1}', '{"key": {"library": "b"}, "value": {}}'],
 )
 def test_a_damaged_entry_is_as_none(state, content):
-    state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"})
+    state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
     (file,) = (state / "probe").iterdir()
     file.write_text(content)
-    assert state_cache.recall("probe", {"library": "a"}) is None
+    assert state_cache.get("probe", {"library": "a"}) is None
 
 
 def test_where_nothing_can_be_written_nothing_is_known(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
-    assert state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"}) is False
-    assert state_cache.recall("probe", {"library": "a"}) is None
+    assert state_cache.put("probe", {"library": "a"}, {"verdict": "ok"}) is False
+    assert state_cache.get("probe", {"library": "a"}) is None
 
 
 def test_without_a_home_nothing_is_kept_and_doctor_says_so(monkeypatch, tmp_path):
@@ -60,17 +60,17 @@ def test_without_a_home_nothing_is_kept_and_doctor_says_so(monkeypatch, tmp_path
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is for a user that the system does not know
     monkeypatch.chdir(tmp_path)
-    assert state_cache.remember("probe", {"library": "a"}, {"verdict": "ok"}) is False
-    assert state_cache.recall("probe", {"library": "a"}) is None
+    assert state_cache.put("probe", {"library": "a"}, {"verdict": "ok"}) is False
+    assert state_cache.get("probe", {"library": "a"}) is None
     assert list(tmp_path.iterdir()) == []
     assert any("EDGEKIT_STATE" in warning for warning in doctor.diagnose().warnings)
 
 
 def test_it_is_bounded(state, monkeypatch):
-    monkeypatch.setattr(state_cache, "LIMIT", 3)
+    monkeypatch.setattr(state_cache, "MAX_ENTRIES", 3)
     for number in range(6):
-        state_cache.remember("probe", {"n": str(number)}, {"n": number})
+        state_cache.put("probe", {"n": str(number)}, {"n": number})
         for file in (state / "probe").iterdir():
             os.utime(file, (file.stat().st_mtime - 1, file.stat().st_mtime - 1))
     assert len(list((state / "probe").iterdir())) == 3
-    assert state_cache.recall("probe", {"n": "5"}) == {"n": 5}
+    assert state_cache.get("probe", {"n": "5"}) == {"n": 5}

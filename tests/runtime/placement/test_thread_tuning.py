@@ -81,7 +81,7 @@ def test_another_version_of_a_library_is_measured_again(
 def test_a_memory_that_makes_no_sense_is_not_believed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     for nonsense in ({"threads": 64}, {"threads": "two"}, {"threads": 0}, {}):
-        monkeypatch.setattr(state_cache, "recall", lambda topic, key, nonsense=nonsense: nonsense)
+        monkeypatch.setattr(state_cache, "get", lambda topic, key, nonsense=nonsense: nonsense)
         assert thread_tuning.best_threads(bundle, DEFAULTS) in (1, 2)
 
 
