@@ -25,7 +25,7 @@ from edgekit.version import __version__
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.runner import Watch
 from edgekit_converters.execution.stage_cache import digest
-from edgekit_converters.load import LOADERS
+from edgekit_converters.quantize import QUANTIZE
 from edgekit_converters.records import Artifact, Evaluation, Source
 from edgekit_converters.verify.acceptance import check_drop, doubts, drop, twin_notes
 from edgekit_runtime.errors import ConversionError
@@ -43,7 +43,7 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: PruningPlan | None 
     """
     started = time.monotonic()
     with open_model.runner(plan, watch) as runner, open_model.executor(runner, plan) as executor:
-        source = open_model.load(runner, plan, "quantize")
+        source = open_model.load(runner, plan, QUANTIZE.name)
         plan = as_it_came(plan, source.scheme)
         declared = _declared(source, plan)
         dense = open_model.work(runner, plan, source, executor)
@@ -120,7 +120,6 @@ def _contents(
     declared: Postprocessing | None,
     notes: tuple[str, ...],
 ) -> manifest.Contents:
-    toolchain = LOADERS[work.plan.source.kind].toolchain
     return manifest.Contents(
         plan=outcome.plan,
         source=work.source,
@@ -132,7 +131,7 @@ def _contents(
         labels=labels,
         postprocessing=declared,
         notes=(*notes, *outcome.notes),
-        versions={"edgekit": __version__} | toolchains.versions(toolchain, *work.plan.engines),
+        versions={"edgekit": __version__} | toolchains.versions(work.plan.source.toolchain, *work.plan.engines),
     )
 
 

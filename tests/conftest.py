@@ -11,6 +11,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,22 @@ def make_board(tmp_path: Path) -> Callable[[str], Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stages() -> dict[str, Any]:
+    """Every stage that a module of the converters declares, by name."""
+    import edgekit_converters
+    from edgekit_converters.execution.stage import Stage
+
+    root = Path(edgekit_converters.__path__[0])
+    found: dict[str, Any] = {}
+    for path in sorted(root.rglob("*.py")):
+        if " = Stage(" in path.read_text(encoding="utf-8"):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            module = import_module(".".join(part for part in parts if part != "__init__"))
+            declared = [stage for stage in vars(module).values() if isinstance(stage, Stage)]
+            here = {stage.name: stage for stage in declared if stage.function.__module__ == module.__name__}
+            assert not found.keys() & here.keys(), "two stages of one name"
+            found |= here
+    return found

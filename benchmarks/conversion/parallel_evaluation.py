@@ -17,19 +17,23 @@ from benchmarks.harness import figures, real_data
 from benchmarks.harness.commands import RESNET8
 from edgekit.parallel import evaluation as parallel_evaluation
 from edgekit.parallel.executor import Threads
-from edgekit_converters.data import DataRequest, DataSet
+from edgekit_converters.data import PREPARE, DataRequest, DataSet
 from edgekit_converters.execution.runner import Runner, new_log
 from edgekit_converters.execution.stage_cache import Cache
+from edgekit_converters.load import LOAD
+from edgekit_converters.lower import LOWER
+from edgekit_converters.quantize import QUANTIZE
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import (
     Artifact,
+    EvaluatePartRequest,
     EvaluateRequest,
     LowerRequest,
-    PartRequest,
     QuantizeRequest,
     Source,
     SourceRequest,
 )
+from edgekit_converters.verify.metrics import EVALUATE_PART
 
 ROUNDS, TIMES = 3, (1, 6)
 
@@ -54,13 +58,13 @@ def main() -> None:
 
 def _made(runner: Runner, data: Path) -> tuple[Source, dict[str, Artifact]]:
     """ResNet-8, and what is evaluated."""
-    source: Source = runner.run("load", "keras", SourceRequest("keras", data / RESNET8[0]))
-    samples = runner.run("prepare", "data", DataRequest(str(data / "cifar10/calibration.npz"), source.inputs))
+    source = runner.run(LOAD, SourceRequest("keras", data / RESNET8[0]))
+    samples = runner.run(PREPARE, DataRequest(str(data / "cifar10/calibration.npz"), source.inputs))
     made = {}
     for engine in ("litert", "openvino"):
-        made[f"{engine} float32"] = lowered = runner.run("lower", "keras", LowerRequest(source, engine))
+        made[f"{engine} float32"] = lowered = runner.run(LOWER, LowerRequest(source, engine))
         request = QuantizeRequest(lowered, Recipe("int8-static"), source.inputs, samples)
-        made[f"{engine} int8-static"] = runner.run("quantize", engine, request)
+        made[f"{engine} int8-static"] = runner.run(QUANTIZE, request)
     return source, made
 
 
@@ -68,10 +72,7 @@ def _images(runner: Runner, source: Source, data: Path, work: Path, times: int) 
     """The test images, so many times."""
     with np.load(data / "cifar10/test.npz") as test:
         np.savez(work / "test.npz", x=np.tile(test["x"], (times, 1, 1, 1)), y=np.tile(test["y"], times))
-    images: DataSet = runner.run(
-        "prepare", "data", DataRequest(str(work / "test.npz"), source.inputs, purpose="evaluation")
-    )
-    return images
+    return runner.run(PREPARE, DataRequest(str(work / "test.npz"), source.inputs, purpose="evaluation"))
 
 
 def _seconds(request: EvaluateRequest, work: Path, jobs: int) -> float:
@@ -79,9 +80,9 @@ def _seconds(request: EvaluateRequest, work: Path, jobs: int) -> float:
     assert isinstance(request.subject, Artifact)
     engine = request.subject.engine
     with Runner(new_log(work), Cache(work, enabled=False), jobs=jobs) as runner:
-        runner.run("compute", engine, PartRequest(request, 0, 1))
+        runner.run(EVALUATE_PART, EvaluatePartRequest(request, 0, 1))
         started = time.perf_counter()
-        evaluation = parallel_evaluation.evaluate(runner, Threads(jobs), engine, request, engine)
+        evaluation = parallel_evaluation.evaluate(runner, Threads(jobs), request, engine)
         took = time.perf_counter() - started
     if _values.setdefault(request, evaluation.value) != evaluation.value:
         raise SystemExit(f"{engine}: {jobs} workers give {evaluation.value}, others {_values[request]}")

@@ -1,7 +1,7 @@
 """How long it takes to tell which layers of ResNet-20 int8 harms, over one calibration of it, both in one run.
 
 Both are stages of one `edgekit sensitivity` of the PyTorch model, its cache empty: "quantize" calibrates on all 500
-images, "sense" compares the layers.
+images, "sensitivity" compares the layers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
         told = json.loads(edgekit("sensitivity", *MODEL, "--json", folder=data, EDGEKIT_CACHE=cache))
         wall_seconds = time.perf_counter() - started
     for engine in told["whole"]:
-        calibration, sensing = (_seconds(told, stage, engine) for stage in ("quantize", "sense"))
+        calibration, sensing = (_seconds(told, stage, engine) for stage in ("quantize", "sensitivity"))
         limit = 2 * calibration + MOST_SECONDS
         figures.show(f"ResNet-20 {engine}, one calibration", f"{calibration:.1f} s")
         figures.show(

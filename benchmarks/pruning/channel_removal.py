@@ -14,7 +14,7 @@ from benchmarks.harness import figures
 from benchmarks.harness.commands import MODELS, edgekit, script
 
 MOST_SECONDS = 30
-STAGES = ("load", "dissect", "score", "cut", "save")
+STAGES = ("load", "analyze", "score", "cut_channels", "save")
 NET = MODELS / "mobilenet_v2_torch.py"
 
 

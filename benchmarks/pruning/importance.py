@@ -20,12 +20,12 @@ from edgekit_converters import data as dataset
 from edgekit_converters.load import load
 from edgekit_converters.prune import (
     IMPORTANCES,
-    CutRequest,
-    DissectRequest,
+    AnalyzeRequest,
+    CutChannelsRequest,
     PruningGraph,
     ScoreRequest,
-    cut,
-    dissect,
+    analyze,
+    cut_channels,
     score,
 )
 from edgekit_converters.prune.channel_selection import Baseline, Goal, Limits, choose, read
@@ -51,7 +51,7 @@ class Bench:
     @functools.cached_property
     def dense(self) -> PruningGraph:
         """What of the dense module can be cut."""
-        return dissect(DissectRequest(self.source), self.work)
+        return analyze(AnalyzeRequest(self.source), self.work)
 
     def accuracy(self, source: Source) -> float:
         """Return the share of test images that a model names rightly."""
@@ -61,12 +61,12 @@ class Bench:
         """Return a module, cut already or not, with so much of the dense one's MACs left."""
         data = self.calibration if importance in ("taylor", "gradient") else None
         folder = Path(tempfile.mkdtemp(dir=self.work))
-        anatomy = dissect(DissectRequest(source), folder)
+        anatomy = analyze(AnalyzeRequest(source), folder)
         worth = read(score(ScoreRequest(source, self.inputs, importance, data, seed), folder), importance)
         goal, terms = Goal("macs", level), terms_of("macs", anatomy)
         whole = Baseline(self.dense.widths, total(terms_of("macs", self.dense), self.dense.widths))
         cuts = choose(anatomy, worth, terms, goal, Limits(multiple=1), whole)
-        return load(cut(CutRequest(source, cuts), folder), folder)
+        return load(cut_channels(CutChannelsRequest(source, cuts), folder), folder)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def _show(name: str, told: dict[str, Any], left: float, allowed: float) -> None:
     dense, pruned = models["dense", "int8-static"], models["pruned", "int8-static"]
     part = pruned["latency_ms"]["p50"] / dense["latency_ms"]["p50"]
     lost = told["pruning"]["dense"] - pruned["value"]
-    minutes = sum(one["seconds"] for one in told["stages"] if one["stage"] in ("teach", "train")) / 60
+    minutes = sum(one["seconds"] for one in told["stages"] if one["stage"] in ("teacher_outputs", "train")) / 60
     figures.show(
         f"{name} to {left:g} x latency: measured, int8",
         f"{part:.3f} ({pruned['macs'] / dense['macs']:.2f} of MACs)",

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit_converters.data import DataSet
+from edgekit_converters.data.samples import DataSet
+from edgekit_converters.frameworks.loaders import LOADERS
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_runtime.format.manifest import InputSpec, JoinedBinding, OutputSpec, TensorBinding
 
@@ -43,7 +44,7 @@ class Drop:
 class SourceRequest:
     """The model as the user named it."""
 
-    kind: str  # a key of edgekit_converters.load.LOADERS
+    kind: str  # a key of LOADERS
     path: Path
     function: str | None = None  # FILE.py:function
     weights: Path | None = None
@@ -52,6 +53,11 @@ class SourceRequest:
     allow_pickle: bool = False
     keep_layout: bool = False  # refuse to give a PyTorch model NHWC image inputs
     cuts: tuple[Cut | Drop, ...] = ()  # made in a PyTorch module, in order, before ``weights`` are loaded
+
+    @property
+    def toolchain(self) -> str:
+        """The toolchain that loads the model."""
+        return LOADERS[self.kind].toolchain
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,11 @@ class Source:
     scheme: str = "float32"  # what the model came in: a quantized one is bundled as it is
     code: tuple[Path, ...] = ()  # the Python files that built it
     notes: tuple[str, ...] = ()
+
+    @property
+    def toolchain(self) -> str:
+        """The toolchain that loads and runs the model."""
+        return self.request.toolchain
 
     @property
     def quantized(self) -> bool:
@@ -101,6 +112,11 @@ class Artifact:
     def runnable(self) -> Artifact:
         """The artifact that this machine runs: this one, or its twin."""
         return self if self.executable or self.twin is None else self.twin
+
+    @property
+    def toolchain(self) -> str:
+        """The toolchain that runs the artifact: that of its engine."""
+        return self.engine
 
     @property
     def size_bytes(self) -> int:
@@ -155,7 +171,7 @@ class Examination:
 
 
 @dataclass(frozen=True)
-class SplitRequest:
+class SplitOutputsRequest:
     """Cut an artifact's outputs into parts."""
 
     artifact: Artifact
@@ -255,7 +271,7 @@ class OwnMetric:
 
 
 @dataclass(frozen=True)
-class Part:
+class EvaluationPart:
     """What some samples of an evaluation, in a row, came to."""
 
     first: int
@@ -275,11 +291,11 @@ class EvaluateRequest:
     precision: str = "f32"
     metric: OwnMetric | None = None  # without, the one of METRICS that fits
     agreement: bool = False  # the labels are the source's own answers
-    parts: tuple[Part, ...] = ()  # known already, in order; the rest is computed
+    parts: tuple[EvaluationPart, ...] = ()  # known already, in order; the rest is computed
 
 
 @dataclass(frozen=True)
-class PartRequest:
+class EvaluatePartRequest:
     """Compute a part of an evaluation."""
 
     whole: EvaluateRequest
@@ -289,7 +305,7 @@ class PartRequest:
 
 
 @dataclass(frozen=True)
-class AnswerRequest:
+class PseudoLabelRequest:
     """Have the source answer every sample of some data: labels for data that have none."""
 
     source: Source

@@ -8,7 +8,6 @@ from typing import Any
 
 from edgekit.plan.plan import Plan
 from edgekit.pruning.options import PruningPlan
-from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe import toml
 
 
@@ -17,7 +16,7 @@ def describe(plan: Plan, pruning: PruningPlan | None = None) -> dict[str, Any]:
     return {
         "model": str(plan.source.path) + (f":{plan.source.function}" if plan.source.function else ""),
         "kind": plan.source.kind,
-        "toolchains": sorted({LOADERS[plan.source.kind].toolchain, *plan.engines}),
+        "toolchains": sorted({plan.source.toolchain, *plan.engines}),
         "output": str(plan.output),
         "name": plan.name,
         "version": plan.version,

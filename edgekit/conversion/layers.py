@@ -10,7 +10,7 @@ from edgekit.conversion import open_model, stages
 from edgekit.plan.plan import Plan
 from edgekit_converters.execution.runner import Watch
 from edgekit_converters.recipe.recipe import Layer
-from edgekit_converters.trace import LayerMap
+from edgekit_converters.trace import MATCH, LayerMap
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def list_layers(plan: Plan, watch: Watch | None = None) -> LayersReport:
         EdgekitError: a stage refused.
     """
     with open_model.runner(plan, watch) as runner:
-        work = open_model.work(runner, plan, open_model.load(runner, plan, "match"))
+        work = open_model.work(runner, plan, open_model.load(runner, plan, MATCH.name))
         maps = [stages.layers(work, stages.lower(work, engine)) for engine in plan.engines]
     return LayersReport(
         model=plan.name,

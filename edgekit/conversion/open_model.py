@@ -13,8 +13,9 @@ from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.runner import Runner, Watch, new_log
 from edgekit_converters.execution.stage_cache import Cache, cache_root
-from edgekit_converters.load import LOADERS
+from edgekit_converters.load import LOAD
 from edgekit_converters.records import Probe, ProbeRequest, Source
+from edgekit_converters.verify.probe import PROBE
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -42,8 +43,7 @@ def load(runner: Runner, plan: Plan, start: str) -> Source:
     """The model, opened. Meanwhile the engines' workers start, of which the named stage will be asked."""
     for engine in plan.engines:
         runner.start(engine, start)
-    source: Source = runner.run("load", LOADERS[plan.source.kind].toolchain, plan.source)
-    return source
+    return runner.run(LOAD, plan.source)
 
 
 def work(runner: Runner, plan: Plan, source: Source, executor: Executor | None = None) -> ConversionContext:
@@ -87,9 +87,7 @@ def probed(
     They are of all sets there are: artifacts whose ranges come from a calibration set too narrow are right on that set
     alone.
     """
-    request = ProbeRequest(source, inputs, tuple(one for one in data if one))
-    probe: Probe = runner.run("probe", LOADERS[source.request.kind].toolchain, request, name)
-    return probe
+    return runner.run(PROBE, ProbeRequest(source, inputs, tuple(one for one in data if one)), name)
 
 
 def with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:

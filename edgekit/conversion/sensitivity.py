@@ -15,10 +15,10 @@ from edgekit.conversion.stages import ConversionContext, Lowered
 from edgekit.parallel.executor import Threads
 from edgekit.plan.plan import Plan
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
-from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe.recipe import Recipe, Rule
-from edgekit_converters.records import Artifact, Probe, ProbeRequest
-from edgekit_converters.sensitivity import LayerSensitivity, Sensitivity
+from edgekit_converters.records import Artifact, ProbeRequest
+from edgekit_converters.sensitivity import SENSITIVITY, LayerSensitivity, Sensitivity
+from edgekit_converters.verify.probe import PROBE
 from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
 SAMPLES = 64  # that artifacts are compared on
@@ -193,14 +193,14 @@ def recipe_of(plan: Plan) -> Recipe:
 
 
 def _work(runner: Runner, plan: Plan) -> ConversionContext:
-    source = open_model.load(runner, plan, "sense")
+    source = open_model.load(runner, plan, SENSITIVITY.name)
     if source.quantized:
         raise PlanError(f"{plan.source.path.name} came as {source.scheme}: there is nothing left to quantize")
     inputs = open_model.with_preprocessing(source, plan)
     calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
     evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()
-    probe: Probe = runner.run("probe", LOADERS[plan.source.kind].toolchain, ProbeRequest(source, inputs, data, SAMPLES))
+    probe = runner.run(PROBE, ProbeRequest(source, inputs, data, SAMPLES))
     return ConversionContext(
         runner, plan, source, inputs, probe, calibration, evaluation, executor=Threads(runner.jobs)
     )
@@ -217,7 +217,7 @@ class _Found:
 
 def _sense_one(work: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
     lowered = steps.prove(work, steps.lower(work, engine), (recipe.scheme,))
-    sensed = steps.sense(work, lowered, recipe)
+    sensed = steps.sensitivity(work, lowered, recipe)
     whole = Trial(sensed.whole_db)
     if exact or work.evaluation:
         whole = _tried(work, lambda: steps.quantize(work, lowered, recipe))

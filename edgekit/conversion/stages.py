@@ -14,15 +14,16 @@ from edgekit.parallel import evaluation as parallel_evaluation
 from edgekit.parallel.executor import SEQUENTIAL, Executor
 from edgekit.plan.options import AUTO
 from edgekit.plan.plan import Plan
-from edgekit_converters.data import DataRequest, DataSet, TakeRequest
-from edgekit_converters.examine.coverage import Coverage, CoverRequest
+from edgekit_converters.data import PREPARE, SUBSET, DataRequest, DataSet, SubsetRequest
+from edgekit_converters.examine import EXAMINE
+from edgekit_converters.examine.coverage import CALIBRATION_COVERAGE, Coverage, CoverageRequest
 from edgekit_converters.execution.runner import Runner
-from edgekit_converters.load import LOADERS
+from edgekit_converters.lower import LOWER
+from edgekit_converters.quantize import QUANTIZE
 from edgekit_converters.recipe.label import recipe_label
 from edgekit_converters.recipe.recipe import Recipe, resolve
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import (
-    AnswerRequest,
     Artifact,
     CompareRequest,
     Comparison,
@@ -34,15 +35,20 @@ from edgekit_converters.records import (
     LowerRequest,
     MeasureRequest,
     Probe,
+    PseudoLabelRequest,
     QuantizeRequest,
     RankRequest,
     Source,
-    SplitRequest,
+    SplitOutputsRequest,
 )
-from edgekit_converters.sensitivity import SenseRequest, Sensitivity
-from edgekit_converters.trace import LayerMap, MatchRequest, Trace, TraceRequest
+from edgekit_converters.sensitivity import SENSITIVITY, Sensitivity, SensitivityRequest
+from edgekit_converters.split_outputs import SPLIT_OUTPUTS
+from edgekit_converters.trace import MATCH, TRACE, LayerMap, MatchRequest, TraceRequest
 from edgekit_converters.verify.acceptance import check_parity
+from edgekit_converters.verify.latency import MEASURE, RANK
 from edgekit_converters.verify.metrics import gives_back
+from edgekit_converters.verify.parity import COMPARE
+from edgekit_converters.verify.pseudo_labels import PSEUDO_LABEL
 from edgekit_runtime.errors import CalibrationError, DataError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -81,11 +87,6 @@ class ConversionContext:
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process, which does all alone."""
         return vars(self) | {"executor": SEQUENTIAL}
-
-    @property
-    def toolchain(self) -> str:
-        """Of the source."""
-        return LOADERS[self.source.request.kind].toolchain
 
     @property
     def whole(self) -> Source:
@@ -137,8 +138,7 @@ def prepare(
         recommended=purpose.recommended,
         purpose=purpose.name,
     )
-    prepared: DataSet = runner.run("prepare", "data", request, purpose.name)
-    return prepared
+    return runner.run(PREPARE, request, purpose.name)
 
 
 def check_enough(data: DataSet, spec: str | None, question: str) -> None:
@@ -159,14 +159,12 @@ def part(work: ConversionContext, count: int) -> DataSet | None:
     data = work.evaluation
     if data is None or data.count <= count:
         return data
-    taken: DataSet = work.runner.run("take", "data", TakeRequest(data, count, "a part"), EVALUATION.name)
-    return taken
+    return work.runner.run(SUBSET, SubsetRequest(data, count, "a part"), EVALUATION.name)
 
 
 def lower(work: ConversionContext, engine: str) -> Artifact:
     """The source in one format."""
-    artifact: Artifact = work.runner.run("lower", work.toolchain, LowerRequest(work.source, engine), engine)
-    return artifact
+    return work.runner.run(LOWER, LowerRequest(work.source, engine), engine)
 
 
 def cover(work: ConversionContext, artifacts: Sequence[Artifact]) -> tuple[ConversionContext, Coverage | None]:
@@ -179,13 +177,11 @@ def cover(work: ConversionContext, artifacts: Sequence[Artifact]) -> tuple[Conve
     if data is None or work.source.quantized or not any(SCHEMES[scheme].calibrated for scheme in schemes):
         return work, None
     artifact = min(artifacts, key=lambda one: one.engine)
-    request = CoverRequest(artifact, work.inputs, data, stop=plan.samples == AUTO)
-    coverage: Coverage = work.runner.run("cover", artifact.engine, request, artifact.engine)
+    request = CoverageRequest(artifact, work.inputs, data, stop=plan.samples == AUTO)
+    coverage = work.runner.run(CALIBRATION_COVERAGE, request, artifact.engine)
     if coverage.samples == data.count:
         return work, coverage
-    taken: DataSet = work.runner.run(
-        "take", "data", TakeRequest(data, coverage.samples, f"--samples {AUTO}"), CALIBRATION.name
-    )
+    taken = work.runner.run(SUBSET, SubsetRequest(data, coverage.samples, f"--samples {AUTO}"), CALIBRATION.name)
     return replace(work, calibration=taken), coverage
 
 
@@ -209,7 +205,7 @@ def examine(work: ConversionContext, artifact: Artifact, schemes: Sequence[str])
     if EXAMINED not in schemes or work.calibration is None or work.source.quantized:
         return Examination()
     request = ExamineRequest(artifact, work.inputs, work.calibration)
-    found: Examination = work.runner.run("examine", artifact.engine, request, artifact.engine)
+    found = work.runner.run(EXAMINE, request, artifact.engine)
     if work.plan.remedies:
         return found
     return Examination(tuple(replace(one, remedy="nothing: --no-remedies") for one in found.findings))
@@ -217,33 +213,29 @@ def examine(work: ConversionContext, artifact: Artifact, schemes: Sequence[str])
 
 def layers(work: ConversionContext, artifact: Artifact) -> LayerMap:
     """The source's layers, and the nodes of a float artifact that compute them: the same for the first sample."""
-    trace: Trace = work.runner.run("trace", work.toolchain, TraceRequest(work.source, work.probe))
-    found: LayerMap = work.runner.run(
-        "match", artifact.engine, MatchRequest(artifact, work.probe, trace), artifact.engine
-    )
-    return found
+    trace = work.runner.run(TRACE, TraceRequest(work.source, work.probe))
+    return work.runner.run(MATCH, MatchRequest(artifact, work.probe, trace), artifact.engine)
 
 
 def harm(work: ConversionContext, lowered: Lowered) -> tuple[str, ...]:
     """The source's layers that int8 harms, the worst first."""
-    return tuple(one.layer for one in sense(work, lowered, Recipe(EXAMINED)).harms)
+    return tuple(one.layer for one in sensitivity(work, lowered, Recipe(EXAMINED)).harms)
 
 
-def sense(work: ConversionContext, lowered: Lowered, recipe: Recipe) -> Sensitivity:
+def sensitivity(work: ConversionContext, lowered: Lowered, recipe: Recipe) -> Sensitivity:
     """What a recipe does to each layer. Its corrections are left out: they hide, and make up for, what others do.
 
     Raises:
         CalibrationError: there are no calibration data to run.
     """
     if work.calibration is None:
-        raise CalibrationError("layers are compared on samples", stage="sense", advice="add --calibrate DATA")
+        raise CalibrationError("layers are compared on samples", stage=SENSITIVITY.name, advice="add --calibrate DATA")
     plain = replace(recipe, corrections=())
     artifact = _split(work, lowered) if recipe.scheme == EXAMINED else lowered.artifact
-    request = SenseRequest(
+    request = SensitivityRequest(
         artifact, quantize(work, lowered, plain), layers(work, lowered.artifact).layers, work.inputs, work.calibration
     )
-    sensed: Sensitivity = work.runner.run("sense", artifact.engine, request, f"{artifact.engine} {recipe_label(plain)}")
-    return sensed
+    return work.runner.run(SENSITIVITY, request, f"{artifact.engine} {recipe_label(plain)}")
 
 
 def quantize(work: ConversionContext, lowered: Examined, recipe: Recipe) -> Artifact:
@@ -256,8 +248,7 @@ def quantize(work: ConversionContext, lowered: Examined, recipe: Recipe) -> Arti
         artifact, nodes = _split(work, lowered), (*lowered.examined.nodes, *nodes)
     calibration = work.calibration if any(SCHEMES[scheme].calibrated for scheme in recipe.schemes) else None
     request = QuantizeRequest(artifact, recipe, work.inputs, calibration, nodes)
-    made: Artifact = work.runner.run("quantize", artifact.engine, request, f"{artifact.engine} {recipe_label(recipe)}")
-    return made
+    return work.runner.run(QUANTIZE, request, f"{artifact.engine} {recipe_label(recipe)}")
 
 
 def _split(work: ConversionContext, lowered: Examined) -> Artifact:
@@ -265,8 +256,7 @@ def _split(work: ConversionContext, lowered: Examined) -> Artifact:
     artifact, splits = lowered.artifact, lowered.examined.splits
     if not splits:
         return artifact
-    made: Artifact = work.runner.run("split", artifact.engine, SplitRequest(artifact, splits), artifact.engine)
-    return made
+    return work.runner.run(SPLIT_OUTPUTS, SplitOutputsRequest(artifact, splits), artifact.engine)
 
 
 def verified(work: ConversionContext, artifact: Artifact) -> BuiltArtifact:
@@ -283,17 +273,15 @@ def verified(work: ConversionContext, artifact: Artifact) -> BuiltArtifact:
 def compare(work: ConversionContext, artifact: Artifact) -> Comparison:
     """How far an artifact is from the source."""
     request = CompareRequest(artifact, work.probe, work.source.outputs)
-    comparison: Comparison = work.runner.run("verify", artifact.engine, request, f"{artifact.engine} {artifact.scheme}")
-    return comparison
+    return work.runner.run(COMPARE, request, f"{artifact.engine} {artifact.scheme}")
 
 
 def answer(work: ConversionContext, data: DataSet) -> DataSet:
     """The same samples, with what the source says of them as their labels."""
     plan = work.plan
     meant = plan.labels is not None or (plan.postprocessing is not None and plan.postprocessing.boxes is None)
-    request = AnswerRequest(work.whole, work.inputs, data, classes=meant)
-    answered: DataSet = work.runner.run("answer", LOADERS[work.whole.request.kind].toolchain, request, "source")
-    return answered
+    request = PseudoLabelRequest(work.whole, work.inputs, data, classes=meant)
+    return work.runner.run(PSEUDO_LABEL, request, "source")
 
 
 def reconstructs(work: ConversionContext) -> bool:
@@ -314,34 +302,28 @@ def evaluate_source(work: ConversionContext) -> Evaluation | None:
             f"{work.plan.evaluate or work.plan.calibrate}: without labels a model is measured by how it gives back "
             f"what it was given, and {spec.name!r} is something else: give targets, or --metric FILE.py:function"
         )
-    return _evaluate(work, work.whole, LOADERS[work.whole.request.kind].toolchain, "source", work.evaluation)
+    return _evaluate(work, work.whole, "source")
 
 
 def evaluate_artifact(work: ConversionContext, artifact: Artifact) -> Evaluation | None:
     """What an artifact is worth; None without evaluation data."""
-    return _evaluate(work, artifact, artifact.engine, f"{artifact.engine} {artifact.scheme}", work.evaluation)
+    return _evaluate(work, artifact, f"{artifact.engine} {artifact.scheme}")
 
 
-def _evaluate(
-    work: ConversionContext, subject: Source | Artifact, toolchain: str, name: str, data: DataSet | None
-) -> Evaluation | None:
-    if data is None:
+def _evaluate(work: ConversionContext, subject: Source | Artifact, name: str) -> Evaluation | None:
+    if work.evaluation is None:
         return None
     request = EvaluateRequest(
-        subject, work.inputs, work.source.outputs, data, metric=work.plan.metric, agreement=work.agreement
+        subject, work.inputs, work.source.outputs, work.evaluation, metric=work.plan.metric, agreement=work.agreement
     )
-    return parallel_evaluation.evaluate(work.runner, work.executor, toolchain, request, name)
+    return parallel_evaluation.evaluate(work.runner, work.executor, request, name)
 
 
 def measure(work: ConversionContext, made: BuiltArtifact) -> Latency:
     """Time one artifact."""
-    request = MeasureRequest(made.artifact, work.probe)
-    latency: Latency = work.runner.run("measure", made.artifact.engine, request, made.name)
-    return latency
+    return work.runner.run(MEASURE, MeasureRequest(made.artifact, work.probe), made.name)
 
 
 def rank(work: ConversionContext, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
     """Time several artifacts of one engine in turns."""
-    engine = artifacts[0].engine
-    latencies: Sequence[Latency] = work.runner.run("rank", engine, RankRequest(tuple(artifacts), work.probe), engine)
-    return latencies
+    return work.runner.run(RANK, RankRequest(tuple(artifacts), work.probe), artifacts[0].engine)

@@ -11,8 +11,8 @@ from functools import partial
 
 from edgekit.parallel.executor import Executor
 from edgekit_converters.execution.runner import Runner
-from edgekit_converters.records import EvaluateRequest, Evaluation, Part, PartRequest, Source
-from edgekit_converters.verify.metrics import BATCH
+from edgekit_converters.records import EvaluatePartRequest, EvaluateRequest, Evaluation, EvaluationPart, Source
+from edgekit_converters.verify.metrics import BATCH, EVALUATE, EVALUATE_PART
 
 SERIAL_S = 1.0  # seconds in one worker first: a shorter evaluation is not split, and a longer one shows its speed
 MIN_GAIN = 3  # remaining time, as a multiple of a worker's start-up time, from which splitting is worthwhile
@@ -20,12 +20,10 @@ PARTS_PER_JOB = 4  # at most: a worker that starts late or is slow takes fewer
 CACHE_SHARE = 1 / 4  # limit of the stored outputs, which a user's metric needs all at once
 
 
-def evaluate(runner: Runner, executor: Executor, toolchain: str, request: EvaluateRequest, name: str) -> Evaluation:
+def evaluate(runner: Runner, executor: Executor, request: EvaluateRequest, name: str) -> Evaluation:
     """Return what :func:`edgekit_converters.verify.metrics.evaluate` returns, faster if several workers can help."""
     splits = executor.jobs > 1 and _can_split(runner, request)
-    prepare = partial(_split, runner, executor, toolchain, name) if splits else _unchanged
-    evaluation: Evaluation = runner.run("evaluate", toolchain, request, name, prepare)
-    return evaluation
+    return runner.run(EVALUATE, request, name, partial(_split, runner, executor, name) if splits else _unchanged)
 
 
 def _can_split(runner: Runner, request: EvaluateRequest) -> bool:
@@ -40,20 +38,21 @@ def _unchanged(request: EvaluateRequest) -> EvaluateRequest:
     return request
 
 
-def _split(runner: Runner, executor: Executor, toolchain: str, name: str, request: EvaluateRequest) -> EvaluateRequest:
+def _split(runner: Runner, executor: Executor, name: str, request: EvaluateRequest) -> EvaluateRequest:
     """Return the request with computed parts: a first one by one worker, then, if much remains, the others by all."""
     count = request.data.count
-    first: Part = runner.run("compute", toolchain, PartRequest(request, 0, count, SERIAL_S), name)
+    first = runner.run(EVALUATE_PART, EvaluatePartRequest(request, 0, count, SERIAL_S), name)
     remaining = count - first.count
     gain = remaining / first.count * first.seconds / executor.startup_s
     if gain < MIN_GAIN:
         return replace(request, parts=(first,))
     size = math.ceil(remaining / min(gain, PARTS_PER_JOB * executor.jobs) / BATCH) * BATCH
-    requests = [PartRequest(request, start, min(start + size, count)) for start in range(first.count, count, size)]
-    others = executor.map(partial(_compute, runner, toolchain, name), requests, lambda _: "")
+    requests = [
+        EvaluatePartRequest(request, start, min(start + size, count)) for start in range(first.count, count, size)
+    ]
+    others = executor.map(partial(_evaluate_part, runner, name), requests, lambda _: "")
     return replace(request, parts=(first, *others))
 
 
-def _compute(runner: Runner, toolchain: str, name: str, request: PartRequest, _skip_reason: str) -> Part:
-    part: Part = runner.run("compute", toolchain, request, f"{name} {request.first + 1}–{request.end}")
-    return part
+def _evaluate_part(runner: Runner, name: str, request: EvaluatePartRequest, _skip_reason: str) -> EvaluationPart:
+    return runner.run(EVALUATE_PART, request, f"{name} {request.first + 1}–{request.end}")

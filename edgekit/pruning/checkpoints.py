@@ -17,7 +17,7 @@ from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.search import PruningResult, cut, shortened
 from edgekit.training import training as trainings
 from edgekit_converters.execution import stage_cache
-from edgekit_converters.prune import DissectRequest
+from edgekit_converters.prune import AnalyzeRequest
 from edgekit_converters.records import Cut, Source
 
 
@@ -33,7 +33,7 @@ class Memory:
         self.resume = pruning.training is not None and pruning.training.resume
         plan, training = work.plan, pruning.training
         what = (
-            stage_cache.key("prune", (DissectRequest(work.source), work.inputs), {}),
+            stage_cache.key("prune", (AnalyzeRequest(work.source), work.inputs), {}),
             str(pruning.goal),
             asdict(pruning.limits),
             (pruning.importance, pruning.depth, pruning.rounds, pruning.table.to_json() if pruning.table else None),

@@ -22,6 +22,7 @@ from edgekit.training.model_file import SavedModelReport
 from edgekit.version import __version__
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.runner import StageCost, Watch
+from edgekit_converters.prune.latency.profile import TIME_LAYERS
 from edgekit_runtime.errors import PlanError
 
 
@@ -81,7 +82,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
     """
     started = time.monotonic()
     with open_model.runner(plan.model, watch) as runner:
-        work = open_model.work(runner, plan.model, open_model.load(runner, plan.model, "tabulate"))
+        work = open_model.work(runner, plan.model, open_model.load(runner, plan.model, TIME_LAYERS.name))
         saved = model_file.save(runner, work.source)
         output = model_file.place(plan.output, f"{plan.model.name}-pruned", saved)
         made = slim(work, plan.pruning)
@@ -93,7 +94,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
             framework=work.source.framework,
             model=model_file.told(file, output),
             pruning=told,
-            versions={"edgekit": __version__} | toolchains.versions(work.toolchain, *plan.model.engines),
+            versions={"edgekit": __version__} | toolchains.versions(work.source.toolchain, *plan.model.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
             notes=(*work.source.notes, *open_model.data_notes(work), *told.notes),

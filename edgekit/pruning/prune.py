@@ -11,16 +11,23 @@ from edgekit.pruning.options import PruningPlan, timed_in
 from edgekit.pruning.search import GoalMeter, PruningResult, PruningTask, opened, reach
 from edgekit.training import training as trainings
 from edgekit.training.training import Teacher, TrainingData, TrainingPlan
-from edgekit_converters.data import DataSet, TakeRequest
-from edgekit_converters.load import LOADERS
-from edgekit_converters.prune import DissectRequest, MendRequest, PruningGraph, ScoreRequest, Scores
+from edgekit_converters.data import SUBSET, DataSet, SubsetRequest
+from edgekit_converters.prune import (
+    ANALYZE,
+    RECALIBRATE,
+    SCORE,
+    AnalyzeRequest,
+    PruningGraph,
+    RecalibrateRequest,
+    ScoreRequest,
+)
 from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, read, widths_after
 from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
-from edgekit_converters.prune.latency.profile import TabulateRequest
+from edgekit_converters.prune.latency.profile import TIME_LAYERS, TimeLayersRequest
 from edgekit_converters.prune.latency.table import Table
-from edgekit_converters.prune.magnitude_sparsity import Thin, ThinRequest
-from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import Thinned, Trained
+from edgekit_converters.prune.magnitude_sparsity import SPARSIFY, SparsifyRequest
+from edgekit_converters.records import Source
+from edgekit_converters.train import SparseLayer, Trained
 from edgekit_runtime.errors import ConversionError, PlanError, SourceError
 
 SCORED, MENDED = 512, 256  # samples: that gradients are averaged over, that layers are mended with
@@ -44,7 +51,7 @@ class PrunedModel:
     gauge: str  # what that was measured in
     trained: tuple[Trained, ...]  # a round each
     notes: tuple[str, ...]
-    thinned: tuple[Thinned, ...] = ()  # layers that were made sparse
+    thinned: tuple[SparseLayer, ...] = ()  # layers that were made sparse
     dropped: tuple[str, ...] = ()  # branches that went whole
     memory: Memory | None = None  # of what was chosen, for a run that goes on with this one
 
@@ -139,10 +146,10 @@ def _thinned_only(work: ConversionContext, pruning: PruningPlan, material: Train
 def _thinned(work: ConversionContext, pruning: PruningPlan, sparsity: str, made: PrunedModel) -> PrunedModel:
     """Set weights to zero at once, where there is no training to do it."""
     data = _some(work, work.calibration, MENDED)
-    request = ThinRequest(made.source, sparsity, pruning.limits.keep, work.inputs, data)
-    thin: Thin = work.runner.run("thin", LOADERS[made.source.request.kind].toolchain, request)
-    notes = (*made.notes, *(f"pruning: {note}" for note in thin.notes))
-    return replace(made, source=opened(work, thin.request), thinned=thin.thinned, notes=notes)
+    request = SparsifyRequest(made.source, sparsity, pruning.limits.keep, work.inputs, data)
+    sparse = work.runner.run(SPARSIFY, request)
+    notes = (*made.notes, *(f"pruning: {note}" for note in sparse.notes))
+    return replace(made, source=opened(work, sparse.request), thinned=sparse.thinned, notes=notes)
 
 
 def _trained(
@@ -157,8 +164,7 @@ def _dense(training: TrainingPlan) -> TrainingPlan:
 
 
 def _dissected(work: ConversionContext, source: Source) -> PruningGraph:
-    anatomy: PruningGraph = work.runner.run("dissect", LOADERS[source.request.kind].toolchain, DissectRequest(source))
-    return anatomy
+    return work.runner.run(ANALYZE, AnalyzeRequest(source))
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class _Look:
         """Look at the model of this work as it has become."""
         data = _some(self.work, self.material.data if self.material else self.work.calibration, SCORED)
         request = ScoreRequest(source, self.work.inputs, self.importance, data, self.seed)
-        scores: Scores = self.work.runner.run("score", LOADERS[source.request.kind].toolchain, request)
+        scores = self.work.runner.run(SCORE, request)
         return _dissected(self.work, source), read(scores, self.importance)
 
 
@@ -183,17 +189,14 @@ def _mended(work: ConversionContext, reached: PruningResult, material: TrainingD
     data = _some(work, work.calibration or (material.data if material else None), MENDED)
     if data is None or not (reached.cuts or reached.dropped):
         return reached.source
-    request = MendRequest(reached.source, work.inputs, data, reached.before, reached.cuts)
-    toolchain = LOADERS[reached.source.request.kind].toolchain
-    made: SourceRequest = work.runner.run("mend", toolchain, request)
-    return opened(work, made)
+    request = RecalibrateRequest(reached.source, work.inputs, data, reached.before, reached.cuts)
+    return opened(work, work.runner.run(RECALIBRATE, request))
 
 
 def _some(work: ConversionContext, data: DataSet | None, count: int) -> DataSet | None:
     if data is None or data.count <= count:
         return data
-    taken: DataSet = work.runner.run("take", "data", TakeRequest(data, count, "a part"), "pruning")
-    return taken
+    return work.runner.run(SUBSET, SubsetRequest(data, count, "a part"), "pruning")
 
 
 def _measures(
@@ -222,15 +225,15 @@ def _measures(
 def _tabulated(work: ConversionContext, pruning: PruningPlan, dense: PruningGraph, gauge: GoalMeter) -> Table:
     """The times of this model's layers on this machine, written where the user wants them."""
     scheme = "int8-static" if gauge.scheme == "int8-static" else "float32"  # what layers are timed in alone
-    request = TabulateRequest(dense, gauge.artifact(work.source), scheme)
-    table: Table = work.runner.run("tabulate", gauge.engine, request, gauge.engine)
+    request = TimeLayersRequest(dense, gauge.artifact(work.source), scheme)
+    table = work.runner.run(TIME_LAYERS, request, gauge.engine)
     if pruning.write_table:
         try:
             pruning.write_table.write_text(table.to_json(), encoding="utf-8")
         except OSError as error:
             raise ConversionError(
                 f"{pruning.write_table} cannot be written: {error.strerror or error}",
-                stage="tabulate",
+                stage=TIME_LAYERS.name,
                 advice="give another place with --write-latency-table",
             ) from error
     return table

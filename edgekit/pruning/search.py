@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from edgekit.conversion import stages
 from edgekit.conversion.stages import ConversionContext
-from edgekit_converters.load import LOADERS
-from edgekit_converters.prune import CutRequest, DropRequest, PruningGraph
+from edgekit_converters.load import LOAD
+from edgekit_converters.prune import CUT_CHANNELS, DROP_BRANCHES, CutChannelsRequest, DropBranchesRequest, PruningGraph
 from edgekit_converters.prune.branch_selection import TermsAt, dropped, least
 from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, Limits, choose, widths_after
 from edgekit_converters.prune.cost_terms import total
-from edgekit_converters.prune.latency.profile import ClockRequest
+from edgekit_converters.prune.latency.profile import TIME_MODELS, TimeModelsRequest
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Cut, Source, SourceRequest
 from edgekit_runtime.errors import PlanError
@@ -45,9 +45,8 @@ class GoalMeter:
         dense, pruned = self.artifact(self.work.source), self.artifact(source)
         if self.measure == "size":
             return pruned.size_bytes / dense.size_bytes
-        whole, part = self.work.runner.run("clock", self.engine, ClockRequest((dense, pruned)), self.engine)
-        left: float = part / whole
-        return left
+        whole, part = self.work.runner.run(TIME_MODELS, TimeModelsRequest((dense, pruned)), self.engine)
+        return part / whole
 
 
 @dataclass(frozen=True)
@@ -138,23 +137,19 @@ def shortened(work: ConversionContext, source: Source, branches: tuple[str, ...]
     """Make the model without some of its residual branches, and open it; none leave it as it is."""
     if not branches:
         return source
-    toolchain = LOADERS[source.request.kind].toolchain
-    request: SourceRequest = work.runner.run("drop", toolchain, DropRequest(source, branches))
-    return opened(work, request)
+    return opened(work, work.runner.run(DROP_BRANCHES, DropBranchesRequest(source, branches)))
 
 
 def cut(work: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
     """Make the smaller model, and open it; nothing to cut leaves it as it is."""
     if not cuts:
         return source
-    request: SourceRequest = work.runner.run("cut", LOADERS[source.request.kind].toolchain, CutRequest(source, cuts))
-    return opened(work, request)
+    return opened(work, work.runner.run(CUT_CHANNELS, CutChannelsRequest(source, cuts)))
 
 
 def opened(work: ConversionContext, request: SourceRequest) -> Source:
     """Load what a stage has made."""
-    source: Source = work.runner.run("load", LOADERS[request.kind].toolchain, request)
-    return source
+    return work.runner.run(LOAD, request)
 
 
 def quantized(work: ConversionContext, artifact: Artifact, scheme: str) -> Artifact:

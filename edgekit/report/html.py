@@ -10,7 +10,7 @@ from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import VariantReport, metric_text, size_text, value_text
 from edgekit.report.template import render
 from edgekit_converters.formats import format_of
-from edgekit_converters.train import Thinned
+from edgekit_converters.train import SparseLayer
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 900, 420, 80, 50, 40, 150  # pixels
 TICKS = 5  # of an axis
@@ -101,7 +101,7 @@ def _share_left(pruning: PruningReport) -> str:
     return f"Left, as counted: {100 * pruning.counted:.1f} %{measured}."
 
 
-def _weight_counts(layer: Thinned) -> tuple[str, str, str]:
+def _weight_counts(layer: SparseLayer) -> tuple[str, str, str]:
     return layer.layer, f"{layer.weights:,}", f"{layer.weights - layer.zeros:,}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit_converters.records import Latency
-from edgekit_converters.train import Epoch, Thinned
+from edgekit_converters.train import Epoch, SparseLayer
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PruningReport:
     rounds: tuple[RoundReport, ...]
     models: tuple[ModelReport, ...]
     notes: tuple[str, ...]
-    sparse: tuple[Thinned, ...] = ()  # layers with zero weights
+    sparse: tuple[SparseLayer, ...] = ()  # layers with zero weights
     dropped: tuple[str, ...] = ()  # residual branches that were removed
 
     @property

@@ -18,9 +18,10 @@ from edgekit.training.model_file import SavedModelReport
 from edgekit.training.training import Teacher, TrainingPlan
 from edgekit.version import __version__
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
-from edgekit_converters.load import LOADERS
+from edgekit_converters.load import LOAD
 from edgekit_converters.records import EvaluateRequest, Evaluation, Source
 from edgekit_converters.train import Epoch, Settings, Trained
+from edgekit_converters.verify.metrics import EVALUATE
 from edgekit_runtime.errors import PlanError
 
 
@@ -124,7 +125,7 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
 
 
 def _opened(runner: Runner, plan: Plan) -> Teacher:
-    source: Source = runner.run("load", LOADERS[plan.source.kind].toolchain, plan.source, plan.name)
+    source = runner.run(LOAD, plan.source, plan.name)
     return Teacher(source, open_model.with_preprocessing(source, plan))
 
 
@@ -133,10 +134,7 @@ def _evaluated(runner: Runner, plan: Plan, model: Teacher) -> Evaluation | None:
     if data is None:
         return None
     request = EvaluateRequest(model.source, model.inputs, model.source.outputs, data, metric=plan.metric)
-    evaluation: Evaluation = runner.run(
-        "evaluate", LOADERS[plan.source.kind].toolchain, request, model.source.request.path.name
-    )
-    return evaluation
+    return runner.run(EVALUATE, request, model.source.request.path.name)
 
 
 def _notes(student: Source, teacher: Source, data: tuple[str, ...], trained: Trained) -> tuple[str, ...]:

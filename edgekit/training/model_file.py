@@ -14,7 +14,7 @@ from edgekit.plan.options import ConversionOptions
 from edgekit_converters.execution.runner import Runner
 from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.frameworks.loaders import LOADERS
-from edgekit_converters.load.save import Saved, SaveRequest
+from edgekit_converters.load.save import SAVE, SaveRequest
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.errors import ConversionError, PlanError
 
@@ -87,8 +87,7 @@ def _of_keras_3(path: Path) -> bool:
 
 def save(runner: Runner, source: Source) -> Path:
     """A Keras model or a PyTorch module as a file, among those of the command."""
-    saved: Saved = runner.run("save", LOADERS[source.request.kind].toolchain, SaveRequest(source))
-    return saved.path
+    return runner.run(SAVE, SaveRequest(source)).path
 
 
 def put(file: Path, output: Path) -> None:

@@ -15,20 +15,21 @@ from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution import stage_cache, toolchains
 from edgekit_converters.execution.runner import Runner
-from edgekit_converters.load import LOADERS
 from edgekit_converters.recipe.schemes import scheme
-from edgekit_converters.records import AnswerRequest, Source
+from edgekit_converters.records import PseudoLabelRequest, Source
 from edgekit_converters.train import (
+    TRAIN,
     Settings,
     TeacherOutputs,
-    TeachRequest,
+    TeacherOutputsRequest,
     Trained,
     TrainRequest,
     augment,
     checkpoint,
 )
 from edgekit_converters.train.fake_quantize import ARITHMETICS
-from edgekit_converters.train.teacher_outputs import check_pair
+from edgekit_converters.train.teacher_outputs import TEACHER_OUTPUTS, check_pair
+from edgekit_converters.verify.pseudo_labels import PSEUDO_LABEL
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -175,13 +176,13 @@ def train(
     )
     folder = _checkpoints(request, teacher, resume=training.resume, begin=begin)
     request = dataclasses.replace(request, checkpoints=str(folder), log_dir=training.log_dir, wandb=training.wandb)
-    trained: Trained = runner.run("train", LOADERS[student.request.kind].toolchain, request)
+    trained = runner.run(TRAIN, request)
     shutil.rmtree(folder, ignore_errors=True)
     return trained
 
 
 def _taught(runner: Runner, settings: Settings, material: TrainingData, teacher: Teacher) -> TeacherOutputs:
-    request = TeachRequest(
+    request = TeacherOutputsRequest(
         teacher.source,
         teacher.inputs,
         material.inputs,
@@ -191,8 +192,7 @@ def _taught(runner: Runner, settings: Settings, material: TrainingData, teacher:
         settings.seed,
         settings.hints,
     )
-    lessons: TeacherOutputs = runner.run("teach", LOADERS[teacher.source.request.kind].toolchain, request)
-    return lessons
+    return runner.run(TEACHER_OUTPUTS, request)
 
 
 def _labelled(runner: Runner, material: TrainingData, teacher: Teacher) -> DataSet | None:
@@ -200,9 +200,7 @@ def _labelled(runner: Runner, material: TrainingData, teacher: Teacher) -> DataS
     held = material.held_out
     if held is None or held.labels is not None:
         return held
-    request = AnswerRequest(teacher.source, teacher.inputs, held)
-    answered: DataSet = runner.run("answer", LOADERS[teacher.source.request.kind].toolchain, request, "teacher")
-    return answered
+    return runner.run(PSEUDO_LABEL, PseudoLabelRequest(teacher.source, teacher.inputs, held), "teacher")
 
 
 def lasting(settings: Settings) -> Settings:

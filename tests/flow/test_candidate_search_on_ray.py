@@ -121,14 +121,15 @@ def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_pat
     monkeypatch.setattr(ray_executor.RayExecutor, "startup_s", 1e-9)  # worth it, however little is left
     with (
         Runner(new_log(tmp_path), Cache(tmp_path / "there"), scratch=tmp_path) as runner,
-        ray_executor.connect(cluster.address, ["data"], tmp_path, []) as there,
+        ray_executor.connect(cluster.address, ["null"], tmp_path, []) as there,
     ):
-        divided = evaluation.evaluate(runner, there, "data", request, "matrix")
+        divided = evaluation.evaluate(runner, there, request, "matrix")
         assert there.notes == ()
-        assert [cost.stage for cost in runner.costs] == ["compute", "evaluate"]  # the first part, and all together
+        # here runs only the first part, and the evaluation of all parts together
+        assert [cost.stage for cost in runner.costs] == ["evaluate_part", "evaluate"]
     assert len([one for one in (tmp_path / "there").iterdir() if (one / "0.npy").exists()]) > 2
     with Runner(new_log(tmp_path), Cache(tmp_path / "here")) as runner:
-        whole = evaluation.evaluate(runner, SEQUENTIAL, "data", request, "matrix")
+        whole = evaluation.evaluate(runner, SEQUENTIAL, request, "matrix")
         np.testing.assert_array_equal(np.load(divided.scores), np.load(whole.scores))
         assert (divided.metric, divided.value, divided.samples) == ("reconstruction_error", whole.value, 500)
 

@@ -75,7 +75,7 @@ def test_the_report_tells_every_variant(folder, made):
     sizes = {variant["name"]: variant["size_bytes"] for variant in report["variants"]}
     assert sizes["litert-int8-static"] < sizes["litert-float32"]
     stages = {stage["stage"] for stage in report["stages"]}
-    assert {"load", "probe", "prepare", "lower", "quantize", "verify", "evaluate", "measure"} <= stages
+    assert {"load", "probe", "prepare", "lower", "quantize", "compare", "evaluate", "measure"} <= stages
     assert {"tensorflow", "ai-edge-quantizer", "nncf", "openvino"} <= set(report["versions"])
 
 

@@ -18,23 +18,26 @@ import numpy as np
 from edgekit_converters.data import arrays, generator, image_folder, layout
 from edgekit_converters.data.dataset_checks import Survey
 from edgekit_converters.data.npy_writer import Column
-from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, TakeRequest, nested
+from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, SubsetRequest, nested
+from edgekit_converters.execution.stage import Stage
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec
 from edgekit_runtime.inference import preprocess
 
 __all__ = [
+    "PREPARE",
     "READERS",
+    "SUBSET",
     "DataRequest",
     "DataSet",
-    "TakeRequest",
+    "SubsetRequest",
     "batches",
     "labels",
     "normalise",
     "one_by_one",
     "pick",
     "prepare",
-    "take",
+    "subset",
 ]
 BLOCK = 256  # samples copied at a time
 
@@ -83,7 +86,11 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
     )
 
 
-def take(request: TakeRequest, folder: Path) -> DataSet:
+# reading the data is as fast as verifying a cached copy
+PREPARE = Stage(prepare, toolchain=lambda _: "data", pure=False)
+
+
+def subset(request: SubsetRequest, folder: Path) -> DataSet:
     """Copy the first samples, in the order of ``nested``, and their labels into ``folder``; they keep the set's order.
 
     Raises:
@@ -109,6 +116,10 @@ def take(request: TakeRequest, folder: Path) -> DataSet:
         sha256=hashlib.sha256(b"".join(column.digest() for column in columns)).hexdigest(),
         notes=(*data.notes, f"{len(rows)} of {data.count} samples taken: {request.why}"),
     )
+
+
+# as PREPARE
+SUBSET = Stage(subset, toolchain=lambda _: "data", pure=False)
 
 
 def one_by_one(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Array]]:

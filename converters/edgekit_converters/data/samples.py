@@ -40,7 +40,7 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class TakeRequest:
+class SubsetRequest:
     """The first samples of a set, in the order of :func:`nested`."""
 
     data: DataSet

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgekit_converters.data import pick
 from edgekit_converters.examine.checks import examine_graph
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.records import Examination, ExamineRequest
 
@@ -24,3 +25,6 @@ def examine(request: ExamineRequest, _folder: Path) -> Examination:
     engine = request.artifact.engine
     samples = pick(request.data, request.inputs, SAMPLES)
     return examine_graph(engine, pkgutil.resolve_name(format_of(engine).graph_reader)(request.artifact, samples))
+
+
+EXAMINE = Stage(examine, toolchain=lambda request: request.artifact.toolchain)

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgekit_converters.data import DataSet, one_by_one
 from edgekit_converters.examine.graph import finite_values
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact
@@ -29,7 +30,7 @@ WORST = 3  # tensors named
 
 
 @dataclass(frozen=True)
-class CoverRequest:
+class CoverageRequest:
     """Tell whether the activation ranges of a float artifact still grow with more calibration samples."""
 
     artifact: Artifact
@@ -66,7 +67,7 @@ class Coverage:
     settled: int | None  # after so many samples
 
 
-def cover(request: CoverRequest, _folder: Path) -> Coverage:
+def calibration_coverage(request: CoverageRequest, _folder: Path) -> Coverage:
     """The stage: run a float artifact on the calibration samples, and look at all ranges each time they have doubled.
 
     The number of samples is halved for as long as ``FIRST`` are left; so the last doubling is the last half. Samples
@@ -96,6 +97,9 @@ def cover(request: CoverRequest, _folder: Path) -> Coverage:
             break
     worst = sorted(growths, key=lambda growth: -growth.part)[:WORST]
     return Coverage(count, len(before), tuple(doublings), tuple(worst), settled(doublings))
+
+
+CALIBRATION_COVERAGE = Stage(calibration_coverage, toolchain=lambda request: request.artifact.toolchain)
 
 
 def halves(total: int) -> list[int]:

@@ -15,41 +15,9 @@ from typing import Any, Protocol
 
 from edgekit_converters.execution import stage_cache as caching
 from edgekit_converters.execution import toolchains
+from edgekit_converters.execution.stage import Record, Request, Stage
 from edgekit_converters.execution.worker import Cost
 from edgekit_converters.execution.worker_pool import Workers
-
-# stage: (function, does the result depend on nothing but the request and the versions?)
-STAGES = {
-    "load": ("edgekit_converters.load:load", True),
-    "prepare": ("edgekit_converters.data:prepare", False),  # reading is as quick as checking a copy
-    "probe": ("edgekit_converters.verify.probe:probe", True),
-    "dissect": ("edgekit_converters.prune:dissect", True),
-    "score": ("edgekit_converters.prune:score", True),
-    "tabulate": ("edgekit_converters.prune.latency.profile:tabulate", False),  # as "measure"
-    "clock": ("edgekit_converters.prune.latency.profile:clock", False),
-    "drop": ("edgekit_converters.prune:drop", True),
-    "cut": ("edgekit_converters.prune:cut", True),
-    "mend": ("edgekit_converters.prune:mend", True),
-    "thin": ("edgekit_converters.prune.magnitude_sparsity:thin", True),
-    "teach": ("edgekit_converters.train.teacher_outputs:teach", True),
-    "train": ("edgekit_converters.train:train", True),
-    "save": ("edgekit_converters.load.save:save", True),
-    "lower": ("edgekit_converters.lower:lower", True),
-    "trace": ("edgekit_converters.trace:trace", True),
-    "match": ("edgekit_converters.trace:match", True),
-    "examine": ("edgekit_converters.examine:examine", True),
-    "cover": ("edgekit_converters.examine.coverage:cover", True),
-    "take": ("edgekit_converters.data:take", False),  # as "prepare"
-    "split": ("edgekit_converters.split_outputs:split", True),
-    "quantize": ("edgekit_converters.quantize:quantize", True),
-    "sense": ("edgekit_converters.sensitivity:sense", True),
-    "verify": ("edgekit_converters.verify.parity:compare", True),
-    "answer": ("edgekit_converters.verify.pseudo_labels:answer", False),  # as "prepare": it only adds to that
-    "compute": ("edgekit_converters.verify.metrics:compute", True),  # how far it comes in its time may differ
-    "evaluate": ("edgekit_converters.verify.metrics:evaluate", True),
-    "rank": ("edgekit_converters.verify.latency:rank", False),
-    "measure": ("edgekit_converters.verify.latency:measure", False),  # the machine changes by the minute
-}
 
 
 class Watch(Protocol):
@@ -121,55 +89,57 @@ class Runner:
 
     def run(
         self,
-        stage: str,
-        toolchain: str,
-        request: Any,
+        stage: Stage[Request, Record],
+        request: Request,
         subject: str = "",
-        eased: Callable[[Any], Any] = lambda request: request,
-    ) -> Any:
+        complete: Callable[[Request], Request] = lambda request: request,
+    ) -> Record:
         """Return the record of a stage for a request.
 
         Args:
-            stage: a key of ``STAGES``.
-            toolchain: whose worker runs it.
-            request: what it is asked.
-            subject: for people.
-            eased: what becomes of the request where its result is not known: filled in is what changes no result.
+            stage: the function, and the toolchain whose worker runs it.
+            request: its input; the cache key is made of it.
+            subject: names the model or artifact in progress lines.
+            complete: called when the cache has no result; may add to the request what only saves time.
 
         Raises:
-            EdgekitError: what the stage refused, or how its toolchain failed.
+            EdgekitError: the stage refused the request, or its toolchain failed.
         """
-        _, pure = STAGES[stage]
-        self._watch(stage, subject, 0, 0)
-        if not (pure and self.cache.enabled):
-            return self._run(stage, toolchain, eased(request), subject)[0]
-        key = caching.key(stage, request, toolchains.versions(toolchain) | {"edgekit": self.version})
-        with self._running[key]:  # who asks for the same meanwhile waits, and finds it
-            known = self.cache.get(key)
-            if known is not None:
-                self._finish(stage, subject, None)
-                return known
-            return self.cache.put(key, *self._run(stage, toolchain, eased(request), subject))
+        self._watch(stage.name, subject, 0, 0)
+        toolchain = stage.toolchain(request)
+        if not (stage.pure and self.cache.enabled):
+            return self._run(stage, toolchain, complete(request), subject)[0]
+        key = caching.key(stage.name, request, toolchains.versions(toolchain) | {"edgekit": self.version})
+        with self._running[key]:  # a second thread with the same request waits here and then finds the result
+            cached: Record | None = self.cache.get(key)
+            if cached is not None:
+                self._finish(stage.name, subject, None)
+                return cached
+            kept: Record = self.cache.put(key, *self._run(stage, toolchain, complete(request), subject))
+            return kept
 
     def start(self, toolchain: str, stage: str) -> None:
-        """Start a toolchain's worker, when none is running yet; it imports while others work.
+        """Start a toolchain's worker if none is running; it imports its packages meanwhile.
+
+        Args:
+            toolchain: its name.
+            stage: the name of the stage that will need it, for the error.
 
         Raises:
-            ToolchainError: the toolchain is not installed; the message names the extra that brings it.
+            ToolchainError: the toolchain is not installed; the message names the extra that installs it.
         """
         self._workers.start(toolchain, stage)
 
-    def _run(self, stage: str, toolchain: str, request: Any, subject: str) -> tuple[Any, Path]:
-        folder = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self._scratch.name))
-        with self._workers.lent(toolchain, stage) as worker:
-            record, cost = worker.call(
-                stage,
-                STAGES[stage][0],
-                request,
-                folder,
-                progress=lambda done, total, says: self._watch(stage, subject, done, total, *([says] if says else [])),
-            )
-        self._finish(stage, subject, cost)
+    def _run(
+        self, stage: Stage[Request, Record], toolchain: str, request: Request, subject: str
+    ) -> tuple[Record, Path]:
+        def progress(done: int, total: int, says: str) -> None:
+            self._watch(stage.name, subject, done, total, *([says] if says else []))
+
+        folder = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=self._scratch.name))
+        with self._workers.lent(toolchain, stage.name) as worker:
+            record, cost = worker.call(stage.name, stage.location, request, folder, progress=progress)
+        self._finish(stage.name, subject, cost)
         return record, folder
 
     def _finish(self, stage: str, subject: str, cost: Cost | None) -> None:

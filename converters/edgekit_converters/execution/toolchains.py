@@ -11,13 +11,16 @@ from edgekit_converters.frameworks.loaders import python_toolchain
 from edgekit_converters.toolchain import Toolchain
 from edgekit_runtime.errors import ToolchainError
 
-DATA = Toolchain((), ("numpy", "pillow"), ())
+BASE = {  # need only the packages that edgekit itself depends on
+    "data": Toolchain((), ("numpy", "pillow"), ()),
+    "null": Toolchain((), ("numpy",), ()),  # the runtime's engine of that name
+}
 
 
 def toolchain(name: str) -> Toolchain:
-    """Return a toolchain by its name: ``data``, ``python``, a trainable framework, or the engine of a format."""
-    if name == "data":
-        return DATA
+    """Return a toolchain by its name: of ``BASE``, ``python``, a trainable framework, or the engine of a format."""
+    if name in BASE:
+        return BASE[name]
     if name == "python":
         return python_toolchain()
     trainable = trainable_frameworks()

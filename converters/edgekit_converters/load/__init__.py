@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 from edgekit_converters.frameworks.loaders import LOADERS as LOADERS
 from edgekit_converters.records import InputShape, Source, SourceRequest
@@ -65,6 +66,9 @@ def load(request: SourceRequest, _folder: Path) -> Source:
         code=live.code,
         notes=live.notes,
     )
+
+
+LOAD = Stage(load, toolchain=lambda request: request.toolchain)
 
 
 @functools.lru_cache(maxsize=1)

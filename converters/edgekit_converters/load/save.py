@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Source
 
@@ -37,3 +38,6 @@ def save(request: SaveRequest, folder: Path) -> Saved:
     """
     write = of_framework(SAVERS, request.source)
     return Saved(write(open_source(request.source.request), folder))
+
+
+SAVE = Stage(save, toolchain=lambda request: request.source.toolchain)

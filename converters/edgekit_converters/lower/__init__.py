@@ -10,6 +10,7 @@ import pkgutil
 from pathlib import Path
 
 from edgekit_converters.artifact.open import bind, bind_made, scaled_like
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.load import open_source
 from edgekit_converters.records import Artifact, LowerRequest
@@ -40,3 +41,6 @@ def lower(request: LowerRequest, folder: Path) -> Artifact:
             advice="an input the model does not use is dropped by the toolchain: remove it from the model",
         )
     return artifact
+
+
+LOWER = Stage(lower, toolchain=lambda request: request.source.toolchain)

@@ -1,9 +1,9 @@
-"""Prune: take out the channels, neurons and heads that matter least; what is left is an ordinary model.
+"""Prune: remove the least important channels, neurons, heads and residual branches of a model.
 
-Five stages. :func:`dissect` finds what can only be cut together, :func:`score` says what each channel is worth,
-:func:`drop` leaves out residual branches, :func:`cut` makes the smaller model, and :func:`mend` repairs it from a few
-samples, without training. What goes is decided between them, branches in ``depth.py`` and channels in ``choose.py``,
-which know no framework. One file a framework; ``PRUNERS`` says which.
+Five stages. :func:`analyze` finds the groups of channels that can only be removed together, :func:`score` estimates
+the importance of each channel, :func:`drop_branches` removes residual branches, :func:`cut_channels` removes channels,
+and :func:`recalibrate` corrects the smaller model with a few samples, without training. Which parts go is decided
+between the stages, in ``branch_selection.py`` and ``channel_selection.py``, which know no framework.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.load import of_framework, open_source
 from edgekit_converters.records import Cut, Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec
 
-# framework: the module that has dissect, score, drop, cut and mend for its open models
+# framework: the module that has analyze, score, cut_channels, drop_branches and recalibrate for its open models
 PRUNERS = {
     "keras": "edgekit_converters.prune.keras.stages",
     "torch": "edgekit_converters.prune.torch.stages",
@@ -120,7 +121,7 @@ class PruningGraph:
 
 
 @dataclass(frozen=True)
-class DissectRequest:
+class AnalyzeRequest:
     """Find what can be cut."""
 
     source: Source
@@ -145,7 +146,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class CutRequest:
+class CutChannelsRequest:
     """Make the smaller model."""
 
     source: Source
@@ -153,7 +154,7 @@ class CutRequest:
 
 
 @dataclass(frozen=True)
-class DropRequest:
+class DropBranchesRequest:
     """Make the model without some of its branches."""
 
     source: Source
@@ -161,7 +162,7 @@ class DropRequest:
 
 
 @dataclass(frozen=True)
-class MendRequest:
+class RecalibrateRequest:
     """Repair a model that was cut, from samples without labels, towards what the dense one computes.
 
     BatchNorm statistics are estimated anew; with ``dense``, weights after a cut are solved for by least squares, so
@@ -175,15 +176,18 @@ class MendRequest:
     cuts: tuple[Cut, ...] = ()  # that led from ``dense`` to ``source``
 
 
-def dissect(request: DissectRequest, _folder: Path) -> PruningGraph:
+def analyze(request: AnalyzeRequest, _folder: Path) -> PruningGraph:
     """The stage: find what of a model can be cut.
 
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
     pruner = of_framework(PRUNERS, request.source)
-    anatomy: PruningGraph = pruner.dissect(open_source(request.source.request))
+    anatomy: PruningGraph = pruner.analyze(open_source(request.source.request))
     return anatomy
+
+
+ANALYZE = Stage(analyze, toolchain=lambda request: request.source.toolchain)
 
 
 def score(request: ScoreRequest, folder: Path) -> Scores:
@@ -197,30 +201,42 @@ def score(request: ScoreRequest, folder: Path) -> Scores:
     return scores
 
 
-def cut(request: CutRequest, folder: Path) -> SourceRequest:
+SCORE = Stage(score, toolchain=lambda request: request.source.toolchain)
+
+
+def cut_channels(request: CutChannelsRequest, folder: Path) -> SourceRequest:
     """The stage: make the smaller model, and say how to open it.
 
     Raises:
         ConversionError: a cut would leave nothing of a group, or took nothing away.
     """
     pruner = of_framework(PRUNERS, request.source)
-    made: SourceRequest = pruner.cut(open_source(request.source.request), request, folder)
+    made: SourceRequest = pruner.cut_channels(open_source(request.source.request), request, folder)
     return made
 
 
-def drop(request: DropRequest, folder: Path) -> SourceRequest:
+CUT_CHANNELS = Stage(cut_channels, toolchain=lambda request: request.source.toolchain)
+
+
+def drop_branches(request: DropBranchesRequest, folder: Path) -> SourceRequest:
     """The stage: make the model without some of its residual branches, and say how to open it.
 
     Raises:
         ConversionError: there is no such branch, or the model does not compute without it.
     """
     pruner = of_framework(PRUNERS, request.source)
-    made: SourceRequest = pruner.drop(open_source(request.source.request), request, folder)
+    made: SourceRequest = pruner.drop_branches(open_source(request.source.request), request, folder)
     return made
 
 
-def mend(request: MendRequest, folder: Path) -> SourceRequest:
+DROP_BRANCHES = Stage(drop_branches, toolchain=lambda request: request.source.toolchain)
+
+
+def recalibrate(request: RecalibrateRequest, folder: Path) -> SourceRequest:
     """The stage: repair a model that was cut, and say how to open it."""
     pruner = of_framework(PRUNERS, request.source)
-    made: SourceRequest = pruner.mend(open_source(request.source.request), request, folder)
+    made: SourceRequest = pruner.recalibrate(open_source(request.source.request), request, folder)
     return made
+
+
+RECALIBRATE = Stage(recalibrate, toolchain=lambda request: request.source.toolchain)

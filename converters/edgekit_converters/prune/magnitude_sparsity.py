@@ -1,4 +1,4 @@
-"""Thin: set the smallest weights of a model to zero at once, without training; mend what normalizes, from samples."""
+"""Sparsify: set the smallest weights of a model to zero at once, and re-estimate normalization statistics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from edgekit_converters import data as dataset
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import Settings, Thinned, sparsity
+from edgekit_converters.train import Settings, SparseLayer, sparsity
 from edgekit_converters.train.student import open_student
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -19,7 +20,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class ThinRequest:
+class SparsifyRequest:
     """Make a model sparse."""
 
     source: Source
@@ -30,15 +31,15 @@ class ThinRequest:
 
 
 @dataclass(frozen=True)
-class Thin:
+class SparseModel:
     """The sparse model."""
 
     request: SourceRequest  # opens it
-    thinned: tuple[Thinned, ...]
+    thinned: tuple[SparseLayer, ...]
     notes: tuple[str, ...]
 
 
-def thin(request: ThinRequest, folder: Path) -> Thin:
+def sparsify(request: SparsifyRequest, folder: Path) -> SparseModel:
     """The stage: set weights to zero, and say how to open what is left.
 
     Raises:
@@ -53,7 +54,10 @@ def thin(request: ThinRequest, folder: Path) -> Thin:
         if request.data:
             student.estimate_statistics(_batches(request.data, request.inputs))
         left = student.kernels()
-        return Thin(student.save(folder), sparsity.count_zeros([left[place] for place in places]), tuple(notes))
+        return SparseModel(student.save(folder), sparsity.count_zeros([left[place] for place in places]), tuple(notes))
+
+
+SPARSIFY = Stage(sparsify, toolchain=lambda request: request.source.toolchain)
 
 
 def _batches(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[Arrays]:

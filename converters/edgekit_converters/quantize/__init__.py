@@ -6,6 +6,7 @@ import pkgutil
 from pathlib import Path
 
 from edgekit_converters.artifact.open import bind_made, joined_like
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.formats.recipe_check import check_corrections
 from edgekit_converters.records import Artifact, QuantizeRequest
@@ -22,3 +23,6 @@ def quantize(request: QuantizeRequest, folder: Path) -> Artifact:
     check_corrections(request.artifact.engine, request.recipe)
     files = pkgutil.resolve_name(format_of(request.artifact.engine).quantizer)(request, folder)
     return joined_like(request.artifact, bind_made("quantize", request.artifact.engine, request.scheme, files))
+
+
+QUANTIZE = Stage(quantize, toolchain=lambda request: request.artifact.toolchain)

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from edgekit_converters.data import DataSet, batches
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.progress import report_progress
 from edgekit_converters.recipe.recipe import Layer
@@ -32,7 +33,7 @@ FEWEST = 8  # samples: a softmax is disturbed by the few that are nearly undecid
 
 
 @dataclass(frozen=True)
-class SenseRequest:
+class SensitivityRequest:
     """Compare an artifact with its quantized self, layer by layer."""
 
     artifact: Artifact  # float, and what ``quantized`` was made of: not what was equalized since
@@ -90,7 +91,7 @@ class ArtifactPair(Protocol):
         """Return what the float model gives when errors are added to a unit's exits."""
 
 
-def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
+def sensitivity(request: SensitivityRequest, _folder: Path) -> Sensitivity:
     """The stage: run both artifacts and say what each layer costs, the most harmful first.
 
     Raises:
@@ -116,6 +117,9 @@ def sense(request: SenseRequest, _folder: Path) -> Sensitivity:
     harms = (_harm(unit, tally) for unit, tally in zip(units, tallies, strict=True) if tally.own.noise)
     ordered = sorted(harms, key=lambda harm: (harm.alone_db, harm.own_db))
     return Sensitivity(request.artifact.engine, whole.worst_db, count, tuple(ordered))
+
+
+SENSITIVITY = Stage(sensitivity, toolchain=lambda request: request.artifact.toolchain)
 
 
 def units_of(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:

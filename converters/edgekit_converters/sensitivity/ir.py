@@ -19,7 +19,7 @@ from openvino.utils.node_factory import NodeFactory
 from edgekit_converters.artifact.open import entered
 from edgekit_converters.data import batches
 from edgekit_converters.formats.openvino_model import openvino_errors
-from edgekit_converters.sensitivity import Arrays, SenseRequest, UnitOutputs
+from edgekit_converters.sensitivity import Arrays, SensitivityRequest, UnitOutputs
 from edgekit_runtime.errors import ToolchainError
 
 Key = tuple[str, int]  # a node's friendly name in the float model, and which of its outputs
@@ -35,9 +35,9 @@ INSERTED = ("FakeQuantize", "Multiply", "Add")  # SmoothQuant multiplies, bias c
 class IrPair:
     """See :class:`edgekit_converters.sensitivity.ArtifactPair`."""
 
-    def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:
+    def __init__(self, request: SensitivityRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
-        with openvino_errors("sense"):
+        with openvino_errors("sensitivity"):
             plain = ov.Core().read_model(request.artifact.files[0])
             quantized = ov.Core().read_model(request.quantized.files[0])
             known = _name_alike(plain, quantized)
@@ -73,7 +73,7 @@ class IrPair:
 
     def look(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
-        with openvino_errors("sense"):
+        with openvino_errors("sensitivity"):
             self._plain.run([*entered(self._request.artifact, list(sample)), *self._quiet])
             self._quantized.run(entered(self._request.quantized, list(sample)))
             self._apart.run([self._plain.value(key) for key in self._entries])
@@ -96,7 +96,7 @@ class IrPair:
         noises = list(self._quiet)
         for key, error in zip(self._exits[unit], errors, strict=True):
             noises[self._noises[key]] = error
-        with openvino_errors("sense"):
+        with openvino_errors("sensitivity"):
             self._plain.run([*entered(self._request.artifact, list(sample)), *noises])
         return self._plain.answers
 
@@ -129,7 +129,7 @@ def _name_alike(plain: ov.Model, quantized: ov.Model) -> set[str]:
             raise ToolchainError(
                 f"the quantized model has {theirs.get_type_name()} where the float one has "
                 f"{ours.get_type_name()} ({ours.get_friendly_name()}), so layers cannot be compared",
-                stage="sense",
+                stage="sensitivity",
                 subject="openvino",
             )
         twins[ours.get_friendly_name()] = theirs

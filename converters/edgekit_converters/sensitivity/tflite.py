@@ -16,7 +16,7 @@ from edgekit_converters.artifact.open import entered
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import Artifact
-from edgekit_converters.sensitivity import Arrays, SenseRequest, UnitOutputs
+from edgekit_converters.sensitivity import Arrays, SensitivityRequest, UnitOutputs
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.tensors import dequantize, quantize
 
@@ -26,7 +26,7 @@ INSERTED = ("QUANTIZE", "DEQUANTIZE")  # what the quantizer puts between operato
 class TflitePair:
     """See :class:`edgekit_converters.sensitivity.ArtifactPair`. Tensors are indices of the main graph."""
 
-    def __init__(self, request: SenseRequest, units: Sequence[frozenset[str]]) -> None:
+    def __init__(self, request: SensitivityRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
         with _litert_errors():
             plain, quantized = (_Graph(one) for one in (request.artifact, request.quantized))
@@ -81,7 +81,7 @@ def _litert_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise ToolchainError(short_message(error), stage="sense", subject="litert") from error
+        raise ToolchainError(short_message(error), stage="sensitivity", subject="litert") from error
 
 
 class _Graph:
@@ -133,7 +133,7 @@ def _pair(plain: _Graph, quantized: _Graph) -> dict[int, int]:
     if [plain.kind(one) for one in ours] != [quantized.kind(one) for one in theirs]:
         raise ToolchainError(
             "the quantized model has other operators than the float one, so layers cannot be compared",
-            stage="sense",
+            stage="sensitivity",
             subject="litert",
         )
     pairs = dict(zip(plain.graph.inputs, quantized.graph.inputs, strict=True))

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit_converters.artifact.open import bind_made, joined
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
-from edgekit_converters.records import Artifact, SplitRequest
+from edgekit_converters.records import Artifact, SplitOutputsRequest
 
 
-def split(request: SplitRequest, folder: Path) -> Artifact:
+def split_outputs(request: SplitOutputsRequest, folder: Path) -> Artifact:
     """The stage: write a float artifact without the last concatenation of some outputs.
 
     Law: its outputs, joined again, are those of the artifact it was made from, to the bit.
@@ -22,9 +23,12 @@ def split(request: SplitRequest, folder: Path) -> Artifact:
     artifact = request.artifact
     files, counts = pkgutil.resolve_name(format_of(artifact.engine).output_splitter)(artifact, request.splits, folder)
     by_output = {one.output: one for one in request.splits}
-    made = bind_made("split", artifact.engine, artifact.scheme, files)
+    made = bind_made("split_outputs", artifact.engine, artifact.scheme, files)
     axes = {place: one.axis for place, one in by_output.items()}
     grouped = joined(made, tuple((count, axes.get(place)) for place, count in enumerate(counts)))
     return replace(
         grouped, spans=tuple(by_output[place].spans if place in by_output else () for place in range(len(counts)))
     )
+
+
+SPLIT_OUTPUTS = Stage(split_outputs, toolchain=lambda request: request.artifact.toolchain)

@@ -18,7 +18,7 @@ def split(artifact: Artifact, splits: tuple[Split, ...], folder: Path) -> tuple[
     Raises:
         ToolchainError: OpenVINO cannot read or write it.
     """
-    with openvino_errors("split"):
+    with openvino_errors("split_outputs"):
         model = ov.Core().read_model(artifact.files[0])
         outputs = [model.outputs[part.index] for bound in artifact.outputs for part in bound.parts]
         parts = [[output.get_node().input_value(0)] for output in outputs]

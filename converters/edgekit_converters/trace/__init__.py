@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.frameworks import framework
 from edgekit_converters.load import open_source
@@ -71,12 +72,18 @@ def trace(request: TraceRequest, folder: Path) -> Trace:
     return Trace(tuple(found.steps), path)
 
 
+TRACE = Stage(trace, toolchain=lambda request: request.source.toolchain)
+
+
 def match(request: MatchRequest, _folder: Path) -> LayerMap:
     """The stage: run the artifact on the same sample and say which of its nodes compute which layer."""
     engine, traced = request.artifact.engine, request.trace
     found = _steps(format_of(engine).tracer, request.artifact, _sample(request.probe))
     nodes = pair(traced.steps, np.load(traced.values), found.steps, found.values)
     return LayerMap(engine, tuple(_layers(traced.steps, nodes)))
+
+
+MATCH = Stage(match, toolchain=lambda request: request.artifact.toolchain)
 
 
 def _sample(probe: Probe) -> list[np.ndarray]:

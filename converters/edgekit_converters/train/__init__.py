@@ -1,7 +1,7 @@
 """Train: recover what pruning cost, learn from a teacher, get used to quantized arithmetic.
 
-Two stages. :func:`edgekit_converters.train.teacher_outputs.teach` writes down what a teacher says of every sample,
-in the teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training
+Two stages. ``teacher_outputs.py`` stores a teacher's outputs for every sample, in
+the teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training
 without any framework: epochs, early stopping, checkpoints, what is watched. A file a framework does the steps;
 ``STUDENTS`` says which.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit_converters.data import DataSet
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
@@ -48,7 +49,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class TeachRequest:
+class TeacherOutputsRequest:
     """Have a teacher answer every sample, as it is and augmented, before the student is trained."""
 
     teacher: Source
@@ -98,7 +99,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Thinned:
+class SparseLayer:
     """A layer of which some weights are zero."""
 
     layer: str
@@ -117,7 +118,7 @@ class Trained:
     history: tuple[Epoch, ...]
     best: int  # number of that epoch; 0 where none was better than what came
     notes: tuple[str, ...] = ()  # why it stopped, what was resumed
-    thinned: tuple[Thinned, ...] = ()  # where it was made sparse
+    thinned: tuple[SparseLayer, ...] = ()  # where it was made sparse
 
 
 def train(request: TrainRequest, folder: Path) -> Trained:
@@ -131,3 +132,6 @@ def train(request: TrainRequest, folder: Path) -> Trained:
     from edgekit_converters.train.loop import train as run
 
     return run(request, folder)
+
+
+TRAIN = Stage(train, toolchain=lambda request: request.student.toolchain)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.train import Thinned
+from edgekit_converters.train import SparseLayer
 from edgekit_converters.train.student import Kernel, State
 from edgekit_runtime.errors import PlanError
 
@@ -123,9 +123,9 @@ def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = 
     return places, said
 
 
-def count_zeros(kernels: Sequence[Kernel]) -> tuple[Thinned, ...]:
+def count_zeros(kernels: Sequence[Kernel]) -> tuple[SparseLayer, ...]:
     """Count the zeros of kernels."""
-    return tuple(Thinned(one.layer, one.weights.size, int((one.weights == 0).sum())) for one in kernels)
+    return tuple(SparseLayer(one.layer, one.weights.size, int((one.weights == 0).sum())) for one in kernels)
 
 
 class MaskableStudent(Protocol):
@@ -175,7 +175,7 @@ class SparsityTraining:
         """Take over a state."""
         self._masks = {int(name.removeprefix(MASKS)): mask for name, mask in state.items() if name.startswith(MASKS)}
 
-    def count_zeros(self) -> tuple[Thinned, ...]:
+    def count_zeros(self) -> tuple[SparseLayer, ...]:
         """Count the zeros there are."""
         kernels = self._student.kernels()
         return count_zeros([kernels[place] for place in self._places])

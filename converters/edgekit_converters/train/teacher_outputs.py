@@ -10,11 +10,12 @@ import numpy as np
 
 from edgekit_converters.data import normalise
 from edgekit_converters.data.samples import Array
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.load import open_source, reopen
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Source
-from edgekit_converters.train import TeacherOutputs, TeachRequest
+from edgekit_converters.train import TeacherOutputs, TeacherOutputsRequest
 from edgekit_converters.train.augment import Augmentation, check
 from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.format.manifest import InputSpec
@@ -27,7 +28,7 @@ FEATURES = {
 }
 
 
-def teach(request: TeachRequest, folder: Path) -> TeacherOutputs:
+def teacher_outputs(request: TeacherOutputsRequest, folder: Path) -> TeacherOutputs:
     """The stage: run the teacher on every variant of every sample.
 
     Raises:
@@ -54,6 +55,9 @@ def teach(request: TeachRequest, folder: Path) -> TeacherOutputs:
     )
 
 
+TEACHER_OUTPUTS = Stage(teacher_outputs, toolchain=lambda request: request.teacher.toolchain)
+
+
 def check_pair(teacher: Source, student: Source) -> None:
     """Refuse a teacher that does not take what the student takes, or says something else.
 
@@ -77,7 +81,7 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(map(str, shapes))
 
 
-def _observed(request: TeachRequest) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
+def _observed(request: TeacherOutputsRequest) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
     if not request.hints:
         run = open_source(request.teacher.request).run
         return lambda batch: (run(batch), [])
@@ -91,7 +95,7 @@ def _observed(request: TeachRequest) -> Callable[[Arrays], tuple[Arrays, Arrays]
     return give
 
 
-def _batches(request: TeachRequest) -> Iterator[tuple[int, Array, Arrays]]:
+def _batches(request: TeacherOutputsRequest) -> Iterator[tuple[int, Array, Arrays]]:
     """Yield every variant of every sample: its number, the rows, and what the teacher takes of them."""
     columns = [np.load(path, mmap_mode="r") for path in request.data.inputs]
     augmentation = Augmentation(request.augment, request.seed, request.data.count)
@@ -123,7 +127,7 @@ def _shape_in(layout: str | None, taken: InputSpec) -> tuple[int, ...]:
     return (*shape[1:], shape[0]) if taken.layout == "NCHW" else (shape[-1], *shape[:-1])
 
 
-def _files(folder: Path, name: str, request: TeachRequest, arrays: Arrays) -> list[Array]:
+def _files(folder: Path, name: str, request: TeacherOutputsRequest, arrays: Arrays) -> list[Array]:
     """Make a file for each array of a batch: (variants, samples, *its shape without batch)."""
     whole = (request.variants, request.data.count)
     return [
@@ -132,7 +136,7 @@ def _files(folder: Path, name: str, request: TeachRequest, arrays: Arrays) -> li
     ]
 
 
-def _check_finite(request: TeachRequest, array: Array, rows: Array) -> None:
+def _check_finite(request: TeacherOutputsRequest, array: Array, rows: Array) -> None:
     bad = rows[~np.isfinite(array.reshape(len(array), -1)).all(axis=1)]
     if bad.size:
         raise SourceError(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact, entered
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact, Latency, MeasureRequest, Probe, RankRequest
 
@@ -41,6 +42,10 @@ def measure(request: MeasureRequest, _folder: Path) -> Latency:
     return Latency(round(float(p50), 4), round(float(p90), 4), len(times_ms))
 
 
+# times differ from run to run
+MEASURE = Stage(measure, toolchain=lambda request: request.artifact.toolchain, pure=False)
+
+
 def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
     """The stage: time the artifacts in turns, so that what else the machine does meets all of them alike.
 
@@ -65,6 +70,10 @@ def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
             one.close()
     percentiles = [np.percentile(turns[1:], [50, 90]) for turns in turns_ms]
     return tuple(Latency(round(float(p50), 4), round(float(p90), 4), ROUNDS) for p50, p90 in percentiles)
+
+
+# times differ from run to run
+RANK = Stage(rank, toolchain=lambda request: request.artifacts[0].toolchain, pure=False)
 
 
 def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:

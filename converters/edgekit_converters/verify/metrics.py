@@ -15,9 +15,18 @@ import numpy as np
 
 from edgekit_converters import data as dataset
 from edgekit_converters.artifact.open import OpenArtifact
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.load import open_source
 from edgekit_converters.progress import report_progress
-from edgekit_converters.records import Artifact, EvaluateRequest, Evaluation, OwnMetric, Part, PartRequest, Source
+from edgekit_converters.records import (
+    Artifact,
+    EvaluatePartRequest,
+    EvaluateRequest,
+    Evaluation,
+    EvaluationPart,
+    OwnMetric,
+    Source,
+)
 from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
@@ -176,7 +185,10 @@ def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     return Evaluation(metric.name, float(scores.mean()), len(scores), scores=folder / "scores.npy")
 
 
-def compute(request: PartRequest, folder: Path) -> Part:
+EVALUATE = Stage(evaluate, toolchain=lambda request: request.subject.toolchain)
+
+
+def evaluate_part(request: EvaluatePartRequest, folder: Path) -> EvaluationPart:
     """The stage: what some samples in a row come to, as :func:`evaluate` computes them.
 
     Raises:
@@ -195,7 +207,11 @@ def compute(request: PartRequest, folder: Path) -> Part:
     paths = tuple(folder / f"{place}.npy" for place in range(len(columns)))
     for path, column in zip(paths, columns, strict=True):
         np.save(path, column)
-    return Part(request.first, done, paths, time.monotonic() - started)
+    return EvaluationPart(request.first, done, paths, time.monotonic() - started)
+
+
+# although a part with a time limit may end elsewhere
+EVALUATE_PART = Stage(evaluate_part, toolchain=lambda request: request.whole.subject.toolchain)
 
 
 def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | OwnMetric:
@@ -211,13 +227,13 @@ def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | Own
     return metric
 
 
-def _is_there(part: Part) -> bool:
+def _is_there(part: EvaluationPart) -> bool:
     """Tell whether nobody has trimmed it away with the cache."""
     return all(path.is_file() for path in part.arrays)
 
 
 def _in_order(
-    request: EvaluateRequest, metric: Metric | OwnMetric, labels: np.ndarray | None, known: list[Part]
+    request: EvaluateRequest, metric: Metric | OwnMetric, labels: np.ndarray | None, known: list[EvaluationPart]
 ) -> Iterator[Arrays]:
     """Yield what all samples come to: what is known, and between that what is not."""
     done = 0

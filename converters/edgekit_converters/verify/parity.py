@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Artifact, CompareRequest, Comparison, Parity
 from edgekit_runtime.errors import ConversionError
@@ -37,7 +38,7 @@ def compare(request: CompareRequest, folder: Path) -> Comparison:
         if array.shape != reference.shape:
             raise ConversionError(
                 f"output {spec.name!r} has the shape {array.shape[1:]}, the model's has {reference.shape[1:]}",
-                stage="verify",
+                stage="compare",
                 subject=request.artifact.engine,
             )
         joined = len(parts[index]) > 1
@@ -52,6 +53,9 @@ def compare(request: CompareRequest, folder: Path) -> Comparison:
         paths.append(folder / f"computed-{index}.npy")
         np.save(paths[-1], array)
     return Comparison(tuple(parity), tuple(paths))
+
+
+COMPARE = Stage(compare, toolchain=lambda request: request.artifact.toolchain)
 
 
 def _step(artifact: Artifact, output: int, part: int) -> float:

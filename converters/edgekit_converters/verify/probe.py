@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data import pick
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.load import one_by_one, open_source
 from edgekit_converters.records import Probe, ProbeRequest
 from edgekit_runtime.errors import SourceError
@@ -31,6 +32,9 @@ def probe(request: ProbeRequest, folder: Path) -> Probe:
                 f"check its weights, and that --scale, --mean and --std are those it was trained with"
             )
     return Probe(_save(inputs, "input", folder), _save(outputs, "output", folder))
+
+
+PROBE = Stage(probe, toolchain=lambda request: request.source.toolchain)
 
 
 def _from_data(request: ProbeRequest) -> list[np.ndarray]:

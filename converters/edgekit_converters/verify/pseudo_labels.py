@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters import data as dataset
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.load import open_source
 from edgekit_converters.progress import report_progress
-from edgekit_converters.records import AnswerRequest
+from edgekit_converters.records import PseudoLabelRequest
 
 BATCH = 32
 NEARLY = 1e-3  # how far a sum of probabilities may be off
 
 
-def answer(request: AnswerRequest, folder: Path) -> dataset.DataSet:
+def pseudo_label(request: PseudoLabelRequest, folder: Path) -> dataset.DataSet:
     """The stage: the same samples, labelled by the source.
 
     Of a classifier, whose first output is (1, classes), that is the class with the greatest score; of anything else,
@@ -35,6 +36,10 @@ def answer(request: AnswerRequest, folder: Path) -> dataset.DataSet:
     np.save(path, labels)
     digest = hashlib.sha256(request.data.sha256.encode() + labels.tobytes()).hexdigest()
     return replace(request.data, labels=str(path), sha256=digest)
+
+
+# it adds labels to prepared data, which are not cached
+PSEUDO_LABEL = Stage(pseudo_label, toolchain=lambda request: request.source.toolchain, pure=False)
 
 
 def _scores(outputs: np.ndarray, *, named: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit_converters.data import TakeRequest, labels, one_by_one, take
+from edgekit_converters.data import SubsetRequest, labels, one_by_one, subset
 from edgekit_converters.data.samples import nested
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -28,7 +28,7 @@ def test_a_part_is_what_preparing_it_alone_gives(prepared, npz, tmp_path):
     rows, y = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32), np.arange(600) % 7
     chosen = np.sort(nested(600)[:400])  # more than one block
     whole = prepared(npz(x=rows, y=y), X)
-    part = take(TakeRequest(whole, 400, "enough"), tmp_path)
+    part = subset(SubsetRequest(whole, 400, "enough"), tmp_path)
     assert (part.count, part.notes[-1]) == (400, "400 of 600 samples taken: enough")
     assert np.array_equal(np.load(part.inputs[0]), rows[chosen])
     assert np.array_equal(labels(part), y[chosen])
@@ -36,7 +36,7 @@ def test_a_part_is_what_preparing_it_alone_gives(prepared, npz, tmp_path):
 
 
 def test_without_labels_there_is_nothing_to_take_of_them(prepared, npz, tmp_path):
-    part = take(TakeRequest(prepared(npz(x=np.arange(80.0).reshape(20, 4)), X), 5, "enough"), tmp_path)
+    part = subset(SubsetRequest(prepared(npz(x=np.arange(80.0).reshape(20, 4)), X), 5, "enough"), tmp_path)
     assert part.labels is None
     assert part.count == 5
 

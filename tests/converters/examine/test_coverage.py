@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data.samples import nested
-from edgekit_converters.examine.coverage import CoverageStep, CoverRequest, cover, halves, settled
+from edgekit_converters.examine.coverage import CoverageRequest, CoverageStep, calibration_coverage, halves, settled
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
@@ -29,8 +29,8 @@ def covered(loaded, lowered, prepared, tmp_path):
         hidden = keras.layers.Dense(16, activation="relu", name="hidden")(inputs)
         keras.Model(inputs, keras.layers.Dense(3, name="head")(hidden)).save(tmp_path / "net.keras")
         source = loaded(tmp_path / "net.keras")
-        request = CoverRequest(lowered(source, engine), source.inputs, prepared(source, samples), **options)
-        return cover(request, tmp_path)
+        request = CoverageRequest(lowered(source, engine), source.inputs, prepared(source, samples), **options)
+        return calibration_coverage(request, tmp_path)
 
     return run
 

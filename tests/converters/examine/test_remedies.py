@@ -7,8 +7,8 @@ from edgekit_converters.artifact.open import OpenArtifact
 from edgekit_converters.examine import examine
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe.recipe import Recipe
-from edgekit_converters.records import Examination, ExamineRequest, QuantizeRequest, SplitRequest
-from edgekit_converters.split_outputs import split
+from edgekit_converters.records import Examination, ExamineRequest, QuantizeRequest, SplitOutputsRequest
+from edgekit_converters.split_outputs import split_outputs
 
 pytestmark = pytest.mark.needs_keras
 
@@ -65,7 +65,7 @@ def made(loaded, lowered, prepared, tmp_path):
             (folder / "split").mkdir(parents=True)
             taken = artifact
             if remedies.splits:
-                taken = split(SplitRequest(artifact, remedies.splits), folder / "split")
+                taken = split_outputs(SplitOutputsRequest(artifact, remedies.splits), folder / "split")
             request = QuantizeRequest(taken, Recipe("int8-static"), source.inputs, data, remedies.nodes)
             results.append(lambda request=request, folder=folder: outputs_of(quantize(request, folder), samples))
         return results

@@ -1,18 +1,22 @@
 """The runner: cache before worker, costs for both, nothing left behind."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgekit_converters.data import DataRequest
+from edgekit_converters.data import PREPARE, DataRequest
 from edgekit_converters.execution import toolchains
-from edgekit_converters.execution.runner import STAGES, Runner, new_log
+from edgekit_converters.execution.runner import Runner, new_log
 from edgekit_converters.execution.stage_cache import Cache
+from edgekit_converters.load import LOAD
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import DataError, ToolchainError
 from edgekit_runtime.format.manifest import InputSpec
+
+CACHED = replace(PREPARE, pure=True)
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def request_for_data(tmp_path):
 def test_a_stage_runs_in_a_worker_and_its_cost_is_kept(tmp_path, request_for_data):
     seen = []
     with Runner(new_log(tmp_path), Cache(tmp_path / "c"), lambda *step: seen.append(step)) as runner:
-        data = runner.run("prepare", "data", request_for_data, "calibration")
+        data = runner.run(PREPARE, request_for_data, "calibration")
         assert data.count == 20
         assert Path(data.inputs[0]).exists()
         assert runner.costs[0].stage == "prepare"
@@ -34,11 +38,10 @@ def test_a_stage_runs_in_a_worker_and_its_cost_is_kept(tmp_path, request_for_dat
     assert seen[-1] == ("prepare", "calibration", 1, 1)
 
 
-def test_a_known_result_starts_no_worker(tmp_path, request_for_data, monkeypatch):
-    monkeypatch.setitem(STAGES, "prepare", (STAGES["prepare"][0], True))
+def test_a_known_result_starts_no_worker(tmp_path, request_for_data):
     for expected in (False, True):
         with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner:
-            data = runner.run("prepare", "data", request_for_data)
+            data = runner.run(CACHED, request_for_data)
             assert data.count == 20
             assert runner.costs[0].cached is expected
             assert bool(runner._workers) is not expected
@@ -48,7 +51,7 @@ def test_errors_pass_and_leave_nothing(tmp_path):
     with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner:
         scratch = Path(runner._scratch.name)
         with pytest.raises(DataError):
-            runner.run("prepare", "data", DataRequest("missing.npz", (InputSpec("x", (1, 4), "float32"),)))
+            runner.run(PREPARE, DataRequest("missing.npz", (InputSpec("x", (1, 4), "float32"),)))
     assert not scratch.exists()
     assert list((tmp_path / "c").iterdir()) == []
 
@@ -58,7 +61,7 @@ def test_a_missing_toolchain_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(toolchains, "toolchain", lambda name: missing)
     with Runner(new_log(tmp_path), Cache(tmp_path / "c")) as runner, pytest.raises(ToolchainError) as caught:
         (tmp_path / "m.pt2").write_bytes(b"")
-        runner.run("load", "torch", SourceRequest("torch_program", tmp_path / "m.pt2"))
+        runner.run(LOAD, SourceRequest("torch_program", tmp_path / "m.pt2"))
     assert "pip install 'edgekit[keras]' or 'edgekit[torch]'" in str(caught.value)
 
 

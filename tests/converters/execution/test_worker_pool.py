@@ -11,12 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit_converters.data import DataRequest
-from edgekit_converters.execution.runner import STAGES, Runner, new_log
+from edgekit_converters.data import PREPARE, DataRequest
+from edgekit_converters.execution.runner import Runner, new_log
 from edgekit_converters.execution.stage_cache import Cache
 from edgekit_converters.execution.worker_pool import Workers
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.format.manifest import InputSpec
+
+CACHED = replace(PREPARE, pure=True)
 
 
 @pytest.fixture
@@ -81,11 +83,10 @@ def data_request(folder):
     return DataRequest(str(folder / "data.npy"), (InputSpec("x", (1, 4), "float32"),))
 
 
-def test_what_two_threads_ask_for_at_once_is_made_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(STAGES, "prepare", (STAGES["prepare"][0], True))
+def test_what_two_threads_ask_for_at_once_is_made_once(tmp_path):
     request = data_request(tmp_path)
     with Runner(new_log(tmp_path), Cache(tmp_path / "c"), jobs=2) as runner:
-        threads = [threading.Thread(target=runner.run, args=("prepare", "data", request)) for _ in range(4)]
+        threads = [threading.Thread(target=runner.run, args=(CACHED, request)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -93,18 +94,17 @@ def test_what_two_threads_ask_for_at_once_is_made_once(tmp_path, monkeypatch):
         assert sorted(cost.cached for cost in runner.costs) == [False, True, True, True]
 
 
-def test_pickled_it_is_a_runner_of_the_same_cache(tmp_path, monkeypatch):
-    monkeypatch.setitem(STAGES, "prepare", (STAGES["prepare"][0], True))
+def test_pickled_it_is_a_runner_of_the_same_cache(tmp_path):
     request = data_request(tmp_path)
     (tmp_path / "shared").mkdir()
     with Runner(new_log(tmp_path), Cache(tmp_path / "c"), scratch=tmp_path / "shared") as runner:
-        made = runner.run("prepare", "data", request)
+        made = runner.run(CACHED, request)
         other = pickle.loads(pickle.dumps(runner))
         with other:
             assert other is not runner
             assert other is pickle.loads(pickle.dumps(runner))  # one a process
-            assert other.run("prepare", "data", request) == made
+            assert other.run(CACHED, request) == made
             assert other.costs[0].cached
-            assert other.run("prepare", "data", replace(request, samples=18)).count == 18
+            assert other.run(CACHED, replace(request, samples=18)).count == 18
             assert other.scratch.is_relative_to(runner.scratch)
     assert not list((tmp_path / "shared").iterdir())

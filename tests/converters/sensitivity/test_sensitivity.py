@@ -8,7 +8,7 @@ import pytest
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe.recipe import Layer, Recipe
 from edgekit_converters.records import ProbeRequest, QuantizeRequest
-from edgekit_converters.sensitivity import SenseRequest, sense, units_of
+from edgekit_converters.sensitivity import SensitivityRequest, sensitivity, units_of
 from edgekit_converters.trace import MatchRequest, TraceRequest, match, trace
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
@@ -64,7 +64,9 @@ def sensed(loaded, lowered, prepared, tmp_path):
             return quantize(QuantizeRequest(artifact, Recipe(scheme), source.inputs, data, tuple(nodes)), folder)
 
         def again(quantized):
-            return sense(SenseRequest(artifact, quantized, layers, source.inputs, data, **options), tmp_path)
+            return sensitivity(
+                SensitivityRequest(artifact, quantized, layers, source.inputs, data, **options), tmp_path
+            )
 
         found = again(made())
         return SimpleNamespace(

@@ -9,8 +9,8 @@ from edgekit_converters.artifact.open import OpenArtifact, bind
 from edgekit_converters.examine import examine
 from edgekit_converters.quantize import quantize
 from edgekit_converters.recipe.recipe import Recipe
-from edgekit_converters.records import ExamineRequest, QuantizeRequest, Split, SplitRequest
-from edgekit_converters.split_outputs import split
+from edgekit_converters.records import ExamineRequest, QuantizeRequest, Split, SplitOutputsRequest
+from edgekit_converters.split_outputs import split_outputs
 from edgekit_converters.verify.acceptance import check_parity
 from edgekit_converters.verify.parity import parity_of
 from edgekit_runtime.errors import VerificationError
@@ -52,7 +52,7 @@ def outputs_of(artifact, samples):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_path, engine):
     artifact = lowered(source, engine)
-    made = split(SplitRequest(artifact, (Split(1, 2),)), tmp_path)
+    made = split_outputs(SplitOutputsRequest(artifact, (Split(1, 2),)), tmp_path)
     assert [type(bound) for bound in made.outputs] == [TensorBinding, JoinedBinding, TensorBinding]
     assert made.outputs[1].axis == 2
     assert sorted(part.index for bound in made.outputs for part in bound.parts) == [0, 1, 2, 3]
@@ -74,7 +74,7 @@ def test_in_ir_scores_are_held_by_themselves_and_to_what_int8_can_tell(
     assert 0.5 < found.spans[1] <= 1
     for name in ("split", "quantized"):
         (tmp_path / name).mkdir()
-    parts = split(SplitRequest(artifact, examined.splits), tmp_path / "split")
+    parts = split_outputs(SplitOutputsRequest(artifact, examined.splits), tmp_path / "split")
     made = quantize(QuantizeRequest(parts, Recipe("int8-static"), source.inputs, data), tmp_path / "quantized")
     assert made.outputs[1] == parts.outputs[1]
     comparison = compared(source, made, data)
@@ -102,7 +102,7 @@ def test_in_ir_what_is_left_keeps_its_names(tmp_path):
     model = ov.Model([op.result(joined), op.result(op.tanh(op.add(x, np.float32(2))))], [x], "net")
     (tmp_path / "cut").mkdir()
     artifact = bind("openvino", "float32", write(model, tmp_path))
-    made = split(SplitRequest(artifact, (Split(0, 1),)), tmp_path / "cut")
+    made = split_outputs(SplitOutputsRequest(artifact, (Split(0, 1),)), tmp_path / "cut")
     assert [len(bound.parts) for bound in made.outputs] == [2, 1]
     whole, cut = (names_in(one) for one in (artifact, made))
     (gone,) = (name for name in whole if name not in cut)
@@ -137,7 +137,9 @@ def test_a_part_may_have_a_longer_name_than_a_manifest_takes(loaded, lowered, tm
     vector = keras.Input((8,))
     parts = [layers.Dense(size, activation="sigmoid", name=str(size) * 300)(vector) for size in (3, 4)]
     keras.Model(vector, layers.Concatenate()(parts)).save(tmp_path / "long.keras")
-    made = split(SplitRequest(lowered(loaded(tmp_path / "long.keras"), "litert"), (Split(0, 1),)), tmp_path)
+    made = split_outputs(
+        SplitOutputsRequest(lowered(loaded(tmp_path / "long.keras"), "litert"), (Split(0, 1),)), tmp_path
+    )
     assert [len(part.name) for part in made.outputs[0].parts] == [256, 256]
 
 
@@ -147,7 +149,7 @@ def test_each_part_is_quantized_by_its_own_range_and_held_to_it(source, samples,
     assert examined.splits == (Split(1, 2),)
     (tmp_path / "split").mkdir()
     made = {
-        "cut": split(SplitRequest(artifact, examined.splits), tmp_path / "split"),
+        "cut": split_outputs(SplitOutputsRequest(artifact, examined.splits), tmp_path / "split"),
         "whole": artifact,
     }
     errors = {}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from edgekit_converters.load import open_source
-from edgekit_converters.train import OPTIMIZERS, Settings, TeachRequest, TrainRequest
+from edgekit_converters.train import OPTIMIZERS, Settings, TeacherOutputsRequest, TrainRequest
 from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.loop import train
 from edgekit_converters.train.losses import LossTarget, Objective, softened
 from edgekit_converters.train.student import open_student
-from edgekit_converters.train.teacher_outputs import teach
+from edgekit_converters.train.teacher_outputs import teacher_outputs
 from edgekit_runtime.errors import SourceError
 
 from .conftest import CLASSES, SIDE, images, scaled
@@ -147,7 +147,7 @@ def test_hints_bring_the_features_of_student_and_teacher_together(student_of, da
     source = student_of(framework)
     inputs = scaled(source)
     data = data_of(inputs, *images(64))
-    lessons = teach(TeachRequest(source, inputs, inputs, data, hints=True), tmp_path)
+    lessons = teacher_outputs(TeacherOutputsRequest(source, inputs, inputs, data, hints=True), tmp_path)
     maps = [np.load(path) for path in lessons.hints]
     assert [one.shape for one in maps] == [(1, 64, 8, 8), (1, 64, 3, 3)]
     assert all(np.allclose((one[0] ** 2).sum(axis=(1, 2)), 1, atol=1e-3) for one in maps)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit_converters.load import open_source
-from edgekit_converters.train import TeachRequest
+from edgekit_converters.train import TeacherOutputsRequest
 from edgekit_converters.train.augment import Augmentation
-from edgekit_converters.train.teacher_outputs import check_pair, teach
+from edgekit_converters.train.teacher_outputs import check_pair, teacher_outputs
 from edgekit_runtime.errors import PlanError, SourceError
 
 from .conftest import images, scaled
@@ -26,8 +26,8 @@ def test_every_variant_is_answered_as_the_teacher_would(student_of, data_of, art
     student = student_of("keras", "plain")
     x, y = images(70)
     data = data_of(student.inputs, x, y)
-    request = TeachRequest(artifact, scaled(artifact), student.inputs, data, ("flip", "shift"), 3, seed=5)
-    answers = np.load(teach(request, tmp_path).outputs[0])
+    request = TeacherOutputsRequest(artifact, scaled(artifact), student.inputs, data, ("flip", "shift"), 3, seed=5)
+    answers = np.load(teacher_outputs(request, tmp_path).outputs[0])
     assert answers.shape == (3, 70, 3)
     augmented = Augmentation(("flip", "shift"), 5, 70)
     run = open_source(artifact.request).run
@@ -45,8 +45,8 @@ def test_samples_are_turned_to_the_teachers_layout(student_of, data_of, tmp_path
     assert (given.inputs[0].layout, kept.inputs[0].layout) == ("NHWC", "NCHW")
     data = data_of(given.inputs, *images(8))
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    ours = teach(TeachRequest(given, given.inputs, given.inputs, data), tmp_path / "a")
-    theirs = teach(TeachRequest(kept, kept.inputs, given.inputs, data), tmp_path / "b")
+    ours = teacher_outputs(TeacherOutputsRequest(given, given.inputs, given.inputs, data), tmp_path / "a")
+    theirs = teacher_outputs(TeacherOutputsRequest(kept, kept.inputs, given.inputs, data), tmp_path / "b")
     assert np.allclose(np.load(ours.outputs[0]), np.load(theirs.outputs[0]), atol=1e-5)
     check_pair(kept, given)
 
@@ -54,7 +54,7 @@ def test_samples_are_turned_to_the_teachers_layout(student_of, data_of, tmp_path
 def test_a_teacher_that_does_not_show_its_features_gives_no_hints(artifact, data_of, tmp_path):
     data = data_of(artifact.inputs, *images(8))
     with pytest.raises(SourceError, match="a teacher of tflite does not show its features"):
-        teach(TeachRequest(artifact, artifact.inputs, artifact.inputs, data, hints=True), tmp_path)
+        teacher_outputs(TeacherOutputsRequest(artifact, artifact.inputs, artifact.inputs, data, hints=True), tmp_path)
 
 
 def test_a_teacher_of_another_shape_is_refused(student_of):

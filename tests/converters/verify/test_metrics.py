@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data import DataSet
-from edgekit_converters.records import EvaluateRequest, Part, PartRequest, Source, SourceRequest
+from edgekit_converters.records import EvaluatePartRequest, EvaluateRequest, EvaluationPart, Source, SourceRequest
 from edgekit_converters.verify import metrics
 from edgekit_converters.verify.metrics import METRICS, metric_for
 from edgekit_runtime.errors import DataError
@@ -119,7 +119,7 @@ def test_a_part_that_is_gone_from_the_cache_is_computed_again(evaluate, tmp_path
     for first, end in ((0, 64), (64, 320), (320, 480)):  # the rest is left to the evaluation itself
         (tmp_path / str(first)).mkdir()
         np.save(tmp_path / str(first) / "0.npy", 10.0 + np.arange(end - first))  # so that it shows where it is taken
-        parts.append(Part(first, end - first, (tmp_path / str(first) / "0.npy",), 0.1))
+        parts.append(EvaluationPart(first, end - first, (tmp_path / str(first) / "0.npy",), 0.1))
     parts[1].arrays[0].unlink()
     evaluated = evaluate(x, labels, parts=tuple(parts))
     expected = np.concatenate([10.0 + np.arange(64), whole[64:320], 10.0 + np.arange(160), whole[480:]])
@@ -129,9 +129,9 @@ def test_a_part_that_is_gone_from_the_cache_is_computed_again(evaluate, tmp_path
 def test_a_part_is_as_long_as_its_time_or_its_samples(evaluate, tmp_path):
     x = np.eye(4, dtype=np.float32)[np.arange(600) % 3]
     request = evaluate.request(x, np.arange(600) % 3)
-    part = metrics.compute(PartRequest(request, 100, 250), tmp_path)
+    part = metrics.evaluate_part(EvaluatePartRequest(request, 100, 250), tmp_path)
     assert (part.first, part.count, np.load(part.arrays[0]).tolist()) == (100, 150, [1.0] * 150)
-    assert metrics.compute(PartRequest(request, 100, 250, most_s=0.0), tmp_path).count == metrics.BATCH
+    assert metrics.evaluate_part(EvaluatePartRequest(request, 100, 250, most_s=0.0), tmp_path).count == metrics.BATCH
 
 
 @pytest.mark.parametrize("label", [3, -1])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data import DataSet
-from edgekit_converters.records import AnswerRequest, Source, SourceRequest
+from edgekit_converters.records import PseudoLabelRequest, Source, SourceRequest
 from edgekit_converters.verify import pseudo_labels
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
@@ -25,7 +25,7 @@ def answer(tmp_path, monkeypatch):
         inputs, outputs = (InputSpec("x", (1, 5), "float32"),), (OutputSpec("y", (1, 5), "float32"),)
         source = Source(SourceRequest("keras", tmp_path), "keras", inputs, outputs, (False,))
         data = DataSet((str(tmp_path / "x.npy"),), None, (), len(X), "", ())
-        return np.load(pseudo_labels.answer(AnswerRequest(source, inputs, data, **request), tmp_path).labels)
+        return np.load(pseudo_labels.pseudo_label(PseudoLabelRequest(source, inputs, data, **request), tmp_path).labels)
 
     return run
 

@@ -48,8 +48,8 @@ def runner(tmp_path, monkeypatch):
 
 
 def evaluate(runner, request, executor=SIDE_BY_SIDE):
-    """The numpy that every worker has is engine enough."""
-    return evaluation.evaluate(runner, executor, "data", request, "matrix")
+    """Evaluate on several workers at once."""
+    return evaluation.evaluate(runner, executor, request, "matrix")
 
 
 def alone(folder):
@@ -58,7 +58,7 @@ def alone(folder):
 
 
 def parts_of(runner):
-    return [cost for cost in runner.costs if cost.stage == "compute"]
+    return [cost for cost in runner.costs if cost.stage == "evaluate_part"]
 
 
 @pytest.mark.parametrize("kind", ["classes", "targets"])

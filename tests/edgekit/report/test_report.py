@@ -22,7 +22,7 @@ from edgekit.report.report import (
 )
 from edgekit_converters.examine.checks import DETECTORS
 from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
-from edgekit_converters.execution.runner import STAGES, StageCost
+from edgekit_converters.execution.runner import StageCost
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Finding, Latency, Parity
@@ -131,13 +131,13 @@ def test_the_schema_has_the_keys_of_the_records(schema, path):
     assert set(part["properties"]) == set(part["required"]) == names
 
 
-def test_the_schema_has_the_words_of_the_tables(schema):
+def test_the_schema_has_the_words_of_the_tables(schema, stages):
     variant = schema["properties"]["variants"]["items"]["properties"]
     assert set(variant["scheme"]["enum"]) == set(SCHEMES)
     metric = schema["properties"]["source"]["properties"]["metric"]["pattern"]
     assert metric == rf"^({'|'.join(METRICS)}|.*\.py:.*)$"
     assert list(schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]) == list(DETECTORS)
-    assert set(schema["properties"]["stages"]["items"]["properties"]["stage"]["enum"]) == set(STAGES)
+    assert set(schema["properties"]["stages"]["items"]["properties"]["stage"]["enum"]) == set(stages)
 
 
 @pytest.mark.needs_jsonschema

@@ -57,7 +57,7 @@ class Dissection:
         return f"{name}/{PARTS[slot.weight.split('.')[0]]}" if "." in slot.weight else name
 
 
-def dissect(live: LoadedModel) -> Dissection:
+def analyze_model(live: LoadedModel) -> Dissection:
     """Find what of a model can be cut, and what that saves.
 
     Raises:

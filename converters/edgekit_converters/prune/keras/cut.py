@@ -67,7 +67,7 @@ def removed(found: Dissection, cuts: Sequence[Cut]) -> frozenset[int]:
 
 
 def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
-    return ConversionError(message, stage="cut", subject=subject, advice=advice)
+    return ConversionError(message, stage="cut_channels", subject=subject, advice=advice)
 
 
 def cut_model(live: LoadedModel, found: Dissection, gone: frozenset[int], request: SourceRequest) -> Any:

@@ -28,7 +28,7 @@ def shortened(live: LoadedModel, found: Dissection, names: Sequence[str], reques
     for name in names:
         if name not in known:
             raise ConversionError(
-                f"there is no branch {name!r}", stage="drop", advice=f"there are {', '.join(known) or 'none'}"
+                f"there is no branch {name!r}", stage="drop_branches", advice=f"there are {', '.join(known) or 'none'}"
             )
     steps = found.tracing.steps
     left = {steps[at.at].name: 1 - at.operand for at, one in operands(found) if one.name in names}

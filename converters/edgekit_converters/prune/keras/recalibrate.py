@@ -19,7 +19,7 @@ from edgekit_converters import data as dataset
 from edgekit_converters.frameworks.keras_graph import Call, walk
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.progress import report_progress
-from edgekit_converters.prune import MendRequest
+from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.keras import analyze
 from edgekit_converters.prune.keras.cut import removed
 from edgekit_converters.prune.least_squares import closest
@@ -49,7 +49,7 @@ class _Dense:
     kept: dict[str, np.ndarray]  # layer: mask over its outputs
 
 
-def mend(live: LoadedModel, request: MendRequest, dense: LoadedModel | None) -> None:
+def recalibrate_model(live: LoadedModel, request: RecalibrateRequest, dense: LoadedModel | None) -> None:
     """Repair ``live`` in place.
 
     Args:
@@ -78,7 +78,7 @@ def mend(live: LoadedModel, request: MendRequest, dense: LoadedModel | None) -> 
     walk(model, [_Pair(batches, batches) for batches in _batches(request, count)], visit)
 
 
-def _batches(request: MendRequest, count: int) -> list[list[Any]]:
+def _batches(request: RecalibrateRequest, count: int) -> list[list[Any]]:
     arrays = dataset.pick(request.data, request.inputs, count)
     return [[tf.constant(array[start : start + BATCH]) for start in range(0, len(array), BATCH)] for array in arrays]
 
@@ -108,8 +108,8 @@ def _calls(live: LoadedModel) -> tuple[dict[str, list[Call]], int]:
     return calls, max(sizes)
 
 
-def _beside(dense: LoadedModel, request: MendRequest) -> _Dense:
-    found = analyze.dissect(dense)
+def _beside(dense: LoadedModel, request: RecalibrateRequest) -> _Dense:
+    found = analyze.analyze_model(dense)
     gone = list(removed(found, request.cuts))
     kept = {
         found.name(slot): ~np.isin(found.tracing.partition.roots(slot.ids), gone)

@@ -12,22 +12,30 @@ from edgekit_converters.frameworks.keras_graph import is_own, layers_of
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load import reopen
 from edgekit_converters.load.keras_model import save_model
-from edgekit_converters.prune import CutRequest, DropRequest, MendRequest, PruningGraph, ScoreRequest, Scores
-from edgekit_converters.prune.keras import analyze, recalibrate
+from edgekit_converters.prune import (
+    CutChannelsRequest,
+    DropBranchesRequest,
+    PruningGraph,
+    RecalibrateRequest,
+    ScoreRequest,
+    Scores,
+)
+from edgekit_converters.prune.keras.analyze import analyze_model
 from edgekit_converters.prune.keras.cut import cut_model, removed
 from edgekit_converters.prune.keras.drop_branch import shortened
+from edgekit_converters.prune.keras.recalibrate import recalibrate_model
 from edgekit_converters.prune.keras.scores import rated
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 
-def dissect(live: LoadedModel) -> PruningGraph:
+def analyze(live: LoadedModel) -> PruningGraph:
     """Find what can be cut.
 
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
-    return analyze.dissect(live).anatomy
+    return analyze_model(live).anatomy
 
 
 def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
@@ -38,40 +46,40 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
         SourceError: nothing of the model can be cut, or it has nothing that the importance looks at.
     """
     path = folder / "scores.npz"
-    arrays: Any = rated(live, analyze.dissect(live), request)
+    arrays: Any = rated(live, analyze_model(live), request)
     np.savez(path, **arrays)
     return Scores(path)
 
 
-def drop(live: LoadedModel, request: DropRequest, folder: Path) -> SourceRequest:
+def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path) -> SourceRequest:
     """Make the model without some of its branches, as a file of its own.
 
     Raises:
         ConversionError: there is no such branch.
     """
     source = request.source.request
-    return kept(shortened(live, analyze.dissect(live), request.branches, source), source, folder)
+    return kept(shortened(live, analyze_model(live), request.branches, source), source, folder)
 
 
-def cut(live: LoadedModel, request: CutRequest, folder: Path) -> SourceRequest:
+def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -> SourceRequest:
     """Make the smaller model, as a file of its own.
 
     Raises:
         ConversionError: a cut would leave nothing of a group, took nothing away, or saved less than was predicted.
     """
     source = request.source.request
-    found = analyze.dissect(live)
+    found = analyze_model(live)
     gone = removed(found, request.cuts)
     smaller = cut_model(live, found, gone, source)
     _hold_prediction(smaller, found.anatomy, request.cuts)
     return kept(smaller, source, folder)
 
 
-def mend(_: LoadedModel, request: MendRequest, folder: Path) -> SourceRequest:
+def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
     """Repair a model that was cut, as a file of its own; see ``keras_mend.py``."""
     source = request.source.request
     live = reopen(source)
-    recalibrate.mend(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
+    recalibrate_model(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
     return kept(live.handle.model, source, folder)
 
 
@@ -96,7 +104,7 @@ def _hold_prediction(smaller: Any, anatomy: PruningGraph, cuts: tuple[Cut, ...])
     if left != predicted:
         raise ConversionError(
             f"{left} parameters are left, where {predicted} were predicted of {anatomy.parameters}",
-            stage="cut",
+            stage="cut_channels",
             subject=smaller.name,
             advice="this is a bug of edgekit: please report it with the model's architecture",
         )

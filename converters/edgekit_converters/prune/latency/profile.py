@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.artifact.open import OpenArtifact
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import Channels, LayerCost, PruningGraph, Widths
@@ -29,7 +30,7 @@ EMPTY = LayerTiming("dense", 1, 1, 1)  # a call that computes next to nothing
 
 
 @dataclass(frozen=True)
-class TabulateRequest:
+class TimeLayersRequest:
     """Time the layers of a model."""
 
     anatomy: PruningGraph
@@ -42,7 +43,7 @@ class TabulateRequest:
         return self.whole.engine
 
 
-def tabulate(request: TabulateRequest, folder: Path) -> Table:
+def time_layers(request: TimeLayersRequest, folder: Path) -> Table:
     """The stage: make and time every layer at every width of its grid; layers that are alike are timed once.
 
     Raises:
@@ -64,20 +65,28 @@ def tabulate(request: TabulateRequest, folder: Path) -> Table:
     )
 
 
+# times differ from run to run
+TIME_LAYERS = Stage(time_layers, toolchain=lambda request: request.engine, pure=False)
+
+
 @dataclass(frozen=True)
-class ClockRequest:
+class TimeModelsRequest:
     """Time whole models of one engine."""
 
     artifacts: tuple[Artifact, ...]
 
 
-def clock(request: ClockRequest, _folder: Path) -> tuple[float, ...]:
+def time_models(request: TimeModelsRequest, _folder: Path) -> tuple[float, ...]:
     """The stage: milliseconds of a call of each, timed as layers are, so that a busy machine is no excuse.
 
     Raises:
         EngineError: the engine cannot run one of them.
     """
     return tuple(_in_turns([OpenArtifact(one) for one in request.artifacts]))
+
+
+# times differ from run to run
+TIME_MODELS = Stage(time_models, toolchain=lambda request: request.artifacts[0].toolchain, pure=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def _grid(labour: LayerCost, dense: Widths) -> _Grid:
     return _Grid(labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions, ins, outs)
 
 
-def _row(request: TabulateRequest, grid: _Grid, taken: list[float], empty: float) -> Row:
+def _row(request: TimeLayersRequest, grid: _Grid, taken: list[float], empty: float) -> Row:
     copies, columns = format_of(request.engine).layer_copies, len(grid.outs)
     times = [round(max(0.0, one - empty) / copies, 6) for one in taken]
     ms = tuple(tuple(times[place : place + columns]) for place in range(0, len(times), columns))
@@ -119,7 +128,7 @@ def _alone(grid: _Grid) -> Iterator[LayerTiming]:
         yield LayerTiming(grid.operator, own, outs, grid.positions, grid.kernel, grid.stride, grid.divisions)
 
 
-def _milliseconds(request: TabulateRequest, layers: list[LayerTiming], folder: Path) -> list[float]:
+def _milliseconds(request: TimeLayersRequest, layers: list[LayerTiming], folder: Path) -> list[float]:
     """Of the whole model, and of each layer."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         alone = [_open(request, one, Path(scratch) / str(place)) for place, one in enumerate(layers)]
@@ -141,7 +150,7 @@ def _in_turns(opened: list[OpenArtifact]) -> list[float]:
     return least.tolist()
 
 
-def _open(request: TabulateRequest, alone: LayerTiming, path: Path) -> OpenArtifact:
+def _open(request: TimeLayersRequest, alone: LayerTiming, path: Path) -> OpenArtifact:
     described, int8 = format_of(request.engine), request.scheme == "int8-static"
     files = pkgutil.resolve_name(described.layer_builder)(alone, path.with_suffix(described.suffix), int8=int8)
     bound = (TensorBinding(0, "", "float32", None, None),)

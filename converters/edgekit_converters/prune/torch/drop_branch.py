@@ -52,12 +52,12 @@ def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Modul
     for name in names:
         if name not in known:
             raise ConversionError(
-                f"there is no branch {name!r}", stage="drop", advice=f"there are {', '.join(known) or 'none'}"
+                f"there is no branch {name!r}", stage="drop_branches", advice=f"there are {', '.join(known) or 'none'}"
             )
     short, silent = (_edited(model, [known[name] for name in names], edit) for edit in (_leave_out, _silence))
     if why := unequal(run(silent, inputs), short, inputs):
         raise ConversionError(
-            f"without {', '.join(names)}: {why}", stage="drop", advice="keep the residual branches: --no-depth"
+            f"without {', '.join(names)}: {why}", stage="drop_branches", advice="keep the residual branches: --no-depth"
         )
     return short
 

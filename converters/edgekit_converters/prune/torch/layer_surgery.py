@@ -56,7 +56,9 @@ def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
     for name, one in holder.named_parameters():
         one.requires_grad_(name not in frozen)
     if not has_nothing and sum(one.numel() for one in holder.parameters()) >= before:
-        raise ConversionError(f"{path} is as large as before", stage="cut", advice=f"keep it whole: --keep {path}")
+        raise ConversionError(
+            f"{path} is as large as before", stage="cut_channels", advice=f"keep it whole: --keep {path}"
+        )
 
 
 def _holder(model: nn.Module, path: str) -> Any:

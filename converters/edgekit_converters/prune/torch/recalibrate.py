@@ -22,7 +22,7 @@ from torch.nn import functional
 from edgekit_converters import data as dataset
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, input_tensors
-from edgekit_converters.prune import MendRequest
+from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups, places
 from edgekit_converters.prune.torch.cut import Tensors, run, unequal
 
@@ -44,7 +44,7 @@ class Dense:
     gone: set[int]
 
 
-def rebuild(small: nn.Module, dense: Dense, live: LoadedModel, request: MendRequest) -> None:
+def rebuild(small: nn.Module, dense: Dense, live: LoadedModel, request: RecalibrateRequest) -> None:
     """Solve for the weights of each layer that reads fewer channels than in the dense module."""
     batch = input_tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
@@ -65,7 +65,7 @@ def rebuild(small: nn.Module, dense: Dense, live: LoadedModel, request: MendRequ
         run(small, batch)
 
 
-def reestimate(small: nn.Module, live: LoadedModel, request: MendRequest) -> None:
+def reestimate(small: nn.Module, live: LoadedModel, request: RecalibrateRequest) -> None:
     """Take BatchNorm's means and variances anew, over all samples, each layer's on what those before it give now."""
     layers = [one for one in small.modules() if isinstance(one, BatchNorm) and one.running_mean is not None]
     if not layers:
@@ -187,7 +187,7 @@ def _solvable(module: Any) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, Conv) and module.groups == 1 and not module.transposed)
 
 
-def _count(live: LoadedModel, request: MendRequest) -> int:
+def _count(live: LoadedModel, request: RecalibrateRequest) -> int:
     values = sum(int(np.prod(spec.shape)) for spec in live.inputs)
     return max(2, min(request.data.count, SAMPLES, VALUES // values))
 

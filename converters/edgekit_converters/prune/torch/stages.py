@@ -23,7 +23,14 @@ from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, FlatModule, example_inputs, is_exported_program
 from edgekit_converters.load import reopen
-from edgekit_converters.prune import CutRequest, DropRequest, MendRequest, PruningGraph, ScoreRequest, Scores
+from edgekit_converters.prune import (
+    CutChannelsRequest,
+    DropBranchesRequest,
+    PruningGraph,
+    RecalibrateRequest,
+    ScoreRequest,
+    Scores,
+)
 from edgekit_converters.prune.residual_branches import found_in
 from edgekit_converters.prune.torch.analyze import anatomy
 from edgekit_converters.prune.torch.attention import free_heads
@@ -51,7 +58,7 @@ class Opened:
 _opened: weakref.WeakKeyDictionary[nn.Module, Opened] = weakref.WeakKeyDictionary()
 
 
-def dissect(live: LoadedModel) -> PruningGraph:
+def analyze(live: LoadedModel) -> PruningGraph:
     """Find what of a module can be cut.
 
     Raises:
@@ -64,9 +71,9 @@ def opened(live: LoadedModel) -> Opened:
     """Return what is known of an open module, found once.
 
     Raises:
-        SourceError: as :func:`dissect`.
+        SourceError: as :func:`analyze`.
     """
-    toolchains.require_modules(("torch_pruning",), ("torch",), "dissect")
+    toolchains.require_modules(("torch_pruning",), ("torch",), "analyze")
     if live.handle not in _opened:
         if is_exported_program(live.handle.module):
             raise SourceError(
@@ -87,7 +94,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
 
     Raises:
         DataError: an importance that looks at gradients got no data, or labels that do not fit.
-        SourceError: as :func:`dissect`, or the module has nothing that the importance looks at.
+        SourceError: as :func:`analyze`, or the module has nothing that the importance looks at.
     """
     path = folder / "scores.npz"
     scores: dict[str, Any] = rated(live, free_copy(live), opened(live).seams, request)
@@ -95,7 +102,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
     return Scores(path)
 
 
-def cut(live: LoadedModel, request: CutRequest, folder: Path) -> SourceRequest:
+def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -> SourceRequest:
     """Make the smaller module, prove it, and leave its weights in ``folder``.
 
     Raises:
@@ -113,7 +120,7 @@ def cut(live: LoadedModel, request: CutRequest, folder: Path) -> SourceRequest:
     return replace(request.source.request, cuts=_composed(request.source.request.cuts, request.cuts), weights=path)
 
 
-def drop(live: LoadedModel, request: DropRequest, folder: Path) -> SourceRequest:
+def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path) -> SourceRequest:
     """Make the module without some of its branches, prove it, and leave its weights in ``folder``.
 
     Raises:
@@ -126,7 +133,7 @@ def drop(live: LoadedModel, request: DropRequest, folder: Path) -> SourceRequest
     return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
 
 
-def mend(live: LoadedModel, request: MendRequest, folder: Path) -> SourceRequest:
+def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
     """Repair a cut module from samples, and leave its weights in ``folder``; see ``torch_mend.py``."""
     small = copy.deepcopy(live.handle.module)
     if request.dense is not None and request.cuts:
@@ -140,7 +147,9 @@ def mend(live: LoadedModel, request: MendRequest, folder: Path) -> SourceRequest
 
 
 def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.Module:
-    """Cut a freshly built module as :func:`cut` and :func:`drop` did with one like it; its weights are loaded after.
+    """Cut a freshly built module as :func:`cut_channels` and :func:`drop_branches` cut one like it.
+
+    Its weights are loaded afterwards.
 
     Raises:
         ConversionError: the module is not built as it was then.
@@ -210,18 +219,20 @@ def _gone(known: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
         if one.group not in widths:
             whys = dict(known.whole)
             why = f"{one.group} is left whole: {whys[one.group]}" if one.group in whys else f"no group {one.group!r}"
-            raise ConversionError(why, stage="cut", advice=f"there are {', '.join(widths)}")
+            raise ConversionError(why, stage="cut_channels", advice=f"there are {', '.join(widths)}")
         if not one.kept:
-            raise ConversionError(f"a cut would leave nothing of {one.group}", stage="cut", advice="keep a channel")
+            raise ConversionError(
+                f"a cut would leave nothing of {one.group}", stage="cut_channels", advice="keep a channel"
+            )
         if sorted(set(one.kept)) != list(one.kept) or not 0 <= one.kept[0] <= one.kept[-1] < widths[one.group]:
             raise ConversionError(
                 f"{one.group} has channels 0 to {widths[one.group] - 1}; those kept are not some of them, ascending",
-                stage="cut",
+                stage="cut_channels",
                 advice="choose the channels again from the module as it is",
             )
     gone = known.gone({one.group: one.kept for one in cuts})
     if not gone:
-        raise ConversionError("the cuts take nothing away", stage="cut", advice="prune more, or not at all")
+        raise ConversionError("the cuts take nothing away", stage="cut_channels", advice="prune more, or not at all")
     return gone
 
 
@@ -231,7 +242,9 @@ def _prove(known: Opened, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut
     makers = [layer for seam in known.seams.seams if seam.group.name in cut_groups for layer in seam.group.makers]
     why = difference(dense, known.seams, gone, known.held, inputs)
     if why is not None:
-        raise ConversionError(f"cutting {makers[0]}: {why}", stage="cut", advice=f"keep it whole: --keep {makers[0]}")
+        raise ConversionError(
+            f"cutting {makers[0]}: {why}", stage="cut_channels", advice=f"keep it whole: --keep {makers[0]}"
+        )
     widths = known.anatomy.widths | {one.group: len(one.kept) for one in cuts}
     again = anatomy(small, seams(follow(export(small, inputs), small)))
     wanted = known.anatomy.parameters_at(widths), known.anatomy.macs_at(widths)
@@ -239,7 +252,7 @@ def _prove(known: Opened, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut
         raise ConversionError(
             f"the module has {again.parameters} parameters and {again.macs_at(again.widths)} MACs after cutting "
             f"{', '.join(makers[:3])}; {wanted[0]} and {wanted[1]} were predicted",
-            stage="cut",
+            stage="cut_channels",
             advice=f"keep them whole: --keep {makers[0]}",
         )
 

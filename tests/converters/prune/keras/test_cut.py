@@ -166,7 +166,7 @@ def silence(live, cuts):
     from edgekit_converters.prune.keras.channels import weight_of
     from edgekit_converters.prune.keras.cut import removed
 
-    found = analyze.dissect(live)
+    found = analyze.analyze_model(live)
     gone = removed(found, cuts)
     for slot in found.tracing.slots.values():
         weight = weight_of(slot.layer, slot.weight)
@@ -179,21 +179,21 @@ def silence(live, cuts):
 def checked(model, tmp_path, part=0.4, seed=0):
     """Silence some channels of every group, cut them, and hold that nothing but sizes changed; gives what is left."""
     from edgekit_converters.load.keras_model import load_file
-    from edgekit_converters.prune import CutRequest
+    from edgekit_converters.prune import CutChannelsRequest
     from edgekit_converters.prune.keras import stages
 
     live, source = opened(model, tmp_path)
-    anatomy = stages.dissect(live)
+    anatomy = stages.analyze(live)
     cuts = some_cuts(anatomy, part, seed)
     silence(live, cuts)
     arrays = samples(live)
     expected = live.run(arrays)
-    request = stages.cut(live, CutRequest(source, cuts), tmp_path)
+    request = stages.cut_channels(live, CutChannelsRequest(source, cuts), tmp_path)
     smaller = load_file(request)
     for ours, theirs in zip(smaller.run(arrays), expected, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-5 * max(1.0, np.abs(theirs).max())
     widths = anatomy.widths | {one.group: len(one.kept) for one in cuts}
-    after = stages.dissect(smaller)
+    after = stages.analyze(smaller)
     assert after.parameters == smaller.handle.model.count_params() == anatomy.parameters_at(widths) < anatomy.parameters
     assert after.macs_at(after.widths) == anatomy.macs_at(widths) < anatomy.macs_at(anatomy.widths)
     return anatomy, smaller, request, (arrays, expected)
@@ -290,7 +290,7 @@ def test_the_file_loads_without_edgekit(tmp_path):
 def test_a_normalization_over_channels_takes_its_statistics_over_those_left(tmp_path):
     """Where every channel is there twice, cutting the copies changes neither mean nor variance."""
     from edgekit_converters.load.keras_model import load_file
-    from edgekit_converters.prune import CutRequest
+    from edgekit_converters.prune import CutChannelsRequest
     from edgekit_converters.prune.keras import stages
 
     def make(layers, x):
@@ -310,9 +310,11 @@ def test_a_normalization_over_channels_takes_its_statistics_over_those_left(tmp_
         kernel[..., 1::2, :] = 0
         user.kernel.assign(kernel)
     expected = live.run(samples(live))[0]
-    anatomy = stages.dissect(live)
+    anatomy = stages.analyze(live)
     assert [(group.name, group.width) for group in anatomy.groups] == [("first", 8), ("second", 4)]  # alike in both
-    request = stages.cut(live, CutRequest(source, (Cut("first", (0, 2, 4, 6)), Cut("second", (0, 2)))), tmp_path)
+    request = stages.cut_channels(
+        live, CutChannelsRequest(source, (Cut("first", (0, 2, 4, 6)), Cut("second", (0, 2)))), tmp_path
+    )
     assert np.allclose(load_file(request).run(samples(live))[0], expected, atol=1e-5)
 
 
@@ -322,7 +324,7 @@ def test_macs_and_parameters_are_those_of_edgekit_layers(tmp_path, pattern):
     from edgekit_converters.trace import keras_calls
 
     live, _ = opened(built("keras", PATTERNS[pattern]), tmp_path)
-    anatomy = stages.dissect(live)
+    anatomy = stages.analyze(live)
     steps = keras_calls.steps(live, [array[:1] for array in samples(live)]).steps
     told = {layer.name: layer.parameters for layer in steps if layer.parameters}
     for name, parameters in told.items():
@@ -352,11 +354,11 @@ def _open_net(tmp_path):
 
 
 def test_what_cannot_be_cut_is_refused(tmp_path):
-    from edgekit_converters.prune import CutRequest
+    from edgekit_converters.prune import CutChannelsRequest
     from edgekit_converters.prune.keras import stages
 
     live, source = _open_net(tmp_path)
-    name = stages.dissect(live).groups[0].name
+    name = stages.analyze(live).groups[0].name
     for cuts, says in (
         ((Cut(name, ()),), "nothing of its 8 channels would be left"),
         ((Cut("nowhere", (0,)),), "no such group of channels; there are stem"),
@@ -364,7 +366,7 @@ def test_what_cannot_be_cut_is_refused(tmp_path):
         ((Cut(name, (0, 8)),), "8 is none of them"),
     ):
         with pytest.raises(ConversionError, match=says):
-            stages.cut(live, CutRequest(source, cuts), tmp_path)
+            stages.cut_channels(live, CutChannelsRequest(source, cuts), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -372,7 +374,7 @@ def test_a_second_cut_counts_what_the_first_left(tmp_path):
     from edgekit_converters.prune.keras import analyze
     from edgekit_converters.prune.keras.cut import removed
 
-    found = analyze.dissect(_open_net(tmp_path)[0])
+    found = analyze.analyze_model(_open_net(tmp_path)[0])
     roots = found.channels["stem"]
     gone = removed(found, (Cut("stem", (1, 3, 5, 7)), Cut("stem", (1, 2))))
     assert gone == set(roots.tolist()) - {int(roots[3]), int(roots[5])}
@@ -395,13 +397,13 @@ def test_models_whose_channels_cannot_be_followed_are_refused(tmp_path):
 
     said = SourceRequest("keras", tmp_path / "x.keras", input_shapes=(InputShape((1, 4)),))
     with pytest.raises(SourceError, match=r"Subclassed is a subclassed model.*keras.Model\(inputs, outputs\)"):
-        stages.dissect(from_model(Subclassed(), said))
+        stages.analyze(from_model(Subclassed(), said))
     alone, _ = opened(built("keras", lambda layers, x: layers.Dense(3, name="scores")(layers.Flatten()(x))), tmp_path)
     with pytest.raises(SourceError, match=r"nothing in this model can be pruned:\n  scores: what it gives is what"):
-        stages.dissect(alone)
+        stages.analyze(alone)
     signature = replace(alone, handle=replace(alone.handle, model=None))
     with pytest.raises(SourceError, match=r"SavedModel.*give the .keras or .h5 file"):
-        stages.dissect(signature)
+        stages.analyze(signature)
 
 
 OWN_LAYER = """
@@ -421,13 +423,13 @@ def build():
 
 def test_a_model_with_layers_of_its_own_is_opened_by_the_file_that_defines_them(tmp_path):
     from edgekit_converters.load import load, open_source
-    from edgekit_converters.prune import CutRequest, DissectRequest, cut, dissect
+    from edgekit_converters.prune import AnalyzeRequest, CutChannelsRequest, analyze, cut_channels
 
     (tmp_path / "own_layers.py").write_text(OWN_LAYER)
     source = load(SourceRequest("python", tmp_path / "own_layers.py", "build"), tmp_path)
-    anatomy = dissect(DissectRequest(source), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
     assert [group.name for group in anatomy.groups] == ["inner"]
     assert "'own'" in dict(anatomy.whole)["outer"]
-    request = cut(CutRequest(source, (Cut("inner", (0, 2, 5)),)), tmp_path)
+    request = cut_channels(CutChannelsRequest(source, (Cut("inner", (0, 2, 5)),)), tmp_path)
     assert request.custom_objects == Path(tmp_path / "own_layers.py")
     assert open_source(request).handle.model.get_layer("inner").filters == 3

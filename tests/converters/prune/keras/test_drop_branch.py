@@ -44,31 +44,31 @@ def blocks(generation):
 @pytest.mark.parametrize("generation", ["keras", "tf_keras"])
 def test_a_model_is_wired_past_its_branches(generation, tmp_path):
     from edgekit_converters.load.keras_model import load_file
-    from edgekit_converters.prune import CutRequest, DropRequest
+    from edgekit_converters.prune import CutChannelsRequest, DropBranchesRequest
     from edgekit_converters.prune.keras import stages
 
     live, source = opened(blocks(generation), tmp_path)
-    anatomy = stages.dissect(live)
+    anatomy = stages.analyze(live)
     assert {one.name: one.groups for one in anatomy.branches} == {
         "one": ("one_in",),
         "two": ("two_in",),
         "three:1": ("three_in",),
     }
-    short = load_file(stages.drop(live, DropRequest(source, ("one", "three:1")), tmp_path))
+    short = load_file(stages.drop_branches(live, DropBranchesRequest(source, ("one", "three:1")), tmp_path))
     for name in ("one_norm", "three_norm"):  # from here on they add nothing
         for weight in live.handle.model.get_layer(name).trainable_weights:
             weight.assign(np.zeros(weight.shape))
     images = np.random.default_rng(1).random((3, 8, 8, 3), np.float32)
     np.testing.assert_allclose(short.run([images])[0], live.run([images])[0], rtol=1e-5)
-    after = stages.dissect(short)
+    after = stages.analyze(short)
     names = [one.layer for one in after.labours]
     assert not any(name.startswith(("one_", "three_")) for name in names) and {"two_in", "short"} <= set(names)
     assert after.parameters == short.handle.model.count_params() < anatomy.parameters
     left, source = opened(short.handle.model, tmp_path)
-    request = stages.cut(left, CutRequest(source, (Cut("two_in", (0, 3, 4)),)), tmp_path)
+    request = stages.cut_channels(left, CutChannelsRequest(source, (Cut("two_in", (0, 3, 4)),)), tmp_path)
     assert load_file(request).handle.model.get_layer("two_in").filters == 3  # it can be cut as any other
     with pytest.raises(ConversionError, match="there is no branch 'four'"):
-        stages.drop(live, DropRequest(source, ("four",)), tmp_path)
+        stages.drop_branches(live, DropBranchesRequest(source, ("four",)), tmp_path)
 
 
 def test_what_is_nested_stays(tmp_path):
@@ -79,4 +79,4 @@ def test_what_is_nested_stays(tmp_path):
     image = keras.Input((8, 8, 3))
     inner = blocks("keras")
     live, _ = opened(keras.Model(image, keras.layers.Dense(2)(inner(image))), tmp_path)
-    assert stages.dissect(live).branches == ()
+    assert stages.analyze(live).branches == ()

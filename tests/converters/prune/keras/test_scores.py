@@ -123,26 +123,26 @@ def snr_db(reference, output):
 def halved(source: Source, folder):
     """Cut half of each group; gives the cuts and the smaller Source."""
     from edgekit_converters.load import load
-    from edgekit_converters.prune import CutRequest, DissectRequest, cut, dissect
+    from edgekit_converters.prune import AnalyzeRequest, CutChannelsRequest, analyze, cut_channels
 
-    groups = dissect(DissectRequest(source), folder).groups
+    groups = analyze(AnalyzeRequest(source), folder).groups
     cuts = tuple(Cut(one.name, tuple(range(0, one.width, 2))) for one in groups)
-    return cuts, load(cut(CutRequest(source, cuts), folder), folder)
+    return cuts, load(cut_channels(CutChannelsRequest(source, cuts), folder), folder)
 
 
 def test_mending_undoes_most_of_a_cut(net, tmp_path, prepared_for):
     from edgekit_converters.load import reopen
-    from edgekit_converters.prune import MendRequest, mend
+    from edgekit_converters.prune import RecalibrateRequest, recalibrate
 
     cuts, small = halved(net, tmp_path)
-    asked = MendRequest(small, small.inputs, prepared_for(net, x=images(200)))
+    asked = RecalibrateRequest(small, small.inputs, prepared_for(net, x=images(200)))
     fresh = np.random.default_rng(2).uniform(-1, 1, (50, 8, 8, 3)).astype(np.float32)
     reference = reopen(net.request).run([fresh])[0]
     found = []
     for step, request in enumerate((None, asked, replace(asked, dense=net, cuts=cuts))):
         folder = tmp_path / f"mended-{step}"
         folder.mkdir()
-        source = mend(request, folder) if request else small.request
+        source = recalibrate(request, folder) if request else small.request
         assert source.path.is_file()
         found.append(snr_db(reference, reopen(source).run([fresh])[0]))
     assert found[2] > found[0] + 3
@@ -151,14 +151,14 @@ def test_mending_undoes_most_of_a_cut(net, tmp_path, prepared_for):
 
 def test_statistics_become_those_of_the_data(net, tmp_path, prepared_for):
     from edgekit_converters.load import open_source, reopen
-    from edgekit_converters.prune import MendRequest, mend
+    from edgekit_converters.prune import RecalibrateRequest, recalibrate
 
     _, small = halved(net, tmp_path)
     untouched = [one.numpy() for one in open_source(small.request).handle.model.weights]
     data = images(70)
     folder = tmp_path / "mended"
     folder.mkdir()
-    model = reopen(mend(MendRequest(small, small.inputs, prepared_for(net, x=data)), folder)).handle.model
+    model = reopen(recalibrate(RecalibrateRequest(small, small.inputs, prepared_for(net, x=data)), folder)).handle.model
     taken = model.get_layer("first")(data).numpy().reshape(-1, 6).astype(np.float64)
     norm = model.get_layer("norm")
     assert np.allclose(norm.moving_mean.numpy(), taken.mean(axis=0), atol=1e-4)
@@ -172,7 +172,14 @@ def test_a_real_net_is_mended(tmp_path, shared_data):
     """ResNet-8 with 30 % of its channels cut, on other images than it was mended with."""
     from edgekit_converters.data import DataRequest, prepare
     from edgekit_converters.load import load, reopen
-    from edgekit_converters.prune import CutRequest, DissectRequest, MendRequest, cut, dissect, mend
+    from edgekit_converters.prune import (
+        AnalyzeRequest,
+        CutChannelsRequest,
+        RecalibrateRequest,
+        analyze,
+        cut_channels,
+        recalibrate,
+    )
 
     path = shared_data / "mlperf_tiny" / "image_classification" / "pretrainedResnet.h5"
     source = load(SourceRequest("keras", path), tmp_path)
@@ -180,12 +187,12 @@ def test_a_real_net_is_mended(tmp_path, shared_data):
     scores = scored(source, "l2", tmp_path)
     cuts = tuple(
         Cut(one.name, tuple(sorted(np.argsort(-scores[one.name])[: round(0.7 * one.width)].tolist())))
-        for one in dissect(DissectRequest(source), tmp_path).groups
+        for one in analyze(AnalyzeRequest(source), tmp_path).groups
     )
-    small = load(cut(CutRequest(source, cuts), tmp_path), tmp_path)
+    small = load(cut_channels(CutChannelsRequest(source, cuts), tmp_path), tmp_path)
     folder = tmp_path / "mended"
     folder.mkdir()
-    mended = mend(MendRequest(small, small.inputs, data, source, cuts), folder)
+    mended = recalibrate(RecalibrateRequest(small, small.inputs, data, source, cuts), folder)
     with np.load(shared_data / "cifar10" / "test.npz") as arrays:
         test = arrays["x"][:500].astype(np.float32)
     reference, before, after = (reopen(one).run([test])[0] for one in (source.request, small.request, mended))

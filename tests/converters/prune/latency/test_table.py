@@ -12,7 +12,7 @@ import pytest
 
 from edgekit_converters.formats import FORMATS, format_of
 from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
-from edgekit_converters.prune.latency.profile import TabulateRequest, tabulate
+from edgekit_converters.prune.latency.profile import TimeLayersRequest, time_layers
 from edgekit_converters.prune.latency.table import LayerTiming, Row, Table, read_table
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import DataError
@@ -110,7 +110,7 @@ def test_every_kind_of_layer_is_timed(
     bound = (TensorBinding(0, "", "float32", None, None),)
     whole = Artifact(engine, "float32", files, bound, bound)
     (tmp_path / "stage").mkdir()
-    measured = tabulate(TabulateRequest(ANATOMY, whole, scheme), tmp_path / "stage")
+    measured = time_layers(TimeLayersRequest(ANATOMY, whole, scheme), tmp_path / "stage")
     rows = measured.rows
     clock = measured.clock(ANATOMY, ANATOMY.widths)
     assert [row.operator for row in rows] == ["conv", "depthwise", "conv", "conv", "attention", "dense"]

@@ -14,7 +14,7 @@ import pytest
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load import open_source, reopen
 from edgekit_converters.load.save import SaveRequest, save
-from edgekit_converters.prune import CutRequest, DissectRequest, PruningGraph, cut, dissect
+from edgekit_converters.prune import AnalyzeRequest, CutChannelsRequest, PruningGraph, analyze, cut_channels
 from edgekit_converters.records import Cut, Source, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
@@ -92,14 +92,14 @@ def silence(live: LoadedModel, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> 
 def test_channels_that_nobody_reads_can_be_cut_without_a_trace(name: str, tmp_path: Path) -> None:
     shape, kinds = NETS[name]
     source = source_of(name, shape)
-    anatomy = dissect(DissectRequest(source), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
     assert {group.kind for group in anatomy.groups} == kinds, anatomy.groups
     cuts = every_other(anatomy)
     live = open_source(source.request)
     if name not in ("encoder", "attending"):  # whose attention is another module after a cut
         silence(live, anatomy, cuts)
     wanted = live.run(inputs_of(live))
-    small = open_source(cut(CutRequest(source, cuts), tmp_path))
+    small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path))
     got = small.run(inputs_of(small))
     if name not in ("encoder", "attending"):
         for one, other in zip(wanted, got, strict=True):
@@ -110,14 +110,14 @@ def test_channels_that_nobody_reads_can_be_cut_without_a_trace(name: str, tmp_pa
 @pytest.mark.parametrize("name", ["residual", "hand_written", "grouped", "attending", "upsampled", "scaled"])
 def test_costs_are_what_the_anatomy_says_before_and_after(name: str, tmp_path: Path) -> None:
     source = source_of(name, NETS[name][0])
-    anatomy = dissect(DissectRequest(source), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
     cuts = every_other(anatomy)
     widths = anatomy.widths | {one.group: len(one.kept) for one in cuts}
     assert counted(open_source(source.request)) == (
         anatomy.parameters_at(anatomy.widths),
         anatomy.macs_at(anatomy.widths),
     )
-    small = open_source(cut(CutRequest(source, cuts), tmp_path))
+    small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path))
     assert counted(small) == (anatomy.parameters_at(widths), anatomy.macs_at(widths))
     assert anatomy.macs_at(widths) < anatomy.macs_at(anatomy.widths)
 
@@ -140,8 +140,8 @@ def counted(live: LoadedModel) -> tuple[int, int]:
 
 def test_the_saved_program_runs_without_edgekit_for_any_batch(tmp_path: Path) -> None:
     source = source_of("encoder", NETS["encoder"][0])
-    anatomy = dissect(DissectRequest(source), tmp_path)
-    request = cut(CutRequest(source, every_other(anatomy)), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
+    request = cut_channels(CutChannelsRequest(source, every_other(anatomy)), tmp_path)
     small = open_source(request)
     rows = np.random.default_rng(7).integers(0, 9, (3, 6))
     np.save(tmp_path / "x.npy", rows)
@@ -159,23 +159,23 @@ def test_the_saved_program_runs_without_edgekit_for_any_batch(tmp_path: Path) ->
 
 def test_the_same_request_opens_the_same_module_and_a_second_cut_joins_the_first(tmp_path: Path) -> None:
     source = source_of("padded", NETS["padded"][0])
-    anatomy = dissect(DissectRequest(source), tmp_path)
-    first = cut(CutRequest(source, every_other(anatomy)), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
+    first = cut_channels(CutChannelsRequest(source, every_other(anatomy)), tmp_path)
     once, again = open_source(first).run(INPUT), reopen(first).run(INPUT)
     np.testing.assert_array_equal(once[0], again[0])
     smaller = replace(source, request=first)
-    narrow = dissect(DissectRequest(smaller), tmp_path)
+    narrow = analyze(AnalyzeRequest(smaller), tmp_path)
     assert narrow.widths == {name: (width + 1) // 2 for name, width in anatomy.widths.items()}
     (tmp_path / "second").mkdir()
-    second = cut(CutRequest(smaller, every_other(narrow)), tmp_path / "second")
+    second = cut_channels(CutChannelsRequest(smaller, every_other(narrow)), tmp_path / "second")
     assert {one.group: one.kept for one in second.cuts}["first.0"] == (0, 4, 8, 12)
-    assert dissect(DissectRequest(replace(source, request=second)), tmp_path).parameters < narrow.parameters
+    assert analyze(AnalyzeRequest(replace(source, request=second)), tmp_path).parameters < narrow.parameters
 
 
 def test_frozen_layers_are_cut_and_stay_frozen(tmp_path: Path) -> None:
     source = source_of("frozen", NETS["frozen"][0])
-    anatomy = dissect(DissectRequest(source), tmp_path)
-    small = open_source(cut(CutRequest(source, every_other(anatomy)), tmp_path)).handle.module
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
+    small = open_source(cut_channels(CutChannelsRequest(source, every_other(anatomy)), tmp_path)).handle.module
     assert not any(one.requires_grad for one in small.parameters())
     assert small.first[0].out_channels == 6
 
@@ -203,13 +203,13 @@ def test_a_layer_gives_what_it_gave_where_attention_was_opened(tmp_path: Path) -
 )
 def test_what_cannot_be_cut_is_named(name: str, shape: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="") as refused:
-        dissect(DissectRequest(source_of(name, shape)), tmp_path)
+        analyze(AnalyzeRequest(source_of(name, shape)), tmp_path)
     assert says in str(refused.value)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of weight_norm, which many models still have
 def test_a_layer_whose_weights_are_computed_is_named_where_others_are_cut(tmp_path: Path) -> None:
-    whole = dissect(DissectRequest(source_of("computed", NETS["computed"][0])), tmp_path).whole
+    whole = analyze(AnalyzeRequest(source_of("computed", NETS["computed"][0])), tmp_path).whole
     assert ("stem", "the weights of its conv2d are no plain layer's") in whole
 
 
@@ -218,7 +218,7 @@ def test_a_saved_program_is_refused_as_something_to_cut(tmp_path: Path) -> None:
 
     path = save(SaveRequest(source_of("residual", NETS["residual"][0])), tmp_path).path
     with pytest.raises(SourceError, match="give the module it was made from"):
-        dissect(DissectRequest(load(SourceRequest("torch_program", path), tmp_path)), tmp_path)
+        analyze(AnalyzeRequest(load(SourceRequest("torch_program", path), tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -233,5 +233,5 @@ def test_a_saved_program_is_refused_as_something_to_cut(tmp_path: Path) -> None:
 )
 def test_cuts_that_make_no_sense_are_refused(cuts: tuple[Cut, ...], says: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError) as refused:
-        cut(CutRequest(source_of("residual", NETS["residual"][0]), cuts), tmp_path)
+        cut_channels(CutChannelsRequest(source_of("residual", NETS["residual"][0]), cuts), tmp_path)
     assert says in str(refused.value)

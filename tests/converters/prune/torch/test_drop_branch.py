@@ -9,7 +9,14 @@ import pytest
 
 from edgekit_converters.load import load, open_source, reopen
 from edgekit_converters.load.save import SaveRequest, save
-from edgekit_converters.prune import CutRequest, DissectRequest, DropRequest, cut, dissect, drop
+from edgekit_converters.prune import (
+    AnalyzeRequest,
+    CutChannelsRequest,
+    DropBranchesRequest,
+    analyze,
+    cut_channels,
+    drop_branches,
+)
 from edgekit_converters.records import Cut, InputShape, Source, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
@@ -27,23 +34,23 @@ def test_blocks_go_and_the_rest_is_cut_and_saved(tmp_path: Path) -> None:
     import torch
 
     source = source_of("blocks", tmp_path)
-    anatomy = dissect(DissectRequest(source), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
     assert {one.name for one in anatomy.branches} == {"first.add:0", "second.add:0", "third.add:0"}
     assert {one.stream for one in anatomy.branches if one.name != "third.add:0"} == {"(1, 8, 8, 8)"}
-    short = load(drop(DropRequest(source, ("first.add:0",)), tmp_path), tmp_path)
+    short = load(drop_branches(DropBranchesRequest(source, ("first.add:0",)), tmp_path), tmp_path)
     live = open_source(source.request)
     for name in ("weight", "bias"):  # from here on it adds nothing
         getattr(live.handle.module.first.last, name).data.zero_()
     (ours,), (theirs,) = reopen(short.request).run([IMAGE]), live.run([IMAGE])
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    left = dissect(DissectRequest(short), tmp_path)
+    left = analyze(AnalyzeRequest(short), tmp_path)
     assert left.parameters < anatomy.parameters and "first.one" not in {one.layer for one in left.labours}
 
     (tmp_path / "again").mkdir()
-    twice = load(drop(DropRequest(short, ("second.add:0",)), tmp_path / "again"), tmp_path)
-    groups = dissect(DissectRequest(twice), tmp_path).groups
+    twice = load(drop_branches(DropBranchesRequest(short, ("second.add:0",)), tmp_path / "again"), tmp_path)
+    groups = analyze(AnalyzeRequest(twice), tmp_path).groups
     cuts = tuple(Cut(one.name, tuple(range(0, one.width, 2))) for one in groups)
-    request = cut(CutRequest(twice, cuts), tmp_path)
+    request = cut_channels(CutChannelsRequest(twice, cuts), tmp_path)
     path = save(SaveRequest(load(request, tmp_path)), tmp_path).path
     program = torch.export.load(path).module()
     with torch.no_grad():
@@ -53,12 +60,12 @@ def test_blocks_go_and_the_rest_is_cut_and_saved(tmp_path: Path) -> None:
 
 def test_a_pass_that_changes_what_others_read_is_refused(tmp_path: Path) -> None:
     source = source_of("overwriting", tmp_path)
-    assert [one.name for one in dissect(DissectRequest(source), tmp_path).branches] == ["block.add:0"]
+    assert [one.name for one in analyze(AnalyzeRequest(source), tmp_path).branches] == ["block.add:0"]
     with pytest.raises(ConversionError, match="--no-depth"):
-        drop(DropRequest(source, ("block.add:0",)), tmp_path)
+        drop_branches(DropBranchesRequest(source, ("block.add:0",)), tmp_path)
 
 
 def test_a_pass_that_decides_by_what_it_gets_stays(tmp_path: Path) -> None:
-    assert dissect(DissectRequest(source_of("asking", tmp_path)), tmp_path).branches == ()
+    assert analyze(AnalyzeRequest(source_of("asking", tmp_path)), tmp_path).branches == ()
     with pytest.raises(ConversionError, match="there is no branch 'none'"):
-        drop(DropRequest(source_of("asking", tmp_path), ("none",)), tmp_path)
+        drop_branches(DropBranchesRequest(source_of("asking", tmp_path), ("none",)), tmp_path)

@@ -15,13 +15,13 @@ from edgekit_converters.data import DataRequest, DataSet, prepare
 from edgekit_converters.load import load, open_source, reopen
 from edgekit_converters.prune import (
     IMPORTANCES,
-    CutRequest,
-    DissectRequest,
-    MendRequest,
+    AnalyzeRequest,
+    CutChannelsRequest,
+    RecalibrateRequest,
     ScoreRequest,
-    cut,
-    dissect,
-    mend,
+    analyze,
+    cut_channels,
+    recalibrate,
     score,
 )
 from edgekit_converters.records import Cut, InputShape, Source, SourceRequest
@@ -126,16 +126,16 @@ def test_mending_brings_the_module_nearer_to_the_dense_one(
     samples = data()
     for name in ("dense", "small", "statistics", "solved"):
         (tmp_path / name).mkdir()
-    dense = replace(source, request=mend(MendRequest(source, source.inputs, samples), tmp_path / "dense"))
+    dense = replace(source, request=recalibrate(RecalibrateRequest(source, source.inputs, samples), tmp_path / "dense"))
     seen = open_source(source.request).handle.module[0](torch.from_numpy(np.load(samples.inputs[0])).movedim(-1, 1))
     mean = reopen(dense.request).handle.module[1].running_mean
     torch.testing.assert_close(mean, seen.mean((0, 2, 3)), rtol=0, atol=1e-5)
 
     x = np.random.default_rng(6).standard_normal((64, 8, 8, 3)).astype(np.float32)
-    small = replace(source, request=cut(CutRequest(dense, cuts), tmp_path / "small"))
-    asked = MendRequest(small, source.inputs, samples)
-    mended = mend(asked, tmp_path / "statistics")
-    solved = mend(replace(asked, dense=dense, cuts=cuts), tmp_path / "solved")
+    small = replace(source, request=cut_channels(CutChannelsRequest(dense, cuts), tmp_path / "small"))
+    asked = RecalibrateRequest(small, source.inputs, samples)
+    mended = recalibrate(asked, tmp_path / "statistics")
+    solved = recalibrate(replace(asked, dense=dense, cuts=cuts), tmp_path / "solved")
     wanted = reopen(dense.request).run([x])[0]
     errors = [float(np.square(reopen(one).run([x])[0] - wanted).sum()) for one in (small.request, mended, solved)]
     assert errors[2] < 0.5 * min(errors[:2])
@@ -153,12 +153,12 @@ def test_resnet20_is_cut_through_its_shortcuts_without_parameters(
         input_shapes=(InputShape((1, 3, 32, 32)),),
     )
     source = load(request, tmp_path)
-    anatomy = dissect(DissectRequest(source), tmp_path)
+    anatomy = analyze(AnalyzeRequest(source), tmp_path)
     assert anatomy.widths["conv1"] == 16 and anatomy.widths["layer2.0.conv2"] == 8
     assert anatomy.whole == (("linear", "is an output of the model"),)
     assert anatomy.macs_at(anatomy.widths) == 40_551_040
     cuts = tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in anatomy.groups)
-    small = open_source(cut(CutRequest(source, cuts), tmp_path)).handle.module
+    small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path)).handle.module
     assert (small.conv1.out_channels, small.layer3[2].conv2.out_channels) == (8, 32)
     assert (small.layer2[0].added, small.layer3[0].added) == (8, 16)
 
@@ -168,11 +168,11 @@ def test_pruning_without_torch_pruning_names_the_extra(tmp_path: Path) -> None:
         "import sys; sys.modules['torch_pruning'] = None\n"
         "from pathlib import Path\n"
         "from edgekit_converters.load import load\n"
-        "from edgekit_converters.prune import DissectRequest, dissect\n"
+        "from edgekit_converters.prune import AnalyzeRequest, analyze\n"
         "from edgekit_converters.records import InputShape, SourceRequest\n"
         f"here = Path({str(HERE)!r})\n"
         "asked = SourceRequest('python', here / 'nets.py', 'gated', input_shapes=(InputShape((1, 16)),))\n"
-        "dissect(DissectRequest(load(asked, here)), here)"
+        "analyze(AnalyzeRequest(load(asked, here)), here)"
     )
     done = subprocess.run([sys.executable, "-c", check], check=False, capture_output=True, text=True)
     assert "torch_pruning is not installed\npip install 'edgekit[torch]'" in done.stderr, done.stderr
