@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit_converters.prune.magnitude_sparsity import SparsifyRequest, thin
+from edgekit_converters.prune.magnitude_sparsity import SparsifyRequest, sparsify
 from edgekit_converters.train import Settings, TrainRequest, sparsity
 from edgekit_converters.train.loop import train
 from edgekit_converters.train.sparsity import Sparsity, SparsityTraining, schedule
@@ -75,7 +75,7 @@ def test_kernels_are_weights_that_multiply(student_of, framework):
 def test_at_once_the_smallest_weights_of_each_layer_go_and_nothing_else(student_of, tmp_path, framework):
     source = student_of(framework)
     convolutions = ("0", "4") if framework == "torch" else ("conv2d*",)
-    made = thin(SparsifyRequest(source, "0.8", convolutions), tmp_path)
+    made = sparsify(SparsifyRequest(source, "0.8", convolutions), tmp_path)
     assert [(one.weights, one.zeros) for one in made.thinned] == [(18, 14)]
     before, after = (ready(dataclasses.replace(source, request=one)) for one in (source.request, made.request))
     dense, sparse = before.state(), after.state()
@@ -89,7 +89,7 @@ def test_at_once_the_smallest_weights_of_each_layer_go_and_nothing_else(student_
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_pattern_lies_along_the_inputs(student_of, tmp_path, framework):
     source = student_of(framework)
-    made = thin(SparsifyRequest(source, "1:2"), tmp_path)
+    made = sparsify(SparsifyRequest(source, "1:2"), tmp_path)
     assert [(one.weights, one.zeros) for one in made.thinned] == [(324, 162), (18, 9)]
     assert made.notes[0].endswith("stays dense: takes 3 inputs, which is no multiple of 2")
     kernels = open_student(dataclasses.replace(source, request=made.request), Settings()).kernels()[1:]
@@ -110,7 +110,7 @@ def test_a_pattern_lies_along_the_inputs(student_of, tmp_path, framework):
 @pytest.mark.needs_torch
 def test_where_nothing_can_be_done_it_is_refused(student_of, tmp_path, asked, keep, says):
     with pytest.raises(PlanError, match=says):
-        thin(SparsifyRequest(student_of("torch"), asked, keep), tmp_path)
+        sparsify(SparsifyRequest(student_of("torch"), asked, keep), tmp_path)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -257,7 +257,7 @@ def test_quantization_keeps_every_zero(student_of, data_of, lowered, tmp_path, e
     from edgekit_converters.records import QuantizeRequest
 
     source = student_of("torch")
-    made = thin(SparsifyRequest(source, "0.8"), tmp_path)
+    made = sparsify(SparsifyRequest(source, "0.8"), tmp_path)
     sparse = dataclasses.replace(source, request=made.request)
     inputs = scaled(sparse)
     artifact = lowered(sparse, engine)
