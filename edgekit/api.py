@@ -10,11 +10,10 @@ from typing import Any
 from edgekit import pipeline
 from edgekit.conversion import live_model
 from edgekit.plan.declaration import build
-from edgekit.plan.options import ConversionOptions
-from edgekit.plan.plan import resolve
+from edgekit.plan.options import ConversionOptions, PruneOptions
 from edgekit.pruning import command
 from edgekit.pruning.command import PruneReport
-from edgekit.pruning.options import plan_pruning, with_calibration
+from edgekit.pruning.options import plan_pruned_conversion
 from edgekit.report.report import Report
 from edgekit_converters.execution.runner import Watch
 from edgekit_runtime.errors import PlanError
@@ -39,8 +38,9 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
         EdgekitError: the same errors as the command, with the same exit codes (see :mod:`edgekit_runtime.errors`).
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-model-") as folder:
-        given = _options(model, output, options, Path(folder), ".edgekit")
-        return pipeline.convert(resolve(with_calibration(given)), watch, plan_pruning(given))
+        values = _values(model, output, options, Path(folder), ".edgekit")
+        plan, pruning = plan_pruned_conversion(build(ConversionOptions, values))
+        return pipeline.convert(plan, watch, pruning)
 
 
 def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any) -> PruneReport:
@@ -59,14 +59,14 @@ def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None =
         EdgekitError: the same errors as the command, with the same exit codes.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-model-") as folder:
-        given = _options(model, output, options, Path(folder), "")
-        return command.prune(command.plan(given), watch)
+        values = _values(model, output, options, Path(folder), "")
+        return command.prune(command.plan_prune(build(PruneOptions, values)), watch)
 
 
-def _options(
+def _values(
     model: Any, output: str | Path | None, options: Mapping[str, Any], folder: Path, suffix: str
-) -> ConversionOptions:
-    """Return the command's options; a live model becomes a file in ``folder``.
+) -> dict[str, Any]:
+    """Return the command's options by name; a live model becomes a file in ``folder``.
 
     Args:
         model: a path, or a live model.
@@ -83,7 +83,7 @@ def _options(
         if suffix:
             values.setdefault("output", f"{values['name']}{suffix}")
         model = live_model.save(model, values.pop("input_shape", ()), folder)
-    return build(ConversionOptions, values | {"model": model})
+    return values | {"model": model}
 
 
 def _input_shapes(value: Any) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from edgekit.conversion import manifest, open_model, stages
 from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.stages import ConversionContext, Outcome
 from edgekit.plan import postprocessing
-from edgekit.plan.plan import Plan, VariantPlan, as_it_came
+from edgekit.plan.plan import ConversionPlan
+from edgekit.plan.targets import VariantPlan, keep_scheme
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.prune import PrunedModel, slim
@@ -22,6 +23,7 @@ from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import BundleReport, Report, SourceReport, VariantReport
 from edgekit.version import __version__
+from edgekit_converters.data import DataSet
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.runner import Watch
 from edgekit_converters.execution.stage_cache import digest
@@ -32,7 +34,7 @@ from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.format.manifest import Postprocessing
 
 
-def convert(plan: Plan, watch: Watch | None = None, pruning: PruningPlan | None = None) -> Report:
+def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPlan | None = None) -> Report:
     """Convert, verify, and write the bundle, and the report when the plan asks for one.
 
     What is to be pruned is pruned first; then artifacts are held against the pruned model, and what is lost is counted
@@ -42,19 +44,20 @@ def convert(plan: Plan, watch: Watch | None = None, pruning: PruningPlan | None 
         EdgekitError: a stage refused; nothing is left behind.
     """
     started = time.monotonic()
-    with open_model.runner(plan, watch) as runner, open_model.executor(runner, plan) as executor:
+    with open_model.runner(plan.execution, watch) as runner, open_model.executor(runner, plan) as executor:
         source = open_model.load(runner, plan, QUANTIZE.name)
-        plan = as_it_came(plan, source.scheme)
+        plan = replace(plan, targets=keep_scheme(plan.targets, plan.model.source.path.name, source.scheme))
         declared = _declared(source, plan)
-        dense = open_model.work(runner, plan, source, executor)
-        labels, declared, notes = _meaning(dense, declared)
+        dense = replace(open_model.work(runner, plan, source, executor), classes=_has_classes(plan))
+        _check_enough(plan, dense.evaluation)
+        labels, declared, notes = _meaning(plan, dense, declared)
         made = slim(dense, pruning) if pruning else None
         work = _pruned(dense, made) if made else dense
-        lowered = [stages.lower(work, engine) for engine in plan.engines]
+        lowered = [stages.lower(work, engine) for engine in plan.targets.engines]
         work, coverage = stages.cover(work, lowered)
-        outcome = quantize_auto.search_candidates(work, lowered) if plan.race else _make_all(work, lowered)
+        outcome = _search(plan, work, lowered) if plan.targets.search else _make_all(work, lowered, plan.max_drop)
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
-        contents = _contents(work, outcome, labels, declared, notes)
+        contents = _contents(plan, work, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)
         with reports.report_writer(plan.report) as write_report:
             _write(contents)
@@ -71,11 +74,21 @@ def _text(report: Report, path: Path | None) -> str:
     return page(report.source.name, report.source.metric, report.variants, report.pruning, report.notes)
 
 
+def _has_classes(plan: ConversionPlan) -> bool:
+    """Tell whether the options say that the first output has class scores."""
+    return plan.labels is not None or (plan.postprocessing is not None and plan.postprocessing.boxes is None)
+
+
+def _check_enough(plan: ConversionPlan, evaluation: DataSet | None) -> None:
+    if evaluation and plan.max_drop is not None:
+        stages.check_enough(evaluation, plan.data.evaluate, f"whether --max-drop {plan.max_drop} holds")
+
+
 def _meaning(
-    work: ConversionContext, declared: Postprocessing | None
+    plan: ConversionPlan, work: ConversionContext, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], Postprocessing | None, tuple[str, ...]]:
     """Names of the classes, what the outputs mean, and notes; names alone may tell the meaning of the first output."""
-    labels, notes = manifest.labels(work.plan, work.source, work.evaluation or work.calibration, declared)
+    labels, notes = manifest.labels(plan, work.source, work.evaluation or work.calibration, declared)
     if labels and declared is None:
         declared, more = postprocessing.suggest(work.source.outputs[0], work.probe.outputs[0])
         notes += more
@@ -88,19 +101,26 @@ def _pruned(dense: ConversionContext, made: PrunedModel) -> ConversionContext:
     return replace(dense, source=made.source, probe=probe, dense=dense.source)
 
 
-def _make_all(work: ConversionContext, lowered: list[Artifact]) -> Outcome:
+def _search(plan: ConversionPlan, work: ConversionContext, lowered: list[Artifact]) -> Outcome:
+    """Search the candidates of ``--quantize auto``."""
+    assert plan.budget is not None
+    wait = plan.execution.ray is not None
+    return quantize_auto.search_candidates(work, lowered, plan.budget, wait=wait)
+
+
+def _make_all(work: ConversionContext, lowered: list[Artifact], max_drop: float | None) -> Outcome:
     """Make every variant of the plan: the formats side by side, while the source is evaluated in its own process."""
-    plan, branches = work.plan, ThreadPoolExecutor(len(lowered))
+    branches = ThreadPoolExecutor(len(lowered))
     try:
         making = [branches.submit(_make, work, artifact) for artifact in lowered]
         baseline = stages.evaluate_source(work)
         made = {key: one for branch in making for key, one in branch.result().items()}
     finally:
         branches.shutdown(wait=False, cancel_futures=True)
-    check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in made.values()})
+    check_drop(max_drop, baseline, {one.name: one.evaluation for one in made.values()})
     # timed one after the other, when nothing else of ours runs
     made = {key: replace(one, latency=stages.measure(work, one)) for key, one in made.items()}
-    return Outcome(plan, baseline, made)
+    return Outcome(work.targets, baseline, made)
 
 
 def _told(
@@ -110,10 +130,11 @@ def _told(
     if pruning is None or made is None:
         return None
     artifacts = {key: one.artifact for key, one in outcome.made.items()}
-    return compare(replace(dense, plan=outcome.plan), pruning, made, artifacts)
+    return compare(replace(dense, targets=outcome.targets), pruning, made, artifacts)
 
 
 def _contents(
+    plan: ConversionPlan,
     work: ConversionContext,
     outcome: Outcome,
     labels: tuple[str, ...],
@@ -121,7 +142,7 @@ def _contents(
     notes: tuple[str, ...],
 ) -> manifest.Contents:
     return manifest.Contents(
-        plan=outcome.plan,
+        plan=replace(plan, targets=outcome.targets),
         source=work.source,
         inputs=work.inputs,
         probe=work.probe,
@@ -131,7 +152,7 @@ def _contents(
         labels=labels,
         postprocessing=declared,
         notes=(*notes, *outcome.notes),
-        versions={"edgekit": __version__} | toolchains.versions(work.plan.source.toolchain, *work.plan.engines),
+        versions={"edgekit": __version__} | toolchains.versions(plan.model.source.toolchain, *plan.targets.engines),
     )
 
 
@@ -143,7 +164,7 @@ def _report(
     pruning: PruningReport | None,
 ) -> Report:
     plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
-    notes = [*plan.notes, *source.notes, *open_model.data_notes(work)]
+    notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(work)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     notes += [note for one in made.values() for note in twin_notes(one.artifact)]
@@ -151,7 +172,7 @@ def _report(
     return Report(
         edgekit=__version__,
         source=_source_report(plan, source, baseline),
-        variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.variants),
+        variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.targets.variants),
         bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
         versions=contents.versions,
         stages=tuple(work.runner.costs),
@@ -184,8 +205,8 @@ def _write(contents: manifest.Contents) -> None:
 
 def _make(work: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], BuiltArtifact]:
     """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
-    plan, engine = work.plan, artifact.engine
-    schemes = plan.schemes_of(engine)
+    engine = artifact.engine
+    schemes = work.targets.schemes_of(engine)
     lowered = stages.prove(work, artifact, schemes)
     if work.source.quantized:  # there is nothing left to quantize
         return {
@@ -194,13 +215,13 @@ def _make(work: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], 
             )
         }
     made = {}
-    for recipe in map(plan.recipe_of, schemes):
+    for recipe in map(work.targets.recipe_of, schemes):
         one = stages.verified(work, stages.quantize(work, lowered, recipe))
         made[engine, one.artifact.scheme] = replace(one, findings=lowered.examined.findings, recipe=recipe)
     return made
 
 
-def _declared(source: Source, plan: Plan) -> Postprocessing | None:
+def _declared(source: Source, plan: ConversionPlan) -> Postprocessing | None:
     """What was asked for of the outputs, held against those there are."""
     if plan.postprocessing is None:
         return None
@@ -209,9 +230,11 @@ def _declared(source: Source, plan: Plan) -> Postprocessing | None:
     )
 
 
-def _source_report(plan: Plan, source: Source, baseline: Evaluation | None) -> SourceReport:
+def _source_report(plan: ConversionPlan, source: Source, baseline: Evaluation | None) -> SourceReport:
     metric, value, samples = (baseline.metric, baseline.value, baseline.samples) if baseline else (None, None, None)
-    return SourceReport(plan.name, source.framework, metric, value, value if metric == "accuracy" else None, samples)
+    return SourceReport(
+        plan.model.name, source.framework, metric, value, value if metric == "accuracy" else None, samples
+    )
 
 
 def _variant_report(variant: VariantPlan, made: BuiltArtifact, baseline: Evaluation | None) -> VariantReport:

@@ -15,8 +15,8 @@ from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.stages import ConversionContext, Lowered, Outcome
 from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
-from edgekit.plan.plan import Plan, VariantPlan
 from edgekit.plan.profiles import DeviceProfile
+from edgekit.plan.targets import TargetPlan, VariantPlan
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Latency
 from edgekit_runtime.errors import EdgekitError, VerificationError
@@ -63,7 +63,7 @@ class StageRunner:
         return stages.harm(self.work, self.lowered)
 
 
-def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact]) -> Outcome:
+def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact], budget: Budget, *, wait: bool) -> Outcome:
     """Try the candidates of all engines and select the best for each device.
 
     Ctrl-C ends the search as the time limit does: running candidates finish, no other one starts, and the best so
@@ -72,12 +72,13 @@ def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact]) ->
     Args:
         work: with evaluation data, or with calibration data only: then agreement with the source is measured.
         artifacts: the float artifacts, one for each engine.
+        budget: the limits of a variant, and the time.
+        wait: for running candidates after an error, because processes of a cluster are not ended with this one.
 
     Raises:
         DataError: there are too few evaluation samples to compare candidates.
         VerificationError: nothing fits the budgets of a device; the message names the closest candidates.
     """
-    budget = _budget(work.plan)
     work, notes = _with_evaluation_data(work)
     subset = replace(work, evaluation=stages.part(work, SUBSET_SAMPLES))
     full = stages.evaluate_source(work)
@@ -88,20 +89,20 @@ def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact]) ->
     stop_reason = _stop_reason(budget, interrupted)
 
     def search_engine(artifact: Artifact) -> tuple[Lowered, CandidateSearch]:
-        schemes = work.plan.schemes_of(artifact.engine)
+        schemes = work.targets.schemes_of(artifact.engine)
         lowered = stages.prove(work, artifact, schemes)
         runner = StageRunner(work, subset, lowered, schemes)
         search = CandidateSearch(runner, source, budget, stop_reason, work.executor)
         search.run()
         return lowered, search
 
-    searched = _run_in_parallel(search_engine, artifacts, interrupted, wait=work.plan.ray is not None)
+    searched = _run_in_parallel(search_engine, artifacts, interrupted, wait=wait)
     for _, search in searched:  # one engine after the other, when nothing else of edgekit runs
         search.time_trials([result.trial for result in search.results if result.trial.state == MEASURED])
         # once more among those that may be selected, so that one lucky measurement does not decide
         search.time_trials(finalists([result.trial for result in search.results], budget))
     found = {search.runner.engine: (lowered, search.results) for lowered, search in searched}
-    outcome = _select(work.plan, budget, found, full.metric)
+    outcome = _select(work.targets, budget, found, full.metric)
     return replace(outcome, baseline=full, notes=(*notes, *_early_end(stop_reason())))
 
 
@@ -137,12 +138,12 @@ def _run_in_parallel(
 
 def _with_evaluation_data(work: ConversionContext) -> tuple[ConversionContext, tuple[str, ...]]:
     """Return the context with the data that candidates are compared on, and notes about these data."""
-    plan, spec = work.plan, work.plan.evaluate or work.plan.calibrate
+    spec = work.data.evaluate or work.data.calibrate
     # without --evaluate all --calibrate data are evaluated, also if fewer of them calibrate
-    data = work.evaluation or stages.prepare(work.runner, plan, work.inputs, spec, stages.CALIBRATION)
+    data = work.evaluation or stages.prepare(work.runner, work.data, work.inputs, spec, stages.CALIBRATION)
     assert data is not None
     stages.check_enough(data, spec, "which candidate is better")
-    if plan.metric or data.labels is not None or stages.reconstructs(work):
+    if work.data.metric or data.labels is not None or stages.reconstructs(work):
         biased = f"--quantize auto: without --evaluate, candidates are compared on {spec}, which is too optimistic"
         return replace(work, evaluation=data), () if work.evaluation else (biased,)
     note = f"--quantize auto: {spec} has no labels, so candidates are compared by agreement with the float model"
@@ -155,11 +156,6 @@ def _early_end(reason: str) -> tuple[str, ...]:
     return (
         f"--quantize auto: ended early: {reason}; finished candidates are cached, run the same command to continue",
     )
-
-
-def _budget(plan: Plan) -> Budget:
-    assert plan.race is not None
-    return plan.race
 
 
 def _stop_reason(budget: Budget, interrupted: threading.Event) -> Callable[[], str]:
@@ -175,12 +171,12 @@ def _stop_reason(budget: Budget, interrupted: threading.Event) -> Callable[[], s
 
 
 def _select(
-    plan: Plan, budget: Budget, found: Mapping[str, tuple[Lowered, Sequence[CandidateResult]]], metric: str
+    targets: TargetPlan, budget: Budget, found: Mapping[str, tuple[Lowered, Sequence[CandidateResult]]], metric: str
 ) -> Outcome:
     """Select an artifact for each device and engine.
 
     Args:
-        plan: with all schemes of each device.
+        targets: with all schemes of each device.
         budget: the limits.
         found: lowered model and results, by engine.
         metric: of the drops.
@@ -190,10 +186,10 @@ def _select(
     variants: dict[str, VariantPlan] = {}
     preferred: dict[str, tuple[str, ...]] = {}
     choices: list[str] = []
-    for device in plan.devices:
+    for device in targets.devices:
         of_device: dict[VariantPlan, Trial] = {}
         supported = [trial for trial in trials if trial.recipe.scheme in device.schemes]
-        for target in _targets(plan, device):
+        for target in _targets(targets, device):
             results = [result for result in found[target.engine][1] if result.trial in supported]
             best = _best(results, budget, selected)
             if best is not None:
@@ -205,15 +201,15 @@ def _select(
             raise VerificationError(_nothing_fits(device, supported, budget, metric))
         preferred[device.name] = _in_order(of_device, device, budget)
     built = {key: _built(result, found[key[0]][0]) for key, result in selected.items()}
-    reduced = replace(plan, variants=tuple(variants.values()), preferred=preferred)
+    reduced = replace(targets, variants=tuple(variants.values()), preferred=preferred)
     return Outcome(reduced, None, built, trials, tuple(dict.fromkeys(choices)))
 
 
-def _targets(plan: Plan, device: DeviceProfile) -> list[VariantPlan]:
+def _targets(targets: TargetPlan, device: DeviceProfile) -> list[VariantPlan]:
     """Return a variant for each engine and unit of the device, in its order; the scheme is not selected yet."""
     by_target: dict[tuple[str, str], VariantPlan] = {}
-    for variant in plan.variants:
-        if variant.name in plan.preferred[device.name]:
+    for variant in targets.variants:
+        if variant.name in targets.preferred[device.name]:
             by_target.setdefault((variant.engine, variant.device), variant)
     return list(by_target.values())
 

@@ -6,35 +6,36 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.plan.plan import Plan
+from edgekit.plan.plan import ConversionPlan
 from edgekit.pruning.options import PruningPlan
 from edgekit_converters.recipe import toml
 
 
-def describe(plan: Plan, pruning: PruningPlan | None = None) -> dict[str, Any]:
+def describe(plan: ConversionPlan, pruning: PruningPlan | None = None) -> dict[str, Any]:
     """Return what would be done as JSON-able data."""
+    source, data, targets = plan.model.source, plan.data, plan.targets
     return {
-        "model": str(plan.source.path) + (f":{plan.source.function}" if plan.source.function else ""),
-        "kind": plan.source.kind,
-        "toolchains": sorted({plan.source.toolchain, *plan.engines}),
+        "model": str(source.path) + (f":{source.function}" if source.function else ""),
+        "kind": source.kind,
+        "toolchains": sorted({source.toolchain, *targets.engines}),
         "output": str(plan.output),
-        "name": plan.name,
+        "name": plan.model.name,
         "version": plan.version,
-        "devices": {device.name: list(plan.preferred[device.name]) for device in plan.devices},
-        "variants": [dataclasses.asdict(variant) | {"name": variant.name} for variant in plan.variants],
-        "preprocessing": dataclasses.asdict(plan.preprocessing) if plan.preprocessing else None,
+        "devices": {device.name: list(targets.preferred[device.name]) for device in targets.devices},
+        "variants": [dataclasses.asdict(variant) | {"name": variant.name} for variant in targets.variants],
+        "preprocessing": dataclasses.asdict(data.preprocessing) if data.preprocessing else None,
         "postprocessing": dataclasses.asdict(plan.postprocessing) if plan.postprocessing else None,
-        "calibrate": plan.calibrate,
-        "evaluate": plan.evaluate,
-        "metric": plan.metric.name if plan.metric else None,
+        "calibrate": data.calibrate,
+        "evaluate": data.evaluate,
+        "metric": data.metric.name if data.metric else None,
         "max_drop": plan.max_drop,
-        "recipe": toml.write(plan.recipe) if plan.recipe else None,
-        "jobs": plan.jobs,
-        "ray": plan.ray,
-        "race": dataclasses.asdict(plan.race) if plan.race else None,
-        "samples": plan.samples,
-        "remedies": plan.remedies,
-        "notes": list(plan.notes),
+        "recipe": toml.write(targets.recipe) if targets.recipe else None,
+        "jobs": plan.execution.jobs,
+        "ray": plan.execution.ray,
+        "race": dataclasses.asdict(plan.budget) if plan.budget else None,
+        "samples": data.samples,
+        "remedies": targets.auto_fix,
+        "notes": list(targets.notes),
         "pruning": _pruning(pruning) if pruning else None,
     }
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 
 from edgekit.conversion import open_model, stages
-from edgekit.plan.plan import Plan
+from edgekit.plan.plan import ArtifactPlan
 from edgekit_converters.execution.runner import Watch
 from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.trace import MATCH, LayerMap
@@ -45,21 +45,21 @@ class LayersReport:
         return {key: sum(getattr(layer, key) for layer in self.layers) for key in ("parameters", "macs")}
 
 
-def list_layers(plan: Plan, watch: Watch | None = None) -> LayersReport:
+def list_layers(plan: ArtifactPlan, watch: Watch | None = None) -> LayersReport:
     """Lower the model for every engine of the plan, and find its layers there.
 
     Raises:
         EdgekitError: a stage refused.
     """
-    with open_model.runner(plan, watch) as runner:
+    with open_model.runner(plan.execution, watch) as runner:
         work = open_model.work(runner, plan, open_model.load(runner, plan, MATCH.name))
-        maps = [stages.layers(work, stages.lower(work, engine)) for engine in plan.engines]
+        maps = [stages.layers(work, stages.lower(work, engine)) for engine in plan.targets.engines]
     return LayersReport(
-        model=plan.name,
+        model=plan.model.name,
         framework=work.source.framework,
         layers=tuple(dataclasses.replace(layer, nodes=()) for layer in maps[0].layers),
         nodes={one.engine: tuple(layer.nodes for layer in one.layers) for one in maps},
-        notes=(*plan.notes, *work.source.notes, *(note for one in maps for note in lost(one))),
+        notes=(*plan.targets.notes, *work.source.notes, *(note for one in maps for note in lost(one))),
     )
 
 

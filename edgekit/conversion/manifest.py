@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.plan.plan import Plan, VariantPlan
+from edgekit.plan.plan import ConversionPlan
 from edgekit.plan.postprocessing import read_labels
+from edgekit.plan.targets import VariantPlan
 from edgekit_converters.data import DataSet
 from edgekit_converters.formats import format_of
 from edgekit_converters.recipe import toml
@@ -57,7 +58,7 @@ class BuiltArtifact:
 class Contents:
     """Everything a bundle is made of."""
 
-    plan: Plan
+    plan: ConversionPlan
     source: Source
     inputs: tuple[InputSpec, ...]
     probe: Probe
@@ -74,14 +75,17 @@ def manifest(contents: Contents) -> Manifest:
     """Return the manifest; the writer fills in the list of files."""
     plan = contents.plan
     return Manifest(
-        model_name=plan.name,
+        model_name=plan.model.name,
         model_version=plan.version,
         inputs=contents.inputs,
         outputs=_outputs(contents),
-        variants=tuple(_variant(contents, variant) for variant in plan.variants),
+        variants=tuple(_variant(contents, variant) for variant in plan.targets.variants),
         files=(),
         golden_inputs=tuple(_golden_input(index) for index in range(len(contents.inputs))),
-        devices=tuple(device.to_dict() | {"variants": list(plan.preferred[device.name])} for device in plan.devices),
+        devices=tuple(
+            device.to_dict() | {"variants": list(plan.targets.preferred[device.name])}
+            for device in plan.targets.devices
+        ),
         recipe=_recipe(contents),
         calibration=_calibration(contents.calibration),
         versions=contents.versions,
@@ -107,7 +111,7 @@ def files(contents: Contents) -> dict[str, Path | bytes]:
 
 
 def labels(
-    plan: Plan, source: Source, data: DataSet | None, declared: Postprocessing | None
+    plan: ConversionPlan, source: Source, data: DataSet | None, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the class names of the output that has the scores, and notes: from ``--labels``, else from the data.
 
@@ -195,12 +199,12 @@ def _recipe(contents: Contents) -> dict[str, Any]:
     plan, baseline = contents.plan, contents.baseline
     return {
         "framework": contents.source.framework,
-        "schemes": list(plan.schemes),
+        "schemes": list(plan.targets.schemes),
         "max_drop": plan.max_drop,
         "evaluation": _evaluation(baseline) if baseline else None,
         "recipes": {
             variant.name: toml.write(made.recipe)
-            for variant in plan.variants
+            for variant in plan.targets.variants
             if (made := contents.made[variant.artifact]).recipe not in (None, Recipe(variant.scheme))
         },
     }

@@ -9,7 +9,8 @@ from edgekit.conversion import stages
 from edgekit.conversion.stages import ConversionContext
 from edgekit.parallel.executor import Executor, Threads
 from edgekit.parallel.ray_executor import connect
-from edgekit.plan.plan import Plan
+from edgekit.plan.execution import ExecutionPlan
+from edgekit.plan.plan import ArtifactPlan
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.runner import Runner, Watch, new_log
 from edgekit_converters.execution.stage_cache import Cache, cache_root
@@ -17,50 +18,56 @@ from edgekit_converters.load import LOAD
 from edgekit_converters.records import Probe, ProbeRequest, Source
 from edgekit_converters.verify.probe import PROBE
 from edgekit_runtime.errors import PlanError
-from edgekit_runtime.format.manifest import InputSpec
+from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 
-def runner(plan: Plan, watch: Watch | None) -> Runner:
-    """What runs a command's stages. What nodes of a cluster are to see lies beside the cache, which they share."""
+def runner(plan: ExecutionPlan, watch: Watch | None) -> Runner:
+    """Return what runs a command's stages; with Ray their files are beside the cache, which the nodes share."""
     root = cache_root()
     cache = Cache(root / "stages", enabled=plan.cache)
     return Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None)
 
 
-def executor(runner: Runner, plan: Plan) -> AbstractContextManager[Executor]:
+def executor(runner: Runner, plan: ArtifactPlan) -> AbstractContextManager[Executor]:
     """Return what runs tasks in parallel: threads of this process, or a Ray cluster.
 
     Raises:
         PlanError: the cluster cannot be joined, or a node lacks something.
     """
-    if plan.ray is None:
+    if plan.execution.ray is None:
         return nullcontext(Threads(runner.jobs))
-    files = [plan.source.path, *([plan.metric.path] if plan.metric else [])]
-    return connect(plan.ray, plan.engines, runner.scratch, files)
+    files = [plan.model.source.path, *([plan.data.metric.path] if plan.data.metric else [])]
+    return connect(plan.execution.ray, plan.targets.engines, runner.scratch, files)
 
 
-def load(runner: Runner, plan: Plan, start: str) -> Source:
-    """The model, opened. Meanwhile the engines' workers start, of which the named stage will be asked."""
-    for engine in plan.engines:
+def load(runner: Runner, plan: ArtifactPlan, start: str) -> Source:
+    """Open the model. Meanwhile the engines' workers start, which will run the named stage."""
+    for engine in plan.targets.engines:
         runner.start(engine, start)
-    return runner.run(LOAD, plan.source)
+    return runner.run(LOAD, plan.model.source)
 
 
-def work(runner: Runner, plan: Plan, source: Source, executor: Executor | None = None) -> ConversionContext:
-    """The data of a plan, prepared, and what the model computes for some of them.
+def work(runner: Runner, plan: ArtifactPlan, source: Source, executor: Executor | None = None) -> ConversionContext:
+    """Prepare the data of a plan, and compute what the model computes for some samples.
 
     Raises:
         PlanError: the preprocessing does not fit the model.
-        DataError: the data do not, or are too few for what is asked of them.
+        DataError: the data do not fit the model.
     """
-    inputs = with_preprocessing(source, plan)
-    calibration = stages.prepare(runner, plan, inputs, plan.calibrate, stages.CALIBRATION)
-    evaluation = stages.prepare(runner, plan, inputs, plan.evaluate, stages.EVALUATION)
-    if evaluation and plan.max_drop is not None:
-        stages.check_enough(evaluation, plan.evaluate, f"whether --max-drop {plan.max_drop} holds")
+    data, inputs = plan.data, with_preprocessing(source, plan.data.preprocessing)
+    calibration = stages.prepare(runner, data, inputs, data.calibrate, stages.CALIBRATION)
+    evaluation = stages.prepare(runner, data, inputs, data.evaluate, stages.EVALUATION)
     probe = probed(runner, source, inputs, (calibration, evaluation))
     return ConversionContext(
-        runner, plan, source, inputs, probe, calibration, evaluation, executor=executor or Threads(runner.jobs)
+        runner,
+        data,
+        plan.targets,
+        source,
+        inputs,
+        probe,
+        calibration,
+        evaluation,
+        executor=executor or Threads(runner.jobs),
     )
 
 
@@ -90,13 +97,13 @@ def probed(
     return runner.run(PROBE, ProbeRequest(source, inputs, tuple(one for one in data if one)), name)
 
 
-def with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
+def with_preprocessing(source: Source, preprocessing: Preprocessing | None) -> tuple[InputSpec, ...]:
     """Give the declared preprocessing to the model's image input, or to its only one.
 
     Raises:
         PlanError: it is not clear which input is meant, or its channels are not as many as the values given.
     """
-    if plan.preprocessing is None:
+    if preprocessing is None:
         return source.inputs
     images = [spec for spec in source.inputs if spec.layout] or list(source.inputs)
     if len(images) != 1:
@@ -104,12 +111,12 @@ def with_preprocessing(source: Source, plan: Plan) -> tuple[InputSpec, ...]:
         raise PlanError(f"--resize, --scale, --mean and --std are for one input; the model has {names}")
     spec = images[0]
     channels = spec.shape[1] if spec.layout == "NCHW" else spec.shape[-1]
-    for option, values in (("--mean", plan.preprocessing.mean), ("--std", plan.preprocessing.std)):
+    for option, values in (("--mean", preprocessing.mean), ("--std", preprocessing.std)):
         if len(values) not in (0, 1, channels):
             raise PlanError(f"{option} has {len(values)} values; input {spec.name!r} has {channels} channels")
-    if plan.preprocessing.resize:
-        _check_resize(spec, plan.preprocessing.resize)
-    declared = replace(spec, preprocessing=plan.preprocessing)
+    if preprocessing.resize:
+        _check_resize(spec, preprocessing.resize)
+    declared = replace(spec, preprocessing=preprocessing)
     return tuple(declared if one is spec else one for one in source.inputs)
 
 

@@ -13,7 +13,8 @@ from edgekit.conversion import open_model
 from edgekit.conversion import stages as steps
 from edgekit.conversion.stages import ConversionContext, Lowered
 from edgekit.parallel.executor import Threads
-from edgekit.plan.plan import Plan
+from edgekit.plan.plan import ArtifactPlan
+from edgekit.plan.targets import TargetPlan
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.recipe.recipe import Recipe, Rule
 from edgekit_converters.records import Artifact, ProbeRequest
@@ -98,7 +99,7 @@ def _told(one: Figures) -> dict[str, object]:
     return told | {name: dataclasses.asdict(trial) for name in ("alone", "kept") if (trial := getattr(one, name))}
 
 
-def sense(plan: Plan, *, exact: bool = False, watch: Watch | None = None) -> SensitivityReport:
+def sense(plan: ArtifactPlan, *, exact: bool = False, watch: Watch | None = None) -> SensitivityReport:
     """Quantize the model for every engine of the plan, and tell what that does to each layer.
 
     Args:
@@ -109,15 +110,15 @@ def sense(plan: Plan, *, exact: bool = False, watch: Watch | None = None) -> Sen
     Raises:
         EdgekitError: a stage refused.
     """
-    recipe = recipe_of(plan)
-    with open_model.runner(plan, watch) as runner:
+    recipe = recipe_of(plan.targets)
+    with open_model.runner(plan.execution, watch) as runner:
         work = _work(runner, plan)
-        with ThreadPoolExecutor(len(plan.engines)) as formats:
-            running = [formats.submit(_sense_one, work, recipe, engine, exact=exact) for engine in plan.engines]
+        with ThreadPoolExecutor(len(plan.targets.engines)) as formats:
+            running = [formats.submit(_sense_one, work, recipe, engine, exact=exact) for engine in plan.targets.engines]
             baseline = steps.evaluate_source(work)
             found = [one.result() for one in running]
     return SensitivityReport(
-        model=plan.name,
+        model=plan.model.name,
         recipe=recipe,
         exact=exact,
         metric=baseline.metric if baseline else None,
@@ -126,7 +127,7 @@ def sense(plan: Plan, *, exact: bool = False, watch: Watch | None = None) -> Sen
         samples=found[0].sensed.samples,
         rows=merge({one.sensed.engine: one.figures for one in found}),
         stages=tuple(runner.costs),
-        notes=(*plan.notes, *work.source.notes),
+        notes=(*plan.targets.notes, *work.source.notes),
     )
 
 
@@ -178,31 +179,31 @@ def shares(decibels: Sequence[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def recipe_of(plan: Plan) -> Recipe:
-    """The one recipe that a plan is about.
+def recipe_of(targets: TargetPlan) -> Recipe:
+    """Return the one recipe that the layers are quantized by.
 
     Raises:
         PlanError: there are several, or it quantizes nothing.
     """
-    if plan.race:
-        raise PlanError("sensitivity is that of one scheme: give -q int8-static, or a --recipe")
-    recipe = plan.recipe or Recipe(plan.schemes[0])
+    if targets.search:
+        raise PlanError("sensitivity is measured for one scheme: give -q int8-static, or a --recipe")
+    recipe = targets.recipe or Recipe(targets.schemes[0])
     if recipe.schemes == ("float32",):
         raise PlanError("float32 quantizes nothing: give another scheme, such as -q int8-static")
     return recipe
 
 
-def _work(runner: Runner, plan: Plan) -> ConversionContext:
+def _work(runner: Runner, plan: ArtifactPlan) -> ConversionContext:
     source = open_model.load(runner, plan, SENSITIVITY.name)
     if source.quantized:
-        raise PlanError(f"{plan.source.path.name} came as {source.scheme}: there is nothing left to quantize")
-    inputs = open_model.with_preprocessing(source, plan)
-    calibration = steps.prepare(runner, plan, inputs, plan.calibrate, steps.CALIBRATION)
-    evaluation = steps.prepare(runner, plan, inputs, plan.evaluate, steps.EVALUATION)
+        raise PlanError(f"{plan.model.source.path.name} is already {source.scheme}: there is nothing left to quantize")
+    inputs = open_model.with_preprocessing(source, plan.data.preprocessing)
+    calibration = steps.prepare(runner, plan.data, inputs, plan.data.calibrate, steps.CALIBRATION)
+    evaluation = steps.prepare(runner, plan.data, inputs, plan.data.evaluate, steps.EVALUATION)
     data = (calibration,) if calibration else ()
     probe = runner.run(PROBE, ProbeRequest(source, inputs, data, SAMPLES))
     return ConversionContext(
-        runner, plan, source, inputs, probe, calibration, evaluation, executor=Threads(runner.jobs)
+        runner, plan.data, plan.targets, source, inputs, probe, calibration, evaluation, executor=Threads(runner.jobs)
     )
 
 

@@ -12,8 +12,9 @@ from edgekit.conversion.manifest import BuiltArtifact
 from edgekit.conversion.trial import Trial
 from edgekit.parallel import evaluation as parallel_evaluation
 from edgekit.parallel.executor import SEQUENTIAL, Executor
+from edgekit.plan.data import DataPlan
 from edgekit.plan.options import AUTO
-from edgekit.plan.plan import Plan
+from edgekit.plan.targets import TargetPlan
 from edgekit_converters.data import PREPARE, SUBSET, DataRequest, DataSet, SubsetRequest
 from edgekit_converters.examine import EXAMINE
 from edgekit_converters.examine.coverage import CALIBRATION_COVERAGE, Coverage, CoverageRequest
@@ -74,12 +75,14 @@ class ConversionContext:
     """What every step needs."""
 
     runner: Runner
-    plan: Plan
+    data: DataPlan
+    targets: TargetPlan
     source: Source
     inputs: tuple[InputSpec, ...]
     probe: Probe
     calibration: DataSet | None
     evaluation: DataSet | None
+    classes: bool = False  # the first output has class scores
     agreement: bool = False  # the labels of the evaluation data are the source's own answers
     dense: Source | None = None  # what the source was pruned from: losses are counted from what that is worth
     executor: Executor = SEQUENTIAL
@@ -98,7 +101,7 @@ class ConversionContext:
 class Outcome:
     """What was made, and how it was come by."""
 
-    plan: Plan
+    targets: TargetPlan  # with the variants that were made
     baseline: Evaluation | None  # of the source
     made: dict[tuple[str, str], BuiltArtifact]  # by (engine, scheme)
     trials: tuple[Trial, ...] = ()  # of a race
@@ -123,7 +126,7 @@ class Lowered(Examined):
 
 
 def prepare(
-    runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: DataSplit
+    runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: DataSplit
 ) -> DataSet | None:
     """The samples that a user named; None where none were."""
     if spec is None:
@@ -172,12 +175,12 @@ def cover(work: ConversionContext, artifacts: Sequence[Artifact]) -> tuple[Conve
 
     All formats compute the same, so one is enough; LiteRT is the quicker one when every tensor is looked at.
     """
-    plan, data = work.plan, work.calibration
-    schemes = (*plan.schemes, *(plan.recipe.schemes if plan.recipe else ()))
+    targets, data = work.targets, work.calibration
+    schemes = (*targets.schemes, *(targets.recipe.schemes if targets.recipe else ()))
     if data is None or work.source.quantized or not any(SCHEMES[scheme].calibrated for scheme in schemes):
         return work, None
     artifact = min(artifacts, key=lambda one: one.engine)
-    request = CoverageRequest(artifact, work.inputs, data, stop=plan.samples == AUTO)
+    request = CoverageRequest(artifact, work.inputs, data, stop=work.data.samples == AUTO)
     coverage = work.runner.run(CALIBRATION_COVERAGE, request, artifact.engine)
     if coverage.samples == data.count:
         return work, coverage
@@ -206,7 +209,7 @@ def examine(work: ConversionContext, artifact: Artifact, schemes: Sequence[str])
         return Examination()
     request = ExamineRequest(artifact, work.inputs, work.calibration)
     found = work.runner.run(EXAMINE, request, artifact.engine)
-    if work.plan.remedies:
+    if work.targets.auto_fix:
         return found
     return Examination(tuple(replace(one, remedy="nothing: --no-remedies") for one in found.findings))
 
@@ -278,9 +281,7 @@ def compare(work: ConversionContext, artifact: Artifact) -> Comparison:
 
 def answer(work: ConversionContext, data: DataSet) -> DataSet:
     """The same samples, with what the source says of them as their labels."""
-    plan = work.plan
-    meant = plan.labels is not None or (plan.postprocessing is not None and plan.postprocessing.boxes is None)
-    request = PseudoLabelRequest(work.whole, work.inputs, data, classes=meant)
+    request = PseudoLabelRequest(work.whole, work.inputs, data, classes=work.classes)
     return work.runner.run(PSEUDO_LABEL, request, "source")
 
 
@@ -297,9 +298,9 @@ def evaluate_source(work: ConversionContext) -> Evaluation | None:
     """
     data, spec = work.evaluation, work.source.outputs[0]
     same = spec.shape == work.inputs[0].shape
-    if data and data.labels is None and not work.plan.metric and same and not reconstructs(work):
+    if data and data.labels is None and not work.data.metric and same and not reconstructs(work):
         raise DataError(
-            f"{work.plan.evaluate or work.plan.calibrate}: without labels a model is measured by how it gives back "
+            f"{work.data.evaluate or work.data.calibrate}: without labels a model is measured by how it gives back "
             f"what it was given, and {spec.name!r} is something else: give targets, or --metric FILE.py:function"
         )
     return _evaluate(work, work.whole, "source")
@@ -314,7 +315,7 @@ def _evaluate(work: ConversionContext, subject: Source | Artifact, name: str) ->
     if work.evaluation is None:
         return None
     request = EvaluateRequest(
-        subject, work.inputs, work.source.outputs, work.evaluation, metric=work.plan.metric, agreement=work.agreement
+        subject, work.inputs, work.source.outputs, work.evaluation, metric=work.data.metric, agreement=work.agreement
     )
     return parallel_evaluation.evaluate(work.runner, work.executor, request, name)
 

@@ -6,7 +6,7 @@ A part holds what the user gave, checked by itself. What several options mean to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -298,15 +298,71 @@ class ExecutionOptions:
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """The options of ``edgekit convert`` and, with fewer of them, of the other commands that open a model."""
+    """The options of ``edgekit convert``: all parts."""
 
-    model_input: ModelInput = field(default_factory=ModelInput)
-    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
-    data: DataOptions = field(default_factory=DataOptions)
-    targets: TargetOptions = field(default_factory=TargetOptions)
-    budget: BudgetOptions = field(default_factory=BudgetOptions)
-    pruning: PruningOptions = field(default_factory=PruningOptions)
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    postprocessing: PostprocessingOptions = field(default_factory=PostprocessingOptions)
-    outputs: OutputOptions = field(default_factory=OutputOptions)
-    execution: ExecutionOptions = field(default_factory=ExecutionOptions)
+    model_input: ModelInput
+    preprocessing: PreprocessingOptions
+    data: DataOptions
+    targets: TargetOptions
+    budget: BudgetOptions
+    pruning: PruningOptions
+    training: TrainingOptions
+    postprocessing: PostprocessingOptions
+    outputs: OutputOptions
+    execution: ExecutionOptions
+
+
+@dataclass(frozen=True)
+class LayersOptions:
+    """The options of ``edgekit layers``."""
+
+    model_input: ModelInput
+    targets: TargetOptions
+    execution: ExecutionOptions
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """The options of ``edgekit sensitivity`` that other commands have, too."""
+
+    model_input: ModelInput
+    preprocessing: PreprocessingOptions
+    data: DataOptions
+    targets: TargetOptions
+    outputs: OutputOptions
+    execution: ExecutionOptions
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """The options of ``edgekit prune``."""
+
+    model_input: ModelInput
+    preprocessing: PreprocessingOptions
+    data: DataOptions
+    targets: TargetOptions
+    pruning: PruningOptions
+    training: TrainingOptions
+    outputs: OutputOptions
+    execution: ExecutionOptions
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """The options of ``edgekit distill`` for the teacher."""
+
+    model_input: ModelInput
+    preprocessing: PreprocessingOptions
+    data: DataOptions
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """The options of ``edgekit distill`` for the student and its training."""
+
+    model_input: ModelInput
+    preprocessing: PreprocessingOptions
+    data: DataOptions
+    training: TrainingOptions
+    outputs: OutputOptions
+    execution: ExecutionOptions

@@ -31,14 +31,14 @@ class Memory:
     def __init__(self, work: ConversionContext, pruning: PruningPlan) -> None:
         self.work = work
         self.resume = pruning.training is not None and pruning.training.resume
-        plan, training = work.plan, pruning.training
+        training = pruning.training
         what = (
             stage_cache.key("prune", (AnalyzeRequest(work.source), work.inputs), {}),
             str(pruning.goal),
             asdict(pruning.limits),
             (pruning.importance, pruning.depth, pruning.rounds, pruning.table.to_json() if pruning.table else None),
             (training.data, asdict(trainings.lasting(training.settings))) if training else None,
-            (plan.calibrate, plan.schemes, plan.engines),
+            (work.data.calibrate, work.targets.schemes, work.targets.engines),
         )
         self.folder = stage_cache.cache_root() / "pruning" / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
         if self.resume and not self.folder.is_dir():

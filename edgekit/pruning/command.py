@@ -1,4 +1,4 @@
-"""``edgekit prune``: a smaller model as a file of its own framework, and what that bought."""
+"""``edgekit prune``: a smaller model, saved by its own framework, and a report."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.conversion import open_model
-from edgekit.plan.options import ConversionOptions
-from edgekit.plan.plan import Plan, resolve
+from edgekit.plan.data import plan_data
+from edgekit.plan.model import plan_model
+from edgekit.plan.options import PruneOptions
+from edgekit.plan.plan import ArtifactPlan, plan_artifacts
 from edgekit.pruning.comparison import compare
-from edgekit.pruning.options import PruningPlan, plan_pruning, timed_in, with_calibration
+from edgekit.pruning.options import PruningPlan, calibration_data, measured_in, plan_pruning
 from edgekit.pruning.prune import slim
 from edgekit.report import report as reports
 from edgekit.report.html import page
@@ -28,16 +30,17 @@ from edgekit_runtime.errors import PlanError
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """A model, and how much of it is to be left."""
+    """A model, how it is pruned, and what its latency and size are measured in."""
 
-    model: Plan
+    artifacts: ArtifactPlan
     pruning: PruningPlan
-    output: Path | None  # without, the model's name with "-pruned"
+    output: Path | None  # None: the model's name with "-pruned"
+    report: Path | None
 
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What ``edgekit prune`` tells."""
+    """The report of ``edgekit prune``."""
 
     edgekit: str
     source: str
@@ -54,24 +57,30 @@ class PruneReport:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def plan(options: ConversionOptions) -> PrunePlan:
+def plan_prune(options: PruneOptions) -> PrunePlan:
     """Decide everything that can be decided without opening the model.
 
     Raises:
-        PlanError: the request contradicts itself, or asks for nothing.
+        PlanError: options contradict each other, or there is nothing to prune or to train for.
     """
-    pruning = plan_pruning(options)
+    pruning = plan_pruning(options.pruning, options.training, options.data)
     if pruning is None:
         raise PlanError(
-            "say how much: --prune 0.5 for half of all channels, --prune-to latency=0.5, or --sparsity 0.8 for weights"
+            "give a goal: --prune 0.5 for half of all channels, --prune-to latency=0.5, or --sparsity 0.8 for weights"
         )
-    # resolved as a conversion would be, whose default name of a bundle is not used
-    model = resolve(with_calibration(model_file.without_output(options)))
-    engine = timed_in(model)[0]  # what other formats make of it is told by a conversion
-    only = tuple(variant for variant in model.variants if variant.engine == engine)
-    return PrunePlan(
-        dataclasses.replace(model, variants=only), pruning, model_file.requested_path(options, model.source)
-    )
+    model = plan_model(options.model_input)
+    data = calibration_data(options.data, options.pruning, options.training)
+    artifacts = plan_artifacts(model, plan_data(data, options.preprocessing), options.targets, options.execution)
+    report = Path(options.outputs.report) if options.outputs.report else None
+    output = model_file.requested_path(options, model.source)
+    return PrunePlan(_only_measured(artifacts), pruning, output, report)
+
+
+def _only_measured(plan: ArtifactPlan) -> ArtifactPlan:
+    """Keep the engine that latency and size are measured in; ``edgekit convert`` makes the others."""
+    engine, _ = measured_in(plan.targets, calibrated=plan.data.calibrate is not None)
+    variants = tuple(variant for variant in plan.targets.variants if variant.engine == engine)
+    return dataclasses.replace(plan, targets=dataclasses.replace(plan.targets, variants=variants))
 
 
 def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
@@ -81,27 +90,28 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    with open_model.runner(plan.model, watch) as runner:
-        work = open_model.work(runner, plan.model, open_model.load(runner, plan.model, TIME_LAYERS.name))
+    with open_model.runner(plan.artifacts.execution, watch) as runner:
+        work = open_model.work(runner, plan.artifacts, open_model.load(runner, plan.artifacts, TIME_LAYERS.name))
         saved = model_file.save(runner, work.source)
-        output = model_file.place(plan.output, f"{plan.model.name}-pruned", saved)
+        output = model_file.place(plan.output, f"{plan.artifacts.model.name}-pruned", saved)
         made = slim(work, plan.pruning)
         told = compare(work, plan.pruning, made, {})
         file = model_file.save(runner, made.source)
         report = PruneReport(
             edgekit=__version__,
-            source=plan.model.name,
+            source=plan.artifacts.model.name,
             framework=work.source.framework,
             model=model_file.told(file, output),
             pruning=told,
-            versions={"edgekit": __version__} | toolchains.versions(work.source.toolchain, *plan.model.engines),
+            versions={"edgekit": __version__}
+            | toolchains.versions(work.source.toolchain, *plan.artifacts.targets.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
             notes=(*work.source.notes, *open_model.data_notes(work), *told.notes),
         )
-        with reports.report_writer(plan.model.report) as write_report:
+        with reports.report_writer(plan.report) as write_report:
             model_file.put(file, output)
-            write_report(_text(report, plan.model.report))
+            write_report(_text(report, plan.report))
         if made.memory:
             made.memory.forget()
     return report

@@ -37,7 +37,7 @@ def compare(
     pruned = stages.evaluate_source(replace(work, source=made.source, dense=None))
     refused: list[str] = []
     models: list[ModelReport] = []
-    for engine in work.plan.engines:
+    for engine in work.targets.engines:
         with _told(engine, refused):
             models += list(_measured(work, pruning, made, engine, known, refused))
     return PruningReport(
@@ -85,7 +85,7 @@ def _groups(made: PrunedModel) -> Iterator[GroupReport]:
 def _judged(work: ConversionContext) -> ConversionContext:
     """The work with data that tell what a model is worth: by the dense one's answers, where they have no labels."""
     data = work.evaluation
-    if data is None or data.labels is not None or work.plan.metric or stages.reconstructs(work):
+    if data is None or data.labels is not None or work.data.metric or stages.reconstructs(work):
         return work
     return replace(work, evaluation=stages.answer(work, data), agreement=True)
 
@@ -143,7 +143,7 @@ def _made(
     """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
     lowered = stages.lower(work, engine)
     made = {"float32": lowered} | {scheme: one for (of, scheme), one in known.items() if of == engine}
-    for scheme in dict.fromkeys(("float32", *work.plan.schemes_of(engine))):
+    for scheme in dict.fromkeys(("float32", *work.targets.schemes_of(engine))):
         with _told(f"{engine} {scheme}", refused):
             if scheme not in made:
                 made[scheme] = quantized(work, lowered, scheme)

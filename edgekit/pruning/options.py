@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.plan.declaration import given
-from edgekit.plan.options import ConversionOptions, PruningOptions
-from edgekit.plan.plan import Plan
+from edgekit.plan.options import ConversionOptions, DataOptions, PruningOptions, TrainingOptions
+from edgekit.plan.plan import ConversionPlan, plan_conversion
+from edgekit.plan.targets import TargetPlan
 from edgekit.training.training import TrainingPlan, plan_training, quantize_aware_text
 from edgekit_converters.prune.channel_selection import Goal, Limits
 from edgekit_converters.prune.cost_terms import MEASURES
@@ -45,17 +46,17 @@ class PruningPlan:
         return " ".join(str(one) for one in (self.goal, sparse, quantize_aware_text(self.training)) if one)
 
 
-def plan_pruning(options: ConversionOptions) -> PruningPlan | None:
+def plan_pruning(options: PruningOptions, training_options: TrainingOptions, data: DataOptions) -> PruningPlan | None:
     """Return the pruning that the options describe; None where they describe none.
 
     Raises:
         PlanError: options contradict each other, or belong to a pruning but there is none.
         DataError: the latency table cannot be read.
     """
-    pruning, training = options.pruning, plan_training(options.training)
-    goal, sparsity = _goal(pruning), _sparsity(pruning)
+    training = plan_training(training_options)
+    goal, sparsity = _goal(options), _sparsity(options)
     if goal is None:
-        _refuse_without_goal(pruning)
+        _refuse_without_goal(options)
         quantize_aware = training is not None and training.settings.quantize_aware
         if sparsity is None and training and not quantize_aware:
             raise PlanError(
@@ -64,22 +65,22 @@ def plan_pruning(options: ConversionOptions) -> PruningPlan | None:
             )
         if sparsity is None and not quantize_aware:
             return None
-    if pruning.importance in ("taylor", "gradient") and not (options.training.train or options.data.calibrate):
-        raise PlanError(f"--importance {pruning.importance} uses gradients: give --train DATA or --calibrate DATA")
-    if goal and goal.measure != "latency" and (pruning.latency_table or pruning.write_latency_table):
+    if options.importance in ("taylor", "gradient") and not (training_options.train or data.calibrate):
+        raise PlanError(f"--importance {options.importance} uses gradients: give --train DATA or --calibrate DATA")
+    if goal and goal.measure != "latency" and (options.latency_table or options.write_latency_table):
         raise PlanError("a latency table goes with --prune-to latency=R")
     if training and sparsity:
-        settings = dataclasses.replace(training.settings, sparsity=sparsity, keep=pruning.exclude_layer)
+        settings = dataclasses.replace(training.settings, sparsity=sparsity, keep=options.exclude_layer)
         training = dataclasses.replace(training, settings=settings)
     return PruningPlan(
         goal,
         sparsity,
-        _limits(pruning),
-        pruning.importance,
-        pruning.rounds or 1,
-        _depth(pruning, goal, training),
-        read_table(Path(pruning.latency_table)) if pruning.latency_table else None,
-        Path(pruning.write_latency_table) if pruning.write_latency_table else None,
+        _limits(options),
+        options.importance,
+        options.rounds or 1,
+        _depth(options, goal, training),
+        read_table(Path(options.latency_table)) if options.latency_table else None,
+        Path(options.write_latency_table) if options.write_latency_table else None,
         training,
     )
 
@@ -131,19 +132,35 @@ def _limits(options: PruningOptions) -> Limits:
     return Limits(floor, options.round_to, options.exclude_layer, options.per_layer)
 
 
-def with_calibration(options: ConversionOptions) -> ConversionOptions:
-    """Calibrate on the training data where no others are given: a pruned model is quantized to be measured."""
-    pruning, training, data = options.pruning, options.training, options.data
+def plan_pruned_conversion(options: ConversionOptions) -> tuple[ConversionPlan, PruningPlan | None]:
+    """Plan a conversion, and the pruning and training before it.
+
+    Raises:
+        PlanError: options contradict each other, or a file that they name is not there.
+    """
+    pruning = plan_pruning(options.pruning, options.training, options.data)
+    data = calibration_data(options.data, options.pruning, options.training)
+    return plan_conversion(dataclasses.replace(options, data=data)), pruning
+
+
+def calibration_data(data: DataOptions, pruning: PruningOptions, training: TrainingOptions) -> DataOptions:
+    """Return data options that calibrate on the training data if no other data do: a pruned model is quantized."""
     goals = (pruning.prune, pruning.prune_to, pruning.sparsity, training.quantize_aware)
     if training.train is None or data.calibrate or goals == (None,) * len(goals):
-        return options
+        return data
     samples = CALIBRATION_SAMPLES if data.samples is None else data.samples
-    return dataclasses.replace(options, data=dataclasses.replace(data, calibrate=training.train, samples=samples))
+    return dataclasses.replace(data, calibrate=training.train, samples=samples)
 
 
-def timed_in(plan: Plan) -> tuple[str, str]:
-    """Engine and scheme that times and sizes are of: what the first device would rather run, int8 where it can."""
-    first = plan.variants[0]
-    schemes = plan.schemes_of(first.engine)
-    able = MEASURED_IN in schemes and plan.calibrate is not None
-    return first.engine, MEASURED_IN if able else "float32" if plan.race else schemes[0]
+def measured_in(targets: TargetPlan, *, calibrated: bool) -> tuple[str, str]:
+    """Return the engine and scheme that latency and size are measured in: of the first device, in int8 if possible.
+
+    Args:
+        targets: of the command.
+        calibrated: whether there are calibration data.
+    """
+    first = targets.variants[0]
+    schemes = targets.schemes_of(first.engine)
+    if MEASURED_IN in schemes and calibrated:
+        return first.engine, MEASURED_IN
+    return first.engine, "float32" if targets.search else schemes[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgekit.conversion.stages import ConversionContext
 from edgekit.pruning.checkpoints import Memory
-from edgekit.pruning.options import PruningPlan, timed_in
+from edgekit.pruning.options import PruningPlan, measured_in
 from edgekit.pruning.search import GoalMeter, PruningResult, PruningTask, opened, reach
 from edgekit.training import training as trainings
 from edgekit.training.training import Teacher, TrainingData, TrainingPlan
@@ -64,7 +64,7 @@ def slim(work: ConversionContext, pruning: PruningPlan) -> PrunedModel:
         EdgekitError: a stage refused.
     """
     training = pruning.training
-    material = trainings.material(work.runner, work.plan, work.inputs, training) if training else None
+    material = trainings.material(work.runner, work.data, work.inputs, training) if training else None
     made = _cut(work, pruning, pruning.goal, material) if pruning.goal else _thinned_only(work, pruning, material)
     if material:
         said = {note for data in (work.calibration, work.evaluation) if data for note in data.notes}
@@ -203,7 +203,7 @@ def _measures(
     work: ConversionContext, pruning: PruningPlan, goal: Goal, dense: PruningGraph
 ) -> tuple[Callable[[PruningGraph], tuple[Term, ...]], GoalMeter | None]:
     """What the goal is counted in, and what it is measured with; another machine's times cannot be measured here."""
-    measure, (engine, scheme) = goal.measure, timed_in(work.plan)
+    measure, (engine, scheme) = goal.measure, measured_in(work.targets, calibrated=work.data.calibrate is not None)
     gauge = GoalMeter(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
     if measure != "latency":
         return lambda anatomy: terms_of(measure, anatomy), gauge

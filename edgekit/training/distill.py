@@ -10,8 +10,10 @@ from pathlib import Path
 
 from edgekit.conversion import open_model
 from edgekit.conversion import stages as steps
-from edgekit.plan.options import ConversionOptions
-from edgekit.plan.plan import Plan, resolve
+from edgekit.plan.data import DataPlan, plan_data
+from edgekit.plan.execution import ExecutionPlan, plan_execution
+from edgekit.plan.model import ModelPlan, plan_model
+from edgekit.plan.options import StudentOptions, TeacherOptions
 from edgekit.training import model_file
 from edgekit.training import training as trainings
 from edgekit.training.model_file import SavedModelReport
@@ -27,12 +29,15 @@ from edgekit_runtime.errors import PlanError
 
 @dataclass(frozen=True)
 class DistillPlan:
-    """A student, a teacher, and how the one learns from the other."""
+    """A student, a teacher, and the training."""
 
-    student: Plan
-    teacher: Plan
+    student: ModelPlan
+    student_data: DataPlan
+    teacher: ModelPlan
+    teacher_data: DataPlan
     training: TrainingPlan
-    output: Path | None  # without, the student's name with "-distilled"
+    output: Path | None  # None: the student's name with "-distilled"
+    execution: ExecutionPlan
 
 
 @dataclass(frozen=True)
@@ -61,26 +66,27 @@ class DistillReport:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def plan(student: ConversionOptions, teacher: ConversionOptions) -> DistillPlan:
+def plan_distill(student: StudentOptions, teacher: TeacherOptions) -> DistillPlan:
     """Decide everything that can be decided without opening the models.
 
     Args:
-        student: with ``train``, and the output where one was named.
-        teacher: its model, and what opens it.
+        student: with the training and what is written.
+        teacher: its model, and its own preprocessing. Its evaluation data are the student's.
 
     Raises:
-        PlanError: the request contradicts itself.
+        PlanError: options contradict each other, or there are no training data.
     """
     training = trainings.plan_training(student.training)
     if training is None:
-        raise PlanError("a student learns from data: give --train DATA; it needs no labels")
+        raise PlanError("distillation needs data: give --train DATA; labels are optional")
     if student.training.distillation_weight == 0:
         raise PlanError("--distillation-weight 0 ignores the teacher: give more than 0")
-    # resolved as a conversion would be, whose default name of a bundle is not used
-    learns, knows = (resolve(model_file.without_output(one)) for one in (student, teacher))
-    return DistillPlan(
-        learns, knows, training, model_file.requested_path(student, learns.source, teacher.model_input.model)
-    )
+    trained, teaching = plan_model(student.model_input), plan_model(teacher.model_input)
+    data = plan_data(student.data, student.preprocessing)
+    teacher_data = dataclasses.replace(plan_data(teacher.data, teacher.preprocessing), evaluate=data.evaluate)
+    output = model_file.requested_path(student, trained.source, teacher.model_input.model)
+    execution = plan_execution(student.execution, engines=1)
+    return DistillPlan(trained, data, teaching, teacher_data, training, output, execution)
 
 
 def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
@@ -90,16 +96,17 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    with open_model.runner(plan.student, watch) as runner:
-        student, teacher = _opened(runner, plan.student), _opened(runner, plan.teacher)
+    with open_model.runner(plan.execution, watch) as runner:
+        student = _opened(runner, plan.student, plan.student_data)
+        teacher = _opened(runner, plan.teacher, plan.teacher_data)
         saved = model_file.save(runner, student.source)
         output = model_file.place(plan.output, f"{plan.student.name}-distilled", saved)
-        material = trainings.material(runner, plan.student, student.inputs, plan.training)
-        before = _evaluated(runner, plan.student, student)
-        known = _evaluated(runner, dataclasses.replace(plan.teacher, evaluate=plan.student.evaluate), teacher)
+        material = trainings.material(runner, plan.student_data, student.inputs, plan.training)
+        before = _evaluated(runner, plan.student_data, student)
+        known = _evaluated(runner, plan.teacher_data, teacher)
         trained = trainings.train(runner, plan.training, student.source, material, teacher)
         learned = dataclasses.replace(student.source, request=trained.request)
-        after = _evaluated(runner, plan.student, Teacher(learned, student.inputs))
+        after = _evaluated(runner, plan.student_data, Teacher(learned, student.inputs))
         file = model_file.save(runner, learned)
         model_file.put(file, output)
         return DistillReport(
@@ -124,12 +131,12 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
         )
 
 
-def _opened(runner: Runner, plan: Plan) -> Teacher:
+def _opened(runner: Runner, plan: ModelPlan, data: DataPlan) -> Teacher:
     source = runner.run(LOAD, plan.source, plan.name)
-    return Teacher(source, open_model.with_preprocessing(source, plan))
+    return Teacher(source, open_model.with_preprocessing(source, data.preprocessing))
 
 
-def _evaluated(runner: Runner, plan: Plan, model: Teacher) -> Evaluation | None:
+def _evaluated(runner: Runner, plan: DataPlan, model: Teacher) -> Evaluation | None:
     data = steps.prepare(runner, plan, model.inputs, plan.evaluate, steps.EVALUATION)
     if data is None:
         return None

@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.plan.checks import check_outputs
-from edgekit.plan.options import ConversionOptions
+from edgekit.plan.options import PruneOptions, StudentOptions
+from edgekit.plan.output_files import check_outputs
 from edgekit_converters.execution.runner import Runner
 from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.frameworks.loaders import LOADERS
@@ -28,7 +28,7 @@ class SavedModelReport:
     sha256: str
 
 
-def requested_path(options: ConversionOptions, source: SourceRequest, *also: str) -> Path | None:
+def requested_path(options: PruneOptions | StudentOptions, source: SourceRequest, *also: str) -> Path | None:
     """Return the path given by --output, checked before the model is opened; None where none is given.
 
     Args:
@@ -39,19 +39,14 @@ def requested_path(options: ConversionOptions, source: SourceRequest, *also: str
     Raises:
         PlanError: the path cannot be written, is read by the command, or has a suffix that does not fit the model.
     """
-    if not options.outputs.output:
+    output = Path(options.outputs.output) if options.outputs.output else None
+    check_outputs(options, output, also)
+    if output is None:
         return None
-    output = Path(options.outputs.output)
-    check_outputs(output, options, also)
     suffixes = (".keras",) if _of_keras_3(source.path) else LOADERS[source.kind].saved_suffixes
     if suffixes:
         _check(output, suffixes)
     return output
-
-
-def without_output(options: ConversionOptions) -> ConversionOptions:
-    """Return the options without --output, which is a model file and no bundle here."""
-    return replace(options, outputs=replace(options.outputs, output=None))
 
 
 def place(output: Path | None, name: str, saved: Path) -> Path:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from edgekit.conversion import stages
 from edgekit.conversion.stages import DataSplit
+from edgekit.plan.data import DataPlan
 from edgekit.plan.declaration import check_paths, flag, given
 from edgekit.plan.options import TrainingOptions
-from edgekit.plan.plan import Plan
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution import stage_cache, toolchains
 from edgekit_converters.execution.runner import Runner
@@ -126,7 +126,7 @@ def quantize_aware_text(training: TrainingPlan | None) -> str:
     return f"{flag('quantize_aware')} {scheme}" if scheme else ""
 
 
-def material(runner: Runner, plan: Plan, inputs: tuple[InputSpec, ...], training: TrainingPlan) -> TrainingData:
+def material(runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], training: TrainingPlan) -> TrainingData:
     """Prepare the data, for a student that takes ``inputs``.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.plan.declaration import build
-from edgekit.plan.options import ConversionOptions
+from edgekit.plan.options import StudentOptions, TeacherOptions
 from edgekit.training import distill as distilling
 from edgekit_runtime.errors import PlanError
 
@@ -45,8 +45,12 @@ def images(count, seed):
     return np.clip(pixels, 0, 255).astype(np.uint8), labels
 
 
-def options_of(**values):
-    return build(ConversionOptions, values)
+def student_options(**values):
+    return build(StudentOptions, values)
+
+
+def teacher_options(**values):
+    return build(TeacherOptions, values)
 
 
 @pytest.fixture
@@ -80,16 +84,16 @@ def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
     image = keras.Input((SIDE, SIDE, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3, activation="relu")(image))
     keras.Model(image, keras.layers.Dense(CLASSES, activation="softmax")(x)).save("student.keras")
-    wrong = options_of(model="student.keras", train="unlabelled.npz", output="learned.h5")
+    wrong = student_options(model="student.keras", train="unlabelled.npz", output="learned.h5")
     with pytest.raises(PlanError, match=r"-o learned\.h5: the model is saved as \.keras"):
-        distilling.plan(wrong, options_of(model="teacher.py:build"))
+        distilling.plan_distill(wrong, teacher_options(model="teacher.py:build"))
     heard = []
     data = {"train": "unlabelled.npz", "evaluate": "test.npz", "output": "learned.keras", "log_dir": "log"}
     how = {"epochs": 6, "learning_rate": 0.02, "batch_size": 20, "augment": ("flip",)}
-    teacher = options_of(model="teacher.py:build", input_shape=(f"1,3,{SIDE},{SIDE}",), scale=1 / 255)
-    student = options_of(model="student.keras", scale=1 / 255, **data, **how)
+    teacher = teacher_options(model="teacher.py:build", input_shape=(f"1,3,{SIDE},{SIDE}",), scale=1 / 255)
+    student = student_options(model="student.keras", scale=1 / 255, **data, **how)
     report = json.loads(
-        distilling.distill(distilling.plan(student, teacher), lambda *told: heard.append(told)).to_json()
+        distilling.distill(distilling.plan_distill(student, teacher), lambda *told: heard.append(told)).to_json()
     )
     epochs = [told[4] for told in heard if told[0] == "train" and len(told) == 5]
     assert epochs[-1].startswith("epoch 6/6, loss ")

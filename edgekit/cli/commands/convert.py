@@ -25,9 +25,8 @@ from edgekit.plan.options import (
     TargetOptions,
     TrainingOptions,
 )
-from edgekit.plan.plan import resolve
 from edgekit.plan.plan_file import read_plan
-from edgekit.pruning.options import plan_pruning, with_calibration
+from edgekit.pruning.options import plan_pruned_conversion
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -76,8 +75,7 @@ def command(plan_file: str | None, dry_run: bool, as_json: bool, quiet: bool, **
     """
     from_file = read_plan(Path(plan_file)) if plan_file else {}
     options = build(ConversionOptions, from_file | by_name(ConversionOptions, typed))
-    pruning = plan_pruning(options)
-    plan = resolve(with_calibration(options))
+    plan, pruning = plan_pruned_conversion(options)
     if dry_run:
         described = describe(plan, pruning)
         click.echo(json.dumps(described, indent=2) if as_json else text(described))

@@ -9,17 +9,18 @@ import click
 from edgekit.cli.model_options import epochs_kept, json_option, options_of, quiet_option
 from edgekit.plan.declaration import build
 from edgekit.plan.options import (
-    ConversionOptions,
     DataOptions,
     ExecutionOptions,
     ModelInput,
     OutputOptions,
     PreprocessingOptions,
+    StudentOptions,
+    TeacherOptions,
     TrainingOptions,
 )
 
 # options of the student that are the teacher's, too, where it has none of its own
-SHARED = ("custom_objects", "allow_pickle", "keep_layout", "layout", "cache")
+SHARED = ("custom_objects", "allow_pickle", "keep_layout", "layout")
 PREPROCESSING = ("scale", "mean", "std")
 TEACHER = tuple(f"teacher_{name}" for name in ("weights", "input_shape", *PREPROCESSING))
 
@@ -67,16 +68,16 @@ def command(teacher: str, student: str, as_json: bool, quiet: bool, **typed: Any
       edgekit distill --teacher big.onnx --student small.h5 --train train.npz --log-dir runs/1 --resume
     """
     from edgekit.cli import terminal
-    from edgekit.training.distill import distill, plan
+    from edgekit.training.distill import distill, plan_distill
 
     own = {name.removeprefix("teacher_"): typed.pop(name) for name in list(typed) if name in TEACHER}
-    made = plan(build(ConversionOptions, typed | {"model": student}), _teacher(teacher, own, typed))
+    plan = plan_distill(build(StudentOptions, typed | {"model": student}), _teacher(teacher, own, typed))
     with terminal.progress(enabled=not quiet) as watch, epochs_kept():
-        report = distill(made, watch)
+        report = distill(plan, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_distillation(report)
 
 
-def _teacher(model: str, own: dict[str, Any], student: dict[str, Any]) -> ConversionOptions:
+def _teacher(model: str, own: dict[str, Any], student: dict[str, Any]) -> TeacherOptions:
     """Return the teacher's options: its own, else the student's."""
     values = {name: student[name] for name in SHARED} | {"model": model, "weights": own["weights"]}
     preprocessing = own if any(own[name] not in (None, ()) for name in PREPROCESSING) else student
@@ -85,4 +86,4 @@ def _teacher(model: str, own: dict[str, Any], student: dict[str, Any]) -> Conver
     # other models declare their input shape
     if not own["input_shape"] and (model.endswith((".pt", ".pth", ".th")) or ".py:" in model):
         values["input_shape"] = student["input_shape"]
-    return build(ConversionOptions, values)
+    return build(TeacherOptions, values)

@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from edgekit.cli.model_options import ONLY_FORMATS, json_option, options_of, quiet_option
+from edgekit.plan.data import DataPlan
 from edgekit.plan.declaration import build
-from edgekit.plan.options import ConversionOptions, ExecutionOptions, ModelInput, TargetOptions
-from edgekit.plan.plan import resolve
+from edgekit.plan.model import plan_model
+from edgekit.plan.options import ExecutionOptions, LayersOptions, ModelInput, TargetOptions
+from edgekit.plan.plan import plan_artifacts
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -32,7 +34,8 @@ def command(as_json: bool, quiet: bool, **typed: Any) -> None:
       edgekit layers net.py:build --weights best.pth --input-shape 1,3,224,224 -d raspberry-pi-5
       edgekit layers model.pt2 --json
     """
-    plan = resolve(build(ConversionOptions, typed))
+    options = build(LayersOptions, typed)
+    plan = plan_artifacts(plan_model(options.model_input), DataPlan(), options.targets, options.execution)
     from edgekit.cli import terminal
     from edgekit.conversion.layers import list_layers
 

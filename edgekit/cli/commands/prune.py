@@ -10,12 +10,12 @@ import click
 from edgekit.cli.model_options import epochs_kept, json_option, options_of, quiet_option
 from edgekit.plan.declaration import build
 from edgekit.plan.options import (
-    ConversionOptions,
     DataOptions,
     ExecutionOptions,
     ModelInput,
     OutputOptions,
     PreprocessingOptions,
+    PruneOptions,
     PruningOptions,
     TargetOptions,
     TrainingOptions,
@@ -73,9 +73,9 @@ def command(as_json: bool, quiet: bool, **typed: Any) -> None:
       edgekit prune model.keras --sparsity 0.8 --train train.npz --epochs 20 --evaluate test.npz
     """
     from edgekit.cli import terminal
-    from edgekit.pruning.command import plan, prune
+    from edgekit.pruning.command import plan_prune, prune
 
-    made = plan(build(ConversionOptions, typed))
-    with terminal.progress(enabled=not quiet) as watch, epochs_kept() if made.pruning.training else nullcontext():
-        report = prune(made, watch)
+    plan = plan_prune(build(PruneOptions, typed))
+    with terminal.progress(enabled=not quiet) as watch, epochs_kept() if plan.pruning.training else nullcontext():
+        report = prune(plan, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_pruning(report)

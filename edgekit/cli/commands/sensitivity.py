@@ -8,17 +8,20 @@ from typing import Any
 import click
 
 from edgekit.cli.model_options import ONLY_FORMATS, json_option, options_of, quiet_option
+from edgekit.plan.data import plan_data
 from edgekit.plan.declaration import build
+from edgekit.plan.model import plan_model
 from edgekit.plan.options import (
-    ConversionOptions,
     DataOptions,
     ExecutionOptions,
     ModelInput,
     OutputOptions,
     PreprocessingOptions,
+    SensitivityOptions,
     TargetOptions,
 )
-from edgekit.plan.plan import resolve
+from edgekit.plan.output_files import check_outputs
+from edgekit.plan.plan import plan_artifacts
 from edgekit_converters.recipe import toml
 from edgekit_runtime.errors import ConversionError
 
@@ -66,10 +69,13 @@ def command(**typed: Any) -> None:
     own["count"] = _either(typed, "float_layers", "keep")
     own["below_db"] = _either(typed, "float_below_db", "keep_db")
     _check(own, typed)
-    plan = resolve(build(ConversionOptions, typed))
+    options = build(SensitivityOptions, typed)
+    check_outputs(options)
+    data = plan_data(options.data, options.preprocessing)
+    plan = plan_artifacts(plan_model(options.model_input), data, options.targets, options.execution)
     from edgekit.conversion.sensitivity import keeping, recipe_of, sense
 
-    recipe_of(plan)  # what cannot be is refused before anything is loaded
+    recipe_of(plan.targets)  # refuse before the model is loaded
     from edgekit.cli import terminal
     from edgekit.report.sensitivity_html import page
 
@@ -78,8 +84,9 @@ def command(**typed: Any) -> None:
     if own["write_recipe"]:
         recipe = keeping(report, count=own["count"], below_db=own["below_db"])
         _write(Path(own["write_recipe"]), toml.write(recipe))
-    if plan.report:
-        _write(plan.report, page(report) if plan.report.suffix == ".html" else report.to_json())
+    if options.outputs.report:
+        path = Path(options.outputs.report)
+        _write(path, page(report) if path.suffix == ".html" else report.to_json())
     click.echo(report.to_json(), nl=False) if own["as_json"] else terminal.show_sensitivity(report)
 
 

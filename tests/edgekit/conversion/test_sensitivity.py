@@ -112,11 +112,11 @@ def test_the_table(folder, monkeypatch):
     ("arguments", "said"),
     [
         (["--keep", "1"], "go with --write-recipe"),
-        (["--keep", "1", "--keep-db", "20", "--write-recipe", "r.toml"], "take one"),
-        (["-q", "int8", "--recipe", "r.toml"], "leave --quantize out"),
+        (["--keep", "1", "--keep-db", "20", "--write-recipe", "r.toml"], "give one"),
+        (["-q", "int8", "--recipe", "r.toml"], "leave out --quantize"),
         (["--report", "layers.pdf"], ".html or .json"),
         (["--write-recipe", "nowhere/r.toml"], "no such folder"),
-        (["-q", "auto"], "of one scheme"),
+        (["-q", "auto"], "for one scheme"),
         (["-q", "float32"], "quantizes nothing"),
     ],
 )

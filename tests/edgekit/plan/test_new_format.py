@@ -6,7 +6,7 @@ import pytest
 
 from edgekit.plan.declaration import build
 from edgekit.plan.options import ConversionOptions
-from edgekit.plan.plan import resolve
+from edgekit.plan.plan import plan_conversion
 from edgekit_converters.formats import FORMATS, tflite
 from edgekit_runtime.errors import ProfileError
 
@@ -48,23 +48,23 @@ def options(tmp_path):
 
 def test_a_plan_takes_a_format_that_is_registered_by_one_line(options, monkeypatch):
     monkeypatch.setitem(FORMATS, "third", f"{__name__}:THIRD")
-    plan = resolve(options)
-    assert [(one.engine, one.device, one.scheme) for one in plan.variants] == [
+    plan = plan_conversion(options)
+    assert [(one.engine, one.device, one.scheme) for one in plan.targets.variants] == [
         ("third", "npu", "int8-static"),
         ("third", "npu", "float32"),
         ("third", "cpu", "int8-static"),
         ("third", "cpu", "float32"),
     ]
-    assert plan.engines == ("third",)
+    assert plan.targets.engines == ("third",)
 
 
 def test_without_the_line_the_profile_is_refused(options):
     with pytest.raises(ProfileError, match="third"):
-        resolve(options)
+        plan_conversion(options)
 
 
 def test_a_scheme_that_the_format_does_not_hold_is_refused(options, tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "third", f"{__name__}:THIRD")
     (tmp_path / "board.toml").write_text(PROFILE)
     with pytest.raises(ProfileError, match="float16"):
-        resolve(options)
+        plan_conversion(options)

@@ -6,11 +6,12 @@ import pytest
 
 from edgekit.cli.dry_run import describe
 from edgekit.plan.declaration import build
+from edgekit.plan.execution import MAX_DEFAULT_JOBS, default_jobs
 from edgekit.plan.input_shape import parse_input_shape
 from edgekit.plan.options import ConversionOptions
-from edgekit.plan.plan import MAX_DEFAULT_JOBS, as_it_came, default_jobs
-from edgekit.plan.plan import resolve as resolve_options
+from edgekit.plan.plan import plan_conversion
 from edgekit.plan.plan_file import read_plan
+from edgekit.plan.targets import keep_scheme
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import InputShape
 from edgekit_runtime.errors import DataError, PlanError, ProfileError, SourceError
@@ -31,9 +32,9 @@ def model(tmp_path):
     return str(path)
 
 
-def resolve(options, **change):
+def planned(options, **change):
     """Return the plan of options by name, some of them changed."""
-    return resolve_options(build(ConversionOptions, options | change))
+    return plan_conversion(build(ConversionOptions, options | change))
 
 
 @pytest.fixture
@@ -42,29 +43,29 @@ def options(model, tmp_path):
 
 
 def test_the_simplest_request_makes_float32_for_both_engines(options):
-    plan = resolve(options)
-    assert [variant.name for variant in plan.variants] == ["litert-float32", "openvino-float32"]
-    assert plan.name == "net"
+    plan = planned(options)
+    assert [variant.name for variant in plan.targets.variants] == ["litert-float32", "openvino-float32"]
+    assert plan.model.name == "net"
 
 
 def test_with_calibration_data_int8_is_the_default(options):
-    plan = resolve(options, calibrate="d.npz")
-    assert plan.schemes == ("int8-static",)
+    plan = planned(options, calibrate="d.npz")
+    assert plan.targets.schemes == ("int8-static",)
 
 
 def test_devices_decide_formats_and_order(options):
-    plan = resolve(options, device=("intel-cpu", "raspberry-pi-5"), quantize=("float32", "int8"), calibrate="d.npz")
-    assert plan.preferred["raspberry-pi-5"] == ("litert-int8-static", "litert-float32")
-    assert plan.preferred["intel-cpu"] == ("openvino-int8-static", "openvino-float32")
-    assert [variant.name for variant in plan.variants] == [
-        *plan.preferred["intel-cpu"],
-        *plan.preferred["raspberry-pi-5"],
+    plan = planned(options, device=("intel-cpu", "raspberry-pi-5"), quantize=("float32", "int8"), calibrate="d.npz")
+    assert plan.targets.preferred["raspberry-pi-5"] == ("litert-int8-static", "litert-float32")
+    assert plan.targets.preferred["intel-cpu"] == ("openvino-int8-static", "openvino-float32")
+    assert [variant.name for variant in plan.targets.variants] == [
+        *plan.targets.preferred["intel-cpu"],
+        *plan.targets.preferred["raspberry-pi-5"],
     ]
 
 
 def test_an_accelerator_and_its_fallback_share_one_artifact(options):
-    plan = resolve(options, device=("intel-igpu",), quantize=("float16",))
-    gpu, cpu = plan.variants
+    plan = planned(options, device=("intel-igpu",), quantize=("float16",))
+    gpu, cpu = plan.targets.variants
     assert (gpu.name, cpu.name) == ("openvino-gpu-float16", "openvino-float16")
     assert gpu.artifact == cpu.artifact
     assert (gpu.precision, cpu.precision) == ("f16", "f32")
@@ -76,13 +77,13 @@ def test_an_accelerator_and_its_fallback_share_one_artifact(options):
 )
 def test_names_users_bring_are_taken(options, alias, name):
     device = ("raspberry-pi-5",)
-    assert resolve(options, device=device, quantize=(alias,), calibrate="d.npz").schemes == (name,)
+    assert planned(options, device=device, quantize=(alias,), calibrate="d.npz").targets.schemes == (name,)
 
 
 def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
-    plan = resolve(options, device=("x86-64", "intel-cpu"), quantize=("int8-dynamic", "float32"))
-    assert "openvino-int8-dynamic" not in [variant.name for variant in plan.variants]
-    assert any("intel-cpu: no int8-dynamic" in note for note in plan.notes)
+    plan = planned(options, device=("x86-64", "intel-cpu"), quantize=("int8-dynamic", "float32"))
+    assert "openvino-int8-dynamic" not in [variant.name for variant in plan.targets.variants]
+    assert any("intel-cpu: no int8-dynamic" in note for note in plan.targets.notes)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,12 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"jobs": 2}, PlanError, "--jobs goes with --evaluate or --quantize auto"),
         ({"ray": "auto"}, PlanError, "--ray goes with --evaluate or --quantize auto"),
         ({"jobs": 0, "quantize": ("auto",)}, PlanError, "--jobs 0: expected a whole number of 1 or more"),
-        ({"jobs": 2, "ray": "auto", "quantize": ("auto",)}, PlanError, "leave out --jobs"),
-        ({"ray": "auto", "cache": False, "quantize": ("auto",)}, PlanError, "leave out --no-cache"),
+        ({"jobs": 2, "ray": "auto", "quantize": ("auto",), "calibrate": "d.npz"}, PlanError, "leave out --jobs"),
+        (
+            {"ray": "auto", "cache": False, "quantize": ("auto",), "calibrate": "d.npz"},
+            PlanError,
+            "leave out --no-cache",
+        ),
         ({"weights": "w.pth"}, PlanError, "FILE.py:function"),
         ({"custom_objects": "missing.py"}, SourceError, "missing.py"),
         ({"max_drop": float("nan"), "evaluate": "d.npz"}, PlanError, "0 or more"),
@@ -133,25 +138,25 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
 )
 def test_what_cannot_be_met_is_refused(options, change, error, said):
     with pytest.raises(error, match=said):
-        resolve(options, **change)
+        planned(options, **change)
 
 
 def test_a_folder_is_no_place_for_the_bundle(options, tmp_path):
     with pytest.raises(PlanError, match="folder"):
-        resolve(options, output=str(tmp_path))
+        planned(options, output=str(tmp_path))
 
 
 def test_onnx_cannot_go_to_a_board_that_runs_tflite(options, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(PlanError, match="raspberry-pi-5 runs litert"):
-        resolve(options, model=str(tmp_path / "net.onnx"), device=("raspberry-pi-5",))
+        planned(options, model=str(tmp_path / "net.onnx"), device=("raspberry-pi-5",))
 
 
 def test_a_python_file_needs_a_function(options, tmp_path):
     (tmp_path / "net.py").write_text("")
     with pytest.raises(SourceError, match=r"net\.py:build"):
-        resolve(options, model=str(tmp_path / "net.py"))
-    assert resolve(options, model=str(tmp_path / "net.py:make")).source.function == "make"
+        planned(options, model=str(tmp_path / "net.py"))
+    assert planned(options, model=str(tmp_path / "net.py:make")).model.source.function == "make"
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,x,3", "1,0", "1,-3", "1.5", "x=", "1,3:int7"])
@@ -183,12 +188,12 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
         top = 3
         """
     )
-    plan = resolve(read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit"))
-    assert plan.calibrate == str(tmp_path / "d.npz")  # relative to the file
-    assert plan.preprocessing.resize == (224, 224)
-    assert plan.preprocessing.mean == (0.485, 0.456, 0.406)
+    plan = planned(read_plan(tmp_path / "plan.toml"), output=str(tmp_path / "o.edgekit"))
+    assert plan.data.calibrate == str(tmp_path / "d.npz")  # relative to the file
+    assert plan.data.preprocessing.resize == (224, 224)
+    assert plan.data.preprocessing.mean == (0.485, 0.456, 0.406)
     assert (plan.postprocessing.activation, plan.postprocessing.top, plan.postprocessing.boxes) == ("softmax", 3, None)
-    assert plan.samples == 64
+    assert plan.data.samples == 64
     json.dumps(describe(plan))
 
 
@@ -248,24 +253,24 @@ FLOAT_HEAD = 'scheme = "int8"\n[[rule]]\nscheme = "float32"\ndepth = "last"'
 
 
 def test_a_recipe_says_the_scheme_and_how_its_artifacts_are_made(with_recipe):
-    plan = resolve(with_recipe(FLOAT_HEAD))
-    assert plan.schemes == ("int8-static",)
-    assert plan.recipe_of("int8-static") == plan.recipe
-    assert plan.recipe.rules[0].scheme == "float32"
+    plan = planned(with_recipe(FLOAT_HEAD))
+    assert plan.targets.schemes == ("int8-static",)
+    assert plan.targets.recipe_of("int8-static") == plan.targets.recipe
+    assert plan.targets.recipe.rules[0].scheme == "float32"
     assert 'depth = ["last"]' in describe(plan)["recipe"]
 
 
 def test_beside_a_recipe_other_schemes_are_made_as_ever(with_recipe):
-    plan = resolve(with_recipe(FLOAT_HEAD, quantize=("float16",)))
-    assert set(plan.schemes) == {"float16", "int8-static"}
-    assert plan.recipe_of("float16") == Recipe("float16")
+    plan = planned(with_recipe(FLOAT_HEAD, quantize=("float16",)))
+    assert set(plan.targets.schemes) == {"float16", "int8-static"}
+    assert plan.targets.recipe_of("float16") == Recipe("float16")
 
 
 def test_a_plan_file_names_a_recipe_beside_it(with_recipe, tmp_path):
     with_recipe(FLOAT_HEAD)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "plan.toml").write_text('recipe = "../r.toml"')
-    assert resolve(with_recipe(FLOAT_HEAD, **read_plan(tmp_path / "sub" / "plan.toml"))).recipe is not None
+    assert planned(with_recipe(FLOAT_HEAD, **read_plan(tmp_path / "sub" / "plan.toml"))).targets.recipe is not None
 
 
 @pytest.mark.parametrize(
@@ -285,12 +290,12 @@ def test_a_plan_file_names_a_recipe_beside_it(with_recipe, tmp_path):
 )
 def test_a_recipe_that_cannot_be_met_is_refused(with_recipe, text, more, said):
     with pytest.raises(PlanError, match=said):
-        resolve(with_recipe(text, **more))
+        planned(with_recipe(text, **more))
 
 
 def test_a_model_that_came_quantized_takes_no_recipe(with_recipe):
     with pytest.raises(PlanError, match="nothing left for --recipe"):
-        as_it_came(resolve(with_recipe(FLOAT_HEAD)), "int8-static")
+        keep_scheme(planned(with_recipe(FLOAT_HEAD)).targets, "net.keras", "int8-static")
 
 
 def test_cores_are_shared_among_engines(monkeypatch):

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgekit.plan.data import DataPlan
 from edgekit.plan.declaration import build
-from edgekit.plan.options import ConversionOptions
+from edgekit.plan.options import PruneOptions
 from edgekit.pruning.checkpoints import Memory
 from edgekit.pruning.options import plan_pruning
 from edgekit.pruning.search import PruningResult
@@ -25,13 +26,15 @@ def memory(tmp_path, monkeypatch):
     (tmp_path / "train.npz").touch()
     spec = InputSpec("image", (1, 8, 8, 3), "float32", "NHWC")
     source = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (spec,), (), ())
-    plan = SimpleNamespace(calibrate="train.npz", schemes=("int8-static",), engines=("litert",))
+    data = DataPlan(calibrate="train.npz")
+    targets = SimpleNamespace(schemes=("int8-static",), engines=("litert",))
 
     def open_memory(scale=1.0, **options):
         inputs = (dataclasses.replace(spec, preprocessing=Preprocessing(None, scale, (), ())),)
-        work = SimpleNamespace(source=source, inputs=inputs, plan=plan)
+        work = SimpleNamespace(source=source, inputs=inputs, data=data, targets=targets)
         values = {"train": tmp_path / "train.npz", "prune": 0.5} | options
-        return Memory(work, plan_pruning(build(ConversionOptions, values)))
+        options = build(PruneOptions, values)
+        return Memory(work, plan_pruning(options.pruning, options.training, options.data))
 
     return open_memory
 

@@ -7,17 +7,30 @@ import pytest
 
 from edgekit.cli.dry_run import describe, text
 from edgekit.plan.declaration import build
-from edgekit.plan.options import ConversionOptions
-from edgekit.plan.plan import resolve
+from edgekit.plan.options import ConversionOptions, PruneOptions
+from edgekit.plan.plan import plan_conversion
 from edgekit.plan.plan_file import read_plan
-from edgekit.pruning.command import plan
-from edgekit.pruning.options import CALIBRATION_SAMPLES, plan_pruning, timed_in, with_calibration
+from edgekit.pruning.command import plan_prune
+from edgekit.pruning.options import (
+    CALIBRATION_SAMPLES,
+    calibration_data,
+    measured_in,
+)
+from edgekit.pruning.options import plan_pruning as plan_pruning_of
 from edgekit_converters.prune.channel_selection import Goal
 from edgekit_runtime.errors import DataError, PlanError
 
 
 def options_of(**values):
     return build(ConversionOptions, values)
+
+
+def plan_pruning(options):
+    return plan_pruning_of(options.pruning, options.training, options.data)
+
+
+def with_calibration(options):
+    return calibration_data(options.data, options.pruning, options.training)
 
 
 @pytest.fixture
@@ -76,10 +89,10 @@ def test_a_table_that_is_none_is_refused(model):
 
 
 def test_a_command_that_asks_for_nothing_is_refused(model):
-    with pytest.raises(PlanError, match=r"say how much: --prune 0\.5"):
-        plan(options_of(model=model))
+    with pytest.raises(PlanError, match=r"give a goal: --prune 0\.5"):
+        plan_prune(build(PruneOptions, {"model": model}))
     with pytest.raises(PlanError, match="this command already reads"):
-        plan(options_of(model=model, prune=0.5, output=model))
+        plan_prune(build(PruneOptions, {"model": model, "prune": 0.5, "output": model}))
 
 
 def test_a_model_is_trained_for_integers_alone(model, tmp_path):
@@ -92,21 +105,19 @@ def test_a_model_is_trained_for_integers_alone(model, tmp_path):
     )
     with pytest.raises(PlanError, match=r"--train goes with .*--quantize-aware SCHEME: there is nothing to recover"):
         plan_pruning(options_of(model=model, train=data))
-    assert with_calibration(options_of(model=model, train=data, quantize_aware="int8")).data.calibrate == data
-    told = text(describe(resolve(options_of(model=model)), made)).splitlines()
+    assert with_calibration(options_of(model=model, train=data, quantize_aware="int8")).calibrate == data
+    told = text(describe(plan_conversion(options_of(model=model)), made)).splitlines()
     assert f"train      --quantize-aware int8-static, trained on {data} for 10 epochs" in told
     pruned = plan_pruning(options_of(model=model, sparsity="0.5"))
-    assert "prune      --sparsity 0.5" in text(describe(resolve(options_of(model=model)), pruned)).splitlines()
+    assert "prune      --sparsity 0.5" in text(describe(plan_conversion(options_of(model=model)), pruned)).splitlines()
 
 
 def test_training_data_calibrate_where_nothing_else_was_given(model):
     given = options_of(model=model, prune=0.5, train="train.npz")
-    assert with_calibration(given).data.calibrate == "train.npz"
-    assert with_calibration(given).data.samples == CALIBRATION_SAMPLES
-    assert (
-        with_calibration(options_of(model=model, prune=0.5, train="a", calibrate="b", samples=7)).data.calibrate == "b"
-    )
-    assert with_calibration(options_of(model=model, train="train.npz")).data.calibrate is None
+    assert with_calibration(given).calibrate == "train.npz"
+    assert with_calibration(given).samples == CALIBRATION_SAMPLES
+    assert with_calibration(options_of(model=model, prune=0.5, train="a", calibrate="b", samples=7)).calibrate == "b"
+    assert with_calibration(options_of(model=model, train="train.npz")).calibrate is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +131,8 @@ def test_training_data_calibrate_where_nothing_else_was_given(model):
     ],
 )
 def test_times_are_of_what_the_first_device_would_run(options, expected, model):
-    assert timed_in(resolve(options_of(model=model, **options))) == expected
+    plan = plan_conversion(options_of(model=model, **options))
+    assert measured_in(plan.targets, calibrated=plan.data.calibrate is not None) == expected
 
 
 def test_a_plan_file_has_a_table_of_its_own(tmp_path, model):
@@ -138,7 +150,7 @@ def test_sparsity_goes_alone_or_with_cutting_and_into_the_training(model):
     assert (alone.training.settings.sparsity, alone.training.settings.keep) == ("2:4", ("conv*",))
     both = plan_pruning(options_of(model=model, sparsity=0.8, prune=0.5))
     assert (both.goal, both.sparsity, str(both)) == (Goal("channels", 0.5), "0.8", "--prune 0.5 --sparsity 0.8")
-    assert with_calibration(options_of(model=model, sparsity=0.8, train="train.npz")).data.calibrate == "train.npz"
+    assert with_calibration(options_of(model=model, sparsity=0.8, train="train.npz")).calibrate == "train.npz"
 
 
 @pytest.mark.parametrize("value", ["0.8", '"2:4"'])

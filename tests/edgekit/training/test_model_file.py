@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.plan.declaration import build
-from edgekit.plan.options import ConversionOptions
+from edgekit.plan.options import PruneOptions
 from edgekit.training import model_file
 from edgekit_converters.load import kind_of
 from edgekit_converters.records import SourceRequest
@@ -20,7 +20,7 @@ def requested(folder, model, output, *also, keras="3.8.0"):
         archive.writestr("metadata.json", json.dumps({"keras_version": keras}))
     if not model.endswith(".keras"):
         path.write_bytes(b"something else")
-    options = build(ConversionOptions, {"model": path, "output": folder / output})
+    options = build(PruneOptions, {"model": path, "output": folder / output})
     return model_file.requested_path(options, SourceRequest(kind_of(path), path), *(str(folder / one) for one in also))
 
 
@@ -64,7 +64,7 @@ def test_what_is_no_keras_file_is_left_to_the_stage_that_opens_it(tmp_path, meta
     path = tmp_path / "net.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", metadata)
-    options = build(ConversionOptions, {"model": path, "output": tmp_path / "small.h5"})
+    options = build(PruneOptions, {"model": path, "output": tmp_path / "small.h5"})
     assert model_file.requested_path(options, SourceRequest("keras", path)) == tmp_path / "small.h5"
 
 
