@@ -11,8 +11,8 @@ import pytest
 from edgekit.candidate_search.quantize_auto import _in_order, _nothing_fits, _run_in_parallel
 from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
-from edgekit.plan.targets import VariantPlan
 from edgekit.plan.profiles import load_profile
+from edgekit.plan.targets import VariantPlan
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_runtime.host.machine import architecture
 
