@@ -173,7 +173,7 @@ CHILD = """
 import json, os, sys, time
 import numpy
 from edgekit_runtime.errors import BundleError
-from edgekit_runtime.store.install import TrialPolicy
+from edgekit_runtime.store.install import InstallOptions
 from edgekit_runtime.store.install import install_from
 def memory_bytes(field):
     with open("/proc/self/status") as file:
@@ -184,7 +184,7 @@ before, told = memory_bytes("VmRSS"), {}
 for name in sorted(os.listdir(folder)):
     started = time.process_time()
     try:
-        install_from(os.path.join(folder, name), None, store, TrialPolicy())
+        install_from(os.path.join(folder, name), None, store, InstallOptions())
         kind = "installed"
     except BundleError as error:
         kind = type(error).__name__

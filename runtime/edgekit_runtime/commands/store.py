@@ -164,7 +164,7 @@ def _status_lines(found: Status) -> Iterator[str]:
     if found.trial is not None:
         trial = found.trial
         yield (
-            f"  {trial.good} of {trial.wanted} good signs ({trial.confirm}), "
+            f"  {trial.good} of {trial.wanted} successful checks ({trial.confirm}), "
             f"{trial.tries} of {trial.most_tries} starts; else back to {trial.previous or 'nothing'}"
         )
     yield from map(_generation_line, found.generations)

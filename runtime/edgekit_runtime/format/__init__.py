@@ -1,1 +1,1 @@
-"""What a bundle's bytes may be: pure parsing of untrusted input."""
+"""The bundle format: parse and validate untrusted archives, manifests and arrays."""

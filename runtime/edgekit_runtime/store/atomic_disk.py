@@ -1,4 +1,4 @@
-"""What a store does to the disk: each step is there whole after a power cut or not at all, and bytes are counted."""
+"""Write to the disk so that a power cut leaves each change complete or undone; count the bytes written."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any, Callable
 
 from edgekit_runtime.errors import StoreError
 
-NEW_SUFFIX = ".new"  # what is about to replace a file or link is named like it, with this behind
+NEW_SUFFIX = ".new"  # of the new file or link that is renamed over the old one
 
 
-Fill = Callable[[Callable[[bytes], Any]], None]  # is given the function that writes to a file
+Fill = Callable[[Callable[[bytes], Any]], None]  # called with the function that writes to a file
 
 
 class Disk:
-    """Writes into a store.
+    """Writes files, links and folders of a store.
 
     Attributes:
-        written_bytes: how many bytes went into files; directories and links are the file system's own affair.
+        written_bytes: bytes written to files, without folders and links.
     """
 
     def __init__(self) -> None:
         self.written_bytes = 0
 
     def make_folder(self, path: str) -> None:
-        """Make a folder that may be there already, with those above it, and have its name on the disk."""
-        above = os.path.dirname(path)
+        """Create a folder and its parents, and flush their names. It may exist already."""
+        parent = os.path.dirname(path)
         if os.path.isdir(path):
             return
-        self.make_folder(above)
-        with suppress(FileExistsError):  # another installer was quicker
+        self.make_folder(parent)
+        with suppress(FileExistsError):  # another installer created it
             os.mkdir(path)
-        self.sync(above)
+        self.sync(parent)
 
     def write(self, path: str, fill: Fill) -> None:
-        """Write a new file, and have its content on the disk; its name needs a ``sync`` of its folder."""
+        """Write a file and flush its content. Its name needs a ``sync`` of its folder."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             fill(lambda piece: self._write(descriptor, piece))
@@ -54,24 +54,24 @@ class Disk:
             left = left[count:]
 
     def replace(self, path: str, content: bytes) -> None:
-        """Put a file in the place of another in one step."""
+        """Replace a file in one step."""
         self.write(path + NEW_SUFFIX, content_writer(content))
         self.move(path + NEW_SUFFIX, path)
 
     def link(self, path: str, target: str) -> None:
-        """Put a link in the place of another in one step."""
+        """Replace a link in one step."""
         with suppress(FileNotFoundError):
             os.unlink(path + NEW_SUFFIX)
         os.symlink(target, path + NEW_SUFFIX)
         self.move(path + NEW_SUFFIX, path)
 
     def move(self, old: str, new: str) -> None:
-        """Rename within a folder, and have that on the disk."""
+        """Rename within a folder, and flush the new name."""
         os.replace(old, new)
         self.sync(os.path.dirname(new))
 
     def remove(self, folder: str) -> None:
-        """Remove a folder with all that is in it; it may be gone already. Call ``sync`` where that matters."""
+        """Remove a folder and its content, without flushing. It may be missing."""
         for path, folders, files in os.walk(folder, topdown=False):
             for name in files:
                 os.unlink(os.path.join(path, name))
@@ -81,24 +81,24 @@ class Disk:
             os.rmdir(folder)
 
     def sync_tree(self, folder: str) -> None:
-        """Have the names of everything in a folder on the disk."""
+        """Flush the names of everything in a folder."""
         for path, _, _ in os.walk(folder, topdown=False):
             self.sync(path)
 
     def sync(self, folder: str) -> None:
-        """Have the names in a folder on the disk."""
+        """Flush the names in a folder."""
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # file systems that write names at once know no such thing
+            if error.errno != errno.EINVAL:  # file systems that cannot flush folders
                 raise
         finally:
             os.close(descriptor)
 
 
 def content_writer(content: bytes) -> Fill:
-    """What fills a file with a content."""
+    """Return a function that writes this content to a file."""
 
     def fill(write: Callable[[bytes], Any]) -> None:
         write(content)
@@ -107,13 +107,13 @@ def content_writer(content: bytes) -> Fill:
 
 
 def free_bytes(folder: str) -> int:
-    """What a user may still write on a folder's file system."""
-    told = os.statvfs(folder)
-    return told.f_bavail * told.f_frsize
+    """Return the free space on the folder's file system that this user may use."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
 
-class store_errors:  # a statement, not a thing: with writing(...)
-    """Turn what the system refuses into a StoreError that names the store and says what to do."""
+class store_errors:  # used as a statement: with store_errors(store)
+    """Turn an OSError into a StoreError that names the store and says what to do."""
 
     def __init__(self, store: str) -> None:
         self._store = store
@@ -126,25 +126,25 @@ class store_errors:  # a statement, not a thing: with writing(...)
     ) -> None:
         if isinstance(error, OSError):
             where = f"{self._store}: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-            raise StoreError(f"{where}: {_advice(error.errno)}; what is current is whole") from error
+            raise StoreError(f"{where}: {_advice(error.errno)}; the current generation is intact") from error
 
 
 def _advice(code: int | None) -> str:
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return "make room, or prune the store"
+        return "free some space, or prune the store"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "run as the user who owns the store, on a file system that can be written to and has links"
     if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-        return "name a folder that can be made"
+        return "choose a folder that can be created"
     return "see the system's log: the disk may be failing"
 
 
 @contextmanager
 def removed_on_error(disk: Disk, folder: str) -> Iterator[None]:
-    """Remove a folder again when something stops what is written into it."""
+    """Remove a folder if the code in the ``with`` block fails."""
     try:
         yield
-    except BaseException:  # whatever stopped it, and Ctrl-C too
-        with suppress(OSError):  # then it stays as a leftover, which the next one removes
+    except BaseException:  # also KeyboardInterrupt
+        with suppress(OSError):  # the next installation removes the leftover
             disk.remove(folder)
         raise

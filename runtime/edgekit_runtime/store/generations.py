@@ -1,12 +1,12 @@
-"""A store: the folder on a board that keeps generations of one model's bundle, and says which is current.
+"""The layout of a store: a folder on a board that keeps generations of one model's bundle.
 
     STORE/
-      current        a link to the generation that ``load(STORE)`` opens; renaming a new one over it is the switch
-      state.json     which generations were good, which is on trial, which were given up, and why
-      generations/   a bundle a folder, complete and never changed again
+      current        a link to the generation that ``load(STORE)`` opens; a new link is renamed over it
+      state.json     the good generations, the one on trial, those given up and why
+      generations/   one folder for each bundle, complete, never changed
 
-What is current is what the link says, and nothing else; docs/store.md draws how it comes to change. This module is
-all that an application needs, which only reads.
+Only the link determines the current generation; docs/store.md describes how it changes. This module has all that an
+application needs, which only reads.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 
 CURRENT, GENERATIONS, STATE = "current", "generations", "state.json"
 NAME_DIGITS = 16
-NEW_FOLDER, REMOVED_PREFIX = ".new", ".old-"  # in GENERATIONS: what is being written, what is being removed
+NEW_FOLDER, REMOVED_PREFIX = (
+    ".new",
+    ".old-",
+)  # in GENERATIONS: a folder being written, and the prefix of one being removed
 
 
 class GenerationLock:
-    """Keeps a generation from being pruned, by a shared lock on its folder, until it is closed or the process ends.
+    """A shared lock on a generation's folder: it is not pruned until the lock is closed or the process ends.
 
     Attributes:
         store: the store's path.
-        generation: its name.
-        folder: where it is.
+        generation: the name of the generation.
+        folder: the path of its folder.
     """
 
     def __init__(self, store: str, generation: str, descriptor: int) -> None:
@@ -44,7 +47,7 @@ class GenerationLock:
         self._descriptor: int | None = descriptor
 
     def close(self) -> None:
-        """Let go of it. May be called again."""
+        """Release the lock. Later calls do nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -53,37 +56,37 @@ class GenerationLock:
 
 
 def lock_current(path: BundlePath) -> GenerationLock:
-    """Hold the generation that is current now.
+    """Lock the current generation.
 
     Raises:
-        MalformedBundle: the link leads to no generation of this store.
+        MalformedBundle: the link does not lead to a generation of this store.
     """
     store = os.path.abspath(os.fspath(path))
     while True:
         generation = current(store)
         if generation is None:
-            raise MalformedBundle(f"{store}: nothing is current in this store: install a bundle")
-        held = lock_generation(store, generation)
-        if held is not None:
-            return held
-        if current(store) == generation:  # else it was switched and pruned meanwhile
+            raise MalformedBundle(f"{store}: this store has no current generation: install a bundle")
+        lock = lock_generation(store, generation)
+        if lock is not None:
+            return lock
+        if current(store) == generation:  # else it was switched and pruned in between
             raise MalformedBundle(f"{store}: its current generation {generation} cannot be opened: install a bundle")
 
 
 def lock_generation(store: str, generation: str) -> GenerationLock | None:
-    """Hold a generation; None where it is not there, or cannot be read."""
-    held = os.path.join(store, GENERATIONS, generation)
+    """Lock a generation; return None if it does not exist or cannot be read."""
+    folder = os.path.join(store, GENERATIONS, generation)
     try:
-        descriptor = os.open(held, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return None
-    kept = GenerationLock(store, generation, descriptor)
+    lock = GenerationLock(store, generation, descriptor)
     _lock(descriptor, shared=True)
-    return kept if _is_same_folder(held, descriptor) else None
+    return lock if _is_same_folder(folder, descriptor) else None
 
 
 def _lock(descriptor: int, *, shared: bool) -> None:
-    with suppress(ImportError, OSError):  # a file system or a system without locks: then pruning is the user's care
+    with suppress(ImportError, OSError):  # no locks here: users must not prune generations in use
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -97,10 +100,10 @@ def _is_same_folder(folder: str, descriptor: int) -> bool:
 
 
 def current(store: str) -> str | None:
-    """The name of the current generation; None in a store that is empty.
+    """Return the name of the current generation; None if the store is empty.
 
     Raises:
-        MalformedBundle: the link leads elsewhere.
+        MalformedBundle: the link does not lead to a generation.
     """
     try:
         target = os.readlink(os.path.join(store, CURRENT))
@@ -113,12 +116,12 @@ def current(store: str) -> str | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether a generation may have this name."""
+    """Return whether this is a valid name of a generation."""
     return len(name) == NAME_DIGITS and not set(name) - set("0123456789abcdef")
 
 
 def generation_name(unlisted: Mapping[str, bytes]) -> str:
-    """The name of a bundle's generation: of its manifest, which has every file's digest, and its signature."""
+    """Return the name of a bundle's generation: a digest of the manifest, which has all digests, and the signature."""
     digest = sha256(sum(map(len, unlisted.values())))
     for path in sorted(unlisted):
         digest.update(f"{path} {len(unlisted[path])}\n".encode())
@@ -127,7 +130,7 @@ def generation_name(unlisted: Mapping[str, bytes]) -> str:
 
 
 def generations(store: str) -> list[str]:
-    """The names of all generations there are, in no order of age."""
+    """Return the names of all generations, sorted by name."""
     try:
         return sorted(name for name in os.listdir(os.path.join(store, GENERATIONS)) if is_name(name))
     except FileNotFoundError:
@@ -135,10 +138,10 @@ def generations(store: str) -> list[str]:
 
 
 def check_is_store(store: str) -> None:
-    """Refuse a folder that holds something else.
+    """Refuse a folder that holds other files.
 
     Raises:
-        StoreError: it is no store, nor an empty folder, nor one that can be made.
+        StoreError: it is neither a store nor an empty or missing folder.
     """
     try:
         found = set(os.listdir(store))
@@ -152,10 +155,10 @@ def check_is_store(store: str) -> None:
 
 @contextmanager
 def exclusive_lock(store: str) -> Iterator[None]:
-    """Have the store to oneself, waiting for whoever has it. Readers need no lock.
+    """Lock the store for writing; wait while another process has the lock. Readers need no lock.
 
     Raises:
-        StoreError: there is no store.
+        StoreError: the folder does not exist.
     """
     try:
         descriptor = os.open(store, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))

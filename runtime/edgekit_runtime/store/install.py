@@ -1,4 +1,4 @@
-"""Put a bundle into a store: whole and verified beside what is there, then switched to in one step."""
+"""Install a bundle or a delta into a store: write and verify it as a new generation, then switch in one step."""
 
 from __future__ import annotations
 
@@ -43,52 +43,52 @@ if TYPE_CHECKING:
     from edgekit_runtime.trust.policy import Trust
 
     class BundleSource(Protocol):
-        """A bundle, or what makes one."""
+        """A bundle, or a delta that builds one."""
 
         manifest: Manifest
 
         def unlisted(self) -> dict[str, bytes]:
-            """manifest.json, and model.sig if there is one."""
+            """Return the content of manifest.json, and of model.sig if there is one."""
 
         def copy(self, path: str, write: Callable[[bytes], Any]) -> None:
-            """Give a listed file's content to ``write``, and hold it against its digest."""
+            """Pass the content of a listed file to ``write``, and check its digest."""
 
 
-BLOCK_BYTES, SLACK_BYTES = 4096, 1 << 16  # what a file's last block and the folders take at most
+BLOCK_BYTES, SLACK_BYTES = 4096, 1 << 16  # upper bounds: of a file's last block, and of the folders
 
 
 @dataclass(frozen=True)
 class InstallOptions:
-    """What is asked of an installation."""
+    """How to install a bundle."""
 
-    confirm: str = states.SELF_CHECK  # what counts as a good sign of the trial
-    wanted: int = 1  # good signs
-    most_tries: int = 3
-    commit: bool = False  # without a trial
-    device: str | None = None  # the profile that this board is
-    any_board: bool = False  # install for another machine, as when an image is built
+    confirm: str = states.SELF_CHECK  # what the trial counts: SELF_CHECK or HEARTBEAT
+    wanted: int = 1  # successful checks that end the trial
+    most_tries: int = 3  # starts that the trial may take
+    commit: bool = False  # at once, without a trial
+    device: str | None = None  # the device profile of this board
+    any_board: bool = False  # skip the board check, as when an image is built on another machine
     allow_downgrade: bool = False
     allow_other_model: bool = False
-    again: bool = False  # what was given up before
-    keep: int = DEFAULT_KEEP  # good generations that stay, the current one included
-    trust: Trust = None  # as of ``open_bundle``
+    again: bool = False  # even if this generation was given up before
+    keep: int = DEFAULT_KEEP  # good generations to keep, including the current one
+    trust: Trust = None  # as for ``open_bundle``
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What became of an installation."""
+    """The result of an installation."""
 
     generation: str
     model: str
     version: str
-    changed: bool  # False where it was current already: then nothing was written
+    changed: bool  # False if it was current already; then nothing was written
     on_trial: bool
     written_bytes: int
     bundle_bytes: int  # of all files
     pruned: tuple[str, ...] = ()
 
 
-Progress = Callable[[int, int], Any]  # bytes written, of how many
+Progress = Callable[[int, int], Any]  # bytes written, total
 
 
 def install_from(
@@ -131,17 +131,17 @@ def install_bundle(
 ) -> Installed:
     """Put a bundle into a store and make it current, on trial.
 
-    Everything is on the disk before the link is switched, so that a power cut leaves the old generation or the new.
+    Everything is flushed to the disk before the link is switched, so a power cut leaves the old or the new generation.
 
     Raises:
-        IncompatibleDevice: it is not for this board.
-        NotAnUpdate: it is older than what is current, or another model.
-        BundleError: it is damaged.
-        PlanError: more good signs or tries are asked for than can be counted.
-        StoreError: it was given up before, there is no room, or the store cannot be written.
+        IncompatibleDevice: the bundle is not for this board.
+        NotAnUpdate: the bundle is older than the current generation, or of another model.
+        BundleError: the bundle is damaged.
+        PlanError: the number of checks or starts of the trial is out of range.
+        StoreError: the bundle was given up before, there is no space, or the store cannot be written.
     """
     if not (1 <= options.wanted <= states.MAX_COUNT and 1 <= options.most_tries <= states.MAX_COUNT):
-        raise PlanError(f"good signs and tries of a trial are 1 to {states.MAX_COUNT}: ask for fewer")
+        raise PlanError(f"a trial has 1 to {states.MAX_COUNT} checks and starts: choose fewer")
     if not options.any_board:
         check_board(source.manifest, options.device)
     unlisted = source.unlisted()
@@ -154,15 +154,18 @@ def install_bundle(
         with exclusive_lock(store):
             now, state = current(store), states.read_state(store)
             model, version = source.manifest.model_name, source.manifest.model_version
-            as_asked = not (options.commit and states.current_trial(state, now))
-            if now == name and as_asked and is_intact(os.path.join(store, GENERATIONS, name), options.trust):
-                disk.sync(store)  # whoever made it current may have been killed before that
+            is_committed = not (options.commit and states.current_trial(state, now))
+            if now == name and is_committed and is_intact(os.path.join(store, GENERATIONS, name), options.trust):
+                disk.sync(store)  # the process that switched may have been killed before it flushed
                 disk.sync(os.path.dirname(store))
                 on_trial = states.current_trial(state, now) is not None
                 return Installed(name, model, version, False, on_trial, 0, bundle_bytes)
             _check_update(source.manifest, store, now, options)
             if name in state.given_up and not options.again:
-                raise StoreError(f"{store}: generation {name} was given up: {state.given_up[name]}: install it --again")
+                raise StoreError(
+                    f"{store}: generation {name} was given up: {state.given_up[name]}: "
+                    "to install it all the same, use --again"
+                )
             clear_leftovers(store, disk)
             pruned = prune_locked(store, disk, options.keep, keep_also={name})
             _write_generation(_Installation(source, unlisted, options.trust, progress), store, name, disk)
@@ -176,8 +179,8 @@ def _check_update(new: Manifest, store: str, now: str | None, options: InstallOp
     if now is None or (options.allow_downgrade and options.allow_other_model):
         return
     try:
-        have = read_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced since
-    except BundleError:  # then nothing runs here, and a store that took no other bundle could never be mended
+        have = read_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced
+    except BundleError:  # the current bundle is damaged: any bundle may replace it
         return
     with have:
         check_update(
@@ -190,7 +193,7 @@ def _check_update(new: Manifest, store: str, now: str | None, options: InstallOp
 
 @dataclass(frozen=True)
 class _Installation:
-    """What a generation is made of."""
+    """The source of a new generation."""
 
     source: BundleSource
     unlisted: dict[str, bytes]
@@ -199,11 +202,11 @@ class _Installation:
 
 
 def _write_generation(installation: _Installation, store: str, name: str, disk: Disk) -> None:
-    """Have the generation in the store, complete and on the disk; one that is there already is taken if it is whole."""
+    """Write the generation, flushed to the disk. Use an existing one if it is intact."""
     place = os.path.join(store, GENERATIONS, name)
     if name in generations(store):
         if is_intact(place, installation.trust):
-            disk.sync(os.path.dirname(place))  # whoever put it there may have been killed before that
+            disk.sync(os.path.dirname(place))  # the process that wrote it may have been killed before it flushed
             return
         if name != current(store):
             remove(store, name, disk)
@@ -213,11 +216,11 @@ def _write_generation(installation: _Installation, store: str, name: str, disk: 
     with removed_on_error(disk, fresh):
         os.mkdir(fresh)
         _write_files(installation, fresh, disk)
-        with read_bundle(fresh, installation.trust) as made:  # a delta's signature was not there to be verified before
-            if made.manifest != installation.source.manifest:
+        with read_bundle(fresh, installation.trust) as installed:  # verifies the digests that the signature covers
+            if installed.manifest != installation.source.manifest:
                 raise DigestMismatch(f"{store}: the bundle changed while it was installed: install it again")
         disk.sync_tree(fresh)
-        damaged = name in generations(store)  # the current one: what still runs of it stays until it can be replaced
+        damaged = name in generations(store)  # the current one: keep it until the new one is complete
         if damaged:
             os.rename(place, os.path.join(store, GENERATIONS, REMOVED_PREFIX + name))
         disk.move(fresh, place)
@@ -231,12 +234,12 @@ def _write_files(installation: _Installation, fresh: str, disk: Disk) -> None:
 
     def copied(path: str) -> Callable[[Callable[[bytes], Any]], None]:
         def fill(write: Callable[[bytes], Any]) -> None:
-            def write_and_tell(piece: bytes) -> None:
+            def write_and_report(piece: bytes) -> None:
                 write(piece)
                 if progress is not None:
                     progress(min(disk.written_bytes, total), total)
 
-            source.copy(path, write_and_tell)
+            source.copy(path, write_and_report)
 
         return fill
 
@@ -254,13 +257,13 @@ def _check_free_space(store: str, sizes: list[int]) -> None:
     have = free_bytes(store)
     if have < needed:
         raise StoreError(
-            f"{store}: the bundle needs {needed:,} bytes and {have:,} are free: make room, or prune the store with "
-            "--keep 1; nothing was written"
+            f"{store}: the bundle needs {needed:,} bytes and {have:,} are free; nothing was written: free some space, "
+            "or prune the store with --keep 1"
         )
 
 
 def _make_current(store: str, name: str, options: InstallOptions, disk: Disk) -> None:
-    """Make the generation current: first what it then is is remembered, which counts for nothing without the link."""
+    """Record the trial, then switch the link. Without the switch the recorded trial has no effect."""
     now, state = current(store), states.read_state(store)
     if now != name:
         trial = states.Trial(name, None, options.confirm, options.wanted, options.most_tries)
@@ -269,5 +272,5 @@ def _make_current(store: str, name: str, options: InstallOptions, disk: Disk) ->
         state = states.with_commit(state, name)
     disk.replace(os.path.join(store, STATE), states.to_bytes(state))
     if now != name:
-        disk.sync(os.path.dirname(store))  # likewise, the store's own folder
+        disk.sync(os.path.dirname(store))  # flush the name of the store's folder as well
         disk.link(os.path.join(store, CURRENT), f"{GENERATIONS}/{name}")

@@ -1,4 +1,4 @@
-"""Which bundles a store takes: made for this board, a newer version of the same model, not given up before."""
+"""Check before an installation that a bundle fits the board, and that it is a newer version of the same model."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from edgekit_runtime.placement.requirements import check_machine, check_requirem
 if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Manifest, Variant
 
-_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)[-._]?([^+]*)(?:\+.*)?")  # release, what is before a release, build
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)[-._]?([^+]*)(?:\+.*)?")  # release, pre-release, build
 _PART = re.compile(r"\d+|[^\d.]+")
 
 Key = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
 
 
 def check_board(manifest: Manifest, device: str | None = None, other: tuple[str, int | None] | None = None) -> None:
-    """Refuse a bundle of which nothing is made for this machine.
+    """Refuse a bundle that has no variant for this machine.
 
     Args:
-        manifest: what the bundle says.
-        device: the profile that this board is, where the caller knows; the bundle must then have been made for it.
-            Else one of the bundle's profiles, if it has any, must have this machine's architecture.
-        other: architecture and memory in bytes of a machine that is described, instead of this one.
+        manifest: the manifest of the bundle.
+        device: the device profile of this board; the bundle must be made for it. None: one of the bundle's profiles,
+            if it has any, must have this machine's architecture.
+        other: architecture and memory in bytes of another machine to check instead of this one.
 
     Raises:
-        IncompatibleDevice: it is not for this board.
+        IncompatibleDevice: the bundle is not for this board.
     """
     archs = {str(profile["name"]): str(profile.get("arch")) for profile in manifest.devices}
     model, here = manifest.model_name, other[0] if other else architecture()
     if device is not None and device not in archs:
-        raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, not for {device}: take the bundle for it")
+        raise IncompatibleDevice(
+            f"{model!r} is made for {_names(archs)}, not for {device}: choose the bundle for that device"
+        )
     if archs and here not in archs.values():
-        raise IncompatibleDevice(f"{model!r} is made for {_names(archs)}, this machine is {here}: take another bundle")
+        raise IncompatibleDevice(
+            f"{model!r} is made for {_names(archs)}, this machine is {here}: choose another bundle"
+        )
     reasons = [reason for reason in (_problem(variant, other) for variant in manifest.variants) if reason]
     if len(reasons) == len(manifest.variants):
         raise IncompatibleDevice(f"no variant of {model!r} can run on this machine ({here}): " + "; ".join(reasons))
@@ -54,10 +58,10 @@ def _problem(variant: Variant, other: tuple[str, int | None] | None) -> str:
 
 
 def check_update(new: Manifest, have: Manifest, *, allow_downgrade: bool, allow_other_model: bool) -> None:
-    """Refuse a bundle that is no update of what a store has.
+    """Refuse a bundle that is not an update of the current generation.
 
     Raises:
-        NotAnUpdate: it is another model, an older version, or one whose version cannot be compared.
+        NotAnUpdate: it is of another model, has an older version, or a version that cannot be compared.
     """
     if new.model_name != have.model_name:
         if allow_other_model:
@@ -71,20 +75,20 @@ def check_update(new: Manifest, have: Manifest, *, allow_downgrade: bool, allow_
     keys = version_key(new.model_version), version_key(have.model_version)
     if keys[0] is None or keys[1] is None:
         raise NotAnUpdate(
-            f"whether {new.model_version!r} of {new.model_name!r} is newer than {have.model_version!r} cannot be told: "
-            "give versions such as 1.2.3, or allow a downgrade"
+            f"{new.model_name!r}: version {new.model_version!r} cannot be compared with {have.model_version!r}: "
+            "use versions such as 1.2.3, or allow a downgrade"
         )
     if keys[0] < keys[1]:
         raise NotAnUpdate(
             f"{new.model_name!r} {new.model_version} is older than {have.model_version}, which the store has: allow a "
-            "downgrade if that is what you want"
+            "downgrade to install it"
         )
 
 
 def version_key(version: str) -> Key | None:
-    """What versions are ordered by; None of one that does not begin with a number.
+    """Return the sort key of a version; None if it does not start with a number.
 
-    ``1.2`` is 1.2.0, older than 1.10, newer than 1.2-rc1 and 1.2rc1; what follows a ``+`` does not count, as in
+    ``1.2`` is 1.2.0, older than 1.10, newer than 1.2-rc1 and 1.2rc1; the part after a ``+`` is ignored, as in
     semver.org's precedence (section 11).
     """
     found = _VERSION.fullmatch(version.strip())

@@ -1,4 +1,4 @@
-"""Remove from a store what is not needed any more: old generations that nobody has open, and what a power cut left."""
+"""Remove old generations that no process uses, and leftovers of power cuts."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from edgekit_runtime.store.generations import (
 if TYPE_CHECKING:
     from edgekit_runtime.store.state import State
 
-DEFAULT_KEEP = 2  # good generations: the current one, and one to go back to
+DEFAULT_KEEP = 2  # good generations: the current one, and one to roll back to
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of the generations that are not needed."""
+    """The result of pruning."""
 
     removed: tuple[str, ...]
-    in_use: tuple[str, ...]  # an application has them open
+    in_use: tuple[str, ...]  # old, but open in an application
     written_bytes: int
 
 
 def prune(store: str, keep: int = DEFAULT_KEEP) -> Pruned:
-    """Remove all generations but the current one, those open somewhere, and the newest ``keep`` good ones.
+    """Remove all generations except the current one, the newest ``keep`` good ones, and those in use.
 
     Raises:
-        StoreError: there is no store, or it cannot be written.
+        StoreError: the store does not exist or cannot be written.
     """
     disk = Disk()
     with store_errors(store), exclusive_lock(store):
@@ -51,7 +51,7 @@ def prune(store: str, keep: int = DEFAULT_KEEP) -> Pruned:
 
 
 def prune_locked(store: str, disk: Disk, keep: int, keep_also: Iterable[str] = ()) -> list[str]:
-    """``prune`` for who has the lock; ``keep_also`` are generations that stay."""
+    """Prune a store that the caller has locked. The generations ``keep_also`` stay as well."""
     removed = []
     for name in _removable(store, keep, keep_also):
         with _not_in_use(os.path.join(store, GENERATIONS, name)) as free:
@@ -68,8 +68,8 @@ def _removable(store: str, keep: int, keep_also: Iterable[str] = ()) -> list[str
 
 
 def remove(store: str, name: str, disk: Disk) -> None:
-    """Take it out of the good ones, then out of the generations in one step: no part of it is ever taken for it."""
-    disk.sync(store)  # whoever switched may have been killed before that: what the link leaves must stay until then
+    """Remove a generation: first from the state, then by one rename, so that no partial generation is ever used."""
+    disk.sync(store)  # flush the last switch first: until then the link on the disk may lead to this generation
     state = states.read_state(store)
     if name in state.good:
         disk.replace(os.path.join(store, STATE), states.to_bytes(_without(state, name)))
@@ -85,7 +85,7 @@ def _without(state: State, name: str) -> State:
 
 @contextmanager
 def _not_in_use(folder: str) -> Iterator[bool]:
-    """Whether no application has the generation open; none can open it meanwhile."""
+    """Yield whether no application uses the generation. None can open it within the ``with`` block."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _exclusive(descriptor)
@@ -100,13 +100,13 @@ def _exclusive(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: nobody can say that it has it
+    except OSError:  # a file system without locks: users in other processes are unknown
         return True
     return True
 
 
 def clear_leftovers(store: str, disk: Disk) -> None:
-    """Remove what was being written or removed when the power went. Nothing is done where there is none."""
+    """Remove what an interrupted process left."""
     folder = os.path.join(store, GENERATIONS)
     left = [name for name in os.listdir(folder) if name == NEW_FOLDER or name.startswith(REMOVED_PREFIX)]
     for name in left:

@@ -1,4 +1,4 @@
-"""Whether a generation is whole, and whether it works: that in a child process, which may crash or hang."""
+"""Check that a generation is intact, and that it works. The latter runs in a child process, which may crash or hang."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT_S = 300.0
 
 
 def is_intact(folder: str, trust: Trust = None) -> bool:
-    """Whether a generation is there, every file as it was packed, and trusted as ``open_bundle`` says."""
+    """Return whether a generation exists, all digests match, and ``open_bundle`` trusts it."""
     try:
         with read_bundle(folder, trust) as bundle:
             bundle.verify_all()
@@ -29,10 +29,10 @@ def is_intact(folder: str, trust: Trust = None) -> bool:
 
 
 def self_check(folder: str, timeout_s: float = TIMEOUT_S) -> str:
-    """Run ``verify`` on a generation: every digest, and the golden outputs of all variants that can run here.
+    """Run ``verify`` on a generation: all digests, and the golden outputs of all variants that can run here.
 
     Returns:
-        What is wrong; empty when all is well.
+        What failed; empty if nothing did.
     """
     scratch = TempFolder()
     try:

@@ -1,7 +1,7 @@
-"""What a store remembers of its generations, and how that changes. Nothing here touches the disk but ``read_state``.
+"""The state file of a store, ``state.json``, and its changes. Only ``read_state`` accesses the disk.
 
-Which generation is current is not remembered here but told by the link: a power cut may fall between the two. So a
-trial counts only while its generation is the current one, and each function is given what is current.
+The state does not hold the current generation: only the link does, because a power cut may come between writing the
+two. So a trial counts only while its generation is current, and the functions here take the current generation.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.store.generations import NAME_DIGITS, STATE
 
 SELF_CHECK, HEARTBEAT = "self-check", "heartbeat"
-MAX_COUNT = 1000  # good signs wanted, or tries, of a trial
-MAX_REASON_CHARACTERS = 200  # of a reason
-MAX_REMEMBERED = 16  # good generations, and reasons why others were given up
+MAX_COUNT = 1000  # of the checks or starts of a trial
+MAX_REASON_CHARACTERS = 200  # of the reason of a rollback
+MAX_REMEMBERED = 16  # of good generations, and of reasons of rollbacks
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A generation that has yet to show that it works."""
+    """A generation on trial: it is committed after enough successful checks."""
 
     generation: str
-    previous: str | None  # the good one to go back to; None where there is none
-    confirm: str  # what counts as a good sign: SELF_CHECK (and heartbeats), or HEARTBEAT alone
-    wanted: int  # good signs until it is committed
-    most_tries: int  # starts it may take for them
-    good: int = 0
-    tries: int = 0
+    previous: str | None  # the good generation to roll back to; None if there is none
+    confirm: str  # what counts as a check: SELF_CHECK (heartbeats count, too), or HEARTBEAT alone
+    wanted: int  # successful checks that commit it
+    most_tries: int  # starts within which they must come
+    good: int = 0  # successful checks so far
+    tries: int = 0  # starts so far
 
 
 @dataclass(frozen=True)
 class State:
-    """All that is remembered."""
+    """The content of the state file."""
 
-    good: tuple[str, ...] = ()  # generations that were committed, in the order they became current
-    trials: tuple[Trial, ...] = ()  # of what is current, and of what is about to be
-    given_up: dict[str, str] = field(default_factory=dict)  # generation -> why
+    good: tuple[str, ...] = ()  # committed generations, in the order they became current
+    trials: tuple[Trial, ...] = ()  # of the current generation, and of the one about to become current
+    given_up: dict[str, str] = field(default_factory=dict)  # generation -> reason
 
 
-_name = text(f"[0-9a-f]{{{NAME_DIGITS}}}", "the name of a generation")
+_generation = text(f"[0-9a-f]{{{NAME_DIGITS}}}", "the name of a generation")
 _trial = record(
     Trial,
-    generation=_name,
-    previous=optional(_name),
+    generation=_generation,
+    previous=optional(_generation),
     confirm=one_of(SELF_CHECK, HEARTBEAT),
     wanted=integer(1, MAX_COUNT),
     most_tries=integer(1, MAX_COUNT),
     good=integer(0, MAX_COUNT),
     tries=integer(0, MAX_COUNT),
 )
-_state = record(State, good=list_of(_name), trials=list_of(_trial, most=2), given_up=string_map)
+_state = record(State, good=list_of(_generation), trials=list_of(_trial, most=2), given_up=string_map)
 
 
 def read_state(store: str) -> State:
-    """What a store remembers. A file that is missing or damaged is nothing remembered: what is current then is good.
+    """Read the state. A missing or damaged file gives an empty state, in which the current generation is good.
 
     Raises:
-        StoreError: it cannot be read, by this user for one; then nothing is known, and it must not be written anew.
+        StoreError: the file exists and cannot be read, for example by this user. It must not be overwritten then.
     """
     try:
         with open(os.path.join(store, STATE), "rb") as file:
@@ -72,24 +72,24 @@ def read_state(store: str) -> State:
         return State()
     except OSError as error:
         raise StoreError(
-            f"{store}: its {STATE} cannot be read: {error.strerror or error}: ask as a user who may read the store"
+            f"{store}: its {STATE} cannot be read: {error.strerror or error}: run as a user who may read the store"
         ) from error
 
 
 def to_bytes(state: State) -> bytes:
-    """The content of the file."""
+    """Return the content of the state file."""
     trials: list[dict[str, Any]] = [dict(vars(trial)) for trial in state.trials]
-    told = {"good": list(state.good), "trials": trials, "given_up": state.given_up}
-    return (json.dumps(told, indent=1) + "\n").encode()
+    document = {"good": list(state.good), "trials": trials, "given_up": state.given_up}
+    return (json.dumps(document, indent=1) + "\n").encode()
 
 
 def current_trial(state: State, current: str | None) -> Trial | None:
-    """The trial that is under way; one whose generation never became current, or is not any more, is none."""
+    """Return the trial of the current generation; None if it is not on trial."""
     return next((trial for trial in state.trials if trial.generation == current), None)
 
 
 def good_generations(state: State, current: str | None) -> tuple[str, ...]:
-    """The good generations up to the newest: the current one, or the one to go back to."""
+    """Return the good generations, the newest last: the current one, or the one to roll back to."""
     trial = current_trial(state, current)
     newest = current if trial is None else trial.previous
     if newest is None:
@@ -99,42 +99,42 @@ def good_generations(state: State, current: str | None) -> tuple[str, ...]:
 
 
 def with_trial(state: State, current: str | None, trial: Trial) -> State:
-    """A trial begins once its generation is current; until then the one that is under way goes on.
+    """Return the state with a new trial, which starts when its generation becomes current.
 
-    Then that is over, and its generation is not gone back to.
+    Until then the current trial continues. It ends with the switch, and its generation is no rollback target.
     """
-    under_way = current_trial(state, current)
-    previous = current if under_way is None else under_way.previous
+    running = current_trial(state, current)
+    previous = current if running is None else running.previous
     given_up = {name: why for name, why in state.given_up.items() if name != trial.generation}
-    begins = replace(trial, previous=previous)
-    return State(good_generations(state, current), (begins,) if under_way is None else (under_way, begins), given_up)
+    new = replace(trial, previous=previous)
+    return State(good_generations(state, current), (new,) if running is None else (running, new), given_up)
 
 
 def with_commit(state: State, current: str) -> State:
-    """What is current is good."""
+    """Return the state in which the current generation is good and its trial has ended."""
     good = (*(name for name in good_generations(state, current) if name != current), current)
     return replace(state, good=good[-MAX_REMEMBERED:], trials=_others(state, current))
 
 
 def rollback_targets(state: State, current: str | None) -> tuple[str, ...]:
-    """The generations to go back to, the newest first."""
+    """Return the generations to roll back to, the newest first."""
     good = good_generations(state, current)
     return tuple(reversed(good if current_trial(state, current) is not None else good[:-1]))
 
 
-def rolled_back(state: State, left: str, to: str, why: str) -> State:
-    """A generation is given up for an older one."""
+def rolled_back(state: State, left: str, to: str, reason: str) -> State:
+    """Return the state after a rollback from one generation to an older one."""
     older = (*rollback_targets(state, left)[::-1],)
-    others = [(name, reason) for name, reason in state.given_up.items() if name not in (left, to)]
-    told = "".join(filter(str.isprintable, why))[:MAX_REASON_CHARACTERS] or "for no reason given"
-    return State(older[: older.index(to) + 1], (), dict([*others, (left, told)][-MAX_REMEMBERED:]))
+    others = [(name, why) for name, why in state.given_up.items() if name not in (left, to)]
+    reason = "".join(filter(str.isprintable, reason))[:MAX_REASON_CHARACTERS] or "no reason given"
+    return State(older[: older.index(to) + 1], (), dict([*others, (left, reason)][-MAX_REMEMBERED:]))
 
 
 def with_count(state: State, current: str, *, good: int = 0, tries: int = 0) -> State:
-    """A trial has had another good sign, or another try.
+    """Return the state after another successful check or another start of the trial.
 
     Raises:
-        StoreError: nothing is on trial.
+        StoreError: the current generation is not on trial.
     """
     trial = current_trial(state, current)
     if trial is None:

@@ -1,4 +1,4 @@
-"""Tell what is in a store, without writing to it and without waiting for whoever does."""
+"""Report the status of a store. It neither writes nor waits for a lock."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Generation:
     """One of a store's generations."""
 
     name: str
-    model: str | None  # None where it cannot be opened
+    model: str | None  # None if it cannot be opened
     version: str | None
     size_bytes: int
     role: str  # "current", "good", "given up", or "not needed"
-    why: str = ""  # it was given up, or cannot be opened
+    why: str = ""  # why it was given up or cannot be opened
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is in a store."""
+    """The status of a store."""
 
     store: str
     state: str  # EMPTY, ON_TRIAL or COMMITTED
@@ -39,28 +39,28 @@ class Status:
 
 
 def status(store: str) -> Status:
-    """Look at a store.
+    """Return the status of a store.
 
     Raises:
-        StoreError: there is none.
+        StoreError: the folder is not a store.
     """
     store = os.path.abspath(store)
     if not os.path.isdir(os.path.join(store, GENERATIONS)):
         raise StoreError(f"{store}: is not a store: install a bundle first")
     now, state = current(store), states.read_state(store)
     trial = states.current_trial(state, now)
-    back = states.rollback_targets(state, now)
-    known = [name for name in (now, *back) if name is not None]
+    targets = states.rollback_targets(state, now)
+    known = [name for name in (now, *targets) if name is not None]
     order = [*known, *(name for name in generations(store) if name not in known)]
-    told = [_generation(store, name, _role(name, now, back, state)) for name in order]
+    found = [_generation(store, name, _role(name, now, targets, state)) for name in order]
     kind = EMPTY if now is None else ON_TRIAL if trial else COMMITTED
-    return Status(store, kind, now, trial, tuple(told), free_bytes(store))
+    return Status(store, kind, now, trial, tuple(found), free_bytes(store))
 
 
-def _role(name: str, now: str | None, back: tuple[str, ...], state: states.State) -> tuple[str, str]:
+def _role(name: str, now: str | None, targets: tuple[str, ...], state: states.State) -> tuple[str, str]:
     if name == now:
         return "current", ""
-    if name in back:
+    if name in targets:
         return "good", ""
     return ("given up", state.given_up[name]) if name in state.given_up else ("not needed", "")
 

@@ -1,1 +1,1 @@
-"""Whose bytes are accepted: keys, signatures, encryption."""
+"""Trusted keys, signatures and encryption of bundles."""

@@ -45,7 +45,7 @@ def install_both(bundles: Path, store: str) -> str | None:
             with open_bundle(bundles / name) as bundle:
                 done.append(install.install_bundle(bundle, store, install.InstallOptions(commit=True)).generation)
         except StoreError as error:
-            if "make room" not in str(error):
+            if "free some space" not in str(error):
                 return str(error)
             break
     else:
