@@ -49,7 +49,6 @@ TORCHVISION = {
     "ShuffleNetV2 (chunk, channel shuffle)": "shufflenet_v2_x0_5",
     "RegNetX (grouped convolution)": "regnet_x_400mf",
     "SqueezeNet": "squeezenet1_1",
-    "VGG-11 (flatten before Linear)": "vgg11_bn",
     "ConvNeXt (LayerNorm, layer scale)": "convnext_tiny",
 }
 
@@ -329,18 +328,19 @@ def _steps(case: Case, model: nn.Module, inputs: torch.Tensor) -> Iterator[Any]:
         in_channel_groups={},
         out_channel_groups={},
     )
+    before = {layer: layer.out_features for layer in linear}
     yield from pruner.step(interactive=True)
-    heads = {id(layer): count for layer, count in pruner.num_heads.items()}
-    _set_heads(model, case, heads)
+    _set_heads(model, case, before)
 
 
-def _set_heads(model: nn.Module, case: Case, heads: dict[int, int]) -> None:
+def _set_heads(model: nn.Module, case: Case, before: dict[Any, int]) -> None:
     """Set the attributes that hold a number of heads, which torch-pruning leaves to its user."""
     for module in model.modules():
         layer: Any = next((part for name, part in module.named_children() if name in case.heads), None)
         if layer is None:
             continue
-        count, width = heads[id(layer)], layer.out_features // (3 if case.heads == ("qkv",) else 1)
+        width = layer.out_features // (3 if case.heads == ("qkv",) else 1)
+        count = layer.out_features * case.count // before[layer]
         values = {"num_heads": count, "heads": count, "num_attention_heads": count, "attn_dim": width}
         for name, value in (values | {"all_head_size": width, "all": width}).items():
             if hasattr(module, name):
