@@ -182,7 +182,9 @@ def cases() -> Iterator[Case]:
     if importlib.util.find_spec("timm"):
         timm: Any = __import__("timm")
         size = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "num_classes": 5}
-        yield Case("ViT (fused qkv)", lambda: timm.models.VisionTransformer(**size), (1, 3, 32, 32), "float32", ("qkv",), 4)
+        yield Case(
+            "ViT (fused qkv)", lambda: timm.models.VisionTransformer(**size), (1, 3, 32, 32), "float32", ("qkv",), 4
+        )
         yield Case("LeViT", lambda: timm.create_model("levit_128s"), (1, 3, 224, 224))
     yield Case("BERT, 2 layers (Transformers)", _bert, (1, 6), "int64", ("query", "key", "value"), 4)
     yield Case("PixelShuffle", Upscaler, (1, 3, 16, 16))

@@ -1,4 +1,10 @@
-"""Run tasks on a Ray cluster. When a node is lost, its unfinished tasks are repeated."""
+"""Run tasks on a Ray cluster. When a node is lost, its unfinished tasks are repeated.
+
+A plugin: Ray is imported with ``--ray`` only, and comes with ``edgekit[ray]``. It costs this module, ``Executor`` as an
+interface for two implementations, and the tests that start a cluster. It pays when a search evaluates many candidates
+on large data and other machines share the cache folder. Drop it when nobody uses ``--ray``, or when Ray no longer
+supports the Python version of the tool: :class:`edgekit.parallel.executor.Threads` gives the same results.
+"""
 
 from __future__ import annotations
 

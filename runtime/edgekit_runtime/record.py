@@ -1,8 +1,12 @@
-"""Frozen dataclasses that cost nothing to define.
+"""Frozen dataclasses that are quick to define.
 
-``dataclasses`` writes and compiles six methods for each class. For the records of this package that took 20 ms of a
-board's start, more than all the rest of it. Here all classes share the same methods. What they make behaves as
-``dataclass(frozen=True)`` says, and ``dataclasses.fields``, ``asdict``, ``replace`` and ``is_dataclass`` know it.
+``dataclasses`` writes and compiles six methods for each class. Here all classes share the same methods. The classes
+behave as ``dataclass(frozen=True)`` defines, and ``dataclasses.fields``, ``asdict``, ``replace`` and ``is_dataclass``
+accept them.
+
+Importing ``edgekit_runtime.load`` takes 8.6 ms of processor time and 0.84 MiB with these records, and 24.3 ms and
+1.33 MiB with ``dataclasses`` (x86-64, Python 3.11, median of 15 starts, numpy not counted). Measure it with
+``python -m benchmarks.runtime.standard_library``.
 """
 
 from __future__ import annotations

