@@ -1,10 +1,10 @@
 """Which channels hang together in a PyTorch module: edgekit's rules beside torch-pruning's DependencyGraph.
 
-Both tools halve every channel group they find: first each group in a fresh copy of the module, then all groups at once.
-The test needs to know nothing of either tool. Before pruning, all entries of each parameter are set to distinct values, so
-the pruned module's parameters show which entries were removed. The dense module with exactly these entries set to zero
-must give the same outputs as the pruned module. If it does not, the pruned module is not the dense one without some
-channels: it mixes up channels, or divides by other statistics.
+Both tools halve the channel groups they find: some groups alone, each in a fresh copy of the module, then all at once.
+The check depends on neither tool. Before pruning, the entries of each parameter are set to distinct values, so that the
+pruned module's parameters show which entries were removed. The dense module with exactly these entries set to zero must
+give the same outputs as the pruned module. If it does not, the pruned module mixes up channels, or normalizes by other
+statistics.
 
 torchvision and timm are used where they are installed; the other networks are in this repository.
 """

@@ -12,8 +12,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-# OpenSSL's is up to eight times as fast as Python's own. That pays for loading it if the content is large, or if another
-# module has loaded it already.
+# OpenSSL's is up to eight times as fast as Python's own. That pays for loading it if the content is large, or if
+# another module has loaded it already.
 SMALL_BYTES = 4 << 20
 PYTHON_MODULES = ("_sha2", "_sha256")  # Python's own, since 3.12 and before
 
