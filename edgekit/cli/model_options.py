@@ -101,7 +101,7 @@ def _option(declaration: Declaration, name: str, text: str, *, prefix: str, **se
         return click.option(named, parameter, flag_value=not option.negative, type=bool, **settings)
     flags = (flag, *([option.short] if option.short and not prefix and not settings.get("hidden") else []))
     settings |= {"type": _type(declaration), "metavar": option.metavar}
-    if kind == tuple[str, ...]:
+    if declaration.repeatable:
         settings |= {"multiple": True, "default": ()}
     return click.option(*flags, parameter, **settings)
 
@@ -109,7 +109,7 @@ def _option(declaration: Declaration, name: str, text: str, *, prefix: str, **se
 def _type(declaration: Declaration) -> Any:
     """Return the click type. It reads text; bounds are checked together with those of plan files."""
     option, kind = declaration.option, declaration.kind
-    if kind in (tuple[str, ...], str | float):
+    if declaration.repeatable or kind == str | float:
         return str
     if option.choices:
         return click.Choice(option.choices)

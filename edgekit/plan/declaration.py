@@ -68,6 +68,16 @@ class Declaration:
         """The type without bounds and without None: ``int``, ``Literal[...]``, ``tuple[float, ...]``."""
         return plain(self.annotation)
 
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it takes several words."""
+        return bool(self.kind == tuple[str, ...])
+
     def given(self, record: object) -> bool:
         """Tell whether a record has a value for it."""
         return bool(getattr(record, self.name) != self.default)
@@ -132,7 +142,10 @@ def declarations(part: Any) -> tuple[Declaration, ...]:
     for field in dataclasses.fields(part):
         annotation, *extra = typing.get_args(hints[field.name])
         option = next(one for one in extra if isinstance(one, Option))
-        found.append(Declaration(field.name, annotation, field.default, option))
+        for bounds in extra:
+            annotation = annotation if bounds is option else Annotated[annotation, bounds]
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        found.append(Declaration(field.name, annotation, default, option))
     return tuple(found)
 
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from edgekit.plan.declaration import Count, Declaration, Option, declarations, near_names
 from edgekit_converters.formats import FORMATS, engines_for_scheme, format_of
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.engines.delegates import DELEGATES
-from edgekit_runtime.errors import ProfileError
+from edgekit_runtime.errors import PlanError, ProfileError
 from edgekit_runtime.placement.candidates import unsupported
 
 ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
 ACCELERATORS = ("edgetpu",)
 PRECISIONS = ("f32", "f16", "bf16")
 VERIFIED = ("hardware", "emulated", "no")
+Text = Annotated[str, Meta(pattern=r"\S")]
 
 
 def all_targets() -> tuple[str, ...]:
@@ -33,18 +35,27 @@ def all_targets() -> tuple[str, ...]:
 class DeviceProfile:
     """What edgekit knows of a board. `docs/adding-a-device.md` explains each field."""
 
-    name: str
-    title: str
-    arch: str  # one of ARCHS
-    targets: tuple[str, ...]  # of all_targets(), in order of preference
-    schemes: tuple[str, ...]  # keys of SCHEMES that are allowed, in order of preference
-    precision: str  # what the engine is pinned to for float arithmetic, one of PRECISIONS
-    verified: str  # whether anybody has run it, one of VERIFIED
-    source: dict[str, str] = field(hash=False)  # fact -> URL or document
-    cores: int | None = None  # none where the profile stands for many machines
-    memory_mib: int | None = None  # likewise; of the smallest model sold
-    accelerator: str | None = None  # one of ACCELERATORS
-    delegates: dict[str, str] = field(default_factory=dict, hash=False)  # target -> name of the delegate that runs it
+    name: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$")],
+        Option("Name", accepts="the file's own name without .toml: small letters, digits, dots and dashes"),
+    ]
+    title: Annotated[Text, Option("Title", accepts="a line of text for people")]
+    arch: Annotated[str, Option("As platform.machine() says on Linux", choices=ARCHS)]
+    targets: Annotated[tuple[str, ...], Option("Of all_targets(), in order of preference")]
+    schemes: Annotated[tuple[str, ...], Option("Schemes that are allowed, in order of preference")]
+    precision: Annotated[str, Option("Float arithmetic that the engine is pinned to", choices=PRECISIONS)]
+    verified: Annotated[str, Option("Whether anybody has run it", choices=VERIFIED)]
+    source: Annotated[
+        Annotated[dict[str, Text], Meta(min_length=1)],
+        Option("Fact -> URL or document", accepts="a table with the source of each fact, with one entry or more"),
+    ] = field(hash=False)
+    cores: Annotated[Count | None, Option("Cores; not of profiles that stand for many machines")] = None
+    memory_mib: Annotated[Count | None, Option("Memory of the smallest model sold")] = None
+    accelerator: Annotated[str | None, Option("Accelerator on the board", choices=ACCELERATORS)] = None
+    delegates: Annotated[
+        Annotated[dict[str, str], Meta(min_length=1)],
+        Option("Target -> delegate that runs it", accepts=f"a table, target = one of {', '.join(DELEGATES)}"),
+    ] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON-able data for the manifest; what is not known is left out."""
@@ -54,67 +65,6 @@ class DeviceProfile:
             for name, value in pairs
             if value is not None and value != {}
         }
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What a key of a profile may hold."""
-
-    allowed: str  # for people
-    holds: Callable[[Any], bool]
-    required: bool = True
-
-
-def _one_of(words: tuple[str, ...], *, required: bool = True) -> _Key:
-    def holds(value: Any) -> bool:
-        return isinstance(value, str) and value in words
-
-    return _Key(f"one of {', '.join(words)}", holds, required)
-
-
-def _some_of(words: Callable[[], tuple[str, ...]]) -> _Key:
-    def holds(value: Any) -> bool:
-        if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value)):
-            return False
-        return set(value) <= set(words()) and len(set(value)) == len(value)
-
-    return _Key(f"a list, the preferred first and none twice, of {', '.join(words())}", holds)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[a-z0-9]+([._-][a-z0-9]+)*", value) is not None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0  # a TOML boolean is an int to Python
-
-
-def _is_delegates(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(name in DELEGATES for name in value.values())
-
-
-def _is_source(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(_is_text(text) for text in value.values())
-
-
-KEYS = {
-    "name": _Key("the file's own name without .toml: small letters, digits, dots and dashes", _is_name),
-    "title": _Key("a line of text for people", _is_text),
-    "arch": _one_of(ARCHS),
-    "targets": _some_of(all_targets),
-    "schemes": _some_of(lambda: tuple(SCHEMES)),
-    "precision": _one_of(PRECISIONS),
-    "verified": _one_of(VERIFIED),
-    "source": _Key("a table that says of each fact where it comes from, with one entry or more", _is_source),
-    "cores": _Key("a whole number above 0", _is_count, required=False),
-    "memory_mib": _Key("a whole number above 0", _is_count, required=False),
-    "accelerator": _one_of(ACCELERATORS, required=False),
-    "delegates": _Key(f"a table, target = one of {', '.join(DELEGATES)}", _is_delegates, required=False),
-}
 
 
 def profile_names() -> tuple[str, ...]:
@@ -164,34 +114,71 @@ def _read(file: Traversable) -> DeviceProfile:
         raise ProfileError(f"device profile {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"device profile {file} is not TOML: {error}") from error
-    _check(data, file)
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    return DeviceProfile(**values)
+    profile = DeviceProfile(**_values(data, file))
+    _check(profile, file)
+    return profile
 
 
-def _check(data: dict[str, Any], file: Traversable) -> None:
-    unknown = [key for key in data if key not in KEYS]
-    if unknown:
-        raise ProfileError(f"device profile {file}: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
-    for name, key in KEYS.items():
-        if name not in data:
-            if key.required:
-                raise ProfileError(f"device profile {file}: {name} is missing; it must be {key.allowed}")
-        elif not key.holds(data[name]):
-            raise ProfileError(f"device profile {file}: {name} is {data[name]!r}; it must be {key.allowed}")
-    if data["name"] != file.name.removesuffix(".toml"):
-        raise ProfileError(f"device profile {file}: name is {data['name']!r}; it must be the file's own name")
-    engines = {target.partition(":")[0] for target in data["targets"]}
-    for scheme in data["schemes"]:
+def _values(data: dict[str, Any], file: Traversable) -> dict[str, Any]:
+    """Check the keys of a file, each by itself."""
+    known = {one.name: one for one in declarations(DeviceProfile)}
+    for key in data:
+        if key not in known:
+            raise ProfileError(f"device profile {file}: unknown key {key!r}; {near_names(key, known)}")
+    for name, one in known.items():
+        if name not in data and one.required:
+            raise ProfileError(f"device profile {file}: {name} is missing; it must be {_accepts(one)}")
+    values = {}
+    for name, value in data.items():
+        try:
+            if known[name].repeatable and not isinstance(value, list):
+                raise PlanError("not a list")
+            values[name] = known[name].check(value, name)
+            _check_words(name, values[name])
+        except PlanError as error:
+            accepts = _accepts(known[name])
+            raise ProfileError(f"device profile {file}: {name} is {value!r}; it must be {accepts}") from error
+    return values
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Return the words of a key whose choices depend on which formats and delegates there are; else none."""
+    if name == "targets":
+        return all_targets()
+    return {"schemes": tuple(SCHEMES), "delegates": tuple(DELEGATES)}.get(name, ())
+
+
+def _check_words(name: str, value: Any) -> None:
+    words = _words(name)
+    if not words:
+        return
+    used = list(value.values() if isinstance(value, dict) else value)
+    twice = isinstance(value, tuple) and len(set(used)) < len(used)
+    if not used or twice or not set(used) <= set(words):
+        raise PlanError(name)
+
+
+def _accepts(key: Declaration) -> str:
+    if key.repeatable:
+        return f"a list, the preferred first and none twice, of {', '.join(_words(key.name))}"
+    return key.accepts
+
+
+def _check(profile: DeviceProfile, file: Traversable) -> None:
+    """Check the rules between keys."""
+    if profile.name != file.name.removesuffix(".toml"):
+        raise ProfileError(f"device profile {file}: name is {profile.name!r}; it must be the file's own name")
+    engines = {target.partition(":")[0] for target in profile.targets}
+    for scheme in profile.schemes:
         if not engines & set(engines_for_scheme(scheme)):
             raise ProfileError(
                 f"device profile {file}: schemes has {scheme!r}, which no engine of targets can hold; "
                 f"it needs one of {', '.join(engines_for_scheme(scheme))}"
             )
-    _check_delegates(data.get("delegates", {}), data["targets"], file)
+    _check_delegates(profile.delegates, profile.targets, file)
 
 
-def _check_delegates(delegates: dict[str, str], targets: list[str], file: Traversable) -> None:
+def _check_delegates(delegates: dict[str, str], targets: tuple[str, ...], file: Traversable) -> None:
     able = [target for target in targets if format_of(target.partition(":")[0]).takes_delegates]
     for target in delegates:
         if target not in able:

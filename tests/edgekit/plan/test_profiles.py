@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from edgekit.plan.profiles import ARCHS, KEYS, PRECISIONS, VERIFIED, DeviceProfile, load_profile, profile_names
+from edgekit.plan.profiles import ARCHS, PRECISIONS, VERIFIED, DeviceProfile, load_profile, profile_names
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.errors import ProfileError
 
@@ -176,7 +177,7 @@ def test_the_documented_example_is_a_profile_and_the_documented_keys_are_the_key
     example = page.partition("```toml\n")[2].partition("```")[0]
     assert load_profile(write(tmp_path, example)).name == "my-board"
     rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
-    assert rows.keys() == KEYS.keys()
+    assert rows.keys() == {field.name for field in fields(DeviceProfile)}
     allowed = {"schemes": SCHEMES, "arch": ARCHS, "precision": PRECISIONS, "verified": VERIFIED}
     for key, words in allowed.items():
         assert all(f"`{word}`" in rows[key] for word in words), key
