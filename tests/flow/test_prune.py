@@ -186,7 +186,7 @@ def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
     from edgekit_converters.prune.latency.tflite_layer import make
 
     make(LayerTiming("dense", 4, 4, 1), tmp_path / "net.tflite", int8=False)
-    with pytest.raises(SourceError, match="a model of tflite can be run, but neither pruned nor trained"):
+    with pytest.raises(SourceError, match="a tflite model can be run, but not pruned or trained"):
         edgekit.prune(tmp_path / "net.tflite", prune=0.5)
 
 

@@ -7,17 +7,16 @@ into a :class:`LoadedModel`, which never leaves its process; :func:`open_source`
 from __future__ import annotations
 
 import functools
-import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgekit_converters.execution.stage import Stage
+from edgekit_converters.frameworks import TrainableModels, framework
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
-from edgekit_converters.frameworks.loaders import LOADERS as LOADERS
+from edgekit_converters.frameworks.loaders import LOADERS
 from edgekit_converters.records import InputShape, Source, SourceRequest
 from edgekit_runtime.errors import SourceError
 
@@ -84,21 +83,20 @@ def reopen(request: SourceRequest) -> LoadedModel:
     return live
 
 
-def of_framework(table: Mapping[str, str], source: Source) -> Any:
-    """Import what a table has for a trained model's framework: ``module``, or ``module:name``.
+def trainable(source: Source) -> TrainableModels:
+    """Return how models of a source's framework are saved, pruned and trained.
 
     Raises:
-        SourceError: it has nothing for it.
+        SourceError: they can be run only.
     """
-    if source.framework not in table:
-        came = source.scheme if source.quantized else source.framework
+    found = framework(source.framework).trainable
+    if found is None:
+        kind = source.scheme if source.quantized else source.framework
         raise SourceError(
-            f"{source.request.path}: a model of {came} can be run, but neither pruned nor trained; give the trained "
-            f"Keras model (.keras, .h5), or the function that builds the PyTorch module (FILE.py:function)"
+            f"{source.request.path}: a {kind} model can be run, but not pruned or trained; give the trained Keras "
+            f"model (.keras, .h5), or the function that builds the PyTorch module (FILE.py:function)"
         )
-    module, _, name = table[source.framework].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, name) if name else found
+    return found
 
 
 def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | None) -> tuple[int, ...]:

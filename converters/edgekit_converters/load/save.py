@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit_converters.execution.stage import Stage
-from edgekit_converters.load import of_framework, open_source
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.load import open_source, trainable
 from edgekit_converters.records import Source
-
-# framework: "module:function", (LoadedModel, folder) -> Path
-SAVERS = {
-    "keras": "edgekit_converters.load.keras_model:save",
-    "torch": "edgekit_converters.load.torch_module:save",
-}
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ def save(request: SaveRequest, folder: Path) -> Saved:
     Raises:
         SourceError: it is no trained Keras or PyTorch model.
     """
-    write = of_framework(SAVERS, request.source)
+    write: Callable[[LoadedModel, Path], Path] = pkgutil.resolve_name(trainable(request.source).saver)
     return Saved(write(open_source(request.source.request), folder))
 
 

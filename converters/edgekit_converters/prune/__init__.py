@@ -8,22 +8,20 @@ between the stages, in ``branch_selection.py`` and ``channel_selection.py``, whi
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.stage import Stage
-from edgekit_converters.load import of_framework, open_source
+from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.load import open_source, trainable
 from edgekit_converters.records import Cut, Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec
 
-# framework: the module that has analyze, score, cut_channels, drop_branches and recalibrate for its open models
-PRUNERS = {
-    "keras": "edgekit_converters.prune.keras.stages",
-    "torch": "edgekit_converters.prune.torch.stages",
-}
 IMPORTANCES = ("l1", "l2", "taylor", "gradient", "batch-norm", "random")
 
 Widths = Mapping[str, int]  # by group: how many of its channels are left
@@ -176,15 +174,46 @@ class RecalibrateRequest:
     cuts: tuple[Cut, ...] = ()  # that led from ``dense`` to ``source``
 
 
+class Pruner(Protocol):
+    """The module of a framework that prunes its open models; its functions do the work of the stages below."""
+
+    @staticmethod
+    def analyze(live: LoadedModel, /) -> PruningGraph:
+        """Find the groups of channels that can be cut."""
+
+    @staticmethod
+    def score(live: LoadedModel, request: ScoreRequest, folder: Path, /) -> Scores:
+        """Estimate the importance of every channel."""
+
+    @staticmethod
+    def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path, /) -> SourceRequest:
+        """Write the model without some of its channels."""
+
+    @staticmethod
+    def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path, /) -> SourceRequest:
+        """Write the model without some of its residual branches."""
+
+    @staticmethod
+    def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path, /) -> SourceRequest:
+        """Write the model with corrected weights and statistics."""
+
+
+def _pruner(source: Source) -> Pruner:
+    """Import the pruner of a source's framework.
+
+    Raises:
+        SourceError: its models can be run only.
+    """
+    return cast(Pruner, importlib.import_module(trainable(source).pruner))
+
+
 def analyze(request: AnalyzeRequest, _folder: Path) -> PruningGraph:
     """The stage: find what of a model can be cut.
 
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
-    pruner = of_framework(PRUNERS, request.source)
-    anatomy: PruningGraph = pruner.analyze(open_source(request.source.request))
-    return anatomy
+    return _pruner(request.source).analyze(open_source(request.source.request))
 
 
 ANALYZE = Stage(analyze, toolchain=lambda request: request.source.toolchain)
@@ -196,9 +225,7 @@ def score(request: ScoreRequest, folder: Path) -> Scores:
     Raises:
         DataError: an importance that looks at gradients got no data, or labels that do not fit.
     """
-    pruner = of_framework(PRUNERS, request.source)
-    scores: Scores = pruner.score(open_source(request.source.request), request, folder)
-    return scores
+    return _pruner(request.source).score(open_source(request.source.request), request, folder)
 
 
 SCORE = Stage(score, toolchain=lambda request: request.source.toolchain)
@@ -210,9 +237,7 @@ def cut_channels(request: CutChannelsRequest, folder: Path) -> SourceRequest:
     Raises:
         ConversionError: a cut would leave nothing of a group, or took nothing away.
     """
-    pruner = of_framework(PRUNERS, request.source)
-    made: SourceRequest = pruner.cut_channels(open_source(request.source.request), request, folder)
-    return made
+    return _pruner(request.source).cut_channels(open_source(request.source.request), request, folder)
 
 
 CUT_CHANNELS = Stage(cut_channels, toolchain=lambda request: request.source.toolchain)
@@ -224,9 +249,7 @@ def drop_branches(request: DropBranchesRequest, folder: Path) -> SourceRequest:
     Raises:
         ConversionError: there is no such branch, or the model does not compute without it.
     """
-    pruner = of_framework(PRUNERS, request.source)
-    made: SourceRequest = pruner.drop_branches(open_source(request.source.request), request, folder)
-    return made
+    return _pruner(request.source).drop_branches(open_source(request.source.request), request, folder)
 
 
 DROP_BRANCHES = Stage(drop_branches, toolchain=lambda request: request.source.toolchain)
@@ -234,9 +257,7 @@ DROP_BRANCHES = Stage(drop_branches, toolchain=lambda request: request.source.to
 
 def recalibrate(request: RecalibrateRequest, folder: Path) -> SourceRequest:
     """The stage: repair a model that was cut, and say how to open it."""
-    pruner = of_framework(PRUNERS, request.source)
-    made: SourceRequest = pruner.recalibrate(open_source(request.source.request), request, folder)
-    return made
+    return _pruner(request.source).recalibrate(open_source(request.source.request), request, folder)
 
 
 RECALIBRATE = Stage(recalibrate, toolchain=lambda request: request.source.toolchain)

@@ -1,9 +1,9 @@
-"""Train: recover what pruning cost, learn from a teacher, get used to quantized arithmetic.
+"""Train: recover accuracy after pruning, distill a teacher, or train with fake quantization.
 
-Two stages. ``teacher_outputs.py`` stores a teacher's outputs for every sample, in
-the teacher's own process and framework; :func:`train` then trains the student in its own. ``loop.py`` is training
-without any framework: epochs, early stopping, checkpoints, what is watched. A file a framework does the steps;
-``STUDENTS`` says which.
+Two stages. ``teacher_outputs.py`` stores a teacher's outputs for every sample, in the teacher's own process and
+framework; :func:`train` then trains the student in its own. ``loop.py`` is the part without any framework: epochs,
+early stopping, checkpoints, logging. The training step of a framework is in its student class, which its record in
+``frameworks`` names.
 """
 
 from __future__ import annotations
@@ -16,11 +16,6 @@ from edgekit_converters.execution.stage import Stage
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
-# framework: "module:class", (SourceRequest, Settings, Objective) -> Student
-STUDENTS = {
-    "keras": "edgekit_converters.train.keras.student:KerasStudent",
-    "torch": "edgekit_converters.train.torch.student:TorchStudent",
-}
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("cosine", "step", "constant")
 

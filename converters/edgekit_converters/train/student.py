@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Protocol
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.frameworks.live_model import Arrays
-from edgekit_converters.load import of_framework
+from edgekit_converters.load import trainable
 from edgekit_converters.records import Source, SourceRequest
-from edgekit_converters.train import STUDENTS, Settings
+from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.losses import Objective
 
@@ -78,5 +79,5 @@ def open_student(source: Source, settings: Settings) -> Student:
     Raises:
         SourceError: it cannot be.
     """
-    student: Student = of_framework(STUDENTS, source)(source.request, settings)
+    student: Student = pkgutil.resolve_name(trainable(source).student)(source.request, settings)
     return student

@@ -11,6 +11,7 @@ import numpy as np
 from edgekit_converters.data import normalise
 from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.stage import Stage
+from edgekit_converters.frameworks import framework
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.load import open_source, reopen
 from edgekit_converters.progress import report_progress
@@ -21,11 +22,6 @@ from edgekit_runtime.errors import PlanError, SourceError
 from edgekit_runtime.format.manifest import InputSpec
 
 BATCH = 64
-# framework: "module:function", Live -> what runs a batch and gives its outputs and, apart, its attention maps
-FEATURES = {
-    "keras": "edgekit_converters.train.keras.attention_maps:observe_attention_maps",
-    "torch": "edgekit_converters.train.torch.attention_maps:observe_attention_maps",
-}
 
 
 def teacher_outputs(request: TeacherOutputsRequest, folder: Path) -> TeacherOutputs:
@@ -86,12 +82,13 @@ def _observed(request: TeacherOutputsRequest) -> Callable[[Arrays], tuple[Arrays
         run = open_source(request.teacher.request).run
         return lambda batch: (run(batch), [])
     live = reopen(request.teacher.request)  # it is looked into, which leaves marks
-    if live.framework not in FEATURES:
+    found = framework(live.framework).trainable
+    if found is None:
         raise SourceError(
             f"{request.teacher.request.path}: a teacher of {live.framework} does not show its features: "
             f"leave --hints out, or give the trained Keras or PyTorch model"
         )
-    give: Callable[[Arrays], tuple[Arrays, Arrays]] = pkgutil.resolve_name(FEATURES[live.framework])(live)
+    give: Callable[[Arrays], tuple[Arrays, Arrays]] = pkgutil.resolve_name(found.attention_maps)(live)
     return give
 
 

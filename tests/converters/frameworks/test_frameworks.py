@@ -15,7 +15,7 @@ from edgekit_converters.frameworks import FRAMEWORKS, Framework, TrainableModels
 from edgekit_converters.frameworks.loaders import LOADERS, frameworks_of
 
 FUNCTIONS = {"wrapper": 2, "saver": 2, "student": 2, "attention_maps": 1}  # field: number of positional arguments
-PRUNER = {"dissect": 1, "score": 3, "cut": 3, "drop": 3, "mend": 3}
+PRUNER = {"analyze": 1, "score": 3, "cut_channels": 3, "drop_branches": 3, "recalibrate": 3}
 MARKS = {
     "keras": [pytest.mark.needs_keras],
     "torch": [pytest.mark.needs_torch],

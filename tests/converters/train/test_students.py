@@ -211,5 +211,5 @@ def test_frozen_programs_are_refused(student_of, tmp_path, loaded):
 @pytest.mark.needs_litert
 def test_models_that_only_run_are_refused(student_of, lowered, loaded):
     artifact = lowered(student_of("keras", "plain"), "litert")
-    with pytest.raises(SourceError, match="a model of tflite can be run, but neither pruned nor trained"):
+    with pytest.raises(SourceError, match="a tflite model can be run, but not pruned or trained"):
         open_student(loaded(artifact.files[0]), Settings())
