@@ -10,8 +10,8 @@ from pathlib import Path
 from edgekit.bundle.writer import write_bundle
 from edgekit.candidate_search import quantize_auto
 from edgekit.conversion import manifest, open_model, stages
+from edgekit.conversion.context import ConversionContext, Outcome
 from edgekit.conversion.manifest import BuiltArtifact
-from edgekit.conversion.stages import ConversionContext, Outcome
 from edgekit.plan import postprocessing
 from edgekit.plan.plan import ConversionPlan
 from edgekit.plan.targets import VariantPlan, keep_scheme
@@ -44,24 +44,24 @@ def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPl
         EdgekitError: a stage refused; nothing is left behind.
     """
     started = time.monotonic()
-    with open_model.runner(plan.execution, watch) as runner, open_model.executor(runner, plan) as executor:
-        source = open_model.load(runner, plan, QUANTIZE.name)
+    with open_model.start_runner(plan.execution, watch) as runner, open_model.start_executor(runner, plan) as executor:
+        source = open_model.load_source(runner, plan, QUANTIZE.name)
         plan = replace(plan, targets=keep_scheme(plan.targets, plan.model.source.path.name, source.scheme))
         declared = _declared(source, plan)
-        dense = replace(open_model.work(runner, plan, source, executor), classes=_has_classes(plan))
+        dense = replace(open_model.prepare_context(runner, plan, source, executor), classes=_has_classes(plan))
         _check_enough(plan, dense.evaluation)
         labels, declared, notes = _meaning(plan, dense, declared)
         made = slim(dense, pruning) if pruning else None
-        work = _pruned(dense, made) if made else dense
-        lowered = [stages.lower(work, engine) for engine in plan.targets.engines]
-        work, coverage = stages.cover(work, lowered)
-        outcome = _search(plan, work, lowered) if plan.targets.search else _make_all(work, lowered, plan.max_drop)
+        context = _pruned(dense, made) if made else dense
+        lowered = [stages.lower(context, engine) for engine in plan.targets.engines]
+        context, coverage = stages.check_coverage(context, lowered)
+        outcome = _search(plan, context, lowered) if plan.targets.search else _make_all(context, lowered, plan.max_drop)
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
-        contents = _contents(plan, work, outcome, labels, declared, notes)
+        contents = _contents(plan, context, outcome, labels, declared, notes)
         told = _told(dense, pruning, made, outcome)
         with reports.report_writer(plan.report) as write_report:
             _write(contents)
-            report = _report(work, contents, outcome, started, told)
+            report = _report(context, contents, outcome, started, told)
             write_report(_text(report, plan.report))
         if made and made.memory:
             made.memory.forget()
@@ -81,46 +81,48 @@ def _has_classes(plan: ConversionPlan) -> bool:
 
 def _check_enough(plan: ConversionPlan, evaluation: DataSet | None) -> None:
     if evaluation and plan.max_drop is not None:
-        stages.check_enough(evaluation, plan.data.evaluate, f"whether --max-drop {plan.max_drop} holds")
+        stages.check_sample_count(evaluation, plan.data.evaluate, f"whether --max-drop {plan.max_drop} holds")
 
 
 def _meaning(
-    plan: ConversionPlan, work: ConversionContext, declared: Postprocessing | None
+    plan: ConversionPlan, context: ConversionContext, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], Postprocessing | None, tuple[str, ...]]:
     """Names of the classes, what the outputs mean, and notes; names alone may tell the meaning of the first output."""
-    labels, notes = manifest.labels(plan, work.source, work.evaluation or work.calibration, declared)
+    labels, notes = manifest.labels(plan, context.source, context.evaluation or context.calibration, declared)
     if labels and declared is None:
-        declared, more = postprocessing.suggest(work.source.outputs[0], work.probe.outputs[0])
+        declared, more = postprocessing.suggest(context.source.outputs[0], context.probe.outputs[0])
         notes += more
     return labels, declared, notes
 
 
 def _pruned(dense: ConversionContext, made: PrunedModel) -> ConversionContext:
     """The work that goes on with the pruned model."""
-    probe = open_model.probed(dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned")
-    return replace(dense, source=made.source, probe=probe, dense=dense.source)
+    probe = open_model.run_probe(
+        dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned"
+    )
+    return replace(dense, source=made.source, probe=probe, unpruned=dense.source)
 
 
-def _search(plan: ConversionPlan, work: ConversionContext, lowered: list[Artifact]) -> Outcome:
+def _search(plan: ConversionPlan, context: ConversionContext, lowered: list[Artifact]) -> Outcome:
     """Search the candidates of ``--quantize auto``."""
     assert plan.budget is not None
     wait = plan.execution.ray is not None
-    return quantize_auto.search_candidates(work, lowered, plan.budget, wait=wait)
+    return quantize_auto.search_candidates(context, lowered, plan.budget, wait=wait)
 
 
-def _make_all(work: ConversionContext, lowered: list[Artifact], max_drop: float | None) -> Outcome:
+def _make_all(context: ConversionContext, lowered: list[Artifact], max_drop: float | None) -> Outcome:
     """Make every variant of the plan: the formats side by side, while the source is evaluated in its own process."""
     branches = ThreadPoolExecutor(len(lowered))
     try:
-        making = [branches.submit(_make, work, artifact) for artifact in lowered]
-        baseline = stages.evaluate_source(work)
+        making = [branches.submit(_make, context, artifact) for artifact in lowered]
+        baseline = stages.evaluate_source(context)
         made = {key: one for branch in making for key, one in branch.result().items()}
     finally:
         branches.shutdown(wait=False, cancel_futures=True)
     check_drop(max_drop, baseline, {one.name: one.evaluation for one in made.values()})
     # timed one after the other, when nothing else of ours runs
-    made = {key: replace(one, latency=stages.measure(work, one)) for key, one in made.items()}
-    return Outcome(work.targets, baseline, made)
+    made = {key: replace(one, latency=stages.measure_latency(context, one)) for key, one in made.items()}
+    return Outcome(context.targets, baseline, made)
 
 
 def _told(
@@ -129,13 +131,13 @@ def _told(
     """What pruning bought, where anything was pruned."""
     if pruning is None or made is None:
         return None
-    artifacts = {key: one.artifact for key, one in outcome.made.items()}
+    artifacts = {key: one.artifact for key, one in outcome.built.items()}
     return compare(replace(dense, targets=outcome.targets), pruning, made, artifacts)
 
 
 def _contents(
     plan: ConversionPlan,
-    work: ConversionContext,
+    context: ConversionContext,
     outcome: Outcome,
     labels: tuple[str, ...],
     declared: Postprocessing | None,
@@ -143,12 +145,12 @@ def _contents(
 ) -> manifest.Contents:
     return manifest.Contents(
         plan=replace(plan, targets=outcome.targets),
-        source=work.source,
-        inputs=work.inputs,
-        probe=work.probe,
-        made=outcome.made,
+        source=context.source,
+        inputs=context.inputs,
+        probe=context.probe,
+        made=outcome.built,
         baseline=outcome.baseline,
-        calibration=work.calibration,
+        calibration=context.calibration,
         labels=labels,
         postprocessing=declared,
         notes=(*notes, *outcome.notes),
@@ -157,14 +159,14 @@ def _contents(
 
 
 def _report(
-    work: ConversionContext,
+    context: ConversionContext,
     contents: manifest.Contents,
     outcome: Outcome,
     started: float,
     pruning: PruningReport | None,
 ) -> Report:
-    plan, source, made, baseline = contents.plan, work.source, contents.made, contents.baseline
-    notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(work)]
+    plan, source, made, baseline = contents.plan, context.source, contents.made, contents.baseline
+    notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(context)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
     notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
     notes += [note for one in made.values() for note in twin_notes(one.artifact)]
@@ -175,7 +177,7 @@ def _report(
         variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.targets.variants),
         bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
         versions=contents.versions,
-        stages=tuple(work.runner.costs),
+        stages=tuple(context.runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
         notes=tuple(notes),
         findings=tuple(dict.fromkeys(found for one in made.values() for found in one.findings)),
@@ -203,21 +205,21 @@ def _write(contents: manifest.Contents) -> None:
         ) from error
 
 
-def _make(work: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], BuiltArtifact]:
+def _make(context: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], BuiltArtifact]:
     """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
     engine = artifact.engine
-    schemes = work.targets.schemes_of(engine)
-    lowered = stages.prove(work, artifact, schemes)
-    if work.source.quantized:  # there is nothing left to quantize
+    schemes = context.targets.schemes_of(engine)
+    lowered = stages.verify_float(context, artifact, schemes)
+    if context.source.quantized:  # there is nothing left to quantize
         return {
             (engine, artifact.scheme): BuiltArtifact(
-                artifact, lowered.comparison, stages.evaluate_artifact(work, artifact)
+                artifact, lowered.comparison, stages.evaluate_artifact(context, artifact)
             )
         }
     made = {}
-    for recipe in map(work.targets.recipe_of, schemes):
-        one = stages.verified(work, stages.quantize(work, lowered, recipe))
-        made[engine, one.artifact.scheme] = replace(one, findings=lowered.examined.findings, recipe=recipe)
+    for recipe in map(context.targets.recipe_of, schemes):
+        one = stages.verify_quantized(context, stages.quantize(context, lowered, recipe))
+        made[engine, one.artifact.scheme] = replace(one, findings=lowered.examination.findings, recipe=recipe)
     return made
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from edgekit.candidate_search.search import CandidateResult, CandidateSearch, SourceEvaluations
 from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, trial_line
 from edgekit.conversion import stages
+from edgekit.conversion.context import CALIBRATION, ConversionContext, Outcome, VerifiedArtifact
 from edgekit.conversion.manifest import BuiltArtifact
-from edgekit.conversion.stages import ConversionContext, Lowered, Outcome
 from edgekit.conversion.trial import MEASURED, Trial
 from edgekit.plan.budget import Budget
 from edgekit.plan.profiles import DeviceProfile
@@ -30,9 +30,9 @@ SUBSET_SAMPLES = 512  # spread over the evaluation data; candidates that lose to
 class StageRunner:
     """The stages of one engine; an :class:`edgekit.candidate_search.search.EngineRunner`."""
 
-    work: ConversionContext
+    context: ConversionContext
     subset: ConversionContext  # the same with a subset of the evaluation data
-    lowered: Lowered
+    lowered: VerifiedArtifact
     schemes: tuple[str, ...]
 
     @property
@@ -42,35 +42,37 @@ class StageRunner:
 
     def quantize(self, recipe: Recipe) -> Artifact:
         """Quantize the float artifact."""
-        return stages.quantize(self.work, self.lowered, recipe)
+        return stages.quantize(self.context, self.lowered, recipe)
 
     def compare(self, artifact: Artifact) -> Comparison:
         """Compare the artifact's outputs with the source's."""
-        return stages.compare(self.work, artifact)
+        return stages.compare(self.context, artifact)
 
     def evaluate(self, artifact: Artifact, *, subset: bool) -> Evaluation:
         """Evaluate the artifact on a subset of the evaluation data, or on all of it."""
-        evaluation = stages.evaluate_artifact(self.subset if subset else self.work, artifact)
+        evaluation = stages.evaluate_artifact(self.subset if subset else self.context, artifact)
         assert evaluation is not None
         return evaluation
 
     def time_artifacts(self, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
         """Time the artifacts in turns."""
-        return stages.rank(self.work, artifacts)
+        return stages.rank_latency(self.context, artifacts)
 
     def layers_by_sensitivity(self) -> Sequence[str]:
         """Return the source's layers, the most sensitive to int8 first."""
-        return stages.harm(self.work, self.lowered)
+        return stages.layers_by_sensitivity(self.context, self.lowered)
 
 
-def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact], budget: Budget, *, wait: bool) -> Outcome:
+def search_candidates(
+    context: ConversionContext, artifacts: Sequence[Artifact], budget: Budget, *, wait: bool
+) -> Outcome:
     """Try the candidates of all engines and select the best for each device.
 
     Ctrl-C ends the search as the time limit does: running candidates finish, no other one starts, and the best so
     far is selected. A second Ctrl-C ends the command.
 
     Args:
-        work: with evaluation data, or with calibration data only: then agreement with the source is measured.
+        context: with evaluation data, or with calibration data only: then agreement with the source is measured.
         artifacts: the float artifacts, one for each engine.
         budget: the limits of a variant, and the time.
         wait: for running candidates after an error, because processes of a cluster are not ended with this one.
@@ -79,20 +81,20 @@ def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact], bu
         DataError: there are too few evaluation samples to compare candidates.
         VerificationError: nothing fits the budgets of a device; the message names the closest candidates.
     """
-    work, notes = _with_evaluation_data(work)
-    subset = replace(work, evaluation=stages.part(work, SUBSET_SAMPLES))
-    full = stages.evaluate_source(work)
+    context, notes = _with_evaluation_data(context)
+    subset = replace(context, evaluation=stages.evaluation_subset(context, SUBSET_SAMPLES))
+    full = stages.evaluate_source(context)
     assert full is not None
     # a metric without scores per sample says nothing about a subset
     source = SourceEvaluations(full, stages.evaluate_source(subset) if full.scores else None)
     interrupted = threading.Event()
     stop_reason = _stop_reason(budget, interrupted)
 
-    def search_engine(artifact: Artifact) -> tuple[Lowered, CandidateSearch]:
-        schemes = work.targets.schemes_of(artifact.engine)
-        lowered = stages.prove(work, artifact, schemes)
-        runner = StageRunner(work, subset, lowered, schemes)
-        search = CandidateSearch(runner, source, budget, stop_reason, work.executor)
+    def search_engine(artifact: Artifact) -> tuple[VerifiedArtifact, CandidateSearch]:
+        schemes = context.targets.schemes_of(artifact.engine)
+        lowered = stages.verify_float(context, artifact, schemes)
+        runner = StageRunner(context, subset, lowered, schemes)
+        search = CandidateSearch(runner, source, budget, stop_reason, context.executor)
         search.run()
         return lowered, search
 
@@ -102,17 +104,17 @@ def search_candidates(work: ConversionContext, artifacts: Sequence[Artifact], bu
         # once more among those that may be selected, so that one lucky measurement does not decide
         search.time_trials(finalists([result.trial for result in search.results], budget))
     found = {search.runner.engine: (lowered, search.results) for lowered, search in searched}
-    outcome = _select(work.targets, budget, found, full.metric)
+    outcome = _select(context.targets, budget, found, full.metric)
     return replace(outcome, baseline=full, notes=(*notes, *_early_end(stop_reason())))
 
 
 def _run_in_parallel(
-    search_engine: Callable[[Artifact], tuple[Lowered, CandidateSearch]],
+    search_engine: Callable[[Artifact], tuple[VerifiedArtifact, CandidateSearch]],
     artifacts: Sequence[Artifact],
     interrupted: threading.Event,
     *,
     wait: bool,
-) -> list[tuple[Lowered, CandidateSearch]]:
+) -> list[tuple[VerifiedArtifact, CandidateSearch]]:
     """Run the searches of all engines; when one fails, or at a second Ctrl-C, the others end with their workers.
 
     Args:
@@ -136,18 +138,18 @@ def _run_in_parallel(
         threads.shutdown(wait=wait)
 
 
-def _with_evaluation_data(work: ConversionContext) -> tuple[ConversionContext, tuple[str, ...]]:
+def _with_evaluation_data(context: ConversionContext) -> tuple[ConversionContext, tuple[str, ...]]:
     """Return the context with the data that candidates are compared on, and notes about these data."""
-    spec = work.data.evaluate or work.data.calibrate
+    spec = context.data.evaluate or context.data.calibrate
     # without --evaluate all --calibrate data are evaluated, also if fewer of them calibrate
-    data = work.evaluation or stages.prepare(work.runner, work.data, work.inputs, spec, stages.CALIBRATION)
+    data = context.evaluation or stages.prepare_data(context.runner, context.data, context.inputs, spec, CALIBRATION)
     assert data is not None
-    stages.check_enough(data, spec, "which candidate is better")
-    if work.data.metric or data.labels is not None or stages.reconstructs(work):
+    stages.check_sample_count(data, spec, "which candidate is better")
+    if context.data.metric or data.labels is not None or stages.reconstructs_input(context):
         biased = f"--quantize auto: without --evaluate, candidates are compared on {spec}, which is too optimistic"
-        return replace(work, evaluation=data), () if work.evaluation else (biased,)
+        return replace(context, evaluation=data), () if context.evaluation else (biased,)
     note = f"--quantize auto: {spec} has no labels, so candidates are compared by agreement with the float model"
-    return replace(work, evaluation=stages.answer(work, data), agreement=True), (note,)
+    return replace(context, evaluation=stages.pseudo_label(context, data), agreement=True), (note,)
 
 
 def _early_end(reason: str) -> tuple[str, ...]:
@@ -171,7 +173,10 @@ def _stop_reason(budget: Budget, interrupted: threading.Event) -> Callable[[], s
 
 
 def _select(
-    targets: TargetPlan, budget: Budget, found: Mapping[str, tuple[Lowered, Sequence[CandidateResult]]], metric: str
+    targets: TargetPlan,
+    budget: Budget,
+    found: Mapping[str, tuple[VerifiedArtifact, Sequence[CandidateResult]]],
+    metric: str,
 ) -> Outcome:
     """Select an artifact for each device and engine.
 
@@ -234,7 +239,7 @@ def _in_order(trials: Mapping[VariantPlan, Trial], device: DeviceProfile, budget
     return tuple(variant.name for variant in variants)
 
 
-def _built(result: CandidateResult, lowered: Lowered) -> BuiltArtifact:
+def _built(result: CandidateResult, lowered: VerifiedArtifact) -> BuiltArtifact:
     assert result.artifact is not None
     assert result.comparison is not None
     return BuiltArtifact(
@@ -242,7 +247,7 @@ def _built(result: CandidateResult, lowered: Lowered) -> BuiltArtifact:
         comparison=result.comparison,
         evaluation=result.evaluation,
         latency=result.latency,
-        findings=lowered.examined.findings,
+        findings=lowered.examination.findings,
         recipe=result.trial.recipe,
     )
 

@@ -51,15 +51,15 @@ def list_layers(plan: ArtifactPlan, watch: Watch | None = None) -> LayersReport:
     Raises:
         EdgekitError: a stage refused.
     """
-    with open_model.runner(plan.execution, watch) as runner:
-        work = open_model.work(runner, plan, open_model.load(runner, plan, MATCH.name))
-        maps = [stages.layers(work, stages.lower(work, engine)) for engine in plan.targets.engines]
+    with open_model.start_runner(plan.execution, watch) as runner:
+        context = open_model.prepare_context(runner, plan, open_model.load_source(runner, plan, MATCH.name))
+        maps = [stages.map_layers(context, stages.lower(context, engine)) for engine in plan.targets.engines]
     return LayersReport(
         model=plan.model.name,
-        framework=work.source.framework,
+        framework=context.source.framework,
         layers=tuple(dataclasses.replace(layer, nodes=()) for layer in maps[0].layers),
         nodes={one.engine: tuple(layer.nodes for layer in one.layers) for one in maps},
-        notes=(*plan.targets.notes, *work.source.notes, *(note for one in maps for note in lost(one))),
+        notes=(*plan.targets.notes, *context.source.notes, *(note for one in maps for note in lost(one))),
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import ConversionContext
+from edgekit.conversion.context import CALIBRATION, EVALUATION, ConversionContext
 from edgekit.parallel.executor import Executor, Threads
 from edgekit.parallel.ray_executor import connect
 from edgekit.plan.execution import ExecutionPlan
@@ -21,14 +21,14 @@ from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
 
-def runner(plan: ExecutionPlan, watch: Watch | None) -> Runner:
+def start_runner(plan: ExecutionPlan, watch: Watch | None) -> Runner:
     """Return what runs a command's stages; with Ray their files are beside the cache, which the nodes share."""
     root = cache_root()
     cache = Cache(root / "stages", enabled=plan.cache)
     return Runner(new_log(root), cache, watch, jobs=plan.jobs, scratch=root if plan.ray else None)
 
 
-def executor(runner: Runner, plan: ArtifactPlan) -> AbstractContextManager[Executor]:
+def start_executor(runner: Runner, plan: ArtifactPlan) -> AbstractContextManager[Executor]:
     """Return what runs tasks in parallel: threads of this process, or a Ray cluster.
 
     Raises:
@@ -40,14 +40,16 @@ def executor(runner: Runner, plan: ArtifactPlan) -> AbstractContextManager[Execu
     return connect(plan.execution.ray, plan.targets.engines, runner.scratch, files)
 
 
-def load(runner: Runner, plan: ArtifactPlan, start: str) -> Source:
+def load_source(runner: Runner, plan: ArtifactPlan, start: str) -> Source:
     """Open the model. Meanwhile the engines' workers start, which will run the named stage."""
     for engine in plan.targets.engines:
         runner.start(engine, start)
     return runner.run(LOAD, plan.model.source)
 
 
-def work(runner: Runner, plan: ArtifactPlan, source: Source, executor: Executor | None = None) -> ConversionContext:
+def prepare_context(
+    runner: Runner, plan: ArtifactPlan, source: Source, executor: Executor | None = None
+) -> ConversionContext:
     """Prepare the data of a plan, and compute what the model computes for some samples.
 
     Raises:
@@ -55,9 +57,9 @@ def work(runner: Runner, plan: ArtifactPlan, source: Source, executor: Executor 
         DataError: the data do not fit the model.
     """
     data, inputs = plan.data, with_preprocessing(source, plan.data.preprocessing)
-    calibration = stages.prepare(runner, data, inputs, data.calibrate, stages.CALIBRATION)
-    evaluation = stages.prepare(runner, data, inputs, data.evaluate, stages.EVALUATION)
-    probe = probed(runner, source, inputs, (calibration, evaluation))
+    calibration = stages.prepare_data(runner, data, inputs, data.calibrate, CALIBRATION)
+    evaluation = stages.prepare_data(runner, data, inputs, data.evaluate, EVALUATION)
+    probe = run_probe(runner, source, inputs, (calibration, evaluation))
     return ConversionContext(
         runner,
         data,
@@ -71,9 +73,9 @@ def work(runner: Runner, plan: ArtifactPlan, source: Source, executor: Executor 
     )
 
 
-def data_notes(work: ConversionContext) -> tuple[str, ...]:
+def data_notes(context: ConversionContext) -> tuple[str, ...]:
     """Return what is to be said of the data for calibration and evaluation; what holds for both is said once."""
-    ours, theirs = (data.notes if data else () for data in (work.calibration, work.evaluation))
+    ours, theirs = (data.notes if data else () for data in (context.calibration, context.evaluation))
     both = tuple(note for note in ours if note in theirs)
     return (
         *both,
@@ -82,7 +84,7 @@ def data_notes(work: ConversionContext) -> tuple[str, ...]:
     )
 
 
-def probed(
+def run_probe(
     runner: Runner,
     source: Source,
     inputs: tuple[InputSpec, ...],

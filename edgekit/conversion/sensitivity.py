@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from edgekit.conversion import open_model
-from edgekit.conversion import stages as steps
-from edgekit.conversion.stages import ConversionContext, Lowered
+from edgekit.conversion import open_model, stages
+from edgekit.conversion.context import CALIBRATION, EVALUATION, ConversionContext, VerifiedArtifact
 from edgekit.parallel.executor import Threads
 from edgekit.plan.plan import ArtifactPlan
 from edgekit.plan.targets import TargetPlan
@@ -111,11 +110,13 @@ def sense(plan: ArtifactPlan, *, exact: bool = False, watch: Watch | None = None
         EdgekitError: a stage refused.
     """
     recipe = recipe_of(plan.targets)
-    with open_model.runner(plan.execution, watch) as runner:
-        work = _work(runner, plan)
+    with open_model.start_runner(plan.execution, watch) as runner:
+        context = _work(runner, plan)
         with ThreadPoolExecutor(len(plan.targets.engines)) as formats:
-            running = [formats.submit(_sense_one, work, recipe, engine, exact=exact) for engine in plan.targets.engines]
-            baseline = steps.evaluate_source(work)
+            running = [
+                formats.submit(_sense_one, context, recipe, engine, exact=exact) for engine in plan.targets.engines
+            ]
+            baseline = stages.evaluate_source(context)
             found = [one.result() for one in running]
     return SensitivityReport(
         model=plan.model.name,
@@ -127,7 +128,7 @@ def sense(plan: ArtifactPlan, *, exact: bool = False, watch: Watch | None = None
         samples=found[0].sensed.samples,
         rows=merge({one.sensed.engine: one.figures for one in found}),
         stages=tuple(runner.costs),
-        notes=(*plan.targets.notes, *work.source.notes),
+        notes=(*plan.targets.notes, *context.source.notes),
     )
 
 
@@ -194,12 +195,12 @@ def recipe_of(targets: TargetPlan) -> Recipe:
 
 
 def _work(runner: Runner, plan: ArtifactPlan) -> ConversionContext:
-    source = open_model.load(runner, plan, SENSITIVITY.name)
+    source = open_model.load_source(runner, plan, SENSITIVITY.name)
     if source.quantized:
         raise PlanError(f"{plan.model.source.path.name} is already {source.scheme}: there is nothing left to quantize")
     inputs = open_model.with_preprocessing(source, plan.data.preprocessing)
-    calibration = steps.prepare(runner, plan.data, inputs, plan.data.calibrate, steps.CALIBRATION)
-    evaluation = steps.prepare(runner, plan.data, inputs, plan.data.evaluate, steps.EVALUATION)
+    calibration = stages.prepare_data(runner, plan.data, inputs, plan.data.calibrate, CALIBRATION)
+    evaluation = stages.prepare_data(runner, plan.data, inputs, plan.data.evaluate, EVALUATION)
     data = (calibration,) if calibration else ()
     probe = runner.run(PROBE, ProbeRequest(source, inputs, data, SAMPLES))
     return ConversionContext(
@@ -216,34 +217,36 @@ class _Found:
     figures: tuple[Figures, ...]
 
 
-def _sense_one(work: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
-    lowered = steps.prove(work, steps.lower(work, engine), (recipe.scheme,))
-    sensed = steps.sensitivity(work, lowered, recipe)
+def _sense_one(context: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
+    lowered = stages.verify_float(context, stages.lower(context, engine), (recipe.scheme,))
+    sensed = stages.measure_sensitivity(context, lowered, recipe)
     whole = Trial(sensed.whole_db)
-    if exact or work.evaluation:
-        whole = _tried(work, lambda: steps.quantize(work, lowered, recipe))
+    if exact or context.evaluation:
+        whole = _tried(context, lambda: stages.quantize(context, lowered, recipe))
     figures = [
         Figures(harm, share)
         for harm, share in zip(sensed.harms, shares([harm.alone_db for harm in sensed.harms]), strict=True)
     ]
     if exact:
-        figures = work.executor.map(partial(_exact, work, lowered, recipe), figures, lambda _: "")
+        figures = context.executor.map(partial(_exact, context, lowered, recipe), figures, lambda _: "")
     return _Found(sensed, whole, tuple(figures))
 
 
-def _exact(work: ConversionContext, lowered: Lowered, recipe: Recipe, figures: Figures, _reason: str) -> Figures:
+def _exact(
+    context: ConversionContext, lowered: VerifiedArtifact, recipe: Recipe, figures: Figures, _reason: str
+) -> Figures:
     layer = Rule(recipe.scheme, layers=(figures.harm.layer,))
     everything = Rule("float32", layers=("*",))
     alone = dataclasses.replace(recipe, rules=(everything, layer))
     kept = dataclasses.replace(recipe, rules=(*recipe.rules, dataclasses.replace(layer, scheme="float32")))
     return dataclasses.replace(
         figures,
-        alone=_tried(work, lambda: steps.quantize(work, lowered, alone)),
-        kept=_tried(work, lambda: steps.quantize(work, lowered, kept)),
+        alone=_tried(context, lambda: stages.quantize(context, lowered, alone)),
+        kept=_tried(context, lambda: stages.quantize(context, lowered, kept)),
     )
 
 
-def _tried(work: ConversionContext, make: Callable[[], Artifact]) -> Trial:
+def _tried(context: ConversionContext, make: Callable[[], Artifact]) -> Trial:
     """Make an artifact and measure it; what a quantizer refuses of a single layer is no more than unknown."""
     try:
         artifact = make()
@@ -251,5 +254,5 @@ def _tried(work: ConversionContext, make: Callable[[], Artifact]) -> Trial:
         raise
     except ConversionError:
         return Trial()
-    evaluation = steps.evaluate_artifact(work, artifact)
-    return Trial(steps.compare(work, artifact).worst.snr_db, evaluation.value if evaluation else None)
+    evaluation = stages.evaluate_artifact(context, artifact)
+    return Trial(stages.compare(context, artifact).worst.snr_db, evaluation.value if evaluation else None)

@@ -1,20 +1,27 @@
-"""The steps of a conversion: each asks the runner for one stage, and knows what that stage is to be asked."""
+"""Run the stages of a conversion: build each stage's request from the context, and combine the records.
+
+Each function runs one stage or a few of them, through the cache. ``edgekit/pipeline.py`` calls them in order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
+from edgekit.conversion.context import (
+    CALIBRATION,
+    EVALUATION,
+    ConversionContext,
+    DataSplit,
+    ExaminedArtifact,
+    VerifiedArtifact,
+)
 from edgekit.conversion.manifest import BuiltArtifact
-from edgekit.conversion.trial import Trial
 from edgekit.parallel import evaluation as parallel_evaluation
-from edgekit.parallel.executor import SEQUENTIAL, Executor
 from edgekit.plan.data import DataPlan
 from edgekit.plan.options import AUTO
-from edgekit.plan.targets import TargetPlan
 from edgekit_converters.data import PREPARE, SUBSET, DataRequest, DataSet, SubsetRequest
 from edgekit_converters.examine import EXAMINE
 from edgekit_converters.examine.coverage import CALIBRATION_COVERAGE, Coverage, CoverageRequest
@@ -35,7 +42,6 @@ from edgekit_converters.records import (
     Latency,
     LowerRequest,
     MeasureRequest,
-    Probe,
     PseudoLabelRequest,
     QuantizeRequest,
     RankRequest,
@@ -53,278 +59,221 @@ from edgekit_converters.verify.pseudo_labels import PSEUDO_LABEL
 from edgekit_runtime.errors import CalibrationError, DataError
 from edgekit_runtime.format.manifest import InputSpec
 
-EVALUATION_MINIMUM = 50  # below, one sample more or less is a drop of more than 2 points
-EXAMINED = "int8-static"  # the scheme that findings are about, and that remedies are for
+MIN_EVALUATION_SAMPLES = 50  # with fewer, a single sample changes the accuracy by more than 2 points
+REMEDIED_SCHEME = "int8-static"  # the scheme that an examination is about and that its remedies apply to
 
 
-@dataclass(frozen=True)
-class DataSplit:
-    """What samples are for, and how many that takes."""
-
-    name: str
-    minimum: int = 1
-    recommended: int = 1
-    samples: int | None = None  # at most, spread over all
-
-
-CALIBRATION, EVALUATION = DataSplit("calibration", 16, 100), DataSplit("evaluation")
-
-
-@dataclass(frozen=True)
-class ConversionContext:
-    """What every step needs."""
-
-    runner: Runner
-    data: DataPlan
-    targets: TargetPlan
-    source: Source
-    inputs: tuple[InputSpec, ...]
-    probe: Probe
-    calibration: DataSet | None
-    evaluation: DataSet | None
-    classes: bool = False  # the first output has class scores
-    agreement: bool = False  # the labels of the evaluation data are the source's own answers
-    dense: Source | None = None  # what the source was pruned from: losses are counted from what that is worth
-    executor: Executor = SEQUENTIAL
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process, which does all alone."""
-        return vars(self) | {"executor": SEQUENTIAL}
-
-    @property
-    def whole(self) -> Source:
-        """What losses are counted from."""
-        return self.dense or self.source
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was made, and how it was come by."""
-
-    targets: TargetPlan  # with the variants that were made
-    baseline: Evaluation | None  # of the source
-    made: dict[tuple[str, str], BuiltArtifact]  # by (engine, scheme)
-    trials: tuple[Trial, ...] = ()  # of a race
-    choices: tuple[str, ...] = ()  # of a race: a paragraph each
-    notes: tuple[str, ...] = ()
-    coverage: Coverage | None = None  # of the calibration data
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A float artifact, and what is known of it before it is quantized."""
-
-    artifact: Artifact
-    examined: Examination
-
-
-@dataclass(frozen=True)
-class Lowered(Examined):
-    """The same of one that was proven."""
-
-    comparison: Comparison
-
-
-def prepare(
-    runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], spec: str | None, purpose: DataSplit
+def prepare_data(
+    runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], spec: str | None, split: DataSplit
 ) -> DataSet | None:
-    """The samples that a user named; None where none were."""
+    """Read the samples that ``spec`` names; without ``spec`` return None."""
     if spec is None:
         return None
-    most = plan.samples if purpose is CALIBRATION and isinstance(plan.samples, int) else None  # of "auto", all
+    # "auto" reads all samples; ``check_coverage`` then selects as many as are needed
+    limit = plan.samples if split is CALIBRATION and isinstance(plan.samples, int) else None
     request = DataRequest(
         spec=spec,
         inputs=inputs,
-        samples=purpose.samples or most,
+        samples=split.samples or limit,
         layout=plan.layout,
-        minimum=purpose.minimum,
-        recommended=purpose.recommended,
-        purpose=purpose.name,
+        minimum=split.minimum,
+        recommended=split.recommended,
+        purpose=split.name,
     )
-    return runner.run(PREPARE, request, purpose.name)
+    return runner.run(PREPARE, request, split.name)
 
 
-def check_enough(data: DataSet, spec: str | None, question: str) -> None:
-    """Refuse evaluation data that cannot answer a question of a few points.
+def check_sample_count(data: DataSet, spec: str | None, question: str) -> None:
+    """Reject evaluation data that are too few to resolve a difference of a few points.
 
     Raises:
-        DataError: they are fewer than ``EVALUATION_MINIMUM``.
+        DataError: there are fewer than ``MIN_EVALUATION_SAMPLES``.
     """
-    if data.count < EVALUATION_MINIMUM:
+    if data.count < MIN_EVALUATION_SAMPLES:
         raise DataError(
-            f"{spec}: {data.count} samples cannot tell {question}; at least {EVALUATION_MINIMUM} are needed, and "
-            f"several hundred are advised"
+            f"{spec}: {data.count} samples are too few to tell {question}; give at least {MIN_EVALUATION_SAMPLES}, "
+            f"better several hundred"
         )
 
 
-def part(work: ConversionContext, count: int) -> DataSet | None:
-    """At most so many of the evaluation data, spread evenly over them, also where a function yields them in order."""
-    data = work.evaluation
+def evaluation_subset(context: ConversionContext, count: int) -> DataSet | None:
+    """Return at most ``count`` of the evaluation samples, spread evenly over them."""
+    data = context.evaluation
     if data is None or data.count <= count:
         return data
-    return work.runner.run(SUBSET, SubsetRequest(data, count, "a part"), EVALUATION.name)
+    return context.runner.run(SUBSET, SubsetRequest(data, count, "a part"), EVALUATION.name)
 
 
-def lower(work: ConversionContext, engine: str) -> Artifact:
-    """The source in one format."""
-    return work.runner.run(LOWER, LowerRequest(work.source, engine), engine)
+def lower(context: ConversionContext, engine: str) -> Artifact:
+    """Lower the source to the float artifact of an engine."""
+    return context.runner.run(LOWER, LowerRequest(context.source, engine), engine)
 
 
-def cover(work: ConversionContext, artifacts: Sequence[Artifact]) -> tuple[ConversionContext, Coverage | None]:
-    """See whether ranges have settled; with ``--samples auto`` the work goes on with the samples that took.
+def check_coverage(
+    context: ConversionContext, artifacts: Sequence[Artifact]
+) -> tuple[ConversionContext, Coverage | None]:
+    """Check whether the calibration ranges have settled; with ``--samples auto`` keep only the samples needed for it.
 
-    All formats compute the same, so one is enough; LiteRT is the quicker one when every tensor is looked at.
+    One artifact suffices, because all formats compute the same values. LiteRT's is taken if there is one: it is faster
+    when every tensor is read.
     """
-    targets, data = work.targets, work.calibration
+    data, targets, calibration = context.data, context.targets, context.calibration
     schemes = (*targets.schemes, *(targets.recipe.schemes if targets.recipe else ()))
-    if data is None or work.source.quantized or not any(SCHEMES[scheme].calibrated for scheme in schemes):
-        return work, None
-    artifact = min(artifacts, key=lambda one: one.engine)
-    request = CoverageRequest(artifact, work.inputs, data, stop=work.data.samples == AUTO)
-    coverage = work.runner.run(CALIBRATION_COVERAGE, request, artifact.engine)
-    if coverage.samples == data.count:
-        return work, coverage
-    taken = work.runner.run(SUBSET, SubsetRequest(data, coverage.samples, f"--samples {AUTO}"), CALIBRATION.name)
-    return replace(work, calibration=taken), coverage
+    if calibration is None or context.source.quantized or not any(SCHEMES[scheme].calibrated for scheme in schemes):
+        return context, None
+    artifact = min(artifacts, key=lambda artifact: artifact.engine)
+    request = CoverageRequest(artifact, context.inputs, calibration, stop=data.samples == AUTO)
+    coverage = context.runner.run(CALIBRATION_COVERAGE, request, artifact.engine)
+    if coverage.samples == calibration.count:
+        return context, coverage
+    subset = SubsetRequest(calibration, coverage.samples, f"--samples {AUTO}")
+    return replace(context, calibration=context.runner.run(SUBSET, subset, CALIBRATION.name)), coverage
 
 
-def prove(work: ConversionContext, artifact: Artifact, schemes: Sequence[str]) -> Lowered:
-    """Hold a float artifact against the source, and look for what the schemes would harm.
+def verify_float(context: ConversionContext, artifact: Artifact, schemes: Sequence[str]) -> VerifiedArtifact:
+    """Compare a float artifact with the source, and examine it for what the schemes would lose.
 
     Raises:
-        VerificationError: it computes something else.
+        VerificationError: its outputs differ too much.
     """
-    comparison = compare(work, artifact)
-    check_parity(artifact, comparison, stage="lower")
-    lowered = Lowered(artifact, examine(work, artifact, schemes), comparison)
-    if lowered.examined.splits:  # once more part by part: wide numbers drown what is wrong with narrow ones
-        parts = _split(work, lowered)
-        check_parity(parts, compare(work, parts), stage="lower")
-    return lowered
+    comparison = compare(context, artifact)
+    check_parity(artifact, comparison, stage=LOWER.name)
+    verified = VerifiedArtifact(artifact, examine(context, artifact, schemes), comparison)
+    if verified.examination.splits:  # part by part too: large values of one part hide the errors of another
+        parts = _split_outputs(context, verified)
+        check_parity(parts, compare(context, parts), stage=LOWER.name)
+    return verified
 
 
-def examine(work: ConversionContext, artifact: Artifact, schemes: Sequence[str]) -> Examination:
-    """Look for what int8 would harm; without remedies it is told and nothing comes of it."""
-    if EXAMINED not in schemes or work.calibration is None or work.source.quantized:
+def examine(context: ConversionContext, artifact: Artifact, schemes: Sequence[str]) -> Examination:
+    """Find what makes a float artifact hard to quantize to int8; ``--no-auto-fix`` only lists the findings."""
+    if REMEDIED_SCHEME not in schemes or context.calibration is None or context.source.quantized:
         return Examination()
-    request = ExamineRequest(artifact, work.inputs, work.calibration)
-    found = work.runner.run(EXAMINE, request, artifact.engine)
-    if work.targets.auto_fix:
-        return found
-    return Examination(tuple(replace(one, remedy="nothing: --no-remedies") for one in found.findings))
+    request = ExamineRequest(artifact, context.inputs, context.calibration)
+    examination = context.runner.run(EXAMINE, request, artifact.engine)
+    if context.targets.auto_fix:
+        return examination
+    return Examination(tuple(replace(found, remedy="nothing: --no-auto-fix") for found in examination.findings))
 
 
-def layers(work: ConversionContext, artifact: Artifact) -> LayerMap:
-    """The source's layers, and the nodes of a float artifact that compute them: the same for the first sample."""
-    trace = work.runner.run(TRACE, TraceRequest(work.source, work.probe))
-    return work.runner.run(MATCH, MatchRequest(artifact, work.probe, trace), artifact.engine)
+def map_layers(context: ConversionContext, artifact: Artifact) -> LayerMap:
+    """Find the nodes of a float artifact that compute each layer of the source, by their values for one sample."""
+    trace = context.runner.run(TRACE, TraceRequest(context.source, context.probe))
+    return context.runner.run(MATCH, MatchRequest(artifact, context.probe, trace), artifact.engine)
 
 
-def harm(work: ConversionContext, lowered: Lowered) -> tuple[str, ...]:
-    """The source's layers that int8 harms, the worst first."""
-    return tuple(one.layer for one in sensitivity(work, lowered, Recipe(EXAMINED)).harms)
+def layers_by_sensitivity(context: ConversionContext, verified: VerifiedArtifact) -> tuple[str, ...]:
+    """Return the source's layers, the most sensitive to int8 first."""
+    sensitivity = measure_sensitivity(context, verified, Recipe(REMEDIED_SCHEME))
+    return tuple(layer.layer for layer in sensitivity.harms)
 
 
-def sensitivity(work: ConversionContext, lowered: Lowered, recipe: Recipe) -> Sensitivity:
-    """What a recipe does to each layer. Its corrections are left out: they hide, and make up for, what others do.
+def measure_sensitivity(context: ConversionContext, verified: VerifiedArtifact, recipe: Recipe) -> Sensitivity:
+    """Measure what a recipe without its corrections does to each layer; corrections compensate errors of other layers.
 
     Raises:
-        CalibrationError: there are no calibration data to run.
+        CalibrationError: there are no calibration data.
     """
-    if work.calibration is None:
-        raise CalibrationError("layers are compared on samples", stage=SENSITIVITY.name, advice="add --calibrate DATA")
-    plain = replace(recipe, corrections=())
-    artifact = _split(work, lowered) if recipe.scheme == EXAMINED else lowered.artifact
-    request = SensitivityRequest(
-        artifact, quantize(work, lowered, plain), layers(work, lowered.artifact).layers, work.inputs, work.calibration
-    )
-    return work.runner.run(SENSITIVITY, request, f"{artifact.engine} {recipe_label(plain)}")
+    if context.calibration is None:
+        raise CalibrationError(
+            "the sensitivity of layers is measured on samples", stage=SENSITIVITY.name, advice="add --calibrate DATA"
+        )
+    recipe = replace(recipe, corrections=())
+    artifact = _split_outputs(context, verified) if recipe.scheme == REMEDIED_SCHEME else verified.artifact
+    quantized, layers = quantize(context, verified, recipe), map_layers(context, verified.artifact).layers
+    request = SensitivityRequest(artifact, quantized, layers, context.inputs, context.calibration)
+    return context.runner.run(SENSITIVITY, request, f"{artifact.engine} {recipe_label(recipe)}")
 
 
-def quantize(work: ConversionContext, lowered: Examined, recipe: Recipe) -> Artifact:
-    """A float artifact as a recipe says; float32 is the artifact itself."""
-    artifact = lowered.artifact
+def quantize(context: ConversionContext, examined: ExaminedArtifact, recipe: Recipe) -> Artifact:
+    """Quantize a float artifact with a recipe; float32 returns the artifact itself."""
+    artifact = examined.artifact
     if recipe == Recipe("float32"):
         return artifact
-    nodes = resolve(recipe, layers(work, artifact).layers) if recipe.rules else ()
-    if recipe.scheme == EXAMINED:
-        artifact, nodes = _split(work, lowered), (*lowered.examined.nodes, *nodes)
-    calibration = work.calibration if any(SCHEMES[scheme].calibrated for scheme in recipe.schemes) else None
-    request = QuantizeRequest(artifact, recipe, work.inputs, calibration, nodes)
-    return work.runner.run(QUANTIZE, request, f"{artifact.engine} {recipe_label(recipe)}")
+    nodes = resolve(recipe, map_layers(context, artifact).layers) if recipe.rules else ()
+    if recipe.scheme == REMEDIED_SCHEME:
+        artifact, nodes = _split_outputs(context, examined), (*examined.examination.nodes, *nodes)
+    calibration = context.calibration if any(SCHEMES[scheme].calibrated for scheme in recipe.schemes) else None
+    request = QuantizeRequest(artifact, recipe, context.inputs, calibration, nodes)
+    return context.runner.run(QUANTIZE, request, f"{artifact.engine} {recipe_label(recipe)}")
 
 
-def _split(work: ConversionContext, lowered: Examined) -> Artifact:
-    """The float artifact with the outputs in parts that are better apart."""
-    artifact, splits = lowered.artifact, lowered.examined.splits
+def _split_outputs(context: ConversionContext, examined: ExaminedArtifact) -> Artifact:
+    """Return the float artifact with the outputs split that need a scale for each part."""
+    artifact, splits = examined.artifact, examined.examination.splits
     if not splits:
         return artifact
-    return work.runner.run(SPLIT_OUTPUTS, SplitOutputsRequest(artifact, splits), artifact.engine)
+    return context.runner.run(SPLIT_OUTPUTS, SplitOutputsRequest(artifact, splits), artifact.engine)
 
 
-def verified(work: ConversionContext, artifact: Artifact) -> BuiltArtifact:
-    """A quantized artifact, held against the source and evaluated.
-
-    Raises:
-        VerificationError: it computes something else.
-    """
-    comparison = compare(work, artifact)
-    check_parity(artifact, comparison, stage="quantize")
-    return BuiltArtifact(artifact, comparison, evaluate_artifact(work, artifact))
-
-
-def compare(work: ConversionContext, artifact: Artifact) -> Comparison:
-    """How far an artifact is from the source."""
-    request = CompareRequest(artifact, work.probe, work.source.outputs)
-    return work.runner.run(COMPARE, request, f"{artifact.engine} {artifact.scheme}")
-
-
-def answer(work: ConversionContext, data: DataSet) -> DataSet:
-    """The same samples, with what the source says of them as their labels."""
-    request = PseudoLabelRequest(work.whole, work.inputs, data, classes=work.classes)
-    return work.runner.run(PSEUDO_LABEL, request, "source")
-
-
-def reconstructs(work: ConversionContext) -> bool:
-    """Tell whether the source gives back its input, so that data without labels say what it is worth."""
-    return gives_back(np.load(work.probe.inputs[0]), np.load(work.probe.outputs[0]))
-
-
-def evaluate_source(work: ConversionContext) -> Evaluation | None:
-    """What the source is worth, or the dense model that it was pruned from; None without evaluation data.
+def verify_quantized(context: ConversionContext, artifact: Artifact) -> BuiltArtifact:
+    """Compare a quantized artifact with the source, and evaluate it.
 
     Raises:
-        DataError: there are no labels, and its output has the input's shape and is something else.
+        VerificationError: its outputs differ too much.
     """
-    data, spec = work.evaluation, work.source.outputs[0]
-    same = spec.shape == work.inputs[0].shape
-    if data and data.labels is None and not work.data.metric and same and not reconstructs(work):
+    comparison = compare(context, artifact)
+    check_parity(artifact, comparison, stage=QUANTIZE.name)
+    return BuiltArtifact(artifact, comparison, evaluate_artifact(context, artifact))
+
+
+def compare(context: ConversionContext, artifact: Artifact) -> Comparison:
+    """Compare an artifact's outputs with the source's, for the samples of the probe."""
+    request = CompareRequest(artifact, context.probe, context.source.outputs)
+    return context.runner.run(COMPARE, request, f"{artifact.engine} {artifact.scheme}")
+
+
+def pseudo_label(context: ConversionContext, data: DataSet) -> DataSet:
+    """Return the samples with the reference model's outputs as labels."""
+    request = PseudoLabelRequest(context.reference, context.inputs, data, classes=context.classes)
+    return context.runner.run(PSEUDO_LABEL, request, "source")
+
+
+def reconstructs_input(context: ConversionContext) -> bool:
+    """Tell whether the source is an autoencoder, which can be evaluated on data without labels."""
+    return gives_back(np.load(context.probe.inputs[0]), np.load(context.probe.outputs[0]))
+
+
+def evaluate_source(context: ConversionContext) -> Evaluation | None:
+    """Evaluate the source, or the model that it was pruned from; return None without evaluation data.
+
+    Raises:
+        DataError: the data have no labels, and the model is no autoencoder although its output has the input's shape.
+    """
+    data, output = context.evaluation, context.source.outputs[0]
+    same_shape = output.shape == context.inputs[0].shape
+    if data and data.labels is None and not context.data.metric and same_shape and not reconstructs_input(context):
         raise DataError(
-            f"{work.data.evaluate or work.data.calibrate}: without labels a model is measured by how it gives back "
-            f"what it was given, and {spec.name!r} is something else: give targets, or --metric FILE.py:function"
+            f"{context.data.evaluate or context.data.calibrate}: without labels a model is evaluated by how well it "
+            f"reconstructs its input, and {output.name!r} does not: give targets, or --metric FILE.py:function"
         )
-    return _evaluate(work, work.whole, "source")
+    return _evaluate(context, context.reference, "source")
 
 
-def evaluate_artifact(work: ConversionContext, artifact: Artifact) -> Evaluation | None:
-    """What an artifact is worth; None without evaluation data."""
-    return _evaluate(work, artifact, f"{artifact.engine} {artifact.scheme}")
+def evaluate_artifact(context: ConversionContext, artifact: Artifact) -> Evaluation | None:
+    """Evaluate an artifact; return None without evaluation data."""
+    return _evaluate(context, artifact, f"{artifact.engine} {artifact.scheme}")
 
 
-def _evaluate(work: ConversionContext, subject: Source | Artifact, name: str) -> Evaluation | None:
-    if work.evaluation is None:
+def _evaluate(context: ConversionContext, subject: Source | Artifact, name: str) -> Evaluation | None:
+    if context.evaluation is None:
         return None
     request = EvaluateRequest(
-        subject, work.inputs, work.source.outputs, work.evaluation, metric=work.data.metric, agreement=work.agreement
+        subject,
+        context.inputs,
+        context.source.outputs,
+        context.evaluation,
+        metric=context.data.metric,
+        agreement=context.agreement,
     )
-    return parallel_evaluation.evaluate(work.runner, work.executor, request, name)
+    return parallel_evaluation.evaluate(context.runner, context.executor, request, name)
 
 
-def measure(work: ConversionContext, made: BuiltArtifact) -> Latency:
-    """Time one artifact."""
-    return work.runner.run(MEASURE, MeasureRequest(made.artifact, work.probe), made.name)
+def measure_latency(context: ConversionContext, built: BuiltArtifact) -> Latency:
+    """Time one artifact on this machine."""
+    return context.runner.run(MEASURE, MeasureRequest(built.artifact, context.probe), built.name)
 
 
-def rank(work: ConversionContext, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
-    """Time several artifacts of one engine in turns."""
-    return work.runner.run(RANK, RankRequest(tuple(artifacts), work.probe), artifacts[0].engine)
+def rank_latency(context: ConversionContext, artifacts: Sequence[Artifact]) -> Sequence[Latency]:
+    """Time several artifacts of one engine in turns, so that other load affects all of them alike."""
+    return context.runner.run(RANK, RankRequest(tuple(artifacts), context.probe), artifacts[0].engine)

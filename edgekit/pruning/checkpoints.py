@@ -12,7 +12,7 @@ import json
 import shutil
 from dataclasses import asdict
 
-from edgekit.conversion.stages import ConversionContext
+from edgekit.conversion.context import ConversionContext
 from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.search import PruningResult, cut, shortened
 from edgekit.training import training as trainings
@@ -28,17 +28,17 @@ class Memory:
         PlanError: it is to be gone on with, and nothing is there.
     """
 
-    def __init__(self, work: ConversionContext, pruning: PruningPlan) -> None:
-        self.work = work
+    def __init__(self, context: ConversionContext, pruning: PruningPlan) -> None:
+        self.context = context
         self.resume = pruning.training is not None and pruning.training.resume
         training = pruning.training
         what = (
-            stage_cache.key("prune", (AnalyzeRequest(work.source), work.inputs), {}),
+            stage_cache.key("prune", (AnalyzeRequest(context.source), context.inputs), {}),
             str(pruning.goal),
             asdict(pruning.limits),
             (pruning.importance, pruning.depth, pruning.rounds, pruning.table.to_json() if pruning.table else None),
             (training.data, asdict(trainings.lasting(training.settings))) if training else None,
-            (work.data.calibrate, work.targets.schemes, work.targets.engines),
+            (context.data.calibrate, context.targets.schemes, context.targets.engines),
         )
         self.folder = stage_cache.cache_root() / "pruning" / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
         if self.resume and not self.folder.is_dir():
@@ -53,8 +53,8 @@ class Memory:
             return None
         known = json.loads(path.read_text())
         cuts = tuple(Cut(group, tuple(kept)) for group, kept in known["cuts"])
-        before = shortened(self.work, source, tuple(known["dropped"]))
-        made = cut(self.work, before, cuts)
+        before = shortened(self.context, source, tuple(known["dropped"]))
+        made = cut(self.context, before, cuts)
         return PruningResult(before, tuple(known["dropped"]), cuts, made, known["counted"], known["measured"])
 
     def keep(self, number: int, reached: PruningResult) -> PruningResult:

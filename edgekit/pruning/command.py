@@ -90,24 +90,26 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    with open_model.runner(plan.artifacts.execution, watch) as runner:
-        work = open_model.work(runner, plan.artifacts, open_model.load(runner, plan.artifacts, TIME_LAYERS.name))
-        saved = model_file.save(runner, work.source)
+    with open_model.start_runner(plan.artifacts.execution, watch) as runner:
+        context = open_model.prepare_context(
+            runner, plan.artifacts, open_model.load_source(runner, plan.artifacts, TIME_LAYERS.name)
+        )
+        saved = model_file.save(runner, context.source)
         output = model_file.place(plan.output, f"{plan.artifacts.model.name}-pruned", saved)
-        made = slim(work, plan.pruning)
-        told = compare(work, plan.pruning, made, {})
+        made = slim(context, plan.pruning)
+        told = compare(context, plan.pruning, made, {})
         file = model_file.save(runner, made.source)
         report = PruneReport(
             edgekit=__version__,
             source=plan.artifacts.model.name,
-            framework=work.source.framework,
+            framework=context.source.framework,
             model=model_file.told(file, output),
             pruning=told,
             versions={"edgekit": __version__}
-            | toolchains.versions(work.source.toolchain, *plan.artifacts.targets.engines),
+            | toolchains.versions(context.source.toolchain, *plan.artifacts.targets.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
-            notes=(*work.source.notes, *open_model.data_notes(work), *told.notes),
+            notes=(*context.source.notes, *open_model.data_notes(context), *told.notes),
         )
         with reports.report_writer(plan.report) as write_report:
             model_file.put(file, output)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import ConversionContext
+from edgekit.conversion.context import ConversionContext
 from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.prune import PrunedModel
 from edgekit.pruning.search import quantized
@@ -22,24 +22,24 @@ APART = 0.1  # of the dense model: as far as time and multiplications may be apa
 
 
 def compare(
-    work: ConversionContext, pruning: PruningPlan, made: PrunedModel, known: Mapping[tuple[str, str], Artifact]
+    context: ConversionContext, pruning: PruningPlan, made: PrunedModel, known: Mapping[tuple[str, str], Artifact]
 ) -> PruningReport:
     """Measure both models side by side in every format of the plan, and tell all of the pruning.
 
     Args:
-        work: of the dense model.
+        context: of the dense model.
         pruning: what was asked.
         made: what became of it.
         known: artifacts of the pruned model that were made already, by (engine, scheme).
     """
-    work = _judged(work)
-    dense = stages.evaluate_source(work)
-    pruned = stages.evaluate_source(replace(work, source=made.source, dense=None))
+    context = _judged(context)
+    dense = stages.evaluate_source(context)
+    pruned = stages.evaluate_source(replace(context, source=made.source, unpruned=None))
     refused: list[str] = []
     models: list[ModelReport] = []
-    for engine in work.targets.engines:
+    for engine in context.targets.engines:
         with _told(engine, refused):
-            models += list(_measured(work, pruning, made, engine, known, refused))
+            models += list(_measured(context, pruning, made, engine, known, refused))
     return PruningReport(
         goal=str(pruning),
         importance=made.importance,
@@ -82,12 +82,12 @@ def _groups(made: PrunedModel) -> Iterator[GroupReport]:
         yield GroupReport(one.name, one.kind, one.width, next(found, whole))
 
 
-def _judged(work: ConversionContext) -> ConversionContext:
+def _judged(context: ConversionContext) -> ConversionContext:
     """The work with data that tell what a model is worth: by the dense one's answers, where they have no labels."""
-    data = work.evaluation
-    if data is None or data.labels is not None or work.data.metric or stages.reconstructs(work):
-        return work
-    return replace(work, evaluation=stages.answer(work, data), agreement=True)
+    data = context.evaluation
+    if data is None or data.labels is not None or context.data.metric or stages.reconstructs_input(context):
+        return context
+    return replace(context, evaluation=stages.pseudo_label(context, data), agreement=True)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def _told(what: str, refused: list[str]) -> Iterator[None]:
 
 
 def _measured(
-    work: ConversionContext,
+    context: ConversionContext,
     pruning: PruningPlan,
     made: PrunedModel,
     engine: str,
@@ -110,16 +110,18 @@ def _measured(
     refused: list[str],
 ) -> Iterator[ModelReport]:
     """Both models in one format: made, evaluated, and timed in turns."""
-    whole_ones = dict(_made(work, engine, {}, refused))
-    cut_ones = dict(_made(replace(work, source=made.source), engine, known, refused))
+    whole_ones = dict(_made(context, engine, {}, refused))
+    cut_ones = dict(_made(replace(context, source=made.source), engine, known, refused))
     schemes = [scheme for scheme in whole_ones if scheme in cut_ones]
     artifacts = [ones[scheme] for ones in (whole_ones, cut_ones) for scheme in schemes]
     became = "pruned" if pruning.prunes else "trained"
     names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
     whole = made.dense.widths if made.dense else {}
     costs = {"dense": _costs(made.dense, whole), became: _costs(made.left, made.widths)}
-    for (model, scheme), artifact, latency in zip(names, artifacts, stages.rank(work, artifacts), strict=True):
-        evaluation: Evaluation | None = stages.evaluate_artifact(work, artifact)
+    for (model, scheme), artifact, latency in zip(
+        names, artifacts, stages.rank_latency(context, artifacts), strict=True
+    ):
+        evaluation: Evaluation | None = stages.evaluate_artifact(context, artifact)
         yield ModelReport(
             model,
             engine,
@@ -138,15 +140,15 @@ def _costs(anatomy: PruningGraph | None, widths: Widths) -> tuple[int | None, in
 
 
 def _made(
-    work: ConversionContext, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
+    context: ConversionContext, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
 ) -> Iterator[tuple[str, Artifact]]:
     """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
-    lowered = stages.lower(work, engine)
+    lowered = stages.lower(context, engine)
     made = {"float32": lowered} | {scheme: one for (of, scheme), one in known.items() if of == engine}
-    for scheme in dict.fromkeys(("float32", *work.targets.schemes_of(engine))):
+    for scheme in dict.fromkeys(("float32", *context.targets.schemes_of(engine))):
         with _told(f"{engine} {scheme}", refused):
             if scheme not in made:
-                made[scheme] = quantized(work, lowered, scheme)
+                made[scheme] = quantized(context, lowered, scheme)
             yield scheme, made[scheme]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edgekit.conversion.stages import ConversionContext
+from edgekit.conversion.context import ConversionContext
 from edgekit.pruning.checkpoints import Memory
 from edgekit.pruning.options import PruningPlan, measured_in
 from edgekit.pruning.search import GoalMeter, PruningResult, PruningTask, opened, reach
@@ -56,37 +56,37 @@ class PrunedModel:
     memory: Memory | None = None  # of what was chosen, for a run that goes on with this one
 
 
-def slim(work: ConversionContext, pruning: PruningPlan) -> PrunedModel:
-    """Prune the model of ``work`` until the goal is met, and recover what that cost.
+def slim(context: ConversionContext, pruning: PruningPlan) -> PrunedModel:
+    """Prune the model of ``context`` until the goal is met, and recover what that cost.
 
     Raises:
         PlanError: the goal is out of reach, nothing may be cut, or a latency table is of another engine.
         EdgekitError: a stage refused.
     """
     training = pruning.training
-    material = trainings.material(work.runner, work.data, work.inputs, training) if training else None
-    made = _cut(work, pruning, pruning.goal, material) if pruning.goal else _thinned_only(work, pruning, material)
+    material = trainings.material(context.runner, context.data, context.inputs, training) if training else None
+    made = _cut(context, pruning, pruning.goal, material) if pruning.goal else _thinned_only(context, pruning, material)
     if material:
-        said = {note for data in (work.calibration, work.evaluation) if data for note in data.notes}
+        said = {note for data in (context.calibration, context.evaluation) if data for note in data.notes}
         told = tuple(f"training: {note}" for note in material.data.notes if note not in said)
         made = replace(made, notes=(*told, *made.notes))
     if pruning.sparsity and not made.trained:  # training has made it sparse
-        made = _thinned(work, pruning, pruning.sparsity, made)
+        made = _thinned(context, pruning, pruning.sparsity, made)
     if made.thinned and pruning.goal is None:
         left = 1 - sum(one.zeros for one in made.thinned) / sum(one.weights for one in made.thinned)
         made = replace(made, counted=left)
     return made
 
 
-def _cut(work: ConversionContext, pruning: PruningPlan, whole: Goal, material: TrainingData | None) -> PrunedModel:
+def _cut(context: ConversionContext, pruning: PruningPlan, whole: Goal, material: TrainingData | None) -> PrunedModel:
     """Rounds of cutting and recovering; the last of which makes sparse, too."""
     training = pruning.training
-    importance = pruning.importance or ("taylor" if material or work.calibration else "l2")
-    dense, source = _dissected(work, work.source), work.source
-    terms_at, gauge = _measures(work, pruning, whole, dense)
+    importance = pruning.importance or ("taylor" if material or context.calibration else "l2")
+    dense, source = _dissected(context, context.source), context.source
+    terms_at, gauge = _measures(context, pruning, whole, dense)
     cost = Baseline(dense.widths, total(terms_at(dense), dense.widths))
-    look = _Look(work, material, importance, training.settings.seed if training else 0)
-    memory = Memory(work, pruning)
+    look = _Look(context, material, importance, training.settings.seed if training else 0)
+    memory = Memory(context, pruning)
     reached: list[PruningResult] = []
     trained: list[Trained] = []
     for number in range(1, pruning.rounds + 1):
@@ -94,16 +94,16 @@ def _cut(work: ConversionContext, pruning: PruningPlan, whole: Goal, material: T
         if one is None:
             goal = replace(whole, left=whole.left ** (number / pruning.rounds))
             held = gauge if number == pruning.rounds else None  # on the way there, counting is enough
-            job = PruningTask(work, source, look, terms_at, cost, pruning.limits, pruning.depth, held)
+            job = PruningTask(context, source, look, terms_at, cost, pruning.limits, pruning.depth, held)
             one = memory.keep(number, reach(job, goal))
         reached.append(one)
-        source = _mended(work, one, material)
+        source = _mended(context, one, material)
         if training and material:
             last = number == pruning.rounds
             asked = training if last else _dense(training)
-            trained.append(_trained(work, asked, source, material, begin=True))
-            source = opened(work, trained[-1].request)
-    left = _dissected(work, reached[-1].before)
+            trained.append(_trained(context, asked, source, material, begin=True))
+            source = opened(context, trained[-1].request)
+    left = _dissected(context, reached[-1].before)
     return PrunedModel(
         source=source,
         dense=dense,
@@ -114,22 +114,22 @@ def _cut(work: ConversionContext, pruning: PruningPlan, whole: Goal, material: T
         measured=reached[-1].measured,
         gauge=f"{gauge.engine} {gauge.scheme}" if gauge else "",
         trained=tuple(trained),
-        notes=() if material or work.calibration else (UNMENDED,),
+        notes=() if material or context.calibration else (UNMENDED,),
         thinned=trained[-1].thinned if trained else (),
         dropped=tuple(name for one in reached for name in one.dropped),
         memory=memory,
     )
 
 
-def _thinned_only(work: ConversionContext, pruning: PruningPlan, material: TrainingData | None) -> PrunedModel:
+def _thinned_only(context: ConversionContext, pruning: PruningPlan, material: TrainingData | None) -> PrunedModel:
     """A model of which nothing is cut; training makes it sparse."""
-    trained = (_trained(work, pruning.training, work.source, material),) if pruning.training and material else ()
+    trained = (_trained(context, pruning.training, context.source, material),) if pruning.training and material else ()
     try:
-        dense = _dissected(work, work.source)
+        dense = _dissected(context, context.source)
     except SourceError:  # which says what can be cut, and how much there is to compute
         dense = None
     return PrunedModel(
-        source=opened(work, trained[0].request) if trained else work.source,
+        source=opened(context, trained[0].request) if trained else context.source,
         dense=dense,
         left=dense,
         widths=dense.widths if dense else {},
@@ -138,24 +138,26 @@ def _thinned_only(work: ConversionContext, pruning: PruningPlan, material: Train
         measured=None,
         gauge="",
         trained=trained,
-        notes=() if material or work.calibration else (UNMENDED,),
+        notes=() if material or context.calibration else (UNMENDED,),
         thinned=trained[0].thinned if trained else (),
     )
 
 
-def _thinned(work: ConversionContext, pruning: PruningPlan, sparsity: str, made: PrunedModel) -> PrunedModel:
+def _thinned(context: ConversionContext, pruning: PruningPlan, sparsity: str, made: PrunedModel) -> PrunedModel:
     """Set weights to zero at once, where there is no training to do it."""
-    data = _some(work, work.calibration, MENDED)
-    request = SparsifyRequest(made.source, sparsity, pruning.limits.keep, work.inputs, data)
-    sparse = work.runner.run(SPARSIFY, request)
+    data = _some(context, context.calibration, MENDED)
+    request = SparsifyRequest(made.source, sparsity, pruning.limits.keep, context.inputs, data)
+    sparse = context.runner.run(SPARSIFY, request)
     notes = (*made.notes, *(f"pruning: {note}" for note in sparse.notes))
-    return replace(made, source=opened(work, sparse.request), thinned=sparse.thinned, notes=notes)
+    return replace(made, source=opened(context, sparse.request), thinned=sparse.thinned, notes=notes)
 
 
 def _trained(
-    work: ConversionContext, training: TrainingPlan, source: Source, material: TrainingData, *, begin: bool = False
+    context: ConversionContext, training: TrainingPlan, source: Source, material: TrainingData, *, begin: bool = False
 ) -> Trained:
-    return trainings.train(work.runner, training, source, material, Teacher(work.source, work.inputs), begin=begin)
+    return trainings.train(
+        context.runner, training, source, material, Teacher(context.source, context.inputs), begin=begin
+    )
 
 
 def _dense(training: TrainingPlan) -> TrainingPlan:
@@ -163,48 +165,53 @@ def _dense(training: TrainingPlan) -> TrainingPlan:
     return replace(training, settings=replace(training.settings, sparsity=None, keep=()))
 
 
-def _dissected(work: ConversionContext, source: Source) -> PruningGraph:
-    return work.runner.run(ANALYZE, AnalyzeRequest(source))
+def _dissected(context: ConversionContext, source: Source) -> PruningGraph:
+    return context.runner.run(ANALYZE, AnalyzeRequest(source))
 
 
 @dataclass(frozen=True)
 class _Look:
     """What of a model can be cut, and what that is worth."""
 
-    work: ConversionContext
+    context: ConversionContext
     material: TrainingData | None
     importance: str
     seed: int
 
     def __call__(self, source: Source) -> tuple[PruningGraph, ChannelScores]:
         """Look at the model of this work as it has become."""
-        data = _some(self.work, self.material.data if self.material else self.work.calibration, SCORED)
-        request = ScoreRequest(source, self.work.inputs, self.importance, data, self.seed)
-        scores = self.work.runner.run(SCORE, request)
-        return _dissected(self.work, source), read(scores, self.importance)
+        data = _some(self.context, self.material.data if self.material else self.context.calibration, SCORED)
+        request = ScoreRequest(source, self.context.inputs, self.importance, data, self.seed)
+        scores = self.context.runner.run(SCORE, request)
+        return _dissected(self.context, source), read(scores, self.importance)
 
 
-def _mended(work: ConversionContext, reached: PruningResult, material: TrainingData | None) -> Source:
+def _mended(context: ConversionContext, reached: PruningResult, material: TrainingData | None) -> Source:
     """What was cut, repaired towards what it was, where there are data."""
-    data = _some(work, work.calibration or (material.data if material else None), MENDED)
+    data = _some(context, context.calibration or (material.data if material else None), MENDED)
     if data is None or not (reached.cuts or reached.dropped):
         return reached.source
-    request = RecalibrateRequest(reached.source, work.inputs, data, reached.before, reached.cuts)
-    return opened(work, work.runner.run(RECALIBRATE, request))
+    request = RecalibrateRequest(reached.source, context.inputs, data, reached.before, reached.cuts)
+    return opened(context, context.runner.run(RECALIBRATE, request))
 
 
-def _some(work: ConversionContext, data: DataSet | None, count: int) -> DataSet | None:
+def _some(context: ConversionContext, data: DataSet | None, count: int) -> DataSet | None:
     if data is None or data.count <= count:
         return data
-    return work.runner.run(SUBSET, SubsetRequest(data, count, "a part"), "pruning")
+    return context.runner.run(SUBSET, SubsetRequest(data, count, "a part"), "pruning")
 
 
 def _measures(
-    work: ConversionContext, pruning: PruningPlan, goal: Goal, dense: PruningGraph
+    context: ConversionContext, pruning: PruningPlan, goal: Goal, dense: PruningGraph
 ) -> tuple[Callable[[PruningGraph], tuple[Term, ...]], GoalMeter | None]:
     """What the goal is counted in, and what it is measured with; another machine's times cannot be measured here."""
-    measure, (engine, scheme) = goal.measure, measured_in(work.targets, calibrated=work.data.calibrate is not None)
-    gauge = GoalMeter(work, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
+    measure, (engine, scheme) = (
+        goal.measure,
+        measured_in(context.targets, calibrated=context.data.calibrate is not None),
+    )
+    gauge = (
+        GoalMeter(context, measure, engine, scheme) if measure in ("latency", "size") and not pruning.table else None
+    )
     if measure != "latency":
         return lambda anatomy: terms_of(measure, anatomy), gauge
     if pruning.table and pruning.table.engine != engine:
@@ -212,7 +219,7 @@ def _measures(
             f"--latency-table is of {pruning.table.engine}, and what is pruned will run in {engine}\n"
             f"make the table for the same device, or choose the --device it was made for"
         )
-    table = pruning.table or _tabulated(work, pruning, dense, GoalMeter(work, measure, engine, scheme))
+    table = pruning.table or _tabulated(context, pruning, dense, GoalMeter(context, measure, engine, scheme))
     rest = table.rest(dense)
 
     def terms(anatomy: PruningGraph) -> tuple[Term, ...]:
@@ -222,11 +229,11 @@ def _measures(
     return terms, gauge
 
 
-def _tabulated(work: ConversionContext, pruning: PruningPlan, dense: PruningGraph, gauge: GoalMeter) -> Table:
+def _tabulated(context: ConversionContext, pruning: PruningPlan, dense: PruningGraph, gauge: GoalMeter) -> Table:
     """The times of this model's layers on this machine, written where the user wants them."""
     scheme = "int8-static" if gauge.scheme == "int8-static" else "float32"  # what layers are timed in alone
-    request = TimeLayersRequest(dense, gauge.artifact(work.source), scheme)
-    table = work.runner.run(TIME_LAYERS, request, gauge.engine)
+    request = TimeLayersRequest(dense, gauge.artifact(context.source), scheme)
+    table = context.runner.run(TIME_LAYERS, request, gauge.engine)
     if pruning.write_table:
         try:
             pruning.write_table.write_text(table.to_json(), encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import ConversionContext
+from edgekit.conversion.context import ConversionContext, ExaminedArtifact
 from edgekit_converters.load import LOAD
 from edgekit_converters.prune import CUT_CHANNELS, DROP_BRANCHES, CutChannelsRequest, DropBranchesRequest, PruningGraph
 from edgekit_converters.prune.branch_selection import TermsAt, dropped, least
@@ -29,23 +29,23 @@ NEAR, AIM = 0.93, 0.98  # of the goal: what is near enough below it, and where a
 class GoalMeter:
     """What a goal is measured with: the model in one format and arithmetic."""
 
-    work: ConversionContext  # of the dense model
+    context: ConversionContext  # of the dense model
     measure: str  # "latency" or "size"
     engine: str
     scheme: str
 
     def artifact(self, source: Source) -> Artifact:
         """A model as it will be run."""
-        work = replace(self.work, source=source)
-        lowered = stages.lower(work, self.engine)
-        return lowered if self.scheme == "float32" else quantized(work, lowered, self.scheme)
+        context = replace(self.context, source=source)
+        lowered = stages.lower(context, self.engine)
+        return lowered if self.scheme == "float32" else quantized(context, lowered, self.scheme)
 
     def left(self, source: Source) -> float:
         """The part of the dense model's time or size that a pruned one has."""
-        dense, pruned = self.artifact(self.work.source), self.artifact(source)
+        dense, pruned = self.artifact(self.context.source), self.artifact(source)
         if self.measure == "size":
             return pruned.size_bytes / dense.size_bytes
-        whole, part = self.work.runner.run(TIME_MODELS, TimeModelsRequest((dense, pruned)), self.engine)
+        whole, part = self.context.runner.run(TIME_MODELS, TimeModelsRequest((dense, pruned)), self.engine)
         return part / whole
 
 
@@ -53,7 +53,7 @@ class GoalMeter:
 class PruningTask:
     """A model to be cut, and what cutting it goes by."""
 
-    work: ConversionContext
+    context: ConversionContext
     source: Source  # as it is: in a later round, what the one before left
     look: Callable[[Source], tuple[PruningGraph, ChannelScores]]  # what of a model can be cut, and what that is worth
     terms_at: TermsAt
@@ -121,38 +121,38 @@ def _last(job: PruningTask, goal: Goal, nearest: float) -> PruningResult:
 def _tried(job: PruningTask, goal: Goal) -> PruningResult:
     anatomy, worth = job.look(job.source)
     gone = dropped(anatomy, worth, job.terms_at, goal, job.limits, job.whole) if job.depth else ()
-    before = shortened(job.work, job.source, gone)
+    before = shortened(job.context, job.source, gone)
     if gone:
         anatomy, worth = job.look(before)
     terms = job.terms_at(anatomy)
     cuts: tuple[Cut, ...] = ()
     if not gone or total(terms, anatomy.widths) > goal.left * job.whole.cost:
         cuts = choose(anatomy, worth, terms, goal, job.limits, job.whole)
-    source = cut(job.work, before, cuts)
+    source = cut(job.context, before, cuts)
     counted = total(terms, widths_after(anatomy, cuts)) / job.whole.cost
     return PruningResult(before, gone, cuts, source, counted, job.gauge.left(source) if job.gauge else None)
 
 
-def shortened(work: ConversionContext, source: Source, branches: tuple[str, ...]) -> Source:
+def shortened(context: ConversionContext, source: Source, branches: tuple[str, ...]) -> Source:
     """Make the model without some of its residual branches, and open it; none leave it as it is."""
     if not branches:
         return source
-    return opened(work, work.runner.run(DROP_BRANCHES, DropBranchesRequest(source, branches)))
+    return opened(context, context.runner.run(DROP_BRANCHES, DropBranchesRequest(source, branches)))
 
 
-def cut(work: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
+def cut(context: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
     """Make the smaller model, and open it; nothing to cut leaves it as it is."""
     if not cuts:
         return source
-    return opened(work, work.runner.run(CUT_CHANNELS, CutChannelsRequest(source, cuts)))
+    return opened(context, context.runner.run(CUT_CHANNELS, CutChannelsRequest(source, cuts)))
 
 
-def opened(work: ConversionContext, request: SourceRequest) -> Source:
+def opened(context: ConversionContext, request: SourceRequest) -> Source:
     """Load what a stage has made."""
-    return work.runner.run(LOAD, request)
+    return context.runner.run(LOAD, request)
 
 
-def quantized(work: ConversionContext, artifact: Artifact, scheme: str) -> Artifact:
+def quantized(context: ConversionContext, artifact: Artifact, scheme: str) -> Artifact:
     """A float artifact in a scheme, as a conversion makes it that looks for nothing better."""
-    examined = stages.Examined(artifact, stages.examine(work, artifact, (scheme,)))
-    return stages.quantize(work, examined, Recipe(scheme))
+    examined = ExaminedArtifact(artifact, stages.examine(context, artifact, (scheme,)))
+    return stages.quantize(context, examined, Recipe(scheme))

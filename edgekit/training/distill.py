@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.conversion import open_model
-from edgekit.conversion import stages as steps
+from edgekit.conversion import open_model, stages
+from edgekit.conversion.context import EVALUATION
 from edgekit.plan.data import DataPlan, plan_data
 from edgekit.plan.execution import ExecutionPlan, plan_execution
 from edgekit.plan.model import ModelPlan, plan_model
@@ -96,7 +96,7 @@ def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
         EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
     """
     started = time.monotonic()
-    with open_model.runner(plan.execution, watch) as runner:
+    with open_model.start_runner(plan.execution, watch) as runner:
         student = _opened(runner, plan.student, plan.student_data)
         teacher = _opened(runner, plan.teacher, plan.teacher_data)
         saved = model_file.save(runner, student.source)
@@ -137,7 +137,7 @@ def _opened(runner: Runner, plan: ModelPlan, data: DataPlan) -> Teacher:
 
 
 def _evaluated(runner: Runner, plan: DataPlan, model: Teacher) -> Evaluation | None:
-    data = steps.prepare(runner, plan, model.inputs, plan.evaluate, steps.EVALUATION)
+    data = stages.prepare_data(runner, plan, model.inputs, plan.evaluate, EVALUATION)
     if data is None:
         return None
     request = EvaluateRequest(model.source, model.inputs, model.source.outputs, data, metric=plan.metric)

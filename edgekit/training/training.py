@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.conversion import stages
-from edgekit.conversion.stages import DataSplit
+from edgekit.conversion.context import DataSplit
 from edgekit.plan.data import DataPlan
 from edgekit.plan.declaration import check_paths, flag, given
 from edgekit.plan.options import TrainingOptions
@@ -133,9 +133,9 @@ def material(runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], trai
         DataError: they do not fit it, or are no images but were to be augmented.
     """
     augment.check(training.settings.augment, inputs)
-    data = stages.prepare(runner, plan, inputs, training.data, TRAINING)
+    data = stages.prepare_data(runner, plan, inputs, training.data, TRAINING)
     assert data is not None
-    return TrainingData(inputs, data, stages.prepare(runner, plan, inputs, training.validate, VALIDATION))
+    return TrainingData(inputs, data, stages.prepare_data(runner, plan, inputs, training.validate, VALIDATION))
 
 
 def train(

@@ -122,7 +122,7 @@ def test_when_nothing_fits_the_nearest_are_named_and_no_bundle_is_written(race, 
 def test_too_few_samples_cannot_tell(race, demo, tmp_path):
     few = np.load(demo / "test.npz")
     np.savez(tmp_path / "few.npz", x=few["x"][:40], y=few["y"][:40])
-    with pytest.raises(DataError, match="40 samples cannot tell which candidate is better"):
+    with pytest.raises(DataError, match="40 samples are too few to tell which candidate is better"):
         race(evaluate=tmp_path / "few.npz")
 
 

@@ -91,7 +91,7 @@ def test_a_drop_that_so_few_samples_cannot_tell(convert, demo):
     np.savez(convert.give("few.npz"), x=samples["x"][:49], y=samples["y"][:49])
     code, message = convert(str(demo / "digits.keras"), "--evaluate", "few.npz", "--max-drop", "0.01")
     assert code == 3
-    assert "few.npz: 49 samples cannot tell whether --max-drop 0.01 holds; at least 50 are needed" in message
+    assert "few.npz: 49 samples are too few to tell whether --max-drop 0.01 holds; give at least 50" in message
 
 
 @torch

@@ -67,7 +67,7 @@ def test_without_remedies_it_loses_much_more_and_is_told_why(made, convert):
     plain = convert("plain", device="generic-arm64", remedies=False)
     (variant,) = plain.variants
     assert variant.drop > 5 * ONE_POINT
-    assert {found.remedy for found in plain.findings} == {"nothing: --no-remedies"}
+    assert {found.remedy for found in plain.findings} == {"nothing: --no-auto-fix"}
 
 
 def test_the_application_sees_one_output_in_every_variant(folder, made):
