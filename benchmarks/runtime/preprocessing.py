@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness import figures
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing, TensorBinding
-from edgekit_runtime.inference.raw_input import raw_feed
+from edgekit_runtime.inference.raw_input import raw_to_tensor
 
 ROUNDS = 60
 CALLS_A_ROUND = 5
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _feed(steps: Preprocessing, binding: TensorBinding) -> Callable[[Any], Any]:
-    return raw_feed(InputSpec("image", SHAPE, "float32", "NHWC", steps), binding)
+    return raw_to_tensor(InputSpec("image", SHAPE, "float32", "NHWC", steps), binding)
 
 
 def _by_hand(dtype: type[np.floating[Any]]) -> Callable[[Any], Any]:

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             write_outputs(args.output, outputs)
         found, lines = _results(model, outputs, args.top)
         record = {"variant": model.placement.variant, "events": [asdict(event) for event in model.events], **found}
-        lines = [*render.taken_lines(model.placement), *lines]
+        lines = [*render.selection_lines(model.placement), *lines]
     _print(args, record, lines)
     return 0
 

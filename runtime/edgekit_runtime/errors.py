@@ -1,30 +1,30 @@
-"""Every error edgekit raises on purpose, and the exit code of its family.
+"""Every error that edgekit raises on purpose, and the exit code of its family.
 
 EdgekitError
-├── PlanError             exit 3   the request cannot be met
+├── PlanError             exit 3   the request cannot be fulfilled
 │   ├── ProfileError               a device profile is unknown or malformed
 │   ├── SourceError                the model cannot be found, read or loaded
 │   └── DataError                  calibration or evaluation data do not fit
-├── ConversionError       exit 4   a stage refused; carries stage, subject and advice
+├── ConversionError       exit 4   a stage failed; has stage, subject and advice
 │   ├── UnsupportedOperator        the target format lacks an operator of the model
 │   ├── CalibrationError           the quantizer could not use the calibration data
-│   ├── DiskFull                   there is no room for what a stage makes
+│   ├── DiskFull                   the disk is full
 │   └── ToolchainError             a toolchain failed, was killed or is not installed
 ├── VerificationError     exit 5   an artifact differs more, or costs more accuracy, than allowed
 ├── BundleError           exit 6   the bundle must not be used
 │   ├── MalformedBundle            the archive or its manifest breaks the format
 │   ├── DigestMismatch             a file is not the file that was packed
-│   ├── SignatureInvalid           trust was asked for and not established
+│   ├── SignatureInvalid           a trusted signature is required, and it is missing or wrong
 │   ├── DecryptionFailed           the key of an encrypted file is missing or wrong
 │   ├── UnsupportedVersion         written by a newer format version
 │   ├── IncompatibleDevice         no variant can run on this machine
-│   └── NotAnUpdate                it is older than, or not a version of, what the store has
-├── EngineError           exit 7   an engine cannot be had or refused an input
+│   └── NotAnUpdate                it is older than the store's bundle, or of another model
+├── EngineError           exit 7   an engine is not available, failed, or refused an input
 │   ├── EngineUnavailable          the library is missing or does not load
 │   ├── DelegateUnavailable        the delegate is missing or refused the model
 │   ├── DelegateCrashed            the delegate crashed or hung in its probe
 │   └── InputMismatch              an input has the wrong name, shape, dtype or values
-└── StoreError            exit 8   the store of bundles on a board cannot do what was asked
+└── StoreError            exit 8   the store of bundles on a board cannot do it
 
 Exit code 2 is a usage error of the command line, 1 a bug with its traceback.
 Messages say what happened, where, and what to do next.
@@ -40,7 +40,7 @@ class EdgekitError(Exception):
 
 
 class PlanError(EdgekitError):
-    """The request cannot be met as it was asked."""
+    """The request cannot be fulfilled."""
 
     exit_code = 3
 
@@ -58,11 +58,11 @@ class DataError(PlanError):
 
 
 class ConversionError(EdgekitError):
-    """A stage refused.
+    """A stage failed or refused its input.
 
     Attributes:
         stage: the stage's name, such as ``"lower"``.
-        subject: what it refused: a layer, an operator, an artifact.
+        subject: the layer, operator or artifact at fault.
         advice: what the user can do next.
     """
 
@@ -84,7 +84,7 @@ class ConversionError(EdgekitError):
 
 
 def _rebuild(kind: type[ConversionError], message: str, stage: str, subject: str, advice: str) -> ConversionError:
-    """Pickle support: errors cross from a worker process to its parent whole."""
+    """Restore a pickled error, which a worker process sends to its parent."""
     return kind(message, stage=stage, subject=subject, advice=advice)
 
 
@@ -97,7 +97,7 @@ class CalibrationError(ConversionError):
 
 
 class DiskFull(ConversionError):
-    """There is no room for what a stage makes: whatever is tried next would fail, too."""
+    """The disk is full, so that the next stage would fail, too."""
 
 
 class ToolchainError(ConversionError):
@@ -125,7 +125,7 @@ class DigestMismatch(BundleError):
 
 
 class SignatureInvalid(BundleError):
-    """Trust was asked for and not established."""
+    """A trusted signature is required, and it is missing or wrong."""
 
 
 class DecryptionFailed(BundleError):
@@ -141,11 +141,11 @@ class IncompatibleDevice(BundleError):
 
 
 class NotAnUpdate(BundleError):
-    """The bundle is older than what a store has, or not a version of it."""
+    """The bundle is older than the store's bundle, or of another model."""
 
 
 class EngineError(EdgekitError):
-    """An engine cannot be had, or refused an input."""
+    """An engine is not available, failed, or refused an input."""
 
     exit_code = 7
 
@@ -167,6 +167,6 @@ class InputMismatch(EngineError):
 
 
 class StoreError(EdgekitError):
-    """The store of bundles on a board cannot do what was asked."""
+    """The store of bundles on a board cannot do what was requested."""
 
     exit_code = 8

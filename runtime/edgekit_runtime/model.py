@@ -254,10 +254,10 @@ class Model:
         declared = self.manifest.postprocessing
         if declared is None:
             raise MalformedBundle(f"the bundle {self.manifest.model_name!r} does not declare what its outputs mean")
-        from edgekit_runtime.inference.postprocess import answers
+        from edgekit_runtime.inference.postprocess import postprocess
 
         by_name = outputs if isinstance(outputs, dict) else {self.outputs[0].name: outputs}
-        return answers(declared, by_name, self.labels)
+        return postprocess(declared, by_name, self.labels)
 
     async def arun(self, x: Inputs, raw: bool = False) -> Outputs:
         """Run once without blocking the event loop."""

@@ -1,6 +1,6 @@
-"""Frozen dataclasses that are quick to define.
+"""Frozen dataclasses that are fast to define.
 
-``dataclasses`` writes and compiles six methods for each class. Here all classes share the same methods. The classes
+``dataclasses`` generates and compiles six methods for each class. Here all classes share the same methods. The classes
 behave as ``dataclass(frozen=True)`` defines, and ``dataclasses.fields``, ``asdict``, ``replace`` and ``is_dataclass``
 accept them.
 
@@ -16,54 +16,54 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace
 
-__all__ = ["dataclass", "field", "needed", "replace"]
+__all__ = ["dataclass", "field", "replace", "required_fields"]
 
 T = TypeVar("T")
 
 
 class _Factory:
-    """The mark of a field whose default is made anew each time."""
+    """Marks a field whose default is made anew for each record."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self.make = make
 
 
 class _Fields:
-    """``__dataclass_fields__``, put together when the ``dataclasses`` module asks for it."""
+    """Builds ``__dataclass_fields__`` when the ``dataclasses`` module first reads it."""
 
     def __get__(self, _: object, kind: Any) -> dict[str, Any]:
         import dataclasses
 
         body: dict[str, Any] = {"__annotations__": kind.__annotations__, "__module__": kind.__module__}
         for name, default in kind.__defaults__.items():
-            made = isinstance(default, _Factory)
-            body[name] = dataclasses.field(default_factory=default.make) if made else default
-        twin: Any = dataclasses.dataclass(type(kind.__name__, (), body))
-        found: dict[str, Any] = twin.__dataclass_fields__
-        kind.__dataclass_fields__ = found  # from now on without us
+            is_factory = isinstance(default, _Factory)
+            body[name] = dataclasses.field(default_factory=default.make) if is_factory else default
+        copy: Any = dataclasses.dataclass(type(kind.__name__, (), body))
+        found: dict[str, Any] = copy.__dataclass_fields__
+        kind.__dataclass_fields__ = found  # replaces this descriptor
         return found
 
 
-def needed(kind: type) -> set[str]:
-    """The fields of a record without a default."""
+def required_fields(kind: type) -> set[str]:
+    """Return the fields of a record class that have no default."""
     return set(kind.__match_args__) - set(kind.__defaults__)  # type: ignore[attr-defined]
 
 
-def _init(self: Any, *args: Any, **named: Any) -> None:
+def _init(self: Any, *args: Any, **keywords: Any) -> None:
     kind = type(self)
-    names, given = kind.__match_args__, dict(zip(kind.__match_args__, args))
-    wrong = [name for name in named if name not in names or name in given]
+    names, values = kind.__match_args__, dict(zip(kind.__match_args__, args))
+    wrong = [name for name in keywords if name not in names or name in values]
     if wrong or len(args) > len(names):
-        what = f"has no field {wrong[0]!r}, or it was given twice" if wrong else f"has {len(names)} fields"
-        raise TypeError(f"{kind.__name__} {what}")
-    given.update(named)
-    values = self.__dict__
+        problem = f"has no field {wrong[0]!r}, or it was given twice" if wrong else f"has {len(names)} fields"
+        raise TypeError(f"{kind.__name__} {problem}")
+    values.update(keywords)
+    fields = self.__dict__
     for name in names:
-        if name in given:
-            values[name] = given[name]
+        if name in values:
+            fields[name] = values[name]
         elif name in kind.__defaults__:
             default = kind.__defaults__[name]
-            values[name] = default.make() if type(default) is _Factory else default
+            fields[name] = default.make() if type(default) is _Factory else default
         else:
             raise TypeError(f"{kind.__name__} needs {name!r}")
 
@@ -102,11 +102,11 @@ _SHARED = {
 if not TYPE_CHECKING:
 
     def field(*, default_factory: Callable[[], Any]) -> Any:
-        """A field whose default is made anew for each record."""
+        """Declare a field whose default is made anew for each record."""
         return _Factory(default_factory)
 
     def dataclass(*, frozen: bool) -> Callable[[type[T]], type[T]]:
-        """Make a class without bases a frozen record of its annotated names; ``frozen`` is there to be read."""
+        """Turn a class without bases into a frozen record of its annotated names; ``frozen`` must be True."""
         if not frozen:
             raise TypeError("a record is frozen")
 
@@ -120,5 +120,5 @@ if not TYPE_CHECKING:
         return make
 
     def replace(record: T, **changes: Any) -> T:
-        """The record with some fields changed."""
+        """Return a copy of the record with some fields changed."""
         return type(record)(**{**record.__dict__, **changes})

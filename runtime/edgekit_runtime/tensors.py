@@ -1,4 +1,4 @@
-"""Between real numbers and the integers an artifact computes with."""
+"""Quantize and dequantize arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def quantize(x: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any]) -> Array:
-    """``clip(round(x / scale) + zero_point)`` in the range of ``dtype``, computed in float32.
+    """Return ``clip(round(x / scale) + zero_point)`` in the range of ``dtype``, computed in float32.
 
     Halves are rounded to even and the division is a multiplication by float32's ``1 / scale``, as in the
     kernels that convert float inputs when LiteRT runs with its default XNNPACK delegate (``f32-qs8-vcvt``:
@@ -23,8 +23,8 @@ def quantize(x: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any]
 
     Args:
         x: finite real numbers, any shape.
-        scale: real units a step, positive.
-        zero_point: the integer that stands for 0.
+        scale: the real value of one step, positive.
+        zero_point: the integer that represents 0.
         dtype: int8, uint8 or int16.
 
     Returns:
@@ -34,7 +34,7 @@ def quantize(x: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any]
 
 
 def quantizer(scale: float, zero_point: int, dtype: str | np.dtype[Any]) -> Callable[[Array], Array]:
-    """``quantize`` with all but ``x`` settled, for those who call it often."""
+    """Return ``quantize`` as a function of ``x`` alone, which is faster for repeated calls."""
     target = np.dtype(dtype)
     limits = np.iinfo(target)
     low, high = np.float32(limits.min), np.float32(limits.max)
@@ -51,7 +51,7 @@ def quantizer(scale: float, zero_point: int, dtype: str | np.dtype[Any]) -> Call
 
 
 def dequantize(q: Array, scale: float, zero_point: int, dtype: str | np.dtype[Any] = "float32") -> Array:
-    """``(q - zero_point) * scale``, computed in float32 and given as ``dtype``, in the shape of ``q``."""
+    """Return ``(q - zero_point) * scale``, computed in float32 and cast to ``dtype``, in the shape of ``q``."""
     real = q.astype(np.float32)
     real -= np.float32(zero_point)
     real *= np.float32(scale)
@@ -59,12 +59,12 @@ def dequantize(q: Array, scale: float, zero_point: int, dtype: str | np.dtype[An
 
 
 def dequantization_table(dtype: str, scale: float, zero_point: int, to: str) -> Array:
-    """What the bit patterns 0..255 of an 8-bit ``dtype`` stand for: exact, and one look-up.
+    """Return the real values of the bit patterns 0..255 of an 8-bit ``dtype``, so that dequantizing is one look-up.
 
-    To the bit as :func:`dequantize`: a double holds the product of an integer of 9 bits and a float32 exactly. It is
-    made without numpy's arithmetic, whose kernels would be 130 KB of memory that nothing else of a call needs.
+    The values equal those of :func:`dequantize` bit by bit, since a double holds the product of a 9-bit integer and a
+    float32 exactly. They are computed without numpy, whose arithmetic kernels would load 130 KB that no call needs.
     """
-    first = 128 if dtype == "int8" else 256  # the pattern from which on they stand for negative numbers
+    first = 128 if dtype == "int8" else 256  # the first bit pattern of a negative number
     step = float(np.float32(scale))
     real = [((q if q < first else q - 256) - zero_point) * step for q in range(256)]
     return np.array(real, np.float32).astype(to, copy=False)

@@ -161,7 +161,10 @@ def test_a_half_precision_artifact_gives_the_declared_dtype(make_identity: Make)
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_what_is_no_array_is_a_mismatch(bundle_path: Path, raw: bool) -> None:
-    with edgekit_runtime.load(bundle_path) as model, pytest.raises(InputMismatch, match=r"'image' .* it is no array"):
+    with (
+        edgekit_runtime.load(bundle_path) as model,
+        pytest.raises(InputMismatch, match=r"'image' .* is not an array"),
+    ):
         model([[[1, 2], [3]]], raw=raw)
 
 

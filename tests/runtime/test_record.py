@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from edgekit_runtime.format.manifest import TensorBinding, Variant
-from edgekit_runtime.record import dataclass, field, needed, replace
+from edgekit_runtime.record import dataclass, field, replace, required_fields
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def test_the_dataclasses_module_knows_it() -> None:
     assert [(f.name, f.default, f.default_factory) for f in ours] == [
         (f.name, f.default, f.default_factory) for f in theirs
     ]
-    assert needed(Ours) == {"name"}
+    assert required_fields(Ours) == {"name"}
 
 
 def test_it_is_copied_and_pickled() -> None:
     binding = TensorBinding(1, "x", "int8", 0.5, 3)
     assert pickle.loads(pickle.dumps(binding)) == binding == copy.deepcopy(binding)
-    assert needed(Variant) >= {"name", "engine", "golden"}
+    assert required_fields(Variant) >= {"name", "engine", "golden"}

@@ -1,4 +1,4 @@
-"""Say in plain lines what a bundle is, where it was placed, and what it answered."""
+"""Describe a bundle, its placement and its results in lines of text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def manifest_lines(manifest: Manifest) -> Iterator[str]:
-    """What the bundle says of itself."""
+    """Describe the bundle."""
     yield f"{manifest.model_name} {manifest.model_version}"
     yield from (f"  input    {_input(spec)}" for spec in manifest.inputs)
     yield from (f"  output   {_output(spec)}" for spec in manifest.outputs)
@@ -60,7 +60,7 @@ def _output(spec: OutputSpec) -> str:
 
 
 def _preprocessing(steps: Preprocessing) -> str:
-    """The formula, without the steps that change nothing; x is what the sensor gave."""
+    """Return the formula without the steps that change nothing; x is the raw value."""
     formula = "x" if steps.scale == 1 else f"x * {steps.scale:.6g}"
     formula += f" - {_values(steps.mean)}" if any(steps.mean) else ""
     if any(value != 1 for value in steps.std):
@@ -69,19 +69,20 @@ def _preprocessing(steps: Preprocessing) -> str:
     return resized + (f"as {formula}" if formula != "x" else "as it is")
 
 
-def _postprocessing(means: Postprocessing) -> str:
-    """What the outputs mean, in a line."""
-    scores = means.scores if means.activation == "none" else f"{means.activation} of {means.scores}"
-    bounds = f"at most {means.top}, of {means.threshold:g} or more"
-    if means.boxes is None:
+def _postprocessing(declared: Postprocessing) -> str:
+    """Describe the postprocessing in a line."""
+    scores = declared.scores if declared.activation == "none" else f"{declared.activation} of {declared.scores}"
+    bounds = f"at most {declared.top}, of {declared.threshold:g} or more"
+    if declared.boxes is None:
         return f"classes by {scores}, {bounds}"
-    return f"boxes ({means.box_format}) in {means.boxes} by {scores}, {bounds}, overlapping by at most {means.iou:g}"
+    overlap = f"overlapping by at most {declared.iou:g}"
+    return f"boxes ({declared.box_format}) in {declared.boxes} by {scores}, {bounds}, {overlap}"
 
 
 def _values(values: tuple[float, ...]) -> str:
-    """One value, or one a channel; of many channels the first."""
-    told = [f"{value:.6g}" for value in values[:4]] + (["..."] if len(values) > 4 else [])
-    return told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    """Return one value, or the values of the channels; only the first of many."""
+    shown = [f"{value:.6g}" for value in values[:4]] + (["..."] if len(values) > 4 else [])
+    return shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]"
 
 
 def _needs(wanted: Requirements, engine: str) -> Iterator[str]:
@@ -89,12 +90,12 @@ def _needs(wanted: Requirements, engine: str) -> Iterator[str]:
         yield " or ".join(wanted.arch)
     if wanted.engine_version is not None:
         yield f"{engine} {wanted.engine_version} or newer"
-    if wanted.memory_bytes is not None and wanted.memory_bytes >> 20:  # less, every board has
+    if wanted.memory_bytes is not None and wanted.memory_bytes >> 20:  # every board has 1 MiB
         yield f"{wanted.memory_bytes >> 20:,} MiB of memory"
 
 
 def _plain(value: object) -> str:
-    """The beginning of a value that the format leaves to the writer, without what would steer a terminal."""
+    """Return the beginning of a value that the format does not check, without control characters."""
     return "".join(filter(str.isprintable, str(value)[:12]))
 
 
@@ -105,8 +106,8 @@ def _variant(variant: Variant) -> str:
     return f"{variant.name}  {where}  {variant.scheme}{measured}"
 
 
-def taken_lines(placement: Placement) -> Iterator[str]:
-    """What runs, and why nothing better does."""
+def selection_lines(placement: Placement) -> Iterator[str]:
+    """Describe the selected variant, and why the others were not selected."""
     versions = ", ".join(f"{name} {version}" for name, version in placement.versions.items())
     yield f"runs {placement.variant} on {placement.engine}:{placement.device} ({versions})"
     for refusal in placement.refused:
@@ -114,8 +115,8 @@ def taken_lines(placement: Placement) -> Iterator[str]:
 
 
 def placement_lines(placement: Placement) -> Iterator[str]:
-    """All that is known of what runs: how, on what, and how far its golden outputs were off here."""
-    yield from taken_lines(placement)
+    """Describe the placement in full, with the differences from the golden outputs."""
+    yield from selection_lines(placement)
     if placement.delegate is not None and placement.delegated is not None:
         yield f"  {placement.delegate} took {placement.delegated[0]} of {placement.delegated[1]} operators"
     precision, threads = placement.precision or "its own precision", placement.threads or "its own number of"
@@ -129,13 +130,13 @@ def placement_lines(placement: Placement) -> Iterator[str]:
 
 
 def event_line(event: Event) -> str:
-    """What an isolated model has lost, and what runs instead."""
+    """Describe the variant that was lost, and the one that runs instead."""
     lost = event.lost + (f" with {event.delegate}" if event.delegate else "")
     return f"lost {lost}: {event.reason}; now {event.now or 'nothing'} runs"
 
 
 def signature_lines(signed_by: str | None) -> Iterator[str]:
-    """Whose signature was verified, where trust was asked for."""
+    """Name the key whose signature was verified, if a signature was required."""
     if signed_by is not None:
         yield f"signed by the trusted key {signed_by[:16]}"
 
@@ -149,24 +150,24 @@ def verify_lines(results: tuple[VariantResult, ...]) -> Iterator[str]:
             yield f"  {difference}"
 
 
-def top(output: Array, labels: tuple[str, ...], count: int) -> list[dict[str, Any]]:
-    """The ``count`` largest of the first row's values, largest first; ties in the order of index."""
+def top_labels(output: Array, labels: tuple[str, ...], count: int) -> list[dict[str, Any]]:
+    """Return the ``count`` largest values of the first row, largest first; equal values in the order of the index."""
     values = output.reshape(-1, output.shape[-1])[0]  # (classes,)
     best = np.argsort(-values.astype(np.float64), kind="stable")[:count]
     return [{"index": int(i), "label": labels[i], "value": float(values[i])} for i in best]
 
 
 def output_record(output: Array, labels: tuple[str, ...], count: int) -> dict[str, Any]:
-    """What an output is, for programs: the best labels if it has labels, else its first ``count`` values."""
+    """Describe an output for JSON: the best labels if it has labels, else its first ``count`` values."""
     record: dict[str, Any] = {"shape": list(output.shape), "dtype": output.dtype.name}
-    if labels and output.shape[-1] == len(labels):  # where boxes lie along that axis, it is not that of the classes
-        return {**record, "top": top(output, labels, count)}
+    if labels and output.shape[-1] == len(labels):  # else the axis is not that of the classes, but of boxes
+        return {**record, "top": top_labels(output, labels, count)}
     first = output.reshape(-1)[:count].tolist()
     return {**record, "min": output.min().item(), "max": output.max().item(), "first": first}
 
 
 def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
-    """What the outputs of a call mean, the best first."""
+    """Describe the classes or boxes of a call, the best first."""
     yield "answers" if answers else "answers: none"
     for answer in answers:
         place = (
@@ -176,7 +177,7 @@ def answer_lines(answers: Sequence[Answer]) -> Iterator[str]:
 
 
 def output_lines(name: str, record: dict[str, Any]) -> Iterator[str]:
-    """What an output is, for people."""
+    """Describe an output in lines of text."""
     yield f"{name}  {record['dtype']} {record['shape']}"
     for best in record.get("top", ()):
         yield f"  {best['value']:10.4f}  {best['label']} ({best['index']})"

@@ -11,7 +11,7 @@ import re
 from typing import Any, Callable, NoReturn, TypeVar
 
 from edgekit_runtime.errors import MalformedBundle
-from edgekit_runtime.record import needed
+from edgekit_runtime.record import required_fields
 
 T = TypeVar("T")
 Check = Callable[[Any, str], T]
@@ -133,7 +133,7 @@ def object_with(value: Any, where: str, allowed: set[str], needed: set[str]) -> 
 
 def record(kind: type[T], **checks: Check[Any]) -> Check[T]:
     """An object that becomes the dataclass ``kind``; keys with a default may be left out."""
-    without_default = needed(kind)
+    without_default = required_fields(kind)
 
     def check(value: Any, where: str) -> T:
         found = object_with(value, where, set(checks), without_default)

@@ -1,4 +1,4 @@
-"""Engines on one artifact, each lent to one thread at a time: as many as are needed, up to a bound."""
+"""A pool of engines on one artifact, each lent to one thread at a time, which grows on demand up to a limit."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
     from edgekit_runtime.tensors import Array
 
 
-class Pool:
+class EnginePool:
     """Runs arrays through an engine that no other thread is using.
 
-    A thread that finds all engines taken gets a clone of the first one, and waits once there are ``most``, or where
-    an engine cannot be cloned. Taking and giving back cost one step of a deque each, which needs no lock; locks are for
-    those who wait, for growing and for closing.
+    A thread that finds all engines in use gets a clone of the first one. It waits if there are ``max_engines`` already,
+    or if the engine cannot be cloned. Borrowing and returning an engine is one deque operation each, which needs no
+    lock; waiting, growing and closing use locks.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.most = 1
+        self.max_engines = 1
         self._first = engine
-        self._idle: deque[Engine] = deque([engine])  # the engine that was used last, and is still in caches, is last
+        self._idle: deque[Engine] = deque(
+            [engine]
+        )  # the most recently used, whose data are in the processor's caches, is last
         self._count = 1
         self._closed = False
-        self._alert = 0  # threads that wait, and one more once closed: whoever gives back has to look
-        self._waiting: Condition | None = None
+        self._attention = 0  # waiting threads, plus 1 once closed; else returning needs no lock
+        self._condition: Condition | None = None
         self._lock = allocate_lock()
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -48,68 +50,68 @@ class Pool:
             return engine.run(arrays)
         finally:
             self._idle.append(engine)
-            if self._alert:
-                self._returned()
+            if self._attention:
+                self._notify_returned()
 
     def close(self) -> None:
-        """Close every engine: those that are idle now, the others when the calls that use them end."""
-        with self._changed():
+        """Close the engines: idle ones now, the others when their calls end."""
+        with self._get_condition():
             if not self._closed:
                 self._closed = True
-                self._alert += 1
+                self._attention += 1
             self._close_idle()
-            self._changed().notify_all()
+            self._get_condition().notify_all()
 
-    def _changed(self) -> Condition:
-        """What those who wait are told by; a process with a single thread never imports it."""
+    def _get_condition(self) -> Condition:
+        """Return the condition on which threads wait; a process with one thread never imports ``threading`` for it."""
         with self._lock:
-            if self._waiting is None:
+            if self._condition is None:
                 from threading import Condition
 
-                self._waiting = Condition()
-            return self._waiting
+                self._condition = Condition()
+            return self._condition
 
     def _wait(self) -> Engine:
-        with self._changed():
-            self._alert += 1
+        with self._get_condition():
+            self._attention += 1
             try:
                 while True:
                     if self._closed:
                         raise EngineError("the model is closed: load the bundle again")
-                    engine = self._free() or self._grown()
+                    engine = self._pop_idle() or self._grow()
                     if engine is not None:
                         return engine
-                    self._changed().wait()
+                    self._get_condition().wait()
             finally:
-                self._alert -= 1
+                self._attention -= 1
 
-    def _free(self) -> Engine | None:
+    def _pop_idle(self) -> Engine | None:
         try:
             return self._idle.pop()
         except IndexError:
             return None
 
-    def _grown(self) -> Engine | None:
-        """One more engine, while there may be more; None where there is no memory or no unit for another."""
-        if self._count >= self.most:
+    def _grow(self) -> Engine | None:
+        """Clone the engine; None at the limit, or if there is no memory or device for another."""
+        if self._count >= self.max_engines:
             return None
         try:
             engine = self._first.clone()
         except EngineError:
             engine = None
         if engine is None:
-            self.most = self._count
+            self.max_engines = self._count
         else:
             self._count += 1
         return engine
 
-    def _returned(self) -> None:
-        with self._changed():
+    def _notify_returned(self) -> None:
+        with self._get_condition():
             if self._closed:
                 self._close_idle()
             else:
-                self._changed().notify()
+                self._get_condition().notify()
 
     def _close_idle(self) -> None:
-        while (engine := self._free()) is not None:
+        while (engine := self._pop_idle()) is not None:
             engine.close()

@@ -1,4 +1,4 @@
-"""From a model's outputs to answers: the classes of an image, or the boxes in it, as the manifest declares."""
+"""Convert a model's outputs to classes or boxes, as the manifest declares."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """One class, or one box with its class."""
+    """A class, or a box with its class."""
 
     index: int  # of the class
-    label: str  # its name; the index in digits where the output has no labels
+    label: str  # its name; the index as text if the output has no labels
     score: float
     box: tuple[float, float, float, float] | None = None  # top, left, bottom, right, in the model's own units
 
 
-def answers(
+def postprocess(
     declared: Postprocessing, outputs: Mapping[str, Array], labels: Mapping[str, Sequence[str]]
 ) -> tuple[Answer, ...]:
-    """The answers in the outputs of one call, the best first; of equal ones, the one that comes first in the output.
+    """Convert the outputs of a call, the best score first; equal scores in the order of the output.
 
     Args:
-        declared: what the manifest says.
+        declared: the manifest's postprocessing.
         outputs: by name, dequantized: scores (1, ..., classes) or (1, ..., boxes, classes), boxes (1, ..., boxes, 4),
-            the last two axes the other way round where ``boxes_last`` says so.
+            with the last two axes swapped if ``boxes_last``.
         labels: by output name.
     """
     activation, names = ACTIVATIONS[declared.activation], labels.get(declared.scores, ())
@@ -46,12 +46,12 @@ def answers(
     boxes, scores = BOX_FORMATS[declared.box_format](boxes[:, :4]), activation(scores)  # (boxes, 4), (boxes, classes)
     classes = np.argmax(scores, axis=1)  # (boxes,)
     of_class = scores[np.arange(len(scores)), classes]  # (boxes,)
-    kept = suppress(boxes, of_class, classes, declared.iou, declared.threshold)[: declared.top]
+    kept = non_max_suppression(boxes, of_class, classes, declared.iou, declared.threshold)[: declared.top]
     return tuple(_answer(int(classes[i]), float(of_class[i]), names, boxes[i]) for i in kept)
 
 
 def _rows(declared: Postprocessing, output: Array) -> Array:
-    """What belongs to each box, (boxes, numbers)."""
+    """Return a row for each box, (boxes, values)."""
     rows = output.astype(np.float32).reshape(output.shape[-2:])
     return rows.T if declared.boxes_last else rows
 
@@ -65,19 +65,19 @@ def _answer(index: int, score: float, names: Sequence[str], box: Array | None = 
 
 
 def _best(scores: Array, threshold: float) -> Array:
-    """The places of the scores of at least the threshold, the best first. NaN is never among them."""
+    """Return the indices of the scores that reach the threshold, the best first, without NaN."""
     order = np.argsort(-scores, kind="stable")
     return order[scores[order] >= threshold]
 
 
-def suppress(boxes: Array, scores: Array, classes: Array, iou: float, threshold: float) -> list[int]:
-    """Greedy non-maximum suppression: the best box stays, and those of its class that it covers too far go.
+def non_max_suppression(boxes: Array, scores: Array, classes: Array, iou: float, threshold: float) -> list[int]:
+    """Run greedy non-maximum suppression: keep the best box, drop those of its class that overlap it too much, repeat.
 
     Args:
         boxes: (N, 4), top, left, bottom, right.
         scores: (N,).
-        classes: (N,); boxes of different classes leave each other alone.
-        iou: intersection over union above which a box goes.
+        classes: (N,); boxes of different classes do not suppress each other.
+        iou: intersection over union above which a box is dropped.
         threshold: least score.
 
     Returns:
@@ -94,7 +94,7 @@ def suppress(boxes: Array, scores: Array, classes: Array, iou: float, threshold:
 
 
 def _ious(box: Array, others: Array) -> Array:
-    """Intersection over union of one box with each of the others, (N,); 0 where both are empty."""
+    """Return the intersection over union of a box with each of the others, (N,); 0 if both are empty."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     shared = _areas(low, high)
     union = _areas(box[:2], box[2:]) + _areas(others[:, :2], others[:, 2:]) - shared
@@ -107,13 +107,13 @@ def _areas(low: Array, high: Array) -> Array:
 
 
 def softmax(logits: Array) -> Array:
-    """``exp(x) / sum(exp(x))`` over the last axis, shifted so that nothing overflows."""
+    """Return ``exp(x) / sum(exp(x))`` over the last axis, shifted so that nothing overflows."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def sigmoid(logits: Array) -> Array:
-    """``1 / (1 + exp(-x))``, by way of tanh, which overflows nowhere."""
+    """Return ``1 / (1 + exp(-x))``, computed with tanh, which does not overflow."""
     return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))
 
 
@@ -122,7 +122,7 @@ def _from_xyxy(boxes: Array) -> Array:
 
 
 def _from_centres(boxes: Array) -> Array:
-    """Centre x, centre y, width, height → top, left, bottom, right."""
+    """Convert centre x, centre y, width, height to top, left, bottom, right."""
     centres, sizes = boxes[:, [1, 0]], boxes[:, [3, 2]]
     return np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
 

@@ -1,7 +1,4 @@
-"""From the raw input of the application to what the model was trained on: the one implementation.
-
-Calibration, evaluation and the board all come here, so what was measured is what runs.
-"""
+"""Preprocess raw inputs as for training. Calibration, evaluation and the board all use this implementation."""
 
 from __future__ import annotations
 
@@ -14,19 +11,19 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Preprocessing
     from edgekit_runtime.tensors import Array
 
-BAND = 16  # target samples resampled together
-TILE = 1 << 18  # multiplications at once: what they read stays in caches, and OpenBLAS wakes no threads for so few
+BAND = 16  # target samples that are resampled together
+TILE = 1 << 18  # multiplications at once: their data fit in caches, and OpenBLAS starts no threads for so few
 
 
 def apply(preprocessing: Preprocessing, x: Array, dtype: str | np.dtype[Any], layout: str | None = None) -> Array:
-    """Resize if declared and not yet of that size, then ``(x * scale - mean) / std`` per channel in float32.
+    """Resize to the declared size, then compute ``(x * scale - mean) / std`` per channel in float32.
 
     Args:
-        preprocessing: what the manifest declares.
+        preprocessing: the manifest's preprocessing of the input.
         x: a batch: (N, H, W, C) for ``"NHWC"``, (N, C, H, W) for ``"NCHW"``, any shape for None.
         dtype: of the result; integers are rounded to even and clipped.
-        layout: the layout of ``x`` and of the result. None allows no resize; several values of ``mean`` or
-            ``std`` then run along the last axis.
+        layout: of ``x`` and of the result. With None, resizing is not possible, and several values of ``mean`` or
+            ``std`` apply along the last axis.
 
     Returns:
         An array of ``dtype`` in the layout of ``x``.
@@ -41,7 +38,7 @@ def apply(preprocessing: Preprocessing, x: Array, dtype: str | np.dtype[Any], la
 def _normalise(preprocessing: Preprocessing, x: Array, layout: str | None) -> Array:
     real = np.multiply(x, np.float32(preprocessing.scale), dtype=np.float32, order="C")
     rows, pixels = real, 1
-    if layout != "NCHW" and real.ndim > 1:  # a row of all its pixels, since numpy is slow on short ones
+    if layout != "NCHW" and real.ndim > 1:  # all pixels of a row at once, since numpy is slow on short rows
         pixels = real.shape[-2]
         rows = real.reshape(*real.shape[:-2], pixels * real.shape[-1])  # (..., W * C), a view
     if preprocessing.mean:
@@ -66,17 +63,17 @@ def _cast(real: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def resize(images: Array, size: tuple[int, int]) -> Array:
-    """Bilinear with antialias: a triangle filter as wide as the step where it shrinks, half-pixel centres.
+    """Resize bilinearly with antialiasing: a triangle filter as wide as the scale when shrinking, half-pixel centres.
 
-    That is what Pillow's ``BILINEAR`` computes, rows and columns apart (within one level for uint8, as Pillow
-    rounds between the two passes and uses fixed-point weights).
+    Pillow's ``BILINEAR`` computes the same, to within one level for uint8, since it rounds between its two passes and
+    uses fixed-point weights.
 
     Args:
         images: (N, H, W, C), uint8 or float.
         size: height and width of the result.
 
     Returns:
-        (N, height, width, C): uint8 rounded from uint8, else float32. The input itself when it has that size.
+        (N, height, width, C): uint8 rounded from uint8, else float32. The input itself if it has that size.
     """
     height, width = size
     if images.shape[1:3] == (height, width):
@@ -84,7 +81,7 @@ def resize(images: Array, size: tuple[int, int]) -> Array:
     rows, columns = _bands(images.shape[1], height), _bands(images.shape[2], width)
     channels = images.shape[3]
     out = np.empty((len(images), height, width, channels), dtype=np.float32)
-    for i, image in enumerate(images):  # one at a time: a batch in float32 may be large
+    for i, image in enumerate(images):  # one image at a time, since a batch in float32 may be large
         down = _resampled(rows, image.reshape(len(image), -1), height)  # (height, W * C)
         turned = np.moveaxis(down.reshape(height, -1, channels), 1, 0)  # (W, height, C)
         across = _resampled(columns, turned.reshape(len(turned), -1), width)  # (width, height * C)
@@ -96,7 +93,7 @@ def resize(images: Array, size: tuple[int, int]) -> Array:
 
 
 class _Band(NamedTuple):
-    """Neighbouring target samples, and the source samples they are made of."""
+    """Neighbouring target samples, and the source samples that they depend on."""
 
     target: slice
     source: slice
@@ -105,7 +102,7 @@ class _Band(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _bands(source: int, target: int) -> tuple[_Band, ...]:
-    """The resampling matrix without nearly all of its zeros."""
+    """Return the resampling matrix in bands, without most of its zeros."""
     weights = _weights(source, target)
     bands = []
     for first in range(0, target, BAND):
@@ -117,7 +114,7 @@ def _bands(source: int, target: int) -> tuple[_Band, ...]:
 
 
 def _resampled(bands: tuple[_Band, ...], samples: Array, target: int) -> Array:
-    """The weighted sums down the columns of ``samples`` (source, M): (target, M) in float32."""
+    """Return the weighted sums of the columns of ``samples`` (source, M): (target, M) in float32."""
     real = np.ascontiguousarray(samples, dtype=np.float32)
     out = np.empty((target, real.shape[1]), dtype=np.float32)
     for band in bands:
@@ -129,7 +126,7 @@ def _resampled(bands: tuple[_Band, ...], samples: Array, target: int) -> Array:
 
 
 def _weights(source: int, target: int) -> Array:
-    """What each source sample gives to each target sample, (target, source); every row sums to 1."""
+    """Return the weight of each source sample in each target sample, (target, source); every row sums to 1."""
     step = source / target
     support = max(step, 1.0)
     centres = (np.arange(target) + 0.5) * step  # (target,)

@@ -1,4 +1,4 @@
-"""Many inputs through one model, in order: while some are inferred, others are read and preprocessed."""
+"""Run many inputs through a model, in order, while later ones are read and preprocessed."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ if TYPE_CHECKING:
 
 
 def stream(submit: Callable[[Any], Future[Any]], inputs: Iterable[Any], depth: int) -> Iterator[Any]:
-    """Give the result of each input, in the order of the inputs.
+    """Yield the result of each input, in the order of the inputs.
 
     Args:
         submit: starts one call, such as ``Model.submit``.
-        inputs: read in the caller's thread, at most ``depth`` ahead of what was taken.
-        depth: calls under way at once.
+        inputs: read in the caller's thread, at most ``depth`` ahead of the yielded results.
+        depth: calls in progress at once.
 
     Raises:
-        Exception: whatever a call or ``inputs`` raised, when its turn comes: all results before it are given first.
-            What was begun after it is dropped.
+        Exception: the exception of a call or of ``inputs``, after all results before it. Later calls are cancelled.
     """
-    under_way: deque[Future[Any]] = deque()
+    pending: deque[Future[Any]] = deque()
     futures = map(submit, inputs)
     try:
         while True:
             try:
                 future = next(futures, None)
-            except Exception:  # whatever the caller's inputs raised comes after the results before it
-                yield from _results(under_way)
+            except Exception:  # an exception of the caller's inputs is raised after the results before it
+                yield from _results(pending)
                 raise
             if future is None:
                 break
-            under_way.append(future)
-            if len(under_way) >= depth:
-                yield under_way.popleft().result()
-        yield from _results(under_way)
+            pending.append(future)
+            if len(pending) >= depth:
+                yield pending.popleft().result()
+        yield from _results(pending)
     finally:
-        for future in under_way:
+        for future in pending:
             future.cancel()
 
 
-def _results(under_way: deque[Future[Any]]) -> Iterator[Any]:
-    while under_way:
-        yield under_way.popleft().result()
+def _results(pending: deque[Future[Any]]) -> Iterator[Any]:
+    while pending:
+        yield pending.popleft().result()
 
 
 def cores() -> int:
-    """The processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit_runtime.errors import EngineError, EngineUnavailable
-from edgekit_runtime.inference.engine_pool import Pool
+from edgekit_runtime.inference.engine_pool import EnginePool
 
 
 class Counted:
@@ -61,7 +61,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[BaseException]:
     return raised
 
 
-def hammer(pool: Pool, calls: int) -> Callable[[int], None]:
+def hammer(pool: EnginePool, calls: int) -> Callable[[int], None]:
     def work(which: int) -> None:
         for call in range(calls):
             value = which * calls + call
@@ -72,16 +72,16 @@ def hammer(pool: Pool, calls: int) -> Callable[[int], None]:
 
 def test_one_thread_needs_one_engine() -> None:
     family: list[Counted] = []
-    pool = Pool(Counted(family))
-    pool.most = 4
+    pool = EnginePool(Counted(family))
+    pool.max_engines = 4
     hammer(pool, 100)(0)
     assert len(family) == 1
 
 
 def test_it_grows_when_threads_meet() -> None:
     family: list[Counted] = []
-    pool = Pool(Counted(family, hold=threading.Barrier(3)))  # every call waits until three run at once
-    pool.most = 3
+    pool = EnginePool(Counted(family, hold=threading.Barrier(3)))  # every call waits until three run at once
+    pool.max_engines = 3
     assert at_once(3, hammer(pool, 5)) == []
     assert len(family) == 3
 
@@ -89,15 +89,15 @@ def test_it_grows_when_threads_meet() -> None:
 @pytest.mark.parametrize(("most", "clones", "engines"), [(1, 99, 1), (3, 99, 3), (8, 0, 1), (8, 1, 2), (8, -1, 1)])
 def test_it_never_grows_over_its_bound_and_everybody_gets_a_turn(most: int, clones: int, engines: int) -> None:
     family: list[Counted] = []
-    pool = Pool(Counted(family, clones))
-    pool.most = most
+    pool = EnginePool(Counted(family, clones))
+    pool.max_engines = most
     assert at_once(8, hammer(pool, 2000)) == []
     assert 1 <= len(family) <= engines
 
 
 def test_an_error_leaves_the_engine_in_the_pool() -> None:
     family: list[Counted] = []
-    pool = Pool(Counted(family))
+    pool = EnginePool(Counted(family))
     for _ in range(3):
         with pytest.raises(EngineError, match="negative"):
             pool.run([np.array([-1])])
@@ -108,11 +108,11 @@ def test_an_error_leaves_the_engine_in_the_pool() -> None:
 def test_closed_while_threads_run_and_wait() -> None:
     for round_ in range(20):
         family: list[Counted] = []
-        pool = Pool(Counted(family))
-        pool.most = 1 + round_ % 3
+        pool = EnginePool(Counted(family))
+        pool.max_engines = 1 + round_ % 3
         begun = threading.Barrier(9)
 
-        def work(which: int, pool: Pool = pool, begun: threading.Barrier = begun) -> None:
+        def work(which: int, pool: EnginePool = pool, begun: threading.Barrier = begun) -> None:
             begun.wait(timeout=20)
             while True:
                 pool.run([np.array([which])])

@@ -10,7 +10,7 @@ import pytest
 from edgekit_runtime.errors import InputMismatch
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing, TensorBinding
 from edgekit_runtime.inference import lookup_table, preprocess, tensor_io
-from edgekit_runtime.inference.raw_input import raw_feed
+from edgekit_runtime.inference.raw_input import raw_to_tensor
 
 # Every byte in each of up to 4 channels, the channels out of step with one another: (1, 16, 16, C).
 LEVELS = np.stack([np.roll(np.arange(256, dtype=np.uint8), 37 * c) for c in range(4)], axis=-1).reshape(1, 16, 16, 4)
@@ -27,12 +27,12 @@ def naive(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> np.nda
     """The chain as it is declared: no folding, each step on the whole image."""
     moved = np.moveaxis(images, 3, 1) if spec.layout == "NCHW" else images
     prepared = preprocess.apply(spec.preprocessing or Preprocessing(), moved, spec.dtype, spec.layout)
-    return tensor_io.feed(spec, binding)(prepared)
+    return tensor_io.to_tensor(spec, binding)(prepared)
 
 
 def assert_equal(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> None:
     wanted = naive(spec, binding, images)
-    given = raw_feed(spec, binding)(images)
+    given = raw_to_tensor(spec, binding)(images)
     assert (given.dtype, given.shape) == (wanted.dtype, wanted.shape)
     np.testing.assert_array_equal(given, wanted)
 
@@ -43,26 +43,26 @@ def quantized(dtype: str, scale: float, zero_point: int) -> TensorBinding:
 
 def kind(spec: InputSpec, binding: TensorBinding) -> str:
     """Which way was taken: the name of the function or class that made it."""
-    found = lookup_table.fold(spec, binding, tensor_io.converter(spec, binding))
+    found = lookup_table.fuse_preprocessing(spec, binding, tensor_io.value_converter(spec, binding))
     if found is None:
         return "chain"
     named = getattr(found, "__qualname__", type(found).__name__)
-    return "_looked_up" if named.endswith("take") else named.split(".")[0]
+    return "_look_up" if named.endswith("take") else named.split(".")[0]
 
 
 @pytest.mark.parametrize(
     ("steps", "binding", "way"),
     [
-        (None, quantized("uint8", 1.0, 0), "_same"),
-        (Preprocessing(None, 1 / 255), quantized("uint8", 1 / 255, 0), "_same"),
-        (Preprocessing(None, 1 / 255), quantized("int8", 1 / 255, -128), "_flipped"),
-        (Preprocessing(None, 1.0, (128.0,), (128.0,)), quantized("int8", 1 / 128, 0), "_flipped"),
-        (IMAGENET, quantized("int8", 0.0187, -14), "_Line"),
-        (IMAGENET, quantized("uint8", 0.0187, 114), "_Line"),
-        (IMAGENET, quantized("int8", 0.01, 0), "_Line"),  # saturates at both ends
-        (IMAGENET, quantized("int16", 0.0005, 7), "_Line"),
-        (Preprocessing(None, 1 / 127.5, (1.0,)), quantized("int8", 2 / 255, 0), "_looked_up"),  # ties, rounded to even
-        (Preprocessing(None, 0.5, (0.0, 0.5, 0.0)), quantized("uint8", 1.0, 0), "_looked_up"),
+        (None, quantized("uint8", 1.0, 0), "_identity"),
+        (Preprocessing(None, 1 / 255), quantized("uint8", 1 / 255, 0), "_identity"),
+        (Preprocessing(None, 1 / 255), quantized("int8", 1 / 255, -128), "_flip_top_bit"),
+        (Preprocessing(None, 1.0, (128.0,), (128.0,)), quantized("int8", 1 / 128, 0), "_flip_top_bit"),
+        (IMAGENET, quantized("int8", 0.0187, -14), "_Linear"),
+        (IMAGENET, quantized("uint8", 0.0187, 114), "_Linear"),
+        (IMAGENET, quantized("int8", 0.01, 0), "_Linear"),  # saturates at both ends
+        (IMAGENET, quantized("int16", 0.0005, 7), "_Linear"),
+        (Preprocessing(None, 1 / 127.5, (1.0,)), quantized("int8", 2 / 255, 0), "_look_up"),  # ties, rounded to even
+        (Preprocessing(None, 0.5, (0.0, 0.5, 0.0)), quantized("uint8", 1.0, 0), "_look_up"),
         (IMAGENET, TensorBinding(0, "x", "float32"), "chain"),
         (Preprocessing(None, 1e38), quantized("int8", 1.0, 0), "chain"),
     ],
@@ -74,7 +74,7 @@ def test_each_way_is_taken_where_it_should_be_and_equals_the_naive_chain(
     assert kind(spec, binding) == way
     if steps is not None and steps.scale == 1e38:
         with pytest.raises(InputMismatch, match="infinite"), np.errstate(over="ignore"):
-            raw_feed(spec, binding)(LEVELS[..., :3])
+            raw_to_tensor(spec, binding)(LEVELS[..., :3])
         return
     assert_equal(spec, binding, np.ascontiguousarray(LEVELS[..., :3]))
     assert_equal(spec, binding, LEVELS[..., :3])  # with gaps between its pixels
@@ -128,5 +128,5 @@ def test_the_image_is_left_as_it_was() -> None:
     image = LEVELS[..., :3].copy()
     for scale, zero_point in ((1 / 255, -128), (0.0187, -14), (1.0, 0)):
         steps = IMAGENET if scale == 0.0187 else Preprocessing(None, 1 / 255)
-        raw_feed(*sides(steps, quantized("int8", scale, zero_point)))(image)
+        raw_to_tensor(*sides(steps, quantized("int8", scale, zero_point)))(image)
     np.testing.assert_array_equal(image, LEVELS[..., :3])

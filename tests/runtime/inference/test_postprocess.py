@@ -13,7 +13,7 @@ import pytest
 import edgekit_runtime
 from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.format.manifest import Manifest, OutputSpec, Postprocessing
-from edgekit_runtime.inference.postprocess import Answer, answers, sigmoid, softmax, suppress
+from edgekit_runtime.inference.postprocess import Answer, non_max_suppression, postprocess, sigmoid, softmax
 from edgekit_runtime.model import read_labels
 
 LABELS = {"scores": ("cat", "dog", "owl")}
@@ -21,7 +21,7 @@ LABELS = {"scores": ("cat", "dog", "owl")}
 
 def classes(scores: list[float], **how: Any) -> list[tuple[str, float]]:
     declared = Postprocessing("scores", **how)
-    found = answers(declared, {"scores": np.array([scores], np.float32)}, LABELS)
+    found = postprocess(declared, {"scores": np.array([scores], np.float32)}, LABELS)
     return [(answer.label, round(answer.score, 6)) for answer in found]
 
 
@@ -53,7 +53,7 @@ def test_activations_are_the_formulas() -> None:
 
 
 def test_without_labels_the_index_is_the_name() -> None:
-    found = answers(Postprocessing("s", top=1), {"s": np.array([[0.1, 0.7]])}, {})
+    found = postprocess(Postprocessing("s", top=1), {"s": np.array([[0.1, 0.7]])}, {})
     assert found == (Answer(1, "1", pytest.approx(0.7)),)
 
 
@@ -64,7 +64,7 @@ def test_without_labels_the_index_is_the_name() -> None:
 def test_a_box_is_top_left_bottom_right_whatever_the_format(box_format: str, numbers: list[float]) -> None:
     declared = Postprocessing("scores", boxes="boxes", box_format=box_format)
     outputs = {"scores": np.array([[[0.1, 0.8, 0.3]]]), "boxes": np.array([[numbers]], np.float32)}
-    assert answers(declared, outputs, LABELS) == (Answer(1, "dog", pytest.approx(0.8), (2.0, 4.0, 10.0, 8.0)),)
+    assert postprocess(declared, outputs, LABELS) == (Answer(1, "dog", pytest.approx(0.8), (2.0, 4.0, 10.0, 8.0)),)
 
 
 def test_detection_by_hand() -> None:
@@ -75,7 +75,7 @@ def test_detection_by_hand() -> None:
 
     def found(**how: Any) -> list[tuple[str, float]]:
         declared = Postprocessing("scores", boxes="boxes", **how)
-        return [(a.label, round(a.score, 3)) for a in answers(declared, outputs, LABELS)]
+        return [(a.label, round(a.score, 3)) for a in postprocess(declared, outputs, LABELS)]
 
     assert found() == [("cat", 0.9), ("owl", 0.7), ("dog", 0.6)]  # another class is left alone
     assert found(iou=0.8) == [("cat", 0.9), ("cat", 0.8), ("owl", 0.7), ("dog", 0.6)]  # 0.8 is not above 0.8
@@ -91,13 +91,13 @@ def test_boxes_may_lie_along_the_last_axis_and_with_their_scores_in_one_output(j
     boxes = np.concatenate([corner, corner + rng.uniform(1, 25, (50, 2))], axis=1)[None].astype(np.float32)
     scores = rng.normal(size=(1, 50, 3)).astype(np.float32)
     how = {"activation": "sigmoid", "threshold": 0.4, "top": 20, "iou": 0.2}
-    wanted = answers(Postprocessing("scores", boxes="boxes", **how), {"scores": scores, "boxes": boxes}, LABELS)
+    wanted = postprocess(Postprocessing("scores", boxes="boxes", **how), {"scores": scores, "boxes": boxes}, LABELS)
     assert 5 < len(wanted) <= 20
     outputs = {"scores": np.concatenate([boxes, scores], axis=2)} if joint else {"scores": scores, "boxes": boxes}
     if boxes_last:
         outputs = {name: output.swapaxes(1, 2).copy() for name, output in outputs.items()}
     declared = Postprocessing("scores", boxes="scores" if joint else "boxes", boxes_last=boxes_last, **how)
-    assert answers(declared, outputs, LABELS) == wanted
+    assert postprocess(declared, outputs, LABELS) == wanted
     assert declared.classes(outputs["scores"].shape) == 3
 
 
@@ -142,7 +142,7 @@ def test_suppression_is_its_definition(seed: int) -> None:
     scores = rng.integers(0, 50, count) / 50  # with ties
     of = rng.integers(0, 3, count)
     for iou in (0.0, 0.3, 0.5, 1.0):
-        assert suppress(boxes, scores, of, iou, 0.2) == naive(boxes, scores, of, iou, 0.2)
+        assert non_max_suppression(boxes, scores, of, iou, 0.2) == naive(boxes, scores, of, iou, 0.2)
 
 
 def test_a_model_answers_as_its_bundle_declares(make: Callable[..., Path], weights: np.ndarray) -> None:
