@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgekit_converters.formats.openvino_model import ANY, openvino_errors
+from edgekit_converters.formats.openvino_model import ALL_FAILURES, openvino_errors
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load import fixed_shape, one_by_one, said_shapes
 from edgekit_converters.records import SourceRequest
@@ -24,7 +24,7 @@ def load_file(request: SourceRequest) -> LoadedModel:
         SourceError: OpenVINO cannot read it, or it leaves a shape open that the user has not said.
     """
     try:
-        with openvino_errors(failures=ANY):  # ONNX is read by a frontend
+        with openvino_errors(failures=ALL_FAILURES):  # ONNX is read by a frontend
             model = ov.Core().read_model(request.path)
     except ToolchainError as error:
         raise SourceError(f"{request.path}: OpenVINO cannot read it ({error.args[0]})") from error

@@ -11,7 +11,7 @@ import tensorflow as tf
 from edgekit_converters.formats.openvino_model import convert, save
 from edgekit_converters.frameworks.keras_function import concrete_function
 from edgekit_converters.frameworks.live_model import LoadedModel
-from edgekit_converters.lower.keras_to_tflite import place
+from edgekit_converters.lower.keras_to_tflite import layer_suffix
 
 
 def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
@@ -24,11 +24,11 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     module, serve = concrete_function(live)
     with tempfile.TemporaryDirectory(dir=folder) as saved:
         tf.saved_model.save(module, saved, signatures=serve)
-        return save(convert(saved, lambda operator: _place(serve, operator, live)), live, folder)
+        return save(convert(saved, lambda operator: _layer_suffix(serve, operator, live)), live, folder)
 
 
-def _place(serve: Any, operator: str, live: LoadedModel) -> str:
+def _layer_suffix(serve: Any, operator: str, live: LoadedModel) -> str:
     graph = serve.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     traced = next((node.name for node in nodes if node.op == operator), "")
-    return place(traced, live.handle.layers)
+    return layer_suffix(traced, live.handle.layers)

@@ -38,12 +38,12 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
 
 @contextlib.contextmanager
 def converter_errors(layers: tuple[str, ...]) -> Iterator[None]:
-    """Map the converter's errors: a missing operator is named with its layer, not dumped as MLIR."""
+    """Map the converter's errors: name a missing operator and its layer, without the MLIR dump."""
     try:
         yield
     except ConverterError as error:
         missing = {
-            data.operator.name.removeprefix("tf."): place(_traced_name(data), layers)
+            data.operator.name.removeprefix("tf."): layer_suffix(_traced_name(data), layers)
             for data in error.errors
             if data.operator.name
         }
@@ -53,15 +53,15 @@ def converter_errors(layers: tuple[str, ...]) -> Iterator[None]:
                 f"TFLite has no builtin operator for {where}",
                 stage="lower",
                 subject="litert",
-                advice="replace the operation in the model, or convert for OpenVINO alone: --device intel-cpu",
+                advice="replace the operation in the model, or convert for OpenVINO only: --device intel-cpu",
             ) from error
         raise ToolchainError(short_message(error), stage="lower", subject="litert") from error
 
 
-def place(traced: str, layers: tuple[str, ...]) -> str:
-    """Return where a traced operation belongs, such as `` in layer 'head/dense'`` for ``model/head/dense_1/MatMul``.
+def layer_suffix(traced: str, layers: tuple[str, ...]) -> str:
+    """Return the layer of a traced operation, such as `` in layer 'head/dense'`` for ``model/head/dense_1/MatMul``.
 
-    A name that is traced again gets a number, which is taken off where that gives the name of one of the layers.
+    A name traced twice gets a number, which is removed if that gives the name of a layer.
     """
     names = traced.split("/")[1:-1]
     plain = [re.sub(r"_\d+$", "", name) for name in names]
@@ -72,5 +72,5 @@ def place(traced: str, layers: tuple[str, ...]) -> str:
 
 
 def _traced_name(data: Any) -> str:
-    """Return an error's operation by its name in the graph, without the function that holds it."""
+    """Return the name of an error's operation in the graph, without the function around it."""
     return next((str(call.name).split("@")[0] for call in data.location.call if "/" in call.name), "")

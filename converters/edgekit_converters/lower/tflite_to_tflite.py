@@ -1,4 +1,4 @@
-"""A ``.tflite`` is its own lowering; a float one without a signature gets one, which the quantizer asks for."""
+"""A ``.tflite`` is copied; a float one without a signature gets one, because the quantizer requires it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit_converters.frameworks.live_model import LoadedModel
 
 
 def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
-    """Write ``model.tflite``: a file that came quantized to the byte as it is."""
+    """Write ``model.tflite``; a quantized file is copied unchanged."""
     path = folder / "model.tflite"
     if live.scheme != "float32" or signature(live.handle).key is not None:
         return (Path(shutil.copyfile(live.handle, path)),)
@@ -25,12 +25,12 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
 
 
 def _signature(graph: Any) -> Any:
-    """Return a signature whose names carry the file's own order."""
-    made = schema.SignatureDefT()
-    made.signatureKey = "serving_default"
-    made.inputs = [_port(f"input_{place}", tensor) for place, tensor in enumerate(graph.inputs)]
-    made.outputs = [_port(f"output_{place}", tensor) for place, tensor in enumerate(graph.outputs)]
-    return made
+    """Return a signature whose names have the positions in the file."""
+    signature_def = schema.SignatureDefT()
+    signature_def.signatureKey = "serving_default"
+    signature_def.inputs = [_port(f"input_{place}", tensor) for place, tensor in enumerate(graph.inputs)]
+    signature_def.outputs = [_port(f"output_{place}", tensor) for place, tensor in enumerate(graph.outputs)]
+    return signature_def
 
 
 def _port(name: str, tensor: int) -> Any:

@@ -1,4 +1,4 @@
-"""PyTorch → OpenVINO IR; image inputs take NHWC as they do in TFLite, so that every variant takes the same."""
+"""PyTorch → OpenVINO IR; image inputs are NHWC as in TFLite, so that all variants have the same inputs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     with torch.inference_mode():
         model = convert(
             live.handle,
-            lambda operator: _place(live.handle, examples, operator),
+            lambda operator: _source_line(live.handle, examples, operator),
             example_input=tuple(examples),
-            input=[tuple(example.shape) for example in examples],  # left open, sizes would follow them through views
+            input=[tuple(example.shape) for example in examples],  # dynamic sizes would propagate through views
         )
     return save(model, live, folder)
 
 
-def _place(module: torch.nn.Module, examples: list[torch.Tensor], operator: str) -> str:
+def _source_line(module: torch.nn.Module, examples: list[torch.Tensor], operator: str) -> str:
     """Return the line of the user's code that a traced operation comes from."""
     graph = torch.jit.trace(module, tuple(examples), check_trace=False).inlined_graph
     lines = next((node.sourceRange() for node in graph.nodes() if node.kind() == operator), "")

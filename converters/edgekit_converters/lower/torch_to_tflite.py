@@ -14,7 +14,7 @@ from edgekit_converters.execution import toolchains
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
-from edgekit_converters.lower.torch_decompositions import spelled
+from edgekit_converters.lower.torch_decompositions import decompose
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 REFUSED = re.compile(r"failed to legalize operation '([\w.]+)'")
@@ -31,18 +31,18 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     toolchains.require_modules(("litert_torch",), ("torch",), "lower")
     import litert_torch
 
-    last = [index for index, moved in enumerate(live.moved) if moved]
-    module = ChannelsLast(live.handle, last) if last else live.handle
+    channels_last = [index for index, moved in enumerate(live.moved) if moved]
+    module = ChannelsLast(live.handle, channels_last) if channels_last else live.handle
     path = folder / "model.tflite"
     with litert_torch_errors():
         inputs = sample_inputs(live)
-        litert_torch.convert(spelled(module, inputs), inputs).export(str(path))
+        litert_torch.convert(decompose(module, inputs), inputs).export(str(path))
     simplify(path)
     return (path,)
 
 
 class ChannelsLast(torch.nn.Module):
-    """A module that takes some of its inputs as (N, ..., C) where the original takes (N, C, ...)."""
+    """A module whose image inputs are (N, ..., C) instead of (N, C, ...)."""
 
     def __init__(self, module: torch.nn.Module, moved: Sequence[int]) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ class ChannelsLast(torch.nn.Module):
         self._moved = frozenset(moved)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """Give the module what it takes, laid out in memory as it is in training: ``view`` asks for no less."""
-        given = [one.movedim(-1, 1).contiguous() if at in self._moved else one for at, one in enumerate(inputs)]
-        return self.module(*given)
+        """Run the module on inputs with channels first, contiguous in memory because ``view`` requires it."""
+        originals = [one.movedim(-1, 1).contiguous() if at in self._moved else one for at, one in enumerate(inputs)]
+        return self.module(*originals)
 
 
 def sample_inputs(live: LoadedModel) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ def sample_inputs(live: LoadedModel) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def litert_torch_errors() -> Iterator[None]:
-    """Map what export and lowering raise."""
+    """Map the exceptions of export and lowering."""
     try:
         yield
     except Exception as error:  # litert-torch has no class of its own, and runs the module's forward pass
@@ -73,7 +73,7 @@ def litert_torch_errors() -> Iterator[None]:
                 f"litert-torch has no lowering for {operator.group(1)}{_layer(message)}",
                 stage="lower",
                 subject="litert",
-                advice="replace the operation in the module, or convert for OpenVINO alone: --device intel-cpu",
+                advice="replace the operation in the module, or convert for OpenVINO only: --device intel-cpu",
             ) from error
         raise ToolchainError(f"{short_message(error)}{_layer(message)}", stage="lower", subject="litert") from error
 

@@ -12,7 +12,7 @@ import openvino as ov
 
 from edgekit_converters.data import batches
 from edgekit_converters.execution.import_filter import without
-from edgekit_converters.formats.openvino_model import ANY, openvino_errors, write
+from edgekit_converters.formats.openvino_model import ALL_FAILURES, openvino_errors, write
 from edgekit_converters.progress import report_progress
 from edgekit_converters.quantize.average_pools import keep_average_pools_in_float
 from edgekit_converters.quantize.equalize_ir import equalize_model
@@ -39,7 +39,7 @@ def quantize(request: QuantizeRequest, folder: Path) -> tuple[Path, ...]:
         CalibrationError: there are no calibration data.
         ToolchainError: NNCF or OpenVINO failed.
     """
-    with openvino_errors("quantize", ANY), without(*UNUSED):
+    with openvino_errors("quantize", ALL_FAILURES), without(*UNUSED):
         model = ov.Core().read_model(request.artifact.files[0])
         if "equalize" in request.recipe.corrections:
             equalize_model(model)

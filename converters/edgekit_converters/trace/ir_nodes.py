@@ -25,7 +25,7 @@ def steps(live: LoadedModel, inputs: Arrays) -> Steps:
 
 
 def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
-    """Return what each operation gives, under its friendly name."""
+    """Return the result of each operation, named by its friendly name."""
     with openvino_errors("match"):
         model = ov.Core().read_model(artifact.files[0])
     return _steps(model, entered(artifact, inputs))
@@ -42,29 +42,29 @@ def _steps(model: ov.Model, inputs: Arrays) -> Steps:
         name, kind = node.get_friendly_name(), node.get_type_name()
         if kind in NOT_COMPUTED:
             continue
-        before = [value.get_source_output().get_node() for value in node.inputs()]
-        taken = [one.get_friendly_name() for one in before]
+        producers = [value.get_source_output().get_node() for value in node.inputs()]
+        sources = [one.get_friendly_name() for one in producers]
         places[name] = found.add(
             (name, kind),
-            _weights([one for one in before if one.get_friendly_name() in fixed], kind, values[name]),
-            [places[one] for one in taken if one in places],
+            _weights([one for one in producers if one.get_friendly_name() in fixed], kind, values[name]),
+            [places[one] for one in sources if one in places],
             values[name],
-            [values[one] for one in taken if one in values],
+            [values[one] for one in sources if one in values],
         )
     return found
 
 
 def _values(model: ov.Model, nodes: list[Any], inputs: Arrays) -> dict[str, np.ndarray]:
     """Run the model in float32 and return the first output of each node, by the node's name."""
-    made = [node for node in nodes if node.get_type_name() not in ("Result", "Assign", "Parameter")]
-    given = dict(zip([port.get_node().get_friendly_name() for port in model.inputs], inputs, strict=True))
+    computed = [node for node in nodes if node.get_type_name() not in ("Result", "Assign", "Parameter")]
+    inputs_by_name = dict(zip([port.get_node().get_friendly_name() for port in model.inputs], inputs, strict=True))
     copy = model.clone()
-    twins = {node.get_friendly_name(): node for node in copy.get_ops()}
-    copy.add_outputs([twins[node.get_friendly_name()].output(0) for node in made])
+    nodes_of_copy = {node.get_friendly_name(): node for node in copy.get_ops()}
+    copy.add_outputs([nodes_of_copy[node.get_friendly_name()].output(0) for node in computed])
     names = [result.input_value(0).get_node().get_friendly_name() for result in copy.get_results()]
     compiled = ov.Core().compile_model(copy, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled(inputs)
-    return given | {name: np.array(results[index]) for index, name in reversed(list(enumerate(names)))}
+    return inputs_by_name | {name: np.array(results[index]) for index, name in reversed(list(enumerate(names)))}
 
 
 def _weights(constants: list[Any], kind: str, result: np.ndarray) -> Weights:

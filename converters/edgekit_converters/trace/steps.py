@@ -1,4 +1,4 @@
-"""What a model computes step by step: records of the steps, and fingerprints of their values."""
+"""The steps that a model computes: records of them, and fingerprints of their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 QUANTILES = 256  # of an array's values
-SAME_DB = 60.0  # what a float artifact must keep of its source, too
+SAME_DB = 60.0  # as for a float artifact against its source
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Step:
     shape: tuple[int, ...]  # of its first output
     parameters: int
     macs: int  # multiplications by weights
-    takes: tuple[int, ...]  # the steps whose outputs it takes, by their place
-    moves: bool  # it only rearranges the values of an input, such as a reshape, or a dropout
+    inputs: tuple[int, ...]  # indices of the steps whose outputs it uses
+    rearranges: bool  # it only rearranges the values of an input, such as a reshape; or is a dropout
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a step has of them."""
+    """Size and cost of a step's weights."""
 
     parameters: int = 0
     macs: int = 0
@@ -39,48 +39,48 @@ class Steps:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self._rows: list[np.ndarray] = []
+        self._fingerprints: list[np.ndarray] = []
 
-    def add(self, step: tuple[str, str], weights: Weights, takes: Sequence[int], result: Any, taken: Any) -> int:
-        """Note a step and return its place.
+    def add(self, step: tuple[str, str], weights: Weights, inputs: Sequence[int], result: Any, arrays: Any) -> int:
+        """Add a step and return its index.
 
         Args:
             step: its name and its operator.
-            weights: its weights.
-            takes: the places of the steps it takes from.
+            weights: size and cost of its weights.
+            inputs: indices of the steps whose outputs it uses.
             result: its first output.
-            taken: its inputs that are no constants.
+            arrays: its inputs that are no constants.
         """
         row = fingerprint(result)
-        moves = any(np.size(one) == np.size(result) and same(row, fingerprint(one)) for one in taken)
+        rearranges = any(np.size(one) == np.size(result) and same_values(row, fingerprint(one)) for one in arrays)
         shape = tuple(map(int, np.shape(result)))
-        self.steps.append(Step(*step, shape, weights.parameters, weights.macs, tuple(takes), moves))
-        self._rows.append(row)
+        self.steps.append(Step(*step, shape, weights.parameters, weights.macs, tuple(inputs), rearranges))
+        self._fingerprints.append(row)
         return len(self.steps) - 1
 
-    def drop(self, place: int) -> None:
-        """Take back the steps from a place on."""
-        del self.steps[place:], self._rows[place:]
+    def truncate(self, count: int) -> None:
+        """Keep only the first ``count`` steps."""
+        del self.steps[count:], self._fingerprints[count:]
 
     @property
     def values(self) -> np.ndarray:
         """The fingerprints of all steps, (steps, QUANTILES)."""
-        return np.stack(self._rows) if self._rows else np.zeros((0, QUANTILES))
+        return np.stack(self._fingerprints) if self._fingerprints else np.zeros((0, QUANTILES))
 
 
 def fingerprint(array: Any) -> np.ndarray:
-    """Return QUANTILES values of an array, sorted: the same for arrays that hold the same values in any layout."""
+    """Return QUANTILES sorted values of an array; arrays with the same values in any layout have the same ones."""
     values = np.sort(np.asarray(array, dtype=np.float64).ravel())
     places = np.round(np.linspace(0, len(values) - 1, QUANTILES)).astype(int)
     return values[places] if len(values) else np.zeros(QUANTILES)
 
 
-def same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tell whether two fingerprints are of the same values, but for the rounding of other kernels."""
+def same_values(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether two fingerprints are of the same values, up to the rounding of other kernels."""
     noise = float(np.sum((a - b) ** 2))
     return noise <= 10 ** (-SAME_DB / 10) * float(np.sum(a**2))
 
 
 def positions(shape: Sequence[int]) -> int:
-    """Return how often a kernel is applied to give a tensor (1, ..., channels)."""
+    """Return how often a kernel is applied to compute a tensor (1, ..., channels)."""
     return math.prod(shape[1:-1])

@@ -26,32 +26,32 @@ def steps(live: LoadedModel, inputs: Arrays) -> Steps:
 
 
 def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
-    """Return what each operator of the main graph gives, under the names of its output tensors."""
+    """Return the result of each operator of the main graph, named by its output tensors."""
     model = flatbuffer_utils.read_model(str(artifact.files[0]))
     graph = model.subgraphs[0]
-    interpreter = _after_running(artifact, inputs)
+    interpreter = _run(artifact, inputs)
     found = Steps()
-    makers: dict[int, int] = {}  # tensor → place of the step that made it
+    step_of: dict[int, int] = {}  # tensor → index of the step that computed it
     for operator in graph.operators:
-        given = [index for index in operator.outputs if index >= 0]
+        outputs = [index for index in operator.outputs if index >= 0]
         constants = [index for index in operator.inputs if index >= 0 and _is_constant(model, graph.tensors[index])]
-        taken = [index for index in operator.inputs if index >= 0 and index not in constants]
-        if not given:
+        activations = [index for index in operator.inputs if index >= 0 and index not in constants]
+        if not outputs:
             continue
         kind = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-        result = interpreter.get_tensor(given[0])
+        result = interpreter.get_tensor(outputs[0])
         place = found.add(
             (node_name(graph, operator), kind),
             _weights([graph.tensors[index] for index in constants], kind, result),
-            [makers[index] for index in taken if index in makers],
+            [step_of[index] for index in activations if index in step_of],
             result,
-            [interpreter.get_tensor(index) for index in taken],
+            [interpreter.get_tensor(index) for index in activations],
         )
-        makers |= dict.fromkeys(given, place)
+        step_of |= dict.fromkeys(outputs, place)
     return found
 
 
-def _after_running(artifact: Artifact, inputs: Arrays) -> Interpreter:
+def _run(artifact: Artifact, inputs: Arrays) -> Interpreter:
     interpreter = Interpreter(str(artifact.files[0]), experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     for detail, array in zip(interpreter.get_input_details(), entered(artifact, inputs), strict=True):

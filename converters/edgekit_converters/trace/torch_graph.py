@@ -14,11 +14,11 @@ from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 from edgekit_converters.frameworks.torch_calls import is_exported_program
 from edgekit_converters.trace.steps import Steps, Weights
 
-WEIGHTLESS = ("embedding",)  # looks weights up, multiplies by none
+WEIGHTLESS = ("embedding",)  # looks up weights and multiplies by none
 
 
 def steps(live: LoadedModel, inputs: Arrays) -> Steps:
-    """Return what each operation gives: a module of one operation under its name, others such as ``layer1.0.add``."""
+    """Return the result of each operation, named by its module, or ``layer1.0.add`` if the module has several."""
     tensors = tuple(
         torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if moved else array))
         for array, moved in zip(inputs, live.moved, strict=True)
@@ -32,7 +32,7 @@ def steps(live: LoadedModel, inputs: Arrays) -> Steps:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph node by node and notes the operations."""
+    """Runs a graph node by node and records the operations."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -41,16 +41,16 @@ class _Recorder(fx.Interpreter):
         self._places: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node, and note it when it is an operation that gives a tensor."""
+        """Run a node, and record it if it is an operation with a tensor as its result."""
         result = super().run_node(n)
         leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if n in self._names and leaves:
             name, kind = self._names[n]
-            takes = [self._places[one] for one in n.all_input_nodes if one in self._places]
-            given = [one for one in n.all_input_nodes if one.op != "get_attr"]
-            taken = [self.env[one].numpy() for one in given if isinstance(self.env[one], torch.Tensor)]
+            inputs = [self._places[one] for one in n.all_input_nodes if one in self._places]
+            arguments = [one for one in n.all_input_nodes if one.op != "get_attr"]
+            arrays = [self.env[one].numpy() for one in arguments if isinstance(self.env[one], torch.Tensor)]
             weights = self._weights(n, kind, leaves[0])
-            self._places[n] = self.found.add((name, kind), weights, takes, leaves[0].numpy(), taken)
+            self._places[n] = self.found.add((name, kind), weights, inputs, leaves[0].numpy(), arrays)
         elif n.all_input_nodes and n.all_input_nodes[0] in self._places:  # an element of a tuple
             self._places[n] = self._places[n.all_input_nodes[0]]
         return result
@@ -58,12 +58,12 @@ class _Recorder(fx.Interpreter):
     def _weights(self, node: fx.Node, kind: str, result: torch.Tensor) -> Weights:
         values = [self.env[one] for one in node.all_input_nodes if one.op == "get_attr"]
         parameters = [value for value in values if isinstance(value, torch.nn.Parameter)]
-        kernels = sum(value.numel() * _times(value, result) for value in parameters if value.dim() > 1)
+        kernels = sum(value.numel() * _kernel_positions(value, result) for value in parameters if value.dim() > 1)
         return Weights(sum(value.numel() for value in parameters), 0 if kind.lower() in WEIGHTLESS else kernels)
 
 
-def _times(kernel: torch.Tensor, result: torch.Tensor) -> int:
-    """Return how often a kernel is applied: a matrix gives (1, ..., channels), a convolution (1, channels, ...)."""
+def _kernel_positions(kernel: torch.Tensor, result: torch.Tensor) -> int:
+    """Return how often a kernel is applied; a matrix computes (1, ..., channels), a convolution (1, channels, ...)."""
     return math.prod(result.shape[1:-1] if kernel.dim() == 2 else result.shape[2:])
 
 
@@ -71,19 +71,19 @@ def layer_names(module: fx.GraphModule) -> dict[fx.Node, tuple[str, str]]:
     """Return the name and type of each operation."""
     nodes = [node for node in module.graph.nodes if node.op == "call_function" and "getitem" not in node.name]
     paths = {node: _module_of(node) for node in nodes}
-    alone = Counter(path for path, _ in paths.values())
-    holders = {path for path, _ in paths.values() for path in _parents(path)}
-    seen: Counter[str] = Counter()
+    nodes_of_path = Counter(path for path, _ in paths.values())
+    parents = {path for path, _ in paths.values() for path in _parents(path)}
+    counts: Counter[str] = Counter()
     found = {}
     for node in nodes:
         path, kind = paths[node]
         operator = _operator(node)
-        if path and alone[path] == 1 and path not in holders:
+        if path and nodes_of_path[path] == 1 and path not in parents:
             found[node] = path, kind
             continue
         name = f"{path}.{operator}" if path else operator
-        found[node] = (f"{name}_{seen[name]}" if seen[name] else name), operator
-        seen[name] += 1
+        found[node] = (f"{name}_{counts[name]}" if counts[name] else name), operator
+        counts[name] += 1
     return found
 
 

@@ -1,9 +1,9 @@
-"""Pairing two traces by values alone: what is fused, what is split, what only moves, and what is equal."""
+"""Pairing two traces by values alone: what is fused, what is split, what only rearranges values, and what is equal."""
 
 import numpy as np
 
 from edgekit_converters.trace.match import pair
-from edgekit_converters.trace.steps import Steps, Weights, fingerprint, same
+from edgekit_converters.trace.steps import Steps, Weights, fingerprint, same_values
 
 GENERATOR = np.random.default_rng(0)
 
@@ -13,10 +13,10 @@ def array(*shape):
 
 
 def steps(*rows):
-    """Steps from (name, places it takes from, what it gives)."""
+    """Steps from (name, indices of its inputs, its result)."""
     found = Steps()
-    for name, takes, result in rows:
-        found.add((name, name), Weights(), takes, result, [rows[place][2] for place in takes])
+    for name, inputs, result in rows:
+        found.add((name, name), Weights(), inputs, result, [rows[place][2] for place in inputs])
     return found
 
 
@@ -86,7 +86,7 @@ def test_what_is_nowhere_is_nowhere():
 
 def test_a_fingerprint_knows_values_and_not_their_places():
     a = array(1, 20, 30, 3)
-    assert same(fingerprint(a), fingerprint(a.transpose(0, 3, 2, 1)))
-    assert not same(fingerprint(a), fingerprint(np.maximum(a, 0)))
-    assert not same(fingerprint(a), fingerprint(a * 1.01))
-    assert same(fingerprint(np.zeros((1, 3))), fingerprint(np.zeros((3, 1))))
+    assert same_values(fingerprint(a), fingerprint(a.transpose(0, 3, 2, 1)))
+    assert not same_values(fingerprint(a), fingerprint(np.maximum(a, 0)))
+    assert not same_values(fingerprint(a), fingerprint(a * 1.01))
+    assert same_values(fingerprint(np.zeros((1, 3))), fingerprint(np.zeros((3, 1))))
