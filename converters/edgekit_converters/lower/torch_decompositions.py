@@ -50,8 +50,7 @@ def _is_cropped(node: fx.Node) -> bool:
 
     litert-torch lowers those whose padding at each end is half of kernel minus stride, such as 4 by 4 with stride 2
     and padding 1. Its compiler refuses others, such as 3 by 3 with stride 2, padding 1 and
-    output_padding 1; and it
-    fills the output padding with zeros, where PyTorch computes it.
+    output_padding 1; and it fills the output padding with zeros, where PyTorch computes it.
     """
     kernel, options = node.args[1].meta["val"].shape[2:], _convolution_options(node)
     return any(
