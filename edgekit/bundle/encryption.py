@@ -1,6 +1,6 @@
-"""Encrypt the artifacts of a bundle, so that who copies the board's flash memory has no model.
+"""Encrypt the artifacts of a bundle, so that a copy of the board's flash memory does not reveal the model.
 
-``edgekit_runtime.trust.encryption`` is the reader, and says how a file is stored.
+``edgekit_runtime.trust.encryption`` decrypts them and documents how a file is stored.
 """
 
 from __future__ import annotations
@@ -23,62 +23,62 @@ INSTALL = "pip install cryptography"
 
 
 @dataclass(frozen=True)
-class Encrypted:
-    """What was encrypted."""
+class EncryptionResult:
+    """The result of encrypting a bundle."""
 
     bundle: str
     files: tuple[str, ...]
 
 
-def encrypt(bundle: str | Path, key: bytes, out: str | Path) -> Encrypted:
-    """Write the bundle with every variant's files encrypted; all else stays in clear.
+def encrypt(bundle: str | Path, key: bytes, out: str | Path) -> EncryptionResult:
+    """Write a copy of the bundle in which the files of all variants are encrypted; all others stay unencrypted.
 
     The same bundle and key give the same bytes.
 
     Args:
-        bundle: a file or a folder, not signed yet: a signature is of what is stored.
+        bundle: a file or a folder, not signed yet, because signatures cover the stored bytes.
         key: 32 bytes.
-        out: where it goes: a file, or a new folder where the bundle is one.
+        out: path of the encrypted bundle: a file, or a new folder if the bundle is a folder.
 
     Raises:
-        PlanError: it is signed, or encrypted already, or a file is too large.
-        BundleError: it is no whole bundle.
+        PlanError: the bundle is signed or encrypted already, or a file is too large.
+        BundleError: the bundle is damaged.
         OSError: ``out`` cannot be written.
     """
     with open_bundle(bundle, trust=False) as opened:
         contents: dict[str, Content] = {**find_extents(os.fspath(bundle))}
         if SIGNATURE_NAME in contents:
-            raise PlanError(f"{bundle}: is signed, and signatures are of what is stored: encrypt first, then sign")
+            raise PlanError(f"{bundle}: is signed, and signatures cover the stored bytes: encrypt first, then sign")
         artifacts = sorted({path for variant in opened.manifest.variants for path in variant.files})
-        _refuse(opened, artifacts)
+        _check_files(opened, artifacts)
         files = {record.path: contents[record.path] for record in opened.manifest.files}
         opened.verify_all()
-        files |= {path: sealed(opened.read(path), key, path) for path in artifacts}
+        files |= {path: encrypt_content(opened.read(path), key, path) for path in artifacts}
         write_bundle(opened.manifest, files, out, as_directory=Path(bundle).is_dir(), encrypted=artifacts)
-    return Encrypted(os.fspath(out), tuple(artifacts))
+    return EncryptionResult(os.fspath(out), tuple(artifacts))
 
 
-def sealed(clear: bytes, key: bytes, path: str) -> bytes:
-    """A file as it is stored: nonce, ciphertext and tag.
+def encrypt_content(clear: bytes, key: bytes, path: str) -> bytes:
+    """Return the stored form of a file: nonce, ciphertext and tag.
 
-    The nonce is drawn from key, path and content, so that a bundle is the same each time. One comes twice only with the
-    same content at the same path, and then tells nothing but that.
+    The nonce is derived from key, path and content, so that the same input gives the same bytes. A nonce repeats only
+    for the same content at the same path, which reveals only that both are equal.
 
     Raises:
-        PlanError: the package that encrypts is missing.
+        PlanError: the package cryptography is not installed.
     """
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:
         raise PlanError(f"encrypting needs the package cryptography: {INSTALL}") from error
-    drawn = b"edgekit nonce\0" + path.encode() + b"\0" + sha256(clear).digest()
-    nonce = hmac.digest(key, drawn, "sha256")[:NONCE_BYTES]
+    seed = b"edgekit nonce\0" + path.encode() + b"\0" + sha256(clear).digest()
+    nonce = hmac.digest(key, seed, "sha256")[:NONCE_BYTES]
     return nonce + AESGCM(key).encrypt(nonce, clear, path.encode())
 
 
-def _refuse(opened: Bundle, artifacts: list[str]) -> None:
+def _check_files(opened: Bundle, artifacts: list[str]) -> None:
     for record in opened.manifest.files:
         if record.encryption:
-            raise PlanError(f"{opened.path}: {record.path} is encrypted already: begin with the bundle in clear")
+            raise PlanError(f"{opened.path}: {record.path} is encrypted already: use the unencrypted bundle")
         if record.path in artifacts and record.size_bytes > MAX_CLEAR_BYTES:
             raise PlanError(f"{opened.path}: {record.path} has {record.size_bytes} bytes, more than can be encrypted")

@@ -1,6 +1,6 @@
-"""Keys, and signatures of whole bundles in the OpenSSF Model Signing format, as `model_signing verify key` reads it.
+"""Make keys, and sign bundles in the OpenSSF Model Signing format, which `model_signing verify key` reads.
 
-``edgekit_runtime.trust.signature`` is the reader and has the format's names.
+``edgekit_runtime.trust.signature`` verifies the signatures and defines the names of the format.
 """
 
 from __future__ import annotations
@@ -16,53 +16,55 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle.writer import Content, write_beside, write_contents
+from edgekit.bundle.writer import Content, replace_file, write_contents
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import PlanError, SignatureInvalid
 from edgekit_runtime.format.extents import find_extents
 from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME
-from edgekit_runtime.trust import signature as form
+from edgekit_runtime.trust import signature as signature_format
 from edgekit_runtime.trust.public_key import CURVES, ED25519, PublicKey, algorithm, read_keys
 
-PASSWORD_NAME = "EDGEKIT_KEY_PASSWORD"  # of private keys that are kept encrypted
+PASSWORD_NAME = "EDGEKIT_KEY_PASSWORD"  # of encrypted private keys
 INSTALL = "pip install cryptography"
-TYPES = ("p256", "ed25519", "aes")
+KEY_TYPES = ("p256", "ed25519", "aes")
 
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """A key that signs."""
+    """A private key and its public key."""
 
     public: PublicKey
     native: Any
 
     def sign(self, message: bytes) -> bytes:
-        """Sign; the same message always gets the same signature (RFC 6979, RFC 8032)."""
+        """Sign a message. Signatures are deterministic (RFC 6979, RFC 8032)."""
         return bytes(self.native.sign(message, *algorithm(self.public.kind, deterministic_signing=True)))
 
 
 @dataclass(frozen=True)
-class Signed:
-    """What was signed."""
+class SigningResult:
+    """The result of signing a bundle."""
 
     bundle: str
     files: int  # that the signature covers
     key_ids: tuple[str, ...]
 
 
-def sign(bundle: str | Path, keys: Sequence[PrivateKey], out: str | Path | None = None, *, add: bool = False) -> Signed:
-    """Sign every file of a bundle, the manifest included, and put the signature into it.
+def sign(
+    bundle: str | Path, keys: Sequence[PrivateKey], out: str | Path | None = None, *, add: bool = False
+) -> SigningResult:
+    """Sign all files of a bundle, including the manifest, and add the signature to the bundle.
 
-    The same bundle and keys give the same bytes. Nothing is signed before all digests were held.
+    The same bundle and keys give the same bytes. All digests are checked before the bundle is signed.
 
     Args:
         bundle: a file or a folder.
-        keys: each gives a signature; a board is content with one that it trusts.
-        out: where the signed bundle goes; None signs the bundle where it is.
-        add: keep the signatures that are there, as when one key is being replaced by another.
+        keys: one signature is made with each; a board needs to trust only one of them.
+        out: path of the signed bundle; None signs the bundle in place.
+        add: keep the existing signatures, for example while a key is being replaced.
 
     Raises:
-        BundleError: it is no whole bundle, or what is there already signs something else.
+        BundleError: the bundle is damaged, or its existing signatures are for other contents.
         OSError: the bundle cannot be written.
     """
     with open_bundle(bundle, trust=False) as opened:
@@ -70,29 +72,29 @@ def sign(bundle: str | Path, keys: Sequence[PrivateKey], out: str | Path | None 
         digests = {MANIFEST_NAME: opened.manifest_sha256, **{file.path: file.sha256 for file in opened.manifest.files}}
         name = opened.manifest.model_name
     contents: dict[str, Content] = {**find_extents(os.fspath(bundle))}
-    earlier = _earlier(contents.get(SIGNATURE_NAME), digests) if add else None
-    payload = earlier.payload if earlier else statement(name, digests)
-    signatures = dict(zip(earlier.key_ids, earlier.signatures, strict=True)) if earlier else {}
-    signatures |= {key.public.id: key.sign(form.message(payload)) for key in keys}
+    existing = _existing_envelope(contents.get(SIGNATURE_NAME), digests) if add else None
+    payload = existing.payload if existing else statement(name, digests)
+    signatures = dict(zip(existing.key_ids, existing.signatures, strict=True)) if existing else {}
+    signatures |= {key.public.id: key.sign(signature_format.message(payload)) for key in keys}
     signature = envelope(payload, signatures)
     if out is None and Path(bundle).is_dir():
-        write_beside(Path(bundle), SIGNATURE_NAME, signature)
+        replace_file(Path(bundle), SIGNATURE_NAME, signature)
     else:
         write_contents({**contents, SIGNATURE_NAME: signature}, bundle if out is None else out)
     open_bundle(bundle if out is None else out, trust=[key.public.pem for key in keys]).close()
-    return Signed(os.fspath(bundle if out is None else out), len(digests), tuple(signatures))
+    return SigningResult(os.fspath(bundle if out is None else out), len(digests), tuple(signatures))
 
 
 def statement(name: str, digests: Mapping[str, str]) -> bytes:
-    """The in-toto statement that a model of this name has these files, by path, with these SHA-256."""
+    """Return the in-toto statement for a model name and the SHA-256 of its files, by path."""
     ordered = sorted(digests.items())
     root = sha256(b"".join(bytes.fromhex(digest) for _, digest in ordered)).hexdigest()
     document = {
-        "_type": form.STATEMENT_TYPE,
+        "_type": signature_format.STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": root}}],
-        "predicateType": form.PREDICATE_TYPE,
+        "predicateType": signature_format.PREDICATE_TYPE,
         "predicate": {
-            "serialization": {**form.METHOD, "allow_symlinks": False, "ignore_paths": [SIGNATURE_NAME]},
+            "serialization": {**signature_format.METHOD, "allow_symlinks": False, "ignore_paths": [SIGNATURE_NAME]},
             "resources": [{"name": path, "algorithm": "sha256", "digest": digest} for path, digest in ordered],
         },
     }
@@ -100,19 +102,20 @@ def statement(name: str, digests: Mapping[str, str]) -> bytes:
 
 
 def envelope(payload: bytes, signatures: Mapping[str, bytes]) -> bytes:
-    """A ``model.sig``: the payload with its signatures, by the id of the key that made them.
+    """Return the content of a ``model.sig``: the payload and its signatures by key id.
 
     Raises:
-        SignatureInvalid: there are more than a reader takes.
+        SignatureInvalid: there are more signatures than a reader accepts.
     """
-    if len(signatures) > form.MAX_SIGNATURES:
-        raise SignatureInvalid(f"{len(signatures)} signatures are more than {form.MAX_SIGNATURES}: sign without --add")
+    if len(signatures) > signature_format.MAX_SIGNATURES:
+        limit = signature_format.MAX_SIGNATURES
+        raise SignatureInvalid(f"{len(signatures)} signatures, the limit is {limit}: sign without --add")
     document = {
-        "mediaType": form.MEDIA_TYPE,
+        "mediaType": signature_format.MEDIA_TYPE,
         "verificationMaterial": {"publicKey": {"hint": next(iter(signatures))}, "tlogEntries": []},
         "dsseEnvelope": {
             "payload": _base64(payload),
-            "payloadType": form.PAYLOAD_TYPE,
+            "payloadType": signature_format.PAYLOAD_TYPE,
             "signatures": [{"sig": _base64(each), "keyid": key_id} for key_id, each in signatures.items()],
         },
     }
@@ -120,13 +123,13 @@ def envelope(payload: bytes, signatures: Mapping[str, bytes]) -> bytes:
 
 
 def read_private_key(path: str | Path) -> PrivateKey:
-    """A private key in PEM; ``$EDGEKIT_KEY_PASSWORD`` opens one that is encrypted.
+    """Read a private key in PEM; ``$EDGEKIT_KEY_PASSWORD`` decrypts it.
 
     Raises:
-        PlanError: it cannot be read, is of another kind, or the password is missing or wrong.
+        PlanError: the key cannot be read, has an unsupported type, or the password is missing or wrong.
     """
     password = os.environ.get(PASSWORD_NAME)
-    with _mapped(path):
+    with _key_errors(path):
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         pem = Path(path).read_bytes()
@@ -135,40 +138,40 @@ def read_private_key(path: str | Path) -> PrivateKey:
             public = read_keys(_public_pem(native), str(path))[0]
         except SignatureInvalid as error:
             kinds = f"{ED25519} or ECDSA on {', '.join(CURVES)}"
-            raise PlanError(f"{path}: is a private key of a kind that signs no bundles: wanted {kinds}") from error
+            raise PlanError(f"{path}: is a private key of an unsupported type: use {kinds}") from error
         return PrivateKey(public, native)
 
 
 def make_key(path: Path, kind: str) -> list[Path]:
-    """Write a new key, readable by its owner alone, and for one that signs its public key beside it.
+    """Write a new key, readable only by its owner, and for a signing key its public key next to it.
 
     Args:
-        path: such as ``key.pem``, with ``key.pub.pem`` beside it; ``$EDGEKIT_KEY_PASSWORD``, if set, encrypts it.
-        kind: one of ``TYPES``; ``aes`` makes a key that encrypts.
+        path: such as ``key.pem``; the public key is ``key.pub.pem``. ``$EDGEKIT_KEY_PASSWORD``, if set, encrypts it.
+        kind: one of ``KEY_TYPES``; ``aes`` makes an encryption key.
 
     Returns:
-        What was written.
+        The paths of the files written.
 
     Raises:
-        PlanError: there is something at one of the paths already, or it cannot be written.
+        PlanError: one of the files exists already, or cannot be written.
     """
-    with _mapped(path):
+    with _key_errors(path):
         if kind == "aes":
-            return [_new(path, secrets.token_hex(32).encode() + b"\n", 0o600)]
-        from cryptography.hazmat.primitives import serialization as form_of
+            return [_write_new_file(path, secrets.token_hex(32).encode() + b"\n", 0o600)]
+        from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
         key = ec.generate_private_key(ec.SECP256R1()) if kind == "p256" else ed25519.Ed25519PrivateKey.generate()
         password = os.environ.get(PASSWORD_NAME, "").encode()
-        sealed = form_of.BestAvailableEncryption(password) if password else form_of.NoEncryption()
-        private = key.private_bytes(form_of.Encoding.PEM, form_of.PrivateFormat.PKCS8, sealed)
-        beside = path.with_name(f"{path.name.removesuffix('.pem')}.pub.pem")
-        if beside.exists():
-            raise FileExistsError(17, "is there already, and a key that is lost is lost", str(beside))
-        return [_new(path, private, 0o600), _new(beside, _public_pem(key), 0o644)]
+        encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        public_path = path.with_name(f"{path.name.removesuffix('.pem')}.pub.pem")
+        if public_path.exists():
+            raise FileExistsError(17, "exists already and is not overwritten: choose another name", str(public_path))
+        return [_write_new_file(path, private, 0o600), _write_new_file(public_path, _public_pem(key), 0o644)]
 
 
-def _new(path: Path, content: bytes, mode: int) -> Path:
+def _write_new_file(path: Path, content: bytes, mode: int) -> Path:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as file:
         file.write(content)
@@ -177,19 +180,19 @@ def _new(path: Path, content: bytes, mode: int) -> Path:
     return path
 
 
-def _earlier(content: Any, digests: Mapping[str, str]) -> form.Envelope | None:
-    """The signatures that are there, which must be of exactly these files."""
+def _existing_envelope(content: Any, digests: Mapping[str, str]) -> signature_format.Envelope | None:
+    """Return the existing signatures, after checking that they are for exactly these files."""
     if content is None:
         return None
     with content.open() as file:
-        found = form.read_envelope(file.read(content.size_bytes))
-    if form.statement_digests(found.payload) != digests:
+        found = signature_format.read_envelope(file.read(content.size_bytes))
+    if signature_format.statement_digests(found.payload) != digests:
         raise SignatureInvalid("the bundle was signed with other contents: sign it without --add")
     return found
 
 
 def _public_pem(private: Any) -> bytes:
-    """The public key of a private one of the `cryptography` library."""
+    """Return the public key of a private key object of `cryptography`, in PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -200,8 +203,8 @@ def _base64(data: bytes) -> str:
 
 
 @contextmanager
-def _mapped(path: str | Path) -> Iterator[None]:
-    """Turn what `cryptography` and the disk say of a key into an error that says what to do."""
+def _key_errors(path: str | Path) -> Iterator[None]:
+    """Turn errors of `cryptography` and the file system into a PlanError."""
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
     except ImportError as error:
@@ -211,4 +214,6 @@ def _mapped(path: str | Path) -> Iterator[None]:
     except OSError as error:
         raise PlanError(f"{error.filename or path}: {error.strerror or error}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise PlanError(f"{path}: no private key that can be used (${PASSWORD_NAME} opens one): {error}") from error
+        raise PlanError(
+            f"{path}: not a usable private key (set ${PASSWORD_NAME} if it is encrypted): {error}"
+        ) from error

@@ -1,4 +1,4 @@
-"""Write a bundle: the same inputs give the same bytes, and a failure leaves nothing behind."""
+"""Write bundles. The same inputs give the same bytes; a failure leaves no partial file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgekit_runtime.format.manifest_json import ENCRYPTION, manifest_to_json, p
 
 CHUNK_BYTES = 1 << 20
 Content = Path | bytes | Extent
-Measured = Mapping[str, tuple[int, str, int]]  # size in bytes, SHA-256, CRC-32
+Measurements = Mapping[str, tuple[int, str, int]]  # size in bytes, SHA-256, CRC-32
 
 
 def write_bundle(
@@ -34,48 +34,47 @@ def write_bundle(
     as_directory: bool = False,
     encrypted: Collection[str] = (),
 ) -> Manifest:
-    """Write the bundle whole, or leave ``out`` as it was.
+    """Write a bundle completely, or leave ``out`` as it was.
 
-    The bundle is built beside ``out``, read back as a board would, flushed to the disk and then moved into
-    place in one step.
+    The bundle is written to a temporary path next to ``out``, flushed, verified as a board does, and then renamed.
 
     Args:
-        manifest: what the bundle says; its ``files`` are filled in here.
-        files: by path in the bundle, a file or its content.
+        manifest: the manifest without ``files``, which are filled in here.
+        files: each file or its content, by path in the bundle.
         out: a file, or a folder that does not exist yet, if it ends with ``/`` or ``as_directory`` is set.
-        as_directory: write the tree as a folder, which is what a board keeps.
-        encrypted: the paths of those whose content is encrypted.
+        as_directory: write a folder, the form that a board keeps.
+        encrypted: paths of the files whose content is encrypted.
 
     Returns:
         The manifest as written.
 
     Raises:
-        MalformedBundle: the manifest breaks the format, or speaks of files that are not there.
-        FileExistsError: ``out`` is to be a folder and there is something already.
-        OSError: a file cannot be read, or the bundle cannot be written (a full disk).
+        MalformedBundle: the manifest breaks the format, or names missing files.
+        FileExistsError: a folder is to be written and ``out`` exists already.
+        OSError: a file cannot be read, or the bundle cannot be written, for example because the disk is full.
     """
     measured = {path: _measure(content) for path, content in sorted(files.items())}
     records = tuple(
         FileRecord(path, size, digest, ENCRYPTION if path in encrypted else None)
         for path, (size, digest, _) in measured.items()
     )
-    whole = replace(manifest, files=records)
-    text = manifest_to_json(whole)
-    parse_manifest(text)  # refuses what a board would refuse, before anything is written
+    complete = replace(manifest, files=records)
+    text = manifest_to_json(complete)
+    parse_manifest(text)  # refuses what a board would refuse, before writing
     contents: dict[str, Content] = {MANIFEST_NAME: text, **{path: files[path] for path in measured}}
     _write(contents, {MANIFEST_NAME: _measure(text), **measured}, out, as_directory=as_directory)
-    return whole
+    return complete
 
 
 def write_contents(contents: Mapping[str, Content], out: str | Path, *, as_directory: bool = False) -> None:
-    """Write a bundle of files that are all there already, whole, or leave ``out`` as it was.
+    """Write a bundle from all its files, including a finished manifest, or leave ``out`` as it was.
 
     Args:
-        contents: every file by its path, the manifest as it is to stand there among them.
+        contents: every file by its path, including the manifest.
         out, as_directory: as for ``write_bundle``.
 
     Raises:
-        BundleError: what was written is no bundle.
+        BundleError: the files do not form a valid bundle.
         FileExistsError, OSError: as ``write_bundle``.
     """
     paths = [MANIFEST_NAME, *sorted(contents.keys() - {MANIFEST_NAME})]
@@ -83,18 +82,18 @@ def write_contents(contents: Mapping[str, Content], out: str | Path, *, as_direc
     _write(ordered, {path: _measure(contents[path]) for path in paths}, out, as_directory=as_directory)
 
 
-def write_beside(folder: Path, name: str, content: bytes) -> None:
-    """Write one file of a bundle that is a folder, in one step; what had the name before is replaced."""
-    with _beside(folder) as temporary:
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    """Write one file of a bundle folder in one step, replacing an existing one."""
+    with _temporary_path(folder) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
-            _flush(file)
+            _sync(file)
         os.replace(temporary, folder / name)
-    _flush_folder(folder)
+    _sync_folder(folder)
 
 
-def _write(contents: Mapping[str, Content], measured: Measured, out: str | Path, *, as_directory: bool) -> None:
-    """Write the contents in their order."""
+def _write(contents: Mapping[str, Content], measured: Measurements, out: str | Path, *, as_directory: bool) -> None:
+    """Write the contents in their order, as a folder or an archive."""
     if as_directory or str(out).endswith(("/", os.sep)):
         _write_folder(contents, Path(out))
     else:
@@ -102,7 +101,7 @@ def _write(contents: Mapping[str, Content], measured: Measured, out: str | Path,
 
 
 def _chunks(content: Content) -> Iterator[bytes]:
-    """The content in pieces, so that no artifact has to fit into memory."""
+    """Yield the content in chunks, so that no artifact has to fit into memory."""
     if isinstance(content, bytes):
         yield content
         return
@@ -114,7 +113,7 @@ def _chunks(content: Content) -> Iterator[bytes]:
 
 
 def _measure(content: Content) -> tuple[int, str, int]:
-    """Size in bytes, SHA-256 in hexadecimal, CRC-32."""
+    """Return the size in bytes, the SHA-256 in hexadecimal and the CRC-32."""
     size_bytes, digest, crc = 0, sha256(), 0
     for piece in _chunks(content):
         size_bytes += len(piece)
@@ -123,8 +122,8 @@ def _measure(content: Content) -> tuple[int, str, int]:
     return size_bytes, digest.hexdigest(), crc
 
 
-def _entries(measured: Measured) -> list[Entry]:
-    """Where each file lies: one after the other, in the order of ``measured``."""
+def _entries(measured: Measurements) -> list[Entry]:
+    """Return the archive entries, one after the other in the order of ``measured``."""
     entries: list[Entry] = []
     for path, (size_bytes, _, crc) in measured.items():
         offset = entries[-1].end_offset if entries else 0
@@ -133,53 +132,53 @@ def _entries(measured: Measured) -> list[Entry]:
 
 
 def _write_archive(contents: Mapping[str, Content], entries: list[Entry], target: Path) -> None:
-    with _beside(target) as temporary:
+    with _temporary_path(target) as temporary:
         with temporary.open("wb") as file:
             for entry in entries:
                 file.write(local_header(entry))
                 _copy(contents[entry.path], entry.size_bytes, file)
             file.write(directory(entries))
-            _flush(file)
-        _read_back(temporary)
+            _sync(file)
+        _verify(temporary)
         os.replace(temporary, target)
-    _flush_folder(target.parent)
+    _sync_folder(target.parent)
 
 
 def _write_folder(contents: Mapping[str, Content], target: Path) -> None:
-    with _beside(target) as temporary:
+    with _temporary_path(target) as temporary:
         temporary.mkdir()
         for path, content in contents.items():
             place = temporary / path
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("wb") as file:
                 _copy(content, None, file)
-                _flush(file)
+                _sync(file)
         for folder in {parent for path in contents for parent in (temporary / path).parents}:
             if folder.is_relative_to(temporary):
-                _flush_folder(folder)
-        _read_back(temporary)
+                _sync_folder(folder)
+        _verify(temporary)
         if target.exists():
-            raise FileExistsError(f"{target} is there already: remove it, or name another folder")
+            raise FileExistsError(f"{target} exists already: remove it, or choose another folder")
         os.replace(temporary, target)
-    _flush_folder(target.parent)
+    _sync_folder(target.parent)
 
 
 def _copy(content: Content, size_bytes: int | None, file: BinaryIO) -> None:
-    """Copy the content; it must still have the size that was measured, or the layout would slip."""
+    """Copy the content, and check that it still has the measured size, on which the layout depends."""
     written = sum(file.write(piece) for piece in _chunks(content))
     if size_bytes is not None and written != size_bytes:
         raise MalformedBundle(f"{content!r} changed while the bundle was written: write it again")
 
 
-def _read_back(path: Path) -> None:
-    """Open what was written as a board would, and hold every digest."""
-    with open_bundle(path, trust=False) as bundle:  # it cannot be signed yet
+def _verify(path: Path) -> None:
+    """Open the written bundle as a board does, and check all digests."""
+    with open_bundle(path, trust=False) as bundle:  # not signed yet
         bundle.verify_all()
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A private place on the same file system as ``target``, gone afterwards whatever happens."""
+def _temporary_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path on the file system of ``target``; it is removed at the end, also after an error."""
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield folder / target.name
@@ -187,13 +186,13 @@ def _beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _flush(file: BinaryIO) -> None:
+def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; not every file system has such a thing."""
+def _sync_folder(folder: Path) -> None:
+    """Flush the names in a folder, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

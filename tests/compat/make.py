@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle.encryption import sealed
+from edgekit.bundle.encryption import encrypt_content
 from edgekit.bundle.signing import read_private_key, sign
 from edgekit.bundle.writer import write_bundle
 from edgekit_runtime import __version__
@@ -78,7 +78,7 @@ def main() -> None:
         "golden/y.npy": npy(images.reshape(2, 1, 12) @ weights.reshape(12, 4)),
         "labels.txt": b"north\neast\nsouth\nwest\n",
         "variants/clear/weights.npy": npy(weights),
-        "variants/secret/weights.npy": sealed(npy(weights), KEY, "variants/secret/weights.npy"),
+        "variants/secret/weights.npy": encrypt_content(npy(weights), KEY, "variants/secret/weights.npy"),
     }
     manifest = Manifest(
         model_name="quarters",

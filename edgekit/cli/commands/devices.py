@@ -10,9 +10,9 @@ from edgekit.plan.profiles import load_profile, profile_names
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print every profile whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print the complete profiles as JSON.")
 def command(as_json: bool) -> None:
-    """List the devices edgekit knows: what each runs, and whether anybody has tried."""
+    """List the device profiles: their engines, and whether they were verified on hardware."""
     profiles = [load_profile(name) for name in profile_names()]
     if as_json:
         click.echo(json.dumps([profile.to_dict() for profile in profiles], indent=2))

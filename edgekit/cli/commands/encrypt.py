@@ -14,11 +14,11 @@ from edgekit_runtime.trust.encryption import find_key
 
 @click.command()
 @click.argument("bundle")
-@click.option("--key", metavar="FILE", help="Of 64 hexadecimal digits.  [default: $EDGEKIT_KEY_FILE, or $EDGEKIT_KEY]")
+@click.option("--key", metavar="FILE", help="File with 64 hex digits.  [default: $EDGEKIT_KEY_FILE, or $EDGEKIT_KEY]")
 @click.option("-o", "--output", metavar="OUT", required=True, help="The encrypted bundle to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(bundle: str, key: str | None, output: str, as_json: bool) -> None:
-    """Encrypt the artifacts of BUNDLE with AES-256-GCM; a board with the key opens them in memory alone.
+    """Encrypt the artifacts of BUNDLE with AES-256-GCM. A board with the key decrypts them only in memory.
 
     \b
     Examples:
@@ -29,8 +29,8 @@ def command(bundle: str, key: str | None, output: str, as_json: bool) -> None:
     """
     secret = find_key(key)
     with writing(output):
-        made = encrypt(bundle, secret, output)
+        result = encrypt(bundle, secret, output)
     if as_json:
-        click.echo(json.dumps(asdict(made), indent=2))
+        click.echo(json.dumps(asdict(result), indent=2))
         return
-    click.echo(f"{made.bundle}: encrypted {', '.join(made.files)}")
+    click.echo(f"{result.bundle}: encrypted {', '.join(result.files)}")

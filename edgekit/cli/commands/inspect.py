@@ -15,11 +15,11 @@ from edgekit_runtime.trust.signature import read_envelope
 
 @click.command()
 @click.argument("bundle")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(bundle: str, as_json: bool) -> None:
-    """Show what is in BUNDLE: the model, its variants, what was measured, where it may go.
+    """Show the content of BUNDLE: the model, its variants, their measurements and the devices.
 
-    No engine is loaded, so this works where the bundle cannot run.
+    No engine is loaded, so this also works on machines that cannot run the bundle.
     """
     with open_bundle(bundle, trust=False) as opened:
         manifest, signature = opened.manifest, opened.unlisted().get(SIGNATURE_NAME)
@@ -29,5 +29,5 @@ def command(bundle: str, as_json: bool) -> None:
     for line in manifest_lines(manifest):
         click.echo(line)
     if signature is not None:
-        claimed = ", ".join(key_id[:16] or "a key without a name" for key_id in read_envelope(signature).key_ids)
-        click.echo(f"  signed   by {claimed}, it says; edgekit verify --key PUB.pem holds it")
+        claimed = ", ".join(key_id[:16] or "an unnamed key" for key_id in read_envelope(signature).key_ids)
+        click.echo(f"  signed   by {claimed} (claimed; edgekit verify --key PUB.pem checks it)")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgekit.bundle.signing import TYPES, make_key
+from edgekit.bundle.signing import KEY_TYPES, make_key
 
 
 @click.command()
@@ -14,15 +14,15 @@ from edgekit.bundle.signing import TYPES, make_key
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(TYPES),
+    type=click.Choice(KEY_TYPES),
     default="p256",
     show_default=True,
-    help="p256, which model_signing reads too, and ed25519 sign; aes encrypts.",
+    help="p256 (also read by model_signing) and ed25519 sign bundles; aes encrypts artifacts.",
 )
 def command(key: Path, kind: str) -> None:
-    """Make a key: KEY.pem, which signs and is kept secret, and beside it KEY.pub.pem for those who verify.
+    """Make a key pair: the private key KEY.pem, which signs, and the public key KEY.pub.pem, which verifies.
 
-    With $EDGEKIT_KEY_PASSWORD set, the secret one is encrypted with that password.
+    If $EDGEKIT_KEY_PASSWORD is set, the private key is encrypted with that password.
 
     \b
     Examples:

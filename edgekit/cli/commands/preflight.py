@@ -11,23 +11,23 @@ from pathlib import Path
 import click
 
 from edgekit.fleet.inventory import read_inventory
-from edgekit.fleet.preflight import Verdict, preflight, read_offer
+from edgekit.fleet.preflight import BoardResult, preflight, read_bundle_summary
 from edgekit_runtime.errors import IncompatibleDevice
 
-NAMED = 5  # boards of a group that are named
+MAX_NAMES = 5  # of boards that a line lists
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("bundle")
-@click.option("--fleet", required=True, type=click.Path(path_type=Path), metavar="INVENTORY", help="What boards said.")
-@click.option("--require", metavar="WHAT", help="Only an engine, device, scheme or variant of this name counts.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: every board with every reason.")
+@click.option("--fleet", required=True, type=click.Path(path_type=Path), metavar="INVENTORY", help="Doctor reports.")
+@click.option("--require", metavar="NAME", help="Consider only variants of this engine, device, scheme or name.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all reasons for each board.")
 def command(bundle: str, fleet: Path, require: str | None, as_json: bool) -> None:
-    """Tell which boards of a fleet can run BUNDLE, which variant each takes, and why others cannot.
+    """Report which boards of a fleet can run BUNDLE, which variant each selects, and why others cannot.
 
-    INVENTORY is what `python -m edgekit_runtime doctor --json` printed on each board: a file of one, of a JSON list, of
-    several one after the other, or a folder of such files. Nothing is sent to anybody. Ends with 6 when a board can run
-    nothing.
+    INVENTORY holds the output of `python -m edgekit_runtime doctor --json` of the boards: a file with one report, a
+    JSON list or several reports in sequence, or a folder of such files. Nothing is sent to the boards. The exit code is
+    6 if a board can run no variant.
 
     \b
     Examples:
@@ -35,30 +35,30 @@ def command(bundle: str, fleet: Path, require: str | None, as_json: bool) -> Non
       edgekit preflight model.edgekit --fleet fleet/
       edgekit preflight model.edgekit --fleet fleet/ --require edgetpu --json
     """
-    offer = read_offer(bundle)
-    model = offer.manifest.model_name
-    verdicts = preflight(offer, read_inventory(fleet), require)
+    summary = read_bundle_summary(bundle)
+    model = summary.manifest.model_name
+    results = preflight(summary, read_inventory(fleet), require)
     if as_json:
-        click.echo(json.dumps({"model": model, "boards": [asdict(each) for each in verdicts]}, indent=2))
+        click.echo(json.dumps({"model": model, "boards": [asdict(each) for each in results]}, indent=2))
     else:
-        for line in _lines(verdicts):
+        for line in _lines(results):
             click.echo(line)
-    unable = [verdict.board for verdict in verdicts if not verdict.runs]
+    unable = [result.board for result in results if not result.runs]
     if unable:
         raise IncompatibleDevice(
-            f"{len(unable)} of {len(verdicts)} boards can run nothing of {model!r}: {_some(unable)}"
+            f"{len(unable)} of {len(results)} boards can run no variant of {model!r}: {_names(unable)}"
         )
 
 
-def _lines(verdicts: list[Verdict]) -> Iterator[str]:
-    """Boards of which the same is true stand together, those that can run nothing at last."""
-    groups: dict[tuple[object, ...], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        groups[verdict.runs, verdict.refused, verdict.reason, verdict.warnings].append(verdict)
+def _lines(results: list[BoardResult]) -> Iterator[str]:
+    """Yield lines for groups of boards with the same result; boards that can run nothing come last."""
+    groups: dict[tuple[object, ...], list[BoardResult]] = defaultdict(list)
+    for result in results:
+        groups[result.runs, result.refused, result.reason, result.warnings].append(result)
     for group in sorted(groups.values(), key=lambda group: (not group[0].runs, -len(group))):
         first = group[0]
-        kinds = ", ".join(dict.fromkeys(f"{verdict.what} ({verdict.arch})" for verdict in group))
-        yield f"{len(group)} x {first.runs[0] if first.runs else 'nothing'}: {_some([each.board for each in group])}"
+        kinds = ", ".join(dict.fromkeys(f"{result.kind} ({result.arch})" for result in group))
+        yield f"{len(group)} x {first.runs[0] if first.runs else 'nothing'}: {_names([each.board for each in group])}"
         yield f"  boards     {kinds}"
         yield from [f"  refused    {first.reason}"] if first.reason else []
         yield from [f"  then       {', '.join(first.runs[1:])}"] if first.runs[1:] else []
@@ -66,6 +66,6 @@ def _lines(verdicts: list[Verdict]) -> Iterator[str]:
         yield from (f"  warning    {warning}" for warning in first.warnings)
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

@@ -15,13 +15,13 @@ from edgekit.cli.write_errors import writing
 @click.command()
 @click.argument("bundle")
 @click.option("--key", "keys", multiple=True, required=True, metavar="KEY.pem", help="Private key; repeatable.")
-@click.option("--add", is_flag=True, help="Keep the signatures that are there, as when one key replaces another.")
+@click.option("--add", is_flag=True, help="Keep existing signatures, for example while a key is being replaced.")
 @click.option("-o", "--output", metavar="OUT", help="Write the signed bundle here.  [default: sign BUNDLE itself]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(bundle: str, keys: tuple[str, ...], add: bool, output: str | None, as_json: bool) -> None:
-    """Sign every file of BUNDLE in the OpenSSF Model Signing format; the signature becomes part of it.
+    """Sign all files of BUNDLE in the OpenSSF Model Signing format, and add the signature to it.
 
-    A bundle as a folder can be verified with `model_signing verify key` as well.
+    A bundle folder can also be verified with `model_signing verify key`.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from edgekit_runtime.format.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileR
 from edgekit_runtime.format.manifest_json import parse_manifest
 from edgekit_runtime.format.strict_json import MAX_MANIFEST_BYTES
 from edgekit_runtime.host.sha256 import hex_digest, sha256
-from edgekit_runtime.trust.policy import Trust, believed
+from edgekit_runtime.trust.policy import Trust, trusted_keys
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -59,7 +59,7 @@ def read_bundle(
         MalformedBundle: there is no bundle at the path, or it breaks the format.
         UnsupportedVersion: a newer edgekit wrote it.
     """
-    name, keys = os.fspath(path), believed(trust)
+    name, keys = os.fspath(path), trusted_keys(trust)
     try:
         extents = find_extents(name)
         data = _manifest_bytes(name, extents)

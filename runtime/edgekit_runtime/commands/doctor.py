@@ -18,7 +18,7 @@ from edgekit_runtime.host import state_cache
 from edgekit_runtime.host.board import Board, read_board
 from edgekit_runtime.host.thermal import ThermalState, read_thermal_state
 from edgekit_runtime.record import dataclass, field
-from edgekit_runtime.trust.policy import believed
+from edgekit_runtime.trust.policy import trusted_keys
 from edgekit_runtime.version import __version__
 
 HOT_C = 80.0  # from here, boards without a fan slow down
@@ -136,7 +136,7 @@ def _delegate_library(name: str) -> tuple[str | None, str]:
 def _trusted() -> tuple[str, ...] | None:
     """Return the ids of the machine's keys; none of them if they cannot be read, since every bundle is then refused."""
     try:
-        keys = believed(None)
+        keys = trusted_keys(None)
     except SignatureInvalid:
         return ()
     return None if keys is None else tuple(key.id for key in keys)

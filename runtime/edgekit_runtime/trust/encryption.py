@@ -22,24 +22,24 @@ INSTALL = "pip install 'edgekit-runtime[verify]'"
 WANTED = f"give its file as decryption_key or ${KEY_FILE_NAME}, or its 64 hexadecimal digits as ${KEY_NAME}"
 
 
-def find_key(given: KeySource | None) -> bytes:
+def find_key(source: KeySource | None) -> bytes:
     """The key that was given, else the environment's: ``$EDGEKIT_KEY_FILE`` names a file, ``$EDGEKIT_KEY`` is it.
 
     Raises:
         DecryptionFailed: there is none, or it is no key.
     """
-    if isinstance(given, bytes):
-        return _checked(given, "the key that was given")
-    path = given if given is not None else os.environ.get(KEY_FILE_NAME)
+    if isinstance(source, bytes):
+        return _check_size(source, "the key that was given")
+    path = source if source is not None else os.environ.get(KEY_FILE_NAME)
     if path:
         try:
             with open(path, "rb") as file:
-                return _unhexed(file.read(MAX_KEY_FILE_BYTES), os.fsdecode(path))
+                return _from_hex(file.read(MAX_KEY_FILE_BYTES), os.fsdecode(path))
         except OSError as error:
             raise DecryptionFailed(f"{os.fsdecode(path)}: the key cannot be read: {error.strerror or error}") from error
     digits = os.environ.get(KEY_NAME)
     if digits:
-        return _unhexed(os.fsencode(digits), f"${KEY_NAME}")
+        return _from_hex(os.fsencode(digits), f"${KEY_NAME}")
     raise DecryptionFailed(f"is encrypted and there is no key: {WANTED}")
 
 
@@ -75,14 +75,14 @@ def to_memory(content: bytes) -> int:
     return number
 
 
-def _unhexed(digits: bytes, name: str) -> bytes:
+def _from_hex(digits: bytes, name: str) -> bytes:
     try:
-        return _checked(bytes.fromhex(digits.decode("ascii").strip()), name)
+        return _check_size(bytes.fromhex(digits.decode("ascii").strip()), name)
     except ValueError:  # the error would show the key
         raise DecryptionFailed(f"{name}: is no key: wanted {2 * KEY_BYTES} hexadecimal digits") from None
 
 
-def _checked(key: bytes, name: str) -> bytes:
+def _check_size(key: bytes, name: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise DecryptionFailed(f"{name}: has {len(key)} bytes, not {KEY_BYTES}: `edgekit keygen --type aes` makes one")
     return key

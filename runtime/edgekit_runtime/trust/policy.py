@@ -23,7 +23,7 @@ KeySource = Union[str, "os.PathLike[str]", bytes]  # a file, a folder of *.pem, 
 Trust = Union[None, bool, KeySource, Sequence[KeySource]]
 
 
-def believed(trust: Trust) -> tuple[PublicKey, ...] | None:
+def trusted_keys(trust: Trust) -> tuple[PublicKey, ...] | None:
     """The keys one of which must have signed; None when nobody asks for a signature.
 
     Args:
@@ -41,16 +41,16 @@ def believed(trust: Trust) -> tuple[PublicKey, ...] | None:
     sources = [trust] if isinstance(trust, (str, bytes, os.PathLike)) else list(trust)
     from edgekit_runtime.trust.public_key import read_keys
 
-    found = {key.id: key for source in sources for data, name in _texts(source) for key in read_keys(data, name)}
+    found = {key.id: key for source in sources for data, name in _pem_texts(source) for key in read_keys(data, name)}
     if not found:
-        where = ", ".join(_shown(source) for source in sources) or "an empty list"
+        where = ", ".join(_name_of_source(source) for source in sources) or "an empty list"
         raise SignatureInvalid(f"trust was asked for and no public key was found in {where}: put a .pem there")
     if len(found) > MAX_KEYS:
         raise SignatureInvalid(f"{len(found)} keys are trusted, more than {MAX_KEYS}: remove the old ones")
     return tuple(found.values())
 
 
-def _texts(source: KeySource) -> list[tuple[bytes, str]]:
+def _pem_texts(source: KeySource) -> list[tuple[bytes, str]]:
     """The PEM of a source with the name for messages; of a folder that of each of its files."""
     if _is_pem(source):
         return [(source.encode() if isinstance(source, str) else bytes(source), "the key that was given")]  # type: ignore[arg-type]
@@ -78,5 +78,5 @@ def _is_pem(source: KeySource) -> bool:
     return isinstance(source, bytes) and source.lstrip().startswith(b"-----BEGIN")
 
 
-def _shown(source: KeySource) -> str:
+def _name_of_source(source: KeySource) -> str:
     return "the PEM that was given" if _is_pem(source) else os.fsdecode(source)

@@ -17,7 +17,7 @@ INSTALL = "pip install 'edgekit-runtime[verify]'"
 ED25519 = "ed25519"
 CURVES = {"SECP256R1": "SHA256", "SECP384R1": "SHA384", "SECP521R1": "SHA512"}  # as Sigstore pairs them
 # How a SubjectPublicKeyInfo begins, up to the key itself, and the bytes of that: RFC 8410; RFC 5480, uncompressed.
-KINDS = {
+DER_PREFIXES = {
     bytes.fromhex("302a300506032b6570032100"): (ED25519, 32),
     bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200"): ("SECP256R1", 65),
     bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200"): ("SECP384R1", 97),
@@ -35,7 +35,7 @@ class PublicKey:
     pem: bytes
     native: Any
 
-    def made(self, signature: bytes, message: bytes) -> bool:
+    def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether the signature is this key's, of exactly this message."""
         from cryptography.exceptions import InvalidSignature
 
@@ -46,14 +46,14 @@ class PublicKey:
         return True
 
 
-def algorithm(kind: str, **how: Any) -> tuple[Any, ...]:
+def algorithm(kind: str, **options: Any) -> tuple[Any, ...]:
     """What `cryptography` is told besides the message: ECDSA with the hash of the curve; for Ed25519 nothing."""
     if kind == ED25519:
         return ()
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    return (ec.ECDSA(getattr(hashes, CURVES[kind])(), **how),)
+    return (ec.ECDSA(getattr(hashes, CURVES[kind])(), **options),)
 
 
 def read_keys(pem: bytes, name: str) -> tuple[PublicKey, ...]:
@@ -76,7 +76,7 @@ def _key(body: bytes, name: str) -> PublicKey:
         data = b64decode(b"".join(body.split()), validate=True)
         kind, point = next(
             (kind, data[len(prefix) :])
-            for prefix, (kind, size_bytes) in KINDS.items()
+            for prefix, (kind, size_bytes) in DER_PREFIXES.items()
             if data.startswith(prefix) and len(data) == len(prefix) + size_bytes
         )
         native = _native(kind, point)

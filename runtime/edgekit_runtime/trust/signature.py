@@ -81,7 +81,7 @@ def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> VerifiedSignatur
     signed = message(envelope.payload)
     for signature in envelope.signatures:
         for key in keys:
-            if key.made(signature, signed):
+            if key.verifies(signature, signed):
                 return VerifiedSignature(key.id, statement_digests(envelope.payload))
     trusted = {key.id for key in keys}
     if trusted & set(envelope.key_ids):
@@ -100,14 +100,14 @@ def read_envelope(data: bytes) -> Envelope:
         SignatureInvalid: it is not a Sigstore bundle with an in-toto payload and 1 to ``MAX_SIGNATURES`` signatures.
     """
     document = _json(data, SIGNATURE_NAME)
-    _want(document, "mediaType", MEDIA_TYPE)
+    _expect(document, "mediaType", MEDIA_TYPE)
     dsse = _get(document, "dsseEnvelope", dict)
-    _want(dsse, "payloadType", PAYLOAD_TYPE)
+    _expect(dsse, "payloadType", PAYLOAD_TYPE)
     signatures = _get(dsse, "signatures", list)
     if not 1 <= len(signatures) <= MAX_SIGNATURES:
         raise SignatureInvalid(f"{SIGNATURE_NAME}: has {len(signatures)} signatures, wanted 1 to {MAX_SIGNATURES}")
     ids = [each.get("keyid", "") if isinstance(each, dict) else "" for each in signatures]
-    ids[0] = ids[0] or _hint(document)
+    ids[0] = ids[0] or _hinted_key_id(document)
     return Envelope(
         _base64(_get(dsse, "payload", str)),
         tuple(_base64(_get(each, "sig", str)) for each in signatures),
@@ -122,27 +122,27 @@ def statement_digests(payload: bytes) -> dict[str, str]:
         SignatureInvalid: it is no statement of this kind, or does not agree with itself.
     """
     statement = _json(payload, "its statement")
-    _want(statement, "_type", STATEMENT_TYPE)
-    _want(statement, "predicateType", PREDICATE_TYPE)
+    _expect(statement, "_type", STATEMENT_TYPE)
+    _expect(statement, "predicateType", PREDICATE_TYPE)
     predicate = _get(statement, "predicate", dict)
     serialization = _get(predicate, "serialization", dict)
     for key, value in METHOD.items():
-        _want(serialization, key, value)
+        _expect(serialization, key, value)
     digests: dict[str, str] = {}
     root = sha256(0)
     for resource in _get(predicate, "resources", list):
-        _want(resource, "algorithm", "sha256")
+        _expect(resource, "algorithm", "sha256")
         name, digest = _get(resource, "name", str), _get(resource, "digest", str)
         digests[name] = digest
-        root.update(_unhexed(digest))
+        root.update(_from_hex(digest))
     subjects = _get(statement, "subject", list)
     if len(digests) != len(predicate["resources"]) or len(subjects) != 1:
         raise SignatureInvalid(f"{SIGNATURE_NAME}: speaks of a file twice, or not of one model")
-    _want(_get(subjects[0], "digest", dict), "sha256", str(root.hexdigest()))
+    _expect(_get(subjects[0], "digest", dict), "sha256", str(root.hexdigest()))
     return digests
 
 
-def _hint(document: Mapping[str, Any]) -> Any:
+def _hinted_key_id(document: Mapping[str, Any]) -> Any:
     """The id of the first signature's key, where it is said for the whole."""
     material = document.get("verificationMaterial")
     key = material.get("publicKey") if isinstance(material, dict) else None
@@ -163,7 +163,7 @@ def _get(record: Any, key: str, kind: type) -> Any:
     return found
 
 
-def _want(record: Any, key: str, value: str) -> None:
+def _expect(record: Any, key: str, value: str) -> None:
     found = _get(record, key, str)
     if found != value:
         raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is {found[:80]!r}, wanted {value!r}")
@@ -178,7 +178,7 @@ def _base64(text: str) -> bytes:
         raise SignatureInvalid(f"{SIGNATURE_NAME}: is not base64 where it must be: {error}") from error
 
 
-def _unhexed(digest: str) -> bytes:
+def _from_hex(digest: str) -> bytes:
     try:
         return bytes.fromhex(digest)
     except ValueError as error:

@@ -14,7 +14,7 @@ import pytest
 
 import edgekit_runtime
 from edgekit.bundle.delta import make_delta
-from edgekit.bundle.encryption import encrypt, sealed
+from edgekit.bundle.encryption import encrypt, encrypt_content
 from edgekit.bundle.writer import write_bundle
 from edgekit.cli import main
 from edgekit_runtime import open_bundle
@@ -129,7 +129,10 @@ def test_a_changed_ciphertext_is_another_file(clear: Path, tmp_path: Path) -> No
 def test_a_ciphertext_of_another_path_or_none_at_all_is_refused(clear: Path, tmp_path: Path) -> None:
     with open_bundle(clear) as bundle:
         files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
-        for name, content in (("moved", sealed(files[ARTIFACT], KEY, "variants/w/weights.npy")), ("short", b"12345")):
+        for name, content in (
+            ("moved", encrypt_content(files[ARTIFACT], KEY, "variants/w/weights.npy")),
+            ("short", b"12345"),
+        ):
             out = tmp_path / f"{name}.edgekit"
             write_bundle(bundle.manifest, {**files, ARTIFACT: content}, out, encrypted=[ARTIFACT])
             with pytest.raises(DecryptionFailed):
@@ -141,7 +144,7 @@ def test_a_ciphertext_of_another_path_or_none_at_all_is_refused(clear: Path, tmp
 def test_the_same_key_gives_the_same_bytes_and_no_nonce_twice(clear: Path, secret: Path, tmp_path: Path) -> None:
     encrypt(clear, KEY, tmp_path / "again.edgekit")
     assert (tmp_path / "again.edgekit").read_bytes() == secret.read_bytes()
-    nonces = {sealed(clear, key, path)[:12] for clear in (b"a", b"b") for path in "xy" for key in (KEY, OTHER)}
+    nonces = {encrypt_content(clear, key, path)[:12] for clear in (b"a", b"b") for path in "xy" for key in (KEY, OTHER)}
     assert len(nonces) == 8
 
 

@@ -155,7 +155,7 @@ def test_a_key_of_another_kind_is_no_key_for_bundles(
     pem = other.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     (tmp_path / "other.pem").write_bytes(pem)
     assert edgekit("sign", write(tmp_path / "m.edgekit"), "--key", tmp_path / "other.pem") == 3
-    assert "other.pem: is a private key of a kind that signs no bundles" in capsys.readouterr().err
+    assert "other.pem: is a private key of an unsupported type" in capsys.readouterr().err
 
 
 def test_what_was_signed_is_told(write: Write, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_an_older_bundle_is_replaced_and_a_folder_is_not(tmp_path: Path) -> None
     write_bundle(MANIFEST, FILES, tmp_path / "a.edgekit")
     open_bundle(tmp_path / "a.edgekit").verify_all()
     write_bundle(MANIFEST, FILES, tmp_path / "tree", as_directory=True)
-    with pytest.raises(FileExistsError, match="tree is there already"):
+    with pytest.raises(FileExistsError, match="tree exists already"):
         write_bundle(MANIFEST, FILES, tmp_path / "tree", as_directory=True)
     assert left(tmp_path) == ["a.edgekit", "tree"]
 

@@ -15,7 +15,7 @@ import pytest
 
 from edgekit.bundle.writer import write_bundle
 from edgekit.fleet.inventory import read_inventory
-from edgekit.fleet.preflight import preflight, read_offer
+from edgekit.fleet.preflight import preflight, read_bundle_summary
 from edgekit_runtime import load, open_bundle
 from edgekit_runtime.commands.doctor import diagnose
 from edgekit_runtime.engines import delegates
@@ -70,7 +70,7 @@ def tell(path: Path, boards: list[object]) -> Path:
 
 
 def verdicts(bundle: Path, inventory: Path, **options: object):
-    return preflight(read_offer(bundle), read_inventory(inventory), **options)
+    return preflight(read_bundle_summary(bundle), read_inventory(inventory), **options)
 
 
 @pytest.mark.parametrize(("name", "arch"), [*((name, "aarch64") for name in BOARDS), ("imx8m-plus", "x86_64")])
@@ -183,12 +183,12 @@ def test_inventories_of_every_form(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no board"),
-        ("[]", "holds no board"),
+        ("", "has no board"),
+        ("[]", "has no board"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('[{"board": {}}]', "board 1: is no diagnosis of this version"),
-        ("[3]", "board 1: is no diagnosis of this version"),
+        ('[{"board": {}}]', "board 1: is not a doctor report of this version"),
+        ("[3]", "board 1: is not a doctor report of this version"),
     ],
 )
 def test_what_is_no_inventory_is_said(tmp_path, text, said):
@@ -215,7 +215,7 @@ def test_a_diagnosis_of_other_types_is_said_before_anything_is_compared(tmp_path
         place = place[step]
     place[where[-1]] = value
     (tmp_path / "fleet.json").write_text(json.dumps(diagnosis))
-    with pytest.raises(DataError, match="board 1: is no diagnosis of this version"):
+    with pytest.raises(DataError, match="board 1: is not a doctor report of this version"):
         read_inventory(tmp_path / "fleet.json")
 
 
@@ -243,7 +243,7 @@ def test_the_command_ends_with_6_and_names_who_can_run_nothing(bundle, tmp_path)
     command = [sys.executable, "-m", "edgekit", "preflight", str(path), "--fleet", str(inventory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 6
-    assert "error: 1 of 8 boards can run nothing of 'identity': odd-1" in done.stderr
+    assert "error: 1 of 8 boards can run no variant of 'identity': odd-1" in done.stderr
     assert done.stdout.splitlines()[0] == "7 x null: cam-0, cam-1, cam-2, cam-3, cam-4 and 2 more"
     told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=False).stdout)
     assert [board["runs"] for board in told["boards"]] == [["null"]] * 7 + [[]]

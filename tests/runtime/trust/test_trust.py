@@ -146,10 +146,10 @@ def test_a_key_is_read_as_the_library_reads_it(curve: str) -> None:
     (key,) = read_keys(pem.replace(b"\n", b"\r\n"), "key.pem")
     assert (key.kind, key.pem, key.id) == (curve, pem, sha256(pem).hexdigest())
     signature = private.sign(b"message", *algorithm(curve))
-    assert key.made(signature, b"message")
-    assert not key.made(signature, b"massage")
-    assert not key.made(signature[:-1], b"message")
-    assert not key.made(b"", b"message")
+    assert key.verifies(signature, b"message")
+    assert not key.verifies(signature, b"massage")
+    assert not key.verifies(signature[:-1], b"message")
+    assert not key.verifies(b"", b"message")
 
 
 def test_a_point_on_no_curve_is_no_key(signed: Path, ours: Path) -> None:

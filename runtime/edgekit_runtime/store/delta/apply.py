@@ -25,7 +25,7 @@ from edgekit_runtime.store.delta.format import (
     read_steps,
 )
 from edgekit_runtime.store.generations import generation_name, lock_generation
-from edgekit_runtime.trust.policy import believed
+from edgekit_runtime.trust.policy import trusted_keys
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -151,7 +151,7 @@ class Delta:
 
     def _verify_signature(self, trust: Trust) -> None:
         """Verify the signature of the new manifest before the manifest is parsed."""
-        keys = believed(trust)
+        keys = trusted_keys(trust)
         if keys is None:
             return
         from edgekit_runtime.trust.signature import verify_signature
