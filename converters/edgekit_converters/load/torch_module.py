@@ -145,9 +145,11 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     said_of = zip(names, said_shapes(request, names), strict=True)
     given = {name: said for name, said in said_of if said}
     if request.cuts:
-        recut = pkgutil.resolve_name(f"{trainable_frameworks()['torch'].pruner}:recut")
+        repeat_cuts = pkgutil.resolve_name(f"{trainable_frameworks()['torch'].pruner}:repeat_cuts")
         with torch_errors(request.path, "the module cannot be cut again as it was"):
-            module = recut(module, tuple(random_input(said.shape, said.dtype) for said in given.values()), request.cuts)
+            module = repeat_cuts(
+                module, tuple(random_input(said.shape, said.dtype) for said in given.values()), request.cuts
+            )
     if request.weights:
         load_weights(module, request.weights, allow_pickle=request.allow_pickle)
     return _live(module.eval(), list(given), list(given.values()), request, code)

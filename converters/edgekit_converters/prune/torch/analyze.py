@@ -12,25 +12,25 @@ from torch import fx, nn
 
 from edgekit_converters.prune import Channels, LayerCost, PruningGraph
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups
-from edgekit_converters.prune.torch.channels import Followed, operator, owner
+from edgekit_converters.prune.torch.channels import ChannelMap, operator, owner
 from edgekit_converters.prune.torch.union_find import Ids
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 Conv = nn.modules.conv._ConvNd
 
 
-def anatomy(model: nn.Module, seams: ChannelGroups) -> PruningGraph:
+def anatomy(model: nn.Module, channel_groups: ChannelGroups) -> PruningGraph:
     """Say what of a module may be cut, and what each layer has to do."""
     parameters = sum(one.numel() for one in model.parameters())
-    groups = tuple(seam.group for seam in seams.seams)
-    return PruningGraph(groups, tuple(_labours(seams)), seams.whole, parameters)
+    groups = tuple(group.info for group in channel_groups.groups)
+    return PruningGraph(groups, tuple(_labours(channel_groups)), channel_groups.unprunable, parameters)
 
 
-def _labours(seams: ChannelGroups) -> Iterator[LayerCost]:
+def _labours(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
     """The labours of operations in the order of execution, one a layer, and of parameters that multiply nothing."""
     found: dict[str, LayerCost] = {}
-    for node in seams.followed.program.graph.nodes:
-        labour = _labour(seams, node) if node.op == "call_function" else None
+    for node in channel_groups.channel_map.program.graph.nodes:
+        labour = _labour(channel_groups, node) if node.op == "call_function" else None
         if labour is None:
             continue
         name = labour.layer
@@ -39,84 +39,88 @@ def _labours(seams: ChannelGroups) -> Iterator[LayerCost]:
         else:
             found[name if name not in found else f"{name} {node.name}"] = labour
     yield from found.values()
-    yield from _bare(seams)
+    yield from _elementwise_costs(channel_groups)
 
 
-def _labour(seams: ChannelGroups, node: fx.Node) -> LayerCost | None:
+def _labour(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
     kind = operator(node)
     if kind in CONVOLUTIONS:
-        layer = seams.followed.layer(node.args[1], Conv)
-        return None if layer is None else _convolution(seams, node, layer)
+        layer = channel_groups.channel_map.layer(node.args[1], Conv)
+        return None if layer is None else _convolution(channel_groups, node, layer)
     if kind == "linear":
-        layer = seams.followed.layer(node.args[1], nn.Linear)
+        layer = channel_groups.channel_map.layer(node.args[1], nn.Linear)
         if layer is None:
             return None
-        module: Any = seams.followed.modules[layer]
-        positions = math.prod(seams.followed.shape(node)[:-1])
-        return LayerCost(layer, "dense", *_both(seams, layer), positions, extras=int(module.bias is not None))
+        module: Any = channel_groups.channel_map.modules[layer]
+        positions = math.prod(channel_groups.channel_map.shape(node)[:-1])
+        return LayerCost(
+            layer, "dense", *_in_out_channels(channel_groups, layer), positions, extras=int(module.bias is not None)
+        )
     if kind in ("matmul", "bmm"):
-        return _product(seams, node)
-    return _attention(seams, node) if kind == "scaled_dot_product_attention" else None
+        return _product(channel_groups, node)
+    return _attention(channel_groups, node) if kind == "scaled_dot_product_attention" else None
 
 
-def _both(seams: ChannelGroups, layer: str) -> tuple[Channels, Channels]:
-    members = seams.followed.members
-    return seams.channels(members[layer, "in"]), seams.channels(members[layer, "out"])
+def _in_out_channels(channel_groups: ChannelGroups, layer: str) -> tuple[Channels, Channels]:
+    members = channel_groups.channel_map.layer_ids
+    return channel_groups.channels(members[layer, "in"]), channel_groups.channels(members[layer, "out"])
 
 
-def _convolution(seams: ChannelGroups, node: fx.Node, layer: str) -> LayerCost:
+def _convolution(channel_groups: ChannelGroups, node: fx.Node, layer: str) -> LayerCost:
     """A group of a grouped convolution is cut whole: an output goes on taking as many inputs as before."""
-    module: Any = seams.followed.modules[layer]
-    ins, outs = _both(seams, layer)
+    module: Any = channel_groups.channel_map.modules[layer]
+    ins, outs = _in_out_channels(channel_groups, layer)
     block = module.in_channels // module.groups
     return LayerCost(
         layer,
         "depthwise" if module.groups > 1 and block == 1 else "conv",
         ins if module.groups == 1 or block == 1 else Channels(block),
         outs,
-        math.prod(seams.followed.shape(node.args[0] if module.transposed else node)[2:]),
+        math.prod(channel_groups.channel_map.shape(node.args[0] if module.transposed else node)[2:]),
         tuple(module.kernel_size),
         tuple(module.stride),
         extras=int(module.bias is not None),
     )
 
 
-def _product(seams: ChannelGroups, node: fx.Node) -> LayerCost | None:
+def _product(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
     """A product of two activations: (..., m, k) by (..., k, n)."""
-    followed = seams.followed
+    channel_map = channel_groups.channel_map
     one, other = node.args[:2]
-    if min(len(followed.shape(one)), len(followed.shape(other))) < 2:
+    if min(len(channel_map.shape(one)), len(channel_map.shape(other))) < 2:
         return None
-    *_, keys = followed.shape(node)
-    axes = len(followed.shape(node)[:-2])
-    ids = np.broadcast_to(followed.ids(one), followed.shape(one))
+    *_, keys = channel_map.shape(node)
+    axes = len(channel_map.shape(node)[:-2])
+    ids = np.broadcast_to(channel_map.ids(one), channel_map.shape(one))
     if axes > ids.ndim - 2:
-        ids = np.broadcast_to(ids, (*followed.shape(node)[:-2], *ids.shape[-2:]))
-    return _attending(node, seams.channels(ids[..., 0, :].ravel()), Channels(), (followed.shape(one)[-2], keys))
+        ids = np.broadcast_to(ids, (*channel_map.shape(node)[:-2], *ids.shape[-2:]))
+    return _attention_product(
+        node, channel_groups.channels(ids[..., 0, :].ravel()), Channels(), (channel_map.shape(one)[-2], keys)
+    )
 
 
-def _attention(seams: ChannelGroups, node: fx.Node) -> LayerCost:
+def _attention(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost:
     """Queries by keys, and what comes of it by values."""
-    followed = seams.followed
+    channel_map = channel_groups.channel_map
     query, key, value = node.args[:3]
-    ins = seams.channels(_features(followed, query))
-    outs = seams.channels(_features(followed, value))
-    return _attending(node, ins, outs, (followed.shape(query)[-2], followed.shape(key)[-2]))
+    ins = channel_groups.channels(_features(channel_map, query))
+    outs = channel_groups.channels(_features(channel_map, value))
+    return _attention_product(node, ins, outs, (channel_map.shape(query)[-2], channel_map.shape(key)[-2]))
 
 
-def _features(followed: Followed, node: Any) -> Ids:
+def _features(channel_map: ChannelMap, node: Any) -> Ids:
     """The ids of one token of all heads: (heads * head size,)."""
-    return np.broadcast_to(followed.ids(node), followed.shape(node))[..., 0, :].ravel()
+    return np.broadcast_to(channel_map.ids(node), channel_map.shape(node))[..., 0, :].ravel()
 
 
-def _attending(node: fx.Node, ins: Channels, outs: Channels, tokens: tuple[int, int]) -> LayerCost:
+def _attention_product(node: fx.Node, ins: Channels, outs: Channels, tokens: tuple[int, int]) -> LayerCost:
     return LayerCost(owner(node) or operator(node), "attention", ins, outs, tokens[0], (tokens[1],))
 
 
-def _bare(seams: ChannelGroups) -> Iterator[LayerCost]:
+def _elementwise_costs(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
     """Parameters that go with channels and multiply nothing together: normalization, slopes, tables, scales."""
-    for (layer, side), ids in seams.followed.members.items():
-        module: Any = seams.followed.modules.get(layer)
+    for (layer, side), ids in channel_groups.channel_map.layer_ids.items():
+        module: Any = channel_groups.channel_map.modules.get(layer)
         if isinstance(module, nn.Embedding):
             extras = module.num_embeddings
         elif side == "through":
@@ -125,4 +129,4 @@ def _bare(seams: ChannelGroups) -> Iterator[LayerCost]:
             extras = 1
         else:
             continue
-        yield LayerCost(layer, "elementwise", Channels(), seams.channels(ids), 0, extras=extras)
+        yield LayerCost(layer, "elementwise", Channels(), channel_groups.channels(ids), 0, extras=extras)

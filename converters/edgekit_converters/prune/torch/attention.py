@@ -40,45 +40,45 @@ class HeadAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, tokens, width) each, or (tokens, batch, width) → the same, and the weights when they are needed."""
-        how = dict(zip(OPTIONS, given, strict=False)) | named
-        alone = query.dim() == 2
-        if alone:
+        options = dict(zip(OPTIONS, given, strict=False)) | named
+        unbatched = query.dim() == 2
+        if unbatched:
             query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
         q, k, v = self._heads(self.q(query)), self._heads(self.k(key)), self._heads(self.v(value))
-        mask = _mask(how.get("attn_mask"), how.get("key_padding_mask"), q)
+        mask = _mask(options.get("attn_mask"), options.get("key_padding_mask"), q)
         scores = q @ k.transpose(-2, -1) * self.head_size**-0.5
         weights = functional.softmax(scores if mask is None else scores + mask, dim=-1)
         mixed = functional.dropout(weights, self.dropout, self.training) @ v  # (batch, heads, tokens, head_size)
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
-        averaged = weights.mean(dim=1) if how.get("average_attn_weights", True) else weights
-        told = averaged if how.get("need_weights", True) else None
-        if alone:
-            return mixed.squeeze(0), None if told is None else told.squeeze(0)
-        return mixed if self.batch_first else mixed.transpose(0, 1), told
+        averaged = weights.mean(dim=1) if options.get("average_attn_weights", True) else weights
+        returned_weights = averaged if options.get("need_weights", True) else None
+        if unbatched:
+            return mixed.squeeze(0), None if returned_weights is None else returned_weights.squeeze(0)
+        return mixed if self.batch_first else mixed.transpose(0, 1), returned_weights
 
     def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, heads * head_size) → (batch, heads, tokens, head_size)."""
         return tokens.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
 
-def free_heads(model: nn.Module) -> nn.Module:
+def make_heads_prunable(model: nn.Module) -> nn.Module:
     """Replace each ``nn.MultiheadAttention`` that can be; the model computes the same.
 
     One with keys or values of its own, or with zeros for keys, stays: nothing of it is cut.
     """
     if isinstance(model, nn.MultiheadAttention):
-        return _freed(model, {})
+        return _replacement(model, {})
     made: dict[nn.Module, nn.Module] = {}
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.MultiheadAttention):
             holder = model.get_submodule(path.rpartition(".")[0])
-            setattr(holder, path.rpartition(".")[2], _freed(module, made))
+            setattr(holder, path.rpartition(".")[2], _replacement(module, made))
     return model
 
 
-def _freed(module: nn.MultiheadAttention, made: dict[nn.Module, nn.Module]) -> nn.Module:
+def _replacement(module: nn.MultiheadAttention, made: dict[nn.Module, nn.Module]) -> nn.Module:
     if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
         return module
     if module not in made:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgekit_converters.prune.torch.union_find import Ids, Units, nothing, packed, varying
+from edgekit_converters.prune.torch.union_find import Ids, UnionFind, compact, untracked, varying_axes
 
-State = Ids | list[Ids]  # of an operation that gives several tensors
+TensorIds = Ids | list[Ids]  # of an operation that gives several tensors
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Site:
+class SizeUse:
     """A place where a forward pass may hold a number of channels that was right before they were cut."""
 
     owner: str  # the module whose ``forward`` it is in
@@ -25,22 +25,22 @@ class Site:
 
 
 @dataclass
-class Followed:
+class ChannelMap:
     """A module's layers and operations with the ids of what they take and give."""
 
     program: fx.GraphModule
     modules: dict[str, torch.nn.Module]  # by path
-    units: Units = field(default_factory=Units)
-    members: dict[tuple[str, str], Ids] = field(default_factory=dict)  # (layer, "in", "out" or "through"): (n,)
-    states: dict[fx.Node, State] = field(default_factory=dict)
-    sites: list[Site] = field(default_factory=list)
-    heads: list[Ids] = field(default_factory=list)  # of what attention multiplies
-    strange: dict[str, str] = field(default_factory=dict)  # modules whose weights cannot be cut: why
+    union_find: UnionFind = field(default_factory=UnionFind)
+    layer_ids: dict[tuple[str, str], Ids] = field(default_factory=dict)  # (layer, "in", "out" or "through"): (n,)
+    tensor_ids: dict[fx.Node, TensorIds] = field(default_factory=dict)
+    size_uses: list[SizeUse] = field(default_factory=list)
+    attention_ids: list[Ids] = field(default_factory=list)  # of what attention multiplies
+    unsupported: dict[str, str] = field(default_factory=dict)  # modules whose weights cannot be cut: why
 
     def ids(self, node: Any) -> Ids:
         """Return the ids of a tensor."""
-        state = self.states.get(node)
-        return state if isinstance(state, np.ndarray) else nothing(len(self.shape(node)))
+        state = self.tensor_ids.get(node)
+        return state if isinstance(state, np.ndarray) else untracked(len(self.shape(node)))
 
     @staticmethod
     def shape(node: Any) -> Shape:
@@ -55,54 +55,54 @@ class Followed:
         path = str(weight.target).removeprefix("module.").rpartition(".")[0]
         return path if isinstance(self.modules.get(path), kinds) else None
 
-    def member(self, layer: str, side: str, ids: Ids) -> Ids:
+    def join_layer(self, layer: str, side: str, ids: Ids) -> Ids:
         """Note what a layer takes or gives, (n,); a layer that runs twice has the same channels both times."""
-        known = self.members.setdefault((layer, side), ids)
+        known = self.layer_ids.setdefault((layer, side), ids)
         if known is not ids:
             for mine, other in ((known, ids), (ids, known)):
-                self.units.keep(mine[other < 0], f"{layer} is used twice, once with what is not followed")
-            self.units.join(known, ids)
+                self.union_find.keep(mine[other < 0], f"{layer} is used twice, once with what is not followed")
+            self.union_find.join(known, ids)
         return known
 
-    def opaque(self, node: fx.Node, why: str) -> None:
+    def keep_inputs(self, node: fx.Node, why: str) -> None:
         """Let whatever goes into an operation stay."""
         for one in node.all_input_nodes:
-            self.keep(self.states.get(one), why)
+            self.keep(self.tensor_ids.get(one), why)
 
-    def keep(self, state: State | None, why: str) -> None:
+    def keep(self, state: TensorIds | None, why: str) -> None:
         """Let the elements of a tensor stay, or of several."""
         for ids in state if isinstance(state, list) else [state] if state is not None else []:
-            self.units.keep(ids, why)
+            self.union_find.keep(ids, why)
 
     def mix(self, ids: Ids, axes: list[int], why: str) -> Ids:
         """Return the ids after an operation that mixes all elements along ``axes``.
 
         What varies along these alone must stay; where there is another axis, whole slices of it are units.
         """
-        mixed = [axis for axis in varying(ids) if axis in axes]
-        if mixed == varying(ids) and mixed:
-            self.units.keep(ids, why)
-            return nothing(ids.ndim)
-        return packed(self.units.join_along(ids, mixed))
+        mixed = [axis for axis in varying_axes(ids) if axis in axes]
+        if mixed == varying_axes(ids) and mixed:
+            self.union_find.keep(ids, why)
+            return untracked(ids.ndim)
+        return compact(self.union_find.join_along(ids, mixed))
 
     def combine(self, operands: list[tuple[Ids, Shape]], axes: int, why: str) -> Ids:
         """Join what an element-wise operation combines, each given as (ids, shape) and broadcast to ``axes`` axes."""
-        aligned = [(_lifted(ids, axes), (1,) * (axes - len(shape)) + shape) for ids, shape in operands]
+        aligned = [(_with_rank(ids, axes), (1,) * (axes - len(shape)) + shape) for ids, shape in operands]
         common = np.broadcast_shapes(*(ids.shape for ids, _ in aligned))
         full = [np.broadcast_to(ids, common) for ids, _ in aligned]
         result = np.maximum.reduce(full)
         for ids, (_, shape) in zip(full, aligned, strict=True):
             if any(size > 1 and shape[axis] > 1 for axis, size in enumerate(common)):
-                self.units.keep(result[ids < 0], why)
-            self.units.join(ids, result)
-        return packed(result)
+                self.union_find.keep(result[ids < 0], why)
+            self.union_find.join(ids, result)
+        return compact(result)
 
 
-def _lifted(ids: Ids, axes: int) -> Ids:
+def _with_rank(ids: Ids, axes: int) -> Ids:
     return ids.reshape((1,) * (axes - ids.ndim) + ids.shape)
 
 
-Rule = Callable[[Followed, fx.Node], State]
+Rule = Callable[[ChannelMap, fx.Node], TensorIds]
 
 
 def operator(node: fx.Node) -> str:

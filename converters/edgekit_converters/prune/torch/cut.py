@@ -19,9 +19,9 @@ from torch import nn
 
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS
-from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups, places
-from edgekit_converters.prune.torch.channels import Site
-from edgekit_converters.prune.torch.layer_surgery import blank_inputs, cut_layer
+from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups, positions
+from edgekit_converters.prune.torch.channels import SizeUse
+from edgekit_converters.prune.torch.layer_surgery import cut_layer, zero_inputs
 from edgekit_converters.prune.torch.union_find import Ids
 
 CLOSE = 1e-4  # of the largest output: float32 sums in another order
@@ -31,7 +31,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
-class ReplacedParameter:
+class StoredSize:
     """An attribute that holds a number of channels."""
 
     owner: str  # path of the module
@@ -44,54 +44,60 @@ class ReplacedParameter:
         return f"{self.owner}.{self.attribute}{place}".lstrip(".")
 
 
-def carve(model: nn.Module, seams: ChannelGroups, gone: set[int], held: Sequence[ReplacedParameter] = ()) -> None:
+def slice_weights(
+    model: nn.Module, channel_groups: ChannelGroups, removed: set[int], stored_sizes: Sequence[StoredSize] = ()
+) -> None:
     """Take units out of a module, and set the attributes that hold their number."""
-    for (layer, side), line in seams.lines().items():
-        out = places(line, gone)
+    for (layer, side), axis_ids in channel_groups.layer_roots().items():
+        out = positions(axis_ids, removed)
         if out:
             cut_layer(model, layer, side, out)
-    for one in held:
-        _set(model.get_submodule(one.owner), one, sum(unit not in gone for unit in one.ids))
+    for one in stored_sizes:
+        _set(model.get_submodule(one.owner), one, sum(root not in removed for root in one.ids))
 
 
-def held_numbers(
-    model: nn.Module, seams: ChannelGroups, inputs: Tensors
-) -> tuple[ChannelGroups, tuple[ReplacedParameter, ...]]:
+def find_stored_sizes(
+    model: nn.Module, channel_groups: ChannelGroups, inputs: Tensors
+) -> tuple[ChannelGroups, tuple[StoredSize, ...]]:
     """Return the groups that can really be cut, and the attributes to set then.
 
     Each group whose number of channels may be held somewhere is tried by itself, then all together; every other
     channel goes.
     """
-    found: dict[str, tuple[ReplacedParameter, ...]] = {}
+    found: dict[str, tuple[StoredSize, ...]] = {}
     refused: dict[str, str] = {}
-    for seam in seams.seams:
-        if any(set(seam.units) & set(_units(seams, site)) for site in seams.followed.sites):
-            _try(model, seams, seam, inputs, found, refused)
-    left = seams.without(refused)
-    together = _every_other(left.seams)
-    if left.seams and (why := difference(model, left, together, _flat(found), inputs)):
+    for group in channel_groups.groups:
+        if any(set(group.roots) & set(_units(channel_groups, use)) for use in channel_groups.channel_map.size_uses):
+            _try_group(model, channel_groups, group, inputs, found, refused)
+    left = channel_groups.without(refused)
+    together = _every_other(left.groups)
+    if left.groups and (why := find_mismatch(model, left, together, _flat(found), inputs)):
         refused = {
-            s.group.name: why for s in left.seams if difference(model, left, _every_other([s]), _flat(found), inputs)
+            s.info.name: why for s in left.groups if find_mismatch(model, left, _every_other([s]), _flat(found), inputs)
         }
-        left = left.without(refused or {seam.group.name: why for seam in left.seams})
-    names = {seam.group.name for seam in left.seams}
-    return left, _flat({name: held for name, held in found.items() if name in names})
+        left = left.without(refused or {group.info.name: why for group in left.groups})
+    names = {group.info.name for group in left.groups}
+    return left, _flat({name: stored_sizes for name, stored_sizes in found.items() if name in names})
 
 
-def difference(
-    model: nn.Module, seams: ChannelGroups, gone: set[int], held: Sequence[ReplacedParameter], inputs: Tensors
+def find_mismatch(
+    model: nn.Module,
+    channel_groups: ChannelGroups,
+    removed: set[int],
+    stored_sizes: Sequence[StoredSize],
+    inputs: Tensors,
 ) -> str | None:
     """Say why a module without some units is not what it should be; None when it is.
 
     It should give what the whole one gives whose layers read nothing of these units.
     """
-    blank = copy.deepcopy(model)
-    for (layer, side), line in seams.lines().items():
-        if side == "in" and (out := places(line, gone)):
-            blank_inputs(blank, layer, out)
+    zeroed = copy.deepcopy(model)
+    for (layer, side), axis_ids in channel_groups.layer_roots().items():
+        if side == "in" and (out := positions(axis_ids, removed)):
+            zero_inputs(zeroed, layer, out)
     small = copy.deepcopy(model)
-    carve(small, seams, gone, held)
-    return unequal(run(blank, inputs), small, inputs)
+    slice_weights(small, channel_groups, removed, stored_sizes)
+    return output_mismatch(run(zeroed, inputs), small, inputs)
 
 
 def run(model: nn.Module, inputs: Tensors) -> list[torch.Tensor]:
@@ -101,7 +107,7 @@ def run(model: nn.Module, inputs: Tensors) -> list[torch.Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def unequal(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> str | None:
+def output_mismatch(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> str | None:
     """Say how far a module is from giving what is wanted; None when it gives that."""
     try:
         got = run(model, inputs)
@@ -116,17 +122,17 @@ def unequal(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> st
     return None
 
 
-def _try(
+def _try_group(
     model: nn.Module,
-    seams: ChannelGroups,
-    seam: ChannelGroup,
+    channel_groups: ChannelGroups,
+    group: ChannelGroup,
     inputs: Tensors,
-    found: dict[str, tuple[ReplacedParameter, ...]],
+    found: dict[str, tuple[StoredSize, ...]],
     refused: dict[str, str],
 ) -> None:
     """Try a group by itself, first without setting anything, then with all candidates, then with fewer of them."""
-    gone = _every_other([seam])
-    candidates = list(_candidates(model, seams, seam))
+    removed = _every_other([group])
+    candidates = list(_candidates(model, channel_groups, group))
     combinations = (
         chosen
         for size in (0, *range(len(candidates), 0, -1))
@@ -135,31 +141,31 @@ def _try(
     )
     why = None
     for chosen in itertools.islice(combinations, TRIES):
-        problem = difference(model, seams, gone, chosen, inputs)
+        problem = find_mismatch(model, channel_groups, removed, chosen, inputs)
         if problem is None:
-            found[seam.group.name] = chosen
+            found[group.info.name] = chosen
             return
         why = why or problem
     tried = f", and setting {', '.join(map(str, candidates))} does not help" if candidates else ""
-    refused[seam.group.name] = f"{why}{tried}"
+    refused[group.info.name] = f"{why}{tried}"
 
 
-def _candidates(model: nn.Module, seams: ChannelGroups, seam: ChannelGroup) -> Iterator[ReplacedParameter]:
+def _candidates(model: nn.Module, channel_groups: ChannelGroups, group: ChannelGroup) -> Iterator[StoredSize]:
     """The attributes that hold a number which cutting a group changes, in modules whose forward pass may read it."""
     seen = set()
-    for site in seams.followed.sites:
-        units = _units(seams, site)
-        if not set(seam.units) & set(units):
+    for use in channel_groups.channel_map.size_uses:
+        roots = _units(channel_groups, use)
+        if not set(group.roots) & set(roots):
             continue
-        for attribute, place, value in _numbers(model.get_submodule(site.owner)):
-            held = ReplacedParameter(site.owner, attribute, place, units)
-            key = (site.owner, attribute, place, tuple(sorted(units)))
-            if value == len(units) and key not in seen:
+        for attribute, place, value in _integers(model.get_submodule(use.owner)):
+            stored_sizes = StoredSize(use.owner, attribute, place, roots)
+            key = (use.owner, attribute, place, tuple(sorted(roots)))
+            if value == len(roots) and key not in seen:
                 seen.add(key)
-                yield held
+                yield stored_sizes
 
 
-def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+def _integers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
     for name, value in vars(module).items():
         if type(value) is int:
             yield name, None, value
@@ -167,23 +173,23 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
             yield from ((name, place, one) for place, one in enumerate(value) if type(one) is int)
 
 
-def _set(module: nn.Module, held: ReplacedParameter, value: int) -> None:
-    if held.place is None:
-        setattr(module, held.attribute, value)
+def _set(module: nn.Module, stored_sizes: StoredSize, value: int) -> None:
+    if stored_sizes.place is None:
+        setattr(module, stored_sizes.attribute, value)
         return
-    values: Any = list(getattr(module, held.attribute))
-    values[held.place] = value
-    setattr(module, held.attribute, type(getattr(module, held.attribute))(values))
+    values: Any = list(getattr(module, stored_sizes.attribute))
+    values[stored_sizes.place] = value
+    setattr(module, stored_sizes.attribute, type(getattr(module, stored_sizes.attribute))(values))
 
 
-def _units(seams: ChannelGroups, site: Site) -> tuple[int, ...]:
-    line: Ids = seams.followed.units.roots(np.asarray(site.ids))
-    return tuple(line.tolist())
+def _units(channel_groups: ChannelGroups, use: SizeUse) -> tuple[int, ...]:
+    axis_ids: Ids = channel_groups.channel_map.union_find.roots(np.asarray(use.ids))
+    return tuple(axis_ids.tolist())
 
 
-def _every_other(seams: Sequence[ChannelGroup]) -> set[int]:
-    return {unit for seam in seams for unit in seam.units[1::2]}
+def _every_other(channel_groups: Sequence[ChannelGroup]) -> set[int]:
+    return {root for group in channel_groups for root in group.roots[1::2]}
 
 
-def _flat(found: dict[str, tuple[ReplacedParameter, ...]]) -> tuple[ReplacedParameter, ...]:
-    return tuple(dict.fromkeys(held for one in found.values() for held in one))
+def _flat(found: dict[str, tuple[StoredSize, ...]]) -> tuple[StoredSize, ...]:
+    return tuple(dict.fromkeys(stored_sizes for one in found.values() for stored_sizes in one))

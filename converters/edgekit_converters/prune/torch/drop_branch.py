@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, RewiredModule
 from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, named
-from edgekit_converters.prune.torch.cut import Tensors, run, unequal
+from edgekit_converters.prune.torch.cut import Tensors, output_mismatch, run
 from edgekit_runtime.errors import ConversionError
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -55,7 +55,7 @@ def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Modul
                 f"there is no branch {name!r}", stage="drop_branches", advice=f"there are {', '.join(known) or 'none'}"
             )
     short, silent = (_edited(model, [known[name] for name in names], edit) for edit in (_leave_out, _silence))
-    if why := unequal(run(silent, inputs), short, inputs):
+    if why := output_mismatch(run(silent, inputs), short, inputs):
         raise ConversionError(
             f"without {', '.join(names)}: {why}", stage="drop_branches", advice="keep the residual branches: --no-depth"
         )

@@ -36,7 +36,7 @@ def _cutters() -> tuple[tuple[type, Any, Any], ...]:
     )
 
 
-def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
+def cut_layer(model: nn.Module, path: str, side: str, removed: list[int]) -> None:
     """Take some of the channels that a layer takes ("in"), gives ("out") or lets through ("through").
 
     ``path`` may also name a parameter of a module; ``side`` is "axis N" then.
@@ -50,9 +50,9 @@ def cut_layer(model: nn.Module, path: str, side: str, gone: list[int]) -> None:
     frozen = {name for name, one in holder.named_parameters() if not one.requires_grad}
     with torch.no_grad():
         if side.startswith("axis"):
-            _cut_parameter(holder, path.rpartition(".")[2], int(side.removeprefix("axis ")), gone)
+            _cut_parameter(holder, path.rpartition(".")[2], int(side.removeprefix("axis ")), removed)
         else:
-            _cut(holder, side, gone)
+            _cut(holder, side, removed)
     for name, one in holder.named_parameters():
         one.requires_grad_(name not in frozen)
     if not has_nothing and sum(one.numel() for one in holder.parameters()) >= before:
@@ -66,38 +66,38 @@ def _holder(model: nn.Module, path: str) -> Any:
     return modules[path] if path in modules else model.get_submodule(path.rpartition(".")[0])
 
 
-def _cut(layer: Any, side: str, gone: list[int]) -> None:
+def _cut(layer: Any, side: str, removed: list[int]) -> None:
     give, take = next((give, take) for kind, give, take in _cutters() if isinstance(layer, kind))
     if isinstance(layer, Conv) and layer.groups > 1:
-        _cut_grouped(layer, side, gone, give)
+        _cut_grouped(layer, side, removed, give)
         return
     if isinstance(layer, InstanceNorm) and layer.running_mean is not None:
-        kept = [one for one in range(layer.num_features) if one not in set(gone)]
+        kept = [one for one in range(layer.num_features) if one not in set(removed)]
         layer.running_mean, layer.running_var = layer.running_mean[kept], layer.running_var[kept]
     if isinstance(layer, nn.GroupNorm):
-        layer.num_groups -= len(gone) * layer.num_groups // layer.num_channels
-    (take if side == "in" else give)(layer, gone)
+        layer.num_groups -= len(removed) * layer.num_groups // layer.num_channels
+    (take if side == "in" else give)(layer, removed)
 
 
-def _cut_grouped(layer: Any, side: str, gone: list[int], give: Any) -> None:
+def _cut_grouped(layer: Any, side: str, removed: list[int], give: Any) -> None:
     """Take whole groups: the weights lie by output, so what it takes is but a number."""
     if side == "in":
-        layer.groups -= len(gone) * layer.groups // layer.in_channels
-        layer.in_channels -= len(gone)
+        layer.groups -= len(removed) * layer.groups // layer.in_channels
+        layer.in_channels -= len(removed)
     else:
-        give(layer, gone)
+        give(layer, removed)
 
 
-def _cut_parameter(holder: nn.Module, name: str, axis: int, gone: list[int]) -> None:
+def _cut_parameter(holder: nn.Module, name: str, axis: int, removed: list[int]) -> None:
     """Take entries of a module's own parameter along an axis."""
     from torch_pruning.pruner.function import ParameterPruner
 
     cutter = ParameterPruner(pruning_dim=axis)
     old = getattr(holder, name)
-    setattr(holder, name, nn.Parameter(cutter.prune_out_channels(old, gone), requires_grad=old.requires_grad))
+    setattr(holder, name, nn.Parameter(cutter.prune_out_channels(old, removed), requires_grad=old.requires_grad))
 
 
-def blank_inputs(model: nn.Module, path: str, unread: list[int]) -> None:
+def zero_inputs(model: nn.Module, path: str, unread: list[int]) -> None:
     """Let a layer read nothing of some of the channels that it takes, without making it smaller."""
     layer: Any = model.get_submodule(path)
     if isinstance(layer, Conv) and layer.groups > 1:

@@ -8,242 +8,252 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from edgekit_converters.prune.torch.channels import Followed, Rule, State, argument, axes_of, operator, owner
-from edgekit_converters.prune.torch.reshape_rules import MOVES
-from edgekit_converters.prune.torch.union_find import Ids, nothing, placed, varying
+from edgekit_converters.prune.torch.channels import ChannelMap, Rule, TensorIds, argument, axes_of, operator, owner
+from edgekit_converters.prune.torch.reshape_rules import SHAPE_RULES
+from edgekit_converters.prune.torch.union_find import Ids, along_axis, untracked, varying_axes
 
 Conv = nn.modules.conv._ConvNd
 Norm = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
-def makes(rule: Rule) -> Rule:
+def produces_channels(rule: Rule) -> Rule:
     """Mark a rule of layers whose outputs are channels of their own, whatever they take."""
-    rule.makes = True  # type: ignore[attr-defined]
+    rule.produces_channels = True  # type: ignore[attr-defined]
     return rule
 
 
-def along(found: Followed, ids: Ids, axis: int, why: str) -> Ids:
+def along(channels: ChannelMap, ids: Ids, axis: int, why: str) -> Ids:
     """Return the ids along one axis, (n,), or (1,) of NONE; what varies along others must stay."""
-    if varying(ids) not in ([], [axis]):
-        found.units.keep(ids, why)
-        return nothing(1)
+    if varying_axes(ids) not in ([], [axis]):
+        channels.union_find.keep(ids, why)
+        return untracked(1)
     return ids.ravel()
 
 
-def taken(found: Followed, layer: str, node: Any, axis: int) -> None:
+def join_inputs(channels: ChannelMap, layer: str, node: Any, axis: int) -> None:
     """Note what a layer takes along an axis."""
-    ids = along(found, found.ids(node), axis, f"goes into {layer} along another axis than channels")
-    found.member(layer, "in", np.broadcast_to(ids, (found.shape(node)[axis],)))
+    ids = along(channels, channels.ids(node), axis, f"goes into {layer} along another axis than channels")
+    channels.join_layer(layer, "in", np.broadcast_to(ids, (channels.shape(node)[axis],)))
 
 
-@makes
-def convolution(found: Followed, node: fx.Node) -> State:
+@produces_channels
+def convolution(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Take channels of axis 1 and give others; in a grouped one, a group's are one with those it takes."""
     data, weight = node.args[:2]
-    layer = found.layer(weight, Conv)
+    layer = channels.layer(weight, Conv)
     if layer is None:
-        return strange(found, node)
-    module: Any = found.modules[layer]
-    taken(found, layer, data, 1)
-    given = found.member(layer, "out", found.units.new(module.out_channels))
+        return unsupported_weights(channels, node)
+    module: Any = channels.modules[layer]
+    join_inputs(channels, layer, data, 1)
+    given = channels.join_layer(layer, "out", channels.union_find.new(module.out_channels))
     if module.groups > 1:
-        inner = found.members[layer, "in"].reshape(module.groups, -1)
+        inner = channels.layer_ids[layer, "in"].reshape(module.groups, -1)
         outer = given.reshape(module.groups, -1)
-        found.units.join_along(outer, [1])
-        found.units.join(inner, outer[:, :1])
+        channels.union_find.join_along(outer, [1])
+        channels.union_find.join(inner, outer[:, :1])
         if module.transposed or (inner < 0).any():
-            found.units.keep(given, f"{layer} is a grouped convolution of what is not followed")
-    return placed(given, 1, len(found.shape(node)))
+            channels.union_find.keep(given, f"{layer} is a grouped convolution of what is not followed")
+    return along_axis(given, 1, len(channels.shape(node)))
 
 
-@makes
-def linear(found: Followed, node: fx.Node) -> State:
+@produces_channels
+def linear(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Take and give along the last axis."""
     data, weight = node.args[:2]
-    layer = found.layer(weight, nn.Linear)
+    layer = channels.layer(weight, nn.Linear)
     if layer is None:
-        return strange(found, node)
-    axes = len(found.shape(node))
-    taken(found, layer, data, axes - 1)
-    given = found.member(layer, "out", found.units.new(found.shape(node)[-1]))
-    return placed(given, axes - 1, axes)
+        return unsupported_weights(channels, node)
+    axes = len(channels.shape(node))
+    join_inputs(channels, layer, data, axes - 1)
+    given = channels.join_layer(layer, "out", channels.union_find.new(channels.shape(node)[-1]))
+    return along_axis(given, axes - 1, axes)
 
 
-@makes
-def embedding(found: Followed, node: fx.Node) -> State:
+@produces_channels
+def embedding(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Give a row of the table."""
-    layer = found.layer(node.args[0], nn.Embedding)
+    layer = channels.layer(node.args[0], nn.Embedding)
     if layer is None:
-        return nothing(len(found.shape(node)))
-    axes = len(found.shape(node))
-    return placed(found.member(layer, "out", found.units.new(found.shape(node)[-1])), axes - 1, axes)
+        return untracked(len(channels.shape(node)))
+    axes = len(channels.shape(node))
+    return along_axis(
+        channels.join_layer(layer, "out", channels.union_find.new(channels.shape(node)[-1])), axes - 1, axes
+    )
 
 
-def strange(found: Followed, node: fx.Node) -> State:
+def unsupported_weights(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Let a layer stay whose weights are computed, as by ``weight_norm``, or are a module's own parameters."""
-    found.strange.setdefault(owner(node), f"the weights of its {operator(node)} are no plain layer's")
-    return elsewhere(found, node)
+    channels.unsupported.setdefault(owner(node), f"the weights of its {operator(node)} are no plain layer's")
+    return keep_operands(channels, node)
 
 
-def elsewhere(found: Followed, node: fx.Node) -> State:
+def keep_operands(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Let what goes into an operation stay when its weights are no layer's of its kind."""
-    found.opaque(
+    channels.keep_inputs(
         node, f"goes into {operator(node)} in {owner(node) or 'the model'}, whose weights are no plain layer's"
     )
-    return nothing(len(found.shape(node)))
+    return untracked(len(channels.shape(node)))
 
 
-def normalization(found: Followed, node: fx.Node) -> State:
+def normalization(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Normalize each channel by itself: BatchNorm, InstanceNorm."""
-    ids = found.ids(node.args[0])
+    ids = channels.ids(node.args[0])
     weights = [one for one in node.args[1:5] if isinstance(one, fx.Node)]
-    layer = next((path for one in weights if (path := found.layer(one, Norm)) is not None), None)
+    layer = next((path for one in weights if (path := channels.layer(one, Norm)) is not None), None)
     if layer is None and weights:
-        return elsewhere(found, node)
+        return keep_operands(channels, node)
     if layer is not None:
-        line = along(found, ids, 1, f"goes into {layer} along another axis than channels")
-        found.member(layer, "through", np.broadcast_to(line, (found.shape(node)[1],)))
+        axis_ids = along(channels, ids, 1, f"goes into {layer} along another axis than channels")
+        channels.join_layer(layer, "through", np.broadcast_to(axis_ids, (channels.shape(node)[1],)))
     return ids
 
 
-def group_normalization(found: Followed, node: fx.Node) -> State:
+def group_normalization(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Normalize groups of channels: whole groups are cut, so that the others' statistics stay."""
-    layer = found.layer(argument(node, 2, "weight"), nn.GroupNorm)
+    layer = channels.layer(argument(node, 2, "weight"), nn.GroupNorm)
     if layer is None:
-        return elsewhere(found, node)
-    ids = along(found, found.ids(node.args[0]), 1, f"goes into {layer} along another axis than channels")
+        return keep_operands(channels, node)
+    ids = along(channels, channels.ids(node.args[0]), 1, f"goes into {layer} along another axis than channels")
     groups: Any = node.args[1]
     if groups == 1:
-        found.units.keep(ids, f"{layer} normalizes over all of them")
-    found.units.join_along(found.member(layer, "through", ids).reshape(groups, -1), [1])
-    return placed(ids, 1, len(found.shape(node)))
+        channels.union_find.keep(ids, f"{layer} normalizes over all of them")
+    channels.union_find.join_along(channels.join_layer(layer, "through", ids).reshape(groups, -1), [1])
+    return along_axis(ids, 1, len(channels.shape(node)))
 
 
-def layer_normalization(found: Followed, node: fx.Node) -> State:
+def layer_normalization(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Normalize over the last axes: what is left would have other statistics."""
-    ids = found.ids(node.args[0])
+    ids = channels.ids(node.args[0])
     size = len(node.args[1])
     path = owner(node) or "layer_norm"
-    return found.mix(ids, list(range(ids.ndim - size, ids.ndim)), f"{path} normalizes over all of them")
+    return channels.mix(ids, list(range(ids.ndim - size, ids.ndim)), f"{path} normalizes over all of them")
 
 
-def prelu(found: Followed, node: fx.Node) -> State:
+def prelu(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Multiply what is negative, each channel by its own slope or all by the same."""
-    ids = found.ids(node.args[0])
-    layer = found.layer(node.args[1], nn.PReLU)
+    ids = channels.ids(node.args[0])
+    layer = channels.layer(node.args[1], nn.PReLU)
     if layer is None:
-        return elsewhere(found, node)
-    if found.modules[layer].num_parameters > 1:
-        found.member(layer, "through", along(found, ids, 1, f"goes into {layer} along another axis than channels"))
+        return keep_operands(channels, node)
+    if channels.modules[layer].num_parameters > 1:
+        channels.join_layer(
+            layer, "through", along(channels, ids, 1, f"goes into {layer} along another axis than channels")
+        )
     return ids
 
 
-def elementwise(found: Followed, node: fx.Node) -> State:
+def elementwise(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Join what is combined."""
-    axes = len(found.shape(node))
+    axes = len(channels.shape(node))
     why = f"is combined by {operator(node)} in {owner(node) or 'the model'} with what stays whole"
     tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("val"), torch.Tensor)]
-    labelled = [one for one in tensors if varying(found.ids(one))]
+    labelled = [one for one in tensors if varying_axes(channels.ids(one))]
     for one in tensors:
         if one.op == "get_attr" and labelled:
-            _own(found, one, np.broadcast_shapes(*(found.ids(other).shape for other in labelled)))
-    return found.combine([(found.ids(one), found.shape(one)) for one in tensors], axes, why)
+            _join_parameter(channels, one, np.broadcast_shapes(*(channels.ids(other).shape for other in labelled)))
+    return channels.combine([(channels.ids(one), channels.shape(one)) for one in tensors], axes, why)
 
 
-def _own(found: Followed, node: fx.Node, common: tuple[int, ...]) -> None:
+def _join_parameter(channels: ChannelMap, node: fx.Node, common: tuple[int, ...]) -> None:
     """Let a parameter of a module itself, such as a scale, be cut with what it is combined with."""
-    shape, name = found.shape(node), str(node.target).removeprefix("module.")
-    parameter = getattr(found.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None)
+    shape, name = channels.shape(node), str(node.target).removeprefix("module.")
+    parameter = getattr(channels.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None)
     cut = [axis for axis, size in enumerate(shape) if size > 1 and common[axis - len(shape) + len(common)] > 1]
     if len(cut) == 1 and len(shape) <= len(common) and isinstance(parameter, nn.Parameter):
-        ids = found.member(name, f"axis {cut[0]}", found.units.new(shape[cut[0]]))
-        found.states[node] = placed(ids, cut[0], len(shape))
+        ids = channels.join_layer(name, f"axis {cut[0]}", channels.union_find.new(shape[cut[0]]))
+        channels.tensor_ids[node] = along_axis(ids, cut[0], len(shape))
 
 
-def spatial(found: Followed, node: fx.Node) -> State:
+def spatial(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Pool or resize all axes after the channels."""
-    ids = found.ids(node.args[0])
-    mixed = found.mix(ids, list(range(2, ids.ndim)), f"is spread over the image where {operator(node)} mixes it")
+    ids = channels.ids(node.args[0])
+    mixed = channels.mix(ids, list(range(2, ids.ndim)), f"is spread over the image where {operator(node)} mixes it")
     return [mixed, mixed] if isinstance(node.meta["val"], (tuple, list)) else mixed
 
 
-def reduction(found: Followed, node: fx.Node) -> State:
+def reduction(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Reduce some axes, or all."""
-    ids = found.ids(node.args[0])
+    ids = channels.ids(node.args[0])
     axes = axes_of(argument(node, 1, "dim"), ids.ndim)
-    mixed = found.mix(ids, axes, f"is reduced by {operator(node)} in {owner(node) or 'the model'}")
-    kept = len(found.shape(node)) == ids.ndim
+    mixed = channels.mix(ids, axes, f"is reduced by {operator(node)} in {owner(node) or 'the model'}")
+    kept = len(channels.shape(node)) == ids.ndim
     return mixed if kept else mixed.reshape([size for axis, size in enumerate(mixed.shape) if axis not in axes])
 
 
-def softmax(found: Followed, node: fx.Node) -> State:
+def softmax(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Divide by a sum over one axis."""
-    ids = found.ids(node.args[0])
+    ids = channels.ids(node.args[0])
     axes = axes_of(argument(node, 1, "dim"), ids.ndim)
-    return found.mix(ids, axes, f"is normalized by {operator(node)} in {owner(node) or 'the model'}")
+    return channels.mix(ids, axes, f"is normalized by {operator(node)} in {owner(node) or 'the model'}")
 
 
-def product(found: Followed, node: fx.Node) -> State:
+def product(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Multiply matrices: what is summed over is mixed, and what is left of both is joined."""
     one, other = node.args[:2]
-    if min(len(found.shape(one)), len(found.shape(other))) < 2:
-        return elsewhere(found, node)
+    if min(len(channels.shape(one)), len(channels.shape(other))) < 2:
+        return keep_operands(channels, node)
     why = f"is summed over by {operator(node)} in {owner(node) or 'the model'}"
-    left = found.mix(found.ids(one), [len(found.shape(one)) - 1], why)
-    right = found.mix(found.ids(other), [len(found.shape(other)) - 2], why)
-    shapes = (*found.shape(one)[:-1], 1), (*found.shape(other)[:-2], 1, found.shape(other)[-1])
-    ids = found.combine([(left, shapes[0]), (right, shapes[1])], len(found.shape(node)), why)
-    found.heads.append(ids)
+    left = channels.mix(channels.ids(one), [len(channels.shape(one)) - 1], why)
+    right = channels.mix(channels.ids(other), [len(channels.shape(other)) - 2], why)
+    shapes = (*channels.shape(one)[:-1], 1), (*channels.shape(other)[:-2], 1, channels.shape(other)[-1])
+    ids = channels.combine([(left, shapes[0]), (right, shapes[1])], len(channels.shape(node)), why)
+    channels.attention_ids.append(ids)
     return ids
 
 
-def attention(found: Followed, node: fx.Node) -> State:
+def attention(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Softmax(q·kᵀ)·v: a head is one, of queries, keys and values."""
     query, key, value = node.args[:3]
     why = f"is summed over by attention in {owner(node) or 'the model'}"
     if node.kwargs.get("enable_gqa"):
-        return elsewhere(found, node)
-    axes = len(found.shape(node))
+        return keep_operands(channels, node)
+    axes = len(channels.shape(node))
     mixed = [
-        (found.mix(found.ids(one), [axes - 1, axes - 2], why), (*found.shape(one)[:-2], 1, 1)) for one in (query, key)
+        (channels.mix(channels.ids(one), [axes - 1, axes - 2], why), (*channels.shape(one)[:-2], 1, 1))
+        for one in (query, key)
     ]
     mask = argument(node, 3, "attn_mask")
     if isinstance(mask, fx.Node):
-        mixed.append((found.mix(found.ids(mask), [len(found.shape(mask)) - 1], why), (*found.shape(mask)[:-2], 1, 1)))
-    values = found.mix(found.ids(value), [axes - 2], why)
-    shape = found.shape(value)
-    ids = found.combine([*mixed, (values, (*shape[:-2], 1, shape[-1]))], axes, why)
-    found.heads.append(ids)
+        mixed.append(
+            (channels.mix(channels.ids(mask), [len(channels.shape(mask)) - 1], why), (*channels.shape(mask)[:-2], 1, 1))
+        )
+    values = channels.mix(channels.ids(value), [axes - 2], why)
+    shape = channels.shape(value)
+    ids = channels.combine([*mixed, (values, (*shape[:-2], 1, shape[-1]))], axes, why)
+    channels.attention_ids.append(ids)
     return ids
 
 
-def summed(found: Followed, node: fx.Node) -> State:
+def einsum(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Einstein's summation, without repeated letters in an operand."""
     equation: Any = node.args[0]
     tensors: Any = node.args[1]
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     letters = inputs.split(",")
     if not arrow or "." in equation or any(len(set(one)) < len(one) for one in letters):
-        return elsewhere(found, node)
+        return keep_operands(channels, node)
     why = f"is summed over by einsum in {owner(node) or 'the model'}"
     operands = []
     for one, names in zip(tensors, letters, strict=True):
-        ids = found.mix(found.ids(one), [axis for axis, name in enumerate(names) if name not in output], why)
+        ids = channels.mix(channels.ids(one), [axis for axis, name in enumerate(names) if name not in output], why)
         operands.append(
-            (_spread(ids, names, output), _spread(np.empty(found.shape(one)), names, output, size=True).shape)
+            (
+                _to_output_axes(ids, names, output),
+                _to_output_axes(np.empty(channels.shape(one)), names, output, size=True).shape,
+            )
         )
-    ids = found.combine(operands, len(output), why)
-    found.heads.append(ids)
+    ids = channels.combine(operands, len(output), why)
+    channels.attention_ids.append(ids)
     return ids
 
 
-def _spread(ids: Ids, names: str, output: str, *, size: bool = False) -> Ids:
+def _to_output_axes(ids: Ids, names: str, output: str, *, size: bool = False) -> Ids:
     """Return an operand with its axes in the order of the output's."""
-    gone = [axis for axis, name in enumerate(names) if name not in output]
-    left = ids.reshape([1 if axis in gone else n for axis, n in enumerate(ids.shape)]) if not size else ids
+    removed = [axis for axis, name in enumerate(names) if name not in output]
+    left = ids.reshape([1 if axis in removed else n for axis, n in enumerate(ids.shape)]) if not size else ids
     if size:
-        left = left[tuple(slice(0, 1) if axis in gone else slice(None) for axis in range(left.ndim))]
-    left = left.squeeze(tuple(gone)) if gone else left
+        left = left[tuple(slice(0, 1) if axis in removed else slice(None) for axis in range(left.ndim))]
+    left = left.squeeze(tuple(removed)) if removed else left
     kept = [name for name in names if name in output]
     order = [kept.index(name) for name in output if name in kept]
     left = left.transpose(order)
@@ -288,6 +298,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), softmax),
     **dict.fromkeys(("matmul", "bmm"), product),
     "scaled_dot_product_attention": attention,
-    "einsum": summed,
-    **MOVES,
+    "einsum": einsum,
+    **SHAPE_RULES,
 }

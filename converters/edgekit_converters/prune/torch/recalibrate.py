@@ -23,8 +23,8 @@ from edgekit_converters import data as dataset
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, input_tensors
 from edgekit_converters.prune import RecalibrateRequest
-from edgekit_converters.prune.torch.channel_groups import ChannelGroups, places
-from edgekit_converters.prune.torch.cut import Tensors, run, unequal
+from edgekit_converters.prune.torch.channel_groups import ChannelGroups, positions
+from edgekit_converters.prune.torch.cut import Tensors, output_mismatch, run
 
 SAMPLES, VALUES = 256, 2**23  # that weights are solved on, at most: of samples, and of input values
 ROWS = 8192  # places of a layer's output that its weights are solved on, at most
@@ -36,36 +36,42 @@ Conv = nn.modules.conv._ConvNd
 
 
 @dataclass(frozen=True)
-class Dense:
+class OriginalModule:
     """The module as it was, and the units that it has more."""
 
     model: nn.Module
-    seams: ChannelGroups
-    gone: set[int]
+    groups: ChannelGroups
+    removed: set[int]
 
 
-def rebuild(small: nn.Module, dense: Dense, live: LoadedModel, request: RecalibrateRequest) -> None:
+def reconstruct_weights(
+    small: nn.Module, dense: OriginalModule, live: LoadedModel, request: RecalibrateRequest
+) -> None:
     """Solve for the weights of each layer that reads fewer channels than in the dense module."""
     batch = input_tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
         return  # a batch is what the equations are made of
-    wanted = _Wanted()
-    outs = {layer: places(line, dense.gone) for (layer, side), line in dense.seams.lines().items() if side == "out"}
+    wanted = _TargetOutputs()
+    outs = {
+        layer: positions(axis_ids, dense.removed)
+        for (layer, side), axis_ids in dense.groups.layer_roots().items()
+        if side == "out"
+    }
     layers = [
         layer
-        for (layer, side), line in dense.seams.lines().items()
-        if side == "in" and places(line, dense.gone) and _solvable(small.get_submodule(layer))
+        for (layer, side), axis_ids in dense.groups.layer_roots().items()
+        if side == "in" and positions(axis_ids, dense.removed) and _solvable(small.get_submodule(layer))
     ]
-    with _hooked(layers, dense.model, wanted.note, after=True):
+    with _Hooks(layers, dense.model, wanted.note, after=True):
         run(dense.model, batch)
     for layer in layers:
         kept = np.delete(np.arange(wanted.rows[layer].shape[1]), outs.get(layer, []))
         wanted.rows[layer] = wanted.rows[layer][:, kept]
-    with _hooked(layers, small, wanted.solve, after=False):
+    with _Hooks(layers, small, wanted.solve, after=False):
         run(small, batch)
 
 
-def reestimate(small: nn.Module, live: LoadedModel, request: RecalibrateRequest) -> None:
+def update_batch_norm(small: nn.Module, live: LoadedModel, request: RecalibrateRequest) -> None:
     """Take BatchNorm's means and variances anew, over all samples, each layer's on what those before it give now."""
     layers = [one for one in small.modules() if isinstance(one, BatchNorm) and one.running_mean is not None]
     if not layers:
@@ -98,7 +104,7 @@ def takes_batches(model: nn.Module, batch: Tensors) -> bool:
         return False
     alone = [run(model, tuple(one[place : place + 1] for one in pair)) for place in range(2)]
     try:
-        return unequal([torch.cat(each) for each in zip(*alone, strict=True)], model, pair) is None
+        return output_mismatch([torch.cat(each) for each in zip(*alone, strict=True)], model, pair) is None
     except FORWARD_ERRORS:  # outputs without a batch
         return False
 
@@ -131,7 +137,7 @@ class _Sums:
 
 
 @dataclass
-class _Wanted:
+class _TargetOutputs:
     """What the dense layers give at some places: layer -> (rows, outputs)."""
 
     rows: dict[str, np.ndarray] = field(default_factory=dict)
@@ -162,7 +168,7 @@ class _Wanted:
                 module.bias += torch.from_numpy(change[-1]).to(module.bias.dtype)
 
 
-class _hooked:
+class _Hooks:
     """Calls ``hook(layer, module, input, output or None)`` when layers run, after or before."""
 
     def __init__(self, layers: list[str], model: nn.Module, hook: Any, *, after: bool) -> None:

@@ -37,30 +37,38 @@ class ParameterSlice:
     ids: Ids  # (size of the axis,): units
 
 
-def rated(live: LoadedModel, model: nn.Module, seams: ChannelGroups, request: ScoreRequest) -> dict[str, np.ndarray]:
+def rated(
+    live: LoadedModel, model: nn.Module, channel_groups: ChannelGroups, request: ScoreRequest
+) -> dict[str, np.ndarray]:
     """Return by group what each of its channels is worth, (width,) float64; ``model`` is a copy of the module.
 
     Raises:
         DataError: gradients are wanted of no data, or labels do not fit the module.
         SourceError: no channel passes a normalization whose scale could tell what it is worth.
     """
-    lies = [one for (layer, side), ids in seams.lines().items() for one in _lies(model, layer, side, ids)]
-    cut = np.array([unit for seam in seams.seams for unit in seam.units])
+    slices = [
+        one
+        for (layer, side), ids in channel_groups.layer_roots().items()
+        for one in _parameter_slices(model, layer, side, ids)
+    ]
+    cut = np.array([root for group in channel_groups.groups for root in group.roots])
     if request.importance == "batch-norm" and not any(
-        one.kind == "scale" and np.isin(one.ids, cut).any() for one in lies
+        one.kind == "scale" and np.isin(one.ids, cut).any() for one in slices
     ):
         raise SourceError(
             f"{live.handle.module._get_name()}: no channels that can be cut pass a normalization with a scale; "
             f"choose another importance, such as l2"
         )
-    along = _gradients(live, model, lies, request) if request.importance in WITH_GRADIENTS else {}
+    gradients_by_slice = _gradients(live, model, slices, request) if request.importance in WITH_GRADIENTS else {}
     return {
-        seam.group.name: rate(request.importance, list(_members(seam, lies, along)), (request.seed, seam.group.name))
-        for seam in seams.seams
+        group.info.name: rate(
+            request.importance, list(_members(group, slices, gradients_by_slice)), (request.seed, group.info.name)
+        )
+        for group in channel_groups.groups
     }
 
 
-def _lies(model: nn.Module, layer: str, side: str, ids: Ids) -> Iterator[ParameterSlice]:
+def _parameter_slices(model: nn.Module, layer: str, side: str, ids: Ids) -> Iterator[ParameterSlice]:
     if side.startswith("axis"):
         yield ParameterSlice(model.get_parameter(layer), int(side.removeprefix("axis ")), "passes", "other", ids)
         return
@@ -79,41 +87,43 @@ def _lies(model: nn.Module, layer: str, side: str, ids: Ids) -> Iterator[Paramet
 
 
 def _members(
-    seam: ChannelGroup, lies: list[ParameterSlice], along: dict[int, list[tuple[np.ndarray, np.ndarray]]]
+    group: ChannelGroup,
+    slices: list[ParameterSlice],
+    gradients_by_slice: dict[int, list[tuple[np.ndarray, np.ndarray]]],
 ) -> Iterator[Member]:
-    order = {unit: channel for channel, unit in enumerate(seam.units)}
-    for place, lie in enumerate(lies):
-        belongs = [(entry, order[unit]) for entry, unit in enumerate(lie.ids.tolist()) if unit in order]
+    order = {root: channel for channel, root in enumerate(group.roots)}
+    for place, weight_slice in enumerate(slices):
+        belongs = [(entry, order[root]) for entry, root in enumerate(weight_slice.ids.tolist()) if root in order]
         if not belongs:
             continue
-        adding = np.zeros((len(lie.ids), len(order)))  # sums along the axis @ adding: sums of each channel
+        adding = np.zeros((len(weight_slice.ids), len(order)))  # sums along the axis @ adding: sums of each channel
         adding[tuple(np.array(belongs).T)] = 1.0
-        sums = along.get(place)
+        sums = gradients_by_slice.get(place)
         yield Member(
-            lie.role,
-            lie.kind,
-            _over(lie, lie.parameter.abs()) @ adding,
-            _over(lie, lie.parameter**2) @ adding,
+            weight_slice.role,
+            weight_slice.kind,
+            _sum_along(weight_slice, weight_slice.parameter.abs()) @ adding,
+            _sum_along(weight_slice, weight_slice.parameter**2) @ adding,
             np.stack([one for one, _ in sums]) @ adding if sums else None,
             np.stack([one for _, one in sums]) @ adding if sums else None,
         )
 
 
-def _over(lie: ParameterSlice, values: torch.Tensor) -> np.ndarray:
+def _sum_along(weight_slice: ParameterSlice, values: torch.Tensor) -> np.ndarray:
     """Return sums over all other axes, (size of the axis,) float64."""
-    others = [axis for axis in range(values.dim()) if axis != lie.axis]
+    others = [axis for axis in range(values.dim()) if axis != weight_slice.axis]
     summed: np.ndarray = (values.sum(others) if others else values).detach().double().numpy()
     return summed
 
 
 def _gradients(
-    live: LoadedModel, model: nn.Module, lies: list[ParameterSlice], request: ScoreRequest
+    live: LoadedModel, model: nn.Module, slices: list[ParameterSlice], request: ScoreRequest
 ) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Return sums along each lie of θ·∂L/∂θ and of (∂L/∂θ)², batch by batch, each (size of the axis,)."""
     loss = _loss(towards(live, request))
     for one in model.parameters():
         one.requires_grad_(True)  # frozen ones tell as much as others
-    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {place: [] for place in range(len(lies))}
+    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {place: [] for place in range(len(slices))}
     together: bool | None = None
     for arrays, labels in batches(request):
         model.zero_grad()
@@ -124,9 +134,15 @@ def _gradients(
         for start in range(0, len(batch[0]), size):
             rows = slice(start, start + size)
             _summed(model, tuple(one[rows] for one in batch), loss, None if given is None else given[rows]).backward()
-        for place, lie in enumerate(lies):
-            gradient = lie.parameter.grad if lie.parameter.grad is not None else torch.zeros_like(lie.parameter)
-            found[place].append((_over(lie, lie.parameter * gradient), _over(lie, gradient**2)))
+        for place, weight_slice in enumerate(slices):
+            gradient = (
+                weight_slice.parameter.grad
+                if weight_slice.parameter.grad is not None
+                else torch.zeros_like(weight_slice.parameter)
+            )
+            found[place].append(
+                (_sum_along(weight_slice, weight_slice.parameter * gradient), _sum_along(weight_slice, gradient**2))
+            )
     return found
 
 

@@ -1,7 +1,7 @@
 """Structured pruning of PyTorch modules.
 
 A cut module is the user's own with smaller layers: its request is the dense one's with the cuts and the weights that
-are left, and opening it cuts the freshly built module in the same way again (:func:`recut`).
+are left, and opening it cuts the freshly built module in the same way again (:func:`repeat_cuts`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from edgekit_converters.prune import (
 )
 from edgekit_converters.prune.residual_branches import found_in
 from edgekit_converters.prune.torch.analyze import anatomy
-from edgekit_converters.prune.torch.attention import free_heads
-from edgekit_converters.prune.torch.channel_groups import ChannelGroups, seams
-from edgekit_converters.prune.torch.cut import ReplacedParameter, Tensors, carve, difference, held_numbers, run
+from edgekit_converters.prune.torch.attention import make_heads_prunable
+from edgekit_converters.prune.torch.channel_groups import ChannelGroups, group_channels
+from edgekit_converters.prune.torch.cut import StoredSize, Tensors, find_mismatch, find_stored_sizes, run, slice_weights
 from edgekit_converters.prune.torch.drop_branch import operands, without
-from edgekit_converters.prune.torch.propagate import follow
-from edgekit_converters.prune.torch.recalibrate import Dense, rebuild, reestimate
+from edgekit_converters.prune.torch.propagate import propagate_channels
+from edgekit_converters.prune.torch.recalibrate import OriginalModule, reconstruct_weights, update_batch_norm
 from edgekit_converters.prune.torch.scores import rated
 from edgekit_converters.records import Cut, Drop, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
@@ -47,15 +47,15 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Opened:
+class ModuleAnalysis:
     """What is known of a module: where it can be cut, and what has to be set then."""
 
-    seams: ChannelGroups
-    held: tuple[ReplacedParameter, ...]
+    groups: ChannelGroups
+    stored_sizes: tuple[StoredSize, ...]
     anatomy: PruningGraph
 
 
-_opened: weakref.WeakKeyDictionary[nn.Module, Opened] = weakref.WeakKeyDictionary()
+_analyses: weakref.WeakKeyDictionary[nn.Module, ModuleAnalysis] = weakref.WeakKeyDictionary()
 
 
 def analyze(live: LoadedModel) -> PruningGraph:
@@ -64,29 +64,29 @@ def analyze(live: LoadedModel) -> PruningGraph:
     Raises:
         SourceError: it cannot be exported, or nothing of it can be cut; the message says why.
     """
-    return opened(live).anatomy
+    return analysis_of(live).anatomy
 
 
-def opened(live: LoadedModel) -> Opened:
+def analysis_of(live: LoadedModel) -> ModuleAnalysis:
     """Return what is known of an open module, found once.
 
     Raises:
         SourceError: as :func:`analyze`.
     """
     toolchains.require_modules(("torch_pruning",), ("torch",), "analyze")
-    if live.handle not in _opened:
+    if live.handle not in _analyses:
         if is_exported_program(live.handle.module):
             raise SourceError(
                 "a program of torch.export holds the sizes of all its layers, so that none can be cut; give the module "
                 "it was made from: FILE.py:function --weights FILE --input-shape 1,3,224,224"
             )
-        _opened[live.handle] = _open(free_copy(live), example_inputs(live))
-    return _opened[live.handle]
+        _analyses[live.handle] = _analyze(prunable_copy(live), example_inputs(live))
+    return _analyses[live.handle]
 
 
-def free_copy(live: LoadedModel) -> nn.Module:
+def prunable_copy(live: LoadedModel) -> nn.Module:
     """Return a copy of an open module, in evaluation mode, whose attention can have any number of heads."""
-    return free_heads(copy.deepcopy(live.handle.module)).eval()
+    return make_heads_prunable(copy.deepcopy(live.handle.module)).eval()
 
 
 def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
@@ -97,7 +97,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
         SourceError: as :func:`analyze`, or the module has nothing that the importance looks at.
     """
     path = folder / "scores.npz"
-    scores: dict[str, Any] = rated(live, free_copy(live), opened(live).seams, request)
+    scores: dict[str, Any] = rated(live, prunable_copy(live), analysis_of(live).groups, request)
     np.savez(path, **scores)
     return Scores(path)
 
@@ -109,15 +109,15 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
         ConversionError: a cut does not fit, takes nothing away, or leaves a module that does not compute or cost what
             it should.
     """
-    known = opened(live)
-    gone = _gone(known.seams, request.cuts)
-    dense, inputs = free_copy(live), example_inputs(live)
+    analysis = analysis_of(live)
+    removed = _removed_roots(analysis.groups, request.cuts)
+    dense, inputs = prunable_copy(live), example_inputs(live)
     small = copy.deepcopy(dense)
-    carve(small, known.seams, gone, known.held)
-    _prove(known, dense, small, request.cuts, inputs)
+    slice_weights(small, analysis.groups, removed, analysis.stored_sizes)
+    _verify(analysis, dense, small, request.cuts, inputs)
     path = folder / "weights.pt"
     torch.save(small.state_dict(), path)
-    return replace(request.source.request, cuts=_composed(request.source.request.cuts, request.cuts), weights=path)
+    return replace(request.source.request, cuts=_merged_cuts(request.source.request.cuts, request.cuts), weights=path)
 
 
 def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path) -> SourceRequest:
@@ -127,7 +127,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
         ConversionError: there is no such branch, or something else of the module changes with it.
     """
     source = request.source.request
-    short = without(free_copy(live), example_inputs(live), request.branches)
+    short = without(prunable_copy(live), example_inputs(live), request.branches)
     path = folder / "weights.pt"
     torch.save(short.state_dict(), path)
     return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
@@ -138,15 +138,20 @@ def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) ->
     small = copy.deepcopy(live.handle.module)
     if request.dense is not None and request.cuts:
         dense = reopen(request.dense.request)
-        known = opened(dense)
-        rebuild(small, Dense(free_copy(dense), known.seams, _gone(known.seams, request.cuts)), live, request)
-    reestimate(small, live, request)
+        analysis = analysis_of(dense)
+        reconstruct_weights(
+            small,
+            OriginalModule(prunable_copy(dense), analysis.groups, _removed_roots(analysis.groups, request.cuts)),
+            live,
+            request,
+        )
+    update_batch_norm(small, live, request)
     path = folder / "weights.pt"
     torch.save(small.state_dict(), path)
     return replace(request.source.request, weights=path)
 
 
-def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.Module:
+def repeat_cuts(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.Module:
     """Cut a freshly built module as :func:`cut_channels` and :func:`drop_branches` cut one like it.
 
     Its weights are loaded afterwards.
@@ -154,27 +159,32 @@ def recut(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.M
     Raises:
         ConversionError: the module is not built as it was then.
     """
-    model = free_heads(model).eval()
+    model = make_heads_prunable(model).eval()
     run(model, inputs)  # weights that are computed before each pass can be copied after one without gradients
     for kind, alike in itertools.groupby(cuts, type):
         if kind is Drop:
             model = without(model, inputs, [one.branch for one in alike if isinstance(one, Drop)])
         else:
-            known = _open(model, inputs)
-            carve(model, known.seams, _gone(known.seams, [one for one in alike if isinstance(one, Cut)]), known.held)
+            analysis = _analyze(model, inputs)
+            slice_weights(
+                model,
+                analysis.groups,
+                _removed_roots(analysis.groups, [one for one in alike if isinstance(one, Cut)]),
+                analysis.stored_sizes,
+            )
     return model
 
 
-def _open(model: nn.Module, inputs: Tensors) -> Opened:
-    found = seams(follow(export(model, inputs), model))
-    left, held = held_numbers(_redrawn(model), found, inputs)
-    if not left.seams:
-        raise SourceError(f"nothing of the module can be cut:{reasons(left.whole)}")
+def _analyze(model: nn.Module, inputs: Tensors) -> ModuleAnalysis:
+    found = group_channels(propagate_channels(export(model, inputs), model))
+    left, stored_sizes = find_stored_sizes(_with_random_weights(model), found, inputs)
+    if not left.groups:
+        raise SourceError(f"nothing of the module can be cut:{reasons(left.unprunable)}")
     whole = anatomy(model, left)
-    return Opened(left, held, replace(whole, branches=found_in(whole, operands(model, inputs))))
+    return ModuleAnalysis(left, stored_sizes, replace(whole, branches=found_in(whole, operands(model, inputs))))
 
 
-def _redrawn(model: nn.Module) -> nn.Module:
+def _with_random_weights(model: nn.Module) -> nn.Module:
     """Return a copy with seeded weights: what is found out by trying must not depend on which weights are loaded."""
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(SEED)
@@ -213,11 +223,11 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
     return program
 
 
-def _gone(known: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
-    widths = {seam.group.name: seam.group.width for seam in known.seams}
+def _removed_roots(groups: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
+    widths = {group.info.name: group.info.width for group in groups.groups}
     for one in cuts:
         if one.group not in widths:
-            whys = dict(known.whole)
+            whys = dict(groups.unprunable)
             why = f"{one.group} is left whole: {whys[one.group]}" if one.group in whys else f"no group {one.group!r}"
             raise ConversionError(why, stage="cut_channels", advice=f"there are {', '.join(widths)}")
         if not one.kept:
@@ -230,24 +240,24 @@ def _gone(known: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
                 stage="cut_channels",
                 advice="choose the channels again from the module as it is",
             )
-    gone = known.gone({one.group: one.kept for one in cuts})
-    if not gone:
+    removed = groups.removed_roots({one.group: one.kept for one in cuts})
+    if not removed:
         raise ConversionError("the cuts take nothing away", stage="cut_channels", advice="prune more, or not at all")
-    return gone
+    return removed
 
 
-def _prove(known: Opened, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], inputs: Tensors) -> None:
+def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], inputs: Tensors) -> None:
     """Refuse a module that does not compute what it should, cannot be exported, or costs more than was said."""
-    gone, cut_groups = _gone(known.seams, cuts), {one.group for one in cuts}
-    makers = [layer for seam in known.seams.seams if seam.group.name in cut_groups for layer in seam.group.makers]
-    why = difference(dense, known.seams, gone, known.held, inputs)
+    removed, cut_groups = _removed_roots(analysis.groups, cuts), {one.group for one in cuts}
+    makers = [layer for group in analysis.groups.groups if group.info.name in cut_groups for layer in group.info.makers]
+    why = find_mismatch(dense, analysis.groups, removed, analysis.stored_sizes, inputs)
     if why is not None:
         raise ConversionError(
             f"cutting {makers[0]}: {why}", stage="cut_channels", advice=f"keep it whole: --keep {makers[0]}"
         )
-    widths = known.anatomy.widths | {one.group: len(one.kept) for one in cuts}
-    again = anatomy(small, seams(follow(export(small, inputs), small)))
-    wanted = known.anatomy.parameters_at(widths), known.anatomy.macs_at(widths)
+    widths = analysis.anatomy.widths | {one.group: len(one.kept) for one in cuts}
+    again = anatomy(small, group_channels(propagate_channels(export(small, inputs), small)))
+    wanted = analysis.anatomy.parameters_at(widths), analysis.anatomy.macs_at(widths)
     if (again.parameters, again.macs_at(again.widths)) != wanted:
         raise ConversionError(
             f"the module has {again.parameters} parameters and {again.macs_at(again.widths)} MACs after cutting "
@@ -257,7 +267,7 @@ def _prove(known: Opened, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut
         )
 
 
-def _composed(before: Sequence[Cut | Drop], after: Sequence[Cut]) -> tuple[Cut | Drop, ...]:
+def _merged_cuts(before: Sequence[Cut | Drop], after: Sequence[Cut]) -> tuple[Cut | Drop, ...]:
     """Return the cuts that are the same as first ``before``, then ``after``; a branch that goes between stays there."""
     last = list(itertools.takewhile(lambda one: isinstance(one, Cut), reversed(before)))
     kept = {one.group: one.kept for one in reversed(last) if isinstance(one, Cut)}

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-NONE = -1  # an element that no cut touches
+UNTRACKED = -1  # an element that no cut touches
 
 Ids = np.ndarray  # ids of a tensor's elements: as many axes as it has, of size 1 where the id is the same all along
 
 
-class Units:
+class UnionFind:
     """Classes of elements, as a union-find (Tarjan 1975), and those that must stay, each with the reason."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Units:
     def roots(self, ids: Ids) -> Ids:
         """Return the unit of each element, by the least of its elements; NONE stays NONE."""
         distinct, places = np.unique(ids, return_inverse=True)
-        found = np.array([self._root(one) if one >= 0 else NONE for one in distinct.tolist()], dtype=np.int64)
+        found = np.array([self._root(one) if one >= 0 else UNTRACKED for one in distinct.tolist()], dtype=np.int64)
         return found[places].reshape(ids.shape) if distinct.size else ids.astype(np.int64)
 
     def why(self, root: int) -> str | None:
@@ -68,25 +68,25 @@ class Units:
             self._why.setdefault(low, self._why.pop(high))
 
 
-def nothing(axes: int) -> Ids:
+def untracked(axes: int) -> Ids:
     """Return the ids of a tensor that no cut touches."""
-    return np.full((1,) * axes, NONE, dtype=np.int64)
+    return np.full((1,) * axes, UNTRACKED, dtype=np.int64)
 
 
-def varying(ids: Ids) -> list[int]:
+def varying_axes(ids: Ids) -> list[int]:
     """Return the axes along which the ids differ."""
     return [axis for axis, size in enumerate(ids.shape) if size > 1]
 
 
-def packed(ids: Ids) -> Ids:
+def compact(ids: Ids) -> Ids:
     """Return the same ids with size 1 along each axis where they do not differ."""
-    for axis in varying(ids):
+    for axis in varying_axes(ids):
         first = ids.take([0], axis)
         if (ids == first).all():
             ids = first
     return ids
 
 
-def placed(ids: Ids, axis: int, axes: int) -> Ids:
+def along_axis(ids: Ids, axis: int, axes: int) -> Ids:
     """Return (n,) ids as those along one axis of a tensor."""
     return ids.reshape([-1 if one == axis else 1 for one in range(axes)])

@@ -250,11 +250,12 @@ class HandWritten(nn.Module):
             nn.Linear(32, 16),
             nn.Linear(16, 4),
         )
-        self.heads, self.size, self.all = 4, 4, 16
+        self.attention_ids, self.size, self.all = 4, 4, 16
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (
-            each(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2) for each in (self.q, self.k, self.v)
+            each(x).view(*x.shape[:2], self.attention_ids, self.size).transpose(1, 2)
+            for each in (self.q, self.k, self.v)
         )
         scores = torch.softmax(q @ k.transpose(-1, -2) / self.size**0.5, -1)
         mixed = (scores @ v).transpose(1, 2).contiguous()
@@ -272,11 +273,11 @@ class Fused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.qkv, self.o, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 4)
-        self.heads, self.size = 4, 4
+        self.attention_ids, self.size = 4, 4
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.attention_ids, self.size).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.head((x + self.o(mixed.transpose(1, 2).flatten(2))).mean(1))
 

@@ -76,13 +76,13 @@ def silence(live: LoadedModel, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> 
     import torch
 
     from edgekit_converters.prune.torch import stages
-    from edgekit_converters.prune.torch.channel_groups import places
+    from edgekit_converters.prune.torch.channel_groups import positions
 
-    seams = stages.opened(live).seams
-    gone = seams.gone({one.group: one.kept for one in cuts})
-    for (layer, side), line in seams.lines().items():
+    groups = stages.analysis_of(live).groups
+    removed = groups.removed_roots({one.group: one.kept for one in cuts})
+    for (layer, side), ids in groups.layer_roots().items():
         module: Any = dict(live.handle.module.named_modules()).get(layer)
-        if side == "in" and getattr(module, "groups", 1) == 1 and (out := places(line, gone)):
+        if side == "in" and getattr(module, "groups", 1) == 1 and (out := positions(ids, removed)):
             with torch.no_grad():
                 module.weight.transpose(0, int(not getattr(module, "transposed", False)))[out] = 0
 
@@ -129,9 +129,9 @@ def counted(live: LoadedModel) -> tuple[int, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from edgekit_converters.frameworks.torch_calls import example_inputs
-    from edgekit_converters.prune.torch.stages import free_copy
+    from edgekit_converters.prune.torch.stages import prunable_copy
 
-    model = free_copy(live)  # PyTorch does not see into its own fused attention
+    model = prunable_copy(live)  # PyTorch does not see into its own fused attention
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(*example_inputs(live))
@@ -182,11 +182,11 @@ def test_frozen_layers_are_cut_and_stay_frozen(tmp_path: Path) -> None:
 
 def test_a_layer_gives_what_it_gave_where_attention_was_opened(tmp_path: Path) -> None:
     from edgekit_converters.frameworks.torch_calls import example_inputs
-    from edgekit_converters.prune.torch.stages import free_copy
+    from edgekit_converters.prune.torch.stages import prunable_copy
 
     for name in ("encoder", "attending"):
         live = open_source(source_of(name, NETS[name][0]).request)
-        one, other = live.handle.module(*example_inputs(live)), free_copy(live)(*example_inputs(live))
+        one, other = live.handle.module(*example_inputs(live)), prunable_copy(live)(*example_inputs(live))
         assert float((one - other).abs().max()) < 1e-5
 
 
