@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks.models.resnet20 import resnet20
 from edgekit_converters.load.torch_module import from_module
-from edgekit_converters.prune import CutRequest
+from edgekit_converters.prune import CutChannelsRequest
 from edgekit_converters.prune.torch import stages
 from edgekit_converters.records import Cut, InputShape, Source, SourceRequest
 from edgekit_runtime.errors import EdgekitError
@@ -380,10 +380,10 @@ def _edgekit(case: Case) -> Outcome:
     inputs = _sample(case, case.shape)
     try:
         live = from_module(_made(case), request)
-        graph = stages.dissect(live)
+        graph = stages.analyze(live)
     except EdgekitError as error:
         return Outcome(Counter(), "refused", 1.0, str(error).splitlines()[0][:100])
-    dense = stages.free_copy(live)
+    dense = stages.prunable_copy(live)
     halves = [Cut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups]
     groups: Counter[str] = Counter()
     try:
@@ -399,10 +399,10 @@ def _edgekit(case: Case) -> Outcome:
 
 def _cut(case: Case, live: Any, request: SourceRequest, cuts: tuple[Cut, ...]) -> tuple[nn.Module, int]:
     """Return a module cut and opened again as the product does it, and the number of parameters that was predicted."""
-    graph = stages.dissect(live)
+    graph = stages.analyze(live)
     with tempfile.TemporaryDirectory() as folder:
         source = Source(request, "torch", live.inputs, live.outputs, live.moved)
-        left = stages.cut(live, CutRequest(source, cuts), Path(folder))
+        left = stages.cut_channels(live, CutChannelsRequest(source, cuts), Path(folder))
         small = from_module(_made(case), left).handle.module
     return small, graph.parameters_at(graph.widths | {one.group: len(one.kept) for one in cuts})
 
