@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.models import channel_idioms as idioms
 from benchmarks.models.resnet20 import resnet20
 from edgekit_converters.load.torch_module import from_module
 from edgekit_converters.prune import CutChannelsRequest
@@ -51,78 +52,6 @@ TORCHVISION = {
     "SqueezeNet": "squeezenet1_1",
     "ConvNeXt (LayerNorm, layer scale)": "convnext_tiny",
 }
-
-
-class Upscaler(nn.Module):
-    """Super-resolution: PixelShuffle turns four channels into one of twice the height and width."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.wide, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 64, 3), nn.Conv2d(16, 3, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) → (N, 3, 2H - 10, 2W - 10)."""
-        x = nn.functional.pixel_shuffle(self.wide(self.first(x).relu()), 2)
-        upscaled: torch.Tensor = self.last(x.relu())
-        return upscaled
-
-
-class Tagger(nn.Module):
-    """A recurrent network between two dense layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.head = nn.Linear(12, 16), nn.Linear(20, 5)
-        self.recurrent = nn.LSTM(16, 20, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, steps, 12) → (N, steps, 5)."""
-        tags: torch.Tensor = self.head(self.recurrent(self.first(x).relu())[0])
-        return tags
-
-
-class SplitConcat(nn.Module):
-    """The block of recent YOLO detectors: unequal split, a chain of residual blocks, concatenation of all parts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.inner = nn.Conv2d(3, 24, 3), nn.Conv2d(8, 8, 3, padding=1)
-        self.join, self.head = nn.Conv2d(32, 16, 1), nn.Conv2d(16, 5, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) → (N, 5, H - 2, W - 2)."""
-        wide, narrow = self.stem(x).relu().split((16, 8), 1)
-        joined = self.join(torch.cat([wide, narrow, narrow + self.inner(narrow)], 1))
-        boxes: torch.Tensor = self.head(joined.relu())
-        return boxes
-
-
-class NormalizedChannels(nn.Module):
-    """An element-wise use of a reduction over channels, as in global response normalization."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 5, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) → (N, 5, H - 2, W - 2)."""
-        x = self.stem(x).relu()
-        scores: torch.Tensor = self.head(x / x.mean(1, keepdim=True).add(1))
-        return scores
-
-
-class ScoreMatrix(nn.Module):
-    """A product of two matrices of features, as in bilinear pooling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3), nn.Linear(48, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) → (N, 5)."""
-        product = self.left(x).flatten(2) @ self.right(x).flatten(2).transpose(1, 2)
-        scores: torch.Tensor = self.head(product.flatten(1))
-        return scores
 
 
 @dataclass(frozen=True)
@@ -176,8 +105,7 @@ def cases() -> Iterator[Case]:
         models = __import__("torchvision").models
         for name, function in TORCHVISION.items():
             yield Case(name, getattr(models, function), (1, 3, 64, 64))
-        frozen = lambda: models.resnet18().requires_grad_(False)  # noqa: E731
-        yield Case("ResNet-18, frozen parameters", frozen, (1, 3, 64, 64))
+        yield Case("ResNet-18, frozen parameters", lambda: models.resnet18().requires_grad_(False), (1, 3, 64, 64))
         yield Case("FCN head on ResNet-50 (upsampling)", lambda: _segmentation(models), (1, 3, 64, 64))
     if importlib.util.find_spec("timm"):
         timm: Any = __import__("timm")
@@ -187,11 +115,11 @@ def cases() -> Iterator[Case]:
         )
         yield Case("LeViT", lambda: timm.create_model("levit_128s"), (1, 3, 224, 224))
     yield Case("BERT, 2 layers (Transformers)", _bert, (1, 6), "int64", ("query", "key", "value"), 4)
-    yield Case("PixelShuffle", Upscaler, (1, 3, 16, 16))
-    yield Case("LSTM between Linear layers", Tagger, (1, 6, 12))
-    yield Case("split and concatenate (C2f)", SplitConcat, (1, 3, 16, 16))
-    yield Case("mean over channels, used element-wise", NormalizedChannels, (1, 3, 16, 16))
-    yield Case("product of two feature matrices", ScoreMatrix, (1, 3, 8, 8))
+    yield Case("PixelShuffle", idioms.Upscaler, (1, 3, 16, 16))
+    yield Case("LSTM between Linear layers", idioms.Tagger, (1, 6, 12))
+    yield Case("split and concatenate (C2f)", idioms.SplitConcat, (1, 3, 16, 16))
+    yield Case("mean over channels, used element-wise", idioms.NormalizedChannels, (1, 3, 16, 16))
+    yield Case("product of two feature matrices", idioms.ScoreMatrix, (1, 3, 8, 8))
     nets = _nets()
     yield Case("exported program (torch.export)", lambda: _exported(nets.residual()), (1, 3, 8, 8))
     for name, shape in SMALL.items():
