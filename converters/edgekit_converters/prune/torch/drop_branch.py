@@ -66,10 +66,10 @@ def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, Re
     """Yield the path of a module, an operand in its forward pass, and where."""
     for path, taken in _calls(model, inputs).items():
         module = model.get_submodule(path)
-        graph = _traced(module)
+        graph = _traced(module, taken)
         if graph is None:
             continue
-        steps, nodes = _steps(module, graph, taken), list(graph.nodes)
+        steps, nodes = _steps(graph), list(graph.nodes)
         times = Counter(node.target for node in nodes if node.op == "call_module")
         ways = list(detours(steps, [place for place, node in enumerate(nodes) if node.op == "output"]))
         for one in ways:
@@ -100,19 +100,26 @@ def _calls(model: nn.Module, inputs: Tensors) -> dict[str, tuple[Any, Any]]:
     return {path: calls[0] for path, calls in taken.items() if len(calls) == 1}
 
 
-def _traced(module: nn.Module) -> fx.Graph | None:
-    try:
-        return _Shallow().trace(module)
-    except UNTRACEABLE:  # its forward pass decides by values, or is no Python that can be traced
-        return None
+def _traced(module: nn.Module, taken: tuple[Any, Any]) -> fx.Graph | None:
+    """Trace a forward pass and record the shapes of its values; None where it cannot be traced.
 
-
-def _steps(module: nn.Module, graph: fx.Graph, taken: tuple[Any, Any]) -> list[Step]:
-    """The nodes of a forward pass as steps; a parameter takes nothing, and goes with whoever reads it."""
+    A traced argument is never None. Where the forward pass decides by that, as BERT's embeddings do, the traced graph
+    does not run on the recorded arguments.
+    """
     args, kwargs = taken
-    given = [one.target for one in graph.nodes if one.op == "placeholder"][len(args) :]
-    with torch.no_grad():
-        ShapeProp(fx.GraphModule(module, graph)).propagate(*args, *(kwargs[name] for name in given if name in kwargs))
+    try:
+        graph = _Shallow().trace(module)
+        others = [one for one in graph.nodes if one.op == "placeholder"][len(args) :]
+        with torch.no_grad():
+            program = ShapeProp(fx.GraphModule(module, graph))
+            program.propagate(*args, *(kwargs.get(one.target, *one.args) for one in others))
+    except UNTRACEABLE:
+        return None
+    return graph
+
+
+def _steps(graph: fx.Graph) -> list[Step]:
+    """Return the nodes of a forward pass as steps; a parameter takes nothing, and goes with the steps that read it."""
     places = {node: place for place, node in enumerate(graph.nodes)}
     steps = []
     for node in graph.nodes:

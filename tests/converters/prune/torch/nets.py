@@ -378,3 +378,24 @@ def asking() -> nn.Module:
         return net.head(x.mean((2, 3)))
 
     return Net(forward, stem=conv(3, 8), first=conv(8, 12), inner=conv(12, 8), head=nn.Linear(8, 4))
+
+
+class Optional(nn.Module):
+    """Two arguments that may be left out, as BERT's are; by the second one its forward pass decides what to compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = conv(8, 8), conv(8, 8)
+
+    def forward(self, x: torch.Tensor, scale: float = 2.0, mask: torch.Tensor | None = None) -> torch.Tensor:
+        y = self.two(self.one(x)) * scale
+        if mask is not None:
+            y = y * mask.mean()
+        return x + y
+
+
+def optional() -> nn.Module:
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        return net.head(net.block(net.stem(x), mask=None).mean((2, 3)))
+
+    return Net(forward, stem=conv(3, 8), block=Optional(), head=nn.Linear(8, 4))

@@ -69,3 +69,8 @@ def test_a_pass_that_decides_by_what_it_gets_stays(tmp_path: Path) -> None:
     assert analyze(AnalyzeRequest(source_of("asking", tmp_path)), tmp_path).branches == ()
     with pytest.raises(ConversionError, match="there is no branch 'none'"):
         drop_branches(DropBranchesRequest(source_of("asking", tmp_path), ("none",)), tmp_path)
+
+
+def test_a_pass_that_decides_by_an_argument_left_out_stays(tmp_path: Path) -> None:
+    graph = analyze(AnalyzeRequest(source_of("optional", tmp_path)), tmp_path)
+    assert graph.branches == () and "block.one.0" in {one.name for one in graph.groups}
