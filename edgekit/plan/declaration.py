@@ -110,6 +110,8 @@ class Declaration:
         """Describe the accepted values, such as ``a whole number of 1 or more``."""
         if self.option.choices:
             return f"one of {', '.join(self.option.choices)}"
+        if self.option.path:
+            return "a path"
         return self.option.accepts or _describe(msgspec.inspect.type_info(self.annotation))
 
 
@@ -247,7 +249,7 @@ def _describe(info: Any) -> str:
         case msgspec.inspect.LiteralType(values=values):
             described = ", ".join(map(str, values))
         case msgspec.inspect.VarTupleType(item_type=kind):
-            described = f"each {_describe(kind)}"
+            described = f"a list, each entry {_describe(kind)}"
         case msgspec.inspect.IntType():
             described = f"a whole number{_bounds(info)}"
         case msgspec.inspect.FloatType():

@@ -9,6 +9,7 @@ from edgekit.cli import cli
 from edgekit.plan.declaration import build, declarations, names, parts
 from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan_file import read_plan
+from edgekit.plan.reference import reference
 from edgekit_runtime.errors import PlanError
 
 OPTIONS = [one for part in parts(ConversionOptions).values() for one in declarations(part)]
@@ -90,6 +91,10 @@ def test_an_older_spelling_on_the_command_line_does_the_same(verb, older, newer,
     assert [type(one.exception) for one in said] == [PlanError, PlanError]
     first, second = (str(one.exception) for one in said)
     assert first == second or first.replace("--floor", "--min-channel-ratio") == second
+
+
+def test_the_reference_in_the_documentation_is_that_of_the_declarations(repository):
+    assert (repository / "docs" / "options.md").read_text(encoding="utf-8") == reference()
 
 
 def test_an_option_by_two_of_its_names_is_refused():
