@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data = _save_scenes(work)
-        for remedies, options in (("with remedies", ()), ("without", ("--no-remedies",))):
+        for remedies, options in (("with remedies", ()), ("without", ("--no-auto-fix",))):
             asked = (f"{MODEL}:detector", "--weights", str(weights), "-q", "int8-static", *data, *options)
             report = convert(work, work, *asked).report
             if remedies == "with remedies":

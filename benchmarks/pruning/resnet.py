@@ -27,7 +27,7 @@ MODELS = {  # name: (model, how it is opened, how it is trained, file it is writ
     "ResNet-8": (
         "mlperf_tiny/image_classification/pretrainedResnet.h5",
         (),
-        ("--epochs", "100", "--learning-rate", "0.005", "--teacher-share", "0.5"),
+        ("--epochs", "100", "--learning-rate", "0.005", "--distillation-weight", "0.5"),
         "keras",
     ),
     "ResNet-20": (

@@ -14,11 +14,12 @@ The options of `edgekit convert`. The other commands take some of them: `edgekit
 | where | how an option is written |
 |---|---|
 | command line | `--max-drop 0.01`; `--no-cache` for an option that is on by default |
-| plan file (`--plan FILE.toml`) | `max_drop = 0.01`, at the top or in the table of its section below; paths are relative to the file |
+| plan file (`--plan FILE.toml`) | `max_drop = 0.01`, at the top or in the table of its section below |
 | Python | `edgekit.convert("model.keras", max_drop=0.01)` |
 
-The command line takes precedence over the plan file. An option that can be repeated is a list in a plan file and in
-Python. Older names still work and are in parentheses. This page is generated: `python -m edgekit.plan.reference`.
+The command line takes precedence over the plan file. Paths in a plan file are relative to its folder. An option that
+can be repeated is a list in a plan file and in Python. Older names still work and are in parentheses. This page is
+generated: `python -m edgekit.plan.reference > docs/options.md`.
 """
 
 

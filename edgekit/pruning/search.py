@@ -100,7 +100,7 @@ def reach(job: PruningTask, goal: Goal) -> PruningResult:
             raise PlanError(
                 f"{goal}: out of reach; when everything is cut that may be, {job.gauge.engine} {job.gauge.scheme} was "
                 f"measured to need {100 * one.measured:.0f} % of the dense model's {goal.measure}\n"
-                f"ask for less, lower --floor or --round-to, or --keep fewer layers"
+                f"ask for less, lower --min-channel-ratio or --round-to, or exclude fewer layers"
             )
         elif best is not None:  # one step wider is too wide
             return best

@@ -163,7 +163,9 @@ def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(fold
     import torch
 
     command = "net.py:build --input-shape 1,3,16,16 --scale 0.00392156862745098 --prune-to macs=0.5 --sparsity 0.5"
-    command += " --rounds 2 --train train.npz --epochs 2 --evaluate test.npz --importance l2 --keep head --quiet"
+    command += (
+        " --rounds 2 --train train.npz --epochs 2 --evaluate test.npz --importance l2 --exclude-layer head --quiet"
+    )
     command += " --samples 20 --report page.html -o small.pt2"
     shown = python(folder, "-m", "edgekit", "prune", *command.split())
     assert "--prune-to macs=0.5 --sparsity 0.5" in shown
@@ -194,7 +196,7 @@ def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
 def test_what_cannot_be_is_said_and_nothing_is_left(folder, tmp_path, monkeypatch, _own_cache):
     monkeypatch.chdir(folder)
     given = {"input_shape": (1, 3, 16, 16)}
-    with pytest.raises(PlanError, match=r"--keep neck: no layer has such a name"):
+    with pytest.raises(PlanError, match=r"--exclude-layer neck: no layer has such a name"):
         edgekit.prune("net.py:build", tmp_path / "s.pt2", prune=0.5, keep="neck", **given)
     with pytest.raises(PlanError, match=r"out of reach.*% of the macs is left"):
         edgekit.prune("net.py:build", tmp_path / "s.pt2", prune_to="macs=0.01", **given)

@@ -159,7 +159,8 @@ def _narrower(anatomy: PruningGraph, limits: Limits, dense: Widths) -> dict[str,
         reasons = "".join(f"\n  {layer}: {why}" for layer, why in anatomy.whole[:5])
         raise PlanError(
             f"nothing can be pruned: none of {len(anatomy.groups)} groups of channels may become narrower with these "
-            f"--keep, --round-to and --floor{reasons and '; layers that stay whole in any case:'}{reasons}"
+            f"--exclude-layer, --round-to and --min-channel-ratio"
+            f"{reasons and '; layers that stay whole in any case:'}{reasons}"
         )
     return found
 
@@ -172,7 +173,9 @@ def _kept(anatomy: PruningGraph, patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             some = ", ".join(sorted({name for names in makers.values() for name in names})[:8])
-            raise PlanError(f"--keep {pattern}: no layer has such a name; layers that can be cut are {some} and so on")
+            raise PlanError(
+                f"--exclude-layer {pattern}: no layer has such a name; layers that can be pruned are {some} and so on"
+            )
     return {
         group for group, names in makers.items() if any(fnmatchcase(name, one) for name in names for one in patterns)
     }
@@ -189,7 +192,7 @@ def _check_reach(goal: Goal, least: float) -> None:
         what = "channels are left" if goal.measure == "channels" else f"{goal.measure} is left"
         raise PlanError(
             f"{goal}: out of reach; when everything is cut that may be, {100 * least:.1f} % of the {what}\n"
-            f"ask for less, lower --floor or --round-to, or --keep fewer layers"
+            f"ask for less, lower --min-channel-ratio or --round-to, or exclude fewer layers"
         )
 
 

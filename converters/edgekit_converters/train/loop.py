@@ -212,7 +212,7 @@ def _save_checkpoint(run: Run) -> None:
 def _diverged(run: Run, what: str) -> ConversionError:
     """The error of a training that left the numbers."""
     rate = run.request.settings.learning_rate
-    advice = f"lower --learning-rate (it is {rate:g}), or lengthen --warm-up"
+    advice = f"lower --learning-rate (it is {rate:g}), or lengthen --warmup-epochs"
     if run.history and run.request.checkpoints:
         path = Path(run.request.checkpoints) / checkpoint.NAME
         advice += (

@@ -106,7 +106,7 @@ def matching_maps(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> li
     pairs = [(place, sizes[size]) for place, size in enumerate(ours) if size in sizes]
     if not pairs:
         raise PlanError(
-            f"--hints: features of student {sorted(ours)} and teacher {sorted(sizes)} have no size in common"
+            f"--attention-transfer: feature maps of student {sorted(ours)} and teacher {sorted(sizes)} share no size"
         )
     return pairs
 

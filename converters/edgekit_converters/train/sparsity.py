@@ -110,7 +110,9 @@ def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = 
     for pattern in keep:
         if not any(fnmatchcase(one.layer, pattern) for one in kernels):
             some = ", ".join(one.layer for one in kernels[:8])
-            raise PlanError(f"--keep {pattern}: no layer with weights has such a name; there are {some} and so on")
+            raise PlanError(
+                f"--exclude-layer {pattern}: no layer with weights has such a name; there are {some} and so on"
+            )
     kept = [any(fnmatchcase(one.layer, pattern) for pattern in keep) for one in kernels]
     whys = ["kept" if held else sparsity.reason_dense(one) for one, held in zip(kernels, kept, strict=True)]
     places = [place for place, why in enumerate(whys) if why is None]

@@ -86,7 +86,7 @@ def _observed(request: TeacherOutputsRequest) -> Callable[[Arrays], tuple[Arrays
     if found is None:
         raise SourceError(
             f"{request.teacher.request.path}: a teacher of {live.framework} does not show its features: "
-            f"leave --hints out, or give the trained Keras or PyTorch model"
+            f"leave --attention-transfer out, or give the trained Keras or PyTorch model"
         )
     give: Callable[[Arrays], tuple[Arrays, Arrays]] = pkgutil.resolve_name(found.attention_maps)(live)
     return give

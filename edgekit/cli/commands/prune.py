@@ -66,7 +66,7 @@ def command(as_json: bool, quiet: bool, **typed: Any) -> None:
     Examples:
       edgekit prune model.keras --prune-to latency=0.5 --train train.npz --epochs 20 --evaluate test.npz
       edgekit prune net.py:build --weights best.pth --input-shape 1,3,32,32 --prune 0.5 --train train.npz -o small.pt2
-      edgekit prune model.h5 --prune-to size=0.7 --calibrate images/ --keep 'block1*' --round-to 16
+      edgekit prune model.h5 --prune-to size=0.7 --calibrate images/ --exclude-layer 'block1*' --round-to 16
       edgekit prune model.keras --prune-to macs=0.3 --rounds 3 --train train.npz --augment flip --augment shift
       edgekit prune model.keras --prune-to latency=0.6 --train train.npz --latency-table pi.json
       edgekit prune model.keras --prune 0.5 --train train.npz --quantize-aware int8

@@ -61,7 +61,7 @@ def command(**typed: Any) -> None:
     \b
     Examples:
       edgekit sensitivity model.keras --calibrate train.npz
-      edgekit sensitivity model.keras --calibrate train.npz --write-recipe recipe.toml --keep 3
+      edgekit sensitivity model.keras --calibrate train.npz --write-recipe recipe.toml --float-layers 3
       edgekit convert model.keras --recipe recipe.toml --calibrate train.npz --evaluate test.npz
       edgekit sensitivity model.keras --calibrate train.npz --evaluate test.npz --exact --report layers.html
     """

@@ -175,7 +175,7 @@ def test_refusals_say_what_is_possible() -> None:
     worth, terms = worth_of(anatomy), terms_of("macs", anatomy)
     with pytest.raises(PlanError, match=r"out of reach.* \d+\.\d % of the macs is left"):
         choose(anatomy, worth, terms, Goal("macs", 0.05), Limits(floor=0.5))
-    with pytest.raises(PlanError, match=r"--keep stem: no layer has such a name; .*conv0"):
+    with pytest.raises(PlanError, match=r"--exclude-layer stem: no layer has such a name; .*conv0"):
         choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(keep=("stem",)))
     with pytest.raises(PlanError, match="nothing can be pruned"):
         choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(keep=("*",)))

@@ -104,7 +104,7 @@ def test_a_pattern_lies_along_the_inputs(student_of, tmp_path, framework):
         ("0.8", ("*",), "nothing can be made sparse"),
         ("0.001", (), "nothing"),
         ("1:4", (), "no multiple of 4"),
-        ("0.5", ("stem",), "--keep stem: no layer"),
+        ("0.5", ("stem",), "--exclude-layer stem: no layer"),
     ],
 )
 @pytest.mark.needs_torch

@@ -65,7 +65,7 @@ def told(folder, tmp_path, monkeypatch):
 @pytest.mark.needs_rich
 def test_the_worst_layer_is_named_and_a_recipe_keeps_it_in_float(told, tmp_path):
     recipe, html = tmp_path / "r.toml", tmp_path / "layers.html"
-    found = told("--write-recipe", str(recipe), "--keep", "1", "--report", str(html))
+    found = told("--write-recipe", str(recipe), "--float-layers", "1", "--report", str(html))
     assert [row["layer"] for row in found["rows"]][:1] == ["wide"]
     weighted = [row for row in found["rows"] if row["macs"]]
     assert {row["layer"] for row in weighted} == {"conv", "wide", "head"}

@@ -57,7 +57,7 @@ def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Modul
     short, silent = (_edited(model, [known[name] for name in names], edit) for edit in (_leave_out, _silence))
     if why := output_mismatch(run(silent, inputs), short, inputs):
         raise ConversionError(
-            f"without {', '.join(names)}: {why}", stage="drop_branches", advice="keep the residual branches: --no-depth"
+            f"without {', '.join(names)}: {why}", stage="drop_branches", advice="keep the branches: --no-depth-pruning"
         )
     return short
 

@@ -253,7 +253,7 @@ def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: 
     why = find_mismatch(dense, analysis.groups, removed, analysis.stored_sizes, inputs)
     if why is not None:
         raise ConversionError(
-            f"cutting {makers[0]}: {why}", stage="cut_channels", advice=f"keep it whole: --keep {makers[0]}"
+            f"cutting {makers[0]}: {why}", stage="cut_channels", advice=f"keep it whole: --exclude-layer {makers[0]}"
         )
     widths = analysis.anatomy.widths | {one.group: len(one.kept) for one in cuts}
     again = anatomy(small, group_channels(propagate_channels(export(small, inputs), small)))
@@ -263,7 +263,7 @@ def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: 
             f"the module has {again.parameters} parameters and {again.macs_at(again.widths)} MACs after cutting "
             f"{', '.join(makers[:3])}; {wanted[0]} and {wanted[1]} were predicted",
             stage="cut_channels",
-            advice=f"keep them whole: --keep {makers[0]}",
+            advice=f"keep them whole: --exclude-layer {makers[0]}",
         )
 
 

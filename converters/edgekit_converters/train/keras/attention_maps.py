@@ -19,7 +19,9 @@ def with_feature_outputs(model: Any) -> tuple[Any, int]:
         SourceError: the layers of a subclassed model are not connected where they could be seen.
     """
     if not is_followable(model) or not getattr(model, "inputs", None):
-        raise SourceError(f"{model.name}: the layers of a subclassed model cannot be looked at; leave --hints out")
+        raise SourceError(
+            f"{model.name}: the layers of a subclassed model are not accessible; leave out --attention-transfer"
+        )
     found: dict[tuple[int, ...], Any] = {}
 
     def visit(call: Call, values: list[Any]) -> list[Any]:
@@ -47,7 +49,7 @@ def observe_attention_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays
         SourceError: the model does not show its features.
     """
     if live.handle.model is None:
-        raise SourceError("a SavedModel does not show its features; leave --hints out, or give the Keras model")
+        raise SourceError("a SavedModel has no layer outputs; leave out --attention-transfer, or give the Keras model")
     model, own = with_feature_outputs(live.handle.model)
     compiled = tf.function(lambda *tensors: model(list(tensors), training=False))
 

@@ -61,7 +61,7 @@ def test_blocks_go_and_the_rest_is_cut_and_saved(tmp_path: Path) -> None:
 def test_a_pass_that_changes_what_others_read_is_refused(tmp_path: Path) -> None:
     source = source_of("overwriting", tmp_path)
     assert [one.name for one in analyze(AnalyzeRequest(source), tmp_path).branches] == ["block.add:0"]
-    with pytest.raises(ConversionError, match="--no-depth"):
+    with pytest.raises(ConversionError, match="--no-depth-pruning"):
         drop_branches(DropBranchesRequest(source, ("block.add:0",)), tmp_path)
 
 
