@@ -1,6 +1,6 @@
-"""What int8 costs ResNet-8 (Keras) and ResNet-20 (PyTorch), and our int8 ResNet-8 beside MLPerf Tiny's own.
+"""Measure the accuracy of int8 ResNet-8 (Keras) and ResNet-20 (PyTorch), and compare with MLPerf Tiny's int8 ResNet-8.
 
-Calibrated on all 500 CIFAR-10 calibration images, evaluated on all 10,000 test images, by `edgekit convert`.
+Calibrated on all 500 CIFAR-10 calibration images and evaluated on all 10,000 test images, by `edgekit convert`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ ROUNDS, CALLS_A_ROUND = 200, 50
 
 
 def main() -> None:
-    """Print the drop of every variant, and size and latency against the reference."""
+    """Print the drop of every variant, and the size and latency relative to the reference."""
     data = real_data.folder(__doc__)
     real_data.need(data / RESNET8[0], data / RESNET20[2], data / "cifar10/test.npz", data / REFERENCE)
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "resnet8.tflite"
         for name, arguments in (("ResNet-8", RESNET8), ("ResNet-20", RESNET20)):
-            made = convert(data, Path(folder), *arguments, "-q", "int8-static")
-            _show_drops(name, made.report)
+            conversion = convert(data, Path(folder), *arguments, "-q", "int8-static")
+            _show_drops(name, conversion.report)
             if name == "ResNet-8":
-                ours.write_bytes(zipfile.ZipFile(made.bundle).read("variants/litert-int8-static/model.tflite"))
+                ours.write_bytes(zipfile.ZipFile(conversion.bundle).read("variants/litert-int8-static/model.tflite"))
         _compare(ours, data / REFERENCE)
 
 
@@ -66,7 +66,7 @@ def _compare(ours: Path, reference: Path) -> None:
 
 
 class _Calls:
-    """Calls of one model in LiteRT's own interpreter, on one thread and random input."""
+    """Calls of a model in LiteRT's own interpreter, on one thread and random input."""
 
     def __init__(self, path: Path) -> None:
         self.interpreter = Interpreter(str(path), num_threads=1)
@@ -77,7 +77,7 @@ class _Calls:
         self.x = noise.astype(entrance["dtype"])
 
     def round_us(self) -> float:
-        """Mean microseconds of a few calls."""
+        """Return the mean latency of a few calls, in microseconds."""
         started = time.perf_counter()
         for _ in range(CALLS_A_ROUND):
             self.interpreter.set_tensor(self.entrance, self.x)

@@ -1,9 +1,9 @@
-"""`--quantize auto` on four real models, both formats: what it takes, what that loses, what the plain defaults lose.
+"""Run `--quantize auto` on four real models, both formats, and compare with the toolchains' default int8.
 
-The plain toolchains quantize with their defaults (`plain_int8.py`); both sides are evaluated on the same data. What was
-taken is timed again in a fresh process, in turns with float32 and with int8 as `-q int8` makes it, where these fit. The
-residual networks see 2,000 test images; there is no machine noise here for the autoencoder, so it tells whistles in
-speech.
+The toolchains quantize with their defaults (`plain_int8.py`); both sides are evaluated on the same data. The selected
+artifact is timed again in a fresh process, in turns with float32 and with `-q int8` where these are within the limit.
+The residual networks are evaluated on 2,000 test images. There is no machine noise for the autoencoder, so it detects
+whistles in speech.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ MODELS = {
 
 
 def main() -> None:
-    """Print, for each model and format, what was taken, its loss beside the plain default's, and its time."""
+    """Print the selection for each model and format: its loss, the loss of the default int8, and its latency."""
     data = real_data.folder(__doc__)
     real_data.need(data / "mlperf_tiny", data / RESNET20[2], data / "cifar10/test.npz", data / "fsdd", data / "kws01")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        images = plain_int8.some_images(data, work / "test.npz")
+        images = plain_int8.write_first_images(data, work / "test.npz")
         for name, arguments in MODELS.items():
             evaluate = () if "--evaluate" in arguments else ("--evaluate", str(images))
-            asked = (*arguments, *evaluate)
-            made = convert(data, work, *asked, *BOTH, "-q", "auto", "--max-drop", str(MAX_DROP))
+            flags = (*arguments, *evaluate)
+            conversion = convert(data, work, *flags, *BOTH, "-q", "auto", "--max-drop", str(MAX_DROP))
             if name == "ResNet-8":
-                _show_speed(made)
-            _show_drops(name, made.report, _plain(name, data))
-            show_turns(name, made, data, work, asked, MAX_DROP)
+                _show_speed(conversion)
+            _show_drops(name, conversion.report, _plain(name, data))
+            show_turns(name, conversion, data, work, flags, MAX_DROP)
 
 
 def _plain(name: str, data: Path) -> dict[str, float]:
-    """What the plain toolchains' int8 is worth, by engine; the last line of what they print."""
+    """Return the metric of the toolchains' int8 by engine, which is the last line that they print."""
     found: dict[str, float] = json.loads(script("conversion.plain_int8", name, str(data)).splitlines()[-1])
     return found
 
 
-def _show_speed(made: Conversion) -> None:
-    minutes, candidates = made.wall_seconds / 60, len(made.report["trials"])
+def _show_speed(conversion: Conversion) -> None:
+    minutes, candidates = conversion.wall_seconds / 60, len(conversion.report["trials"])
     figures.show(
         f"ResNet-8, a race of {candidates} candidates, empty cache",
         f"{60 * minutes:.0f} s",
@@ -89,26 +89,30 @@ def _show_drops(name: str, report: dict[str, Any], plain: dict[str, float]) -> N
         )
 
 
-def show_turns(name: str, made: Conversion, data: Path, work: Path, asked: tuple[str, ...], max_drop: float) -> None:
-    """Time what was taken against the usual schemes that fit, and print the ratio to the faster of them."""
-    trials, variants = made.report["trials"], made.report["variants"]
-    taken = [_artifact(made.bundle, variant["name"], work / f"taken-{variant['engine']}") for variant in variants]
-    for variant, artifact in zip(variants, taken, strict=True):
+def show_turns(
+    name: str, conversion: Conversion, data: Path, work: Path, flags: tuple[str, ...], max_drop: float
+) -> None:
+    """Time the selected artifacts and the usual schemes within the limit; print the ratio to the faster of those."""
+    trials, variants = conversion.report["trials"], conversion.report["variants"]
+    selected = [
+        _artifact(conversion.bundle, variant["name"], work / f"taken-{variant['engine']}") for variant in variants
+    ]
+    for variant, artifact in zip(variants, selected, strict=True):
         engine = variant["engine"]
-        lost = {one["recipe"]: one["drop"] for one in trials if one["engine"] == engine and one["state"] == "measured"}
-        fitting = [scheme for scheme in USUAL if scheme in lost and lost[scheme] <= max_drop]
+        drops = {one["recipe"]: one["drop"] for one in trials if one["engine"] == engine and one["state"] == "measured"}
+        fitting = [scheme for scheme in USUAL if scheme in drops and drops[scheme] <= max_drop]
         schemes = (word for scheme in fitting for word in ("-q", scheme))
-        usual = convert(data, work, *asked, *DEVICES[engine], *schemes)
+        usual = convert(data, work, *flags, *DEVICES[engine], *schemes)
         against = [_artifact(usual.bundle, f"{engine}-{scheme}", work / f"{engine}-{scheme}") for scheme in fitting]
         timed = script("harness.time_in_turns", *map(str, (artifact, *against)))
         times_us = np.array(json.loads(timed))  # (rounds, artifacts)
         fastest = 1 + int(np.median(times_us[:, 1:], axis=0).argmin())
-        what = f"{name} {variant['name']} over {fitting[fastest - 1]}, a call"
-        figures.show_at_most(what, list(times_us[:, 0] / times_us[:, fastest]), SAME_TIME)
+        label = f"{name} {variant['name']} over {fitting[fastest - 1]}, a call"
+        figures.show_at_most(label, list(times_us[:, 0] / times_us[:, fastest]), SAME_TIME)
 
 
 def _artifact(bundle: Path, variant: str, folder: Path) -> Path:
-    """Unpack a variant's files; return the one to open."""
+    """Unpack a variant's files; return the file to open."""
     with zipfile.ZipFile(bundle) as files:
         names = [name for name in files.namelist() if name.startswith(f"variants/{variant}/")]
         paths = [Path(files.extract(name, folder)) for name in names]

@@ -1,4 +1,4 @@
-"""How much memory `edgekit convert` needs: MobileNetV2 at 224 pixels to int8 TFLite and IR, all processes together.
+"""Measure the memory of `edgekit convert`: MobileNetV2 at 224 pixels to int8 TFLite and IR, all processes together.
 
 The sum of the processes' proportional set sizes (a shared page counts once), sampled from /proc: Linux only.
 """
@@ -24,19 +24,19 @@ SCALE = ("--scale", str(1 / 127.5), "--mean", "1")  # 0..255 → -1..1
 
 
 def main() -> None:
-    """Print the highest sum seen while one conversion ran."""
+    """Print the peak of the sum during one conversion."""
     ended = threading.Event()
-    with ThreadPoolExecutor(1) as aside:
-        watching = aside.submit(_peak_bytes, ended)
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(_peak_bytes, ended)
         try:
-            made = _convert()
+            conversion = _convert()
         finally:
             ended.set()
     peak_gib = watching.result() / 2**30
     figures.show_at_most("MobileNetV2-224 int8, both formats, peak memory", [peak_gib], LIMIT_GIB, " GiB")
-    for stage in sorted(made.report["stages"], key=lambda stage: -stage["peak_mib"])[:4]:
+    for stage in sorted(conversion.report["stages"], key=lambda stage: -stage["peak_mib"])[:4]:
         figures.show(f"  of one process: {stage['stage']} {stage['subject']}", f"{stage['peak_mib']:.0f} MiB")
-    figures.show("wall time", f"{made.wall_seconds:.1f} s")
+    figures.show("wall time", f"{conversion.wall_seconds:.1f} s")
 
 
 def _convert() -> Conversion:
@@ -48,7 +48,7 @@ def _convert() -> Conversion:
 
 
 def _peak_bytes(ended: threading.Event) -> int:
-    """Return the most memory that what this process started ever had together, until told that it ended."""
+    """Return the peak memory of all child processes together, until the event is set."""
     peak_bytes, me = 0, os.getpid()
     while not ended.wait(INTERVAL_S):
         peak_bytes = max(peak_bytes, sum(pss_bytes(process) for process in tree(me) if process != me))
@@ -56,7 +56,7 @@ def _peak_bytes(ended: threading.Event) -> int:
 
 
 def generated_images(count: int) -> np.ndarray:
-    """Seeded images with large and small structures, uint8 (count, 224, 224, 3)."""
+    """Return seeded images with large and small structures, uint8 (count, 224, 224, 3)."""
     generator = np.random.default_rng(20)
     images = np.zeros((count, 224, 224, 3))
     for cells in (7, 28, 224):
@@ -66,7 +66,7 @@ def generated_images(count: int) -> np.ndarray:
 
 
 def tree(process: int) -> Iterator[int]:
-    """Yield a process and everything it started, directly or not."""
+    """Yield a process and all of its descendants."""
     yield process
     for task in Path(f"/proc/{process}/task").glob("*/children"):
         for child in _read(task).split():
@@ -74,7 +74,7 @@ def tree(process: int) -> Iterator[int]:
 
 
 def pss_bytes(process: int) -> int:
-    """Return a process's share of memory; 0 when it has just ended."""
+    """Return the proportional set size of a process; 0 if it has just ended."""
     for line in _read(Path(f"/proc/{process}/smaps_rollup")).splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024

@@ -1,8 +1,8 @@
-"""How long `edgekit convert` takes: ResNet-8 to int8 TFLite and IR, against the two scripts one would write by hand.
+"""Time `edgekit convert`: ResNet-8 to int8 TFLite and IR, against two hand-written scripts.
 
-All three load, calibrate on 500 images, quantize, and evaluate source and result on 10,000; edgekit makes both
-formats, compares each with the source, times them and writes a bundle besides. Its cache is empty at first; a second
-conversion, with another scheme, then finds there what the first one kept.
+All three load, calibrate on 500 images, quantize, and evaluate source and result on 10,000. edgekit makes both formats,
+compares each with the source, times them and writes a bundle as well. Its cache is empty at first; a second conversion
+with another scheme uses the cache of the first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _seconds(name: str, data: Path, output: Path) -> float:
-    """Seconds of one raw script as a process of its own."""
+    """Return the seconds of one hand-written script in a process of its own."""
     started = time.perf_counter()
     script(name, "--data", str(data), "--output", str(output))
     return time.perf_counter() - started
@@ -54,7 +54,7 @@ def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 def _show_stages(conversion: Conversion) -> None:
-    """Where the time of one conversion goes; the branches of the formats overlap."""
+    """Print the time of each stage of one conversion; the branches of the formats overlap."""
     for stage in sorted(conversion.report["stages"], key=lambda stage: -stage["seconds"])[:6]:
         figures.show(f"  of its time: {stage['stage']} {stage['subject']}", f"{stage['seconds']:.1f} s")
 

@@ -1,6 +1,6 @@
-"""MLPerf Tiny's autoencoder (.h5) and keyword spotter (SavedModel): converted and verified, float and int8.
+"""Convert and verify MLPerf Tiny's autoencoder (.h5) and keyword spotter (SavedModel), float and int8.
 
-There is no machine noise here to feed the autoencoder, so it hears speech, as the same log-mel features.
+There is no machine noise for the autoencoder, so it gets speech, as the same log-mel features.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIANTS = [
 
 
 def main() -> None:
-    """Print, for each variant, reconstruction error or accuracy of source and variant, and their parity."""
+    """Print, for each variant, the reconstruction error or accuracy of source and variant, and their parity."""
     data = real_data.folder(__doc__)
     real_data.need(*(data / path for model, _, samples in MODELS.values() for path in (model, samples)))
     for name, (model, kind, _) in MODELS.items():
@@ -35,20 +35,20 @@ def main() -> None:
                 _convert(f"{name} {' '.join(variant)}", data, Path(folder), model, *functions, *variant)
 
 
-def _convert(what: str, data: Path, work: Path, *arguments: str) -> None:
-    """Make one variant in a bundle of its own: what is refused must not hide the others."""
+def _convert(label: str, data: Path, work: Path, *arguments: str) -> None:
+    """Convert one variant into a bundle of its own, so that a refused one does not hide the others."""
     try:
-        made = convert(data, work, *arguments)
-        edgekit("verify", str(made.bundle))
+        conversion = convert(data, work, *arguments)
+        edgekit("verify", str(conversion.bundle))
     except Failure as refusal:
         if refusal.exit_code != NOT_VERIFIED:
             raise
-        figures.show(what, "refused", "verified", holds=False)
+        figures.show(label, "refused", "verified", holds=False)
         print(refusal, file=sys.stderr)
         return
-    source, (variant,) = made.report["source"], made.report["variants"]
+    source, (variant,) = conversion.report["source"], conversion.report["variants"]
     errors = f"{source['value']:.5g} -> {variant['value']:.5g}, {variant['parity']['snr_db']:.1f} dB"
-    figures.show(what, errors, "verified", holds=True)
+    figures.show(label, errors, "verified", holds=True)
 
 
 if __name__ == "__main__":

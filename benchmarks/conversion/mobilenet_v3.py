@@ -1,8 +1,8 @@
-"""What int8 costs a MobileNetV3-small whose channels lie 1000:1 apart: plain, and as `--quantize auto` finds it.
+"""Quantize a MobileNetV3-small whose channels are scaled 1000:1 apart: with the toolchains' defaults, and by `auto`.
 
-Trained on CIFAR-10 the first time, in a few minutes, and kept in `build/bench`. Calibrated on the 500 calibration
-images and evaluated on all 10,000 test images. The plain toolchains do as their manuals say (`plain_int8.py`). By size
-`auto` has to come upon equalized channels; by latency what it takes is timed again (`candidate_search.py`).
+Trained on CIFAR-10 the first time, in a few minutes, and cached in `build/bench`. Calibrated on the 500 calibration
+images and evaluated on all 10,000 test images. The toolchains use their defaults (`plain_int8.py`). By size, `auto`
+must find equalized channels; by latency, its selection is timed again (`candidate_search.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INTEGER = "int"  # how the names of all integer schemes begin
 
 
 def main() -> None:
-    """Print the accuracy of the float model, of both plain int8 models and of what is taken by size."""
+    """Print the accuracy of the float model, of both default int8 models and of the selection by size."""
     data = real_data.folder(__doc__)
     real_data.need(*(data / "cifar10" / name for name in ("train_jpeg.npz", "calibration.npz", "test.npz")))
     model = keras.models.load_model(mobilenet_v3.trained(data, MODEL))
@@ -43,34 +43,34 @@ def main() -> None:
         }
     for name, outputs in plain.items():
         found = float(np.mean(outputs.argmax(axis=1) == y))
-        lost = 100 * (accuracy - found)
+        drop = 100 * (accuracy - found)
         figures.show(
             f"MobileNetV3, plain int8 of {name}",
-            f"{100 * found:.2f} %, drop {lost:+.2f}",
+            f"{100 * found:.2f} %, drop {drop:+.2f}",
             f">= {LEAST_LOSS_POINTS:g} points",
-            holds=lost >= LEAST_LOSS_POINTS,
+            holds=drop >= LEAST_LOSS_POINTS,
         )
     with tempfile.TemporaryDirectory() as folder:
-        _show_races(data, Path(folder))
+        _show_searches(data, Path(folder))
 
 
-def _show_races(data: Path, work: Path) -> None:
-    asked, limit = (str(MODEL.resolve()), *CIFAR10), MOST_DROP_POINTS / 100
-    race = (*asked, *BOTH, "-q", "auto", "--max-drop", str(limit))
-    _show_taken(convert(data, work, *race, "--objective", "size"))
-    show_turns("MobileNetV3", convert(data, work, *race), data, work, asked, limit)
+def _show_searches(data: Path, work: Path) -> None:
+    flags, limit = (str(MODEL.resolve()), *CIFAR10), MOST_DROP_POINTS / 100
+    search = (*flags, *BOTH, "-q", "auto", "--max-drop", str(limit))
+    _show_selection(convert(data, work, *search, "--objective", "size"))
+    show_turns("MobileNetV3", convert(data, work, *search), data, work, flags, limit)
 
 
-def _show_taken(made: Conversion) -> None:
-    for choice in made.report["choices"]:
+def _show_selection(conversion: Conversion) -> None:
+    for choice in conversion.report["choices"]:
         figures.show(f"MobileNetV3, by size, {choice.partition(': it ')[0]}", "")
-    for variant in made.report["variants"]:
-        lost = 100 * variant["drop"]
+    for variant in conversion.report["variants"]:
+        drop = 100 * variant["drop"]
         figures.show(
             f"MobileNetV3, {variant['name']}",
-            f"{100 * variant['accuracy']:.2f} %, drop {lost:+.2f}",
+            f"{100 * variant['accuracy']:.2f} %, drop {drop:+.2f}",
             f"<= {MOST_DROP_POINTS:g} points, {INTEGER}",
-            holds=lost <= MOST_DROP_POINTS and variant["scheme"].startswith(INTEGER),
+            holds=drop <= MOST_DROP_POINTS and variant["scheme"].startswith(INTEGER),
         )
 
 

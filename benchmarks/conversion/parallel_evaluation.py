@@ -1,7 +1,7 @@
-"""A long evaluation in parts: ResNet-8 on CIFAR-10's 10,000 test images, and on all of them six times, by two workers.
+"""Time a long evaluation with two workers and with one: ResNet-8 on CIFAR-10's 10,000 test images, once and six times.
 
-Both sides, one worker and two, evaluate the same artifact in turn, in float32 and int8, both formats; one worker has
-begun already, as after quantizing. Values must be the same to the bit.
+One worker and two evaluate the same artifact in turns, in float32 and int8, both formats; one worker has started
+already, as after quantizing. Values must be bit-identical.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROUNDS, TIMES = 3, (1, 6)
 
 
 def main() -> None:
-    """Print the time of two workers over that of one."""
+    """Print the time of two workers divided by the time of one."""
     data = real_data.folder(__doc__)
     real_data.need(data / RESNET8[0], data / "cifar10/test.npz")
     if len(os.sched_getaffinity(0)) < 2:
@@ -47,36 +47,36 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with Runner(new_log(work), Cache(work, enabled=False)) as runner:
-            source, made = _made(runner, data)
+            source, artifacts = _load_and_quantize(runner, data)
             for times in TIMES:
                 images = _images(runner, source, data, work, times)
-                for name, artifact in made.items():
+                for name, artifact in artifacts.items():
                     request = EvaluateRequest(artifact, source.inputs, source.outputs, images)
                     ratios = [_seconds(request, work, 2) / _seconds(request, work, 1) for _ in range(ROUNDS)]
                     figures.show(f"{name}, {images.count} images: two over one", figures.with_spread(ratios))
 
 
-def _made(runner: Runner, data: Path) -> tuple[Source, dict[str, Artifact]]:
-    """ResNet-8, and what is evaluated."""
+def _load_and_quantize(runner: Runner, data: Path) -> tuple[Source, dict[str, Artifact]]:
+    """Return ResNet-8 and the artifacts to evaluate."""
     source = runner.run(LOAD, SourceRequest("keras", data / RESNET8[0]))
     samples = runner.run(PREPARE, DataRequest(str(data / "cifar10/calibration.npz"), source.inputs))
-    made = {}
+    artifacts = {}
     for engine in ("litert", "openvino"):
-        made[f"{engine} float32"] = lowered = runner.run(LOWER, LowerRequest(source, engine))
+        artifacts[f"{engine} float32"] = lowered = runner.run(LOWER, LowerRequest(source, engine))
         request = QuantizeRequest(lowered, Recipe("int8-static"), source.inputs, samples)
-        made[f"{engine} int8-static"] = runner.run(QUANTIZE, request)
-    return source, made
+        artifacts[f"{engine} int8-static"] = runner.run(QUANTIZE, request)
+    return source, artifacts
 
 
 def _images(runner: Runner, source: Source, data: Path, work: Path, times: int) -> DataSet:
-    """The test images, so many times."""
+    """Return the test images, repeated."""
     with np.load(data / "cifar10/test.npz") as test:
         np.savez(work / "test.npz", x=np.tile(test["x"], (times, 1, 1, 1)), y=np.tile(test["y"], times))
     return runner.run(PREPARE, DataRequest(str(work / "test.npz"), source.inputs, purpose="evaluation"))
 
 
 def _seconds(request: EvaluateRequest, work: Path, jobs: int) -> float:
-    """What an evaluation by so many workers takes; the value is held against that of the others."""
+    """Return the time of an evaluation by this number of workers; its value must equal that of the others."""
     assert isinstance(request.subject, Artifact)
     engine = request.subject.engine
     with Runner(new_log(work), Cache(work, enabled=False), jobs=jobs) as runner:

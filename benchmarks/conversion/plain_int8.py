@@ -1,8 +1,8 @@
-"""int8 by the plain toolchains' defaults, as their manuals have it: what `--quantize auto` is measured against.
+"""Quantize to int8 with the toolchains' defaults, as their manuals describe: the baseline of `--quantize auto`.
 
-TFLite: TFLiteConverter, full integer with a representative data set; of a PyTorch model, litert-torch and AI Edge
-Quantizer's static recipe. IR: `nncf.quantize` and nothing else said. As a script it prints, for one of
-:data:`SUBJECTS`, what both are worth on the evaluation data, as JSON by engine.
+TFLite: TFLiteConverter, full integer with a representative data set; for a PyTorch model, litert-torch and AI Edge
+Quantizer's static recipe. IR: `nncf.quantize` with its defaults. As a script it prints, for one of :data:`SUBJECTS`,
+the metric of both on the evaluation data, as JSON by engine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ai_edge_litert.interpreter import Interpreter
 from benchmarks.models import audio_data
 
 ONE_THREAD = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-SOME = 2000  # test images that are evaluated, the first
+TEST_IMAGES = 2000  # test images that are evaluated, the first
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in both formats, and the data that say what it is worth."""
+    """A model in both formats, and its evaluation data."""
 
     tflite: bytes  # int8
     ir: Any  # int8
@@ -35,15 +35,15 @@ class Subject:
     score: Callable[[np.ndarray], float]  # of outputs, (n, *output)
 
 
-def some_images(data: Path, path: Path) -> Path:
-    """Write the first test images and their classes where `edgekit convert` can read them."""
+def write_first_images(data: Path, path: Path) -> Path:
+    """Write the first test images and their classes as a file for `edgekit convert`."""
     test = np.load(data / "cifar10/test.npz")
-    np.savez(path, x=test["x"][:SOME], y=test["y"][:SOME])
+    np.savez(path, x=test["x"][:TEST_IMAGES], y=test["y"][:TEST_IMAGES])
     return path
 
 
 def tflite_of_saved_model(folder: Path, calibration: np.ndarray) -> bytes:
-    """Quantize all of a SavedModel to int8 with TensorFlow's converter, its inputs and outputs left in float."""
+    """Quantize a SavedModel to int8 with TensorFlow's converter; inputs and outputs stay float."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
@@ -55,7 +55,7 @@ def tflite_of_saved_model(folder: Path, calibration: np.ndarray) -> bytes:
 
 
 def ir_of(model: Any, calibration: np.ndarray, example: Any = None) -> Any:
-    """Quantize with NNCF's defaults what OpenVINO converts: the path of a SavedModel, or a torch module."""
+    """Quantize a SavedModel path or a torch module with NNCF's defaults."""
     import nncf
     import openvino as ov
 
@@ -64,27 +64,27 @@ def ir_of(model: Any, calibration: np.ndarray, example: Any = None) -> Any:
 
 
 def run_tflite(model: bytes, x: np.ndarray) -> np.ndarray:
-    """Return the outputs for all samples, one after the other on one thread."""
+    """Return the outputs for all samples, one sample at a time on one thread."""
     interpreter = Interpreter(model_content=model, num_threads=1)
     interpreter.allocate_tensors()
     (entrance,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
     outputs = []
     for sample in x:
-        interpreter.set_tensor(entrance["index"], _entered(sample[np.newaxis], entrance))
+        interpreter.set_tensor(entrance["index"], _quantized_input(sample[np.newaxis], entrance))
         interpreter.invoke()
         outputs.append(interpreter.get_tensor(exit_["index"])[0])
     found, (scale, zero) = np.stack(outputs), exit_["quantization"]
     return (found.astype(np.float32) - zero) * np.float32(scale) if scale else found
 
 
-def _entered(x: np.ndarray, entrance: Any) -> np.ndarray:
-    """The sample as the model takes it: AI Edge Quantizer quantizes inputs and outputs, too."""
+def _quantized_input(x: np.ndarray, entrance: Any) -> np.ndarray:
+    """Return the sample in the model's dtype: AI Edge Quantizer quantizes inputs and outputs, too."""
     scale, zero = entrance["quantization"]
     return np.clip(np.rint(x / scale) + zero, -128, 127).astype(np.int8) if scale else x
 
 
 def run_ir(model: Any, x: np.ndarray) -> np.ndarray:
-    """Likewise, in OpenVINO."""
+    """Return the outputs for all samples in OpenVINO, one sample at a time."""
     import openvino as ov
 
     request = ov.compile_model(model, "CPU", ONE_THREAD).create_infer_request()
@@ -109,8 +109,8 @@ def _resnet20(data: Path) -> Subject:
     module.load_state_dict({key.removeprefix("module."): value for key, value in stored["state_dict"].items()})
     calibration, x, labels = _cifar10(data)
     calibration, x = (
-        np.ascontiguousarray(((some / 255 - resnet20.MEAN) / resnet20.STD).transpose(0, 3, 1, 2), np.float32)
-        for some in (calibration, x)
+        np.ascontiguousarray(((images / 255 - resnet20.MEAN) / resnet20.STD).transpose(0, 3, 1, 2), np.float32)
+        for images in (calibration, x)
     )  # (n, 3, 32, 32)
     example = (torch.from_numpy(x[:1]),)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,10 +156,10 @@ def _of_saved_model(
 
 
 def _cifar10(data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Calibration images, (500, 32, 32, 3), some test images, (2000, 32, 32, 3), and their classes, (2000,)."""
+    """Return calibration images (500, 32, 32, 3), test images (2000, 32, 32, 3) and their classes (2000,)."""
     test = np.load(data / "cifar10/test.npz")
     calibration = np.load(data / "cifar10/calibration.npz")["x"].astype(np.float32)
-    return calibration, test["x"][:SOME].astype(np.float32), test["y"][:SOME]
+    return calibration, test["x"][:TEST_IMAGES].astype(np.float32), test["y"][:TEST_IMAGES]
 
 
 def _accuracy(labels: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -167,7 +167,7 @@ def _accuracy(labels: np.ndarray) -> Callable[[np.ndarray], float]:
 
 
 def main() -> None:
-    """Print what both plain int8 models are worth."""
+    """Print the metric of both int8 models."""
     name, data = sys.argv[1], Path(sys.argv[2])
     os.environ["EDGEKIT_DATA"] = str(data)  # audio_data looks there
     subject = SUBJECTS[name](data)

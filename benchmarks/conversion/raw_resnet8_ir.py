@@ -1,4 +1,4 @@
-"""ResNet-8 to int8 OpenVINO IR with the plain toolchains, written by hand: what edgekit is measured against.
+"""Convert ResNet-8 to int8 OpenVINO IR with a hand-written script: the baseline of `convert_time.py`.
 
 Loads MLPerf Tiny's Keras model, converts it, calibrates on all 500 calibration images, quantizes, and evaluates the
 source and the artifact on all 10,000 test images.
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def evaluate(path: Path, x: np.ndarray, y: np.ndarray) -> float:
-    """Accuracy of an artifact, image by image on one thread, as a board runs it."""
+    """Return the accuracy of an artifact, image by image on one thread, as on a board."""
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(path, "CPU", settings)
     request = compiled.create_infer_request()

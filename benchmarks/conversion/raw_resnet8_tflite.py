@@ -1,4 +1,4 @@
-"""ResNet-8 to int8 TFLite with the plain toolchains, written by hand: what edgekit is measured against.
+"""Convert ResNet-8 to int8 TFLite with a hand-written script: the baseline of `convert_time.py`.
 
 Loads MLPerf Tiny's Keras model, converts it, calibrates on all 500 calibration images, quantizes, and evaluates the
 source and the artifact on all 10,000 test images.
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def convert(model: Any) -> bytes:
-    """The float model as TFLite with batch 1."""
+    """Return the float model as TFLite with batch 1."""
     serve = tf.function(model).get_concrete_function(tf.TensorSpec((1, 32, 32, 3), tf.float32))
     converted: bytes = tf.lite.TFLiteConverter.from_concrete_functions([serve], model).convert()
     return converted
@@ -55,7 +55,7 @@ def quantize(model: bytes, images: np.ndarray, output: Path) -> None:
 
 
 def evaluate(path: Path, x: np.ndarray, y: np.ndarray) -> float:
-    """Accuracy of an int8 artifact, image by image on one thread, as a board runs it."""
+    """Return the accuracy of an int8 artifact, image by image on one thread, as on a board."""
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (entrance,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()

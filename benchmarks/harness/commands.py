@@ -1,4 +1,4 @@
-"""Runs scripts, and `edgekit` as a user would, each in a process of its own; a failure ends the benchmark."""
+"""Run benchmark modules, and `edgekit` as a user would, each in a process of its own; a failure ends the benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESNET8 = ("mlperf_tiny/image_classification/pretrainedResnet.h5", *CIFAR10)
 
 
 class Failure(SystemExit):
-    """A command ended badly: ends the benchmark, too, unless it is caught."""
+    """A command failed. It ends the benchmark unless it is caught."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class Failure(SystemExit):
 
 @dataclass(frozen=True)
 class Conversion:
-    """What one `edgekit convert` made and took."""
+    """The result and the cost of one `edgekit convert`."""
 
     bundle: Path
     report: dict[str, Any]

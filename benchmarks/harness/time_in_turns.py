@@ -1,6 +1,6 @@
 """Time artifacts in turns, in a fresh process, each in its bare engine on one thread and on the same noise.
 
-Prints as JSON, for each round, the microseconds of a call of each artifact that was named (``.tflite`` or ``.xml``).
+Prints as JSON, for each round, the microseconds per call of each artifact (``.tflite`` or ``.xml``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def _call_us(call: Callable[[], None]) -> float:
-    """Mean microseconds of the calls of one turn."""
+    """Return the mean microseconds of the calls of one turn."""
     started, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - started < ROUND_S:
         call()
@@ -59,7 +59,7 @@ def _ir(path: Path) -> Callable[[], None]:
 
 
 def _noise(shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers that every dtype has: -128 to 127."""
+    """Return numbers that every dtype can hold: -128 to 127."""
     return np.random.default_rng(0).integers(-128, 128, shape)
 
 

@@ -1,6 +1,6 @@
-"""Real inputs for MLPerf Tiny's audio models, as functions that `edgekit convert` takes for data.
+"""Real inputs for MLPerf Tiny's audio models, as functions for the data options of `edgekit convert`.
 
-$EDGEKIT_DATA says where the real data are.
+$EDGEKIT_DATA is the folder of the real data.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _keywords() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _windows(*, is_test: bool, step: int, whistle_hz: float = 0.0) -> Iterator[np.ndarray]:
-    """Every five consecutive frames of every step-th clip, under a sine of half its strength if so wished."""
+    """Return every five consecutive frames of every step-th clip, with a sine of half its amplitude if requested."""
     data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "fsdd/fsdd_8khz_int16.npz")
     samples, offsets = data["samples"], data["offsets"]
     filters = _mel_filters()
@@ -84,7 +84,7 @@ def _windows(*, is_test: bool, step: int, whistle_hz: float = 0.0) -> Iterator[n
 
 
 def _log_mel(wave: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Decibels by frame and mel band, (frames, 128), of a wave (n,) in -1..1, as MLPerf Tiny's reference has them."""
+    """Return decibels by frame and mel band, (frames, 128), of a wave (n,) in -1..1, like MLPerf Tiny's reference."""
     padded = np.pad(wave, N_FFT // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]  # (frames, 1024)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)

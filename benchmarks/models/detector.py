@@ -1,7 +1,7 @@
-"""A small detector of coloured rectangles and discs, its scenes, its training and its score, all made here.
+"""A small detector of coloured rectangles and discs, with generated scenes, training and metric.
 
-It ends as YOLO's detectors do since version 8: a distribution over 16 bins for each side of a box (distribution focal
-loss, Li et al. 2020, arXiv:2006.04388), boxes in pixels from that, and class scores behind them in the same tensor.
+Its outputs are those of YOLO since version 8: a distribution over 16 bins for each side of a box (distribution focal
+loss, Li et al. 2020, arXiv:2006.04388), boxes in pixels computed from it, and class scores in the same tensor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def scenes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _places(generator: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """A few boxes that do not touch; what finds no room after some trials is left out."""
+    """Return a few boxes that do not touch; a box without room after some trials is left out."""
     taken: list[np.ndarray] = []
     for _ in range(generator.integers(1, MOST + 1)):
         for _ in range(20):
@@ -82,7 +82,7 @@ def _centres() -> np.ndarray:
 
 
 def trained(steps: int, batch: int = 64, count: int = 3000) -> Any:
-    """The model trained on generated scenes, the same each time on one kind of machine."""
+    """Return the model trained on generated scenes; deterministic on one kind of machine."""
     import keras
     import tensorflow as tf
 
@@ -109,7 +109,7 @@ def trained(steps: int, batch: int = 64, count: int = 3000) -> Any:
 
 
 def _targets(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each cell, whose centre is nearest to an object's, its kind, the sides in bins, and whether there is one."""
+    """Return for each cell, if it is nearest to an object's centre, the object's kind and its sides in bins."""
     shape = (len(labels), GRID, GRID)
     kinds, sides, there = (np.zeros((*shape, *more), np.float32) for more in ((KINDS,), (4,), ()))
     for image, place in np.argwhere(labels[..., 0] >= 0):
@@ -123,7 +123,7 @@ def _targets(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _loss(tf: Any, bins: Any, logits: Any, kinds: Any, sides: Any, there: Any) -> Any:
-    """Cross entropy of the scores, of the two bins beside each side, and the distance of its expectation."""
+    """Return the cross entropy of the scores, of the two bins beside each side, and the distance of its expectation."""
     below = tf.floor(sides)
     chances = tf.nn.log_softmax(bins)
     at = tf.cast(below, tf.int32)
@@ -135,7 +135,7 @@ def _loss(tf: Any, bins: Any, logits: Any, kinds: Any, sides: Any, there: Any) -
 
 
 def mean_precision(outputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
-    """Mean average precision over kinds and overlaps of 0.5 to 0.95, as COCO has it but for all recalls."""
+    """Return the mean average precision over kinds and overlaps of 0.5 to 0.95, like COCO's but for all recalls."""
     (detections,) = outputs.values()
     values = []
     for kind in range(KINDS):
@@ -147,7 +147,7 @@ def mean_precision(outputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
 
 
 def _found(image: int, rows: np.ndarray, kind: int) -> list[tuple[float, int, np.ndarray]]:
-    """Score, image and box of what stays of one kind after non-maximum suppression."""
+    """Return score, image and box of one kind's detections after non-maximum suppression."""
     scores = rows[:, 4 + kind]
     kept: list[int] = []
     for row in np.argsort(-scores, kind="stable"):

@@ -1,4 +1,4 @@
-"""MobileNetV2 at 224 pixels with random weights: a model large enough to measure time and memory on."""
+"""MobileNetV2 at 224 pixels with random weights: large enough to measure time and memory."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def mobilenet_v2(classes: int = 1000) -> keras.Model:
 
 
 def of_100_classes() -> keras.Model:
-    """The same body with a head for a user's own classes."""
+    """Return the same body with a head for 100 classes, like a user's own."""
     return mobilenet_v2(100)
 
 
-def of_100_classes_anew() -> keras.Model:
-    """The same again, each of the head's weights another, as when it was trained from the beginning on other data."""
+def of_100_classes_replaced_head() -> keras.Model:
+    """Return the same with all weights of the head replaced, as after training from scratch on other data."""
     return _with_head(mobilenet_v2(100), lambda head, noise: noise)
 
 
-def anew() -> keras.Model:
-    """1000 classes, each of the head's weights another."""
+def replaced_head() -> keras.Model:
+    """Return 1000 classes with all weights of the head replaced."""
     return _with_head(mobilenet_v2(), lambda head, noise: noise)
 
 
-def trained_on() -> keras.Model:
-    """1000 classes, each of the head's weights moved by about a hundredth of what they are, as in fine-tuning."""
+def fine_tuned_head() -> keras.Model:
+    """Return 1000 classes with each weight of the head changed by about 1 %, as after fine-tuning."""
     return _with_head(mobilenet_v2(), lambda head, noise: head + 0.01 * noise)
 
 

@@ -1,8 +1,8 @@
-"""A MobileNetV3-small for 32 × 32 images that plain int8 ruins: trained here, and its channels then spread on purpose.
+"""A MobileNetV3-small for 32 × 32 images that default int8 ruins: trained here, then its channels are scaled apart.
 
-Squeeze and excitation, hard-swish and depthwise convolutions as in A. Howard et al., "Searching for MobileNetV3"
+Squeeze-and-excitation, hard-swish and depthwise convolutions as in A. Howard et al., "Searching for MobileNetV3"
 (2019), at a quarter of its width. Between layers where f(s x) = s f(x), channels get factors from 1/30 to 30: the model
-computes the same in float32, and a tensor with one scale for all channels rounds the small ones away.
+computes the same in float32, and a tensor with one scale for all channels rounds the small ones to zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Block(NamedTuple):
     """An inverted residual."""
 
     inside: int  # channels of the depthwise convolution
-    behind: int  # channels of what it gives
+    channels_out: int
     kernel: int
     stride: int
     squeezes: bool  # has a gate of squeeze and excitation
@@ -81,7 +81,7 @@ def spread(model: keras.Model) -> None:
 
 
 def _inverted_residual(entrance: Any, name: str, block: Block) -> Any:
-    inside, behind = block.inside, block.behind
+    inside, channels_out = block.inside, block.channels_out
     expand = layers.Conv2D(inside, 1, use_bias=False, name=f"{name}_expand")
     x = _normalized(expand(entrance), f"{name}_expand", block.activation)
     deep = layers.DepthwiseConv2D(block.kernel, block.stride, padding="same", use_bias=False, name=f"{name}_deep")
@@ -91,8 +91,8 @@ def _inverted_residual(entrance: Any, name: str, block: Block) -> Any:
         gate = layers.Conv2D(max(inside // 4, 8), 1, activation="relu", name=f"{name}_squeeze")(gate)
         gate = layers.Conv2D(inside, 1, activation="hard_sigmoid", name=f"{name}_excite")(gate)
         x = layers.Multiply(name=f"{name}_gate")([x, gate])
-    x = _normalized(layers.Conv2D(behind, 1, use_bias=False, name=f"{name}_project")(x), f"{name}_project", None)
-    same = block.stride == 1 and entrance.shape[-1] == behind
+    x = _normalized(layers.Conv2D(channels_out, 1, use_bias=False, name=f"{name}_project")(x), f"{name}_project", None)
+    same = block.stride == 1 and entrance.shape[-1] == channels_out
     return layers.Add(name=f"{name}_add")([entrance, x]) if same else x
 
 
@@ -102,7 +102,7 @@ def _normalized(x: Any, name: str, activation: str | None) -> Any:
 
 
 def _scale(model: keras.Model, maker: str, takers: list[str], draw: np.random.Generator) -> None:
-    """Scale what a normalization gives, and divide the weights that take it, channel by channel."""
+    """Scale the outputs of a normalization, and divide the weights that read them, channel by channel."""
     normalization = model.get_layer(f"{maker}_norm")
     gamma, beta, *statistics = normalization.get_weights()
     factors = 10 ** (draw.uniform(-0.5, 0.5, len(gamma)) * SPREAD_DECADES)  # (channels,)

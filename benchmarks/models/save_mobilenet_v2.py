@@ -1,4 +1,4 @@
-"""Writes a MobileNetV2 with random weights as a Keras file."""
+"""Write a MobileNetV2 with random weights as a Keras file."""
 
 import sys
 

@@ -1,8 +1,7 @@
-"""A small encoder as BERT's (Devlin et al., 2019), and a made-up language whose questions take attention to answer.
+"""A small BERT-like encoder (Devlin et al., 2019), and a synthetic language whose questions need attention.
 
-A text of 16 words has a marker in it somewhere, before a word of one of six topics; the other words are of any topic.
-What is asked for is the topic of the word after the marker: that word has to look at the one before it, and the place
-that answers has to find that word.
+A text of 16 words contains a marker before a word of one of six topics; the other words have any topic. The answer is
+the topic of the word after the marker: that word must attend to the previous one, and the output position must find it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ STEPS, BATCH, RATE = 600, 64, 5e-4
 
 
 class Layer(nn.Module):
-    """Attention and two dense layers, each added to what it was given and normalized."""
+    """Attention and two dense layers, each with a residual connection and a normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(N, 16) numbers of words → (N, 6) logits of topics."""
+    """Maps word numbers (N, 16) to logits of topics (N, 6)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,13 +59,13 @@ class Encoder(nn.Module):
 
 
 def encoder() -> nn.Module:
-    """The same untrained module each time."""
+    """Return the untrained module; deterministic."""
     torch.manual_seed(0)
     return Encoder()
 
 
 def texts(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return texts (count, 16) int64 and the topics that answer them (count,) int64."""
+    """Return texts (count, 16) int64 and their topics (count,) int64."""
     random = np.random.default_rng(seed)
     words, rows = random.integers(FIRST, VOCABULARY, (count, LENGTH)), np.arange(count)
     places = random.integers(1, LENGTH - 1, count)
@@ -75,7 +74,7 @@ def texts(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(folder: Path) -> None:
-    """Write data and the trained weights; the last line printed is their accuracy on the test texts."""
+    """Write data and the trained weights; the last printed line is the accuracy on the test texts."""
     for name, count, seed in (("train", 20_000, 1), ("calibration", 500, 2), ("test", 4000, 3)):
         x, y = texts(count, seed)
         np.savez(folder / f"{name}.npz", x=x, y=y)

@@ -1,7 +1,7 @@
-"""The pruning of a MobileNetV2 itself, without training: half of all channels, by their l2 norms, Keras and PyTorch.
+"""Time the pruning of a MobileNetV2, without training: half of all channels, by l2 norm, Keras and PyTorch.
 
-Counted are all stages from the file to the smaller file, each with its share of reading the model; not the toolchains'
-imports, and not the comparison in the engines that `edgekit prune` ends with.
+All stages from the file to the smaller file count, each with its part of reading the model. The toolchains' imports and
+the final comparison in the engines do not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NET = MODELS / "mobilenet_v2_torch.py"
 
 
 def main() -> None:
-    """Print the seconds, and what was left."""
+    """Print the seconds, and the parameters and MACs left."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         script("models.save_mobilenet_v2", str(work / "net.keras"))
@@ -27,10 +27,12 @@ def main() -> None:
             "Keras": (str(work / "net.keras"), "-o", str(work / "small.keras")),
             "PyTorch": (f"{NET}:mobilenet_v2", "--input-shape", "1,3,224,224", "-o", str(work / "small.pt2")),
         }.items():
-            asked = ("--prune", "0.5", "--importance", "l2", "--json", "--quiet")
-            told = json.loads(edgekit("prune", *arguments, *asked, EDGEKIT_CACHE=str(work / "cache")))
-            seconds = sum(one["seconds"] for one in told["stages"] if one["stage"] in STAGES)
-            dense, pruned = (next(m for m in told["pruning"]["models"] if m["model"] == x) for x in ("dense", "pruned"))
+            flags = ("--prune", "0.5", "--importance", "l2", "--json", "--quiet")
+            report = json.loads(edgekit("prune", *arguments, *flags, EDGEKIT_CACHE=str(work / "cache")))
+            seconds = sum(one["seconds"] for one in report["stages"] if one["stage"] in STAGES)
+            dense, pruned = (
+                next(m for m in report["pruning"]["models"] if m["model"] == x) for x in ("dense", "pruned")
+            )
             left = f"{pruned['parameters'] / dense['parameters']:.2f}, {pruned['macs'] / dense['macs']:.2f}"
             figures.show(f"MobileNetV2, {name}: parameters, MACs left", left)
             figures.show(

@@ -1,8 +1,8 @@
-"""What each importance is worth: accuracy of ResNet-20 right after the cut, at equal MACs, before any recovery.
+"""Compare the importance measures: accuracy of ResNet-20 right after pruning, at equal MACs, before fine-tuning.
 
-Channels are chosen over the whole module by importance per MAC saved, as `edgekit prune --prune-to macs=R` does. From
-level to level the module is cut further and its channels are scored anew, by every importance alike.
-Gradients are those of 256 of the 500 calibration images.
+Channels are ranked over the whole module by importance per MAC saved, as in `edgekit prune --prune-to macs=R`. From
+level to level the module is pruned further and its channels are scored again, by every measure alike. Gradients are
+those of 256 of the 500 calibration images.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SEEDS = 3  # of "random"
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What is pruned, and on what it is judged."""
+class PruningBenchmark:
+    """The dense module and its data."""
 
     source: Source
     inputs: tuple[InputSpec, ...]
@@ -50,15 +50,15 @@ class Bench:
 
     @functools.cached_property
     def dense(self) -> PruningGraph:
-        """What of the dense module can be cut."""
+        """Return the pruning graph of the dense module."""
         return analyze(AnalyzeRequest(self.source), self.work)
 
     def accuracy(self, source: Source) -> float:
-        """Return the share of test images that a model names rightly."""
+        """Return the fraction of correctly classified test images."""
         return evaluate(EvaluateRequest(source, self.inputs, source.outputs, self.test), self.work).value
 
     def cut(self, source: Source, level: float, importance: str, seed: int) -> Source:
-        """Return a module, cut already or not, with so much of the dense one's MACs left."""
+        """Prune a module, dense or already pruned, to this fraction of the dense MACs."""
         data = self.calibration if importance in ("taylor", "gradient") else None
         folder = Path(tempfile.mkdtemp(dir=self.work))
         anatomy = analyze(AnalyzeRequest(source), folder)
@@ -70,7 +70,7 @@ class Bench:
 
 
 def main() -> None:
-    """Print a row an importance, and whether they rank as they should."""
+    """Print a row for each importance measure, and whether they rank as expected."""
     data = folder(__doc__)
     weights = data / "pytorch_resnet20/resnet20-12fca82f.th"
     need(weights, data / "cifar10/test.npz", data / "cifar10/calibration.npz")
@@ -91,14 +91,14 @@ def main() -> None:
             show(f"{high} beats {low} at", " ".join(better) or "none", "all", holds=len(better) == len(LEVELS))
 
 
-def _row(bench: Bench, importance: str) -> list[float]:
+def _row(bench: PruningBenchmark, importance: str) -> list[float]:
     runs = [_walk(bench, importance, seed) for seed in range(SEEDS if importance == "random" else 1)]
     found = [100 * sum(each) / len(each) for each in zip(*runs, strict=True)]
     print(f"  {importance:<36}" + "".join(f"{one:>8.2f}" for one in found), flush=True)
     return found
 
 
-def _walk(bench: Bench, importance: str, seed: int) -> list[float]:
+def _walk(bench: PruningBenchmark, importance: str, seed: int) -> list[float]:
     """Return the accuracy at each level."""
     source, found = bench.source, []
     for level in LEVELS:
@@ -107,15 +107,15 @@ def _walk(bench: Bench, importance: str, seed: int) -> list[float]:
     return found
 
 
-def _open(source: Source, data: Path, work: Path) -> Bench:
+def _open(source: Source, data: Path, work: Path) -> PruningBenchmark:
     normal = Preprocessing(scale=1 / 255, mean=MEAN, std=STD)
     inputs = tuple(replace(spec, preprocessing=normal) for spec in source.inputs)
     sets = []
     for name in ("calibration", "test"):
         (work / name).mkdir()
-        asked = dataset.DataRequest(str(data / f"cifar10/{name}.npz"), inputs, purpose=name)
-        sets.append(dataset.prepare(asked, work / name))
-    return Bench(source, inputs, sets[0], sets[1], work)
+        request = dataset.DataRequest(str(data / f"cifar10/{name}.npz"), inputs, purpose=name)
+        sets.append(dataset.prepare(request, work / name))
+    return PruningBenchmark(source, inputs, sets[0], sets[1], work)
 
 
 if __name__ == "__main__":

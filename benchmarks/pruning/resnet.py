@@ -1,7 +1,7 @@
-"""`edgekit prune --prune-to latency=R` on ResNet-8 (Keras) and ResNet-20 (PyTorch): what half the time costs.
+"""Measure `edgekit prune --prune-to latency=R` on ResNet-8 (Keras) and ResNet-20 (PyTorch).
 
-Trained on the 20,000 JPEG copies of training images, which is another set than the models were published for: what is
-pruned learns from it, too, so the dense models are trained for as long on the same data and stand beside it.
+Fine-tuned on the 20,000 JPEG copies of training images. These are other data than the published models were trained on,
+so the dense models are also trained for as long on the same data, for comparison.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MODELS = {  # name: (model, how it is opened, how it is trained, file it is writ
 
 
 def main() -> None:
-    """Print a line a model and goal."""
+    """Print a line for each model and goal."""
     data = real_data.folder(__doc__)
     real_data.need(data / "cifar10/train_jpeg.npz", data / "cifar10/test.npz", data / "mlperf_tiny")
     with tempfile.TemporaryDirectory() as folder:
@@ -54,8 +54,8 @@ def training_images(data: Path, path: Path) -> None:
     """Write the training images, decoded, as x (images, 32, 32, 3) uint8 and y."""
     from PIL import Image
 
-    with np.load(data / "cifar10/train_jpeg.npz") as kept:
-        bytes_, offsets, labels = kept["jpeg"].tobytes(), kept["offsets"], kept["labels"]
+    with np.load(data / "cifar10/train_jpeg.npz") as stored:
+        bytes_, offsets, labels = stored["jpeg"].tobytes(), stored["offsets"], stored["labels"]
     pixels = [np.asarray(Image.open(io.BytesIO(bytes_[start:end])).convert("RGB")) for start, end in pairwise(offsets)]
     np.savez(path, x=np.stack(pixels), y=labels[: len(pixels)])
 
@@ -66,24 +66,24 @@ def _measure(name: str, data: Path, work: Path) -> None:
     environment = {"EDGEKIT_CACHE": str(work / "cache")}
 
     def run(verb: str, *arguments: str) -> dict[str, Any]:
-        asked = (*arguments, *opening, *common, "-o", str(work / f"made.{suffix}"), "--json", "--quiet")
-        told: dict[str, Any] = json.loads(edgekit(verb, *asked, folder=data, **environment))
-        return told
+        flags = (*arguments, *opening, *common, "-o", str(work / f"made.{suffix}"), "--json", "--quiet")
+        report: dict[str, Any] = json.loads(edgekit(verb, *flags, folder=data, **environment))
+        return report
 
     for left, allowed in GOALS.items():
-        told = run("prune", model, "--prune-to", f"latency={left}", "--calibrate", "cifar10/calibration.npz")
-        _show(name, told, left, allowed)
+        report = run("prune", model, "--prune-to", f"latency={left}", "--calibrate", "cifar10/calibration.npz")
+        _show(name, report, left, allowed)
     teacher = ("--teacher-weights", opening[1]) if opening else ()
     trained = run("distill", "--teacher", model, "--student", model, *teacher)["evaluated"]
     figures.show(f"{name}, dense, trained as long on the same data", f"{100 * trained['after']:.2f} %")
 
 
-def _show(name: str, told: dict[str, Any], left: float, allowed: float) -> None:
-    models = {(one["model"], one["scheme"]): one for one in told["pruning"]["models"]}
+def _show(name: str, report: dict[str, Any], left: float, allowed: float) -> None:
+    models = {(one["model"], one["scheme"]): one for one in report["pruning"]["models"]}
     dense, pruned = models["dense", "int8-static"], models["pruned", "int8-static"]
     part = pruned["latency_ms"]["p50"] / dense["latency_ms"]["p50"]
-    lost = told["pruning"]["dense"] - pruned["value"]
-    minutes = sum(one["seconds"] for one in told["stages"] if one["stage"] in ("teacher_outputs", "train")) / 60
+    drop = report["pruning"]["dense"] - pruned["value"]
+    minutes = sum(one["seconds"] for one in report["stages"] if one["stage"] in ("teacher_outputs", "train")) / 60
     figures.show(
         f"{name} to {left:g} x latency: measured, int8",
         f"{part:.3f} ({pruned['macs'] / dense['macs']:.2f} of MACs)",
@@ -92,9 +92,9 @@ def _show(name: str, told: dict[str, Any], left: float, allowed: float) -> None:
     )
     figures.show(
         f"{name} to {left:g} x latency: accuracy, dense",
-        f"{100 * pruned['value']:.2f} %, {100 * told['pruning']['dense']:.2f} %",
+        f"{100 * pruned['value']:.2f} %, {100 * report['pruning']['dense']:.2f} %",
         f"{-100 * allowed:+.1f} points",
-        holds=lost <= allowed,
+        holds=drop <= allowed,
     )
     figures.show(f"{name}: training", f"{minutes:.1f} min", f"<= {MOST_MINUTES} min", holds=minutes <= MOST_MINUTES)
 

@@ -21,24 +21,24 @@ INT8 = ("int8-dynamic", "int8-static")
 
 
 def main() -> None:
-    """Print what was left, how much faster it is, and what that cost."""
+    """Print what is left, the speedup, and the loss of accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         accuracy = float(script("models.text_encoder", str(work)).splitlines()[-1])
         figures.show("encoder of 4 layers, accuracy", f"{100 * accuracy:.2f} %")
         opened = (f"{NET}:encoder", "--weights", "encoder.pth", "--input-shape", "1,16:int64")
-        asked = ("--prune", "0.5", "--per-layer", "--calibrate", "calibration.npz")
+        flags = ("--prune", "0.5", "--per-layer", "--calibrate", "calibration.npz")
         trained = ("--train", "train.npz", "--epochs", "2", "--learning-rate", "0.0003", "--evaluate", "test.npz")
         trained += tuple(word for scheme in INT8 for word in ("-q", scheme))
         written = ("-o", "small.pt2", "--json", "--quiet")
-        told = json.loads(
-            edgekit("prune", *opened, *asked, *trained, *written, folder=work, EDGEKIT_CACHE=str(work / "cache"))
+        report = json.loads(
+            edgekit("prune", *opened, *flags, *trained, *written, folder=work, EDGEKIT_CACHE=str(work / "cache"))
         )
-    for group in told["pruning"]["groups"]:
+    for group in report["pruning"]["groups"]:
         if group["left"] < group["width"]:
             figures.show(f"{group['name']}: {group['kind']}", f"{group['left']} of {group['width']}")
-    models = {(one["model"], one["scheme"]): one for one in told["pruning"]["models"]}
-    float_value = told["pruning"]["dense"]
+    models = {(one["model"], one["scheme"]): one for one in report["pruning"]["models"]}
+    float_value = report["pruning"]["dense"]
     for scheme in INT8:
         dense, pruned = models["dense", scheme], models["pruned", scheme]
         faster = dense["latency_ms"]["p50"] / pruned["latency_ms"]["p50"]

@@ -1,6 +1,6 @@
-"""Many inputs through OpenVINO: `model.stream` against its own AsyncInferQueue, both as fast as they can be set up.
+"""Run many inputs through OpenVINO: `model.stream` against its AsyncInferQueue, each in its fastest setting.
 
-The models are the int8 ResNet-8 and MobileNetV2 of `call_latency.py`, as IR. All sides copy every result out.
+The models are the int8 ResNet-8 and MobileNetV2 of `call_latency.py`, as IR. All sides copy every result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODELS = {"one thread an engine": {"threads": 1, "concurrency": 2}, "as loaded b
 
 
 def main() -> None:
-    """Print frames a second of every side, and the best of ours over the best queue."""
+    """Print frames per second of every side, and the ratio of the best ones."""
     data = real_data.folder(__doc__)
     real_data.need(*(data / subject.path for subject in SUBJECTS))
     for subject in SUBJECTS:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(name: str, path: Path, folder: Path, frames: int) -> None:
-    """Measure one model on all sides in turn."""
+    """Measure one model on all sides in turns."""
     judge = interpreter(path)
     detail = judge.get_input_details()[0]
     images = np.random.default_rng(0).integers(0, 256, (frames, *detail["shape"])).astype(np.uint8)
@@ -58,7 +58,7 @@ def measure(name: str, path: Path, folder: Path, frames: int) -> None:
 
 
 def queue(path: Path, jobs: int, options: dict[str, Any], inputs: np.ndarray) -> Callable[[], Sequence[Any]]:
-    """Return what sends all inputs through an AsyncInferQueue and gives the results in order."""
+    """Return a function that sends all inputs through an AsyncInferQueue and returns the results in order."""
     import openvino
 
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **options})

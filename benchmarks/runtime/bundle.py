@@ -1,4 +1,4 @@
-"""A bundle around a quantized .tflite or IR as it is, with golden outputs: what the runtime's figures are taken on."""
+"""Write a bundle around a quantized .tflite or IR, with golden outputs, for the benchmarks of the runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgekit_runtime.format.manifest import (
 
 
 def interpreter(path: Path) -> Any:
-    """LiteRT's own, ready to run, with one thread."""
+    """Return LiteRT's own interpreter, allocated, with one thread."""
     from ai_edge_litert.interpreter import Interpreter
 
     opened = Interpreter(str(path), num_threads=1)

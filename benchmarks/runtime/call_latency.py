@@ -1,4 +1,4 @@
-"""What one `model(x)` costs over the bare interpreter, or a bare request: both sides take turns in one process.
+"""Measure the overhead of one `model(x)` over the bare interpreter, or a bare request, in turns in one process.
 
 The models are MLPerf Tiny's int8 ResNet-8, where a call takes microseconds, and Coral's int8 MobileNetV2.
 """
@@ -23,7 +23,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, how long it is measured, and the most that a call may cost over the raw one."""
+    """A model, the time to measure it, and the limit of the ratio to the bare call."""
 
     name: str
     path: str  # below the folder of real data
@@ -78,7 +78,7 @@ def measure(subject: Subject, path: Path, folder: Path) -> None:
 def by_hand(
     raw: Callable[[np.ndarray], Any], detail: dict[str, Any], out: dict[str, Any], quantized: np.ndarray
 ) -> tuple[np.ndarray, Call]:
-    """Return the input in float, and the call that one writes for it with numpy."""
+    """Return the float input, and the hand-written numpy call for it."""
     (scale, zero), (out_scale, out_zero) = detail["quantization"], out["quantization"]
     real = (quantized.astype(np.float32) - zero) * np.float32(scale)
 
@@ -90,7 +90,7 @@ def by_hand(
 
 
 def ir(path: Path, folder: Path) -> Path:
-    """Write the same model as OpenVINO reads it, for a batch of one."""
+    """Write the same model as IR for a batch of one."""
     import openvino
 
     model = openvino.Core().read_model(path)
@@ -100,7 +100,7 @@ def ir(path: Path, folder: Path) -> Path:
 
 
 def bare_request(path: Path) -> Callable[[np.ndarray], Any]:
-    """Return the least that a call costs by hand: fill the tensor, infer, copy the result out."""
+    """Return the minimal call by hand: fill the tensor, infer, copy the result."""
     import openvino
 
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -115,25 +115,27 @@ def bare_request(path: Path) -> Callable[[np.ndarray], Any]:
     return call
 
 
-def compare(what: str, subject: Subject, theirs: Call, ours: Call, *, target: bool = True) -> None:
+def compare(label: str, subject: Subject, theirs: Call, ours: Call, *, target: bool = True) -> None:
     """Print microseconds of each side, and the ratio of the rounds against the target."""
     times = np.array([_round_us(theirs, ours, subject.calls) for _ in range(subject.rounds)])  # (rounds, 2)
-    figures.show(f"{what}: raw, model(x)", " us, ".join(f"{median:.5g}" for median in np.median(times, axis=0)) + " us")
+    figures.show(
+        f"{label}: raw, model(x)", " us, ".join(f"{median:.5g}" for median in np.median(times, axis=0)) + " us"
+    )
     ratios = list(times[:, 1] / times[:, 0])
     if target:
-        figures.show_at_most(f"{what}: model(x) over raw", ratios, subject.limit)
+        figures.show_at_most(f"{label}: model(x) over raw", ratios, subject.limit)
     else:
-        figures.show(f"{what}: model(x) over it", figures.with_spread(ratios))
+        figures.show(f"{label}: model(x) over it", figures.with_spread(ratios))
 
 
 def _round_us(theirs: Call, ours: Call, calls: int) -> tuple[float, float]:
-    """Return the median of each side's calls, in turn, so that what disturbs a call disturbs either side's."""
+    """Return the median of each side's calls, in turns, so that other load affects both sides."""
     times: tuple[list[float], list[float]] = [], []
     for _ in range(calls):
-        for call, taken in zip((theirs, ours), times, strict=True):
+        for call, durations in zip((theirs, ours), times, strict=True):
             start = time.perf_counter()
             call()
-            taken.append(time.perf_counter() - start)
+            durations.append(time.perf_counter() - start)
     return float(np.median(times[0])) * 1e6, float(np.median(times[1])) * 1e6
 
 

@@ -1,7 +1,7 @@
-"""From `python -c` to the first result, and the memory an opened model keeps, over the bare interpreter.
+"""Measure the time from `python -c` to the first result, and the memory of an opened model, over the bare interpreter.
 
-ResNet-8 for the start, MobileNetV2 int8 for the memory; both as a folder, which is what a board keeps and whose
-artifact is mapped where it lies, and as a file, from which the artifact is first taken out.
+ResNet-8 for the start, MobileNetV2 int8 for the memory; both as a folder, which a board keeps and whose artifact is
+memory-mapped, and as a file, from which the artifact is extracted first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from benchmarks.harness import figures, real_data
 from benchmarks.runtime.bundle import interpreter, write_bundle_of
 
-STARTED = "mlperf_tiny/image_classification/pretrainedResnet_quant.tflite"
-KEPT = "coral/models/mobilenet_v2_1.0_224_quant.tflite"
+STARTED_MODEL = "mlperf_tiny/image_classification/pretrainedResnet_quant.tflite"
+RESIDENT_MODEL = "coral/models/mobilenet_v2_1.0_224_quant.tflite"
 STARTS = 15
 
 RAW = """
@@ -48,17 +48,19 @@ with open("/proc/self/statm") as file:
 def main() -> None:
     """Print both ratios, for a folder and for a file."""
     data = real_data.folder(__doc__)
-    real_data.need(data / STARTED, data / KEPT)
+    real_data.need(data / STARTED_MODEL, data / RESIDENT_MODEL)
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "EDGEKIT_STATE": f"{folder}/state", "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: compiled
         for kind, as_directory in (("folder", True), ("file", False)):
-            started, kept = (Path(folder) / f"{name}-{kind}" for name in ("started", "kept"))
-            write_bundle_of(data / STARTED, started, interpreter(data / STARTED), as_directory=as_directory)
-            write_bundle_of(data / KEPT, kept, interpreter(data / KEPT), as_directory=as_directory)
-            sides = _command(RAW, data / STARTED), _command(OURS, started, "int8")
+            started, resident = (Path(folder) / f"{name}-{kind}" for name in ("started", "kept"))
+            write_bundle_of(data / STARTED_MODEL, started, interpreter(data / STARTED_MODEL), as_directory=as_directory)
+            write_bundle_of(
+                data / RESIDENT_MODEL, resident, interpreter(data / RESIDENT_MODEL), as_directory=as_directory
+            )
+            sides = _command(RAW, data / STARTED_MODEL), _command(OURS, started, "int8")
             figures.show_at_most(f"first result of a {kind} over the interpreter", _times(sides, environment), 1.15)
-            sides = _command(RAW + RESIDENT, data / KEPT), _command(OURS + RESIDENT, kept, "uint8")
+            sides = _command(RAW + RESIDENT, data / RESIDENT_MODEL), _command(OURS + RESIDENT, resident, "uint8")
             figures.show_at_most(f"memory of a {kind} over the interpreter", _sizes(sides, environment), 1.02)
 
 
@@ -67,7 +69,7 @@ def _command(code: str, *arguments: str | Path) -> list[str]:
 
 
 def _times(sides: tuple[list[str], list[str]], environment: dict[str, str]) -> list[float]:
-    """Our time over theirs, a start of each in turn; the first of each compiles and learns, and is not counted."""
+    """Return our time divided by theirs, in turns; the first start of each warms caches and is not counted."""
     pairs = [[_start_s(side, environment) for side in sides] for _ in range(STARTS + 1)]
     return [ours / theirs for theirs, ours in pairs[1:]]
 

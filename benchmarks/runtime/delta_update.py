@@ -1,7 +1,7 @@
-"""What a delta sends when only the head of an int8 MobileNetV2 changed, and how long applying and installing it take.
+"""Measure the size of a delta when only the head of an int8 MobileNetV2 changed, and the time to apply and install it.
 
-The head of 1000 classes is a third of the weights: trained from the beginning it cannot be sent for less than its
-entropy. So the target is for a head as users train one, of 100 classes; the others are told beside it.
+The head of 1000 classes is a third of the weights; trained from scratch, it cannot be sent in less than its entropy.
+The target is therefore for a head of 100 classes, as users train one; the others are printed without a target.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from edgekit_runtime.store.delta.apply import open_delta
 from edgekit_runtime.store.install import InstallOptions, install_bundle, install_from
 
 IMAGES, TURNS, CHUNK_BYTES = 20, 15, 1 << 20
-CHANGES = {  # what is told: old head, new head, target
-    "head of 100 classes, all its weights new": ("of_100_classes", "of_100_classes_anew", 0.07),
-    "head of 1000 classes, trained on a little": ("mobilenet_v2", "trained_on", None),
-    "head of 1000 classes, all its weights new": ("mobilenet_v2", "anew", None),
+CHANGES = {  # label: old head, new head, target
+    "head of 100 classes, trained from scratch": ("of_100_classes", "of_100_classes_replaced_head", 0.07),
+    "head of 1000 classes, fine-tuned": ("mobilenet_v2", "fine_tuned_head", None),
+    "head of 1000 classes, trained from scratch": ("mobilenet_v2", "replaced_head", None),
 }
 AT_ONCE = InstallOptions(commit=True, allow_downgrade=True, any_board=True)
 
 
 def main() -> None:
-    """Print sizes, then times, both sides in turn."""
+    """Print sizes, then times, both sides in turns."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         np.save(work / "images.npy", generated_images(IMAGES))
-        for told, (old, new, limit) in CHANGES.items():
+        for label, (old, new, limit) in CHANGES.items():
             report = make_delta(_bundle(work, old), _bundle(work, new), work / f"{new}.delta")
             measured = f"{report.share:.2%} of {report.bundle_bytes / 1e6:.2f} MB"
             target = "" if limit is None else f"<= {limit:.0%}"
-            figures.show(told, measured, target, holds=None if limit is None else report.share <= limit)
-        _times(work, *CHANGES["head of 100 classes, all its weights new"][:2])
+            figures.show(label, measured, target, holds=None if limit is None else report.share <= limit)
+        _times(work, *CHANGES["head of 100 classes, trained from scratch"][:2])
 
 
 def _bundle(work: Path, name: str) -> Path:
-    made = work / f"{name}.edgekit"
-    if not made.exists():
+    bundle = work / f"{name}.edgekit"
+    if not bundle.exists():
         model = f"{MODELS / 'mobilenet_v2.py'}:{name}"
-        asked = (
+        flags = (
             "-q",
             "int8-static",
             "-d",
@@ -59,16 +59,16 @@ def _bundle(work: Path, name: str) -> Path:
             "--name",
             "mobilenet",
         )
-        os.replace(convert(work, work, model, *asked).bundle, made)
-    return made
+        os.replace(convert(work, work, model, *flags).bundle, bundle)
+    return bundle
 
 
 def _times(work: Path, old: str, new: str) -> None:
     before, after, delta = work / f"{old}.edgekit", work / f"{new}.edgekit", work / f"{new}.delta"
     store = str(work / "store")
     install_from(before, None, store, AT_ONCE)
-    whole, _ = install_from(after, None, str(work / "other"), AT_ONCE)
-    share = whole.written_bytes / after.stat().st_size
+    full_install, _ = install_from(after, None, str(work / "other"), AT_ONCE)
+    share = full_install.written_bytes / after.stat().st_size
     figures.show("install writes, over the bundle's bytes", f"{share:.4f}", "<= 1.02", holds=share <= 1.02)
     copied, applied, sent, full = [], [], [], []
     for _ in range(TURNS + 1):
@@ -78,11 +78,11 @@ def _times(work: Path, old: str, new: str) -> None:
         _forget(store, before)
         full.append(_seconds(lambda: install_from(after, None, store, AT_ONCE)))
         _forget(store, before)
-    told = [f"{1000 * np.median(times[1:]):.1f} ms" for times in (copied, applied, sent, full)]
+    texts = [f"{1000 * np.median(times[1:]):.1f} ms" for times in (copied, applied, sent, full)]
     ratios = np.divide(applied[1:], copied[1:])
     figures.show_at_most("applying a delta, over a copy of the bundle", list(ratios), 3)
-    figures.show("  copy, apply", ", ".join(told[:2]))
-    figures.show("installing the delta, the bundle", ", ".join(told[2:]))
+    figures.show("  copy, apply", ", ".join(texts[:2]))
+    figures.show("installing the delta, the bundle", ", ".join(texts[2:]))
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -92,7 +92,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, and have it on the disk."""
+    """Copy a file and flush it to disk."""
     with source.open("rb") as reader, target.open("wb") as writer:
         while piece := reader.read(CHUNK_BYTES):
             writer.write(piece)
@@ -101,7 +101,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _apply(delta: Path, store: str, target: Path) -> None:
-    """Make all the new bundle's files, hold them against their digests, and have them on the disk, in one file."""
+    """Build all files of the new bundle, verify their digests, and flush them to disk as one file."""
     with open_delta(delta, store) as opened, target.open("wb") as writer:
         for content in opened.unlisted().values():
             writer.write(content)
@@ -112,7 +112,7 @@ def _apply(delta: Path, store: str, target: Path) -> None:
 
 
 def _forget(store: str, before: Path) -> None:
-    """Have the store as it was, with the old bundle alone."""
+    """Restore the store with the old bundle only."""
     from edgekit_runtime.store.prune import prune
 
     with open_bundle(before) as bundle:

@@ -1,4 +1,4 @@
-"""What importing the runtime costs a board, over numpy alone."""
+"""Measure the cost of importing the runtime on a board, over numpy alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.harness.commands import script
 
 
 def main() -> None:
-    """Run the script that measures, and hold what it prints against the targets."""
+    """Run `import_time.py`, and compare its result with the targets."""
     imported = script("runtime.import_time")
     spent_ms, size_mib = _numbers(r"import edgekit_runtime: ([\d.]+) ms .*, (-?[\d.]+) MiB", imported)
     figures.show_at_most("import edgekit_runtime over numpy, time", [spent_ms], 15, " ms")

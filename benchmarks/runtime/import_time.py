@@ -1,4 +1,4 @@
-"""What importing edgekit_runtime costs over importing numpy: medians of many process starts."""
+"""Measure the time and memory of importing edgekit_runtime over importing numpy: medians of many process starts."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _report(name: str, measured: list[tuple[float, float]]) -> None:
 
 def _start(statement: str, environment: dict[str, str]) -> tuple[float, float]:
     command = [sys.executable, "-c", CHILD.format(statement=statement)]
-    told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    spent_ms, size_mib = map(float, told.split())
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    spent_ms, size_mib = map(float, printed.split())
     return spent_ms, size_mib
 
 

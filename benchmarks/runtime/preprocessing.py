@@ -1,6 +1,6 @@
-"""What a raw image costs on its way into an int8 tensor, over the numpy that people write by hand: one process.
+"""Measure the preprocessing of a raw image to an int8 tensor against hand-written numpy, in one process.
 
-224x224x3 uint8, normalised per channel and quantized; then the two cases where nothing is left to compute.
+224x224x3 uint8, normalised per channel and quantized; then the two cases in which nothing has to be computed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main() -> None:
     _faster("mean and std to float32, numpy over ours", _normalised_by_hand, to_float, image)
     flipped = _feed(Preprocessing(None, 1 / 255), TensorBinding(0, "x", "int8", 1 / 255, -128))
     same = _feed(Preprocessing(None, 1 / 255), TensorBinding(0, "x", "uint8", 1 / 255, 0))
-    for what, way in (("the top bit flipped", flipped), ("as it is", same)):
-        figures.show_at_most(f"{what}, over a plain copy", _ratios(way, np.copy, image), 3)
+    for label, way in (("the top bit flipped", flipped), ("as it is", same)):
+        figures.show_at_most(f"{label}, over a plain copy", _ratios(way, np.copy, image), 3)
 
 
 def _feed(steps: Preprocessing, binding: TensorBinding) -> Callable[[Any], Any]:
@@ -45,7 +45,7 @@ def _feed(steps: Preprocessing, binding: TensorBinding) -> Callable[[Any], Any]:
 
 
 def _by_hand(dtype: type[np.floating[Any]]) -> Callable[[Any], Any]:
-    """The formula as people write it, with all constants already in the dtype it computes in."""
+    """Return the usual formula in numpy, with all constants in the dtype it computes in."""
     mean, std = np.asarray(MEAN, dtype), np.asarray(STD, dtype)
 
     def float64(img: Any) -> Any:
@@ -63,16 +63,16 @@ def _normalised_by_hand(img: Any) -> Any:
 
 
 def _faster(
-    what: str, theirs: Callable[[Any], Any], ours: Callable[[Any], Any], image: Any, least: float | None = None
+    label: str, theirs: Callable[[Any], Any], ours: Callable[[Any], Any], image: Any, least: float | None = None
 ) -> None:
-    """Print how many times as long theirs takes, against the least it should be."""
+    """Print the ratio of their time to ours, against a lower limit."""
     ratios = _ratios(theirs, ours, image)
     holds = None if least is None else bool(np.median(ratios) >= least)
-    figures.show(what, f"{figures.with_spread(ratios)} x", "" if least is None else f">= {least:g} x", holds=holds)
+    figures.show(label, f"{figures.with_spread(ratios)} x", "" if least is None else f">= {least:g} x", holds=holds)
 
 
 def _ratios(over: Callable[[Any], Any], under: Callable[[Any], Any], image: Any) -> list[float]:
-    """Time of one over time of the other, a round of each in turn."""
+    """Return the ratios of the two times, measured in turns."""
     return [_round_s(over, image) / _round_s(under, image) for _ in range(ROUNDS)]
 
 

@@ -1,6 +1,6 @@
-"""What opening and verifying a signed bundle of 14 MB takes, against `sha256sum` of it, in turns.
+"""Time opening and verifying a signed bundle of 14 MB against `sha256sum` of it, in turns.
 
-Ours is the first bundle of a fresh process that has imported the runtime: loading `cryptography` counts.
+Ours is the first bundle of a fresh process that has imported the runtime, so loading `cryptography` counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ print((time.perf_counter() - start) * 1e3)
 
 
 def main() -> None:
-    """Print, for a file and for a folder, the times in turns and what ours takes over the target's share."""
+    """Print the times for a file and for a folder, and our time relative to the target."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         private, public = make_key(work / "key.pem", "p256")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _write(path: Path, *, as_directory: bool) -> Path:
-    """A bundle whose one artifact has 14 MB."""
+    """Write a bundle with one artifact of 14 MB."""
     random = np.random.default_rng(0)
     for name, array in {
         "weights": random.random((ROWS, 1000), np.float32),
