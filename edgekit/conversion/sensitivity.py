@@ -93,7 +93,9 @@ class SensitivityReport:
 
 
 def _told(one: Figures) -> dict[str, object]:
-    told: dict[str, object] = {name: getattr(one.harm, name) for name in ("also", "layer_db", "own_db", "alone_db")}
+    told: dict[str, object] = {
+        name: getattr(one.harm, name) for name in ("merged_layers", "layer_db", "own_db", "alone_db")
+    }
     told["share"] = one.share
     return told | {name: dataclasses.asdict(trial) for name in ("alone", "kept") if (trial := getattr(one, name))}
 
@@ -171,7 +173,7 @@ def merge(found: dict[str, Sequence[Figures]]) -> tuple[Row, ...]:
 
 def _of(layer: str, figures: Sequence[Figures]) -> Figures | None:
     own = next((one for one in figures if one.harm.layer == layer), None)
-    return own or next((one for one in figures if layer in one.harm.also), None)
+    return own or next((one for one in figures if layer in one.harm.merged_layers), None)
 
 
 def shares(decibels: Sequence[float]) -> list[float]:
@@ -220,12 +222,12 @@ class _Found:
 def _sense_one(context: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
     lowered = stages.verify_float(context, stages.lower(context, engine), (recipe.scheme,))
     sensed = stages.measure_sensitivity(context, lowered, recipe)
-    whole = Trial(sensed.whole_db)
+    whole = Trial(sensed.model_db)
     if exact or context.evaluation:
         whole = _tried(context, lambda: stages.quantize(context, lowered, recipe))
     figures = [
         Figures(harm, share)
-        for harm, share in zip(sensed.harms, shares([harm.alone_db for harm in sensed.harms]), strict=True)
+        for harm, share in zip(sensed.layers, shares([harm.alone_db for harm in sensed.layers]), strict=True)
     ]
     if exact:
         figures = context.executor.map(partial(_exact, context, lowered, recipe), figures, lambda _: "")

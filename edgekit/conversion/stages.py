@@ -165,7 +165,7 @@ def map_layers(context: ConversionContext, artifact: Artifact) -> LayerMap:
 def layers_by_sensitivity(context: ConversionContext, verified: VerifiedArtifact) -> tuple[str, ...]:
     """Return the source's layers, the most sensitive to int8 first."""
     sensitivity = measure_sensitivity(context, verified, Recipe(REMEDIED_SCHEME))
-    return tuple(layer.layer for layer in sensitivity.harms)
+    return tuple(layer.layer for layer in sensitivity.layers)
 
 
 def measure_sensitivity(context: ConversionContext, verified: VerifiedArtifact, recipe: Recipe) -> Sensitivity:

@@ -1,9 +1,9 @@
-"""Sense: tell which layers cost accuracy when they are quantized, from the two artifacts and a few samples.
+"""Sensitivity: measure how much accuracy each layer loses when it is quantized, from two artifacts and a few samples.
 
-No label is needed and nothing is quantized again. The quantized artifact is run whole, and once more cut apart: every
-layer is given what the *float* model gives it, and computes with the very kernel, weights and scales that it has in
-the quantized model. So its own error is told from what it inherits (as AI Edge Quantizer's and AIMET's layer analyses
-do). That error is then added to the layer's output in the float model, whose answer shows what it does at the end.
+It needs no labels and quantizes nothing again. The quantized artifact runs as a whole, and once more split into units:
+there every layer gets its inputs from the *float* model, and computes with the kernel, weights and scales that it has
+in the quantized model. That separates its own error from the inherited one (as the layer analyses of AI Edge Quantizer
+and AIMET do). The error is then added to the layer's output in the float model, whose outputs show its effect.
 """
 
 from __future__ import annotations
@@ -29,101 +29,105 @@ from edgekit_runtime.format.manifest import InputSpec
 
 Arrays = Sequence[np.ndarray]
 
-FEWEST = 8  # samples: a softmax is disturbed by the few that are nearly undecided
+MIN_SAMPLES = 8  # a softmax changes most on the few samples that are nearly undecided
 
 
 @dataclass(frozen=True)
 class SensitivityRequest:
-    """Compare an artifact with its quantized self, layer by layer."""
+    """Compare a float artifact with its quantized one, layer by layer."""
 
-    artifact: Artifact  # float, and what ``quantized`` was made of: not what was equalized since
+    artifact: Artifact  # float, that ``quantized`` was made from, before equalization
     quantized: Artifact
     layers: tuple[Layer, ...]  # with the nodes of the float artifact
     inputs: tuple[InputSpec, ...]
     data: DataSet
-    samples: int = 64  # to compare outputs of layers on
-    runs: int = 512  # to compare outputs of the model on: these take one a layer and sample
+    samples: int = 64  # to compare outputs of layers
+    runs: int = 512  # to compare outputs of the model: one run a layer and sample
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What quantizing a layer does; each ratio of signal to noise is in dB over all samples, at most 150 (no noise)."""
+    """The effect of quantizing a layer; signal-to-noise ratios in dB over all samples, at most 150 (no noise)."""
 
     layer: str
     operator: str
-    also: tuple[str, ...]  # layers that the artifact computes in the same nodes
+    merged_layers: tuple[str, ...]  # layers that the artifact computes in the same nodes
     parameters: int
     macs: int
-    layer_db: float  # its output in the quantized model: with what it inherits
+    layer_db: float  # its output in the quantized model, with inherited errors
     own_db: float  # its output when only it is quantized
     alone_db: float  # the model's worst output when only it is quantized
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The layers of one artifact that quantization changes, the most harmful first."""
+    """The layers of one artifact that quantization changes, the most sensitive first."""
 
     engine: str
-    whole_db: float  # the model's worst output when all is quantized
+    model_db: float  # the model's worst output when all is quantized
     samples: int
-    harms: tuple[LayerSensitivity, ...]
+    layers: tuple[LayerSensitivity, ...]
 
 
 @dataclass(frozen=True)
 class UnitOutputs:
-    """What one unit gives for one sample, an array an exit: values that others, or the model's user, take from it."""
+    """Results of one unit for one sample: an array for each result that other units, or outputs of the model, use."""
 
-    wanted: Arrays  # in the float model
-    whole: Arrays  # in the quantized model
+    reference: Arrays  # in the float model
+    in_model: Arrays  # in the quantized model
     alone: Arrays  # in the quantized model, from float inputs
 
 
 class ArtifactPair(Protocol):
-    """Both artifacts of one engine, opened so that every unit, which is a set of nodes, can be looked at alone."""
+    """Both artifacts of one engine, opened so that each unit, which is a set of nodes, can run alone."""
 
-    def look(self, sample: Arrays) -> list[UnitOutputs]:
+    def run(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts; arrays are (1, ...) in the source's order and units."""
 
-    def answers(self) -> tuple[Arrays, Arrays]:
-        """Return what the float and the quantized model gave at last."""
+    def outputs(self) -> tuple[Arrays, Arrays]:
+        """Return the outputs of the float and of the quantized model in the last run."""
 
-    def disturbed(self, sample: Arrays, unit: int, errors: Arrays) -> Arrays:
-        """Return what the float model gives when errors are added to a unit's exits."""
+    def outputs_with_errors(self, sample: Arrays, unit: int, errors: Arrays) -> Arrays:
+        """Return the outputs of the float model when errors are added to a unit's results."""
 
 
 def sensitivity(request: SensitivityRequest, _folder: Path) -> Sensitivity:
-    """The stage: run both artifacts and say what each layer costs, the most harmful first.
+    """The stage: run both artifacts and measure the effect of each layer, the most sensitive first.
 
     Raises:
-        ToolchainError: an artifact cannot be taken apart, or its engine cannot run it so.
+        ToolchainError: an artifact cannot be split into units, or the engine cannot run it.
     """
     units = units_of(request.layers)
     open_pair = pkgutil.resolve_name(format_of(request.artifact.engine).artifact_pair)
     pair: ArtifactPair = open_pair(request, [_nodes(unit) for unit in units])
-    tallies = [_Tallies() for _ in units]
-    whole = _Answers()
+    ratios = [_UnitRatios() for _ in units]
+    model = _OutputRatios()
     count = min(request.samples, request.data.count)
-    answers = max(FEWEST, request.runs // max(1, len(units)))  # samples to compare outputs of the model on
+    output_samples = max(MIN_SAMPLES, request.runs // max(1, len(units)))  # to compare outputs of the model on
     for done, sample in enumerate(islice(batches(request.data, request.inputs, 1), count)):
         report_progress(done, count)
-        sights = pair.look(sample)
-        answer, quantized = pair.answers()
-        whole.add(answer, quantized)
-        for unit, (tally, sight) in enumerate(zip(tallies, sights, strict=True)):
-            tally.add(sight)
-            errors = [got - wanted for wanted, got in zip(sight.wanted, sight.alone, strict=True)]
-            if done < answers and any(map(np.any, errors)):
-                tally.answers.add(answer, pair.disturbed(sample, unit, errors))
-    harms = (_harm(unit, tally) for unit, tally in zip(units, tallies, strict=True) if tally.own.noise)
-    ordered = sorted(harms, key=lambda harm: (harm.alone_db, harm.own_db))
-    return Sensitivity(request.artifact.engine, whole.worst_db, count, tuple(ordered))
+        results = pair.run(sample)
+        expected, quantized = pair.outputs()
+        model.add(expected, quantized)
+        for unit, (unit_ratios, result) in enumerate(zip(ratios, results, strict=True)):
+            unit_ratios.add(result)
+            errors = [got - wanted for wanted, got in zip(result.reference, result.alone, strict=True)]
+            if done < output_samples and any(map(np.any, errors)):
+                unit_ratios.outputs.add(expected, pair.outputs_with_errors(sample, unit, errors))
+    layers = (
+        _layer_sensitivity(unit, unit_ratios)
+        for unit, unit_ratios in zip(units, ratios, strict=True)
+        if unit_ratios.own.noise
+    )
+    ordered = sorted(layers, key=lambda layer: (layer.alone_db, layer.own_db))
+    return Sensitivity(request.artifact.engine, model.worst_db, count, tuple(ordered))
 
 
 SENSITIVITY = Stage(sensitivity, toolchain=lambda request: request.artifact.toolchain)
 
 
 def units_of(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
-    """Bring layers together that share nodes of the artifact, and leave out those that have none there."""
+    """Group layers that share nodes of the artifact, and leave out layers without nodes."""
     units: list[tuple[Layer, ...]] = []
     for layer in layers:
         if layer.nodes:
@@ -138,13 +142,13 @@ def _nodes(unit: Sequence[Layer]) -> frozenset[str]:
 
 
 def _power(values: np.ndarray) -> float:
-    """Return the sum of squares. A product of vectors would wake BLAS's threads, thousands of times for little work."""
+    """Return the sum of squares; a product of vectors would start BLAS's threads thousands of times for little work."""
     return float(np.square(values, dtype=np.float64).sum())
 
 
 @dataclass
 class _Ratio:
-    """Powers of a signal and of the noise in it, summed over samples."""
+    """Power of a signal and of its noise, summed over samples."""
 
     signal: float = 0.0
     noise: float = 0.0
@@ -159,7 +163,7 @@ class _Ratio:
 
 
 @dataclass
-class _Answers:
+class _OutputRatios:
     """A ratio for each output of the model."""
 
     ratios: list[_Ratio] = field(default_factory=list)
@@ -175,29 +179,29 @@ class _Answers:
 
 
 @dataclass
-class _Tallies:
-    """What is summed up of one unit."""
+class _UnitRatios:
+    """The ratios of one unit."""
 
-    whole: _Ratio = field(default_factory=_Ratio)
+    in_model: _Ratio = field(default_factory=_Ratio)
     own: _Ratio = field(default_factory=_Ratio)
-    answers: _Answers = field(default_factory=_Answers)
+    outputs: _OutputRatios = field(default_factory=_OutputRatios)
 
-    def add(self, sight: UnitOutputs) -> None:
-        for wanted, whole, alone in zip(sight.wanted, sight.whole, sight.alone, strict=True):
-            self.whole.add(wanted, whole)
+    def add(self, result: UnitOutputs) -> None:
+        for wanted, in_model, alone in zip(result.reference, result.in_model, result.alone, strict=True):
+            self.in_model.add(wanted, in_model)
             self.own.add(wanted, alone)
 
 
-def _harm(unit: Sequence[Layer], tally: _Tallies) -> LayerSensitivity:
-    """Call a unit by the layer that a rule has to name to reach all of it."""
+def _layer_sensitivity(unit: Sequence[Layer], unit_ratios: _UnitRatios) -> LayerSensitivity:
+    """Return the sensitivity of a unit, named after the layer that a rule must name to select all of its nodes."""
     head = max(unit, key=lambda layer: (len(layer.nodes), layer.weighted))
     return LayerSensitivity(
         layer=head.name,
         operator=head.operator,
-        also=tuple(layer.name for layer in unit if layer is not head),
+        merged_layers=tuple(layer.name for layer in unit if layer is not head),
         parameters=sum(layer.parameters for layer in unit),
         macs=sum(layer.macs for layer in unit),
-        layer_db=tally.whole.db,
-        own_db=tally.own.db,
-        alone_db=tally.answers.worst_db,
+        layer_db=unit_ratios.in_model.db,
+        own_db=unit_ratios.own.db,
+        alone_db=unit_ratios.outputs.worst_db,
     )

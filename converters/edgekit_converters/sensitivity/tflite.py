@@ -1,4 +1,4 @@
-"""Takes a ``.tflite`` and its quantized self apart; LiteRT's own kernels run the pieces and keep every tensor."""
+"""Split a float ``.tflite`` and its quantized one into units; LiteRT's reference kernels run them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit_converters.sensitivity import Arrays, SensitivityRequest, UnitOutpu
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.tensors import dequantize, quantize
 
-INSERTED = ("QUANTIZE", "DEQUANTIZE")  # what the quantizer puts between operators, and a float model has none of
+INSERTED = ("QUANTIZE", "DEQUANTIZE")  # by the quantizer; a float model has none
 
 
 class TflitePair:
@@ -29,68 +29,70 @@ class TflitePair:
     def __init__(self, request: SensitivityRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
         with _litert_errors():
-            plain, quantized = (_Graph(one) for one in (request.artifact, request.quantized))
-            twins = _pair(plain, quantized)
-            self._exits = [_exits(plain, unit) for unit in units]
-            self._twin = {ours: theirs for ours, theirs in twins.items() if ours in set().union(*self._exits)}
-            apart, self._entries = _apart(request.quantized, plain, twins, units)
-            disturbed, self._noises = _with_noise(request.artifact, units)
-            self._plain, self._quantized = _Running(disturbed), _Running(quantized.model)
-            self._apart = _Running(apart)
-        self._outputs = [int(tensor) for tensor in disturbed.subgraphs[0].outputs]
+            plain, quantized = (_TfliteGraph(one) for one in (request.artifact, request.quantized))
+            counterparts = _match_tensors(plain, quantized)
+            self._unit_results = [_unit_results(plain, unit) for unit in units]
+            self._counterpart = {
+                ours: theirs for ours, theirs in counterparts.items() if ours in set().union(*self._unit_results)
+            }
+            split, self._unit_inputs = _split_units(request.quantized, plain, counterparts, units)
+            outputs_with_errors, self._noises = _with_noise(request.artifact, units)
+            self._plain, self._quantized = _RunningModel(outputs_with_errors), _RunningModel(quantized.model)
+            self._split = _RunningModel(split)
+        self._outputs = [int(tensor) for tensor in outputs_with_errors.subgraphs[0].outputs]
         self._quantized_outputs = [int(tensor) for tensor in quantized.graph.outputs]
 
-    def look(self, sample: Arrays) -> list[UnitOutputs]:
+    def run(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with _litert_errors():
             self._plain.run(entered(self._request.artifact, list(sample)))
             self._quantized.run(entered(self._request.quantized, list(sample)))
-            for tensor, source in self._entries.items():
-                self._apart.put(tensor, self._plain.value(source))
-            self._apart.run([])
+            for tensor, source in self._unit_inputs.items():
+                self._split.set_input(tensor, self._plain.value(source))
+            self._split.run([])
             return [
                 UnitOutputs(
-                    [self._plain.value(one) for one in exits],
-                    [self._quantized.value(self._twin[one]) for one in exits],
-                    [self._apart.value(self._twin[one]) for one in exits],
+                    [self._plain.value(one) for one in unit_results],
+                    [self._quantized.value(self._counterpart[one]) for one in unit_results],
+                    [self._split.value(self._counterpart[one]) for one in unit_results],
                 )
-                for exits in self._exits
+                for unit_results in self._unit_results
             ]
 
-    def answers(self) -> tuple[Arrays, Arrays]:
-        """Return what the float and the quantized model gave at last."""
-        answer = [self._plain.value(tensor) for tensor in self._outputs]
-        return answer, [self._quantized.value(tensor) for tensor in self._quantized_outputs]
+    def outputs(self) -> tuple[Arrays, Arrays]:
+        """Return the outputs of the float and of the quantized model in the last run."""
+        result = [self._plain.value(tensor) for tensor in self._outputs]
+        return result, [self._quantized.value(tensor) for tensor in self._quantized_outputs]
 
-    def disturbed(self, sample: Arrays, unit: int, errors: Arrays) -> Arrays:
-        """Return what the float model gives when errors are added to a unit's exits."""
-        noises = [self._noises[one] for one in self._exits[unit]]
+    def outputs_with_errors(self, sample: Arrays, unit: int, errors: Arrays) -> Arrays:
+        """Return the outputs of the float model when errors are added to a unit's results."""
+        noises = [self._noises[one] for one in self._unit_results[unit]]
         with _litert_errors():
             for tensor, error in zip(noises, errors, strict=True):
-                self._plain.put(tensor, error)
+                self._plain.set_input(tensor, error)
             self._plain.run(entered(self._request.artifact, list(sample)))
-            answer = [self._plain.value(tensor) for tensor in self._outputs]
+            result = [self._plain.value(tensor) for tensor in self._outputs]
             for tensor, error in zip(noises, errors, strict=True):
-                self._plain.put(tensor, np.zeros_like(error))
-        return answer
+                self._plain.set_input(tensor, np.zeros_like(error))
+        return result
 
 
 @contextlib.contextmanager
 def _litert_errors() -> Iterator[None]:
-    """Map what LiteRT and its file tools raise."""
+    """Map the exceptions of LiteRT and its file tools."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise ToolchainError(short_message(error), stage="sensitivity", subject="litert") from error
 
 
-class _Graph:
-    """A file's main graph, by who makes and who takes what."""
+class _TfliteGraph:
+    """The main graph of a file, with the producer of each tensor."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.model = flatbuffer_utils.read_model(str(artifact.files[0]))
         self.graph = self.model.subgraphs[0]
-        self.makers = {int(out): one for one in self.graph.operators for out in one.outputs}
+        self.producers = {int(out): one for one in self.graph.operators for out in one.outputs}
 
     def kind(self, operator: Any) -> str:
         return str(flatbuffer_utils.opcode_to_name(self.model, operator.opcodeIndex))
@@ -99,19 +101,19 @@ class _Graph:
         return node_name(self.graph, operator)
 
     def inserted(self, tensor: int) -> bool:
-        return tensor in self.makers and self.kind(self.makers[tensor]) in INSERTED
+        return tensor in self.producers and self.kind(self.producers[tensor]) in INSERTED
 
     def origin(self, tensor: int) -> int:
-        """The tensor that comes out of ``tensor``'s quantizations."""
+        """Return the tensor that ``tensor`` is a quantization or dequantization of, or itself."""
         while self.inserted(tensor):
-            tensor = int(self.makers[tensor].inputs[0])
+            tensor = int(self.producers[tensor].inputs[0])
         return tensor
 
     def constant(self, tensor: int) -> bool:
         return self.model.buffers[self.graph.tensors[tensor].buffer].data is not None
 
     def add_tensor(self, like: int, name: str) -> int:
-        """Add a tensor of another one's type, shape and scale, and return its place."""
+        """Add a tensor with the type, shape and scale of another one, and return its index."""
         tensor = copy.copy(self.graph.tensors[like])
         tensor.name, tensor.buffer, tensor.isVariable = name.encode(), 0, False
         self.graph.tensors.append(tensor)
@@ -119,15 +121,15 @@ class _Graph:
 
     @property
     def operators(self) -> list[Any]:
-        """Those that a quantizer did not insert, in the order of execution."""
+        """The operators that the quantizer did not insert, in the order of execution."""
         return [one for one in self.graph.operators if self.kind(one) not in INSERTED]
 
 
-def _pair(plain: _Graph, quantized: _Graph) -> dict[int, int]:
-    """Return float tensor → the quantized model's: the quantizer keeps operators in order, and only inserts some.
+def _match_tensors(plain: _TfliteGraph, quantized: _TfliteGraph) -> dict[int, int]:
+    """Return float tensor → tensor of the quantized model; the quantizer keeps the order of operators.
 
     Raises:
-        ToolchainError: it did not.
+        ToolchainError: the quantized model has other operators.
     """
     ours, theirs = plain.operators, quantized.operators
     if [plain.kind(one) for one in ours] != [quantized.kind(one) for one in theirs]:
@@ -142,8 +144,8 @@ def _pair(plain: _Graph, quantized: _Graph) -> dict[int, int]:
     return {int(one): int(other) for one, other in pairs.items()}
 
 
-def _exits(plain: _Graph, unit: frozenset[str]) -> list[int]:
-    """Return the float tensors of a unit that others take, or the model's user."""
+def _unit_results(plain: _TfliteGraph, unit: frozenset[str]) -> list[int]:
+    """Return the float results of a unit that other units, or outputs of the model, use."""
     inside = [one for one in plain.graph.operators if plain.name(one) in unit]
     made = [int(out) for one in inside for out in one.outputs if out >= 0]
     outside = [one for one in plain.graph.operators if plain.name(one) not in unit]
@@ -152,22 +154,22 @@ def _exits(plain: _Graph, unit: frozenset[str]) -> list[int]:
     return [tensor for tensor, real in zip(made, is_float, strict=True) if real and tensor in taken]
 
 
-def _apart(
-    artifact: Artifact, plain: _Graph, twins: dict[int, int], units: Sequence[frozenset[str]]
+def _split_units(
+    artifact: Artifact, plain: _TfliteGraph, counterparts: dict[int, int], units: Sequence[frozenset[str]]
 ) -> tuple[Any, dict[int, int]]:
-    """Cut the quantized model between units: what crosses comes in anew.
+    """Split the quantized model into units: tensors between units become inputs.
 
     Returns:
-        The model, whose inputs are entries alone, and entry → the float tensor whose value it is to be given.
+        The model, and for each of its inputs the float tensor with its value.
     """
-    whole = _Graph(artifact)
-    floats = {theirs: ours for ours, theirs in twins.items()}
-    unit_of: dict[int, int] = {}  # of a tensor: the unit that makes it
+    whole = _TfliteGraph(artifact)
+    floats = {theirs: ours for ours, theirs in counterparts.items()}
+    unit_of: dict[int, int] = {}  # of a tensor: the unit that computes it
     for one, other in zip(plain.operators, whole.operators, strict=True):
         found = [place for place, unit in enumerate(units) if plain.name(one) in unit]
         unit_of |= {int(out): place for out in other.outputs for place in found}
     made: dict[int, int] = {}
-    entries: dict[int, int] = {}
+    unit_inputs: dict[int, int] = {}
     for operator in whole.operators:
         unit = unit_of.get(int(operator.outputs[0]) if len(operator.outputs) else -1)
         for place, tensor in enumerate(operator.inputs):
@@ -176,34 +178,34 @@ def _apart(
             origin = whole.origin(int(tensor))
             if whole.constant(origin) or unit_of.get(origin) == unit:
                 continue
-            if tensor not in made:  # its own scale is the layer's; what a float operator takes is no more quantized
+            if tensor not in made:  # with its scale; the input of a float operator is not quantized
                 made[tensor] = whole.add_tensor(int(tensor), f"entry_{tensor}")
-                entries[made[tensor]] = floats[origin]
+                unit_inputs[made[tensor]] = floats[origin]
             operator.inputs[place] = made[tensor]
     whole.graph.operators = [
         one
         for one in whole.graph.operators
-        if any(int(out) in unit_of or _fed(whole, int(out), unit_of) for out in one.outputs)
+        if any(int(out) in unit_of or _is_quantized_input(whole, int(out), unit_of) for out in one.outputs)
     ]
-    whole.graph.inputs = list(entries)
+    whole.graph.inputs = list(unit_inputs)
     whole.graph.outputs = list(unit_of)
     whole.model.signatureDefs = None
-    return whole.model, entries
+    return whole.model, unit_inputs
 
 
-def _fed(whole: _Graph, tensor: int, unit_of: dict[int, int]) -> bool:
-    """Tell of a tensor whether it is a quantization of a constant, or of what some unit makes."""
+def _is_quantized_input(whole: _TfliteGraph, tensor: int, unit_of: dict[int, int]) -> bool:
+    """Return whether a tensor is a quantization of a constant, or of a unit's result."""
     origin = whole.origin(tensor)
     return whole.inserted(tensor) and (whole.constant(origin) or origin in unit_of)
 
 
 def _with_noise(artifact: Artifact, units: Sequence[frozenset[str]]) -> tuple[Any, dict[int, int]]:
-    """Return the float model with an addition at every exit, and exit → the input that is added there."""
-    whole = _Graph(artifact)
-    exits = [_exits(whole, unit) for unit in units]
+    """Return the float model with an addition at every unit result, and result → the input that is added."""
+    whole = _TfliteGraph(artifact)
+    unit_results = [_unit_results(whole, unit) for unit in units]
     code = _code_of_add(whole.model)
     noises: dict[int, int] = {}
-    for unit, tensors in zip(units, exits, strict=True):
+    for unit, tensors in zip(units, unit_results, strict=True):
         for tensor in tensors:
             noises[tensor] = whole.add_tensor(tensor, f"noise_{tensor}")
             total = whole.add_tensor(tensor, f"disturbed_{tensor}")
@@ -211,7 +213,7 @@ def _with_noise(artifact: Artifact, units: Sequence[frozenset[str]]) -> tuple[An
                 if whole.name(operator) not in unit:
                     operator.inputs = [total if taken == tensor else taken for taken in operator.inputs]
             whole.graph.outputs = [total if taken == tensor else taken for taken in whole.graph.outputs]
-            after = whole.graph.operators.index(whole.makers[tensor]) + 1
+            after = whole.graph.operators.index(whole.producers[tensor]) + 1
             whole.graph.operators.insert(after, _addition(code, tensor, noises[tensor], total))
     whole.graph.inputs = [*whole.graph.inputs, *noises.values()]
     whole.model.signatureDefs = None
@@ -233,12 +235,12 @@ def _addition(code: int, a: int, b: int, total: int) -> Any:
     return operator
 
 
-class _Running:
-    """A model that keeps every tensor while it runs; what is put into an input stays there."""
+class _RunningModel:
+    """A model that keeps every tensor while it runs; inputs keep their values between runs."""
 
     def __init__(self, model: Any) -> None:
         for buffer in model.buffers:
-            if buffer.data is not None:  # anything else is packed byte by byte
+            if buffer.data is not None:  # other types are packed byte by byte
                 buffer.data = np.asarray(bytearray(buffer.data), np.uint8)
         self._interpreter = Interpreter(
             model_content=bytes(flatbuffer_utils.convert_object_to_bytearray(model)),
@@ -251,21 +253,21 @@ class _Running:
         for detail in self._inputs:
             self._interpreter.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
 
-    def put(self, tensor: int, value: np.ndarray) -> None:
-        """Give an input its value, in real numbers."""
+    def set_input(self, tensor: int, value: np.ndarray) -> None:
+        """Set an input, in real numbers."""
         detail = self._details[tensor]
         scale, zero_point = detail["quantization"]
         given = quantize(value, scale, zero_point, detail["dtype"]) if scale else value
         self._interpreter.set_tensor(tensor, np.ascontiguousarray(given, dtype=detail["dtype"]))
 
     def run(self, given: Arrays) -> None:
-        """Run with the first inputs as they are given, in their own dtypes."""
+        """Run with values for the first inputs, in their own dtypes."""
         for detail, array in zip(self._inputs, given, strict=False):
             self._interpreter.set_tensor(detail["index"], array)
         self._interpreter.invoke()
 
     def value(self, tensor: int) -> np.ndarray:
-        """Return what the last run left in a tensor, in real numbers."""
+        """Return a tensor's value in the last run, in real numbers."""
         value = self._interpreter.get_tensor(tensor)
         scale, zero_point = self._details[tensor]["quantization"]
         return dequantize(value, scale, zero_point) if scale else value

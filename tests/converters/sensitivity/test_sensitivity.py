@@ -71,7 +71,7 @@ def sensed(loaded, lowered, prepared, tmp_path):
         found = again(made())
         return SimpleNamespace(
             found=found,
-            harms={harm.layer: harm for harm in found.harms},
+            by_layer={layer.layer: layer for layer in found.layers},
             layers={layer.name: layer for layer in layers},
             made=made,
             again=again,
@@ -95,16 +95,17 @@ def model():
 def test_every_layer_of_a_sound_net(sensed, model, engine):
     made = sensed(model, engine)
     assert made.found.engine == engine and made.found.samples == 24
-    assert made.harms.keys() >= {"first", "second", "third", "fourth", "head"}
-    assert ("first_relu" in made.harms["first"].also) == (engine == "litert")  # there it is a part of the convolution
-    assert made.harms["first"].operator == "Conv2D" and made.harms["first"].macs == 12 * 12 * 9 * 24
+    assert made.by_layer.keys() >= {"first", "second", "third", "fourth", "head"}
+    merged = "first_relu" in made.by_layer["first"].merged_layers
+    assert merged == (engine == "litert")  # it is a part of the convolution there
+    assert made.by_layer["first"].operator == "Conv2D" and made.by_layer["first"].macs == 12 * 12 * 9 * 24
     for name in NAMES:
-        harm = made.harms[name]
-        assert 25 < harm.own_db < 60 and harm.layer_db <= harm.own_db + 1 and 20 < harm.alone_db < 60, harm
+        layer = made.by_layer[name]
+        assert 25 < layer.own_db < 60 and layer.layer_db <= layer.own_db + 1 and 20 < layer.alone_db < 60, layer
     # errors add up: deeper layers inherit more than they make, and the whole is worse than any part
-    assert made.harms["fourth"].layer_db < made.harms["fourth"].own_db - 2
-    assert made.found.whole_db < min(harm.alone_db for harm in made.found.harms)
-    ranks = [harm.alone_db for harm in made.found.harms]
+    assert made.by_layer["fourth"].layer_db < made.by_layer["fourth"].own_db - 2
+    assert made.found.model_db < min(layer.alone_db for layer in made.found.layers)
+    ranks = [layer.alone_db for layer in made.found.layers]
     assert ranks == sorted(ranks)
 
 
@@ -115,13 +116,13 @@ def test_a_layer_with_spoiled_weights_is_the_worst(sensed, model, engine, scheme
     kill_channel(model.get_layer("second"))
     spoil_weights(model.get_layer("third"))
     made = sensed(model, engine, scheme)
-    worst, *others = made.found.harms
+    worst, *others = made.found.layers
     assert worst.layer == "third"
-    assert worst.own_db < 10 and all(harm.own_db > 20 for harm in others)
+    assert worst.own_db < 10 and all(layer.own_db > 20 for layer in others)
     # what inherits its error is not blamed for it
-    assert made.harms["fourth"].layer_db < made.harms["fourth"].own_db - 6
+    assert made.by_layer["fourth"].layer_db < made.by_layer["fourth"].own_db - 6
     kept = made.again(made.made([(node, "float32") for node in made.layers["third"].nodes]))
-    assert kept.whole_db > made.found.whole_db + 6
+    assert kept.model_db > made.found.model_db + 6
 
 
 @pytest.mark.needs_keras
@@ -135,7 +136,7 @@ def test_a_layer_is_as_harmful_as_the_artifact_with_it_alone_quantized(sensed, m
     for name in ("first", "second", "third"):
         others = [node for layer in made.layers.values() for node in layer.nodes]
         kept = [(node, "float32") for node in others if node not in made.layers[name].nodes]
-        assert made.harms[name].alone_db == pytest.approx(made.again(made.made(kept)).whole_db, abs=4), name
+        assert made.by_layer[name].alone_db == pytest.approx(made.again(made.made(kept)).model_db, abs=4), name
 
 
 @pytest.mark.needs_keras
@@ -151,10 +152,10 @@ def test_a_value_of_too_wide_a_range_blames_who_takes_it(sensed, model, engine):
     made = sensed(model, engine)
     # who makes it is harmed in TFLite, which rounds there; IR rounds only where it is taken
     wanted = {"third", "shortcut", "fourth"} | ({"second"} if engine == "litert" else set())
-    worst = {harm.layer for harm in made.found.harms[: len(wanted)]}
+    worst = {layer.layer for layer in made.found.layers[: len(wanted)]}
     assert worst == wanted
     kept = [(node, "float32") for name in worst for node in made.layers[name].nodes]
-    assert made.again(made.made(kept)).whole_db > made.found.whole_db + 6
+    assert made.again(made.made(kept)).model_db > made.found.model_db + 6
 
 
 def layer(name, *nodes, weighted=True):
