@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from edgekit_runtime.model import Model, Outputs
-    from edgekit_runtime.placement.events import Event
+    from edgekit_runtime.placement.load_options import Event
     from edgekit_runtime.tensors import Array
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells

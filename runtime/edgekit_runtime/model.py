@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.extents import BundlePath
     from edgekit_runtime.format.manifest import InputSpec, Manifest, OutputSpec
     from edgekit_runtime.inference.postprocess import Answer
-    from edgekit_runtime.placement.events import Event
+    from edgekit_runtime.placement.load_options import Event
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.trust.encryption import KeySource
     from edgekit_runtime.trust.policy import Trust
@@ -76,11 +76,8 @@ def load(  # noqa: PLR0913  # each is an independent option, and all but the pat
         EngineError: no variant can be opened and passes its golden check here; the message lists every reason.
         ProfileError: the bundle has no profile of that device.
     """
-    options = LoadOptions(
-        device, require, threads, delegate, delegate_options, check, concurrency, isolate, on_event, cache, trust,
-        decryption_key,
-    )  # fmt: skip
-    return load_model(path, options)
+    how = delegate, delegate_options, check, concurrency, isolate, on_event, cache, trust, decryption_key
+    return load_model(path, LoadOptions(device, require, threads, *how))
 
 
 def load_model(path: BundlePath, options: LoadOptions) -> Model:

@@ -42,11 +42,7 @@ _CHUNK_BYTES = 1 << 14
 def read_bundle(
     path: BundlePath, trust: Trust = None, decryption_key: KeySource | None = None, lock: FolderLock | None = None
 ) -> Bundle:
-    """Open a bundle: a ``.edgekit`` archive, or the same files in a folder. ``open_bundle`` opens stores, too.
-
-    Checks the structure, the bounds, the manifest, and that the listed files and no others are there, in their sizes.
-    The content of a file is checked against its digest when the file is read, or by ``Bundle.verify_all``. If a
-    signature is required, it is verified, with all digests of the manifest, before the bundle is returned.
+    """Open a bundle that is an archive or a folder. ``store.open.open_bundle`` opens stores, too.
 
     Args:
         path: the archive or folder.
@@ -55,9 +51,7 @@ def read_bundle(
         lock: released when the bundle is closed.
 
     Raises:
-        SignatureInvalid: a trusted signature is required, and it is missing or wrong.
-        MalformedBundle: there is no bundle at the path, or it breaks the format.
-        UnsupportedVersion: a newer edgekit wrote it.
+        BundleError: as ``open_bundle``.
     """
     name, keys = os.fspath(path), trusted_keys(trust)
     try:

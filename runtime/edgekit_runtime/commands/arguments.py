@@ -9,7 +9,7 @@ from edgekit_runtime.errors import PlanError
 from edgekit_runtime.placement.load_options import ISOLATE_S, MAX_ISOLATE_S, LoadOptions
 
 if TYPE_CHECKING:
-    from edgekit_runtime.placement.events import Event
+    from edgekit_runtime.placement.load_options import Event
 
 KEY_HELP = (
     "accept the bundle only if the owner of this public key signed it; repeatable, one signature is enough "

@@ -29,7 +29,7 @@ from edgekit_runtime.record import dataclass, field, replace
 from edgekit_runtime.store.open import open_bundle
 
 if TYPE_CHECKING:
-    from edgekit_runtime.placement.events import Event
+    from edgekit_runtime.placement.load_options import Event
     from edgekit_runtime.tensors import Array
     from edgekit_runtime.trust.policy import Trust
 

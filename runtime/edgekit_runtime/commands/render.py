@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Variant,
     )
     from edgekit_runtime.inference.postprocess import Answer
-    from edgekit_runtime.placement.events import Event
+    from edgekit_runtime.placement.load_options import Event
     from edgekit_runtime.placement.place import Placement
     from edgekit_runtime.tensors import Array
 

@@ -1,4 +1,4 @@
-"""``install|status|boot|heartbeat|commit|rollback|prune``: the commands of a store on a board."""
+"""The commands of a store: ``install|status|boot|heartbeat|commit|rollback|prune``."""
 
 from __future__ import annotations
 
@@ -16,66 +16,66 @@ if TYPE_CHECKING:
     from edgekit_runtime.store.status import Generation, Status
     from edgekit_runtime.store.trial import StoreChange
 
-Told = tuple[dict[str, Any], list[str]]  # for programs, for people
-CHECK_S = 300.0
+Output = tuple[dict[str, Any], list[str]]  # the record for --json, and the lines of text
+SELF_CHECK_S = 300.0
 
 
-def install(args: argparse.Namespace) -> Told:
-    """Put a bundle, or the delta to it, into a store and make it current, on trial."""
+def install(args: argparse.Namespace) -> Output:
+    """Install a bundle, or a delta, into a store, and make it current, on trial."""
     from edgekit_runtime.store.install import InstallOptions, install_from
 
-    terms = InstallOptions(**{name: getattr(args, name) for name in InstallOptions.__match_args__})
-    done, note = install_from(args.source, args.full, args.store, terms, _watch())
-    return {**asdict(done), "note": note}, [*([f"note: {note}"] if note else []), *_installed_lines(done)]
+    options = InstallOptions(**{name: getattr(args, name) for name in InstallOptions.__match_args__})
+    installed, note = install_from(args.source, args.full, args.store, options, _progress())
+    return {**asdict(installed), "note": note}, [*([f"note: {note}"] if note else []), *_installed_lines(installed)]
 
 
-def status(args: argparse.Namespace) -> Told:
-    """Say what is in a store, what is current, and how its trial stands."""
-    from edgekit_runtime.store.status import status as look
+def status(args: argparse.Namespace) -> Output:
+    """Print the generations of a store, the current one, and the state of its trial."""
+    from edgekit_runtime.store.status import status as read_status
 
-    found = look(args.store)
+    found = read_status(args.store)
     return asdict(found), list(_status_lines(found))
 
 
-def boot(args: argparse.Namespace) -> Told:
-    """Count a start and self-check what is on trial: commit it, or go back. Run it before the application."""
+def boot(args: argparse.Namespace) -> Output:
+    """Count a start, self-check a generation on trial, and keep it or roll back. Run it before the application."""
     from edgekit_runtime.store import trial as store_trial
     from edgekit_runtime.store.self_check import self_check
 
-    return _turn(store_trial.boot(args.store, lambda folder: self_check(folder, args.timeout)))
+    return _change_output(store_trial.boot(args.store, lambda folder: self_check(folder, args.timeout)))
 
 
-def heartbeat(args: argparse.Namespace) -> Told:
-    """Tell a store that the application works with what is on trial."""
+def heartbeat(args: argparse.Namespace) -> Output:
+    """Confirm to a store that the application works with the generation on trial."""
     from edgekit_runtime.store import trial as store_trial
 
-    return _turn(store_trial.heartbeat(args.store, args.generation))
+    return _change_output(store_trial.heartbeat(args.store, args.generation))
 
 
-def commit(args: argparse.Namespace) -> Told:
-    """Keep what is on trial."""
+def commit(args: argparse.Namespace) -> Output:
+    """Keep the generation on trial."""
     from edgekit_runtime.store import trial as store_trial
 
-    return _turn(store_trial.commit(args.store))
+    return _change_output(store_trial.commit(args.store))
 
 
-def rollback(args: argparse.Namespace) -> Told:
-    """Give up the current generation for the last good one."""
+def rollback(args: argparse.Namespace) -> Output:
+    """Roll back to the last good generation."""
     from edgekit_runtime.store import trial as store_trial
 
-    return _turn(store_trial.rollback(args.store, args.why))
+    return _change_output(store_trial.rollback(args.store, args.why))
 
 
-def prune(args: argparse.Namespace) -> Told:
-    """Remove old generations that nobody has open, and what a power cut left."""
+def prune(args: argparse.Namespace) -> Output:
+    """Remove old generations that are not open, and the remains of a power cut."""
     from edgekit_runtime.store.prune import prune as prune_store
 
-    done = prune_store(args.store, args.keep)
-    told = [f"removed {', '.join(done.removed) or 'nothing'}, wrote {done.written_bytes:,} bytes"]
-    return asdict(done), told + ([f"in use, and kept: {', '.join(done.in_use)}"] if done.in_use else [])
+    pruned = prune_store(args.store, args.keep)
+    lines = [f"removed {', '.join(pruned.removed) or 'nothing'}, wrote {pruned.written_bytes:,} bytes"]
+    return asdict(pruned), lines + ([f"in use, so kept: {', '.join(pruned.in_use)}"] if pruned.in_use else [])
 
 
-COMMANDS: dict[Callable[[argparse.Namespace], Told], str] = {
+COMMANDS: dict[Callable[[argparse.Namespace], Output], str] = {
     install: "install model-1.3.edgekit /var/lib/edgekit/camera --confirm heartbeat",
     status: "status /var/lib/edgekit/camera --json",
     boot: "boot /var/lib/edgekit/camera",
@@ -86,49 +86,63 @@ COMMANDS: dict[Callable[[argparse.Namespace], Told], str] = {
 }
 
 
-def add_options(command: Callable[[argparse.Namespace], Told], parser: argparse.ArgumentParser) -> None:
+def add_options(command: Callable[[argparse.Namespace], Output], parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a command."""
     if command is install:
         parser.add_argument("source", metavar="BUNDLE", help="a .edgekit file or folder, or a .delta")
-    parser.add_argument("store", metavar="STORE", help="the store's folder; install makes it")
+    parser.add_argument("store", metavar="STORE", help="the store's folder; install creates it")
     if command is install:
-        _add_terms(parser)
+        _add_install_options(parser)
     if command is boot:
         parser.add_argument(
-            "--timeout", type=seconds, default=CHECK_S, metavar="S", help=f"of the self-check [{CHECK_S:g}]"
+            "--timeout",
+            type=seconds,
+            default=SELF_CHECK_S,
+            metavar="S",
+            help=f"seconds for the self-check [{SELF_CHECK_S:g}]",
         )
     if command is heartbeat:
-        parser.add_argument("--generation", metavar="NAME", help="that the application has open [the current one]")
+        parser.add_argument(
+            "--generation", metavar="NAME", help="the generation that the application has open [the current one]"
+        )
     if command is rollback:
-        parser.add_argument("--why", default="rolled back by hand", metavar="TEXT", help="is remembered")
+        parser.add_argument(
+            "--why", default="rolled back by hand", metavar="TEXT", help="the reason, which status prints"
+        )
     if command is prune:
         parser.add_argument("--keep", type=positive, default=2, metavar="N", help="good generations to keep [2]")
 
 
-def _add_terms(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--full", metavar="BUNDLE", help="to install where the delta does not fit what is there")
+def _add_install_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--full", metavar="BUNDLE", help="install this bundle if the delta does not fit the current generation"
+    )
     parser.add_argument("--key", action="append", dest="trust", metavar="PUB.pem", help=KEY_HELP)
-    parser.add_argument("--device", metavar="NAME", help="the device profile this board is; no other bundle is taken")
+    parser.add_argument("--device", metavar="NAME", help="this board's device profile; a bundle without it is refused")
     parser.add_argument(
         "--confirm",
         choices=("self-check", "heartbeat"),
         default="self-check",
-        help="what a trial needs: self-checks by boot (heartbeats will do, too), or heartbeats alone [self-check]",
+        help="how a trial succeeds: by self-checks of boot or heartbeats, or by heartbeats only [self-check]",
     )
-    parser.add_argument("--good", dest="wanted", type=positive, default=1, metavar="N", help="how many of them [1]")
     parser.add_argument(
-        "--tries", dest="most_tries", type=positive, default=3, metavar="N", help="starts it may take [3]"
+        "--good", dest="wanted", type=positive, default=1, metavar="N", help="number of these that a trial needs [1]"
     )
-    parser.add_argument("--commit", action="store_true", help="without a trial")
-    parser.add_argument("--keep", type=positive, default=2, metavar="N", help="good generations to keep meanwhile [2]")
-    parser.add_argument("--allow-downgrade", action="store_true", help="take an older version, too")
-    parser.add_argument("--allow-other-model", action="store_true", help="take a bundle of another name, too")
-    parser.add_argument("--any-board", action="store_true", help="for another machine, as when an image is built")
-    parser.add_argument("--again", action="store_true", help="take what was given up before, too")
+    parser.add_argument(
+        "--tries", dest="most_tries", type=positive, default=3, metavar="N", help="starts after which a trial fails [3]"
+    )
+    parser.add_argument("--commit", action="store_true", help="keep it without a trial")
+    parser.add_argument("--keep", type=positive, default=2, metavar="N", help="good generations to keep [2]")
+    parser.add_argument("--allow-downgrade", action="store_true", help="accept an older version")
+    parser.add_argument("--allow-other-model", action="store_true", help="accept a bundle of another model")
+    parser.add_argument(
+        "--any-board", action="store_true", help="accept a bundle for another machine, as when building an image"
+    )
+    parser.add_argument("--again", action="store_true", help="accept a bundle that was rolled back before")
 
 
-def _watch() -> Progress | None:
-    """Progress on stderr while that is a terminal."""
+def _progress() -> Progress | None:
+    """Return a function that shows the progress on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
         return None
 
@@ -144,19 +158,20 @@ def _watch() -> Progress | None:
     return show
 
 
-def _turn(turn: StoreChange) -> Told:
-    line = f"{turn.did}: {turn.why}; {turn.generation} is current, wrote {turn.written_bytes:,} bytes"
-    return asdict(turn), [line]
+def _change_output(change: StoreChange) -> Output:
+    line = f"{change.did}: {change.why}; {change.generation} is current, wrote {change.written_bytes:,} bytes"
+    return asdict(change), [line]
 
 
-def _installed_lines(done: Installed) -> Iterator[str]:
-    if not done.changed:
-        yield f"{done.model} {done.version} ({done.generation}) is current already: nothing was written"
+def _installed_lines(installed: Installed) -> Iterator[str]:
+    name = f"{installed.model} {installed.version} ({installed.generation})"
+    if not installed.changed:
+        yield f"{name} is current already: nothing was written"
         return
-    yield f"{done.model} {done.version} ({done.generation}) is current{', on trial' if done.on_trial else ''}"
-    yield f"wrote {done.written_bytes:,} bytes for a bundle of {done.bundle_bytes:,}"
-    if done.pruned:
-        yield f"removed {', '.join(done.pruned)}"
+    yield f"{name} is current{', on trial' if installed.on_trial else ''}"
+    yield f"wrote {installed.written_bytes:,} bytes for a bundle of {installed.bundle_bytes:,}"
+    if installed.pruned:
+        yield f"removed {', '.join(installed.pruned)}"
 
 
 def _status_lines(found: Status) -> Iterator[str]:
@@ -170,6 +185,7 @@ def _status_lines(found: Status) -> Iterator[str]:
     yield from map(_generation_line, found.generations)
 
 
-def _generation_line(one: Generation) -> str:
-    what = f"{one.model} {one.version}" if one.model is not None else "cannot be opened"
-    return f"  {one.name}  {one.role:<10}  {what}  {one.size_bytes:,} bytes" + (f"  {one.why}" if one.why else "")
+def _generation_line(generation: Generation) -> str:
+    model = f"{generation.model} {generation.version}" if generation.model is not None else "cannot be opened"
+    line = f"  {generation.name}  {generation.role:<10}  {model}  {generation.size_bytes:,} bytes"
+    return f"{line}  {generation.why}" if generation.why else line

@@ -8,7 +8,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgekit_runtime.errors import DelegateCrashed, EdgekitError, EngineError, InputMismatch
-from edgekit_runtime.placement.events import Event
+from edgekit_runtime.placement.load_options import Event
 from edgekit_runtime.placement.place import place
 
 if TYPE_CHECKING:

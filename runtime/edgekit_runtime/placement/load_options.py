@@ -1,4 +1,4 @@
-"""The options of ``edgekit_runtime.load``, kept together wherever they travel."""
+"""The options of ``edgekit_runtime.load`` in one record."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from edgekit_runtime.record import dataclass
 
 if TYPE_CHECKING:
     from edgekit_runtime.engines.delegates import Options
-    from edgekit_runtime.placement.events import Event
     from edgekit_runtime.trust.encryption import KeySource
     from edgekit_runtime.trust.policy import Trust
 
 CHECKS = ("auto", "always", "never")
 ISOLATE_S, MAX_ISOLATE_S = 10.0, 86400.0  # time limit of a run in a child process: the default, and the highest
+
+
+@dataclass(frozen=True)
+class Event:
+    """A variant that an isolated model lost while it ran; the argument of ``on_event``."""
+
+    lost: str  # the variant's name
+    reason: str  # how its process crashed or hung
+    now: str | None  # the variant that runs instead, which may be the same one, opened again; None if none could be
+    delegate: str | None = None  # of the lost variant
 
 
 @dataclass(frozen=True)

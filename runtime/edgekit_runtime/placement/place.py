@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.engines import Engine
     from edgekit_runtime.format.manifest import Manifest, Variant
-    from edgekit_runtime.placement.events import Event
+    from edgekit_runtime.placement.load_options import Event
     from edgekit_runtime.placement.probe import Probe
 
     VariantKey = tuple[str, Union[str, None]]  # a variant's name and its delegate

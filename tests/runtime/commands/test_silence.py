@@ -61,7 +61,7 @@ def test_engines_are_heard_only_when_one_fails(then: str, told: list[str]) -> No
 
 
 def test_a_closed_stderr_stays_closed(bundle_path: Path) -> None:
-    command = f'"{sys.executable}" -m edgekit_runtime check "{bundle_path}" 2>&-'
+    command = f'"{sys.executable}" -m edgekit_runtime verify "{bundle_path}" 2>&-'
     done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
     assert done.returncode == 0
     assert done.stdout.startswith("null-float32: proven")

@@ -20,7 +20,7 @@ import edgekit_runtime
 from edgekit_runtime.engines import isolated as isolate
 from edgekit_runtime.errors import DelegateCrashed, EngineError, EngineUnavailable, InputMismatch
 from edgekit_runtime.format.manifest import Variant
-from edgekit_runtime.placement.events import Event
+from edgekit_runtime.placement.load_options import Event
 
 Make = Callable[..., Path]
 X = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)

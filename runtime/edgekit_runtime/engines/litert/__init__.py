@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime.engines import EngineInfo, Library
-from edgekit_runtime.engines.litert.errors import INSTALL, TranslateErrors
-from edgekit_runtime.engines.litert.interpreter import LiteRTEngine
+from edgekit_runtime.engines.litert.interpreter import INSTALL, LiteRTEngine, TranslateErrors
 from edgekit_runtime.errors import EngineUnavailable
 
 if TYPE_CHECKING:

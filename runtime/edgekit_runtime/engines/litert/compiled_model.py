@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from edgekit_runtime.engines import EngineInfo, compile_cache
-from edgekit_runtime.engines.litert.errors import LITERT_ERRORS, TranslateErrors
-from edgekit_runtime.engines.litert.interpreter import tensors
+from edgekit_runtime.engines.litert.interpreter import LITERT_ERRORS, TranslateErrors, tensors
 from edgekit_runtime.errors import EngineError, EngineUnavailable
 from edgekit_runtime.host.machine import processor
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit_runtime.engines import EngineInfo
 from edgekit_runtime.engines.delegates import library_path, options_for
-from edgekit_runtime.engines.litert.errors import TranslateErrors
-from edgekit_runtime.engines.litert.interpreter import LiteRTEngine
+from edgekit_runtime.engines.litert.interpreter import LiteRTEngine, TranslateErrors
 from edgekit_runtime.errors import DelegateUnavailable
 
 if TYPE_CHECKING:

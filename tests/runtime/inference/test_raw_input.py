@@ -9,7 +9,7 @@ import pytest
 
 from edgekit_runtime.errors import InputMismatch
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing, TensorBinding
-from edgekit_runtime.inference import lookup_table, preprocess, tensor_io
+from edgekit_runtime.inference import preprocess, raw_input, tensor_io
 from edgekit_runtime.inference.raw_input import raw_to_tensor
 
 # Every byte in each of up to 4 channels, the channels out of step with one another: (1, 16, 16, C).
@@ -43,7 +43,7 @@ def quantized(dtype: str, scale: float, zero_point: int) -> TensorBinding:
 
 def kind(spec: InputSpec, binding: TensorBinding) -> str:
     """Which way was taken: the name of the function or class that made it."""
-    found = lookup_table.fuse_preprocessing(spec, binding, tensor_io.value_converter(spec, binding))
+    found = raw_input.fuse_preprocessing(spec, binding, tensor_io.value_converter(spec, binding))
     if found is None:
         return "chain"
     named = getattr(found, "__qualname__", type(found).__name__)
@@ -111,7 +111,7 @@ def test_images_larger_than_a_block_are_whole() -> None:
     spec = InputSpec("image", (1, 200, 300, 3), "float32", "NHWC", IMAGENET)
     binding = quantized("int8", 0.0187, -14)
     image = np.random.default_rng(3).integers(0, 256, spec.shape).astype(np.uint8)
-    assert image.size > 3 * lookup_table.BLOCK
+    assert image.size > 3 * raw_input.BLOCK
     assert_equal(spec, binding, image)
 
 
