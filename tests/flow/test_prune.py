@@ -224,7 +224,7 @@ def test_what_no_format_takes_is_written_all_the_same_and_then_there_is_nothing_
         again = [sys.executable, "-m", "edgekit", *command.split(), *goal, "--resume"]
         done = subprocess.run(again, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 3
-        assert "--resume: nothing of this training is there to go on with" in done.stderr
+        assert "--resume: there is no checkpoint of this training" in done.stderr
 
 
 @pytest.mark.needs_keras
