@@ -17,7 +17,7 @@ from edgekit.plan.plan import ConversionPlan
 from edgekit.plan.targets import VariantPlan, keep_scheme
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import PruningPlan
-from edgekit.pruning.prune import PrunedModel, slim
+from edgekit.pruning.prune import PrunedModel, prune_model
 from edgekit.report import report as reports
 from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport
@@ -51,7 +51,7 @@ def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPl
         dense = replace(open_model.prepare_context(runner, plan, source, executor), classes=_has_classes(plan))
         _check_enough(plan, dense.evaluation)
         labels, declared, notes = _meaning(plan, dense, declared)
-        made = slim(dense, pruning) if pruning else None
+        made = prune_model(dense, pruning) if pruning else None
         context = _pruned(dense, made) if made else dense
         lowered = [stages.lower(context, engine) for engine in plan.targets.engines]
         context, coverage = stages.check_coverage(context, lowered)
@@ -63,8 +63,8 @@ def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPl
             _write(contents)
             report = _report(context, contents, outcome, started, told)
             write_report(_text(report, plan.report))
-        if made and made.memory:
-            made.memory.forget()
+        if made and made.checkpoints:
+            made.checkpoints.remove()
     return report
 
 

@@ -1,5 +1,5 @@
-"""Pruning, as ``edgekit prune`` and ``edgekit convert`` ask for it.
+"""Pruning before a conversion, and as ``edgekit prune``.
 
-Read in this order: ``asked.py`` (what may be asked), ``slim.py`` (rounds of cutting and recovering), ``reach.py``
-(cutting until a goal is met, measured), ``compare.py`` (what it bought), ``command.py`` (the command of its own).
+Read ``options.py`` (options to plan), ``prune.py`` (rounds of pruning and fine-tuning), ``search.py`` (prune until the
+measured goal is met), ``comparison.py`` (the effect), then ``command.py`` (``edgekit prune``).
 """

@@ -15,7 +15,7 @@ from edgekit.plan.options import PruneOptions
 from edgekit.plan.plan import ArtifactPlan, plan_artifacts
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import PruningPlan, calibration_data, measured_in, plan_pruning
-from edgekit.pruning.prune import slim
+from edgekit.pruning.prune import prune_model
 from edgekit.report import report as reports
 from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport
@@ -84,38 +84,36 @@ def _only_measured(plan: ArtifactPlan) -> ArtifactPlan:
 
 
 def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
-    """Prune, recover, and write the model, whole or not at all.
+    """Prune, fine-tune, and write the model.
 
     Raises:
-        EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
+        EdgekitError: a stage refused; only the checkpoints of finished epochs are left.
     """
     started = time.monotonic()
     with open_model.start_runner(plan.artifacts.execution, watch) as runner:
-        context = open_model.prepare_context(
-            runner, plan.artifacts, open_model.load_source(runner, plan.artifacts, TIME_LAYERS.name)
-        )
-        saved = model_file.save(runner, context.source)
-        output = model_file.place(plan.output, f"{plan.artifacts.model.name}-pruned", saved)
-        made = slim(context, plan.pruning)
-        told = compare(context, plan.pruning, made, {})
-        file = model_file.save(runner, made.source)
+        source = open_model.load_source(runner, plan.artifacts, TIME_LAYERS.name)
+        context = open_model.prepare_context(runner, plan.artifacts, source)
+        saved = model_file.save_model(runner, source)
+        output = model_file.output_path(plan.output, f"{plan.artifacts.model.name}-pruned", saved)
+        pruned = prune_model(context, plan.pruning)
+        pruning = compare(context, plan.pruning, pruned, {})
+        file = model_file.save_model(runner, pruned.source)
         report = PruneReport(
             edgekit=__version__,
             source=plan.artifacts.model.name,
-            framework=context.source.framework,
-            model=model_file.told(file, output),
-            pruning=told,
-            versions={"edgekit": __version__}
-            | toolchains.versions(context.source.toolchain, *plan.artifacts.targets.engines),
+            framework=source.framework,
+            model=model_file.report_saved(file, output),
+            pruning=pruning,
+            versions={"edgekit": __version__} | toolchains.versions(source.toolchain, *plan.artifacts.targets.engines),
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
-            notes=(*context.source.notes, *open_model.data_notes(context), *told.notes),
+            notes=(*source.notes, *open_model.data_notes(context), *pruning.notes),
         )
         with reports.report_writer(plan.report) as write_report:
-            model_file.put(file, output)
+            model_file.copy_to(file, output)
             write_report(_text(report, plan.report))
-        if made.memory:
-            made.memory.forget()
+        if pruned.checkpoints:
+            pruned.checkpoints.remove()
     return report
 
 

@@ -1,4 +1,4 @@
-"""Compare: the dense model and the pruned one, as they are and quantized, in every format: what pruning bought."""
+"""Compare the original and the pruned model: as models, and in every format and scheme of the plan."""
 
 from __future__ import annotations
 
@@ -11,79 +11,80 @@ from edgekit.conversion import stages
 from edgekit.conversion.context import ConversionContext
 from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.prune import PrunedModel
-from edgekit.pruning.search import quantized
+from edgekit.pruning.search import quantize_examined
 from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
 from edgekit_converters.prune import PruningGraph, Widths
-from edgekit_converters.records import Artifact, Evaluation
+from edgekit_converters.records import Artifact
 from edgekit_converters.train import Trained
 from edgekit_runtime.errors import DiskFull, EdgekitError
 
-APART = 0.1  # of the dense model: as far as time and multiplications may be apart without a word
+NOTABLE = 0.1  # of the original: a larger difference between latency and MACs gets a note
 
 
 def compare(
-    context: ConversionContext, pruning: PruningPlan, made: PrunedModel, known: Mapping[tuple[str, str], Artifact]
+    context: ConversionContext, pruning: PruningPlan, pruned: PrunedModel, known: Mapping[tuple[str, str], Artifact]
 ) -> PruningReport:
-    """Measure both models side by side in every format of the plan, and tell all of the pruning.
+    """Measure both models side by side in every format of the plan, and describe the pruning.
 
     Args:
-        context: of the dense model.
-        pruning: what was asked.
-        made: what became of it.
-        known: artifacts of the pruned model that were made already, by (engine, scheme).
+        context: of the original model.
+        pruning: how it was pruned.
+        pruned: the result.
+        known: artifacts of the pruned model that exist already, by (engine, scheme).
     """
-    context = _judged(context)
-    dense = stages.evaluate_source(context)
-    pruned = stages.evaluate_source(replace(context, source=made.source, unpruned=None))
-    refused: list[str] = []
+    context = _with_labels(context)
+    before = stages.evaluate_source(context)
+    after = stages.evaluate_source(replace(context, source=pruned.source, unpruned=None))
+    problems: list[str] = []
     models: list[ModelReport] = []
     for engine in context.targets.engines:
-        with _told(engine, refused):
-            models += list(_measured(context, pruning, made, engine, known, refused))
+        with _collect_errors(engine, problems):
+            models += list(_measure(context, pruning, pruned, engine, known, problems))
     return PruningReport(
         goal=str(pruning),
-        importance=made.importance,
-        counted=made.counted,
-        measured=made.measured,
-        measured_in=made.gauge or None,
-        metric=dense.metric if dense else None,
-        dense=dense.value if dense else None,
-        pruned=pruned.value if pruned else None,
-        dropped=made.dropped,
-        groups=tuple(_groups(made)) if pruning.goal else (),
-        whole=made.dense.whole if made.dense and pruning.goal else (),
-        rounds=tuple(RoundReport(one.metric, one.before, one.value, one.best, one.history) for one in made.trained),
+        importance=pruned.importance,
+        counted=pruned.counted,
+        measured=pruned.measured,
+        measured_in=pruned.measured_in or None,
+        metric=before.metric if before else None,
+        dense=before.value if before else None,
+        pruned=after.value if after else None,
+        dropped=pruned.dropped,
+        groups=tuple(_group_reports(pruned)) if pruning.goal else (),
+        whole=pruned.original.whole if pruned.original and pruning.goal else (),
+        rounds=tuple(RoundReport(one.metric, one.before, one.value, one.best, one.history) for one in pruned.trained),
         models=tuple(models),
         notes=(
-            *made.notes,
-            *told_of_rounds(made.trained),
-            *dict.fromkeys(refused),
-            *_honest(models),
-            *_bought(pruning, models),
+            *pruned.notes,
+            *round_notes(pruned.trained),
+            *dict.fromkeys(problems),
+            *_latency_notes(models),
+            *_sparsity_notes(pruning, models),
         ),
-        sparse=made.thinned,
+        sparse=pruned.sparse,
     )
 
 
-def told_of_rounds(trained: Sequence[Trained]) -> Iterator[str]:
-    """Yield what is to be said of trainings, of several ones with the round."""
-    for number, one in enumerate(trained, 1):
-        yield from (f"round {number}: {note}" if len(trained) > 1 else note for note in one.notes)
+def round_notes(trained: Sequence[Trained]) -> Iterator[str]:
+    """Yield the notes of all trainings, with the number of the round if there are several."""
+    for number, training in enumerate(trained, 1):
+        yield from (f"round {number}: {note}" if len(trained) > 1 else note for note in training.notes)
 
 
-def _groups(made: PrunedModel) -> Iterator[GroupReport]:
-    if made.dense is None or made.left is None:
+def _group_reports(pruned: PrunedModel) -> Iterator[GroupReport]:
+    if pruned.original is None or pruned.last is None:
         return
-    widths = {maker: made.widths[one.name] for one in made.left.groups for maker in one.makers} | made.widths
-    there = {one.layer for one in made.left.labours}
-    for one in made.dense.groups:
-        found = (widths[name] for name in (one.name, *one.makers) if name in widths)
-        whole = one.width if there.intersection(one.makers) else 0
-        yield GroupReport(one.name, one.kind, one.width, next(found, whole))
+    widths = {layer: pruned.widths[group.name] for group in pruned.last.groups for layer in group.makers}
+    widths |= pruned.widths
+    remaining = {cost.layer for cost in pruned.last.labours}
+    for group in pruned.original.groups:
+        found = (widths[name] for name in (group.name, *group.makers) if name in widths)
+        unpruned = group.width if remaining.intersection(group.makers) else 0
+        yield GroupReport(group.name, group.kind, group.width, next(found, unpruned))
 
 
-def _judged(context: ConversionContext) -> ConversionContext:
-    """The work with data that tell what a model is worth: by the dense one's answers, where they have no labels."""
+def _with_labels(context: ConversionContext) -> ConversionContext:
+    """Return the context with labelled evaluation data: with the original's outputs if there are no labels."""
     data = context.evaluation
     if data is None or data.labels is not None or context.data.metric or stages.reconstructs_input(context):
         return context
@@ -91,101 +92,106 @@ def _judged(context: ConversionContext) -> ConversionContext:
 
 
 @contextmanager
-def _told(what: str, refused: list[str]) -> Iterator[None]:
-    """Tell what cannot be measured, and why, instead of losing what was trained for it; a full disk ends all."""
+def _collect_errors(subject: str, problems: list[str]) -> Iterator[None]:
+    """Collect errors of a measurement, so that the trained model is not lost; a full disk ends the command."""
     try:
         yield
     except DiskFull:
         raise
     except EdgekitError as error:
-        refused.append(f"pruning: not measured in {what}: {'; '.join(str(error).splitlines())}")
+        problems.append(f"pruning: not measured in {subject}: {'; '.join(str(error).splitlines())}")
 
 
-def _measured(
+def _measure(
     context: ConversionContext,
     pruning: PruningPlan,
-    made: PrunedModel,
+    pruned: PrunedModel,
     engine: str,
     known: Mapping[tuple[str, str], Artifact],
-    refused: list[str],
+    problems: list[str],
 ) -> Iterator[ModelReport]:
-    """Both models in one format: made, evaluated, and timed in turns."""
-    whole_ones = dict(_made(context, engine, {}, refused))
-    cut_ones = dict(_made(replace(context, source=made.source), engine, known, refused))
-    schemes = [scheme for scheme in whole_ones if scheme in cut_ones]
-    artifacts = [ones[scheme] for ones in (whole_ones, cut_ones) for scheme in schemes]
-    became = "pruned" if pruning.prunes else "trained"
-    names = [(model, scheme) for model in ("dense", became) for scheme in schemes]
-    whole = made.dense.widths if made.dense else {}
-    costs = {"dense": _costs(made.dense, whole), became: _costs(made.left, made.widths)}
-    for (model, scheme), artifact, latency in zip(
-        names, artifacts, stages.rank_latency(context, artifacts), strict=True
-    ):
-        evaluation: Evaluation | None = stages.evaluate_artifact(context, artifact)
+    """Make, evaluate and time both models in one format, in turns."""
+    before = dict(_artifacts(context, engine, {}, problems))
+    after = dict(_artifacts(replace(context, source=pruned.source), engine, known, problems))
+    schemes = [scheme for scheme in before if scheme in after]
+    artifacts = [made[scheme] for made in (before, after) for scheme in schemes]
+    name = "pruned" if pruning.prunes else "trained"
+    names = [(model, scheme) for model in ("dense", name) for scheme in schemes]
+    widths = pruned.original.widths if pruned.original else {}
+    costs = {"dense": _costs(pruned.original, widths), name: _costs(pruned.last, pruned.widths)}
+    latencies = stages.rank_latency(context, artifacts)
+    for (model, scheme), artifact, latency in zip(names, artifacts, latencies, strict=True):
+        evaluation = stages.evaluate_artifact(context, artifact)
+        parameters, macs = costs[model]
         yield ModelReport(
-            model,
-            engine,
-            scheme,
-            *costs[model],
-            artifact.size_bytes,
-            evaluation.value if evaluation else None,
-            latency,
-            _deflated(artifact) if made.thinned else None,
+            model=model,
+            engine=engine,
+            scheme=scheme,
+            parameters=parameters,
+            macs=macs,
+            size_bytes=artifact.size_bytes,
+            value=evaluation.value if evaluation else None,
+            latency_ms=latency,
+            compressed_bytes=_compressed_bytes(artifact) if pruned.sparse else None,
         )
 
 
-def _costs(anatomy: PruningGraph | None, widths: Widths) -> tuple[int | None, int | None]:
-    """Parameters and MACs of a model; None where its computation cannot be followed."""
-    return (anatomy.parameters_at(widths), anatomy.macs_at(widths)) if anatomy else (None, None)
+def _costs(graph: PruningGraph | None, widths: Widths) -> tuple[int | None, int | None]:
+    """Return parameters and MACs of a model; None if it cannot be analyzed."""
+    return (graph.parameters_at(widths), graph.macs_at(widths)) if graph else (None, None)
 
 
-def _made(
-    context: ConversionContext, engine: str, known: Mapping[tuple[str, str], Artifact], refused: list[str]
+def _artifacts(
+    context: ConversionContext, engine: str, known: Mapping[tuple[str, str], Artifact], problems: list[str]
 ) -> Iterator[tuple[str, Artifact]]:
-    """Yield each scheme's artifact; ``refused`` has what the toolchain cannot quantize so."""
+    """Yield the artifact of each scheme that the toolchain can make."""
     lowered = stages.lower(context, engine)
-    made = {"float32": lowered} | {scheme: one for (of, scheme), one in known.items() if of == engine}
+    made = {"float32": lowered} | {scheme: artifact for (of, scheme), artifact in known.items() if of == engine}
     for scheme in dict.fromkeys(("float32", *context.targets.schemes_of(engine))):
-        with _told(f"{engine} {scheme}", refused):
+        with _collect_errors(f"{engine} {scheme}", problems):
             if scheme not in made:
-                made[scheme] = quantized(context, lowered, scheme)
+                made[scheme] = quantize_examined(context, lowered, scheme)
             yield scheme, made[scheme]
 
 
-def _honest(models: Sequence[ModelReport]) -> Iterator[str]:
-    """Say where the time that is left is not the multiplications that are left."""
-    whole = {(one.engine, one.scheme): one for one in models if one.model == "dense"}
-    for one in models:
-        dense = whole[one.engine, one.scheme]
-        time, macs = one.latency_ms.p50 / dense.latency_ms.p50, (one.macs or 1) / (dense.macs or 1)
-        if one.model == "pruned" and abs(time - macs) > APART:
+def _latency_notes(models: Sequence[ModelReport]) -> Iterator[str]:
+    """Note where latency fell much less, or more, than MACs."""
+    originals = {(model.engine, model.scheme): model for model in models if model.model == "dense"}
+    for model in models:
+        original = originals[model.engine, model.scheme]
+        latency = model.latency_ms.p50 / original.latency_ms.p50
+        macs = (model.macs or 1) / (original.macs or 1)
+        if model.model == "pruned" and abs(latency - macs) > NOTABLE:
             yield (
-                f"pruning: {one.engine} {one.scheme} takes {100 * time:.0f} % of the dense model's time for "
+                f"pruning: {model.engine} {model.scheme} takes {100 * latency:.0f} % of the dense model's time for "
                 f"{100 * macs:.0f} % of its multiplications"
             )
 
 
-def _deflated(artifact: Artifact) -> int:
+def _compressed_bytes(artifact: Artifact) -> int:
     return sum(len(zlib.compress(path.read_bytes())) for path in artifact.files)
 
 
-def _bought(pruning: PruningPlan, models: Sequence[ModelReport]) -> Iterator[str]:
-    """Say what zeros bought in each format: what the file has when it is compressed, and what a call takes."""
-    whole = {(one.engine, one.scheme): one for one in models if one.model == "dense"}
+def _sparsity_notes(pruning: PruningPlan, models: Sequence[ModelReport]) -> Iterator[str]:
+    """Note the effect of zeros on size, compressed size and latency in each format."""
+    originals = {(model.engine, model.scheme): model for model in models if model.model == "dense"}
     slow = []
-    for one in models if pruning.sparsity else ():
-        dense = whole[one.engine, one.scheme]
-        if one.model == "dense" or not one.compressed_bytes or not dense.compressed_bytes:
+    for model in models if pruning.sparsity else ():
+        original = originals[model.engine, model.scheme]
+        if model.model == "dense" or not model.compressed_bytes or not original.compressed_bytes:
             continue
-        size, less = one.size_bytes / dense.size_bytes, one.compressed_bytes / dense.compressed_bytes
-        time = one.latency_ms.p50 / dense.latency_ms.p50
-        slow += [f"{one.engine} {one.scheme}"] if time > 1 - APART else []
+        size, compressed = (
+            model.size_bytes / original.size_bytes,
+            model.compressed_bytes / original.compressed_bytes,
+        )
+        latency = model.latency_ms.p50 / original.latency_ms.p50
+        slow += [f"{model.engine} {model.scheme}"] if latency > 1 - NOTABLE else []
         yield (
-            f"sparsity: {one.engine} {one.scheme} has {100 * size:.0f} % of the dense file, compressed "
-            f"{100 * less:.0f} % of the dense one compressed, and takes {100 * time:.0f} % of its time"
+            f"sparsity: {model.engine} {model.scheme} has {100 * size:.0f} % of the dense file's size, "
+            f"{100 * compressed:.0f} % of its compressed size, and takes {100 * latency:.0f} % of its time"
         )
     if slow and pruning.goal is None:
         yield (
-            f"sparsity: zeros made {', '.join(slow)} no faster here, where they are multiplied by like other weights; "
-            f"they make downloads smaller. For time, cut channels instead: --prune-to latency=0.5"
+            f"sparsity: {', '.join(slow)} are no faster here, because the kernels multiply zeros like other weights; "
+            f"sparsity makes downloads smaller. For speed, prune channels: --prune-to latency=0.5"
         )

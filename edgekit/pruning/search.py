@@ -1,7 +1,7 @@
-"""Reach a goal: choose, cut, and hold the whole model against it as it will be run; correct, and choose again.
+"""Goal search: select channels, prune them, measure the pruned model as it will run, and correct the selection.
 
-What layers take alone is not what a model takes. So where the goal is a time or a size, the pruned model is lowered,
-quantized and timed in turns with the dense one, before anything is spent on training it.
+The latencies of layers do not add up to that of the model. So for a goal of latency or size the pruned model is
+lowered, quantized and timed in turns with the original, before it is trained.
 """
 
 from __future__ import annotations
@@ -21,138 +21,139 @@ from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.records import Artifact, Cut, Source, SourceRequest
 from edgekit_runtime.errors import PlanError
 
-TRIES = 6
-NEAR, AIM = 0.93, 0.98  # of the goal: what is near enough below it, and where a correction aims
+MAX_TRIES = 6
+CLOSE_ENOUGH, AIM = 0.93, 0.98  # of the goal: no further try from here on, and where a correction aims
 
 
 @dataclass(frozen=True)
 class GoalMeter:
-    """What a goal is measured with: the model in one format and arithmetic."""
+    """Measures latency or size of a model in one engine and scheme."""
 
-    context: ConversionContext  # of the dense model
+    context: ConversionContext  # of the original model
     measure: str  # "latency" or "size"
     engine: str
     scheme: str
 
     def artifact(self, source: Source) -> Artifact:
-        """A model as it will be run."""
+        """Lower and quantize a model as it will run."""
         context = replace(self.context, source=source)
         lowered = stages.lower(context, self.engine)
-        return lowered if self.scheme == "float32" else quantized(context, lowered, self.scheme)
+        return lowered if self.scheme == "float32" else quantize_examined(context, lowered, self.scheme)
 
     def left(self, source: Source) -> float:
-        """The part of the dense model's time or size that a pruned one has."""
-        dense, pruned = self.artifact(self.context.source), self.artifact(source)
+        """Return the fraction of the original's latency or size that a model has."""
+        original, pruned = self.artifact(self.context.source), self.artifact(source)
         if self.measure == "size":
-            return pruned.size_bytes / dense.size_bytes
-        whole, part = self.context.runner.run(TIME_MODELS, TimeModelsRequest((dense, pruned)), self.engine)
-        return part / whole
+            return pruned.size_bytes / original.size_bytes
+        before, after = self.context.runner.run(TIME_MODELS, TimeModelsRequest((original, pruned)), self.engine)
+        return after / before
 
 
 @dataclass(frozen=True)
 class PruningTask:
-    """A model to be cut, and what cutting it goes by."""
+    """A model to prune in one round, and by which costs and limits."""
 
     context: ConversionContext
-    source: Source  # as it is: in a later round, what the one before left
-    look: Callable[[Source], tuple[PruningGraph, ChannelScores]]  # what of a model can be cut, and what that is worth
+    source: Source  # the original, or the result of the round before
+    score: Callable[[Source], tuple[PruningGraph, ChannelScores]]
     terms_at: TermsAt
-    whole: Baseline
+    baseline: Baseline
     limits: Limits
-    depth: bool  # whether residual branches may go
-    gauge: GoalMeter | None = None  # without, the goal is held by counting
+    depth: bool  # whether residual branches may be removed
+    meter: GoalMeter | None = None  # None: the goal is counted, not measured
 
 
 @dataclass(frozen=True)
 class PruningResult:
-    """A model that meets its goal."""
+    """A pruned model."""
 
-    before: Source  # without the branches, uncut
-    dropped: tuple[str, ...]
+    before: Source  # without the dropped branches, all channels left
+    dropped: tuple[str, ...]  # branches
     cuts: tuple[Cut, ...]
     source: Source
-    counted: float  # part left, by the terms
-    measured: float | None  # part left, as the gauge says
+    counted: float  # fraction left by the cost terms
+    measured: float | None  # fraction left by the meter
 
 
-def reach(job: PruningTask, goal: Goal) -> PruningResult:
-    """Return the model that loses least and meets the goal; measured, the nearest to it of a few tries.
+def meet_goal(task: PruningTask, goal: Goal) -> PruningResult:
+    """Return the pruned model that meets the goal with the least loss; if measured, the closest of a few tries.
 
     Raises:
-        PlanError: the goal is out of reach.
+        PlanError: the goal cannot be met.
     """
-    if job.gauge is None:
-        return _tried(job, goal)
-    anatomy, _ = job.look(job.source)
-    some = anatomy if job.depth else replace(anatomy, branches=())
-    nearest, best = least(some, job.terms_at, job.limits, job.whole), None
-    left = max(goal.left, nearest)
-    for _ in range(TRIES):
-        one = _tried(job, replace(goal, left=left))
-        assert one.measured is not None
-        # a busy moment may make a model look quick of which nothing was cut
-        meets = one.measured <= goal.left and bool(one.cuts or one.dropped)
+    if task.meter is None:
+        return _prune(task, goal)
+    graph, _ = task.score(task.source)
+    graph = graph if task.depth else replace(graph, branches=())
+    minimum, best = least(graph, task.terms_at, task.limits, task.baseline), None
+    left = max(goal.left, minimum)
+    for _ in range(MAX_TRIES):
+        result = _prune(task, replace(goal, left=left))
+        assert result.measured is not None
+        # other load may make an unpruned model look faster
+        meets = result.measured <= goal.left and bool(result.cuts or result.dropped)
         if meets:
-            best = one
-            if one.measured >= NEAR * goal.left:
-                return one
-        elif one.counted <= nearest * (1 + 1e-9):
+            best = result
+            if result.measured >= CLOSE_ENOUGH * goal.left:
+                return result
+        elif result.counted <= minimum * (1 + 1e-9):
             raise PlanError(
-                f"{goal}: out of reach; when everything is cut that may be, {job.gauge.engine} {job.gauge.scheme} was "
-                f"measured to need {100 * one.measured:.0f} % of the dense model's {goal.measure}\n"
+                f"{goal}: out of reach; with everything pruned that can be, {task.meter.engine} {task.meter.scheme} "
+                f"still needs {100 * result.measured:.0f} % of the original's {goal.measure}\n"
                 f"ask for less, lower --min-channel-ratio or --round-to, or exclude fewer layers"
             )
-        elif best is not None:  # one step wider is too wide
+        elif best is not None:  # the next wider model misses the goal
             return best
-        aimed = left * AIM * goal.left / one.measured
-        left = min(1.0, max(nearest, aimed if meets else min(aimed, AIM * one.counted)))
-    return best or _last(job, goal, nearest)
+        aimed = left * AIM * goal.left / result.measured
+        left = min(1.0, max(minimum, aimed if meets else min(aimed, AIM * result.counted)))
+    return best or _smallest(task, goal, minimum)
 
 
-def _last(job: PruningTask, goal: Goal, nearest: float) -> PruningResult:
-    """What is left of a goal that corrections did not come to: the narrowest model there can be."""
-    one = _tried(job, replace(goal, left=nearest))
-    assert one.measured is not None
-    if one.measured > goal.left:
-        raise PlanError(f"{goal}: out of reach; at the least {100 * one.measured:.0f} % was measured to be left")
-    return one
+def _smallest(task: PruningTask, goal: Goal, minimum: float) -> PruningResult:
+    """Return the smallest possible model, after corrections did not meet the goal."""
+    result = _prune(task, replace(goal, left=minimum))
+    assert result.measured is not None
+    if result.measured > goal.left:
+        raise PlanError(f"{goal}: out of reach; the smallest model still needs {100 * result.measured:.0f} %")
+    return result
 
 
-def _tried(job: PruningTask, goal: Goal) -> PruningResult:
-    anatomy, worth = job.look(job.source)
-    gone = dropped(anatomy, worth, job.terms_at, goal, job.limits, job.whole) if job.depth else ()
-    before = shortened(job.context, job.source, gone)
-    if gone:
-        anatomy, worth = job.look(before)
-    terms = job.terms_at(anatomy)
+def _prune(task: PruningTask, goal: Goal) -> PruningResult:
+    """Select branches and channels by the cost terms, and remove them."""
+    graph, scores = task.score(task.source)
+    branches = dropped(graph, scores, task.terms_at, goal, task.limits, task.baseline) if task.depth else ()
+    before = drop_branches(task.context, task.source, branches)
+    if branches:
+        graph, scores = task.score(before)
+    terms = task.terms_at(graph)
     cuts: tuple[Cut, ...] = ()
-    if not gone or total(terms, anatomy.widths) > goal.left * job.whole.cost:
-        cuts = choose(anatomy, worth, terms, goal, job.limits, job.whole)
-    source = cut(job.context, before, cuts)
-    counted = total(terms, widths_after(anatomy, cuts)) / job.whole.cost
-    return PruningResult(before, gone, cuts, source, counted, job.gauge.left(source) if job.gauge else None)
+    if not branches or total(terms, graph.widths) > goal.left * task.baseline.cost:
+        cuts = choose(graph, scores, terms, goal, task.limits, task.baseline)
+    source = cut_channels(task.context, before, cuts)
+    counted = total(terms, widths_after(graph, cuts)) / task.baseline.cost
+    return PruningResult(before, branches, cuts, source, counted, task.meter.left(source) if task.meter else None)
 
 
-def shortened(context: ConversionContext, source: Source, branches: tuple[str, ...]) -> Source:
-    """Make the model without some of its residual branches, and open it; none leave it as it is."""
+def drop_branches(context: ConversionContext, source: Source, branches: tuple[str, ...]) -> Source:
+    """Remove residual branches and load the model; without any return it unchanged."""
     if not branches:
         return source
-    return opened(context, context.runner.run(DROP_BRANCHES, DropBranchesRequest(source, branches)))
+    return load(context, context.runner.run(DROP_BRANCHES, DropBranchesRequest(source, branches)))
 
 
-def cut(context: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
-    """Make the smaller model, and open it; nothing to cut leaves it as it is."""
+def cut_channels(context: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
+    """Remove channels and load the model; without any return it unchanged."""
     if not cuts:
         return source
-    return opened(context, context.runner.run(CUT_CHANNELS, CutChannelsRequest(source, cuts)))
+    return load(context, context.runner.run(CUT_CHANNELS, CutChannelsRequest(source, cuts)))
 
 
-def opened(context: ConversionContext, request: SourceRequest) -> Source:
-    """Load what a stage has made."""
+def load(context: ConversionContext, request: SourceRequest) -> Source:
+    """Load a model that a stage has saved."""
     return context.runner.run(LOAD, request)
 
 
-def quantized(context: ConversionContext, artifact: Artifact, scheme: str) -> Artifact:
-    """A float artifact in a scheme, as a conversion makes it that looks for nothing better."""
+def quantize_examined(context: ConversionContext, artifact: Artifact, scheme: str) -> Artifact:
+    """Examine and quantize a float artifact, without a search for a better recipe."""
     examined = ExaminedArtifact(artifact, stages.examine(context, artifact, (scheme,)))
     return stages.quantize(context, examined, Recipe(scheme))

@@ -1,4 +1,4 @@
-"""``edgekit distill``: a student learns what a teacher answers, whatever framework the teacher is of."""
+"""``edgekit distill``: train a student on the outputs of a teacher, of the same or another framework."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.plan.options import StudentOptions, TeacherOptions
 from edgekit.training import model_file
 from edgekit.training import training as trainings
 from edgekit.training.model_file import SavedModelReport
-from edgekit.training.training import Teacher, TrainingPlan
+from edgekit.training.training import OpenedModel, TrainingPlan
 from edgekit.version import __version__
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOAD
@@ -42,17 +42,17 @@ class DistillPlan:
 
 @dataclass(frozen=True)
 class DistillReport:
-    """What the student learned. ``before`` and ``after`` are the student's."""
+    """The report of ``edgekit distill``. ``before`` and ``after`` are values of the student."""
 
     edgekit: str
     student: str
     teacher: str
     model: SavedModelReport
-    samples: int  # trained on, those held out among them
+    samples: int  # for training, held-out ones included
     metric: str  # on held-out samples
     before: float
     after: float
-    best: int  # the epoch that is left; 0: the student as it came
+    best: int  # epoch of the written model; 0 is the student before training
     history: tuple[Epoch, ...]
     evaluated: dict[str, float] | None  # with --evaluate: teacher, before, after
     evaluation_metric: str | None
@@ -90,53 +90,53 @@ def plan_distill(student: StudentOptions, teacher: TeacherOptions) -> DistillPla
 
 
 def distill(plan: DistillPlan, watch: Watch | None = None) -> DistillReport:
-    """Have the teacher answer, train the student, and write it.
+    """Compute the teacher's outputs, train the student on them, and write it.
 
     Raises:
-        EdgekitError: a stage refused; nothing is left behind but the checkpoints of epochs that were finished.
+        EdgekitError: a stage refused; only the checkpoints of finished epochs are left.
     """
     started = time.monotonic()
     with open_model.start_runner(plan.execution, watch) as runner:
-        student = _opened(runner, plan.student, plan.student_data)
-        teacher = _opened(runner, plan.teacher, plan.teacher_data)
-        saved = model_file.save(runner, student.source)
-        output = model_file.place(plan.output, f"{plan.student.name}-distilled", saved)
-        material = trainings.material(runner, plan.student_data, student.inputs, plan.training)
-        before = _evaluated(runner, plan.student_data, student)
-        known = _evaluated(runner, plan.teacher_data, teacher)
-        trained = trainings.train(runner, plan.training, student.source, material, teacher)
-        learned = dataclasses.replace(student.source, request=trained.request)
-        after = _evaluated(runner, plan.student_data, Teacher(learned, student.inputs))
-        file = model_file.save(runner, learned)
-        model_file.put(file, output)
+        student = _load(runner, plan.student, plan.student_data)
+        teacher = _load(runner, plan.teacher, plan.teacher_data)
+        saved = model_file.save_model(runner, student.source)
+        output = model_file.output_path(plan.output, f"{plan.student.name}-distilled", saved)
+        data = trainings.prepare_training_data(runner, plan.student_data, student.inputs, plan.training)
+        before = _evaluate(runner, plan.student_data, student)
+        of_teacher = _evaluate(runner, plan.teacher_data, teacher)
+        trained = trainings.train(runner, plan.training, student.source, data, teacher)
+        distilled = dataclasses.replace(student.source, request=trained.request)
+        after = _evaluate(runner, plan.student_data, OpenedModel(distilled, student.inputs))
+        file = model_file.save_model(runner, distilled)
+        model_file.copy_to(file, output)
         return DistillReport(
             edgekit=__version__,
             student=plan.student.name,
             teacher=plan.teacher.name,
-            model=model_file.told(file, output),
-            samples=material.data.count,
+            model=model_file.report_saved(file, output),
+            samples=data.data.count,
             metric=trained.metric,
             before=trained.before,
             after=trained.value,
             best=trained.best,
             history=trained.history,
-            evaluated={"teacher": known.value, "before": before.value, "after": after.value}
-            if known and before and after
+            evaluated={"teacher": of_teacher.value, "before": before.value, "after": after.value}
+            if of_teacher and before and after
             else None,
             evaluation_metric=after.metric if after else None,
             settings=plan.training.settings,
             stages=tuple(runner.costs),
             wall_seconds=round(time.monotonic() - started, 3),
-            notes=_notes(student.source, teacher.source, material.data.notes, trained),
+            notes=_notes(student.source, teacher.source, data.data.notes, trained),
         )
 
 
-def _opened(runner: Runner, plan: ModelPlan, data: DataPlan) -> Teacher:
+def _load(runner: Runner, plan: ModelPlan, data: DataPlan) -> OpenedModel:
     source = runner.run(LOAD, plan.source, plan.name)
-    return Teacher(source, open_model.with_preprocessing(source, data.preprocessing))
+    return OpenedModel(source, open_model.with_preprocessing(source, data.preprocessing))
 
 
-def _evaluated(runner: Runner, plan: DataPlan, model: Teacher) -> Evaluation | None:
+def _evaluate(runner: Runner, plan: DataPlan, model: OpenedModel) -> Evaluation | None:
     data = stages.prepare_data(runner, plan, model.inputs, plan.evaluate, EVALUATION)
     if data is None:
         return None

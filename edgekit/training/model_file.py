@@ -1,4 +1,4 @@
-"""The file that pruning and distilling leave: a model that its own framework loads without edgekit."""
+"""The model file that prune and distill write; its framework loads it without edgekit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgekit_runtime.errors import ConversionError, PlanError
 
 @dataclass(frozen=True)
 class SavedModelReport:
-    """What was written."""
+    """A written model file."""
 
     path: str
     size_bytes: int
@@ -49,16 +49,16 @@ def requested_path(options: PruneOptions | StudentOptions, source: SourceRequest
     return output
 
 
-def place(output: Path | None, name: str, saved: Path) -> Path:
-    """Where the model goes: where it was asked for, else under a name of its own in the working folder.
+def output_path(output: Path | None, name: str, saved: Path) -> Path:
+    """Return the path to write: the requested one, else a name in the working folder.
 
     Args:
         output: from :func:`requested_path`.
-        name: otherwise.
-        saved: the model as it came, saved by the framework that opened it.
+        name: without suffix, if there is no ``output``.
+        saved: the opened model, saved by its framework; its suffix is the right one.
 
     Raises:
-        PlanError: the output is named like another kind of file.
+        PlanError: the output has another suffix.
     """
     if output is None:
         return Path(f"{name}{saved.suffix}")
@@ -68,11 +68,11 @@ def place(output: Path | None, name: str, saved: Path) -> Path:
 
 def _check(output: Path, suffixes: tuple[str, ...]) -> None:
     if output.suffix.lower() not in suffixes:
-        raise PlanError(f"-o {output}: the model is saved as {' or '.join(suffixes)}; give a name that ends so")
+        raise PlanError(f"-o {output}: the model is saved as {' or '.join(suffixes)}; give a name with this suffix")
 
 
 def _of_keras_3(path: Path) -> bool:
-    """Tell a file that Keras 3 wrote, which nothing else opens; of others Keras 3 is only the first to try."""
+    """Tell whether Keras 3 wrote the file; tf_keras cannot open these."""
     try:
         with zipfile.ZipFile(path) as archive:
             return str(json.loads(archive.read("metadata.json"))["keras_version"]).startswith("3")
@@ -80,29 +80,29 @@ def _of_keras_3(path: Path) -> bool:
         return False
 
 
-def save(runner: Runner, source: Source) -> Path:
-    """A Keras model or a PyTorch module as a file, among those of the command."""
+def save_model(runner: Runner, source: Source) -> Path:
+    """Save a Keras model or a PyTorch module into the command's own folder."""
     return runner.run(SAVE, SaveRequest(source)).path
 
 
-def put(file: Path, output: Path) -> None:
-    """Copy a file to where the user wants it, whole or not at all.
+def copy_to(file: Path, output: Path) -> None:
+    """Copy a file to the output path; an error leaves no partial file.
 
     Raises:
-        ConversionError: it cannot be written there.
+        ConversionError: the path cannot be written.
     """
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        shutil.copyfile(file, aside)
-        aside.replace(output)
+        shutil.copyfile(file, unfinished)
+        unfinished.replace(output)
     except OSError as error:
         raise ConversionError(
-            f"{output} cannot be written: {error.strerror or error}", stage="save", advice="give another place with -o"
+            f"{output} cannot be written: {error.strerror or error}", stage="save", advice="give another path with -o"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
-def told(file: Path, output: Path) -> SavedModelReport:
-    """What is written when a file is put to an output."""
+def report_saved(file: Path, output: Path) -> SavedModelReport:
+    """Describe the file that is written to an output path."""
     return SavedModelReport(str(output), file.stat().st_size, digest(file))

@@ -1,4 +1,4 @@
-"""Training, as pruning, distilling and converting ask for it: what may be asked, and the stages that answer."""
+"""Training for pruning, distillation and quantization: from options to a plan, and the stages that run it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import InputSpec
 
 TRAINING, VALIDATION = DataSplit("training", 32, 1000), DataSplit("validation", 16, 200)
-# what may differ when a training is gone on with: what was learned so far is worth as much
-FREE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
+# settings that may differ when a training is resumed
+RESUMABLE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
 # field of Settings: the option that sets it, where their names differ
 RENAMED = {"warm_up": "warmup_epochs", "teacher_share": "distillation_weight", "hints": "attention_transfer"}
 # option: field of Settings
@@ -52,23 +52,23 @@ class TrainingPlan:
 
     data: str
     settings: Settings
-    validate: str | None = None  # data that say which epoch was best; without, a part of ``data``
+    validate: str | None = None  # data that select the best epoch; None: a part of ``data``
     resume: bool = False
     log_dir: str | None = None
     wandb: str | None = None
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A model to learn from."""
+class OpenedModel:
+    """A model, and its inputs with preprocessing."""
 
     source: Source
-    inputs: tuple[InputSpec, ...]  # with its preprocessing
+    inputs: tuple[InputSpec, ...]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a student learns from, as it takes it."""
+    """Prepared training data."""
 
     inputs: tuple[InputSpec, ...]  # of the student, with preprocessing
     data: DataSet
@@ -126,11 +126,13 @@ def quantize_aware_text(training: TrainingPlan | None) -> str:
     return f"{flag('quantize_aware')} {scheme}" if scheme else ""
 
 
-def material(runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], training: TrainingPlan) -> TrainingData:
-    """Prepare the data, for a student that takes ``inputs``.
+def prepare_training_data(
+    runner: Runner, plan: DataPlan, inputs: tuple[InputSpec, ...], training: TrainingPlan
+) -> TrainingData:
+    """Prepare the data of a training, for a model with these inputs.
 
     Raises:
-        DataError: they do not fit it, or are no images but were to be augmented.
+        DataError: the data do not fit the inputs, or are no images and cannot be augmented.
     """
     augment.check(training.settings.augment, inputs)
     data = stages.prepare_data(runner, plan, inputs, training.data, TRAINING)
@@ -142,51 +144,49 @@ def train(
     runner: Runner,
     training: TrainingPlan,
     student: Source,
-    material: TrainingData,
-    teacher: Teacher | None = None,
+    data: TrainingData,
+    teacher: OpenedModel | None = None,
     *,
     begin: bool = False,
 ) -> Trained:
-    """Train a student, after the teacher has answered every sample; both may be of any framework that can.
+    """Train a model, on the outputs of a teacher if there is one; they may be of different frameworks.
 
-    Checkpoints are kept in the cache, by what is trained on what, and are gone when all epochs are done.
+    The cache keeps checkpoints of this model, data, settings and teacher until all epochs are done.
 
     Args:
         runner: of the command.
-        training: what was asked.
-        student: the model to be trained.
-        material: what it learns from.
-        teacher: the model it learns to answer like.
-        begin: ``--resume`` begins where there is nothing to go on with: this is one of several trainings.
+        training: its settings.
+        student: the model to train.
+        data: to train and validate on.
+        teacher: whose outputs the student learns.
+        begin: ``--resume`` starts a training without checkpoints, because it is one of several.
 
     Raises:
-        PlanError: ``--resume`` without anything to go on with, or a teacher of another kind of model.
+        PlanError: there is nothing to resume, or the teacher's outputs do not fit the student's.
         EdgekitError: a stage refused.
     """
     settings = training.settings
     if settings.hints and teacher is None:
         raise PlanError("--attention-transfer needs a teacher, and there is none")
-    lessons = None
-    if teacher and (settings.teacher_share or settings.hints or material.data.labels is None):
+    teacher_outputs = None
+    if teacher and (settings.teacher_share or settings.hints or data.data.labels is None):
         check_pair(teacher.source, student)
-        lessons = _taught(runner, settings, material, teacher)
-        material = dataclasses.replace(material, held_out=_labelled(runner, material, teacher))
-    request = TrainRequest(
-        student, material.inputs, student.outputs, material.data, settings, lessons, material.held_out
-    )
-    folder = _checkpoints(request, teacher, resume=training.resume, begin=begin)
+        teacher_outputs = _teacher_outputs(runner, settings, data, teacher)
+        data = dataclasses.replace(data, held_out=_label_held_out(runner, data, teacher))
+    request = TrainRequest(student, data.inputs, student.outputs, data.data, settings, teacher_outputs, data.held_out)
+    folder = _checkpoint_folder(request, teacher, resume=training.resume, begin=begin)
     request = dataclasses.replace(request, checkpoints=str(folder), log_dir=training.log_dir, wandb=training.wandb)
     trained = runner.run(TRAIN, request)
     shutil.rmtree(folder, ignore_errors=True)
     return trained
 
 
-def _taught(runner: Runner, settings: Settings, material: TrainingData, teacher: Teacher) -> TeacherOutputs:
+def _teacher_outputs(runner: Runner, settings: Settings, data: TrainingData, teacher: OpenedModel) -> TeacherOutputs:
     request = TeacherOutputsRequest(
         teacher.source,
         teacher.inputs,
-        material.inputs,
-        material.data,
+        data.inputs,
+        data.data,
         settings.augment,
         augment.variants(settings),
         settings.seed,
@@ -195,38 +195,40 @@ def _taught(runner: Runner, settings: Settings, material: TrainingData, teacher:
     return runner.run(TEACHER_OUTPUTS, request)
 
 
-def _labelled(runner: Runner, material: TrainingData, teacher: Teacher) -> DataSet | None:
-    """The held-out data, with the teacher's answers where they have no labels."""
-    held = material.held_out
-    if held is None or held.labels is not None:
-        return held
-    return runner.run(PSEUDO_LABEL, PseudoLabelRequest(teacher.source, teacher.inputs, held), "teacher")
+def _label_held_out(runner: Runner, data: TrainingData, teacher: OpenedModel) -> DataSet | None:
+    """Return the held-out data, labelled by the teacher if they have no labels."""
+    held_out = data.held_out
+    if held_out is None or held_out.labels is not None:
+        return held_out
+    return runner.run(PSEUDO_LABEL, PseudoLabelRequest(teacher.source, teacher.inputs, held_out), "teacher")
 
 
-def lasting(settings: Settings) -> Settings:
-    """The settings without those that may differ when a training is gone on with."""
-    return dataclasses.replace(settings, **{name: getattr(Settings, name) for name in FREE})
+def without_resumable(settings: Settings) -> Settings:
+    """Return the settings with defaults for those that may differ when a training is resumed."""
+    return dataclasses.replace(settings, **{name: getattr(Settings, name) for name in RESUMABLE})
 
 
-def nothing_there() -> PlanError:
-    """The error of a training that is to be gone on with, and of which nothing is there."""
-    may_differ = ", ".join(flag(RENAMED.get(name, name)) for name in FREE)
+def nothing_to_resume() -> PlanError:
+    """Return the error of ``--resume`` without checkpoints."""
+    may_differ = ", ".join(flag(RENAMED.get(name, name)) for name in RESUMABLE)
     return PlanError(
         "--resume: there is no checkpoint of this training; model, data and settings must be the same, only "
         f"{may_differ} may differ. Leave out --resume to start, or if the training had finished"
     )
 
 
-def _checkpoints(request: TrainRequest, teacher: Teacher | None, *, resume: bool, begin: bool) -> Path:
-    """The folder of what is trained on what; the teacher stands for its lessons, which are more for more epochs.
+def _checkpoint_folder(request: TrainRequest, teacher: OpenedModel | None, *, resume: bool, begin: bool) -> Path:
+    """Return the checkpoint folder of a training.
+
+    Its key has the teacher and not the teacher's outputs, which grow with the number of epochs.
 
     Raises:
-        PlanError: it is to be gone on with, and nothing is there.
+        PlanError: there is nothing to resume.
     """
-    what = dataclasses.replace(request, settings=lasting(request.settings), lessons=None)
-    folder = stage_cache.cache_root() / "training" / stage_cache.key("train", (what, teacher), {})
+    identity = dataclasses.replace(request, settings=without_resumable(request.settings), lessons=None)
+    folder = stage_cache.cache_root() / "training" / stage_cache.key("train", (identity, teacher), {})
     if resume and not begin and not checkpoint.exists(folder):
-        raise nothing_there()
+        raise nothing_to_resume()
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     return folder

@@ -74,18 +74,18 @@ def test_a_file_that_is_read_is_not_written(tmp_path):
 
 
 def test_without_a_place_the_name_has_the_kind_it_is_saved_as():
-    assert model_file.place(None, "net-pruned", Path("cache/model.h5")) == Path("net-pruned.h5")
+    assert model_file.output_path(None, "net-pruned", Path("cache/model.h5")) == Path("net-pruned.h5")
     with pytest.raises(PlanError, match=r"saved as \.h5;"):
-        model_file.place(Path("small.keras"), "net-pruned", Path("cache/model.h5"))
+        model_file.output_path(Path("small.keras"), "net-pruned", Path("cache/model.h5"))
 
 
 def test_a_model_is_put_in_its_place_whole_or_not_at_all(tmp_path):
     (tmp_path / "made").write_bytes(b"model")
-    model_file.put(tmp_path / "made", tmp_path / "out.keras")
+    model_file.copy_to(tmp_path / "made", tmp_path / "out.keras")
     assert (tmp_path / "out.keras").read_bytes() == b"model"
     with pytest.raises(ConversionError, match="cannot be written"):
-        model_file.put(tmp_path / "made", tmp_path / "nowhere" / "out.keras")
+        model_file.copy_to(tmp_path / "made", tmp_path / "nowhere" / "out.keras")
     with pytest.raises(ConversionError, match="cannot be written"):
-        model_file.put(tmp_path / "lost", tmp_path / "out.keras")
+        model_file.copy_to(tmp_path / "lost", tmp_path / "out.keras")
     assert (tmp_path / "out.keras").read_bytes() == b"model"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out.keras"]

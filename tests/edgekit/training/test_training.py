@@ -98,7 +98,7 @@ def test_data_that_are_not_there_are_refused(options, tmp_path):
 def test_what_cannot_be_told_or_varied_is_refused_before_anything_is_made(options, monkeypatch):
     vector = InputSpec("x", (1, 2), "float32")
     with pytest.raises(DataError, match=r"--augment flip is for images, but the inputs are x \(1, 2\)"):
-        training.material(None, None, (vector,), training.plan_training(options(augment=("flip",))))
+        training.prepare_training_data(None, None, (vector,), training.plan_training(options(augment=("flip",))))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ToolchainError, match="wandb is not installed"):
         training.plan_training(options(wandb="edges"))
@@ -110,21 +110,23 @@ def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
     data = DataSet((), None, (), 0, "digest", ())
     request = TrainRequest(student, (), (), data, Settings())
     with pytest.raises(PlanError, match="--resume: there is no checkpoint of this training"):
-        training._checkpoints(request, None, resume=True, begin=False)
-    assert not training._checkpoints(request, None, resume=True, begin=True).exists()
+        training._checkpoint_folder(request, None, resume=True, begin=False)
+    assert not training._checkpoint_folder(request, None, resume=True, begin=True).exists()
 
 
 def test_more_epochs_for_which_a_teacher_says_more_are_the_same_training(tmp_path):
     (tmp_path / "net.py").write_text("")
     (tmp_path / "teacher.tflite").write_text("")
     student = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (), (), ())
-    teacher = training.Teacher(Source(SourceRequest("tflite", tmp_path / "teacher.tflite"), "tflite", (), (), ()), ())
+    teacher = training.OpenedModel(
+        Source(SourceRequest("tflite", tmp_path / "teacher.tflite"), "tflite", (), (), ()), ()
+    )
 
     def folder(*, count=0, **settings):
         lessons = TeacherOutputs((), (), augment.variants(Settings(**settings)))
         data = DataSet((), None, (), count, f"{count}", ())
         request = TrainRequest(student, (), (), data, Settings(**settings), lessons)
-        return training._checkpoints(request, teacher, resume=False, begin=False)
+        return training._checkpoint_folder(request, teacher, resume=False, begin=False)
 
     few = folder(epochs=4, augment=("flip",))
     assert folder(epochs=20, augment=("flip",), learning_rate=0.1) == few
