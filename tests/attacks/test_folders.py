@@ -85,5 +85,5 @@ def test_a_sparse_giant_in_the_place_of_the_manifest(tiny: Any, folder: Folder) 
     root = folder(tiny)
     with (root / "manifest.json").open("ab") as file:
         file.truncate(1 << 40)
-    with pytest.raises(MalformedBundle, match="over the bound"):
+    with pytest.raises(MalformedBundle, match="over the limit"):
         open_bundle(root)

@@ -77,9 +77,7 @@ def test_classes_of_logits_are_declared_when_it_is_said_what_makes_scores_of_the
 
 
 def test_what_the_model_does_not_have_is_refused_and_nothing_is_written(folder):
-    with pytest.raises(
-        PlanError, match="--scores: there is no output 'logits' of floats; the model's outputs: output0"
-    ):
+    with pytest.raises(PlanError, match="--scores: there is no float output 'logits'; the model's outputs: output0"):
         edgekit.convert(folder / "net.xml", folder / "net.edgekit", scores="logits", activation="softmax")
     (folder / "four.txt").write_text("a\nb\nc\nd")
     with pytest.raises(DataError, match="4 labels; the output 'output0' has 3 classes"):

@@ -1,12 +1,11 @@
-"""The one way a bundle's ZIP is laid out.
+"""Read and lay out the ZIP archive of a bundle, in its only valid form.
 
-Every byte outside the files' contents is a function of (path, size, CRC-32) of the entries in order. So a
-reader need not interpret what it finds: it computes what must be there and compares. Compression,
-encryption, links, comments, overlaps, gaps and hidden data all are "not what must be there". One bundle has
-one spelling, and no other program can read something else from it.
+All bytes outside the files' contents follow from the path, size and CRC-32 of the entries in order. So the reader does
+not interpret headers: it computes the expected bytes and compares. This refuses compression, encryption, links,
+comments, overlaps, gaps and hidden data, and no other program can read different files from the same archive.
 
-Layout (docs/bundle-format.md has the fields): for each entry a local header, its path, an extra field of
-zeros that moves the content to a multiple of 64 bytes, the content; then the directory; then its end record.
+Layout (docs/bundle-format.md has the fields): for each entry a local header, its path, an extra field of zeros that
+aligns the content to 64 bytes, and the content; then the directory and its end record.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from typing import BinaryIO, NamedTuple
 from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.record import dataclass
 
-ALIGNMENT_BYTES = 64  # contents can be mapped in place and read by any vector unit
-MAX_ENTRIES = 1026  # the manifest's 1024 files, manifest.json and model.sig
+ALIGNMENT_BYTES = 64  # so that contents can be memory-mapped and read by vector units
+MAX_ENTRIES = 1026  # 1024 files, manifest.json and model.sig
 MAX_PATH_BYTES = 240
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _EXTRA = struct.Struct("<3H")  # id, bytes that follow, alignment; zeros fill the rest
-_EXTRA_ID = 0xD935  # the padding field that Android's packagers use too
+_EXTRA_ID = 0xD935  # the padding field of Android's zipalign
 _VERSION = 20
-_MADE_BY = (3 << 8) | _VERSION  # Unix, so that the mode below is understood
-_DATE = (1 << 5) | 1  # 1980-01-01, the earliest a ZIP can say
+_MADE_BY = (3 << 8) | _VERSION  # Unix, which gives the mode below its meaning
+_DATE = (1 << 5) | 1  # 1980-01-01, the earliest date in a ZIP
 _MODE = 0o100644 << 16  # a regular file
 _MAX_DIRECTORY_BYTES = MAX_ENTRIES * (_CENTRAL.size + MAX_PATH_BYTES)
 
@@ -41,22 +40,22 @@ class Entry:
     path: str
     size_bytes: int
     crc32: int
-    header_offset: int  # where its local header starts
+    header_offset: int  # start of its local header
 
     @property
     def data_offset(self) -> int:
-        """Where its content starts: a multiple of ``ALIGNMENT_BYTES``."""
+        """The start of the content, a multiple of ``ALIGNMENT_BYTES``."""
         least = self.header_offset + _LOCAL.size + len(self.path) + _EXTRA.size
         return -(-least // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
     @property
     def end_offset(self) -> int:
-        """Where the next header starts."""
+        """The start of the next header."""
         return self.data_offset + self.size_bytes
 
 
 class _Central(NamedTuple):
-    """A directory record as it stands in the file; the names are for messages."""
+    """A directory record in file order; the field names are for messages."""
 
     signature: bytes
     made_by: int
@@ -78,7 +77,7 @@ class _Central(NamedTuple):
 
 
 def local_header(entry: Entry) -> bytes:
-    """All bytes of the entry before its content."""
+    """Return all bytes of an entry before its content."""
     path = entry.path.encode("ascii")
     extra_bytes = entry.data_offset - entry.header_offset - _LOCAL.size - len(path)
     fields = (b"PK\3\4", _VERSION, 0, 0, 0, _DATE, entry.crc32, entry.size_bytes, entry.size_bytes)
@@ -87,7 +86,7 @@ def local_header(entry: Entry) -> bytes:
 
 
 def directory(entries: Sequence[Entry]) -> bytes:
-    """All bytes after the last entry's content."""
+    """Return all bytes after the content of the last entry."""
     records = b"".join(_CENTRAL.pack(*_central(e)) + e.path.encode("ascii") for e in entries)
     start = entries[-1].end_offset if entries else 0
     return records + _END.pack(b"PK\5\6", 0, 0, len(entries), len(entries), len(records), start, 0)
@@ -100,12 +99,12 @@ def _central(entry: Entry) -> _Central:
 
 
 def read_entries(file: BinaryIO, name: str) -> tuple[Entry, ...]:
-    """The entries of an archive laid out as this module says, checked to the last byte but their contents.
+    """Read the entries of an archive and check every byte except the contents.
 
-    Reads the end record, the directory and each local header; allocates no more than the bounds above.
+    Reads the end record, the directory and each local header; allocates no more than the limits above.
 
     Raises:
-        MalformedBundle: anything is not as it must be; ``name`` says in the message which archive.
+        MalformedBundle: a byte differs from the only valid form; ``name`` is the archive, for messages.
     """
     records, count, start = _read_directory(file, name)
     entries: list[Entry] = []
@@ -115,7 +114,7 @@ def read_entries(file: BinaryIO, name: str) -> tuple[Entry, ...]:
         file.seek(entry.header_offset)
         header = local_header(entry)
         if file.read(len(header)) != header:
-            raise MalformedBundle(f"{name}: the header of {entry.path} is not what its directory record says")
+            raise MalformedBundle(f"{name}: the header of {entry.path} differs from its directory record")
         entries.append(entry)
         offset = entry.end_offset
     if offset != start or len(entries) != count:
@@ -124,7 +123,7 @@ def read_entries(file: BinaryIO, name: str) -> tuple[Entry, ...]:
 
 
 def _read_directory(file: BinaryIO, name: str) -> tuple[bytes, int, int]:
-    """The directory's bytes, the number of its records and where it starts, as its end record says."""
+    """Return the bytes of the directory, the number of records and its start, from the end record."""
     total_bytes = file.seek(0, 2)
     if total_bytes < _END.size:
         raise MalformedBundle(f"{name}: is not a bundle, or is cut off: it has {total_bytes} bytes")
@@ -133,15 +132,15 @@ def _read_directory(file: BinaryIO, name: str) -> tuple[bytes, int, int]:
     if signature != b"PK\5\6" or disk or first or comment or here != count:
         raise MalformedBundle(f"{name}: is not a bundle, or is cut off: no end record in its last {_END.size} bytes")
     if count > MAX_ENTRIES or size > _MAX_DIRECTORY_BYTES:
-        raise MalformedBundle(f"{name}: says it has {count} files in a directory of {size} bytes, over the bounds")
+        raise MalformedBundle(f"{name}: has {count} files in a directory of {size} bytes, over the limits")
     if start + size + _END.size != total_bytes:
-        raise MalformedBundle(f"{name}: its directory does not lie where its end record says")
+        raise MalformedBundle(f"{name}: its directory is not where its end record says")
     file.seek(start)
     return file.read(size), count, start
 
 
 def _read_record(records: bytes, position: int, offset: int, name: str) -> tuple[Entry, int]:
-    """The record at ``position``, whose local header must start at ``offset``; and the next position."""
+    """Return the record at ``position``, whose local header must start at ``offset``, and the next position."""
     if position + _CENTRAL.size > len(records):
         raise MalformedBundle(f"{name}: its directory is cut off")
     found = _Central(*_CENTRAL.unpack_from(records, position))

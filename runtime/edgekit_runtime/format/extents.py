@@ -1,4 +1,4 @@
-"""Where each file of a bundle lies: in a folder, or in an archive, of neither of which anything is believed."""
+"""Find the files of a bundle in an untrusted folder or archive."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ MAX_SIGNATURE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a file's content lies: a whole file of a folder, or a stretch of an archive."""
+    """The location of a file's content: a file of a folder, or a range of an archive."""
 
     source: str
     offset: int
     size_bytes: int
-    whole: bool  # the source is nothing but this content
+    whole: bool  # the source has only this content
 
     def open(self) -> BinaryIO:
-        """The source, positioned at the content."""
+        """Open the source, positioned at the content."""
         file = open(self.source, "rb")  # noqa: SIM115  # the caller closes it
         file.seek(self.offset)
         return file
 
 
 def find_extents(name: str) -> dict[str, Extent]:
-    """Every file of the bundle called ``name``, by its path inside.
+    """Return every file of the bundle ``name``, by its path in the bundle.
 
     Raises:
-        MalformedBundle: it is neither a folder of plain files nor an archive as it must be.
+        MalformedBundle: it is neither a folder of plain files nor a valid archive.
         DigestMismatch: the manifest or the signature in an archive is damaged.
-        OSError: it cannot be read.
+        OSError: the bundle cannot be read.
     """
     return _folder_extents(name) if os.path.isdir(name) else _archive_extents(name)
 
 
 def _archive_extents(name: str) -> dict[str, Extent]:
-    """The extents of an archive; its manifest is the first entry and has the CRC its header says."""
-    from edgekit_runtime.format import archive  # a folder does without
+    """Return the extents of an archive; the manifest must be its first entry and match its CRC."""
+    from edgekit_runtime.format import archive  # not needed for a folder
 
     with open(name, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -61,23 +61,23 @@ def _archive_extents(name: str) -> dict[str, Extent]:
                 _check_crc(name, file, entry)
     extents = {e.path: Extent(name, e.data_offset, e.size_bytes, whole=False) for e in entries}
     if len(extents) != len(entries):
-        raise MalformedBundle(f"{name}: a file is there twice")
+        raise MalformedBundle(f"{name}: a file is listed twice")
     return extents
 
 
 def _check_crc(name: str, file: BinaryIO, entry: Entry) -> None:
-    """Hold the manifest, which no digest covers, against the archive's own checksum."""
+    """Check the CRC of the manifest or the signature, which no digest covers."""
     from binascii import crc32
 
     if entry.size_bytes > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(f"{name}: {entry.path} has {entry.size_bytes} bytes, over the bound")
+        raise MalformedBundle(f"{name}: {entry.path} has {entry.size_bytes} bytes, the limit is {MAX_MANIFEST_BYTES}")
     file.seek(entry.data_offset)
     if crc32(file.read(entry.size_bytes)) != entry.crc32:
         raise DigestMismatch(f"{name}: {entry.path} is damaged: copy the bundle again")
 
 
 def _folder_extents(name: str) -> dict[str, Extent]:
-    """The extents of a folder. Links and special files in it are refused; it may be a link itself."""
+    """Return the extents of a folder. The folder may be a link; links and special files in it are refused."""
     root = os.path.realpath(name)
     extents: dict[str, Extent] = {}
     for entry in _walk(root, name, depth=0):

@@ -28,12 +28,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the application's raw input goes through: resize, then (x * scale - mean) / std per channel."""
+    """Preprocessing of the raw input: resize, then (x * scale - mean) / std per channel."""
 
     resize: tuple[int, int] | None = None  # height, width
     scale: float = 1.0
-    mean: tuple[float, ...] = ()  # one value a channel, or one for all, or none (0)
-    std: tuple[float, ...] = ()  # likewise; none means 1
+    mean: tuple[float, ...] = ()  # one value per channel, one for all channels, or none (0)
+    std: tuple[float, ...] = ()  # as ``mean``; none means 1
 
 
 @dataclass(frozen=True)
@@ -54,64 +54,64 @@ class OutputSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    labels: str | None = None  # path of a text file in the bundle, one label a line
+    labels: str | None = None  # path of a text file in the bundle, one label per line
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What the outputs of one call mean: classes, or boxes with classes where ``boxes`` is set.
+    """How to read the outputs of one call: as classes, or as boxes with classes if ``boxes`` is set.
 
-    ``boxes`` may be the output that ``scores`` is: a row is then a box's four numbers, and its scores behind them.
+    ``boxes`` and ``scores`` may be the same output: each row then has the four numbers of a box and then its scores.
     """
 
-    scores: str  # the output with a score a class: (1, ..., classes), for boxes (1, ..., boxes, classes)
-    activation: str = "none"  # what makes scores of it: "none", "softmax" or "sigmoid"
-    threshold: float = 0.0  # least score of an answer
-    top: int = 5  # most answers
-    boxes: str | None = None  # the output with the boxes: (1, ..., boxes, 4)
-    boxes_last: bool = False  # the boxes lie along the last axis of both, their numbers along the one before it
+    scores: str  # output with one score per class: (1, ..., classes), for boxes (1, ..., boxes, classes)
+    activation: str = "none"  # applied to the scores: "none", "softmax" or "sigmoid"
+    threshold: float = 0.0  # minimum score of a result
+    top: int = 5  # maximum number of results
+    boxes: str | None = None  # output with the boxes: (1, ..., boxes, 4)
+    boxes_last: bool = False  # layout of both outputs: boxes on the last axis, values on the one before
     box_format: str = "yxyx"  # or "xyxy", or "cxcywh"
-    iou: float = 0.5  # a box that overlaps a better one of its class by more than this is dropped
+    iou: float = 0.5  # non-maximum suppression: limit of the overlap within a class
 
     def classes(self, shape: tuple[int, ...]) -> int:
-        """How many classes an output of scores of this shape has."""
+        """Return the number of classes for a score output of this shape."""
         numbers = shape[-2] if self.boxes_last else shape[-1]
         return numbers - 4 if self.boxes == self.scores else numbers
 
 
 @dataclass(frozen=True)
 class TensorBinding:
-    """How one model input or output maps to the artifact's own tensor.
+    """How a model input or output maps to a tensor of the artifact.
 
-    ``real = (quantized - zero_point) * scale`` where ``scale`` is set (per tensor).
+    ``real = (quantized - zero_point) * scale`` if ``scale`` is set (per tensor).
     """
 
     index: int  # position in the artifact's list of inputs or outputs
-    name: str  # the artifact's own name, for people
+    name: str  # the name in the artifact, for people
     dtype: str
     scale: float | None = None
     zero_point: int | None = None
 
     @property
     def parts(self) -> tuple[TensorBinding, ...]:
-        """The tensors it speaks of: itself alone."""
+        """The tensor bindings: only this one."""
         return (self,)
 
 
 @dataclass(frozen=True)
 class JoinedBinding:
-    """An output that the artifact gives in several tensors, each with a scale of its own: the runtime joins them.
+    """An output that the artifact splits into several tensors with a scale each. The runtime joins them.
 
-    One scale for boxes in 0..640 and scores in 0..1 would leave nothing of the scores.
+    With one scale for boxes in 0..640 and scores in 0..1, all scores would be quantized to 0.
     """
 
-    axis: int  # of the output: along it the parts lie one behind the other
+    axis: int  # of the output, along which the parts are concatenated
     parts: tuple[TensorBinding, ...]
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a machine must offer before the variant is tried."""
+    """What a machine needs to run a variant."""
 
     arch: tuple[str, ...] = ()  # platform.machine() names; empty means any
     engine_version: str | None = None  # lowest version of the engine's library, such as "2.14"
@@ -120,7 +120,7 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Measured at conversion, fractions in 0..1."""
+    """Accuracy measured at conversion, as fractions in 0..1."""
 
     value: float
     drop: float  # source accuracy minus value
@@ -129,15 +129,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Golden:
-    """The variant's own outputs for the bundle's golden inputs, and how far another machine may be off."""
+    """The variant's outputs for the golden inputs of the bundle, and the tolerance on other machines."""
 
-    outputs: tuple[str, ...]  # one .npy an output, shape (samples, *output shape), in manifest order
-    max_abs: tuple[float | tuple[float, ...], ...]  # tolerance an output, in its unit; of a joined one, a part
+    outputs: tuple[str, ...]  # one .npy per output, shape (samples, *output shape), in manifest order
+    max_abs: tuple[float | tuple[float, ...], ...]  # tolerance per output, or per part of a joined output
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One artifact of the model and what it needs."""
+    """One artifact of the model and its requirements."""
 
     name: str  # such as "litert-int8-static"
     engine: str  # a key of edgekit_runtime.engines.ENGINES
@@ -150,20 +150,20 @@ class Variant:
     delegate: str | None = None
     requirements: Requirements = Requirements()
     accuracy: Accuracy | None = None
-    settings: dict[str, str] = field(default_factory=dict)  # engine settings that pin the numbers
+    settings: dict[str, str] = field(default_factory=dict)  # engine settings that fix the numerical results
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of manifest.json."""
+    """The content of manifest.json."""
 
     model_name: str
     model_version: str
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     variants: tuple[Variant, ...]  # in order of preference
-    files: tuple[FileRecord, ...]  # every file of the bundle but manifest.json (and model.sig)
-    golden_inputs: tuple[str, ...]  # one .npy an input, shape (samples, *input shape)
+    files: tuple[FileRecord, ...]  # all files of the bundle except manifest.json and model.sig
+    golden_inputs: tuple[str, ...]  # one .npy per input, shape (samples, *input shape)
     devices: tuple[dict[str, Any], ...] = ()  # snapshot of each device profile
     recipe: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None  # sha256 and sample count of the data

@@ -42,7 +42,7 @@ from edgekit_runtime.format.validators import (
     text,
 )
 
-MAX_TOLERANCE = 1e9  # a larger one would accept any output
+MAX_TOLERANCE = 1e9  # a larger tolerance would accept any output
 ENCRYPTION = "aes-256-gcm"
 
 _shape = list_of(integer(1, 1 << 31), most=8)
@@ -100,16 +100,16 @@ _accuracy = record(Accuracy, value=number(), drop=number(), samples=integer(1, 1
 
 
 def _tolerance(value: Any, where: str) -> float | tuple[float, ...]:
-    """A number for the whole output, or one for each part of it."""
-    one = number(0, most=MAX_TOLERANCE)
-    return list_of(one, 2)(value, where) if isinstance(value, list) else one(value, where)
+    """Check a tolerance: a number for the whole output, or one for each part of it."""
+    tolerance = number(0, most=MAX_TOLERANCE)
+    return list_of(tolerance, 2)(value, where) if isinstance(value, list) else tolerance(value, where)
 
 
 _golden = record(Golden, outputs=list_of(relative_path, 1), max_abs=list_of(_tolerance, 1))
 
 
 def _output_binding(value: Any, where: str) -> TensorBinding | JoinedBinding:
-    """What is joined has parts."""
+    """Check an output binding; a joined one has parts."""
     return _joined(value, where) if "parts" in any_object(value, where) else _binding(value, where)
 
 
@@ -131,7 +131,7 @@ _variant = record(
 
 
 def _device(value: Any, where: str) -> dict[str, Any]:
-    """A profile's snapshot: its name, its arch and the variants made for it are read, the rest is told."""
+    """Check the snapshot of a device profile. Only name, arch and variants are used; the rest is for people."""
     device = any_object(value, where)
     plain_name(device.get("name"), f"{where}.name")
     plain_name(device.get("arch"), f"{where}.arch")
@@ -155,10 +155,10 @@ _NEEDED = ("inputs", "outputs", "variants", "files", "golden_inputs")
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
-    """The bytes of ``manifest.json``: the records' own key order, indented by 2, UTF-8, a newline at the end.
+    """Return the content of ``manifest.json``: keys in the order of the records, indented by 2, UTF-8, final newline.
 
     Raises:
-        MalformedBundle: a value is not finite, or is none that JSON can hold.
+        MalformedBundle: a value is not finite, or not valid in JSON.
     """
     import json
     from dataclasses import asdict
@@ -173,14 +173,14 @@ def manifest_to_json(manifest: Manifest) -> bytes:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read ``manifest.json`` and hold it against every rule of the format.
+    """Read ``manifest.json`` and check all rules of the format.
 
     ``parse_manifest(manifest_to_json(manifest)) == manifest`` for every manifest of this format whose free objects
     (``devices``, ``recipe``, ``calibration``) hold lists, not tuples.
 
     Raises:
         UnsupportedVersion: a newer edgekit wrote it.
-        MalformedBundle: anything else is wrong; the message names the key.
+        MalformedBundle: it breaks another rule; the message names the key.
     """
     document = any_object(decode(data), "the top level")
     version = document.get("format_version")

@@ -1,4 +1,4 @@
-"""See bytes as the array of an ``.npy`` file, without numpy's reader, which evaluates headers and loads pickles."""
+"""View bytes as an ``.npy`` array. numpy's reader is not used because it evaluates headers and loads pickles."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _NPY = (  # magic and version, header length, dtype, order, shape: as numpy.save
 
 
 def view(content: Array, where: str) -> Array:
-    """View bytes as the array their ``.npy`` header describes, which is matched and never evaluated.
+    """View bytes as the array that their ``.npy`` header describes. The header is matched, never evaluated.
 
     Args:
-        content: the whole file, (bytes,) uint8.
+        content: the complete file, (bytes,) uint8.
         where: the bundle and the file, for messages.
 
     Returns:
-        The array, on the memory of ``content``.
+        The array, which shares the memory of ``content``.
 
     Raises:
-        MalformedBundle: it is no such file, or has more or fewer numbers than its header says.
+        MalformedBundle: it is not an ``.npy`` file, or its size differs from its header.
     """
     found = re.match(_NPY, content[:_MAX_HEADER_BYTES].tobytes(), re.DOTALL)
     if found is None or int.from_bytes(found[1], "little") != found.end() - 10:
@@ -41,5 +41,5 @@ def view(content: Array, where: str) -> Array:
     shape = tuple(int(dim) for dim in re.findall(rb"\d+", found[4]))
     body = content[found.end() :]
     if max(shape, default=0) > MAX_ELEMENTS or math.prod(shape) * dtype.itemsize != body.size:
-        raise MalformedBundle(f"{where}: has {body.size} bytes, not those of {dtype} {list(shape)}")
+        raise MalformedBundle(f"{where}: has {body.size} bytes, expected those of {dtype} {list(shape)}")
     return np.asarray(body).view(dtype).reshape(shape, order="F" if found[3] == b"True" else "C")

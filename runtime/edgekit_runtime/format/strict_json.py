@@ -1,4 +1,4 @@
-"""Decode the JSON of a bundle, which may come from anybody, without being led anywhere by it."""
+"""Decode untrusted JSON: bounded in size and depth, without repeated keys."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _NO_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 
 
 def decode(data: bytes, name: str = "manifest.json") -> Any:
-    """JSON, bounded in size and depth, without NaN, infinities, repeated keys or broken Unicode.
+    """Decode JSON that is bounded in size and depth and has no NaN, infinities, repeated keys or broken Unicode.
 
-    ``name`` says in messages what it is.
+    ``name`` is the source, for messages.
 
     Raises:
-        MalformedBundle: it is anything else.
+        MalformedBundle: the data breaks one of these rules.
     """
     import json
 
     if len(data) > MAX_MANIFEST_BYTES:
-        raise MalformedBundle(f"{name}: has {len(data)} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
+        raise MalformedBundle(f"{name}: has {len(data)} bytes, the limit is {MAX_MANIFEST_BYTES}")
     if _depth(data) > MAX_DEPTH:
         raise MalformedBundle(f"{name}: is nested deeper than {MAX_DEPTH} levels")
     try:
@@ -41,7 +41,7 @@ def decode(data: bytes, name: str = "manifest.json") -> Any:
 
 
 def _depth(data: bytes) -> int:
-    """How deep brackets nest outside strings, found without recursion and in no more memory than ``data`` has."""
+    """Return the nesting depth of brackets outside strings, without recursion and in at most the memory of ``data``."""
     depth = deepest = 0
     inside = False  # a string
     for mark in data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS):
@@ -56,7 +56,7 @@ def _depth(data: bytes) -> int:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError(f"a key is there twice among {sorted(found)}")
+        raise ValueError(f"a key is repeated among {sorted(found)}")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Artifacts that are kept encrypted: AES-256-GCM, opened in memory with a key of 32 bytes.
+"""Decrypt encrypted artifacts in memory: AES-256-GCM with a key of 32 bytes.
 
-What is stored is a nonce of 12 bytes, the ciphertext, and a tag of 16 bytes; the file's path is authenticated with it.
-The manifest's sizes and digests are those of what is stored, so all but running works without the key.
+An encrypted file consists of a nonce of 12 bytes, the ciphertext and a tag of 16 bytes. Its path is authenticated, too.
+The manifest has the sizes and digests of the encrypted files, so everything except running works without the key.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 KEY_NAME, KEY_FILE_NAME = "EDGEKIT_KEY", "EDGEKIT_KEY_FILE"
 KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
-MAX_CLEAR_BYTES = (1 << 31) - 64  # what the library takes at once
+MAX_CLEAR_BYTES = (1 << 31) - 64  # limit of the library
 MAX_KEY_FILE_BYTES = 4096
 INSTALL = "pip install 'edgekit-runtime[verify]'"
-WANTED = f"give its file as decryption_key or ${KEY_FILE_NAME}, or its 64 hexadecimal digits as ${KEY_NAME}"
+ADVICE = f"pass the key file as decryption_key or ${KEY_FILE_NAME}, or its 64 hexadecimal digits as ${KEY_NAME}"
 
 
 def find_key(source: KeySource | None) -> bytes:
-    """The key that was given, else the environment's: ``$EDGEKIT_KEY_FILE`` names a file, ``$EDGEKIT_KEY`` is it.
+    """Return the key from a source, else from the file ``$EDGEKIT_KEY_FILE``, else from the digits ``$EDGEKIT_KEY``.
 
     Raises:
-        DecryptionFailed: there is none, or it is no key.
+        DecryptionFailed: there is no key, or it is invalid.
     """
     if isinstance(source, bytes):
-        return _check_size(source, "the key that was given")
+        return _check_size(source, "the key passed as bytes")
     path = source if source is not None else os.environ.get(KEY_FILE_NAME)
     if path:
         try:
@@ -40,15 +40,15 @@ def find_key(source: KeySource | None) -> bytes:
     digits = os.environ.get(KEY_NAME)
     if digits:
         return _from_hex(os.fsencode(digits), f"${KEY_NAME}")
-    raise DecryptionFailed(f"is encrypted and there is no key: {WANTED}")
+    raise DecryptionFailed(f"is encrypted and no key is set: {ADVICE}")
 
 
 def decrypt(stored: bytes, key: bytes, path: str) -> bytes:
-    """The clear content of a file.
+    """Return the decrypted content of a file.
 
     Raises:
-        DecryptionFailed: it was encrypted with another key, for another path, or is no such content; or the package
-            that decrypts is missing.
+        DecryptionFailed: the key or path is not the one it was encrypted with, the content is damaged, or the
+            package cryptography is not installed.
     """
     try:
         from cryptography.exceptions import InvalidTag
@@ -58,14 +58,14 @@ def decrypt(stored: bytes, key: bytes, path: str) -> bytes:
     try:
         return bytes(AESGCM(key).decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], path.encode()))
     except (InvalidTag, ValueError) as error:  # ValueError: too short to hold a nonce
-        raise DecryptionFailed(f"cannot be decrypted with this key: {WANTED}") from error
+        raise DecryptionFailed(f"cannot be decrypted with this key: {ADVICE}") from error
 
 
 def to_memory(content: bytes) -> int:
-    """A file descriptor of a file that is only memory, and goes when all its descriptors are closed.
+    """Return the descriptor of a file in memory, which ends when all its descriptors are closed.
 
     Raises:
-        EngineUnavailable: the system has no such files.
+        EngineUnavailable: the system does not support such files.
     """
     if not hasattr(os, "memfd_create"):
         raise EngineUnavailable("an encrypted artifact is opened from memory, which needs Linux")
@@ -79,10 +79,14 @@ def _from_hex(digits: bytes, name: str) -> bytes:
     try:
         return _check_size(bytes.fromhex(digits.decode("ascii").strip()), name)
     except ValueError:  # the error would show the key
-        raise DecryptionFailed(f"{name}: is no key: wanted {2 * KEY_BYTES} hexadecimal digits") from None
+        raise DecryptionFailed(
+            f"{name}: is not a key of {2 * KEY_BYTES} hexadecimal digits: make one with `edgekit keygen --type aes`"
+        ) from None
 
 
 def _check_size(key: bytes, name: str) -> bytes:
     if len(key) != KEY_BYTES:
-        raise DecryptionFailed(f"{name}: has {len(key)} bytes, not {KEY_BYTES}: `edgekit keygen --type aes` makes one")
+        raise DecryptionFailed(
+            f"{name}: has {len(key)} bytes, not {KEY_BYTES}: make one with `edgekit keygen --type aes`"
+        )
     return key

@@ -1,7 +1,7 @@
-"""``model.sig``: a signature in the OpenSSF Model Signing format, and the digests that it vouches for.
+"""Verify ``model.sig``, a signature in the OpenSSF Model Signing format, and read the digests it covers.
 
-It is a Sigstore bundle in JSON with a DSSE envelope, whose payload is an in-toto statement of the predicate
-``https://model_signing/signature/v1.0``: every file of the tree with its SHA-256.
+The file is a Sigstore bundle in JSON with a DSSE envelope. Its payload is an in-toto statement of the predicate
+``https://model_signing/signature/v1.0``, which lists all files with their SHA-256.
 https://github.com/secure-systems-lab/dsse, https://github.com/sigstore/model-transparency
 """
 
@@ -23,41 +23,41 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-MAX_SIGNATURES = 16  # of one envelope: old and new keys, or several signers
+MAX_SIGNATURES = 16  # of one envelope, for key rotation or several signers
 METHOD = {"method": "files", "hash_type": "sha256"}
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """What was signed, and by whom it says it was."""
+    """A signed payload and its signatures, not verified."""
 
     payload: bytes  # the in-toto statement
     signatures: tuple[bytes, ...]
-    key_ids: tuple[str, ...]  # as the signatures claim; "" where they do not
+    key_ids: tuple[str, ...]  # as the signatures claim; "" if one claims none
 
 
 @dataclass(frozen=True)
 class VerifiedSignature:
-    """What a trusted key vouches for."""
+    """The digests that a trusted key signed."""
 
     key_id: str
     digests: dict[str, str]  # SHA-256 in hexadecimal, of every file of the bundle but model.sig
 
     def check_digests(self, name: str, digests: Mapping[str, str]) -> None:
-        """Hold some files' digests against those that were signed; ``name`` is the bundle's, for messages.
+        """Compare the digests of some files with the signed ones. ``name`` is the bundle, for messages.
 
         Raises:
-            SignatureInvalid: one is another.
+            SignatureInvalid: a digest differs.
         """
         for path, digest in digests.items():
             if self.digests.get(path) != digest:
-                raise SignatureInvalid(f"{name}: {path!r} is not what was signed: take the bundle anew from its maker")
+                raise SignatureInvalid(f"{name}: {path!r} is not what was signed: get the bundle again from its source")
 
     def check_all_digests(self, name: str, digests: Mapping[str, str]) -> None:
-        """Hold all files' digests against those that were signed.
+        """Compare the digests of all files with the signed ones.
 
         Raises:
-            SignatureInvalid: one is another, or is not there.
+            SignatureInvalid: a digest differs, or a signed file is missing.
         """
         self.check_digests(name, digests)
         for path in sorted(self.digests.keys() - digests.keys()):
@@ -65,17 +65,17 @@ class VerifiedSignature:
 
 
 def message(payload: bytes) -> bytes:
-    """The bytes that a signature is of: DSSE v1's pre-authentication encoding of a payload."""
+    """Return the bytes that are signed: the DSSE v1 pre-authentication encoding of a payload."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
 def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> VerifiedSignature:
-    """Find a signature of a trusted key, and what it vouches for. Nothing else of the bundle is looked at.
+    """Find a signature of a trusted key and return the digests it covers. No other file of the bundle is read.
 
-    A key id is only told to people: every signature is tried with every key.
+    Key ids are only for messages: every signature is tried with every key.
 
     Raises:
-        SignatureInvalid: ``model.sig`` is malformed, or none of its signatures is a trusted key's.
+        SignatureInvalid: ``model.sig`` is malformed, or no trusted key made one of its signatures.
     """
     envelope = read_envelope(data)
     signed = message(envelope.payload)
@@ -86,15 +86,15 @@ def verify_signature(data: bytes, keys: Sequence[PublicKey]) -> VerifiedSignatur
     trusted = {key.id for key in keys}
     if trusted & set(envelope.key_ids):
         raise SignatureInvalid(
-            "its signature is not what a trusted key signed: it was changed since; take the bundle anew from its maker"
+            "its signature does not match the key that it names: it was changed; get the bundle again from its source"
         )
-    by = ", ".join(f"{key_id[:16] or 'a key it does not name'}" for key_id in envelope.key_ids)
+    by = ", ".join(f"{key_id[:16] or 'an unnamed key'}" for key_id in envelope.key_ids)
     known = ", ".join(sorted(key_id[:16] for key_id in trusted))
-    raise SignatureInvalid(f"is signed by {by}, trusted are {known}: trust that key, or sign with a trusted one")
+    raise SignatureInvalid(f"is signed by {by}, but trusted are {known}: trust that key, or sign with a trusted one")
 
 
 def read_envelope(data: bytes) -> Envelope:
-    """The DSSE envelope of a ``model.sig``, nothing of which is verified.
+    """Return the DSSE envelope of a ``model.sig``, without verifying it.
 
     Raises:
         SignatureInvalid: it is not a Sigstore bundle with an in-toto payload and 1 to ``MAX_SIGNATURES`` signatures.
@@ -116,10 +116,10 @@ def read_envelope(data: bytes) -> Envelope:
 
 
 def statement_digests(payload: bytes) -> dict[str, str]:
-    """The files that a statement speaks of, each with its SHA-256.
+    """Return the files of a statement with their SHA-256.
 
     Raises:
-        SignatureInvalid: it is no statement of this kind, or does not agree with itself.
+        SignatureInvalid: the statement has another type, or is inconsistent.
     """
     statement = _json(payload, "its statement")
     _expect(statement, "_type", STATEMENT_TYPE)
@@ -137,13 +137,13 @@ def statement_digests(payload: bytes) -> dict[str, str]:
         root.update(_from_hex(digest))
     subjects = _get(statement, "subject", list)
     if len(digests) != len(predicate["resources"]) or len(subjects) != 1:
-        raise SignatureInvalid(f"{SIGNATURE_NAME}: speaks of a file twice, or not of one model")
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: lists a file twice, or not exactly one model")
     _expect(_get(subjects[0], "digest", dict), "sha256", str(root.hexdigest()))
     return digests
 
 
 def _hinted_key_id(document: Mapping[str, Any]) -> Any:
-    """The id of the first signature's key, where it is said for the whole."""
+    """Return the key id that the bundle names for its first signature; "" if none."""
     material = document.get("verificationMaterial")
     key = material.get("publicKey") if isinstance(material, dict) else None
     return key.get("hint", "") if isinstance(key, dict) else ""
@@ -159,14 +159,14 @@ def _json(data: bytes, name: str) -> Any:
 def _get(record: Any, key: str, kind: type) -> Any:
     found = record.get(key) if isinstance(record, dict) else None
     if not isinstance(found, kind):
-        raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is missing or no {kind.__name__}")
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is missing or not a {kind.__name__}")
     return found
 
 
 def _expect(record: Any, key: str, value: str) -> None:
     found = _get(record, key, str)
     if found != value:
-        raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is {found[:80]!r}, wanted {value!r}")
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: {key} is {found[:80]!r}, expected {value!r}")
 
 
 def _base64(text: str) -> bytes:
@@ -175,11 +175,11 @@ def _base64(text: str) -> bytes:
     try:
         return b64decode(text, validate=True)
     except ValueError as error:
-        raise SignatureInvalid(f"{SIGNATURE_NAME}: is not base64 where it must be: {error}") from error
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: has invalid base64: {error}") from error
 
 
 def _from_hex(digest: str) -> bytes:
     try:
         return bytes.fromhex(digest)
     except ValueError as error:
-        raise SignatureInvalid(f"{SIGNATURE_NAME}: {digest[:80]!r} is no digest") from error
+        raise SignatureInvalid(f"{SIGNATURE_NAME}: {digest[:80]!r} is not a digest") from error

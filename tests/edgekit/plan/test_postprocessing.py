@@ -74,12 +74,12 @@ def test_boxes_in_an_output_of_their_own():
     ("outputs", "options", "said"),
     [
         (SSD, {"activation": "softmax"}, "--scores: say which output has a score a class: places, classes"),
-        ([SCORES], {"scores": "logits", "top": 1}, "--scores: there is no output 'logits' .* scores float32 .1, 10."),
-        ([SCORES], {"boxes": "b", "box_format": "xyxy"}, "--boxes: there is no output 'b' of floats"),
-        ([OutputSpec("a", (1, 10), "int64")], {"top": 1}, "--scores: there is no output 'a' of floats"),
+        ([SCORES], {"scores": "logits", "top": 1}, "--scores: there is no float output 'logits'; .* scores float32"),
+        ([SCORES], {"boxes": "b", "box_format": "xyxy"}, "--boxes: there is no float output 'b'"),
+        ([OutputSpec("a", (1, 10), "int64")], {"top": 1}, "--scores: there is no float output 'a'"),
         ([OutputSpec("a", (1, 7, 3), "float32")], {"top": 1}, "--scores: .1, 7, 3. is not one row of scores"),
-        ([OutputSpec("a", (1, 4, 3), "float32")], {"boxes": "a", "box_format": "xyxy"}, "no room for four numbers"),
-        ([*SSD[:1], SCORES], {"boxes": "places", "box_format": "xyxy"}, "--boxes: is not .1, 4., four numbers for"),
+        ([OutputSpec("a", (1, 4, 3), "float32")], {"boxes": "a", "box_format": "xyxy"}, "small for four box values"),
+        ([*SSD[:1], SCORES], {"boxes": "places", "box_format": "xyxy"}, "--boxes: is not .1, 4., four values for"),
     ],
 )
 def test_what_the_outputs_are_not_is_refused_with_what_they_are(outputs, options, said):

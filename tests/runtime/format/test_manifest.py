@@ -165,7 +165,7 @@ def test_a_path_is_plain_or_refused(edited: Callable[..., bytes], path: str) -> 
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("LABELS.TXT", "is there twice"),
+        ("LABELS.TXT", "is listed twice"),
         ("labels.txt/more", "inside another file"),
         ("manifest.json", "reserved"),
         ("model.sig", "reserved"),
@@ -184,7 +184,7 @@ def test_names_are_unique(whole: Manifest) -> None:
         {"outputs": whole.outputs * 2},
         {"inputs": whole.inputs * 2},
     ):
-        with pytest.raises(MalformedBundle, match="is there twice"):
+        with pytest.raises(MalformedBundle, match="is listed twice"):
             parse_manifest(manifest_to_json(replace(whole, **parts)))
 
 

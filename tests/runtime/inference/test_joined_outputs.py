@@ -174,7 +174,7 @@ def test_tolerances_that_fit_no_parts_are_refused(described: Manifest, limits: A
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"axis": 3}, "outputs[0].axis: 3 is none of the axes of [1, 3, 5]"),
+        ({"axis": 3}, "outputs[0].axis: [1, 3, 5] has no axis 3"),
         ({"axis": 8}, "outputs[0].axis"),
         ({"axis": -1}, "outputs[0].axis"),
         ({"axis": None}, "outputs[0].axis"),
@@ -184,9 +184,9 @@ def test_tolerances_that_fit_no_parts_are_refused(described: Manifest, limits: A
         ({"parts": [{"index": 1, "name": "x", "dtype": "float32"}]}, "outputs[0].parts"),
         ({"index": 0}, "outputs[0].index: unknown key"),
         ({"scale": 1.0}, "outputs[0].scale: unknown key"),
-        ({"parts": [{"index": 1, "name": "x", "dtype": "float32"}] * 2}, "'index 1' is there twice"),
-        ({"parts": [{"index": i, "name": "x", "dtype": "float32"} for i in (2, 3)]}, "'index 2' is there twice"),
-        ({"parts": [{"index": i, "name": "x", "dtype": "int8"} for i in (0, 1)]}, "cannot stand for float32"),
+        ({"parts": [{"index": 1, "name": "x", "dtype": "float32"}] * 2}, "'index 1' is listed twice"),
+        ({"parts": [{"index": i, "name": "x", "dtype": "float32"} for i in (2, 3)]}, "'index 2' is listed twice"),
+        ({"parts": [{"index": i, "name": "x", "dtype": "int8"} for i in (0, 1)]}, "cannot represent float32"),
         ({"parts": [{"axis": 0, "parts": []}, {"axis": 0, "parts": []}]}, "outputs[0].parts[0].axis: unknown key"),
     ],
 )

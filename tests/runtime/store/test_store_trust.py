@@ -81,7 +81,7 @@ def test_going_back_to_what_is_not_trusted_any_more_is_refused(
     install_from(signed["2"], None, store, InstallOptions(commit=True))
     monkeypatch.setenv("EDGEKIT_TRUST", public(keys["new"]))
     assert main(["rollback", store]) == 8
-    assert "no good one to go back to" in capsys.readouterr().err
+    assert "no good generation before it" in capsys.readouterr().err
 
 
 def test_a_delta_is_believed_by_the_new_bundle_s_signature(

@@ -103,7 +103,7 @@ def test_the_machines_folder_is_used_where_it_is(
     monkeypatch.setattr(policy, "FOLDER", str(tmp_path / "trust.d"))
     open_bundle(bundle_path).close()
     (tmp_path / "trust.d").mkdir()
-    with pytest.raises(SignatureInvalid, match="no public key was found"):  # empty: broken, so nothing is let in
+    with pytest.raises(SignatureInvalid, match="has no public key"):  # empty: broken, so nothing is let in
         open_bundle(bundle_path)
     (tmp_path / "trust.d" / "ours.pem").write_bytes(ours.read_bytes())
     with pytest.raises(SignatureInvalid, match="is not signed"):
@@ -128,7 +128,7 @@ def test_a_key_of_a_kind_that_nobody_checks_here(signed: Path) -> None:
 
     for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256K1())):
         pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        with pytest.raises(SignatureInvalid, match="wanted ed25519 or ECDSA"):
+        with pytest.raises(SignatureInvalid, match="use ed25519 or ECDSA"):
             open_bundle(signed, trust=pem)
 
 
@@ -158,7 +158,7 @@ def test_a_point_on_no_curve_is_no_key(signed: Path, ours: Path) -> None:
     der = bytearray(b64decode("".join(ours.read_text().splitlines()[1:-1])))
     der[-1] ^= 1
     pem = b"-----BEGIN PUBLIC KEY-----\n" + b64encode(der) + b"\n-----END PUBLIC KEY-----\n"
-    with pytest.raises(SignatureInvalid, match="cannot be used"):
+    with pytest.raises(SignatureInvalid, match="unsupported type"):
         open_bundle(signed, trust=pem)
 
 
