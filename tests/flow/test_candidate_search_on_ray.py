@@ -1,4 +1,4 @@
-"""A race on a real Ray cluster: the same choice as here, also when a node is killed while it tries candidates."""
+"""A candidate search on a real Ray cluster: the same selection as on this machine, also when a node is killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cluster():
     made.shutdown()
 
 
-def race(demo, folder, **options):
+def search(demo, folder, **options):
     report = edgekit.convert(
         demo / "digits.keras",
         folder / "digits.edgekit",
@@ -94,7 +94,7 @@ def test_a_node_that_does_not_see_the_files_is_refused(cluster, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_nothing_at_the_address_is_said(tmp_path):
+def test_an_address_without_a_cluster_is_refused(tmp_path):
     from edgekit.parallel import ray_executor
 
     with (
@@ -135,18 +135,18 @@ def test_parts_of_a_long_evaluation_are_computed_on_the_cluster(cluster, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_node_changes_nothing(cluster, demo, tmp_path, monkeypatch, capsys):
+def test_a_killed_node_does_not_change_the_selection(cluster, demo, tmp_path, monkeypatch, capsys):
     raylet = cluster.second.all_processes["raylet"][0].process.pid
     killed = threading.Event()
 
     threading.Thread(target=kill, args=(raylet, killed), daemon=True).start()
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "there"))
-    there, found_there = race(demo, tmp_path, ray=cluster.address)
+    there, found_there = search(demo, tmp_path, ray=cluster.address)
     assert killed.is_set()
     assert any(note.startswith("the Ray cluster lost processes") for note in there.notes)
     assert capsys.readouterr().out == ""  # where --json writes the report
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "here"))
-    here, found_here = race(demo, tmp_path, jobs=2)
+    here, found_here = search(demo, tmp_path, jobs=2)
     assert found_there == found_here
     assert [variant.name for variant in there.variants] == [variant.name for variant in here.variants]
     assert there.bundle.path == here.bundle.path

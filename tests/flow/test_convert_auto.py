@@ -1,4 +1,4 @@
-"""A race all the way: candidates made by the real toolchains, the best of them in the bundle, and how it ends early."""
+"""`--quantize auto` end to end: candidates of the real toolchains, the best in the bundle, and early ends."""
 
 import json
 import os
@@ -23,11 +23,11 @@ pytestmark = [pytest.mark.needs_keras, pytest.mark.needs_openvino]
 
 
 @pytest.fixture
-def race(demo, tmp_path):
-    """Race the digits model."""
+def convert_auto(demo, tmp_path):
+    """Search for the best quantization of the digits model."""
 
     def run(**options):
-        usual = {
+        defaults = {
             "device": "raspberry-pi-5",
             "quantize": "auto",
             "scale": 1 / 256,
@@ -35,14 +35,14 @@ def race(demo, tmp_path):
             "samples": 64,
             "evaluate": demo / "test.npz",
         }
-        given = {name: value for name, value in {**usual, **options}.items() if value is not None}
-        return edgekit.convert(demo / "digits.keras", tmp_path / "digits.edgekit", **given)
+        values = {name: value for name, value in {**defaults, **options}.items() if value is not None}
+        return edgekit.convert(demo / "digits.keras", tmp_path / "digits.edgekit", **values)
 
     return run
 
 
-def test_both_formats_race_and_the_best_of_each_is_in_the_bundle(race, tmp_path):
-    report = race(device=["raspberry-pi-5", "intel-cpu"], max_drop=0.01, report=tmp_path / "report.json")
+def test_both_formats_are_searched_and_the_best_of_each_is_in_the_bundle(convert_auto, tmp_path):
+    report = convert_auto(device=["raspberry-pi-5", "intel-cpu"], max_drop=0.01, report=tmp_path / "report.json")
     trials = report.trials
     assert len(trials) >= 12
     assert {trial.engine for trial in trials} == {"litert", "openvino"}
@@ -57,8 +57,8 @@ def test_both_formats_race_and_the_best_of_each_is_in_the_bundle(race, tmp_path)
         assert model(np.zeros(model.inputs[0].shape, np.float32)).shape == (1, 10)
 
 
-def test_by_size_an_integer_variant_is_taken_and_its_recipe_is_kept(race, tmp_path):
-    report = race(objective="size")
+def test_by_size_an_integer_variant_is_selected_and_its_recipe_is_kept(convert_auto, tmp_path):
+    report = convert_auto(objective="size")
     (variant,) = report.variants
     assert variant.size_bytes == min(one.size_bytes for one in report.trials if one.state == "measured")
     with edgekit_runtime.open_bundle(tmp_path / "digits.edgekit") as bundle:
@@ -66,17 +66,17 @@ def test_by_size_an_integer_variant_is_taken_and_its_recipe_is_kept(race, tmp_pa
     assert all(parse(text).scheme == variant.scheme for text in recipes.values())
 
 
-def test_without_labels_agreement_with_the_float_model_counts(race, demo, tmp_path):
+def test_without_labels_agreement_with_the_float_model_counts(convert_auto, demo, tmp_path):
     samples = np.load(demo / "calibration.npz")["x"]
     np.save(tmp_path / "unlabelled.npy", samples)
-    report = race(calibrate=tmp_path / "unlabelled.npy", evaluate=None, objective="size")
+    report = convert_auto(calibrate=tmp_path / "unlabelled.npy", evaluate=None, objective="size")
     assert (report.source.metric, report.source.value) == ("agreement", 1.0)
     assert any(
         "has no labels, so candidates are compared by agreement with the float model" in note for note in report.notes
     )
 
 
-def test_a_function_that_yields_in_order_of_class_and_a_metric_that_needs_all_classes(race, demo, tmp_path):
+def test_a_function_that_yields_in_order_of_class_and_a_metric_that_needs_all_classes(convert_auto, demo, tmp_path):
     own = tmp_path / "own.py"
     own.write_text(f"""
 import numpy as np
@@ -91,14 +91,16 @@ def least_recall(outputs, labels):
     hits = scores.argmax(axis=1) == labels
     return min(hits[labels == label].mean() for label in range(10))
 """)
-    report = race(evaluate=f"{own}:sorted_by_class", metric=f"{own}:least_recall", max_drop=0.02, objective="size")
+    report = convert_auto(
+        evaluate=f"{own}:sorted_by_class", metric=f"{own}:least_recall", max_drop=0.02, objective="size"
+    )
     assert report.source.metric == "own.py:least_recall"
     assert report.source.samples > 512
     assert report.variants[0].drop <= 0.02
 
 
-def test_what_came_quantized_is_bundled_as_it_is(race, demo, tmp_path):
-    race(quantize="int8")
+def test_a_quantized_model_is_bundled_unchanged(convert_auto, demo, tmp_path):
+    convert_auto(quantize="int8")
     with zipfile.ZipFile(tmp_path / "digits.edgekit") as bundle:
         (tmp_path / "int8.tflite").write_bytes(bundle.read("variants/litert-int8-static/model.tflite"))
     calibrate, evaluate = demo / "calibration.npz", demo / "test.npz"
@@ -108,32 +110,32 @@ def test_what_came_quantized_is_bundled_as_it_is(race, demo, tmp_path):
     )
     assert [variant.scheme for variant in report.variants] == ["int8-static"]
     assert report.trials == ()
-    assert any("there is nothing to race" in note for note in report.notes)
+    assert any("is bundled unchanged: no search" in note for note in report.notes)
 
 
-def test_when_nothing_fits_the_nearest_are_named_and_no_bundle_is_written(race, tmp_path):
+def test_when_nothing_fits_the_closest_are_named_and_no_bundle_is_written(convert_auto, tmp_path):
     with pytest.raises(
         VerificationError, match=r"no candidate fits the budgets of raspberry-pi-5 .*the closest are:\n  litert "
     ):
-        race(max_size_mib=0.001)
+        convert_auto(max_size_mib=0.001)
     assert not (tmp_path / "digits.edgekit").exists()
 
 
-def test_too_few_samples_cannot_tell(race, demo, tmp_path):
+def test_too_few_samples_are_refused(convert_auto, demo, tmp_path):
     few = np.load(demo / "test.npz")
     np.savez(tmp_path / "few.npz", x=few["x"][:40], y=few["y"][:40])
     with pytest.raises(DataError, match="40 samples are too few to tell which candidate is better"):
-        race(evaluate=tmp_path / "few.npz")
+        convert_auto(evaluate=tmp_path / "few.npz")
 
 
-def test_when_the_time_is_up_the_best_so_far_is_taken(race):
-    report = race(budget_minutes=1e-6, cache=False)
+def test_after_the_time_limit_the_best_so_far_is_selected(convert_auto):
+    report = convert_auto(budget_minutes=1e-6, cache=False)
     assert [trial.state for trial in report.trials] == ["measured"] + ["skipped"] * (len(report.trials) - 1)
     assert [variant.scheme for variant in report.variants] == ["float32"]
 
 
 @pytest.mark.needs_rich
-def test_ctrl_c_takes_the_best_so_far(demo, tmp_path):
+def test_ctrl_c_selects_the_best_so_far(demo, tmp_path):
     command = [sys.executable, "-m", "edgekit", "convert", demo / "digits.keras", "-o", tmp_path / "digits.edgekit"]
     command += ["-d", "raspberry-pi-5", "-q", "auto", "--scale", "0.00390625", "--no-cache", "--json"]
     command += ["--calibrate", demo / "calibration.npz", "--evaluate", demo / "test.npz"]
@@ -156,23 +158,23 @@ def test_ctrl_c_takes_the_best_so_far(demo, tmp_path):
 
 
 def test_wrong_requests_are_refused_at_once(demo):
-    for extra, said in (
-        (["-q", "auto", "-q", "int8"], "give no other beside it"),
+    for extra, message in (
+        (["-q", "auto", "-q", "int8"], "give no other scheme"),
         (["-q", "int8", "--objective", "size"], "--objective goes with --quantize auto"),
-        (["-q", "auto", "--max-latency-ms", "0"], "wanted more than 0"),
+        (["-q", "auto", "--max-latency-ms", "0"], "expected a number above 0"),
         (["-q", "auto"], "needs calibration data"),
     ):
         calibrate = ["--calibrate", str(demo / "calibration.npz")] if extra != ["-q", "auto"] else []
         done = CliRunner().invoke(cli, ["convert", str(demo / "digits.keras"), *extra, *calibrate])
         assert done.exception is not None
-        assert said in str(done.exception)
+        assert message in str(done.exception)
 
 
 @pytest.mark.parametrize("small_disk", [700], indirect=True)
-def test_a_full_disk_ends_a_race_and_is_the_reason(race, small_disk, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_search_and_is_the_error(convert_auto, small_disk, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     with pytest.raises(DiskFull) as caught:
-        race(cache=False)
+        convert_auto(cache=False)
     assert caught.value.exit_code == 4
     assert str(small_disk) in str(caught.value) and "TMPDIR" in caught.value.advice
     assert not (tmp_path / "digits.edgekit").exists()

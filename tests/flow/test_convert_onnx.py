@@ -36,10 +36,10 @@ def test_an_onnx_file_with_an_open_batch(tmp_path):
     with edgekit_runtime.load(tmp_path / "net.edgekit", require="openvino-int8-static") as loaded:
         assert np.abs(loaded(samples[:1]) - np.tanh(samples[:1] @ weights)).max() < 0.1
     np.save(tmp_path / "more.npy", np.random.default_rng(2).standard_normal((60, 8)).astype(np.float32))
-    raced = edgekit.convert(
-        tmp_path / "net.onnx", tmp_path / "raced.edgekit", quantize="auto", calibrate=tmp_path / "more.npy"
+    searched = edgekit.convert(
+        tmp_path / "net.onnx", tmp_path / "searched.edgekit", quantize="auto", calibrate=tmp_path / "more.npy"
     )
-    assert raced.source.metric == "relative_error"  # nothing says that its three numbers are classes
-    assert {trial.state for trial in raced.trials} == {"measured"}
-    (best,) = raced.variants
+    assert searched.source.metric == "relative_error"  # nothing says that its three numbers are classes
+    assert {trial.state for trial in searched.trials} == {"measured"}
+    (best,) = searched.variants
     assert best.drop < 0.01
