@@ -1,4 +1,4 @@
-"""Artifacts: bind their tensors, and run them with the very engines the board uses."""
+"""Bind the tensors of artifacts to the source's, and run artifacts with the engines that the board uses."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from edgekit_runtime.errors import EngineError, ToolchainError
 from edgekit_runtime.format.manifest import Golden, JoinedBinding, TensorBinding, Variant
 from edgekit_runtime.tensors import dequantize, quantize
 
-LONGEST_NAME = 256  # in a manifest; what litert-torch calls tensors inside a model may be longer
+MAX_NAME_LENGTH = 256  # in a manifest; litert-torch may give tensors longer names
 
 
 class LooseFiles:
-    """Files outside any bundle, for engines that ask a bundle where a file is."""
+    """Files outside a bundle, for engines that ask a bundle for the path of a file."""
 
     def local_path(self, path: str) -> str:
         """Return the path itself."""
         return path
 
-    def digest(self, path: str) -> str:  # engines keep nothing of files that are still being made
-        """Return that nobody knows."""
+    def digest(self, path: str) -> str:  # engines cache nothing of files without a digest
+        """Return no digest."""
         return ""
 
 
 class OpenArtifact:
-    """An artifact in its engine, taking and giving real numbers in the source's order.
+    """An artifact open in its engine; inputs and outputs are real numbers in the source's order.
 
     Opens the twin of an artifact that this machine cannot run; ``artifact`` is the one that is open.
     """
@@ -47,11 +47,11 @@ class OpenArtifact:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Run one sample; arrays are (1, ...) in the model's own units."""
-        results = self.engine.run(entered(self.artifact, inputs))
-        return [_left(results, bound) for bound in self.artifact.outputs]
+        results = self.engine.run(artifact_inputs(self.artifact, inputs))
+        return [_output(results, bound) for bound in self.artifact.outputs]
 
     def parts(self, place: int) -> list[tuple[TensorBinding, tuple[slice, ...]]]:
-        """Return the tensors that an output comes in, each with where in the output, (1, ...), its values are."""
+        """Return the tensors of an output, each with its slice of the output, (1, ...)."""
         bound = self.artifact.outputs[place]
         if not isinstance(bound, JoinedBinding):
             return [(bound, ())]
@@ -67,31 +67,31 @@ class OpenArtifact:
         self.engine.close()
 
 
-def entered(artifact: Artifact, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Return inputs in the source's order and units as the artifact's own: in its order, dtypes and quantization."""
+def artifact_inputs(artifact: Artifact, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Convert inputs in the source's order and units to the artifact's order, dtypes and quantization."""
     own: list[Any] = [None] * len(inputs)
     for array, binding in zip(inputs, artifact.inputs, strict=True):
-        own[binding.index] = _enter(array, binding)
+        own[binding.index] = _to_tensor(array, binding)
     return own
 
 
 def bind(engine: str, scheme: str, files: tuple[Path, ...], notes: tuple[str, ...] = ()) -> Artifact:
     """Describe an artifact's tensors, in the source's order."""
-    described = format_of(engine)
+    artifact_format = format_of(engine)
     opened = open_engine(_variant(Artifact(engine, scheme, files, (), ()), {}), LooseFiles(), 1)
     inputs, outputs = opened.inputs, opened.outputs
     opened.close()
-    if described.tensor_order:
-        ports = pkgutil.resolve_name(described.tensor_order)(files[0])
+    if artifact_format.tensor_order:
+        ports = pkgutil.resolve_name(artifact_format.tensor_order)(files[0])
         inputs = tuple(inputs[port.position] for port in ports.inputs)
         outputs = tuple(outputs[port.position] for port in ports.outputs)
     bindings = tuple(map(_binding, inputs)), tuple(map(_binding, outputs))
-    version = pkgutil.resolve_name(described.lowest_version)(files[0])
+    version = pkgutil.resolve_name(artifact_format.lowest_version)(files[0])
     return Artifact(engine, scheme, files, *bindings, notes, version)
 
 
-def bind_made(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> Artifact:
-    """Bind what a toolchain has just made.
+def bind_built(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> Artifact:
+    """Bind an artifact that a toolchain has just written.
 
     Raises:
         ToolchainError: the engine refuses the file.
@@ -100,38 +100,38 @@ def bind_made(stage: str, engine: str, scheme: str, files: tuple[Path, ...]) -> 
         return bind(engine, scheme, files)
     except EngineError as error:
         raise ToolchainError(
-            f"the toolchain made a {scheme} model that cannot be run: {error}",
+            f"the toolchain wrote a {scheme} model that cannot be run: {error}",
             stage=stage,
             subject=engine,
-            advice="try another --quantize scheme, or other devices",
+            advice="use another --quantize scheme, or other devices",
         ) from error
 
 
-def joined(artifact: Artifact, groups: tuple[tuple[int, int | None], ...]) -> Artifact:
-    """Return an artifact with its outputs grouped: (how many tensors, the axis that joins them or None) an output."""
+def group_outputs(artifact: Artifact, groups: tuple[tuple[int, int | None], ...]) -> Artifact:
+    """Return an artifact with its outputs grouped: (number of tensors, the axis that joins them or None) an output."""
     tensors = iter(part for bound in artifact.outputs for part in bound.parts)
-    taken = [(tuple(islice(tensors, count)), axis) for count, axis in groups]
-    outputs = tuple(parts[0] if axis is None else JoinedBinding(axis, parts) for parts, axis in taken)
+    grouped = [(tuple(islice(tensors, count)), axis) for count, axis in groups]
+    outputs = tuple(parts[0] if axis is None else JoinedBinding(axis, parts) for parts, axis in grouped)
     return replace(artifact, outputs=outputs)
 
 
-def joined_like(original: Artifact, made: Artifact) -> Artifact:
-    """Return ``made`` with its outputs grouped as those of ``original``."""
+def group_outputs_like(original: Artifact, built: Artifact) -> Artifact:
+    """Return ``built`` with its outputs grouped as those of ``original``."""
     groups = tuple((len(bound.parts), getattr(bound, "axis", None)) for bound in original.outputs)
-    return replace(joined(made, groups), spans=original.spans)
+    return replace(group_outputs(built, groups), spans=original.spans)
 
 
-def scaled_like(original: Artifact, made: Artifact) -> Artifact:
-    """Return ``made`` with the scales of ``original``: IR keeps a quantized file's integer inputs, not their scale."""
+def with_scales_of(original: Artifact, built: Artifact) -> Artifact:
+    """Return ``built`` with the scales of ``original``: IR keeps a quantized file's integer inputs, not their scale."""
 
     def scaled(one: Any, like: Any) -> Any:
         same = one.dtype == like.dtype and one.scale is None
         return replace(one, scale=like.scale, zero_point=like.zero_point) if same else one
 
     return replace(
-        made,
-        inputs=tuple(map(scaled, made.inputs, original.inputs)),
-        outputs=tuple(map(scaled, made.outputs, original.outputs)),
+        built,
+        inputs=tuple(map(scaled, built.inputs, original.inputs)),
+        outputs=tuple(map(scaled, built.outputs, original.outputs)),
     )
 
 
@@ -150,23 +150,23 @@ def _variant(artifact: Artifact, settings: dict[str, str]) -> Variant:
 
 
 def _binding(info: TensorInfo) -> TensorBinding:
-    name = info.name if len(info.name) <= LONGEST_NAME else f"…{info.name[1 - LONGEST_NAME :]}"
+    name = info.name if len(info.name) <= MAX_NAME_LENGTH else f"…{info.name[1 - MAX_NAME_LENGTH :]}"
     return TensorBinding(info.index, name, info.dtype, info.scale, info.zero_point)
 
 
-def _enter(array: np.ndarray, binding: TensorBinding) -> np.ndarray:
+def _to_tensor(array: np.ndarray, binding: TensorBinding) -> np.ndarray:
     if binding.scale is None or binding.zero_point is None:
         return np.ascontiguousarray(array, dtype=binding.dtype)
     return quantize(array, binding.scale, binding.zero_point, binding.dtype)
 
 
-def _left(results: list[np.ndarray], bound: TensorBinding | JoinedBinding) -> np.ndarray:
+def _output(results: list[np.ndarray], bound: TensorBinding | JoinedBinding) -> np.ndarray:
     if isinstance(bound, JoinedBinding):
-        return np.concatenate([_leave(results[part.index], part) for part in bound.parts], bound.axis)
-    return _leave(results[bound.index], bound)
+        return np.concatenate([_from_tensor(results[part.index], part) for part in bound.parts], bound.axis)
+    return _from_tensor(results[bound.index], bound)
 
 
-def _leave(array: np.ndarray, binding: TensorBinding) -> np.ndarray:
+def _from_tensor(array: np.ndarray, binding: TensorBinding) -> np.ndarray:
     if binding.scale is None or binding.zero_point is None:
         return array
     return dequantize(array, binding.scale, binding.zero_point)

@@ -1,4 +1,4 @@
-"""Examine: what in a float artifact makes it hard to quantize, found by structure and by ranges, and what is done."""
+"""Examine: find patterns in a float artifact that int8 harms, by structure and ranges, and their remedies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.records import Examination, ExamineRequest
 
-SAMPLES = 16  # spread over the set; ranges are wanted to a factor, and quantizing looks at all samples anyway
+SAMPLES = 16  # spread over the set; rough ranges are enough here, and quantization uses all samples
 
 
 def examine(request: ExamineRequest, _folder: Path) -> Examination:
-    """The stage: run the artifact on a few calibration samples, and look at its graph and at all it computes.
+    """The stage: run the artifact on a few calibration samples, and examine its graph and all of its tensors.
 
-    Nothing is known of particular models or names.
+    No detector depends on the name of a model or a layer.
 
     Raises:
         ToolchainError: the artifact cannot be read or run.

@@ -1,8 +1,8 @@
-"""Cover: whether calibration has seen what there is to see, told by whether ranges still grow with more samples.
+"""Calibration coverage: measure whether activation ranges still grow with more calibration samples.
 
-The extremes of an activation grow for as long as rare values come, so they never stand quite still. What matters is how
-much: a range of which a tenth came last has steps that are a ninth coarser, 20 log10(1 / 0.9) = 0.9 dB more noise.
-docs/calibration.md has what that is in accuracy.
+The extremes of an activation grow as long as rare values appear, so they never stop growing. The amount matters: if a
+tenth of a range came last, its steps are a ninth coarser, 20 log10(1 / 0.9) = 0.9 dB more noise. docs/calibration.md
+has the effect on accuracy.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact
 from edgekit_runtime.format.manifest import InputSpec
 
-FIRST = 8  # samples: what fewer have shown says nothing of ranges
-ENOUGH = 64  # samples: fewer are never taken for enough
-STILL = 0.10  # of a range, on average over the tensors: ranges have settled when no more came with twice the samples
-NOTABLE = 0.05  # of a range: tensors of which more came are counted
-WORST = 3  # tensors named
+MIN_SAMPLES = 8  # fewer say nothing about ranges
+MIN_SETTLED_SAMPLES = 64  # with fewer, ranges never count as settled
+MAX_GROWTH = 0.10  # of a range with twice the samples, on average over the tensors, when ranges have settled
+GROWTH_TO_COUNT = 0.05  # of a range: tensors that grow more are counted
+WORST = 3  # tensors in the report
 
 
 @dataclass(frozen=True)
 class CoverageRequest:
-    """Tell whether the activation ranges of a float artifact still grow with more calibration samples."""
+    """Measure how the activation ranges of a float artifact grow with more calibration samples."""
 
     artifact: Artifact
     inputs: tuple[InputSpec, ...]
     data: DataSet
-    stop: bool = False  # as soon as they have settled
+    stop: bool = False  # as soon as ranges have settled
 
 
 @dataclass(frozen=True)
 class RangeGrowth:
-    """How much of a tensor's range came with the second half of the samples: 0..1."""
+    """The part of a tensor's range, 0..1, that the second half of the samples added."""
 
     tensor: str  # of the artifact
     part: float
@@ -49,50 +49,50 @@ class RangeGrowth:
 
 @dataclass(frozen=True)
 class CoverageStep:
-    """What twice as many samples did to the ranges."""
+    """The growth of ranges with twice as many samples."""
 
-    samples: int  # at its end
-    mean: float  # part of a tensor's range that came with it, on average
-    grown: float  # share of the tensors of whose range more than a twentieth came with it
+    samples: int  # after the step
+    mean: float  # part of a tensor's range that the step added, on average
+    grown: float  # share of the tensors whose range grew by more than a twentieth
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How activation ranges grew from doubling to doubling."""
+    """The growth of activation ranges from doubling to doubling."""
 
-    samples: int  # seen
+    samples: int  # that were run
     tensors: int
     doublings: tuple[CoverageStep, ...]
     worst: tuple[RangeGrowth, ...]  # in the last doubling
-    settled: int | None  # after so many samples
+    settled: int | None  # after this number of samples; None if ranges still grow
 
 
 def calibration_coverage(request: CoverageRequest, _folder: Path) -> Coverage:
-    """The stage: run a float artifact on the calibration samples, and look at all ranges each time they have doubled.
+    """The stage: run a float artifact on the calibration samples, and compare its ranges at each doubling.
 
-    The number of samples is halved for as long as ``FIRST`` are left; so the last doubling is the last half. Samples
-    come in the order of ``data.samples.nested``.
+    The number of samples is halved down to ``MIN_SAMPLES``, so the last doubling is the last half. Samples are in the
+    order of ``data.samples.nested``.
 
     Raises:
         ToolchainError: the artifact cannot be read or run.
     """
     artifact, total = request.artifact, request.data.count
-    watch = pkgutil.resolve_name(format_of(artifact.engine).value_reader)
+    read_values = pkgutil.resolve_name(format_of(artifact.engine).value_reader)
     spans = _Spans()
     before: dict[str, float] = {}
     doublings: list[CoverageStep] = []
     growths: list[RangeGrowth] = []
-    looks = halves(total)
-    for count, held in enumerate(watch(artifact, one_by_one(request.data, request.inputs)), start=1):
+    checkpoints = halves(total)
+    for count, values in enumerate(read_values(artifact, one_by_one(request.data, request.inputs)), start=1):
         report_progress(count, total)
-        spans.see(held.items())
-        if count not in looks:
+        spans.add(values.items())
+        if count not in checkpoints:
             continue
-        now = spans.spans()
+        current = spans.spans()
         if before:
-            growths = [RangeGrowth(tensor, _grown(before.get(tensor, 0.0), span)) for tensor, span in now.items()]
-            doublings.append(_doubling(count, growths))
-        before = now
+            growths = [RangeGrowth(tensor, _growth(before.get(tensor, 0.0), span)) for tensor, span in current.items()]
+            doublings.append(_coverage_step(count, growths))
+        before = current
         if request.stop and settled(doublings):
             break
     worst = sorted(growths, key=lambda growth: -growth.part)[:WORST]
@@ -103,39 +103,39 @@ CALIBRATION_COVERAGE = Stage(calibration_coverage, toolchain=lambda request: req
 
 
 def halves(total: int) -> list[int]:
-    """Half of all samples, half of that, and so on, ascending, all at last."""
+    """Return the numbers of samples at which ranges are compared: all, half, a quarter and so on, ascending."""
     found = [total]
-    while found[0] // 2 >= FIRST:
+    while found[0] // 2 >= MIN_SAMPLES:
         found.insert(0, found[0] // 2)
     return found
 
 
 def settled(doublings: Iterable[CoverageStep]) -> int | None:
-    """After how many samples ranges had settled: the first doubling to ``ENOUGH`` from which on all are ``STILL``."""
+    """Return after how many samples ranges stop growing by more than ``MAX_GROWTH``; None if they do not."""
     found = None
     for doubling in doublings:
-        still = doubling.mean <= STILL and doubling.samples >= ENOUGH
-        found = (found or doubling.samples) if still else None
+        stable = doubling.mean <= MAX_GROWTH and doubling.samples >= MIN_SETTLED_SAMPLES
+        found = (found or doubling.samples) if stable else None
     return found
 
 
-def _grown(before: float, after: float) -> float:
+def _growth(before: float, after: float) -> float:
     return 1 - before / after if after else 0.0
 
 
-def _doubling(samples: int, growths: list[RangeGrowth]) -> CoverageStep:
+def _coverage_step(samples: int, growths: list[RangeGrowth]) -> CoverageStep:
     parts = [growth.part for growth in growths]
-    return CoverageStep(samples, float(np.mean(parts)), float(np.mean([part > NOTABLE for part in parts])))
+    return CoverageStep(samples, float(np.mean(parts)), float(np.mean([part > GROWTH_TO_COUNT for part in parts])))
 
 
 class _Spans:
-    """How much a quantized range of each tensor has to cover; it always holds 0."""
+    """The width of each tensor's quantized range, which always includes 0."""
 
     def __init__(self) -> None:
         self._ends: dict[str, tuple[float, float]] = {}
 
-    def see(self, held: Iterable[tuple[str, np.ndarray]]) -> None:
-        for tensor, array in held:
+    def add(self, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+        for tensor, array in tensors:
             values = finite_values(array)
             if values.size:
                 low, high = self._ends.get(tensor, (0.0, 0.0))

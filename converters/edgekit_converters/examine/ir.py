@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgekit_converters.artifact.open import entered
+from edgekit_converters.artifact.open import artifact_inputs
 from edgekit_converters.examine.graph import Graph, Node, Range, RangeRecorder, Tensor
 from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.records import Artifact
@@ -125,5 +125,5 @@ def _run(
     compiled = ov.Core().compile_model(copy, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = [_key(result.input_value(0)) for result in copy.get_results()]
     for sample in samples:
-        computed = compiled(entered(artifact, sample))
+        computed = compiled(artifact_inputs(artifact, sample))
         yield {key: np.asarray(computed[index]) for index, key in enumerate(results) if key in watched}

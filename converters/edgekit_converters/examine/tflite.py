@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact.open import entered
+from edgekit_converters.artifact.open import artifact_inputs
 from edgekit_converters.examine.graph import Graph, Node, Range, RangeRecorder, Tensor
 from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import Artifact
@@ -134,7 +134,7 @@ def _run(
         interpreter.allocate_tensors()
         entrances = [detail["index"] for detail in interpreter.get_input_details()]
         for sample in samples:
-            for place, array in zip(entrances, entered(artifact, sample), strict=True):
+            for place, array in zip(entrances, artifact_inputs(artifact, sample), strict=True):
                 interpreter.set_tensor(place, array)
             interpreter.invoke()
             yield {place: interpreter.get_tensor(place) for place in watched}

@@ -1,6 +1,6 @@
-"""Lower: turn an open model into a float artifact of one engine's format.
+"""Lower: convert a loaded model into a float artifact of one format.
 
-A lowering writes the artifact into a folder, its inputs and outputs in the source's order, and returns its files.
+A lowering writes the artifact into a folder, with its inputs and outputs in the source's order, and returns its files.
 Each :class:`~edgekit_converters.formats.Format` names its lowerings, by the source's framework.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-from edgekit_converters.artifact.open import bind, bind_made, scaled_like
+from edgekit_converters.artifact.open import bind, bind_built, with_scales_of
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.load import open_source
@@ -23,14 +23,14 @@ def lower(request: LowerRequest, folder: Path) -> Artifact:
     Raises:
         ConversionError: the artifact does not have the source's inputs and outputs.
         UnsupportedOperator: the format lacks an operator; the message names it and its layer.
-        ToolchainError: the toolchain refused for another reason.
+        ToolchainError: the toolchain failed for another reason.
     """
     source = request.source
     lowering = pkgutil.resolve_name(format_of(request.engine).lowerings[source.framework])
     files = lowering(open_source(source.request), folder)
-    artifact = bind_made("lower", request.engine, source.scheme, files)
+    artifact = bind_built("lower", request.engine, source.scheme, files)
     if source.framework == "tflite":
-        artifact = scaled_like(bind("litert", source.scheme, (source.request.path,)), artifact)
+        artifact = with_scales_of(bind("litert", source.scheme, (source.request.path,)), artifact)
     shapes = len(artifact.inputs), len(artifact.outputs)
     if shapes != (len(source.inputs), len(source.outputs)):
         raise ConversionError(
@@ -38,7 +38,7 @@ def lower(request: LowerRequest, folder: Path) -> Artifact:
             f"the model {len(source.inputs)} and {len(source.outputs)}",
             stage="lower",
             subject=request.engine,
-            advice="an input the model does not use is dropped by the toolchain: remove it from the model",
+            advice="the toolchain drops unused inputs: remove them from the model",
         )
     return artifact
 

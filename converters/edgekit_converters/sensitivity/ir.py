@@ -16,7 +16,7 @@ import openvino as ov
 from openvino import opset13
 from openvino.utils.node_factory import NodeFactory
 
-from edgekit_converters.artifact.open import entered
+from edgekit_converters.artifact.open import artifact_inputs
 from edgekit_converters.data import batches
 from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.sensitivity import Arrays, SensitivityRequest, UnitOutputs
@@ -66,7 +66,7 @@ class IrPair:
         running = _RunningModel(split.clone(), corrected)
         errors: dict[Key, list[np.ndarray]] = {key: [] for key in corrected}
         for sample in islice(batches(self._request.data, self._request.inputs, 1), BIAS_SAMPLES):
-            self._plain.run([*entered(self._request.artifact, sample), *self._zeros])
+            self._plain.run([*artifact_inputs(self._request.artifact, sample), *self._zeros])
             running.run([self._plain.value(key) for key in self._unit_inputs])
             for key, found in errors.items():
                 found.append(running.value(key) - self._plain.value(key))
@@ -79,8 +79,8 @@ class IrPair:
     def run(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with openvino_errors("sensitivity"):
-            self._plain.run([*entered(self._request.artifact, list(sample)), *self._zeros])
-            self._quantized.run(entered(self._request.quantized, list(sample)))
+            self._plain.run([*artifact_inputs(self._request.artifact, list(sample)), *self._zeros])
+            self._quantized.run(artifact_inputs(self._request.quantized, list(sample)))
             self._split.run([self._plain.value(key) for key in self._unit_inputs])
         pieces = iter(self._split.outputs)
         return [
@@ -102,7 +102,7 @@ class IrPair:
         for key, error in zip(self._unit_results[unit], errors, strict=True):
             noises[self._noises[key]] = error
         with openvino_errors("sensitivity"):
-            self._plain.run([*entered(self._request.artifact, list(sample)), *noises])
+            self._plain.run([*artifact_inputs(self._request.artifact, list(sample)), *noises])
         return self._plain.outputs
 
 

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact.open import entered
+from edgekit_converters.artifact.open import artifact_inputs
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.records import Artifact
@@ -45,8 +45,8 @@ class TflitePair:
     def run(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with _litert_errors():
-            self._plain.run(entered(self._request.artifact, list(sample)))
-            self._quantized.run(entered(self._request.quantized, list(sample)))
+            self._plain.run(artifact_inputs(self._request.artifact, list(sample)))
+            self._quantized.run(artifact_inputs(self._request.quantized, list(sample)))
             for tensor, source in self._unit_inputs.items():
                 self._split.set_input(tensor, self._plain.value(source))
             self._split.run([])
@@ -70,7 +70,7 @@ class TflitePair:
         with _litert_errors():
             for tensor, error in zip(noises, errors, strict=True):
                 self._plain.set_input(tensor, error)
-            self._plain.run(entered(self._request.artifact, list(sample)))
+            self._plain.run(artifact_inputs(self._request.artifact, list(sample)))
             result = [self._plain.value(tensor) for tensor in self._outputs]
             for tensor, error in zip(noises, errors, strict=True):
                 self._plain.set_input(tensor, np.zeros_like(error))

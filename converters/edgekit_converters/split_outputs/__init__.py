@@ -1,4 +1,4 @@
-"""Split: give an output in the parts it is concatenated from, so that each gets a scale of its own."""
+"""Split outputs: output the parts of a concatenation, so that each part has its own scale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit_converters.artifact.open import bind_made, joined
+from edgekit_converters.artifact.open import bind_built, group_outputs
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.records import Artifact, SplitOutputsRequest
@@ -15,17 +15,17 @@ from edgekit_converters.records import Artifact, SplitOutputsRequest
 def split_outputs(request: SplitOutputsRequest, folder: Path) -> Artifact:
     """The stage: write a float artifact without the last concatenation of some outputs.
 
-    Law: its outputs, joined again, are those of the artifact it was made from, to the bit.
+    Its outputs, joined again, are bit-identical to the outputs of the original artifact.
 
     Raises:
-        ToolchainError: the engine refuses what was written.
+        ToolchainError: the engine refuses the written file.
     """
     artifact = request.artifact
     files, counts = pkgutil.resolve_name(format_of(artifact.engine).output_splitter)(artifact, request.splits, folder)
     by_output = {one.output: one for one in request.splits}
-    made = bind_made("split_outputs", artifact.engine, artifact.scheme, files)
+    built = bind_built("split_outputs", artifact.engine, artifact.scheme, files)
     axes = {place: one.axis for place, one in by_output.items()}
-    grouped = joined(made, tuple((count, axes.get(place)) for place, count in enumerate(counts)))
+    grouped = group_outputs(built, tuple((count, axes.get(place)) for place, count in enumerate(counts)))
     return replace(
         grouped, spans=tuple(by_output[place].spans if place in by_output else () for place in range(len(counts)))
     )

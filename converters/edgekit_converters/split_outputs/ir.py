@@ -1,4 +1,4 @@
-"""Cuts the Concat off an output of an IR."""
+"""Remove the Concat from an output of an IR."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def split(artifact: Artifact, splits: tuple[Split, ...], folder: Path) -> tuple[
         for place, result in enumerate(results):
             result.set_friendly_name(f"result {place}")
         path = folder / "model.xml"
-        # every node keeps the name by which it was examined, and by which rules speak of it
-        cut = ov.Model(results, model.get_parameters(), model.get_friendly_name())
-        ov.save_model(cut, path, compress_to_fp16=False)
+        # every node keeps its name, which findings and rules refer to
+        split_model = ov.Model(results, model.get_parameters(), model.get_friendly_name())
+        ov.save_model(split_model, path, compress_to_fp16=False)
         return (path, path.with_suffix(".bin")), tuple(map(len, parts))
 
 
-def _parts(whole: Any) -> list[Any]:
-    """What a Concat takes; what has no name is named after the Concat."""
-    ports = [entrance.get_source_output() for entrance in whole.get_node().inputs()]
+def _parts(concat: Any) -> list[Any]:
+    """Return the inputs of a Concat; an input without a name is named after the Concat."""
+    ports = [port.get_source_output() for port in concat.get_node().inputs()]
     for part, port in enumerate(ports):
         if not port.get_names():
-            port.get_tensor().set_names({f"{min(whole.get_names(), default='output')}_{part}"})
+            port.get_tensor().set_names({f"{min(concat.get_names(), default='output')}_{part}"})
     return ports

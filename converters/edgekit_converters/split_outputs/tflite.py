@@ -1,4 +1,4 @@
-"""Cuts the CONCATENATION off an output of a ``.tflite``."""
+"""Remove the CONCATENATION from an output of a ``.tflite``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def split(artifact: Artifact, splits: tuple[Split, ...], folder: Path) -> tuple[
     model = flatbuffer_utils.read_model(str(artifact.files[0]))
     graph = model.subgraphs[0]
     outputs = [int(graph.outputs[part.index]) for bound in artifact.outputs for part in bound.parts]
-    cut = {outputs[one.output]: _maker(graph, outputs[one.output]) for one in splits}
-    parts = [list(cut[tensor].inputs) if tensor in cut else [tensor] for tensor in outputs]
-    graph.operators = [one for one in graph.operators if all(one is not gone for gone in cut.values())]
+    removed = {outputs[one.output]: _producer(graph, outputs[one.output]) for one in splits}
+    parts = [list(removed[tensor].inputs) if tensor in removed else [tensor] for tensor in outputs]
+    graph.operators = [one for one in graph.operators if all(one is not other for other in removed.values())]
     graph.outputs = [tensor for group in parts for tensor in group]
     for definition in model.signatureDefs or ():
         definition.outputs = [_port(f"output_{place}", tensor) for place, tensor in enumerate(graph.outputs)]
@@ -27,7 +27,7 @@ def split(artifact: Artifact, splits: tuple[Split, ...], folder: Path) -> tuple[
     return (path,), tuple(map(len, parts))
 
 
-def _maker(graph: Any, tensor: int) -> Any:
+def _producer(graph: Any, tensor: int) -> Any:
     return next(operator for operator in graph.operators if tensor in operator.outputs)
 
 

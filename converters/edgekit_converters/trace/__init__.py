@@ -1,4 +1,4 @@
-"""Trace: run a model on one sample and note what each of its layers computes; match: find that in an artifact.
+"""Trace: record what each layer computes on one sample. Match: find the nodes that compute it in an artifact.
 
 Names do not survive lowering, values do. :func:`trace` runs the source in its own framework and keeps fingerprints of
 what its layers give; :func:`match` runs the float artifact in its engine with every tensor kept, and looks for them.
@@ -35,7 +35,7 @@ class TraceRequest:
 
 @dataclass(frozen=True)
 class Trace:
-    """The steps of a source and what they computed."""
+    """The steps of a source and fingerprints of their results."""
 
     steps: tuple[Step, ...]
     values: Path  # fingerprints, (steps, QUANTILES) .npy
@@ -59,12 +59,12 @@ class LayerMap:
 
     @property
     def lost(self) -> tuple[Layer, ...]:
-        """Layers with weights that no node of the artifact was found for."""
+        """Layers with weights that match no node of the artifact."""
         return tuple(layer for layer in self.layers if layer.weighted and not layer.nodes)
 
 
 def trace(request: TraceRequest, folder: Path) -> Trace:
-    """The stage: run the source on one sample and note what each of its layers computes."""
+    """The stage: run the source on one sample and record what each of its layers computes."""
     source = request.source
     found = _steps(framework(source.framework).tracer, open_source(source.request), _sample(request.probe))
     path = folder / "values.npy"
@@ -76,7 +76,7 @@ TRACE = Stage(trace, toolchain=lambda request: request.source.toolchain)
 
 
 def match(request: MatchRequest, _folder: Path) -> LayerMap:
-    """The stage: run the artifact on the same sample and say which of its nodes compute which layer."""
+    """The stage: run the artifact on the same sample and return the nodes that compute each layer."""
     engine, traced = request.artifact.engine, request.trace
     found = _steps(format_of(engine).tracer, request.artifact, _sample(request.probe))
     nodes = pair(traced.steps, np.load(traced.values), found.steps, found.values)
@@ -96,7 +96,7 @@ def _steps(path: str, *arguments: Any) -> Steps:
 
 
 def _layers(steps: Sequence[Step], nodes: Sequence[tuple[str, ...]]) -> Iterator[Layer]:
-    """Bring the calls of one layer together: a shared layer is called more than once."""
+    """Merge the calls of each layer: a shared layer is called more than once."""
     calls: dict[str, list[int]] = {}
     for place, step in enumerate(steps):
         calls.setdefault(step.name, []).append(place)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgekit_converters.artifact.open import entered
+from edgekit_converters.artifact.open import artifact_inputs
 from edgekit_converters.formats.ir_graph import NOT_COMPUTED, constants
 from edgekit_converters.formats.openvino_model import openvino_errors
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
@@ -28,7 +28,7 @@ def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
     """Return the result of each operation, named by its friendly name."""
     with openvino_errors("match"):
         model = ov.Core().read_model(artifact.files[0])
-    return _steps(model, entered(artifact, inputs))
+    return _steps(model, artifact_inputs(artifact, inputs))
 
 
 def _steps(model: ov.Model, inputs: Arrays) -> Steps:

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgekit_converters.artifact.open import bind, entered
+from edgekit_converters.artifact.open import artifact_inputs, bind
 from edgekit_converters.formats.tflite_graph import node_name
 from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
@@ -54,7 +54,7 @@ def artifact_steps(artifact: Artifact, inputs: Arrays) -> Steps:
 def _run(artifact: Artifact, inputs: Arrays) -> Interpreter:
     interpreter = Interpreter(str(artifact.files[0]), experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
-    for detail, array in zip(interpreter.get_input_details(), entered(artifact, inputs), strict=True):
+    for detail, array in zip(interpreter.get_input_details(), artifact_inputs(artifact, inputs), strict=True):
         interpreter.set_tensor(detail["index"], array)
     interpreter.invoke()
     return interpreter

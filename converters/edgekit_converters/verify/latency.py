@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.artifact.open import OpenArtifact, entered
+from edgekit_converters.artifact.open import OpenArtifact, artifact_inputs
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact, Latency, MeasureRequest, Probe, RankRequest
@@ -87,4 +87,4 @@ def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
 
 def _own(artifact: Artifact, probe: Probe) -> list[np.ndarray]:
     """The probe's first sample, as the artifact takes it."""
-    return entered(artifact, [np.load(path)[:1] for path in probe.inputs])
+    return artifact_inputs(artifact, [np.load(path)[:1] for path in probe.inputs])

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from edgekit_converters.artifact.open import OpenArtifact, bind, bind_made, scaled_like
+from edgekit_converters.artifact.open import OpenArtifact, bind, bind_built, with_scales_of
 from edgekit_converters.formats.tflite_metadata import signature
 from edgekit_converters.records import Artifact
 from edgekit_runtime.errors import ToolchainError
@@ -17,9 +17,9 @@ X, Y = np.float32([[1, 2]]), np.float32([[10, 20, 30]])
 def test_scales_come_from_the_file_that_has_them():
     original = Artifact("litert", "int8-static", (), (TensorBinding(0, "x", "int8", 0.5, 3),), ())
     made = Artifact("openvino", "int8-static", (), (TensorBinding(1, "x_", "int8"),), ())
-    assert scaled_like(original, made).inputs == (TensorBinding(1, "x_", "int8", 0.5, 3),)
+    assert with_scales_of(original, made).inputs == (TensorBinding(1, "x_", "int8", 0.5, 3),)
     float_made = Artifact("openvino", "int8-static", (), (TensorBinding(1, "x_", "float32"),), ())
-    assert scaled_like(original, float_made) == float_made
+    assert with_scales_of(original, float_made) == float_made
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_a_file_without_a_signature_gets_one_and_computes_the_same(converted, tm
 @pytest.mark.needs_litert
 def test_a_file_its_engine_refuses_is_the_toolchains_failure(tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"garbage" * 99)
-    with pytest.raises(ToolchainError, match=r"^quantize \(litert\): the toolchain made a int8-static model that"):
-        bind_made("quantize", "litert", "int8-static", (tmp_path / "model.tflite",))
+    with pytest.raises(ToolchainError, match=r"^quantize \(litert\): the toolchain wrote a int8-static model that"):
+        bind_built("quantize", "litert", "int8-static", (tmp_path / "model.tflite",))
 
 
 @pytest.mark.needs_keras
