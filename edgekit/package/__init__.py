@@ -1,11 +1,11 @@
-"""Packages for firmware and update servers: one file a format, and one line in the table below.
+"""Packages for updaters, distributions and registries: one module per format, and one row in ``FORMATS``.
 
-A format's module has one function, and some have a second one:
+The module of a format has one or two functions:
 
     write(request, contents, out) -> notes       write the package to ``out``, which does not exist yet
-    board_files(request) -> {path: BoardFile}    what a board must have before it can take such packages
+    board_files(request) -> {path: BoardFile}    files that a board needs before it can install such packages
 
-``docs/packaging.md`` says what each package does on a board.
+docs/packaging.md describes what each package does on a board.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from edgekit_runtime.errors import PlanError, ToolchainError
 
 @dataclass(frozen=True)
 class PackageFormat:
-    """A kind of package."""
+    """A package format."""
 
     description: str
-    suffix: str  # of the file it writes; "" where it writes a folder
-    programs: tuple[str, ...] = ()  # programs
-    options: tuple[str, ...] = ()  # options that not every format takes
-    required: tuple[str, ...] = ()  # those of them that it cannot do without
+    suffix: str  # of the file; "" if the package is a folder
+    programs: tuple[str, ...] = ()  # that it calls
+    options: tuple[str, ...] = ()  # format-specific options that it accepts
+    required: tuple[str, ...] = ()  # those that it requires
 
 
 FORMATS = {
@@ -44,7 +44,7 @@ FORMATS = {
         ("compatible", "key", "cert"),
     ),
     "swupdate": PackageFormat(
-        "SWUpdate image: a file that is replaced in one step",
+        "SWUpdate image that replaces the bundle file in one step",
         ".swu",
         (),
         ("compatible", "key", "cert", "path", "store"),
@@ -69,7 +69,7 @@ MODULES = {name: f"edgekit.package.{name.replace('-', '_')}" for name in FORMATS
 
 @dataclass(frozen=True)
 class Package:
-    """What was written."""
+    """A package that was written."""
 
     path: str
     format: str
@@ -80,25 +80,25 @@ class Package:
 
 
 def package(kind: str, request: PackageRequest, out: str | Path, board: str | Path | None = None) -> Package:
-    """Write a package whole, or leave ``out`` as it was.
+    """Write a package completely, or leave ``out`` as it was.
 
-    Every digest of the bundle is held against its file first.
+    All digests of the bundle are checked first.
 
     Args:
         kind: a key of FORMATS.
-        request: what to package, and for whom.
-        out: the file to write, or a folder that does not exist yet.
-        board: write what a board must have once into this folder as well.
+        request: the bundle and the options.
+        out: the file to write, or a new folder.
+        board: also write the files that a board needs once into this folder.
 
     Raises:
-        PlanError: the format wants another option, does not take one, or ``out`` cannot be written.
+        PlanError: an option is missing or not accepted by the format, or ``out`` cannot be written.
         BundleError: the bundle is damaged.
-        ToolchainError: a program is missing, or refused.
+        ToolchainError: a program is missing or failed.
     """
     _check(kind, request)
     target = Path(out)
     if not FORMATS[kind].suffix and target.exists():
-        raise PlanError(f"{target} is there already: remove it, or name another folder")
+        raise PlanError(f"{target} exists already: remove it, or choose another folder")
     module = import_module(MODULES[kind])
     files = _board_files(kind, module, request, Path(board)) if board is not None else {}
     with read_contents(request.bundle) as contents, _replace_when_complete(target) as temporary:
@@ -109,12 +109,12 @@ def package(kind: str, request: PackageRequest, out: str | Path, board: str | Pa
 
 
 def _check(kind: str, request: PackageRequest) -> None:
-    """Refuse what the format has no use for, and ask for what it cannot do without."""
+    """Check that the format accepts all options, and that none it requires is missing."""
     known = FORMATS[kind]
     given = {name for name in OPTIONS if getattr(request, name)}
     for name in sorted(given - set(known.options)):
         takers = ", ".join(other for other, each in FORMATS.items() if name in each.options)
-        raise PlanError(f"--{name} says nothing to --format {kind}, only to {takers}: leave it out")
+        raise PlanError(f"--format {kind} does not accept --{name}, only {takers} do: leave it out")
     for name in known.required:
         if name not in given:
             raise PlanError(f"--format {kind} needs --{name}: {OPTIONS[name]}")
@@ -122,27 +122,29 @@ def _check(kind: str, request: PackageRequest) -> None:
         raise PlanError("--key and --cert go together: the private key that signs, and its certificate")
 
 
-# What formats ask for, and what it is, for people.
+# Format-specific options, explained for messages.
 OPTIONS = {
-    "compatible": "what the boards call themselves; docs/packaging.md says where they do",
+    "compatible": "the name of the boards; docs/packaging.md says where they set it",
     "key": "the private key that signs, a PEM file",
     "cert": "the certificate of that key, a PEM file",
-    "path": "where the bundle goes on the board",
-    "store": "where generations are kept on the board",
-    "slot": "the slot class of RAUC that takes the image",
-    "repository": "the artifact repository of RAUC that takes the tree",
+    "path": "the path of the bundle on the board",
+    "store": "the path of the store on the board",
+    "slot": "the RAUC slot class for the image",
+    "repository": "the RAUC artifact repository for the tree",
     "systemd": "a unit that checks the model when the board starts",
-    "variant": "which of the bundle's variants",
+    "variant": "the variant of the bundle",
 }
 
 
 @contextmanager
 def _replace_when_complete(target: Path) -> Iterator[Path]:
-    """A place beside ``target`` that becomes it in one step, or is gone."""
+    """Yield a temporary path next to ``target``; rename it to ``target`` if the block succeeds, else remove it."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
     except OSError as error:
-        raise PlanError(f"{target} cannot be written: {error.strerror}: make its folder, or name another") from error
+        raise PlanError(
+            f"{target} cannot be written: {error.strerror}: create its folder, or choose another"
+        ) from error
     try:
         yield folder / target.name
         (folder / target.name).replace(target)
@@ -155,13 +157,13 @@ def _replace_when_complete(target: Path) -> Iterator[Path]:
 
 
 def _board_files(kind: str, module: Any, request: PackageRequest, folder: Path) -> Mapping[Path, BoardFile]:
-    """What a board must have, by where it goes; nothing of it is written over another file."""
+    """Return the files that a board needs, by path, after checking that none would overwrite a different file."""
     if not hasattr(module, "board_files"):
         raise PlanError(f"--format {kind} needs nothing on the board: leave --board-files out")
     files = {folder / path: file for path, file in module.board_files(request).items()}
     for path, file in files.items():
         if path.exists() and not (path.is_file() and path.read_bytes() == file.text.encode()):
-            raise PlanError(f"{path} is there already with other content: remove it, or name another folder")
+            raise PlanError(f"{path} exists already with other content: remove it, or choose another folder")
     return files
 
 
@@ -172,4 +174,4 @@ def _write_board_files(files: Mapping[Path, BoardFile]) -> None:
             path.write_text(file.text, encoding="utf-8")
             path.chmod(file.mode)
     except OSError as error:
-        raise PlanError(f"--board-files: {error.filename}: {error.strerror}: name another folder") from error
+        raise PlanError(f"--board-files: {error.filename}: {error.strerror}: choose another folder") from error

@@ -1,9 +1,9 @@
-"""What the scripts on a board have in common: which Python has the runtime, and what is told when none has."""
+"""The common part of scripts on a board: find the Python that has the runtime, or explain that it is missing."""
 
 from __future__ import annotations
 
-# /etc/default/edgekit may set EDGEKIT_PYTHON to the Python of an environment of its own, and EDGEKIT_INSTALL to options
-# of `install`, such as --confirm heartbeat.
+# /etc/default/edgekit may set EDGEKIT_PYTHON to the Python of a virtual environment, and EDGEKIT_INSTALL to options of
+# `install`, such as --confirm heartbeat.
 FIND_RUNTIME = """\
 [ ! -r /etc/default/edgekit ] || . /etc/default/edgekit
 runtime() {

@@ -1,4 +1,4 @@
-"""A package for Buildroot that installs the bundle as a folder, so that a board maps its weights where they lie."""
+"""A Buildroot package that installs the bundle as a folder, so that boards memory-map its weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ $(eval $(generic-package))
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
-    """Write a folder for ``package/`` of a Buildroot tree, or of an external one."""
+    """Write a folder for ``package/`` of a Buildroot tree or an external tree."""
     package = "edgekit-model-" + re.sub("[+.]", "-", request.name)
     where = request.path or f"{FIXED_FOLDER}/{request.name}"
     names = {"package": package, "variable": package.upper().replace("-", "_"), "where": where}
@@ -45,4 +45,4 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
     model = re.sub(r"[^ \w.,-]", "", contents.manifest.model_name)
     (out / "Config.in").write_text(CONFIG.format(model=model, **names), encoding="utf-8")
     (out / f"{package}.mk").write_text(MAKEFILE.format(version=request.version, **names), encoding="utf-8")
-    return [f"call the folder package/{package}, and source its Config.in; applications load({where!r})"]
+    return [f"copy the folder to package/{package}, and source its Config.in; applications load({where!r})"]

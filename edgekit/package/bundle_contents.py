@@ -1,4 +1,4 @@
-"""A bundle as the bytes it consists of, from a file or a folder, to be laid out as either."""
+"""Read a bundle from a file or a folder, and write it as either."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class FileContent:
-    """The content of one file."""
+    """The content of one file of a bundle."""
 
     extent: Extent
 
     @property
     def size_bytes(self) -> int:
-        """Of the content."""
+        """The size of the content."""
         return self.extent.size_bytes
 
     def chunks(self) -> Iterator[bytes]:
-        """The content in pieces, so that no artifact has to fit into memory.
+        """Yield the content in chunks, so that no artifact has to fit into memory.
 
         Raises:
-            DigestMismatch: the file became shorter.
+            DigestMismatch: the file became shorter while it was read.
         """
         left_bytes = self.size_bytes
         with self.extent.open() as file:
             while left_bytes:
                 chunk = file.read(min(left_bytes, CHUNK_BYTES))
                 if not chunk:
-                    raise DigestMismatch(f"{self.extent.source} changed while it was packaged: do it again")
+                    raise DigestMismatch(f"{self.extent.source} changed while it was packaged: package it again")
                 left_bytes -= len(chunk)
                 yield chunk
 
 
 @dataclass(frozen=True)
 class BundleContents:
-    """The files of a bundle, the manifest first and the others by path, and what the manifest says."""
+    """The manifest of a bundle and its files, manifest.json first, the others sorted by path."""
 
     manifest: Manifest
     files: Mapping[str, FileContent]
 
     def read(self, path: str) -> bytes:
-        """The content of one file."""
+        """Return the content of one file."""
         return b"".join(self.files[path].chunks())
 
     @property
     def file_bytes(self) -> int:
-        """Of the bundle as a file."""
+        """The size of the bundle as a file."""
         entries = self._entries(dict.fromkeys(self.files, 0))
         return entries[-1].end_offset + len(directory(entries))
 
     def file_chunks(self) -> Iterator[bytes]:
-        """The bundle as a file, in pieces."""
+        """Yield the bundle as a file, in chunks."""
         entries = self._entries({path: _crc(piece) for path, piece in self.files.items()})
         for entry in entries:
             yield local_header(entry)
@@ -92,10 +92,10 @@ class BundleContents:
 
 @contextmanager
 def read_contents(bundle: Path) -> Iterator[BundleContents]:
-    """Open a bundle and hold every digest.
+    """Open a bundle and check all digests.
 
     Raises:
-        BundleError: there is none, or it is damaged.
+        BundleError: there is no bundle at the path, or it is damaged.
     """
     with open_bundle(bundle, trust=False) as opened:
         opened.verify_all()

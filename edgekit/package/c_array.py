@@ -1,6 +1,6 @@
-"""A C header and source for TFLite Micro: the model as an aligned array, what its tensors mean, and how much memory.
+"""A C header and source for TFLite Micro: the model as an aligned array, its tensors, and the size of its arena.
 
-The files are C11 and C++11. Only a variant for LiteRT's CPU is a plain ``.tflite``.
+The files are valid C11 and C++11. Only a variant for LiteRT on the CPU is a plain ``.tflite``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ HEADER = """\
 extern "C" {{
 #endif
 
-// The .tflite, aligned to {alignment} bytes. It is read where it lies, so that it may stay in flash.
+// The .tflite, aligned to {alignment} bytes. It can stay in flash, since it is read in place.
 #define {guard}_MODEL_BYTES {size}u
 extern const unsigned char {word}_model[{guard}_MODEL_BYTES];
 
-// Estimated for tflite::MicroInterpreter: {tensors} bytes of activations, and {kept} of its own. Kernels may ask
-// for more: take what MicroInterpreter::arena_used_bytes() says on the device.
+// Estimated for tflite::MicroInterpreter: {activations} bytes of activations and {persistent} persistent bytes. Kernels
+// may need more: measure with MicroInterpreter::arena_used_bytes() on the device.
 #define {guard}_ARENA_BYTES {arena}u
 
 {tensor_lines}
@@ -49,14 +49,14 @@ _Alignas({alignment})
 #endif
     const unsigned char {word}_model[{guard}_MODEL_BYTES] = {{
 """
-ROW = 16  # bytes a line
+ROW_BYTES = 16  # bytes per line
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a folder with the header and the source.
 
     Raises:
-        PlanError: the bundle has no such variant, or none that is a plain ``.tflite``.
+        PlanError: the bundle has no such variant, or no plain ``.tflite``.
         ConversionError: the ``.tflite`` cannot be read.
     """
     variant = _variant(contents, request.variant)
@@ -75,19 +75,17 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
 
 
 def _variant(contents: BundleContents, wanted: str) -> Variant:
-    """The variant that was asked for, else the smallest."""
+    """Return the variant of this name, else the smallest. Only plain ``.tflite`` files count."""
     sizes = {path: piece.size_bytes for path, piece in contents.files.items()}
     plain = [each for each in contents.manifest.variants if each.engine == "litert" and each.delegate is None]
     found = [each for each in plain if wanted in ("", each.name)]
     if not found:
-        what = f"no variant {wanted!r} that is a plain .tflite" if wanted else "no variant that is a plain .tflite"
+        missing = f"no variant {wanted!r} that is a plain .tflite" if wanted else "no variant that is a plain .tflite"
         names = ", ".join(each.name for each in plain) or "none"
-        raise PlanError(f"the bundle has {what}; it has {names}: convert with --device of a board that runs LiteRT")
+        raise PlanError(f"the bundle has {missing}; it has {names}: convert with --device of a board that runs LiteRT")
     smallest = min(found, key=lambda each: sizes[each.files[0]])
     if any(file.encryption for file in contents.manifest.files if file.path == smallest.files[0]):
-        raise PlanError(
-            f"{smallest.name} is encrypted, which TFLite Micro cannot read: package the bundle as it was before"
-        )
+        raise PlanError(f"{smallest.name} is encrypted, which TFLite Micro cannot read: package the unencrypted bundle")
     return smallest
 
 
@@ -101,8 +99,8 @@ def _header(
         version=request.version,
         variant=variant.name,
         size=len(data),
-        tensors=arena.activation_bytes,
-        kept=arena.persistent_bytes,
+        activations=arena.activation_bytes,
+        persistent=arena.persistent_bytes,
         arena=arena.total_bytes,
         tensor_lines="".join(lines),
     )
@@ -111,7 +109,7 @@ def _header(
 def _tensors(
     kind: str, bindings: tuple[TensorBinding | JoinedBinding, ...], manifest: Manifest, names: dict[str, object]
 ) -> Iterator[str]:
-    """What each tensor is, as macros: real = (quantized - ZERO_POINT) * SCALE."""
+    """Yield comments and macros for each tensor: real = (quantized - ZERO_POINT) * SCALE."""
     specs: Sequence[InputSpec | OutputSpec] = manifest.inputs if kind == "INPUT" else manifest.outputs
     for spec, binding in zip(specs, bindings, strict=True):
         for part in binding.parts:
@@ -123,10 +121,10 @@ def _tensors(
 
 
 def _comment(text: str) -> str:
-    """A text that cannot end the comment it stands in."""
+    """Return a text that cannot end a C comment."""
     return text.encode("ascii", "replace").decode().replace("\\", "/").replace("??", "? ?")
 
 
 def _rows(data: bytes) -> Iterator[str]:
-    for start in range(0, len(data), ROW):
-        yield "    " + "".join(f"0x{byte:02x}, " for byte in data[start : start + ROW]).rstrip() + "\n"
+    for start in range(0, len(data), ROW_BYTES):
+        yield "    " + "".join(f"0x{byte:02x}, " for byte in data[start : start + ROW_BYTES]).rstrip() + "\n"

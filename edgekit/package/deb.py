@@ -1,4 +1,4 @@
-"""A Debian package: the bundle as a file, and maintainer scripts that install it into a store."""
+"""A Debian package with the bundle as a file, and maintainer scripts that install it into a store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from edgekit.package.bundle_contents import BundleContents
 from edgekit.package.request import FIXED_FOLDER, PackageRequest, epoch
 from edgekit.package.tar import Member, write_tar
 
-# dpkg may work on another root folder, which it names in DPKG_ROOT.
+# dpkg may install into another root folder, DPKG_ROOT.
 POSTINST = """\
 #!/bin/sh
-# Install the bundle into its store: a new generation, on trial. What runs goes on with the one it has.
+# Install the bundle into its store as a new generation, on trial. Running applications keep their generation.
 set -e
 if [ "$1" = configure ]; then
     {runtime}
@@ -27,24 +27,24 @@ fi
 {systemd}"""
 POSTRM = """\
 #!/bin/sh
-# The store stays when the package is removed, since an application may still run from it; purging takes it away, and
-# nothing that somebody else keeps in its folder.
+# Removing the package keeps the store, which an application may still use. Purging removes the store, but no other
+# files in its folder.
 set -e
 if [ "$1" = purge ]; then
     store="${{DPKG_ROOT:-}}{store}"
     if [ -d "$store/generations" ]; then
-        for what in generations current current.new state.json state.json.new; do
-            rm -rf "$store/$what"
+        for name in generations current current.new state.json state.json.new; do
+            rm -rf "$store/$name"
         done
-        rmdir "$store" 2>/dev/null || true # a link to a folder stays, and what somebody put beside
+        rmdir "$store" 2>/dev/null || true # stays if it is a link, or has other files
     fi
 fi
 {systemd}"""
 UNIT = """\
-# Before the application, which says After={package}.service: count a start of what is on trial and check it, and
-# keep it or go back to the generation before.
+# Runs before the application, which declares After={package}.service: counts a start of the generation on trial,
+# checks it, and commits it or rolls back.
 [Unit]
-Description=Check the model {name} and keep it or go back
+Description=Check the model {name} and commit it or roll back
 RequiresMountsFor={store}
 
 [Service]
@@ -58,7 +58,7 @@ WantedBy=multi-user.target
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
-    """Write the package; compression and dates are such that the same bundle gives the same bytes."""
+    """Write the package. The same bundle gives the same bytes."""
     name = f"edgekit-model-{request.name}"
     path = request.path or f"{FIXED_FOLDER}/{request.file_name}"
     unit = f"{name}.service"
@@ -78,7 +78,7 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
 def _control(
     request: PackageRequest, contents: BundleContents, name: str, path: str, files: list[Member]
 ) -> list[Member]:
-    """The files that dpkg reads."""
+    """Return the control files for dpkg."""
     text = "\n".join(
         [
             f"Package: {name}",
@@ -117,14 +117,14 @@ def _systemd(verb: str, name: str) -> str:
 
 
 def _md5(file: Member) -> str:
-    digest = hashlib.md5(usedforsecurity=False)  # what dpkg --verify compares
+    digest = hashlib.md5(usedforsecurity=False)  # dpkg --verify compares it
     for chunk in file.chunks():
         digest.update(chunk)
     return digest.hexdigest()
 
 
 def _add_tar_gz(file: BinaryIO, name: str, members: Iterable[Member]) -> None:
-    """Add a compressed archive, made in a file of its own since its size comes first."""
+    """Add a compressed archive. It is written to a temporary file, because its size comes first."""
     with tempfile.TemporaryFile() as packed:
         with gzip.GzipFile("", "wb", mtime=epoch(), fileobj=packed) as compressed:
             write_tar(cast("BinaryIO", compressed), members, prefix="./")
@@ -136,5 +136,5 @@ def _add_tar_gz(file: BinaryIO, name: str, members: Iterable[Member]) -> None:
 
 
 def _header(name: str, size_bytes: int) -> bytes:
-    """Of a member of the ar archive that a package is."""
+    """Return the header of a member of the ar archive."""
     return f"{name:<16}{epoch():<12}{0:<6}{0:<6}{'100644':<8}{size_bytes:<10}`\n".encode()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Mender's update module for edgekit bundles: /usr/share/mender/modules/v3/edgekit
-# The payload is a bundle, and a file `store` that says where its generations are kept. Mender calls this with the
-# state and its folder; https://docs.mender.io has the protocol of update modules.
+# The payload is a bundle, and a file `store` with the path of the store. Mender calls this script with the state and its
+# folder; https://docs.mender.io documents the protocol of update modules.
 set -e
 state="$1"
 folder="$2"
@@ -52,13 +52,13 @@ case "$state" in
         ;;
     ArtifactCommit)
         if [ -e "$after" ] && [ "$(cat "$after")" != "$(current)" ]; then
-            echo "edgekit: what was installed is not current any more: the store has gone back, or has another" >&2
+            echo "edgekit: the installed generation is no longer current: the store rolled back, or another was installed" >&2
             exit 1
         fi
         runtime commit "$store"
         ;;
     ArtifactRollback)
-        # Only what this update has put there: it may have been refused or given up, or the power cut before.
+        # Roll back only what this update installed: it may have been refused or given up, or interrupted by a power cut.
         if [ -e "$before" ] && [ "$(cat "$before")" != "$(current)" ] &&
             { [ ! -e "$after" ] || [ "$(cat "$after")" = "$(current)" ]; }; then
             runtime rollback "$store"

@@ -1,4 +1,4 @@
-"""An OCI image layout that holds the bundle as an artifact: what a registry stores, and what skopeo or oras copy.
+"""An OCI image layout with the bundle as an artifact, for registries, skopeo and oras.
 
 The layout and the annotations are those of the OCI image specification 1.1, "Guidance for an Artifact".
 """
@@ -21,7 +21,7 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
-    """Write the layout as a folder, with one manifest tagged by the version."""
+    """Write the layout as a folder with one manifest, tagged with the version."""
     blobs = out / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layer = _bundle(blobs, contents)
@@ -38,12 +38,12 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
             "org.opencontainers.image.version": request.version,
         },
     }
-    described = _blob(blobs, MANIFEST_TYPE, _json(manifest))
+    descriptor = _blob(blobs, MANIFEST_TYPE, _json(manifest))
     tag = {"org.opencontainers.image.ref.name": request.version.replace("+", "_").replace("~", "_")}
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{**described, "artifactType": ARTIFACT_TYPE, "annotations": tag}],
+        "manifests": [{**descriptor, "artifactType": ARTIFACT_TYPE, "annotations": tag}],
     }
     (out / "index.json").write_bytes(_json(index))
     (out / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
@@ -52,7 +52,7 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
 
 
 def _bundle(blobs: Path, contents: BundleContents) -> dict[str, Any]:
-    """Write the bundle as a blob, which is called by its digest."""
+    """Write the bundle as a blob, named by its digest."""
     temporary, digest = blobs / "bundle", sha256()
     with temporary.open("wb") as file:
         for chunk in contents.file_chunks():

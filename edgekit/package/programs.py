@@ -1,4 +1,4 @@
-"""The programs that formats call: found or named with the package that brings them, quiet unless they fail."""
+"""Run external programs such as rauc, quietly; name the Debian package of a missing one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.package.request import epoch
 from edgekit_runtime.errors import ToolchainError
 
-# program -> the Debian package that brings it
+# program -> its Debian package
 PACKAGES = {
     "mender-artifact": "mender-artifact",
     "mksquashfs": "squashfs-tools",
@@ -21,7 +21,7 @@ LAST_LINES = 5
 
 
 def require_programs(*programs: str) -> None:
-    """Make sure that programs are there before anything is done.
+    """Check that programs are installed.
 
     Raises:
         ToolchainError: one is missing.
@@ -38,12 +38,10 @@ def require_programs(*programs: str) -> None:
 
 
 def run(program: str, *arguments: str | Path, folder: Path | None = None) -> str:
-    """Run a program and give what it printed.
-
-    It dates files by ``SOURCE_DATE_EPOCH``, where it knows that.
+    """Run a program and return its output. It gets ``SOURCE_DATE_EPOCH`` to date files.
 
     Raises:
-        ToolchainError: it is missing, or failed; the message has its last lines.
+        ToolchainError: the program is missing or failed; the message has the last lines of its output.
     """
     require_programs(program)
     done = subprocess.run(
@@ -58,6 +56,6 @@ def run(program: str, *arguments: str | Path, folder: Path | None = None) -> str
         check=False,
     )
     if done.returncode:
-        said = "\n".join(done.stdout.strip().splitlines()[-LAST_LINES:])
-        raise ToolchainError(f"ended with {done.returncode}:\n{said}", stage="package", subject=program)
+        output = "\n".join(done.stdout.strip().splitlines()[-LAST_LINES:])
+        raise ToolchainError(f"exit code {done.returncode}:\n{output}", stage="package", subject=program)
     return done.stdout

@@ -29,8 +29,8 @@ format=verity
 filename={filename}
 """
 SLOTS = """\
-# To be appended to /etc/rauc/system.conf: a pair of slots for the model, beside a root file system in the slots
-# rootfs.0 and rootfs.1. Mount the slot of the system that runs, read-only; the application opens the mount point.
+# Append to /etc/rauc/system.conf: a pair of slots for the model, next to a root file system in the slots rootfs.0 and
+# rootfs.1. Mount the slot of the running system read-only; the application opens the mount point.
 [slot.{slot}.0]
 device=/dev/disk/by-partlabel/{slot}-a
 type=raw
@@ -42,18 +42,18 @@ type=raw
 parent=rootfs.1
 """
 REPOSITORY = """\
-# To be appended to /etc/rauc/system.conf, for RAUC 1.13 and newer: models are replaced one by one, in one step, while
-# the system runs. The application opens {path}/{name}.
+# Append to /etc/rauc/system.conf, for RAUC 1.13 and newer: each model is replaced in one step while the system runs.
+# The application opens {path}/{name}.
 [artifacts.{repository}]
 path={path}
 type=trees
 """
-# The image is compressed already, and a small one must not vanish: RAUC refuses bundles of one block.
-AS_IT_IS = "-noI -noD -noF -noX -all-root -no-xattrs"
+# No compression: the image is compressed already, and RAUC refuses bundles of one block.
+MKSQUASHFS_OPTIONS = "-noI -noD -noF -noX -all-root -no-xattrs"
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
-    """Write and sign the bundle. What RAUC adds, a salt and the time of the signature, is new each time."""
+    """Write and sign the RAUC bundle. RAUC adds a random salt and the time of the signature."""
     compatible, repository = _compatible(request), _repository(request)
     require_programs("rauc", "mksquashfs")
     content = out.parent / "content"
@@ -67,21 +67,21 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
     manifest = MANIFEST.format(
         compatible=compatible,
         version=request.version,
-        model=contents.manifest.model_name.replace("\\", "/"),  # which begins an escape there
+        model=contents.manifest.model_name.replace("\\", "/"),  # which would start an escape sequence
         image=f"{repository}/{request.name}" if repository else _slot(request),
         filename=filename,
     )
     (content / "manifest.raucm").write_text(manifest, encoding="utf-8")
-    assert request.key and request.cert  # the table says that they are wanted
+    assert request.key and request.cert  # required by FORMATS
     keys = (f"--key={request.key}", f"--cert={request.cert}")
-    run("rauc", "bundle", *keys, f"--mksquashfs-args={AS_IT_IS}", content, out)
+    run("rauc", "bundle", *keys, f"--mksquashfs-args={MKSQUASHFS_OPTIONS}", content, out)
     if repository:
         return [f"goes into the artifact repository {repository!r}: RAUC 1.13 or newer"]
     return [f"goes into the slot class {_slot(request)!r}"]
 
 
 def board_files(request: PackageRequest) -> dict[str, BoardFile]:
-    """A part of RAUC's configuration."""
+    """Return a part of RAUC's configuration."""
     if repository := _repository(request):
         where = {"path": f"{FOLDER}/{repository}", "name": request.name}
         text = REPOSITORY.format(repository=repository, **where)
@@ -92,15 +92,15 @@ def board_files(request: PackageRequest) -> dict[str, BoardFile]:
 
 def _compatible(request: PackageRequest) -> str:
     if len(request.compatible) != 1:
-        raise PlanError("--compatible: RAUC takes one, the `compatible` of the boards' /etc/rauc/system.conf")
+        raise PlanError("--compatible: RAUC takes one name, the `compatible` in /etc/rauc/system.conf of the boards")
     return request.compatible[0]
 
 
 def _repository(request: PackageRequest) -> str:
     if request.repository and not re.fullmatch(r"[A-Za-z0-9_-]+", request.repository):
         raise PlanError(f"--repository {request.repository}: give the name of an artifact repository, such as models")
-    if request.repository and "." in request.name:  # what follows it is a variant of the board
-        raise PlanError(f"RAUC takes no artifact called {request.name!r}: give a --name without dots")
+    if request.repository and "." in request.name:  # RAUC reads the part after a dot as a variant of the board
+        raise PlanError(f"RAUC accepts no dots in artifact names such as {request.name!r}: give a --name without dots")
     return request.repository
 
 
@@ -112,9 +112,9 @@ def _slot(request: PackageRequest) -> str:
 
 
 def _squash(contents: BundleContents, folder: Path, image: Path) -> None:
-    """The image of the bundle's tree; one thread and one date, so that its bytes are always the same."""
+    """Write the squashfs image of the bundle, with one thread and one date, so that its bytes are reproducible."""
     contents.write_folder(folder)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    how = ("-noappend", "-all-root", "-no-xattrs", "-quiet", "-no-progress", "-processors", "1")
-    run("mksquashfs", folder, image, *how)
+    options = ("-noappend", "-all-root", "-no-xattrs", "-quiet", "-no-progress", "-processors", "1")
+    run("mksquashfs", folder, image, *options)

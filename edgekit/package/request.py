@@ -1,4 +1,4 @@
-"""What is to be packaged, and the names that every format understands."""
+"""The request for a package: the bundle, and names that are valid in all formats."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import PlanError
 
-FOLDER = "/var/lib/edgekit"  # on a board, what changes while it lives
-FIXED_FOLDER = "/usr/share/edgekit"  # on a board, what came with its image
-EARLIEST = 315532800  # 1980-01-01, the time of the files in a bundle
-LATEST = (1 << 32) - 1  # in 2106: gzip and cpio have 32 bits for it
+FOLDER = "/var/lib/edgekit"  # on a board, for data that changes
+FIXED_FOLDER = "/usr/share/edgekit"  # on a board, for data that is part of its image
+EARLIEST_EPOCH = 315532800  # 1980-01-01, the date of the files in a bundle
+LATEST_EPOCH = (1 << 32) - 1  # in 2106: gzip and cpio store 32 bits
 
 
 @dataclass(frozen=True)
 class PackageRequest:
-    """What is to be packaged, and for whom."""
+    """A bundle and the options of its package."""
 
     bundle: Path
     name: str  # of the package: lower-case letters, digits, "+", "-" and "."
-    version: str  # as Debian's, which is what all formats understand
+    version: str  # in Debian's syntax, which is valid in all formats
     compatible: tuple[str, ...] = ()
     key: Path | None = None
     cert: Path | None = None
@@ -35,62 +35,62 @@ class PackageRequest:
 
     @property
     def file_name(self) -> str:
-        """Of the bundle as a file."""
+        """The file name of the bundle in the package."""
         return f"{self.name}.edgekit"
 
     @property
     def store_path(self) -> str:
-        """Where generations are kept on the board."""
+        """The path of the store on the board."""
         return self.store or f"{FOLDER}/{self.name}"
 
 
 @dataclass(frozen=True)
 class BoardFile:
-    """A file that a board must have before it can take packages of a format."""
+    """A file that a board needs before it can install packages of a format."""
 
     text: str
     mode: int = 0o644
 
 
 def make_request(bundle: str | Path, name: str = "", version: str = "", **options: object) -> PackageRequest:
-    """Name the package after the model, unless told otherwise.
+    """Return a checked request. Name and version are by default those of the model.
 
     Raises:
-        BundleError: there is no bundle, or it breaks the format.
-        PlanError: a name, version, path, board or key that no format could take.
+        BundleError: there is no bundle at the path, or it breaks the format.
+        PlanError: a name, version, path, board name or key is invalid in every format.
     """
     with open_bundle(bundle, trust=False) as opened:
         model = opened.manifest
     name = name or re.sub(r"[^a-z0-9+.]+", "-", model.model_name.lower()).strip("-.+")
     version = version or model.model_version
     if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]{1,60}", name):
-        raise PlanError(f"{name!r} is no package name: give --name, of lower-case letters, digits, '+', '-' and '.'")
+        raise PlanError(f"{name!r} is not a package name: give --name, of lower-case letters, digits, '+', '-' and '.'")
     if not re.fullmatch(r"[0-9][A-Za-z0-9.+~]{0,60}", version):
         raise PlanError(
-            f"{version!r} is no package version: give --version, a digit first, then letters, digits, . + ~"
+            f"{version!r} is not a package version: give --version, a digit first, then letters, digits, . + ~"
         )
     request = PackageRequest(Path(bundle), name, version, **options)  # type: ignore[arg-type]
-    for what in ("path", "store"):
-        where = getattr(request, what)
-        if where and not re.fullmatch(r"(/[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*)+", where):
-            raise PlanError(f"--{what} {where}: give an absolute path on the board, of plain names")
+    for option in ("path", "store"):
+        path = getattr(request, option)
+        if path and not re.fullmatch(r"(/[A-Za-z0-9_@+=][A-Za-z0-9_@+=.-]*)+", path):
+            raise PlanError(f"--{option} {path}: give an absolute path on the board, of plain names")
     for board in request.compatible:
         if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", board) or "\\" in board:
-            raise PlanError(f"--compatible {board!r}: give what boards call themselves, one line of plain text")
-    for what in ("key", "cert"):
-        file: Path | None = getattr(request, what)
+            raise PlanError(f"--compatible {board!r}: give the name of the boards, one line of plain text")
+    for option in ("key", "cert"):
+        file: Path | None = getattr(request, option)
         if file is not None and not file.is_file():
-            raise PlanError(f"--{what} {file}: there is no such file")
+            raise PlanError(f"--{option} {file}: there is no such file")
     return request
 
 
 def epoch() -> int:
-    """Seconds since 1970 that every file of a package is dated: SOURCE_DATE_EPOCH, or 1980-01-01.
+    """Return the date of all files in a package, in seconds since 1970: SOURCE_DATE_EPOCH, or 1980-01-01.
 
     Raises:
-        PlanError: SOURCE_DATE_EPOCH is no such number.
+        PlanError: SOURCE_DATE_EPOCH is out of range.
     """
-    text = os.environ.get("SOURCE_DATE_EPOCH", str(EARLIEST))
-    if not re.fullmatch(r"\d{1,10}", text) or int(text) > LATEST:
-        raise PlanError(f"SOURCE_DATE_EPOCH is {text!r}, not the seconds from 1970 to 2106: repair or unset it")
+    text = os.environ.get("SOURCE_DATE_EPOCH", str(EARLIEST_EPOCH))
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) > LATEST_EPOCH:
+        raise PlanError(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds from 1970 to 2106: correct or unset it")
     return int(text)

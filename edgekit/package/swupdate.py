@@ -1,4 +1,4 @@
-"""A SWUpdate image: a cpio archive with a signed sw-description, which replaces the bundle on the board in one step.
+"""A SWUpdate image: a cpio archive with a signed sw-description that replaces the bundle on the board in one step.
 
 Format: https://sbabic.github.io/swupdate/sw-description.html. Debian's swupdate verifies CMS signatures.
 """
@@ -21,10 +21,10 @@ from edgekit.package.request import FOLDER, BoardFile, PackageRequest, epoch
 from edgekit.package.tar import Member
 from edgekit_runtime.errors import PlanError
 
-# What comes after the file is in place, where the application opens a store.
+# Runs after the file was replaced, if the application opens a store.
 INSTALL = """\
 #!/bin/sh
-# Install the bundle into its store: a new generation, on trial. What runs goes on with the one it has.
+# Install the bundle into its store as a new generation, on trial. Running applications keep their generation.
 set -e
 {runtime}
 runtime install ${{EDGEKIT_INSTALL:-}} {path} {store}
@@ -34,7 +34,7 @@ BOARD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*:[!-~]+")  # a name of libconfig, and
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
-    """Write the image. Without a key it is not signed, and a board that asks for signatures refuses it."""
+    """Write the image. Without a key it is not signed, and boards that require signatures refuse it."""
     boards = _boards(request)
     if request.key:
         require_programs("openssl")
@@ -51,12 +51,12 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
             _member(file, member, number)
         _header(file, "TRAILER!!!", 0, 0, 0)
         file.write(bytes(-file.tell() % 512))
-    unsigned = [] if request.key else ["not signed: boards that verify refuse it; give --key and --cert"]
+    unsigned = [] if request.key else ["not signed: boards that require signatures refuse it: give --key and --cert"]
     return [f"replaces {_path(request)} on {', '.join(f'{name} {revision}' for name, revision in boards)}", *unsigned]
 
 
 def board_files(request: PackageRequest) -> dict[str, BoardFile]:
-    """What the board says of itself; swupdate compares both."""
+    """Return the board's name, revision and software versions, which swupdate compares."""
     name, revision = _boards(request)[0]
     return {
         "etc/hwrevision": BoardFile(f"{name} {revision}\n"),
@@ -69,15 +69,15 @@ def _path(request: PackageRequest) -> str:
 
 
 def _boards(request: PackageRequest) -> list[tuple[str, str]]:
-    """Name and revision of each board, as its /etc/hwrevision has them.
+    """Return name and revision of each board, as in its /etc/hwrevision.
 
     Raises:
-        PlanError: a revision is missing, or it is no name in libconfig's syntax.
+        PlanError: a revision is missing, or a name is invalid in libconfig's syntax.
     """
     for text in request.compatible:
         if not BOARD.fullmatch(text) or text.startswith("version:"):
             raise PlanError(
-                f"--compatible {text!r}: SWUpdate wants NAME:REVISION, as in the board's /etc/hwrevision: a letter, "
+                f"--compatible {text!r}: SWUpdate needs NAME:REVISION, as in the board's /etc/hwrevision: a letter, "
                 "then letters, digits, '-' and '_'; and a revision without spaces"
             )
     pairs = [text.partition(":") for text in request.compatible]
@@ -85,7 +85,7 @@ def _boards(request: PackageRequest) -> list[tuple[str, str]]:
 
 
 def _description(request: PackageRequest, boards: list[tuple[str, str]], members: list[Member]) -> str:
-    """The sw-description. All is under the boards' names, so that another board finds nothing in it."""
+    """Return the sw-description. All entries are under board names, so that other boards find none."""
     digests = {member.path: _sha256(member) for member in members}
     scripts = ""
     if request.store:
@@ -112,7 +112,7 @@ def _description(request: PackageRequest, boards: list[tuple[str, str]], members
 
 
 def _group(**pairs: str | bool | dict[str, str]) -> str:
-    """A group in libconfig's syntax."""
+    """Return a group in libconfig's syntax."""
     parts = (
         f"{name} = {_group(**value) if isinstance(value, dict) else json.dumps(value)};"
         for name, value in pairs.items()
@@ -121,11 +121,11 @@ def _group(**pairs: str | bool | dict[str, str]) -> str:
 
 
 def _sign(description: bytes, key: Path, cert: Path, folder: Path) -> bytes:
-    """The CMS signature; without attributes, so that with an RSA key the same bytes give the same signature."""
+    """Return the CMS signature, without attributes, so that signatures with RSA keys are reproducible."""
     plain, signature = folder / "sw-description", folder / "sw-description.sig"
     plain.write_bytes(description)
-    how = ("-outform", "DER", "-nosmimecap", "-noattr", "-binary")
-    run("openssl", "cms", "-sign", "-in", plain, "-out", signature, "-signer", cert, "-inkey", key, *how)
+    options = ("-outform", "DER", "-nosmimecap", "-noattr", "-binary")
+    run("openssl", "cms", "-sign", "-in", plain, "-out", signature, "-signer", cert, "-inkey", key, *options)
     return signature.read_bytes()
 
 
@@ -137,7 +137,7 @@ def _sha256(member: Member) -> str:
 
 
 def _member(file: BinaryIO, member: Member, number: int) -> None:
-    """A file of a cpio archive of the kind "crc", whose checksum is the sum of the bytes."""
+    """Write a file of a cpio archive of type "crc", whose checksum is the sum of the bytes."""
     checksum = sum(int(np.frombuffer(chunk, np.uint8).sum(dtype=np.uint64)) for chunk in member.chunks())
     _header(file, member.path, number, member.size_bytes, checksum & 0xFFFFFFFF, 0o100000 | member.mode)
     for chunk in _padded(member):

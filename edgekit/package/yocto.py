@@ -1,4 +1,4 @@
-"""A recipe for Yocto that installs the bundle as a folder, so that a board maps its weights where they lie."""
+"""A Yocto recipe that installs the bundle as a folder, so that boards memory-map its weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgekit.package.request import FIXED_FOLDER, PackageRequest
 
 RECIPE = """\
 SUMMARY = "The model {model} as an edgekit bundle"
-DESCRIPTION = "What edgekit_runtime.load() opens on the board: {variants} variants of the model {model}."
+DESCRIPTION = "The model {model} in {variants} variants, to be opened with edgekit_runtime.load()."
 HOMEPAGE = "https://pypi.org/project/edgekit/"
 SECTION = "misc"
 LICENSE = "CLOSED"
@@ -34,7 +34,7 @@ FILES:${{PN}} += "{where}"
 
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
-    """Write a folder for a layer's ``recipes-…``: the recipe, and the bundle beside it."""
+    """Write a folder for ``recipes-…`` of a layer: the recipe and the bundle."""
     recipe = f"edgekit-model-{request.name}"
     where = request.path or f"{FIXED_FOLDER}/{request.name}"
     contents.write_folder(out / "files" / request.name)
@@ -46,16 +46,16 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
     )
     (out / f"{recipe}_{request.version}.bb").write_text(text, encoding="utf-8")
     return [
-        f'copy it into a layer, say IMAGE_INSTALL:append = " {recipe}"; applications load({where!r})',
-        "LICENSE is CLOSED: put the model's own there",
+        f'copy it into a layer, and set IMAGE_INSTALL:append = " {recipe}"; applications load({where!r})',
+        "LICENSE is CLOSED: replace it with the license of the model",
     ]
 
 
 def _variables(path: str) -> str:
-    """The path as recipes write it, since a distribution may have moved its folders."""
+    """Return the path with the recipe variable ``datadir``, because a distribution may move its folders."""
     return path.replace("/usr/share/", "${datadir}/", 1) if path.startswith("/usr/share/") else path
 
 
 def _text(text: str) -> str:
-    """A text that stays within its quotes and expands nothing."""
+    """Return a text without quotes and expansions."""
     return "".join(character for character in text if character not in '"\\$`{}')

@@ -15,28 +15,35 @@ from edgekit.package.request import make_request
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("bundle", required=False)
-@click.option("--format", "-f", "kind", type=click.Choice(list(FORMATS)), metavar="FORMAT", help="One of --list.")
-@click.option("--output", "-o", metavar="OUT", help="The file to write; for some formats a folder.")
-@click.option("--list", "listing", is_flag=True, help="List the formats, and what each needs.")
 @click.option(
-    "--compatible", multiple=True, metavar="NAME", help="Boards it is for, as they call themselves; repeatable."
+    "--format",
+    "-f",
+    "kind",
+    type=click.Choice(list(FORMATS)),
+    metavar="FORMAT",
+    help="Package format; --list shows all.",
 )
+@click.option("--output", "-o", metavar="OUT", help="File to write; for some formats a folder.")
+@click.option("--list", "listing", is_flag=True, help="List the formats with their options and programs.")
+@click.option("--compatible", multiple=True, metavar="NAME", help="Name of the boards it is for; repeatable.")
 @click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pem", help="Private key that signs the package.")
 @click.option("--cert", type=click.Path(path_type=Path), metavar="CERT.pem", help="Certificate of that key.")
-@click.option("--name", metavar="NAME", help="Of the package.  [default: after the model]")
-@click.option("--version", metavar="VERSION", help="Of the package.  [default: the model's]")
-@click.option("--store", metavar="DIR", help="Where the board keeps generations.  [default: /var/lib/edgekit/NAME]")
-@click.option("--path", metavar="PATH", help="Where the bundle lies on the board.")
-@click.option("--slot", metavar="CLASS", help="rauc: the slot class that takes the image.  [default: model]")
-@click.option("--repository", metavar="REPO", help="rauc 1.13 and newer: into this artifact repository, not a slot.")
-@click.option("--variant", metavar="NAME", help="c-array: which variant.  [default: the smallest .tflite]")
-@click.option("--systemd", is_flag=True, help="deb: with a unit that checks the model when the board starts.")
-@click.option("--board-files", metavar="DIR", help="Also write what a board must have once to take such packages.")
+@click.option("--name", metavar="NAME", help="Name of the package.  [default: from the model]")
+@click.option("--version", metavar="VERSION", help="Version of the package.  [default: from the model]")
+@click.option("--store", metavar="DIR", help="Store on the board.  [default: /var/lib/edgekit/NAME]")
+@click.option("--path", metavar="PATH", help="Path of the bundle on the board.")
+@click.option("--slot", metavar="CLASS", help="rauc: slot class for the image.  [default: model]")
+@click.option("--repository", metavar="REPO", help="rauc 1.13 and newer: artifact repository, instead of a slot.")
+@click.option("--variant", metavar="NAME", help="c-array: variant to write.  [default: the smallest .tflite]")
+@click.option("--systemd", is_flag=True, help="deb: add a unit that checks the model when the board starts.")
+@click.option(
+    "--board-files", metavar="DIR", help="Also write the files that a board needs once to install such packages."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(bundle: str | None, kind: str | None, output: str | None, **options: Any) -> None:
     """Package BUNDLE for an updater, a distribution, a registry or a microcontroller.
 
-    The same bundle gives the same bytes, except where a signature is random. SOURCE_DATE_EPOCH dates the files.
+    The same bundle gives the same bytes, except for random signatures. SOURCE_DATE_EPOCH sets the date of the files.
 
     \b
     Examples:
@@ -51,7 +58,7 @@ def command(bundle: str | None, kind: str | None, output: str | None, **options:
         _list(as_json=as_json)
         return
     if bundle is None or kind is None or output is None:
-        raise click.UsageError("say BUNDLE, --format and --output; `edgekit package --list` has the formats")
+        raise click.UsageError("give BUNDLE, --format and --output; `edgekit package --list` shows the formats")
     board = options.pop("board_files")
     request = make_request(bundle, **{name: value for name, value in options.items() if value})
     written = package(kind, request, output, board)

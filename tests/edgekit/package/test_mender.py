@@ -95,7 +95,7 @@ def test_what_the_store_has_given_up_is_not_committed(make, mender, make_bundle,
     trial.rollback(str(tmp_path / "store"))  # as when its check fails at a start before Mender's commit
     done = mender("commit")
     assert done.returncode != 0
-    assert "is not current any more" in done.stdout
+    assert "is no longer current" in done.stdout
     assert os.readlink(tmp_path / "store/current") == before
     assert "edgekit.quarters.version=1.2" in mender("show-provides").stdout
 

@@ -15,7 +15,7 @@ from edgekit.bundle.signing import make_key, read_private_key, sign
 from edgekit.cli import cli
 from edgekit.package import FORMATS, OPTIONS, package
 from edgekit.package.programs import PACKAGES
-from edgekit.package.request import EARLIEST, make_request
+from edgekit.package.request import EARLIEST_EPOCH, make_request
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import BundleError, PlanError, ToolchainError
 from edgekit_runtime.store.install import InstallOptions, install_from
@@ -46,7 +46,7 @@ def test_what_is_current_in_a_store_is_packaged_as_the_bundle(write, bundle, tmp
 
 @pytest.mark.parametrize("kind", ["tar", "deb", "oci", "swupdate"])
 def test_the_date_is_that_of_the_build(write, monkeypatch, kind):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EARLIEST + 86400))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EARLIEST_EPOCH + 86400))
     later = folder_members(write(kind, "later", **ASKED.get(kind, {})))
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     assert list(folder_members(write(kind, "usual", **ASKED.get(kind, {}))).values()) != list(later.values())
@@ -111,7 +111,7 @@ def test_what_a_format_wants_and_what_it_does_not_take_is_said(bundle, tmp_path,
         with pytest.raises(PlanError, match=f"--format {kind} needs --{known.required[0]}"):
             package(kind, make_request(bundle), tmp_path / "out")
     if "store" not in known.options:
-        with pytest.raises(PlanError, match=f"--store says nothing to --format {kind}, only to "):
+        with pytest.raises(PlanError, match=f"--format {kind} does not accept --store, only "):
             package(kind, make_request(bundle, store="/data/model"), tmp_path / "out")
 
 
@@ -139,12 +139,12 @@ def test_the_name_and_the_version_are_the_models(bundle):
 
 def test_a_folder_that_is_there_is_not_written_over(write):
     write("oci", "layout")
-    with pytest.raises(PlanError, match="is there already"):
+    with pytest.raises(PlanError, match="exists already"):
         write("oci", "layout")
 
 
 def test_a_place_that_cannot_be_written_is_said(write):
-    with pytest.raises(PlanError, match="make its folder, or name another"):
+    with pytest.raises(PlanError, match="create its folder, or choose another"):
         write("tar", "no/such/folder/x.tar")
 
 
@@ -184,12 +184,12 @@ def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
     assert (board / "etc/hwrevision").read_text() == "cam 1.0\n"
     write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
     (board / "etc/hwrevision").write_text("other 3\n")
-    with pytest.raises(PlanError, match="hwrevision is there already with other content"):
+    with pytest.raises(PlanError, match="hwrevision exists already with other content"):
         write("swupdate", "new.swu", board=board, compatible=("cam:1.0",))
     assert not (tmp_path / "new.swu").exists()
 
 
-@pytest.mark.parametrize(("there", "said"), [("etc", "etc: "), ("etc/hwrevision", "is there already")])
+@pytest.mark.parametrize(("there", "said"), [("etc", "etc: "), ("etc/hwrevision", "exists already")])
 def test_board_files_that_are_in_the_way_are_said_before_anything_is_written(write, tmp_path, there, said):
     file = tmp_path / "overlay" / there
     file.parent.mkdir(parents=True)

@@ -151,7 +151,7 @@ def test_the_board_files_are_the_part_of_a_configuration(make, tmp_path, options
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"compatible": ("cam-2", "cam-3")}, "RAUC takes one"),
+        ({"compatible": ("cam-2", "cam-3")}, "RAUC takes one name"),
         ({"compatible": ("cam\n[x]",)}, "one line of plain text"),
         ({"slot": "model.0"}, "--slot model.0: give the name of a slot class"),
         ({"repository": "a/b"}, "--repository a/b: give the name of an artifact repository"),

@@ -102,5 +102,5 @@ def test_signed_images_are_the_same_each_time(make):
 def test_a_board_that_swupdate_could_not_read_is_asked_for_by_its_name_and_revision(make, board):
     from edgekit_runtime.errors import PlanError
 
-    with pytest.raises(PlanError, match="SWUpdate wants NAME:REVISION"):
+    with pytest.raises(PlanError, match="SWUpdate needs NAME:REVISION"):
         make(board=board)
