@@ -179,9 +179,9 @@ def _made(case: Case) -> nn.Module:
         for values in (*model.parameters(), *(one for one in model.buffers() if one.is_floating_point())):
             count = values.numel()
             order = (torch.randperm(count, generator=generator) + 0.5) / count
-            spread = 2 * order - 1 if values.dim() > 1 else 0.5 + order
+            overhead_terms = 2 * order - 1 if values.dim() > 1 else 0.5 + order
             gain = (3 * values.shape[0] / count) ** 0.5 if values.dim() > 1 else 1.0
-            values.copy_((spread * gain).reshape(values.shape))
+            values.copy_((overhead_terms * gain).reshape(values.shape))
         model(_sample(case, case.shape))
     return model
 

@@ -28,7 +28,7 @@ from edgekit_converters.prune import (
     cut_channels,
     score,
 )
-from edgekit_converters.prune.channel_selection import Baseline, Goal, Limits, choose, read
+from edgekit_converters.prune.channel_selection import Baseline, Goal, Limits, read_scores, select_channels
 from edgekit_converters.prune.cost_terms import terms_of, total
 from edgekit_converters.records import EvaluateRequest, InputShape, Source, SourceRequest
 from edgekit_converters.verify.metrics import evaluate
@@ -61,11 +61,11 @@ class PruningBenchmark:
         """Prune a module, dense or already pruned, to this fraction of the dense MACs."""
         data = self.calibration if importance in ("taylor", "gradient") else None
         folder = Path(tempfile.mkdtemp(dir=self.work))
-        anatomy = analyze(AnalyzeRequest(source), folder)
-        worth = read(score(ScoreRequest(source, self.inputs, importance, data, seed), folder), importance)
-        goal, terms = Goal("macs", level), terms_of("macs", anatomy)
+        graph = analyze(AnalyzeRequest(source), folder)
+        scores = read_scores(score(ScoreRequest(source, self.inputs, importance, data, seed), folder), importance)
+        goal, terms = Goal("macs", level), terms_of("macs", graph)
         whole = Baseline(self.dense.widths, total(terms_of("macs", self.dense), self.dense.widths))
-        cuts = choose(anatomy, worth, terms, goal, Limits(multiple=1), whole)
+        cuts = select_channels(graph, scores, terms, goal, Limits(multiple=1), whole)
         return load(cut_channels(CutChannelsRequest(source, cuts), folder), folder)
 
 

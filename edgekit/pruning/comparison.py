@@ -51,7 +51,7 @@ def compare(
         pruned=after.value if after else None,
         dropped=pruned.dropped,
         groups=tuple(_group_reports(pruned)) if pruning.goal else (),
-        whole=pruned.original.whole if pruned.original and pruning.goal else (),
+        whole=pruned.original.unprunable if pruned.original and pruning.goal else (),
         rounds=tuple(RoundReport(one.metric, one.before, one.value, one.best, one.history) for one in pruned.trained),
         models=tuple(models),
         notes=(
@@ -74,12 +74,12 @@ def round_notes(trained: Sequence[Trained]) -> Iterator[str]:
 def _group_reports(pruned: PrunedModel) -> Iterator[GroupReport]:
     if pruned.original is None or pruned.last is None:
         return
-    widths = {layer: pruned.widths[group.name] for group in pruned.last.groups for layer in group.makers}
+    widths = {layer: pruned.widths[group.name] for group in pruned.last.groups for layer in group.producers}
     widths |= pruned.widths
-    remaining = {cost.layer for cost in pruned.last.labours}
+    remaining = {cost.layer for cost in pruned.last.layer_costs}
     for group in pruned.original.groups:
-        found = (widths[name] for name in (group.name, *group.makers) if name in widths)
-        unpruned = group.width if remaining.intersection(group.makers) else 0
+        found = (widths[name] for name in (group.name, *group.producers) if name in widths)
+        unpruned = group.width if remaining.intersection(group.producers) else 0
         yield GroupReport(group.name, group.kind, group.width, next(found, unpruned))
 
 

@@ -13,7 +13,7 @@ from edgekit.plan.targets import TargetPlan
 from edgekit.training.training import TrainingPlan, plan_training, quantize_aware_text
 from edgekit_converters.prune.channel_selection import Goal, Limits
 from edgekit_converters.prune.cost_terms import MEASURES
-from edgekit_converters.prune.latency.table import Table, read_table
+from edgekit_converters.prune.latency.table import LatencyTable, read_table
 from edgekit_converters.train import sparsity as magnitude
 from edgekit_runtime.errors import PlanError
 
@@ -32,7 +32,7 @@ class PruningPlan:
     importance: str | None  # without, "taylor" where there are data, else "l2"
     rounds: int
     depth: bool  # whether residual branches may go whole
-    table: Table | None  # of another machine
+    table: LatencyTable | None  # of another machine
     write_table: Path | None
     training: TrainingPlan | None
 

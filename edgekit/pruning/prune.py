@@ -21,10 +21,10 @@ from edgekit_converters.prune import (
     RecalibrateRequest,
     ScoreRequest,
 )
-from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, read, widths_after
-from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
+from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, read_scores, widths_after
+from edgekit_converters.prune.cost_terms import Term, overhead_terms, terms_of, total
 from edgekit_converters.prune.latency.profile import TIME_LAYERS, TimeLayersRequest
-from edgekit_converters.prune.latency.table import Table
+from edgekit_converters.prune.latency.table import LatencyTable
 from edgekit_converters.prune.magnitude_sparsity import SPARSIFY, SparsifyRequest
 from edgekit_converters.records import Source
 from edgekit_converters.train import SparseLayer, Trained
@@ -190,7 +190,7 @@ class _Scorer:
         data = _subset(self.context, self.data.data if self.data else self.context.calibration, SCORE_SAMPLES)
         request = ScoreRequest(source, self.context.inputs, self.importance, data, self.seed)
         scores = self.context.runner.run(SCORE, request)
-        return _analyze(self.context, source), read(scores, self.importance)
+        return _analyze(self.context, source), read_scores(scores, self.importance)
 
 
 def _recalibrate(context: ConversionContext, result: PruningResult, data: TrainingData | None) -> Source:
@@ -223,16 +223,18 @@ def _goal_terms(
             f"make the table for the same device, or choose the --device that it was made for"
         )
     table = pruning.table or _time_layers(context, pruning, original, meter)
-    rest = table.rest(original)
+    rest = table.overhead_ms(original)
 
     def terms(graph: PruningGraph) -> tuple[Term, ...]:
-        layers = terms_of(goal.measure, graph, table.clock(graph, graph.widths | original.widths))
-        return (*layers, *spread(rest, graph, original))
+        layers = terms_of(goal.measure, graph, table.layer_latency(graph, graph.widths | original.widths))
+        return (*layers, *overhead_terms(rest, graph, original))
 
     return terms, measured
 
 
-def _time_layers(context: ConversionContext, pruning: PruningPlan, graph: PruningGraph, meter: GoalMeter) -> Table:
+def _time_layers(
+    context: ConversionContext, pruning: PruningPlan, graph: PruningGraph, meter: GoalMeter
+) -> LatencyTable:
     """Time the layers of the model on this machine, and write the table if the plan has a path for it."""
     scheme = "int8-static" if meter.scheme == "int8-static" else "float32"  # that single layers are timed in
     request = TimeLayersRequest(graph, meter.artifact(context.source), scheme)

@@ -13,8 +13,15 @@ from edgekit.conversion import stages
 from edgekit.conversion.context import ConversionContext, ExaminedArtifact
 from edgekit_converters.load import LOAD
 from edgekit_converters.prune import CUT_CHANNELS, DROP_BRANCHES, CutChannelsRequest, DropBranchesRequest, PruningGraph
-from edgekit_converters.prune.branch_selection import TermsAt, dropped, least
-from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, Limits, choose, widths_after
+from edgekit_converters.prune.branch_selection import TermsAt, select_branches, smallest_goal
+from edgekit_converters.prune.channel_selection import (
+    Baseline,
+    ChannelScores,
+    Goal,
+    Limits,
+    select_channels,
+    widths_after,
+)
 from edgekit_converters.prune.cost_terms import total
 from edgekit_converters.prune.latency.profile import TIME_MODELS, TimeModelsRequest
 from edgekit_converters.recipe.recipe import Recipe
@@ -85,7 +92,7 @@ def meet_goal(task: PruningTask, goal: Goal) -> PruningResult:
         return _prune(task, goal)
     graph, _ = task.score(task.source)
     graph = graph if task.depth else replace(graph, branches=())
-    minimum, best = least(graph, task.terms_at, task.limits, task.baseline), None
+    minimum, best = smallest_goal(graph, task.terms_at, task.limits, task.baseline), None
     left = max(goal.left, minimum)
     for _ in range(MAX_TRIES):
         result = _prune(task, replace(goal, left=left))
@@ -121,14 +128,14 @@ def _smallest(task: PruningTask, goal: Goal, minimum: float) -> PruningResult:
 def _prune(task: PruningTask, goal: Goal) -> PruningResult:
     """Select branches and channels by the cost terms, and remove them."""
     graph, scores = task.score(task.source)
-    branches = dropped(graph, scores, task.terms_at, goal, task.limits, task.baseline) if task.depth else ()
+    branches = select_branches(graph, scores, task.terms_at, goal, task.limits, task.baseline) if task.depth else ()
     before = drop_branches(task.context, task.source, branches)
     if branches:
         graph, scores = task.score(before)
     terms = task.terms_at(graph)
     cuts: tuple[Cut, ...] = ()
     if not branches or total(terms, graph.widths) > goal.left * task.baseline.cost:
-        cuts = choose(graph, scores, terms, goal, task.limits, task.baseline)
+        cuts = select_channels(graph, scores, terms, goal, task.limits, task.baseline)
     source = cut_channels(task.context, before, cuts)
     counted = total(terms, widths_after(graph, cuts)) / task.baseline.cost
     return PruningResult(before, branches, cuts, source, counted, task.meter.left(source) if task.meter else None)

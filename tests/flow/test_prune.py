@@ -185,9 +185,9 @@ def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(fold
 @pytest.mark.needs_litert
 def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
     from edgekit_converters.prune.latency.table import LayerTiming
-    from edgekit_converters.prune.latency.tflite_layer import make
+    from edgekit_converters.prune.latency.tflite_layer import write_layer
 
-    make(LayerTiming("dense", 4, 4, 1), tmp_path / "net.tflite", int8=False)
+    write_layer(LayerTiming("dense", 4, 4, 1), tmp_path / "net.tflite", int8=False)
     with pytest.raises(SourceError, match="a tflite model can be run, but not pruned or trained"):
         edgekit.prune(tmp_path / "net.tflite", prune=0.5)
 

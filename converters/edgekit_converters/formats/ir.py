@@ -69,7 +69,7 @@ FORMAT = Format(
     graph_reader="edgekit_converters.examine.ir:read",
     value_reader="edgekit_converters.examine.ir:values",
     artifact_pair="edgekit_converters.sensitivity.ir:IrPair",
-    layer_builder="edgekit_converters.prune.latency.ir_layer:make",
+    layer_builder="edgekit_converters.prune.latency.ir_layer:write_layer",
     layer_copies=4,  # a call takes so much time itself that one small layer could not be told apart
     engine_settings=engine_settings,
 )

@@ -34,8 +34,8 @@ class Group:
     name: str  # of the first layer that makes it
     kind: str  # "channels", "neurons" or "heads"
     width: int  # how many there are to choose among
-    makers: tuple[str, ...]  # layers with fewer outputs when it is cut
-    users: tuple[str, ...]  # layers with fewer inputs then
+    producers: tuple[str, ...]  # layers with fewer outputs when it is cut
+    consumers: tuple[str, ...]  # layers with fewer inputs then
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Channels:
     """How many entries a dimension has: ``fixed``, and for each group so many for each of its channels left."""
 
     fixed: int = 0
-    parts: tuple[tuple[str, int], ...] = ()  # (group, entries a channel): 1, H*W after flattening, the size of a head
+    group_entries: tuple[
+        tuple[str, int], ...
+    ] = ()  # (group, entries a channel): 1, H*W after flattening, the size of a head
 
     def count(self, widths: Widths) -> int:
         """Return the number for given widths."""
-        return self.fixed + sum(widths[group] * each for group, each in self.parts)
+        return self.fixed + sum(widths[group] * each for group, each in self.group_entries)
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,20 @@ class LayerCost:
     """
 
     layer: str
-    operator: str  # "conv", "depthwise", "dense", "attention" (its two products), "elementwise" (only ``extras``)
+    operator: (
+        str  # "conv", "depthwise", "dense", "attention" (its two products), "elementwise" (only ``channel_parameters``)
+    )
     ins: Channels
     outs: Channels
     positions: int  # at which it computes, for one sample: H*W of its output, or tokens
     kernel: tuple[int, ...] = ()  # (height, width); (width,) in one dimension; none for dense; (keys,) for attention
     stride: tuple[int, ...] = ()
-    extras: int = 0  # parameters for each output besides its weights: bias, normalization
+    channel_parameters: int = 0  # parameters for each output besides its weights: bias, normalization
     divisions: int = 1  # of a grouped convolution
 
     def parameters(self, widths: Widths) -> int:
         """Return how many there are for given widths."""
-        return self._weights(widths) + self.extras * self.outs.count(widths)
+        return self._weights(widths) + self.channel_parameters * self.outs.count(widths)
 
     def macs(self, widths: Widths) -> int:
         """Return the multiplications by weights, and of attention those of queries by keys and scores by values."""
@@ -98,8 +102,8 @@ class PruningGraph:
     """What of a model may be cut, and what that saves."""
 
     groups: tuple[Group, ...]
-    labours: tuple[LayerCost, ...]  # in the order of execution
-    whole: tuple[tuple[str, str], ...]  # (layer that is left whole, why)
+    layer_costs: tuple[LayerCost, ...]  # in the order of execution
+    unprunable: tuple[tuple[str, str], ...]  # (layer that is left whole, why)
     parameters: int  # of the model as it is, all of them
     branches: tuple[Branch, ...] = ()
 
@@ -110,12 +114,12 @@ class PruningGraph:
 
     def parameters_at(self, widths: Widths) -> int:
         """Return the parameters of the whole model for given widths: what no labour tells of stays."""
-        saved = sum(one.parameters(self.widths) - one.parameters(widths) for one in self.labours)
+        saved = sum(one.parameters(self.widths) - one.parameters(widths) for one in self.layer_costs)
         return self.parameters - saved
 
     def macs_at(self, widths: Widths) -> int:
         """Return the MACs for given widths, of all layers whose labour is told."""
-        return sum(one.macs(widths) for one in self.labours)
+        return sum(one.macs(widths) for one in self.layer_costs)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from edgekit_converters.records import Cut
 from edgekit_runtime.errors import PlanError
 
 COMPARABLE = ("taylor",)  # importances of which a unit means the same in every group
-MULTIPLE, STEPS = 8, 8  # channels are kept by 8, by fewer where a group has less than 8 such steps
-AHEAD = 4  # steps of one group that are looked at together: one alone may save nothing where kernels come in blocks
+MAX_MULTIPLE, MIN_STEPS = 8, 8  # channels are kept by 8, by fewer where a group has less than 8 such steps
+LOOKAHEAD = 4  # steps of one group that are looked at together: one alone may save nothing where kernels come in blocks
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Goal:
 class ChannelScores:
     """What every channel is worth."""
 
-    scores: Mapping[str, np.ndarray]  # by group (width,), none below 0
+    by_group: Mapping[str, np.ndarray]  # by group (width,), none below 0
     comparable: bool  # whether a unit means the same in every group
 
 
@@ -67,13 +67,13 @@ class Limits:
     per_layer: bool = False  # cut the same part of every group, instead of where it harms least
 
 
-def choose(
-    anatomy: PruningGraph,
-    worth: ChannelScores,
+def select_channels(
+    graph: PruningGraph,
+    scores: ChannelScores,
     terms: Sequence[Term],
     goal: Goal,
     limits: Limits,
-    whole: Baseline | None = None,
+    baseline: Baseline | None = None,
 ) -> tuple[Cut, ...]:
     """Return the cuts that meet a goal.
 
@@ -88,48 +88,51 @@ def choose(
     Raises:
         PlanError: no channel may be cut, the goal is out of reach, or a pattern matches no layer.
     """
-    dense = anatomy.widths | dict(whole.widths if whole else {})
-    narrower = _narrower(anatomy, limits, dense)
-    whole = whole or Baseline(dense, total(terms, dense))
-    budget = goal.left * whole.cost
-    _check_reach(goal, _least(anatomy, terms, narrower) / whole.cost)
+    dense = graph.widths | dict(baseline.widths if baseline else {})
+    allowed = _allowed_widths(graph, limits, dense)
+    baseline = baseline or Baseline(dense, total(terms, dense))
+    budget = goal.left * baseline.cost
+    _check_reachable(goal, _minimum_cost(graph, terms, allowed) / baseline.cost)
     if limits.per_layer:
-        widths = _evenly(anatomy, terms, budget, narrower, dense)
+        widths = _uniform_widths(graph, terms, budget, allowed, dense)
     else:
-        widths = _Greedy(anatomy, worth, terms, narrower).down_to(budget)
+        widths = _Greedy(graph, scores, terms, allowed).reduce_to(budget)
     return tuple(
-        Cut(one.name, _best(worth.scores[one.name], widths[one.name]))
-        for one in anatomy.groups
+        Cut(one.name, _highest(scores.by_group[one.name], widths[one.name]))
+        for one in graph.groups
         if widths[one.name] < one.width
     )
 
 
-def least(anatomy: PruningGraph, terms: Sequence[Term], limits: Limits, whole: Baseline) -> float:
+def smallest_goal(graph: PruningGraph, terms: Sequence[Term], limits: Limits, baseline: Baseline) -> float:
     """Return the smallest goal that can be met, as a part of the dense model's costs.
 
     Raises:
         PlanError: no channel may be cut, or a pattern matches no layer.
     """
-    return _least(anatomy, terms, _narrower(anatomy, limits, anatomy.widths | dict(whole.widths))) / whole.cost
+    return (
+        _minimum_cost(graph, terms, _allowed_widths(graph, limits, graph.widths | dict(baseline.widths)))
+        / baseline.cost
+    )
 
 
-def read(scores: Scores, importance: str) -> ChannelScores:
+def read_scores(scores: Scores, importance: str) -> ChannelScores:
     """Read what the stage ``score`` left."""
     with np.load(scores.path) as arrays:
         return ChannelScores({name: arrays[name] for name in arrays.files}, importance in COMPARABLE)
 
 
-def widths_after(anatomy: PruningGraph, cuts: Sequence[Cut]) -> dict[str, int]:
+def widths_after(graph: PruningGraph, cuts: Sequence[Cut]) -> dict[str, int]:
     """Return how many channels cuts leave of each group."""
-    return anatomy.widths | {one.group: len(one.kept) for one in cuts}
+    return graph.widths | {one.group: len(one.kept) for one in cuts}
 
 
-def weight_of(group: Group, worth: ChannelScores) -> float:
+def group_weight(group: Group, scores: ChannelScores) -> float:
     """Return what all of a group is worth."""
-    return float(np.sum(worth.scores[group.name])) if worth.comparable else float(max(1, len(group.makers)))
+    return float(np.sum(scores.by_group[group.name])) if scores.comparable else float(max(1, len(group.producers)))
 
 
-def multiple_for(group: Group, width: int, asked: int | None) -> int:
+def channel_multiple(group: Group, width: int, multiple: int | None) -> int:
     """Return what the channels left of a group are a multiple of.
 
     Without being asked, the largest power of two up to 8 that leaves a group of this width at least 8 steps: engines
@@ -137,56 +140,56 @@ def multiple_for(group: Group, width: int, asked: int | None) -> int:
     """
     if group.kind == "heads":
         return 1
-    if asked is not None:
-        return asked
-    return 1 << (max(1, min(MULTIPLE, width // STEPS)).bit_length() - 1)
+    if multiple is not None:
+        return multiple
+    return 1 << (max(1, min(MAX_MULTIPLE, width // MIN_STEPS)).bit_length() - 1)
 
 
-def _narrower(anatomy: PruningGraph, limits: Limits, dense: Widths) -> dict[str, list[int]]:
+def _allowed_widths(graph: PruningGraph, limits: Limits, dense: Widths) -> dict[str, list[int]]:
     """By group the widths it may be cut to, the greatest first.
 
     Raises:
         PlanError: there is none for any group, or a pattern matches no layer.
     """
-    kept = _kept(anatomy, limits.keep)
+    kept = _kept_groups(graph, limits.keep)
     found = {}
-    for one in anatomy.groups:
+    for one in graph.groups:
         least = max(1, math.ceil(limits.floor * dense[one.name] - 1e-9))
-        multiple = multiple_for(one, dense[one.name], limits.multiple)
-        whole_steps = range((one.width - 1) // multiple * multiple, 0, -multiple)
-        found[one.name] = [] if one.name in kept else [width for width in whole_steps if width >= least]
+        multiple = channel_multiple(one, dense[one.name], limits.multiple)
+        multiples = range((one.width - 1) // multiple * multiple, 0, -multiple)
+        found[one.name] = [] if one.name in kept else [width for width in multiples if width >= least]
     if not any(found.values()):
-        reasons = "".join(f"\n  {layer}: {why}" for layer, why in anatomy.whole[:5])
+        reasons = "".join(f"\n  {layer}: {why}" for layer, why in graph.unprunable[:5])
         raise PlanError(
-            f"nothing can be pruned: none of {len(anatomy.groups)} groups of channels may become narrower with these "
+            f"nothing can be pruned: none of {len(graph.groups)} groups of channels may become narrower with these "
             f"--exclude-layer, --round-to and --min-channel-ratio"
             f"{reasons and '; layers that stay whole in any case:'}{reasons}"
         )
     return found
 
 
-def _kept(anatomy: PruningGraph, patterns: Sequence[str]) -> set[str]:
+def _kept_groups(graph: PruningGraph, patterns: Sequence[str]) -> set[str]:
     """The groups of which a layer is to keep all its outputs."""
-    makers = {one.name: {one.name, *one.makers} for one in anatomy.groups}
-    known = {name for names in makers.values() for name in names}
-    known |= {one.layer for one in anatomy.labours} | {layer for layer, _ in anatomy.whole}
+    producers = {one.name: {one.name, *one.producers} for one in graph.groups}
+    known = {name for names in producers.values() for name in names}
+    known |= {one.layer for one in graph.layer_costs} | {layer for layer, _ in graph.unprunable}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
-            some = ", ".join(sorted({name for names in makers.values() for name in names})[:8])
+            some = ", ".join(sorted({name for names in producers.values() for name in names})[:8])
             raise PlanError(
                 f"--exclude-layer {pattern}: no layer has such a name; layers that can be pruned are {some} and so on"
             )
     return {
-        group for group, names in makers.items() if any(fnmatchcase(name, one) for name in names for one in patterns)
+        group for group, names in producers.items() if any(fnmatchcase(name, one) for name in names for one in patterns)
     }
 
 
-def _least(anatomy: PruningGraph, terms: Sequence[Term], narrower: Mapping[str, list[int]]) -> float:
+def _minimum_cost(graph: PruningGraph, terms: Sequence[Term], allowed: Mapping[str, list[int]]) -> float:
     """The costs when everything is cut that may be."""
-    return total(terms, {one.name: (narrower[one.name] or [one.width])[-1] for one in anatomy.groups})
+    return total(terms, {one.name: (allowed[one.name] or [one.width])[-1] for one in graph.groups})
 
 
-def _check_reach(goal: Goal, least: float) -> None:
+def _check_reachable(goal: Goal, least: float) -> None:
     """Refuse a goal that not even all that may be cut would meet."""
     if least > goal.left + 1e-9:
         what = "channels are left" if goal.measure == "channels" else f"{goal.measure} is left"
@@ -196,11 +199,11 @@ def _check_reach(goal: Goal, least: float) -> None:
         )
 
 
-def _evenly(
-    anatomy: PruningGraph, terms: Sequence[Term], budget: float, narrower: Mapping[str, list[int]], dense: Widths
+def _uniform_widths(
+    graph: PruningGraph, terms: Sequence[Term], budget: float, allowed: Mapping[str, list[int]], dense: Widths
 ) -> dict[str, int]:
     """The widest model within the budget of which every group is cut to the same part, or to its least."""
-    steps = {one.name: [one.width, *narrower[one.name]] for one in anatomy.groups}
+    steps = {one.name: [one.width, *allowed[one.name]] for one in graph.groups}
     parts = sorted({width / dense[name] for name, widths in steps.items() for width in widths}, reverse=True)
     for part in parts:
         widths = {
@@ -216,47 +219,47 @@ def _evenly(
 class _Greedy:
     """Step by step from the model as it is to one within a budget."""
 
-    anatomy: PruningGraph
-    worth: ChannelScores
+    graph: PruningGraph
+    scores: ChannelScores
     terms: Sequence[Term]
-    narrower: Mapping[str, list[int]]
+    allowed: Mapping[str, list[int]]
     widths: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.widths = dict(self.anatomy.widths)
+        self.widths = dict(self.graph.widths)
         self.by_group: defaultdict[str, list[Term]] = defaultdict(list)
         for term in self.terms:
             for group in term.groups:
                 self.by_group[group].append(term)
         # by group: the importance that is left when its n most important channels are
         self.left = {
-            one.name: np.concatenate([[0.0], np.cumsum(np.sort(self.worth.scores[one.name])[::-1])])
-            for one in self.anatomy.groups
+            one.name: np.concatenate([[0.0], np.cumsum(np.sort(self.scores.by_group[one.name])[::-1])])
+            for one in self.graph.groups
         }
-        self.weights = {one.name: weight_of(one, self.worth) for one in self.anatomy.groups}
+        self.weights = {one.name: group_weight(one, self.scores) for one in self.graph.groups}
 
-    def down_to(self, budget: float) -> dict[str, int]:
+    def reduce_to(self, budget: float) -> dict[str, int]:
         """Return the widths of the first model within the budget, with what fits into the rest of it put back."""
-        cost, best = total(self.terms, self.widths), {name: self._best_step(name) for name in self.narrower}
+        cost, best = total(self.terms, self.widths), {name: self._best_step(name) for name in self.allowed}
         while cost > budget * (1 + 1e-9):
             group = min((name for name in best if best[name]), key=lambda name: best[name][0])  # type: ignore[index]
             self.widths[group] = best[group][1]  # type: ignore[index]
             cost = total(self.terms, self.widths)
             for name in {group, *(other for term in self.by_group[group] for other in term.groups)}:
                 best[name] = self._best_step(name)
-        return self._filled(budget)
+        return self._widened(budget)
 
     def _best_step(self, group: str) -> tuple[float, int] | None:
         """The least harm for what it saves of a group's next steps, and where it leads; None where there is none."""
-        steps = [width for width in self.narrower[group] if width < self.widths[group]][:AHEAD]
-        return min(((self._ratio(group, width), width) for width in steps), default=None)
+        steps = [width for width in self.allowed[group] if width < self.widths[group]][:LOOKAHEAD]
+        return min(((self._loss_per_saving(group, width), width) for width in steps), default=None)
 
-    def _ratio(self, group: str, width: int) -> float:
+    def _loss_per_saving(self, group: str, width: int) -> float:
         saved = self._cost_of(group, self.widths[group]) - self._cost_of(group, width)
-        harm = self._harm(group, width)
-        return harm / saved if saved > 0 else math.inf
+        loss = self._loss(group, width)
+        return loss / saved if saved > 0 else math.inf
 
-    def _harm(self, group: str, width: int) -> float:
+    def _loss(self, group: str, width: int) -> float:
         left, now = self.left[group], float(self.left[group][self.widths[group]])
         return self.weights[group] * (now - float(left[width])) / now if now > 0 else 0.0
 
@@ -264,7 +267,7 @@ class _Greedy:
         """All costs that depend on a group, at one of its widths."""
         return total(self.by_group[group], self.widths | {group: width})
 
-    def _filled(self, budget: float) -> dict[str, int]:
+    def _widened(self, budget: float) -> dict[str, int]:
         """The widths, after putting back the most harmful last steps that the budget still has room for."""
         for _, group, wider in sorted(self._last_steps(), reverse=True):
             widened = self.widths | {group: wider}
@@ -273,8 +276,8 @@ class _Greedy:
         return self.widths
 
     def _last_steps(self) -> Iterator[tuple[float, str, int]]:
-        for one in self.anatomy.groups:
-            allowed = [one.width, *self.narrower[one.name]]
+        for one in self.graph.groups:
+            allowed = [one.width, *self.allowed[one.name]]
             place = allowed.index(self.widths[one.name])
             if place:
                 left = self.left[one.name]
@@ -282,7 +285,7 @@ class _Greedy:
                 yield gain * self.weights[one.name], one.name, allowed[place - 1]
 
 
-def _best(scores: np.ndarray, count: int) -> tuple[int, ...]:
+def _highest(scores: np.ndarray, count: int) -> tuple[int, ...]:
     """The places of the greatest scores, ascending; among equals the first."""
     order = np.argsort(-scores, kind="stable")[:count]
     return tuple(sorted(int(place) for place in order))

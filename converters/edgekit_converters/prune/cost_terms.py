@@ -20,7 +20,7 @@ class Term:
 
 
 def terms_of(
-    measure: str, anatomy: PruningGraph, milliseconds: Callable[[LayerCost, Widths], float] | None = None
+    measure: str, graph: PruningGraph, milliseconds: Callable[[LayerCost, Widths], float] | None = None
 ) -> tuple[Term, ...]:
     """Return what a measure adds up.
 
@@ -30,18 +30,18 @@ def terms_of(
         milliseconds: of a layer at given widths; wanted for "latency".
     """
     if measure == "channels":
-        return tuple(Term(frozenset([one.name]), partial(_width, one.name)) for one in anatomy.groups)
+        return tuple(Term(frozenset([one.name]), partial(_width, one.name)) for one in graph.groups)
     if measure == "latency":
         assert milliseconds is not None
-        return tuple(Term(_groups(one), partial(milliseconds, one)) for one in anatomy.labours)
+        return tuple(Term(_groups(one), partial(milliseconds, one)) for one in graph.layer_costs)
     if measure == "macs":
-        return tuple(Term(_groups(one), one.macs) for one in anatomy.labours)
-    counted = tuple(Term(_groups(one), one.parameters) for one in anatomy.labours)
-    rest = anatomy.parameters - total(counted, anatomy.widths)
+        return tuple(Term(_groups(one), one.macs) for one in graph.layer_costs)
+    counted = tuple(Term(_groups(one), one.parameters) for one in graph.layer_costs)
+    rest = graph.parameters - total(counted, graph.widths)
     return (*counted, Term(frozenset(), lambda _: rest))
 
 
-def spread(cost: float, anatomy: PruningGraph, dense: PruningGraph) -> tuple[Term, ...]:
+def overhead_terms(cost: float, graph: PruningGraph, dense: PruningGraph) -> tuple[Term, ...]:
     """Return terms for what is no layer's own, such as additions and pools: it goes by how many values layers give.
 
     Args:
@@ -49,13 +49,13 @@ def spread(cost: float, anatomy: PruningGraph, dense: PruningGraph) -> tuple[Ter
         anatomy: of the model as it is.
         dense: of the dense one.
     """
-    volume = sum(one.positions * one.outs.count(dense.widths) for one in dense.labours)
+    volume = sum(one.positions * one.outs.count(dense.widths) for one in dense.layer_costs)
     each = cost / volume if volume else 0.0
-    return tuple(Term(_groups(one), partial(_share, each, one)) for one in anatomy.labours)
+    return tuple(Term(_groups(one), partial(_share, each, one)) for one in graph.layer_costs)
 
 
-def _share(each: float, labour: LayerCost, widths: Widths) -> float:
-    return each * labour.positions * labour.outs.count(widths)
+def _share(each: float, layer_cost: LayerCost, widths: Widths) -> float:
+    return each * layer_cost.positions * layer_cost.outs.count(widths)
 
 
 def total(terms: Sequence[Term], widths: Widths) -> float:
@@ -67,5 +67,5 @@ def _width(group: str, widths: Widths) -> float:
     return widths[group]
 
 
-def _groups(labour: LayerCost) -> frozenset[str]:
-    return frozenset(group for side in (labour.ins, labour.outs) for group, _ in side.parts)
+def _groups(layer_cost: LayerCost) -> frozenset[str]:
+    return frozenset(group for side in (layer_cost.ins, layer_cost.outs) for group, _ in side.group_entries)

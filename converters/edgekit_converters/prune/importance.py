@@ -29,10 +29,10 @@ WITH_GRADIENTS = ("taylor", "gradient")
 
 
 @dataclass(frozen=True)
-class Member:
+class WeightSums:
     """What one weight says of a group's channels, each number summed over the entries that belong to a channel."""
 
-    role: str  # it "makes", "passes" or "uses" the channels
+    role: str  # it "produces", "passes" or "consumes" the channels
     kind: str  # "kernel", "scale" (of a normalization) or "other", such as a bias
     absolutes: Array  # (width,): Σ|θ|
     squares: Array  # (width,): Σθ²
@@ -40,7 +40,7 @@ class Member:
     gradients: Array | None = None  # (batches, width): Σ (∂L/∂θ)²
 
 
-def rate(importance: str, members: Sequence[Member], seed: tuple[int, str] = (0, "")) -> Array:
+def score_channels(importance: str, weights: Sequence[WeightSums], seed: tuple[int, str] = (0, "")) -> Array:
     """Return what each channel of a group is worth, (width,) float64, none below 0.
 
     Args:
@@ -49,14 +49,14 @@ def rate(importance: str, members: Sequence[Member], seed: tuple[int, str] = (0,
         seed: of "random", and the group's name.
     """
     if importance == "random":
-        return np.random.default_rng([seed[0], *seed[1].encode()]).random(len(members[0].squares))
+        return np.random.default_rng([seed[0], *seed[1].encode()]).random(len(weights[0].squares))
     if importance == "taylor":
-        used = [one.products for one in members if one.role == "uses" and one.products is not None]
+        used = [one.products for one in weights if one.role == "consumes" and one.products is not None]
         return np.asarray(np.abs(used).mean(axis=1).sum(axis=0), dtype=np.float64)
-    scales = [one.absolutes for one in members if one.kind == "scale"]
+    scales = [one.absolutes for one in weights if one.kind == "scale"]
     if importance == "batch-norm" and scales:
         return np.asarray(np.mean(scales, axis=0), dtype=np.float64)
-    kernels = [one for one in members if one.kind == "kernel" and one.role != "uses"]
+    kernels = [one for one in weights if one.kind == "kernel" and one.role != "consumes"]
     if importance == "l1":
         return np.asarray(np.sum([one.absolutes for one in kernels], axis=0), dtype=np.float64)
     norms = np.sqrt(np.sum([one.squares for one in kernels], axis=0), dtype=np.float64)

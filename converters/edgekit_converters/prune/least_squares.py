@@ -14,7 +14,7 @@ RIDGES = (1e-4, 1e-2, 1.0)  # λ, as a part of the mean square of what the layer
 HELD_OUT = 4  # one row in so many is not solved on, but tells which ridge is best
 
 
-def closest(read: Array, wanted: Array, weights: Array) -> Array:
+def solve_weights(read: Array, targets: Array, weights: Array) -> Array:
     """Return better weights, (features, outputs); those given where none are better on rows that were held out.
 
     Args:
@@ -22,22 +22,24 @@ def closest(read: Array, wanted: Array, weights: Array) -> Array:
         wanted: what it should give, (rows, outputs).
         weights: those it has, (features, outputs).
     """
-    read, rest = read.astype(np.float64), wanted.astype(np.float64) - read @ weights
+    read, residual = read.astype(np.float64), targets.astype(np.float64) - read @ weights
     held = np.arange(len(read)) % HELD_OUT == HELD_OUT - 1
-    if held.sum() < 2 or not np.any(rest):
+    if held.sum() < 2 or not np.any(residual):
         return weights
-    square, towards = read[~held].T @ read[~held], read[~held].T @ rest[~held]
-    tried = [_solved(square, towards, ridge) for ridge in RIDGES]
-    errors = [float(np.sum((rest[held] - read[held] @ change) ** 2)) for change in tried]
+    gram, correlation = read[~held].T @ read[~held], read[~held].T @ residual[~held]
+    changes = [_solve_ridge(gram, correlation, ridge) for ridge in RIDGES]
+    errors = [float(np.sum((residual[held] - read[held] @ change) ** 2)) for change in changes]
     best = int(np.argmin(errors))
-    if errors[best] >= float(np.sum(rest[held] ** 2)):
+    if errors[best] >= float(np.sum(residual[held] ** 2)):
         return weights
-    square += read[held].T @ read[held]
-    towards += read[held].T @ rest[held]
-    return np.asarray(weights + _solved(square, towards, RIDGES[best]))
+    gram += read[held].T @ read[held]
+    correlation += read[held].T @ residual[held]
+    return np.asarray(weights + _solve_ridge(gram, correlation, RIDGES[best]))
 
 
-def _solved(square: Array, towards: Array, ridge: float) -> Array:
-    pulled = square.copy()
-    pulled[np.diag_indices_from(pulled)] += ridge * max(float(np.trace(square)) / len(square), np.finfo(float).tiny)
-    return np.asarray(np.linalg.solve(pulled, towards))
+def _solve_ridge(gram: Array, correlation: Array, ridge: float) -> Array:
+    regularized = gram.copy()
+    regularized[np.diag_indices_from(regularized)] += ridge * max(
+        float(np.trace(gram)) / len(gram), np.finfo(float).tiny
+    )
+    return np.asarray(np.linalg.solve(regularized, correlation))

@@ -32,12 +32,12 @@ class ScoreLoss:
     kind: str
     probabilities: bool = False  # the output ends in a softmax
 
-    def aim(self, taken: Any, given: Any) -> Any:
+    def target(self, taken: Any, given: Any) -> Any:
         """Return what a squared error is taken to, of the first input and the labels; None is zero."""
         return {"inputs": taken, "targets": given}.get(self.kind)
 
 
-def towards(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
+def score_loss(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
     """Decide what the loss is.
 
     Raises:

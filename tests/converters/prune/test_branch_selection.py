@@ -8,22 +8,30 @@ import numpy as np
 import pytest
 
 from edgekit_converters.prune import Branch, Channels, Group, LayerCost, PruningGraph
-from edgekit_converters.prune.branch_selection import dropped, least
+from edgekit_converters.prune.branch_selection import select_branches, smallest_goal
 from edgekit_converters.prune.channel_selection import Baseline, ChannelScores, Goal, Limits
-from edgekit_converters.prune.cost_terms import Term, spread, terms_of, total
-from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, found_in, named, without
+from edgekit_converters.prune.cost_terms import Term, overhead_terms, terms_of, total
+from edgekit_converters.prune.residual_branches import (
+    GraphNode,
+    RemovableBranch,
+    ResidualPath,
+    branch_name,
+    find_branches,
+    removable_paths,
+    without_branches,
+)
 from edgekit_runtime.errors import PlanError
 
 SHAPE = (1, 8, 8, 4)
 
 
-def step(name: str, *takes: int, shape: tuple[int, ...] = SHAPE) -> Step:
-    return Step(name, takes, shape, adds=name.startswith("add"))
+def step(name: str, *takes: int, shape: tuple[int, ...] = SHAPE) -> GraphNode:
+    return GraphNode(name, takes, shape, is_addition=name.startswith("add"))
 
 
 def test_an_operand_that_nothing_else_needs_can_be_left_out() -> None:
     steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4)]
-    assert list(detours(steps, [5])) == [ResidualPath(4, 1, frozenset({2, 3}))]
+    assert list(removable_paths(steps, [5])) == [ResidualPath(4, 1, frozenset({2, 3}))]
 
 
 @pytest.mark.parametrize(
@@ -37,57 +45,63 @@ def test_an_operand_that_nothing_else_needs_can_be_left_out() -> None:
         ([step("x"), step("a", 0), step("add", 1, 1), step("out", 2)], [3]),
     ],
 )
-def test_what_something_needs_stays(steps: list[Step], outputs: list[int]) -> None:
-    assert list(detours(steps, outputs)) == []
+def test_what_something_needs_stays(steps: list[GraphNode], outputs: list[int]) -> None:
+    assert list(removable_paths(steps, outputs)) == []
 
 
 def test_what_something_else_reads_stays() -> None:
     steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4, 2)]
-    assert [one.steps for one in detours(steps, [5])] == [{3}]
+    assert [one.steps for one in removable_paths(steps, [5])] == [{3}]
     steps[-1] = step("out", 4)
-    assert [one.steps for one in detours(steps, [5, 2])] == [{3}]
+    assert [one.steps for one in removable_paths(steps, [5, 2])] == [{3}]
 
 
 def test_two_operands_have_names_of_their_own() -> None:
     steps = [step("x"), step("a", 0), step("b", 0), step("add", 1, 2), step("out", 3)]
-    ways = list(detours(steps, [4]))
-    assert [named("add", one, ways) for one in ways] == ["add:0", "add:1"]
+    ways = list(removable_paths(steps, [4]))
+    assert [branch_name("add", one, ways) for one in ways] == ["add:0", "add:1"]
 
 
 def stages(*blocks: int, width: int = 16) -> PruningGraph:
     """Stages of blocks with two convolutions each, as of a ResNet; a branch a block."""
-    groups, labours, operands = [Group("stem", "channels", width, ("stem",), ())], [], []
-    labours.append(LayerCost("stem", "conv", Channels(3), Channels(0, (("stem", 1),)), 1024, (3, 3), (1, 1)))
+    groups, layer_costs, operands = [Group("stem", "channels", width, ("stem",), ())], [], []
+    layer_costs.append(LayerCost("stem", "conv", Channels(3), Channels(0, (("stem", 1),)), 1024, (3, 3), (1, 1)))
     for stage, count in enumerate(blocks):
         for place in range(count):
             name = f"s{stage}b{place}"
             groups.append(Group(f"{name}.one", "channels", width, (f"{name}.one",), (f"{name}.two",)))
             inner, outer = Channels(0, ((f"{name}.one", 1),)), Channels(0, (("stem", 1),))
-            labours.append(LayerCost(f"{name}.one", "conv", outer, inner, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
-            labours.append(LayerCost(f"{name}.two", "conv", inner, outer, 1024 >> 2 * stage, (3, 3), (1, 1), extras=2))
-            operands.append(Operand(f"{name}.add", str(stage), frozenset({f"{name}.one", f"{name}.two"})))
+            layer_costs.append(
+                LayerCost(f"{name}.one", "conv", outer, inner, 1024 >> 2 * stage, (3, 3), (1, 1), channel_parameters=2)
+            )
+            layer_costs.append(
+                LayerCost(f"{name}.two", "conv", inner, outer, 1024 >> 2 * stage, (3, 3), (1, 1), channel_parameters=2)
+            )
+            operands.append(RemovableBranch(f"{name}.add", str(stage), frozenset({f"{name}.one", f"{name}.two"})))
     widths = {one.name: one.width for one in groups}
-    anatomy = PruningGraph(tuple(groups), tuple(labours), (), 1000 + sum(one.parameters(widths) for one in labours))
-    return PruningGraph(anatomy.groups, anatomy.labours, (), anatomy.parameters, found_in(anatomy, operands))
+    graph = PruningGraph(
+        tuple(groups), tuple(layer_costs), (), 1000 + sum(one.parameters(widths) for one in layer_costs)
+    )
+    return PruningGraph(graph.groups, graph.layer_costs, (), graph.parameters, find_branches(graph, operands))
 
 
-def flat(anatomy: PruningGraph) -> tuple[Term, ...]:
+def flat(graph: PruningGraph) -> tuple[Term, ...]:
     """Times that do not depend on widths at all: an engine that computes in blocks."""
-    return tuple(Term(frozenset(), lambda _, one=one: one.positions) for one in anatomy.labours)
+    return tuple(Term(frozenset(), lambda _, one=one: one.positions) for one in graph.layer_costs)
 
 
-def chosen(anatomy: PruningGraph, terms: Any, left: float, **limits: Any) -> tuple[str, ...]:
-    worth = ChannelScores({one.name: np.ones(one.width) for one in anatomy.groups}, comparable=False)
-    whole = Baseline(anatomy.widths, total(terms(anatomy), anatomy.widths))
-    return dropped(anatomy, worth, terms, Goal("latency", left), Limits(**limits), whole)
+def chosen(graph: PruningGraph, terms: Any, left: float, **limits: Any) -> tuple[str, ...]:
+    scores = ChannelScores({one.name: np.ones(one.width) for one in graph.groups}, comparable=False)
+    whole = Baseline(graph.widths, total(terms(graph), graph.widths))
+    return select_branches(graph, scores, terms, Goal("latency", left), Limits(**limits), whole)
 
 
 def test_a_branch_is_what_is_inside_alone() -> None:
-    anatomy = stages(2)
-    assert anatomy.branches[0] == Branch("s0b0.add", ("s0b0.one", "s0b0.two"), ("s0b0.one",), "0")
-    left = without(anatomy, ["s0b0.add"])
+    graph = stages(2)
+    assert graph.branches[0] == Branch("s0b0.add", ("s0b0.one", "s0b0.two"), ("s0b0.one",), "0")
+    left = without_branches(graph, ["s0b0.add"])
     assert [one.name for one in left.groups] == ["stem", "s0b1.one"]
-    assert left.parameters == anatomy.parameters - 2 * (16 * 16 * 9 + 2 * 16)
+    assert left.parameters == graph.parameters - 2 * (16 * 16 * 9 + 2 * 16)
     assert [one.name for one in left.branches] == ["s0b1.add"]
 
 
@@ -101,8 +115,8 @@ def test_channels_go_where_that_is_cheaper() -> None:
 
 
 def test_stages_give_in_turns() -> None:
-    anatomy = stages(2, 2)
-    even = chosen(anatomy, lambda one: tuple(Term(frozenset(), lambda _: 1.0) for _ in one.labours), 0.6)
+    graph = stages(2, 2)
+    even = chosen(graph, lambda one: tuple(Term(frozenset(), lambda _: 1.0) for _ in one.layer_costs), 0.6)
     assert {name[:2] for name in even} == {"s0", "s1"}
 
 
@@ -111,15 +125,15 @@ def test_what_is_to_be_kept_stays() -> None:
 
 
 def test_what_branches_cannot_reach_is_refused() -> None:
-    anatomy = stages(1)
-    whole = Baseline(anatomy.widths, total(flat(anatomy), anatomy.widths))
-    assert least(anatomy, flat, Limits(), whole) == pytest.approx(1 / 3)
+    graph = stages(1)
+    whole = Baseline(graph.widths, total(flat(graph), graph.widths))
+    assert smallest_goal(graph, flat, Limits(), whole) == pytest.approx(1 / 3)
     with pytest.raises(PlanError, match="out of reach"):
-        chosen(anatomy, flat, 0.2)
+        chosen(graph, flat, 0.2)
 
 
 def test_what_is_no_layers_own_goes_with_what_layers_give() -> None:
-    anatomy = stages(2)
-    assert total(spread(8.0, anatomy, anatomy), anatomy.widths) == pytest.approx(8.0)
-    left = without(anatomy, ["s0b0.add"])
-    assert total(spread(8.0, left, anatomy), left.widths) == pytest.approx(8.0 * 3 / 5)
+    graph = stages(2)
+    assert total(overhead_terms(8.0, graph, graph), graph.widths) == pytest.approx(8.0)
+    left = without_branches(graph, ["s0b0.add"])
+    assert total(overhead_terms(8.0, left, graph), left.widths) == pytest.approx(8.0 * 3 / 5)

@@ -14,9 +14,9 @@ from edgekit_converters.prune.channel_selection import (
     ChannelScores,
     Goal,
     Limits,
-    choose,
-    multiple_for,
-    read,
+    channel_multiple,
+    read_scores,
+    select_channels,
     widths_after,
 )
 from edgekit_converters.prune.cost_terms import terms_of, total
@@ -27,22 +27,22 @@ def chain(seed: int, depth: int = 5) -> PruningGraph:
     """Convolutions one after the other, of random widths, with a dense layer at the end."""
     random = np.random.default_rng(seed)
     widths = [int(width) for width in random.integers(8, 96, depth)]
-    groups, labours, ins = [], [], Channels(3)
+    groups, layer_costs, ins = [], [], Channels(3)
     for place, width in enumerate(widths):
         name, side = f"conv{place}", int(random.integers(2, 32))
         user = f"conv{place + 1}" if place + 1 < depth else "head"
         groups.append(Group(name, "channels", width, (name,), (user,)))
         outs = Channels(0, ((name, 1),))
-        labours.append(LayerCost(name, "conv", ins, outs, side * side, (3, 3), (1, 1), extras=3))
+        layer_costs.append(LayerCost(name, "conv", ins, outs, side * side, (3, 3), (1, 1), channel_parameters=3))
         ins = outs
-    labours.append(LayerCost("head", "dense", ins, Channels(10), 1, extras=1))
+    layer_costs.append(LayerCost("head", "dense", ins, Channels(10), 1, channel_parameters=1))
     dense = {group.name: group.width for group in groups}
-    return PruningGraph(tuple(groups), tuple(labours), (), 17 + sum(one.parameters(dense) for one in labours))
+    return PruningGraph(tuple(groups), tuple(layer_costs), (), 17 + sum(one.parameters(dense) for one in layer_costs))
 
 
-def worth_of(anatomy: PruningGraph, seed: int = 0, *, comparable: bool = False) -> ChannelScores:
+def scores_of(graph: PruningGraph, seed: int = 0, *, comparable: bool = False) -> ChannelScores:
     random = np.random.default_rng(seed)
-    return ChannelScores({one.name: random.gamma(1.0, 1.0, one.width) for one in anatomy.groups}, comparable)
+    return ChannelScores({one.name: random.gamma(1.0, 1.0, one.width) for one in graph.groups}, comparable)
 
 
 FINE = Limits(floor=0.05, multiple=1)
@@ -52,59 +52,59 @@ FINE = Limits(floor=0.05, multiple=1)
 @pytest.mark.parametrize("measure", ["channels", "macs", "size"])
 @pytest.mark.parametrize("seed", range(6))
 def test_goals_are_met_and_hardly_missed(seed: int, measure: str, *, per_layer: bool) -> None:
-    anatomy = chain(seed)
-    terms = terms_of(measure, anatomy)
+    graph = chain(seed)
+    terms = terms_of(measure, graph)
     limits = Limits(floor=0.05, multiple=1, per_layer=per_layer)
-    cuts = choose(anatomy, worth_of(anatomy, seed), terms, Goal(measure, 0.5), limits)
-    left = total(terms, widths_after(anatomy, cuts)) / total(terms, anatomy.widths)
+    cuts = select_channels(graph, scores_of(graph, seed), terms, Goal(measure, 0.5), limits)
+    left = total(terms, widths_after(graph, cuts)) / total(terms, graph.widths)
     assert 0.42 if per_layer else 0.48 <= left <= 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_of_every_group_the_best_stay(seed: int) -> None:
-    anatomy, worth = chain(seed), worth_of(chain(seed), seed)
-    cuts = choose(anatomy, worth, terms_of("macs", anatomy), Goal("macs", 0.4), FINE)
+    graph, scores = chain(seed), scores_of(chain(seed), seed)
+    cuts = select_channels(graph, scores, terms_of("macs", graph), Goal("macs", 0.4), FINE)
     assert cuts
     for cut in cuts:
-        scores = worth.scores[cut.group]
-        gone = np.delete(scores, cut.kept)
+        of_group = scores.by_group[cut.group]
+        gone = np.delete(of_group, cut.kept)
         assert list(cut.kept) == sorted(set(cut.kept))
-        assert scores[list(cut.kept)].min() >= gone.max()
+        assert of_group[list(cut.kept)].min() >= gone.max()
 
 
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_what_is_left_is_a_multiple_and_above_the_floor(multiple: int) -> None:
-    anatomy = chain(3)
+    graph = chain(3)
     limits = Limits(floor=0.3, multiple=multiple)
-    cuts = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.5), limits)
+    cuts = select_channels(graph, scores_of(graph), terms_of("macs", graph), Goal("macs", 0.5), limits)
     assert cuts
     for cut in cuts:
         assert len(cut.kept) % multiple == 0
-        assert len(cut.kept) >= 0.3 * anatomy.widths[cut.group]
+        assert len(cut.kept) >= 0.3 * graph.widths[cut.group]
 
 
 def test_without_being_asked_a_multiple_leaves_eight_steps() -> None:
     def multiple(width: int, kind: str = "channels") -> int:
-        return multiple_for(Group("g", kind, width, ("g",), ()), width, None)
+        return channel_multiple(Group("g", kind, width, ("g",), ()), width, None)
 
     assert [multiple(width) for width in (4, 16, 24, 32, 64, 1280)] == [1, 2, 2, 4, 8, 8]
     assert multiple(128, "heads") == 1
 
 
 def test_channels_without_worth_go_first() -> None:
-    anatomy, worth = chain(1), worth_of(chain(1))
-    dead = {name: scores.copy() for name, scores in worth.scores.items()}
+    graph, scores = chain(1), scores_of(chain(1))
+    dead = {name: scores.copy() for name, scores in scores.by_group.items()}
     dead["conv2"][::2] = 0.0
     half = len(dead["conv2"]) - len(dead["conv2"][::2])
-    goal = Goal("channels", 1 - len(dead["conv2"][::2]) / sum(anatomy.widths.values()))
-    cuts = choose(anatomy, ChannelScores(dead, comparable=False), terms_of("channels", anatomy), goal, FINE)
+    goal = Goal("channels", 1 - len(dead["conv2"][::2]) / sum(graph.widths.values()))
+    cuts = select_channels(graph, ChannelScores(dead, comparable=False), terms_of("channels", graph), goal, FINE)
     assert [(cut.group, len(cut.kept)) for cut in cuts] == [("conv2", half)]
 
 
 def test_what_saves_more_is_cut_more() -> None:
     side = {"wide": 32 * 32, "low": 4 * 4}
     groups = tuple(Group(name, "channels", 32, (name,), (f"{name}_end",)) for name in side)
-    labours = tuple(
+    layer_costs = tuple(
         LayerCost(f"{name}{end}", "conv", ins, outs, positions, (3, 3))
         for name, positions in side.items()
         for end, ins, outs in (
@@ -112,83 +112,85 @@ def test_what_saves_more_is_cut_more() -> None:
             ("_end", Channels(0, ((name, 1),)), Channels(8)),
         )
     )
-    anatomy = PruningGraph(groups, labours, (), 10**5)
+    graph = PruningGraph(groups, layer_costs, (), 10**5)
     same = ChannelScores({name: np.ones(32) for name in side}, comparable=False)
-    left = widths_after(anatomy, choose(anatomy, same, terms_of("macs", anatomy), Goal("macs", 0.5), FINE))
+    left = widths_after(graph, select_channels(graph, same, terms_of("macs", graph), Goal("macs", 0.5), FINE))
     assert left["wide"] < left["low"] == 32
 
 
 def test_comparable_scores_weigh_groups() -> None:
-    anatomy = chain(2)
-    terms, goal = terms_of("macs", anatomy), Goal("macs", 0.5)
-    scores = {one.name: np.ones(one.width) for one in anatomy.groups}
-    apart = widths_after(anatomy, choose(anatomy, ChannelScores(scores, comparable=False), terms, goal, FINE))
-    most_cut = min(apart, key=lambda name: apart[name] / anatomy.widths[name])
+    graph = chain(2)
+    terms, goal = terms_of("macs", graph), Goal("macs", 0.5)
+    scores = {one.name: np.ones(one.width) for one in graph.groups}
+    apart = widths_after(graph, select_channels(graph, ChannelScores(scores, comparable=False), terms, goal, FINE))
+    most_cut = min(apart, key=lambda name: apart[name] / graph.widths[name])
     scores[most_cut] *= 100
-    assert widths_after(anatomy, choose(anatomy, ChannelScores(scores, comparable=False), terms, goal, FINE)) == apart
-    together = widths_after(anatomy, choose(anatomy, ChannelScores(scores, comparable=True), terms, goal, FINE))
+    assert (
+        widths_after(graph, select_channels(graph, ChannelScores(scores, comparable=False), terms, goal, FINE)) == apart
+    )
+    together = widths_after(graph, select_channels(graph, ChannelScores(scores, comparable=True), terms, goal, FINE))
     assert together[most_cut] > apart[most_cut]
 
 
 def test_layers_kept_by_a_pattern_stay_whole() -> None:
-    anatomy = chain(4)
+    graph = chain(4)
     limits = Limits(multiple=1, keep=("conv[34]",))
-    cuts = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.8), limits)
+    cuts = select_channels(graph, scores_of(graph), terms_of("macs", graph), Goal("macs", 0.8), limits)
     assert cuts
     assert not {"conv3", "conv4"} & {cut.group for cut in cuts}
 
 
 def test_a_step_that_saves_nothing_alone_is_looked_beyond() -> None:
-    anatomy = chain(5, depth=2)
+    graph = chain(5, depth=2)
 
-    def milliseconds(labour: LayerCost, widths: Widths) -> float:
-        blocks = [-(-side.count(widths) // 4) for side in (labour.ins, labour.outs)]  # kernels compute by 4
-        return 1e-3 * labour.positions * blocks[0] * blocks[1]
+    def milliseconds(layer_cost: LayerCost, widths: Widths) -> float:
+        blocks = [-(-side.count(widths) // 4) for side in (layer_cost.ins, layer_cost.outs)]  # kernels compute by 4
+        return 1e-3 * layer_cost.positions * blocks[0] * blocks[1]
 
-    terms = terms_of("latency", anatomy, milliseconds)
-    cuts = choose(anatomy, worth_of(anatomy), terms, Goal("latency", 0.5), FINE)
-    left = widths_after(anatomy, cuts)
-    assert total(terms, left) <= 0.5 * total(terms, anatomy.widths)
-    assert sum(width % 4 == 0 for name, width in left.items() if width < anatomy.widths[name]) >= 1
+    terms = terms_of("latency", graph, milliseconds)
+    cuts = select_channels(graph, scores_of(graph), terms, Goal("latency", 0.5), FINE)
+    left = widths_after(graph, cuts)
+    assert total(terms, left) <= 0.5 * total(terms, graph.widths)
+    assert sum(width % 4 == 0 for name, width in left.items() if width < graph.widths[name]) >= 1
 
 
 def test_rounds_add_up_to_the_goal_of_the_dense_model() -> None:
-    anatomy = chain(6)
-    once = choose(anatomy, worth_of(anatomy), terms_of("macs", anatomy), Goal("macs", 0.7), FINE)
-    widths = widths_after(anatomy, once)
-    groups = tuple(Group(one.name, one.kind, widths[one.name], one.makers, one.users) for one in anatomy.groups)
-    thinner = PruningGraph(groups, anatomy.labours, (), 0)
+    graph = chain(6)
+    once = select_channels(graph, scores_of(graph), terms_of("macs", graph), Goal("macs", 0.7), FINE)
+    widths = widths_after(graph, once)
+    groups = tuple(Group(one.name, one.kind, widths[one.name], one.producers, one.consumers) for one in graph.groups)
+    thinner = PruningGraph(groups, graph.layer_costs, (), 0)
     terms = terms_of("macs", thinner)
-    twice = choose(
+    twice = select_channels(
         thinner,
-        worth_of(thinner),
+        scores_of(thinner),
         terms,
         Goal("macs", 0.5),
         FINE,
-        Baseline(anatomy.widths, total(terms, anatomy.widths)),
+        Baseline(graph.widths, total(terms, graph.widths)),
     )
-    assert total(terms, widths_after(thinner, twice)) <= 0.5 * total(terms, anatomy.widths)
+    assert total(terms, widths_after(thinner, twice)) <= 0.5 * total(terms, graph.widths)
 
 
 def test_refusals_say_what_is_possible() -> None:
-    anatomy = chain(8)
-    worth, terms = worth_of(anatomy), terms_of("macs", anatomy)
+    graph = chain(8)
+    scores, terms = scores_of(graph), terms_of("macs", graph)
     with pytest.raises(PlanError, match=r"out of reach.* \d+\.\d % of the macs is left"):
-        choose(anatomy, worth, terms, Goal("macs", 0.05), Limits(floor=0.5))
+        select_channels(graph, scores, terms, Goal("macs", 0.05), Limits(floor=0.5))
     with pytest.raises(PlanError, match=r"--exclude-layer stem: no layer has such a name; .*conv0"):
-        choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(keep=("stem",)))
+        select_channels(graph, scores, terms, Goal("macs", 0.5), Limits(keep=("stem",)))
     with pytest.raises(PlanError, match="nothing can be pruned"):
-        choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(keep=("*",)))
+        select_channels(graph, scores, terms, Goal("macs", 0.5), Limits(keep=("*",)))
     with pytest.raises(PlanError, match="nothing can be pruned"):
-        choose(anatomy, worth, terms, Goal("macs", 0.5), Limits(multiple=128))
+        select_channels(graph, scores, terms, Goal("macs", 0.5), Limits(multiple=128))
     with pytest.raises(PlanError, match=r"head: its outputs are the model's"):
-        bare = PruningGraph((), anatomy.labours, (("head", "its outputs are the model's"),), anatomy.parameters)
-        choose(bare, ChannelScores({}, comparable=False), terms_of("macs", anatomy), Goal("macs", 0.5), Limits())
+        bare = PruningGraph((), graph.layer_costs, (("head", "its outputs are the model's"),), graph.parameters)
+        select_channels(bare, ChannelScores({}, comparable=False), terms_of("macs", graph), Goal("macs", 0.5), Limits())
 
 
 def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     arrays: dict[str, Any] = {"block/conv": np.arange(3.0)}
     np.savez(tmp_path / "scores.npz", **arrays)
-    worth = read(Scores(tmp_path / "scores.npz"), "taylor")
-    assert worth.comparable
-    assert worth.scores["block/conv"].tolist() == [0, 1, 2]
+    scores = read_scores(Scores(tmp_path / "scores.npz"), "taylor")
+    assert scores.comparable
+    assert scores.by_group["block/conv"].tolist() == [0, 1, 2]

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from edgekit_converters.prune.least_squares import closest
+from edgekit_converters.prune.least_squares import solve_weights
 
 DRAW = np.random.default_rng(0)
 
 
 def test_weights_that_were_lost_are_found_again():
     read, true = DRAW.standard_normal((400, 12)), DRAW.standard_normal((12, 5))
-    assert np.allclose(closest(read, read @ true, np.zeros((12, 5))), true, atol=1e-3)
+    assert np.allclose(solve_weights(read, read @ true, np.zeros((12, 5))), true, atol=1e-3)
 
 
 def test_what_a_lost_channel_gave_is_taken_from_those_like_it():
@@ -17,7 +17,7 @@ def test_what_a_lost_channel_gave_is_taken_from_those_like_it():
     read = hidden @ DRAW.standard_normal((6, 9))  # nine channels that tell of six things
     weights = DRAW.standard_normal((9, 4))
     wanted, left, there = read @ weights, read[:, :6], weights[:6]
-    better = closest(left, wanted, there)
+    better = solve_weights(left, wanted, there)
     assert np.sum((wanted - left @ better) ** 2) < 0.01 * np.sum((wanted - left @ there) ** 2)
 
 
@@ -25,8 +25,8 @@ def test_weights_stay_where_the_samples_tell_nothing():
     weights = DRAW.standard_normal((30, 3))
     read = DRAW.standard_normal((24, 30))
     noise = read @ weights + DRAW.standard_normal((24, 3))
-    better = closest(read, noise, weights)
+    better = solve_weights(read, noise, weights)
     fresh = DRAW.standard_normal((1000, 30))
     assert np.mean((fresh @ (better - weights)) ** 2) < 0.5  # solving without a ridge leaves more than 1
-    assert closest(read[:3], noise[:3], weights) is weights
-    assert closest(read, read @ weights, weights) is weights
+    assert solve_weights(read[:3], noise[:3], weights) is weights
+    assert solve_weights(read, read @ weights, weights) is weights

@@ -16,16 +16,23 @@ from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
-from edgekit_converters.prune.keras.channels import Ids, Slot, Tag, Tracing
-from edgekit_converters.prune.keras.layer_call import Seen
-from edgekit_converters.prune.keras.propagation_rules import follow
-from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, found_in, named
+from edgekit_converters.prune.keras.channels import ChannelAxis, Ids, Tracing, WeightAxis
+from edgekit_converters.prune.keras.layer_call import LayerCall
+from edgekit_converters.prune.keras.propagation_rules import propagate
+from edgekit_converters.prune.residual_branches import (
+    GraphNode,
+    RemovableBranch,
+    ResidualPath,
+    branch_name,
+    find_branches,
+    removable_paths,
+)
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 
 SAME_DB = 60.0  # what walking the layers must keep of calling the model
 # what MultiHeadAttention calls the layers inside it, by the attribute that holds them
-PARTS = {
+ATTENTION_PARTS = {
     "_query_dense": "query",
     "_key_dense": "key",
     "_value_dense": "value",
@@ -35,29 +42,29 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class _Traced:
+class _TracedTensor:
     """A tensor, its tag, and the place of the step that gave it, which travel together."""
 
     tensor: Any
-    tag: Tag
+    tag: ChannelAxis
     step: int
 
 
 @dataclass(frozen=True)
-class Dissection:
+class ChannelAnalysis:
     """What can be cut, in the model's own terms."""
 
-    anatomy: PruningGraph
+    graph: PruningGraph
     tracing: Tracing
     channels: dict[str, Ids]  # group: what stands for each of its channels, (width,)
 
-    def name(self, slot: Slot) -> str:
+    def name(self, weight_axis: WeightAxis) -> str:
         """Name the layer a slot is of, as ``edgekit layers`` does."""
-        name = self.tracing.names[id(slot.layer)]
-        return f"{name}/{PARTS[slot.weight.split('.')[0]]}" if "." in slot.weight else name
+        name = self.tracing.names[id(weight_axis.layer)]
+        return f"{name}/{ATTENTION_PARTS[weight_axis.weight.split('.')[0]]}" if "." in weight_axis.weight else name
 
 
-def analyze_model(live: LoadedModel) -> Dissection:
+def analyze_model(live: LoadedModel) -> ChannelAnalysis:
     """Find what of a model can be cut, and what that saves.
 
     Raises:
@@ -68,15 +75,15 @@ def analyze_model(live: LoadedModel) -> Dissection:
         raise SourceError(_not_followable(model))
     tracing = _trace(live)
     channels = _groups(tracing)
-    anatomy = PruningGraph((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
-    found = Dissection(anatomy, tracing, channels)
-    anatomy = PruningGraph(_describe(found), _labours(found), _whole(found), anatomy.parameters)
+    graph = PruningGraph((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
+    found = ChannelAnalysis(graph, tracing, channels)
+    graph = PruningGraph(_describe(found), _layer_costs(found), _whole(found), graph.parameters)
     if not any(is_followable(layer) for layer in model.layers):  # what is nested is wired by itself
-        anatomy = replace(anatomy, branches=found_in(anatomy, [operand for _, operand in operands(found)]))
+        graph = replace(graph, branches=find_branches(graph, [operand for _, operand in removable_branches(found)]))
     if not channels:
-        reasons = "\n".join(f"  {layer}: {why}" for layer, why in anatomy.whole[:8]) or "  it has no layers to cut"
+        reasons = "\n".join(f"  {layer}: {why}" for layer, why in graph.unprunable[:8]) or "  it has no layers to cut"
         raise SourceError(f"{model.name}: nothing in this model can be pruned:\n{reasons}")
-    return Dissection(anatomy, tracing, channels)
+    return ChannelAnalysis(graph, tracing, channels)
 
 
 def _not_followable(model: Any) -> str:
@@ -105,22 +112,25 @@ def _trace(live: LoadedModel) -> Tracing:
         tracing.names.setdefault(id(call.layer), call.name)
         tags, shapes = tuple(value.tag for value in values), tuple(tuple(value.tensor.shape) for value in values)
         return [
-            _Traced(tensor, follow(Seen(call, tags, shapes, tuple(tensor.shape), tracing)), place) for tensor in given
+            _TracedTensor(tensor, propagate(LayerCall(call, tags, shapes, tuple(tensor.shape), tracing)), place)
+            for tensor in given
         ]
 
     why = "what it gives is joined with what the model takes"
     entries = [
-        _Traced(tf.constant(array), Tag(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)), place)
+        _TracedTensor(
+            tf.constant(array), ChannelAxis(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)), place
+        )
         for place, array in enumerate(arrays)
     ]
-    tracing.steps += [Step(spec.name, (), spec.shape) for spec in live.inputs]
+    tracing.steps += [GraphNode(spec.name, (), spec.shape) for spec in live.inputs]
     model = live.handle.model
     with keras_errors(SourceRequest("keras", Path(model.name)), "the model's layers cannot be called one by one"):
         results = walk(model, entries, visit)
         expected = live.handle.serve(*[tf.constant(array) for array in arrays])
     tracing.outputs = tuple(result.step for result in results)
     for result, wanted in zip(results, expected, strict=True):
-        tracing.partition.hold(result.tag.ids, "what it gives is what the model gives")
+        tracing.partition.keep(result.tag.ids, "what it gives is what the model gives")
         if not _same(result.tensor, wanted):
             raise SourceError(
                 f"{model.name}: calling its layers one by one gives something else than the model does, so that "
@@ -138,62 +148,67 @@ def _groups(tracing: Tracing) -> dict[str, Ids]:
     """Sort channels into groups: those that lie on the very same axes, equally often on each."""
     partition = tracing.partition
     lies: dict[int, list[tuple[int, int]]] = {}
-    for place, slot in enumerate(tracing.slots.values()):
-        for root, count in zip(*np.unique(partition.roots(slot.ids), return_counts=True), strict=True):
+    for place, weight_axis in enumerate(tracing.weight_axes.values()):
+        for root, count in zip(*np.unique(partition.roots(weight_axis.ids), return_counts=True), strict=True):
             if root not in partition.held:
                 lies.setdefault(int(root), []).append((place, int(count)))
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for root in sorted(lies):
         groups.setdefault(tuple(lies[root]), []).append(root)
-    slots = list(tracing.slots.values())
-    named: dict[str, Ids] = {}
+    weight_axes = list(tracing.weight_axes.values())
+    branch_name: dict[str, Ids] = {}
     for signature, roots in groups.items():
-        makers = [slots[place] for place, _ in signature if slots[place].role == "makes"]
-        if len(roots) == 1 or not makers:
-            partition.hold(np.array(roots), "there is only one channel of its kind")
+        producers = [weight_axes[place] for place, _ in signature if weight_axes[place].role == "produces"]
+        if len(roots) == 1 or not producers:
+            partition.keep(np.array(roots), "there is only one channel of its kind")
             continue
-        name = tracing.names[id(makers[0].layer)]
-        if makers[0].weight.startswith("_output_dense"):
-            name = f"{name}/{PARTS['_output_dense']}"
-        number = sum(other.rpartition(":")[0] == name or other == name for other in named)
-        named[f"{name}:{number + 1}" if number else name] = np.array(roots)
-    return named
+        name = tracing.names[id(producers[0].layer)]
+        if producers[0].weight.startswith("_output_dense"):
+            name = f"{name}/{ATTENTION_PARTS['_output_dense']}"
+        number = sum(other.rpartition(":")[0] == name or other == name for other in branch_name)
+        branch_name[f"{name}:{number + 1}" if number else name] = np.array(roots)
+    return branch_name
 
 
-def _step(call: Call, values: list[_Traced], given: list[Any]) -> Step:
+def _step(call: Call, values: list[_TracedTensor], given: list[Any]) -> GraphNode:
     """A call as a step; one with an axis of its own, or a constant, is no addition of two tensors."""
     shape = tuple(given[0].shape) if len(given) == 1 else ()
-    return Step(call.name, tuple(value.step for value in values), shape, adds=call.kind == "Add")
+    return GraphNode(call.name, tuple(value.step for value in values), shape, is_addition=call.kind == "Add")
 
 
-def operands(found: Dissection) -> Iterator[tuple[ResidualPath, Operand]]:
+def removable_branches(found: ChannelAnalysis) -> Iterator[tuple[ResidualPath, RemovableBranch]]:
     """Yield the operands of additions that can be left out with layers that are called nowhere else."""
     steps = found.tracing.steps
     times = Counter(step.name for step in steps)
-    ways = list(detours(steps, found.tracing.outputs))
-    for one in ways:
+    paths = list(removable_paths(steps, found.tracing.outputs))
+    for one in paths:
         inside = Counter(steps[place].name for place in one.steps)
         addition = steps[one.at]
         if all(times[name] == count for name, count in {**inside, addition.name: 1}.items()):
-            yield one, Operand(named(addition.name, one, ways), str(addition.shape), frozenset(inside))
+            yield one, RemovableBranch(branch_name(addition.name, one, paths), str(addition.shape), frozenset(inside))
 
 
-def _describe(found: Dissection) -> tuple[Group, ...]:
+def _describe(found: ChannelAnalysis) -> tuple[Group, ...]:
     described = []
     for name, roots in found.channels.items():
-        lying = [slot for slot in found.tracing.slots.values() if _meets(found.tracing, slot, roots)]
+        matching = [
+            weight_axis
+            for weight_axis in found.tracing.weight_axes.values()
+            if _meets(found.tracing, weight_axis, roots)
+        ]
         sides = [
-            tuple(dict.fromkeys(found.name(slot) for slot in lying if slot.role == role)) for role in ("makes", "uses")
+            tuple(dict.fromkeys(found.name(weight_axis) for weight_axis in matching if weight_axis.role == role))
+            for role in ("produces", "consumes")
         ]
         described.append(Group(name, found.tracing.kinds.get(int(roots[0]), "channels"), len(roots), *sides))
     return tuple(described)
 
 
-def _meets(tracing: Tracing, slot: Slot, roots: Ids) -> bool:
-    return bool(np.isin(roots[0], tracing.partition.roots(slot.ids)))
+def _meets(tracing: Tracing, weight_axis: WeightAxis, roots: Ids) -> bool:
+    return bool(np.isin(roots[0], tracing.partition.roots(weight_axis.ids)))
 
 
-def _labours(found: Dissection) -> tuple[LayerCost, ...]:
+def _layer_costs(found: ChannelAnalysis) -> tuple[LayerCost, ...]:
     group_of = {int(root): name for name, roots in found.channels.items() for root in roots}
     widths = {name: len(roots) for name, roots in found.channels.items()}
 
@@ -205,17 +220,17 @@ def _labours(found: Dissection) -> tuple[LayerCost, ...]:
         return Channels(fixed, tuple((name, count // widths[name]) for name, count in counts.items()))
 
     return tuple(
-        LayerCost(**(vars(work) | {"ins": channels(work.ins), "outs": channels(work.outs)}))
-        for work in found.tracing.works.values()
+        LayerCost(**(vars(cost) | {"ins": channels(cost.ins), "outs": channels(cost.outs)}))
+        for cost in found.tracing.costs.values()
     )
 
 
-def _whole(found: Dissection) -> tuple[tuple[str, str], ...]:
+def _whole(found: ChannelAnalysis) -> tuple[tuple[str, str], ...]:
     """Say of every layer that could be cut, and is not, why; and of those that edgekit knows nothing of."""
     tracing = found.tracing
-    reasons = dict(tracing.unknown)
-    for slot in tracing.slots.values():
-        roots = tracing.partition.roots(slot.ids).tolist()
-        if slot.role == "makes" and all(root in tracing.partition.held for root in roots):
-            reasons.setdefault(found.name(slot), tracing.partition.held[roots[0]])
+    reasons = dict(tracing.unsupported)
+    for weight_axis in tracing.weight_axes.values():
+        roots = tracing.partition.roots(weight_axis.ids).tolist()
+        if weight_axis.role == "produces" and all(root in tracing.partition.held for root in roots):
+            reasons.setdefault(found.name(weight_axis), tracing.partition.held[roots[0]])
     return tuple(reasons.items())

@@ -1,8 +1,8 @@
-"""Follow channels: which entries of which weights can only be cut together.
+"""Track channels through a Keras model: which entries of which weights can only be cut together.
 
-Every tensor carries a :class:`Tag`: the axis its channels lie on, and which channel each entry of that axis belongs
-to. Layers make new channels, pass them on, or use them up; where two meet, in a sum or in a weight that both reach,
-they become one channel. What is left at the end is a partition: no rule needs to know any other.
+Every tensor carries a :class:`ChannelAxis`: the axis that holds its channels, and the id of each channel. A layer makes
+new channels, passes them on, or reads them. Channels that meet, in an addition or on one axis of a shared weight, are
+joined. The result is a partition of all ids, so each rule only knows its own layer.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.prune.residual_branches import Step
+from edgekit_converters.prune.residual_branches import GraphNode
 
 Ids = np.ndarray  # (entries,) int64: the channel each entry of an axis belongs to
 Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis
 
 
 @dataclass(frozen=True)
-class Tag:
+class ChannelAxis:
     """Whose channels a tensor holds, and where."""
 
     axis: int  # of the tensor with its batch
     ids: Ids
 
-    def spread(self, shape: tuple[int, ...]) -> np.ndarray:
+    def broadcast(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return the channel of every value of one sample, in the form of the sample: ``shape[1:]``."""
-        lying = [1] * (len(shape) - 1)
-        lying[self.axis - 1] = -1
-        return np.broadcast_to(self.ids.reshape(lying), shape[1:])
+        broadcast_shape = [1] * (len(shape) - 1)
+        broadcast_shape[self.axis - 1] = -1
+        return np.broadcast_to(self.ids.reshape(broadcast_shape), shape[1:])
 
 
 @dataclass(frozen=True)
-class Slot:
+class WeightAxis:
     """An axis of a weight on which channels lie: cutting them cuts it."""
 
     layer: Any
     weight: str  # attribute of the layer, dotted for a layer inside
     axis: int
-    role: str  # "makes", "passes" or "uses" these channels
+    role: str  # "produces", "passes" or "consumes" these channels
     ids: Ids
 
 
 @dataclass(frozen=True)
-class Work:
+class UngroupedCost:
     """A labour before it is known what the groups are; fields as of :class:`edgekit_converters.prune.LayerCost`."""
 
     layer: str
@@ -55,12 +55,12 @@ class Work:
     positions: int
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
-    extras: int = 0
+    channel_parameters: int = 0
     divisions: int = 1
 
 
 @dataclass(frozen=True)
-class Resized:
+class ResizedShape:
     """A layer whose own shape tells an axis of channels: a Reshape, or the input of a nested model."""
 
     layer: str
@@ -84,10 +84,10 @@ class Partition:
     def whole(self, count: int, why: str) -> Ids:
         """Return entries that are never cut."""
         one = self.fresh(1)
-        self.hold(one, why)
+        self.keep(one, why)
         return np.repeat(one, count)
 
-    def hold(self, ids: Ids, why: str) -> None:
+    def keep(self, ids: Ids, why: str) -> None:
         """Leave channels whole; the first reason is kept."""
         for one in {self.root(int(entry)) for entry in ids}:
             self.held.setdefault(one, why)
@@ -120,40 +120,40 @@ class Tracing:
     """What is found while a model is walked."""
 
     partition: Partition = field(default_factory=Partition)
-    slots: dict[Key, Slot] = field(default_factory=dict)  # by layer, weight, axis
-    works: dict[tuple[str, int, str], Work] = field(default_factory=dict)  # by operator, layer, part
+    weight_axes: dict[Key, WeightAxis] = field(default_factory=dict)  # by layer, weight, axis
+    costs: dict[tuple[str, int, str], UngroupedCost] = field(default_factory=dict)  # by operator, layer, part
     names: dict[int, str] = field(default_factory=dict)  # id of a layer: its path of names
     kinds: dict[int, str] = field(default_factory=dict)  # a channel's first entry: "channels", "neurons" or "heads"
-    resized: list[Resized] = field(default_factory=list)
-    unknown: dict[str, str] = field(default_factory=dict)  # layers that cannot be cut: why
-    steps: list[Step] = field(default_factory=list)  # calls, those of inputs first
+    resized: list[ResizedShape] = field(default_factory=list)
+    unsupported: dict[str, str] = field(default_factory=dict)  # layers that cannot be cut: why
+    steps: list[GraphNode] = field(default_factory=list)  # calls, those of inputs first
     outputs: tuple[int, ...] = ()  # places of the steps that give what the model gives
 
-    def made(self, layer: Any, weight: str, axis: int, kind: str) -> Ids:
+    def produced(self, layer: Any, weight: str, axis: int, kind: str) -> Ids:
         """Return the channels that a layer's weight makes, the same at its every call."""
-        known = self.slots.get((id(layer), weight, axis))
+        known = self.weight_axes.get((id(layer), weight, axis))
         if known is not None:
             return known.ids
         size = weight_of(layer, weight).shape[axis]
         ids = self.partition.fresh(int(size))
         self.kinds |= dict.fromkeys(ids.tolist(), kind)
-        self.lie(layer, weight, axis, "makes", ids)
+        self.attach(layer, weight, axis, "produces", ids)
         return ids
 
-    def lie(self, layer: Any, weight: str, axis: int, role: str, ids: Ids) -> None:
+    def attach(self, layer: Any, weight: str, axis: int, role: str, ids: Ids) -> None:
         """Note that channels lie on an axis of a weight; on one that is reached twice, both are one."""
         key = (id(layer), weight, axis)
-        known = self.slots.setdefault(key, Slot(layer, weight, axis, role, ids))
+        known = self.weight_axes.setdefault(key, WeightAxis(layer, weight, axis, role, ids))
         self.partition.unite(known.ids, ids)
 
-    def works_at(self, layer: Any, work: Work, part: str = "") -> None:
+    def add_cost(self, layer: Any, cost: UngroupedCost, part: str = "") -> None:
         """Note what a layer has to do; the calls of one layer are one labour."""
-        key = (work.operator, id(layer), part)
-        before = self.works.get(key)
+        key = (cost.operator, id(layer), part)
+        before = self.costs.get(key)
         if before is None:
-            self.works[key] = work
+            self.costs[key] = cost
         else:
-            self.works[key] = Work(**(vars(before) | {"positions": before.positions + work.positions}))
+            self.costs[key] = UngroupedCost(**(vars(before) | {"positions": before.positions + cost.positions}))
 
 
 def weight_of(layer: Any, dotted: str) -> Any:

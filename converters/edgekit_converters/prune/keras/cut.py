@@ -16,8 +16,8 @@ import tf_keras
 from edgekit_converters.frameworks.keras_graph import is_followable, is_own, layers_of
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load.keras_model import from_model, keras_errors
-from edgekit_converters.prune.keras.analyze import Dissection
-from edgekit_converters.prune.keras.channels import Key, Slot, weight_of
+from edgekit_converters.prune.keras.analyze import ChannelAnalysis
+from edgekit_converters.prune.keras.channels import Key, WeightAxis, weight_of
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
@@ -43,7 +43,7 @@ Edit = Callable[[dict[str, Any]], None]
 Edits = dict[str, list[Edit]]  # by a layer's path of names
 
 
-def removed(found: Dissection, cuts: Sequence[Cut]) -> frozenset[int]:
+def removed_channels(found: ChannelAnalysis, cuts: Sequence[Cut]) -> frozenset[int]:
     """Return the channels to take out; of two cuts of a group, the second counts those that the first left.
 
     Raises:
@@ -70,19 +70,26 @@ def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
     return ConversionError(message, stage="cut_channels", subject=subject, advice=advice)
 
 
-def cut_model(live: LoadedModel, found: Dissection, gone: frozenset[int], request: SourceRequest) -> Any:
+def build_smaller(live: LoadedModel, found: ChannelAnalysis, gone: frozenset[int], request: SourceRequest) -> Any:
     """Return a new model without the channels in ``gone``; the old one stays as it is.
 
     Raises:
         SourceError: the smaller model cannot be built from the configs of its layers.
     """
     model, tracing = live.handle.model, found.tracing
-    masks = {key: ~np.isin(tracing.partition.roots(slot.ids), list(gone)) for key, slot in tracing.slots.items()}
+    masks = {
+        key: ~np.isin(tracing.partition.roots(weight_axis.ids), list(gone))
+        for key, weight_axis in tracing.weight_axes.items()
+    }
     touched = {layer for (layer, _, _), mask in masks.items() if not mask.all()}
     edits: Edits = defaultdict(list)
     for name, layer in layers_of(model):
         if id(layer) in touched:
-            edits[name] += [_size(slot, masks[key]) for key, slot in tracing.slots.items() if key[0] == id(layer)]
+            edits[name] += [
+                _size(weight_axis, masks[key])
+                for key, weight_axis in tracing.weight_axes.items()
+                if key[0] == id(layer)
+            ]
     for one in tracing.resized:
         left = int(np.sum(~np.isin(tracing.partition.roots(one.ids), list(gone))))
         if left < len(one.ids):
@@ -92,19 +99,19 @@ def cut_model(live: LoadedModel, found: Dissection, gone: frozenset[int], reques
     with keras_errors(request, "the smaller model cannot be built"), custom_objects(model):
         smaller = type(model).from_config(config)
         from_model(smaller, replace(request, weights=None))  # runs it once, and builds what was not
-    _fill(model, smaller, tracing.slots, masks)
+    _fill(model, smaller, tracing.weight_axes, masks)
     return smaller
 
 
-def _size(slot: Slot, mask: np.ndarray) -> Edit:
-    return functools.partial(_resize_axis, slot=slot, size=int(mask.sum()))
+def _size(weight_axis: WeightAxis, mask: np.ndarray) -> Edit:
+    return functools.partial(_resize_axis, weight_axis=weight_axis, size=int(mask.sum()))
 
 
-def _resize_axis(config: dict[str, Any], slot: Slot, size: int) -> None:
-    key = SIZES.get((type(slot.layer).__name__, slot.weight, slot.axis))
+def _resize_axis(config: dict[str, Any], weight_axis: WeightAxis, size: int) -> None:
+    key = SIZES.get((type(weight_axis.layer).__name__, weight_axis.weight, weight_axis.axis))
     if key:
         config[key] = size
-    shape = SHAPES.get((slot.weight, slot.axis))
+    shape = SHAPES.get((weight_axis.weight, weight_axis.axis))
     if shape in config:
         config[shape] = (*tuple(config[shape])[:-1], size)
 
@@ -130,11 +137,11 @@ def _edit(config: dict[str, Any], model: Any, edits: Edits, prefix: str = "") ->
             change(entry["config"])
 
 
-def _fill(model: Any, smaller: Any, slots: Mapping[Key, Slot], masks: Mapping[Key, np.ndarray]) -> None:
+def _fill(model: Any, smaller: Any, weight_axes: Mapping[Key, WeightAxis], masks: Mapping[Key, np.ndarray]) -> None:
     """Give the smaller model what is left of the weights."""
     cuts: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
-    for key, slot in slots.items():
-        cuts[id(weight_of(slot.layer, slot.weight))].append((slot.axis, masks[key]))
+    for key, weight_axis in weight_axes.items():
+        cuts[id(weight_of(weight_axis.layer, weight_axis.weight))].append((weight_axis.axis, masks[key]))
     fresh = dict(layers_of(smaller))
     for name, layer in layers_of(model):
         for old, new in zip(layer.weights, fresh[name].weights, strict=True):

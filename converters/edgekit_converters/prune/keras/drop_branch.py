@@ -12,26 +12,26 @@ import tf_keras
 from edgekit_converters.frameworks.keras_graph import Call, walk
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
-from edgekit_converters.prune.keras.analyze import Dissection, operands
+from edgekit_converters.prune.keras.analyze import ChannelAnalysis, removable_branches
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 
-def shortened(live: LoadedModel, found: Dissection, names: Sequence[str], request: SourceRequest) -> Any:
+def without_branches(live: LoadedModel, found: ChannelAnalysis, names: Sequence[str], request: SourceRequest) -> Any:
     """Return a model without some branches, made of the old one's layers.
 
     Raises:
         ConversionError: there is no such branch.
         SourceError: the layers cannot be wired anew.
     """
-    known = {one.name for one in found.anatomy.branches}
+    known = {one.name for one in found.graph.branches}
     for name in names:
         if name not in known:
             raise ConversionError(
                 f"there is no branch {name!r}", stage="drop_branches", advice=f"there are {', '.join(known) or 'none'}"
             )
     steps = found.tracing.steps
-    left = {steps[at.at].name: 1 - at.operand for at, one in operands(found) if one.name in names}
+    left = {steps[at.at].name: 1 - at.operand for at, one in removable_branches(found) if one.name in names}
 
     def visit(call: Call, values: list[Any]) -> list[Any]:
         return [values[left[call.name]]] if call.name in left else call.run(values)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit_converters.frameworks.keras_graph import Call
-from edgekit_converters.prune.keras.channels import Tag, Tracing
+from edgekit_converters.prune.keras.channels import ChannelAxis, Tracing
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerCall:
     """One call as a rule sees it."""
 
     call: Call
-    tags: tuple[Tag, ...]  # of what it takes
+    tags: tuple[ChannelAxis, ...]  # of what it takes
     shapes: tuple[tuple[int, ...], ...]  # of what it takes, with the batch
     shape: tuple[int, ...]  # of what it gives
     tracing: Tracing
@@ -30,15 +30,15 @@ class Seen:
         """Whether the channels of what it takes first lie last."""
         return self.tags[0].axis == len(self.shapes[0]) - 1
 
-    def hold(self, why: str) -> None:
+    def keep(self, why: str) -> None:
         """Leave all that it takes whole."""
         for tag in self.tags:
-            self.tracing.partition.hold(tag.ids, f"what it gives {why} {self.call.name!r}")
+            self.tracing.partition.keep(tag.ids, f"what it gives {why} {self.call.name!r}")
 
-    def whole(self) -> Tag:
+    def whole(self) -> ChannelAxis:
         """Return a tag for what it gives, of channels that are never cut."""
         why = f"what it gives goes together with that of {self.call.name!r} ({self.call.kind}), which stays"
-        return Tag(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
+        return ChannelAxis(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
 
     def positions(self, shape: tuple[int, ...]) -> int:
         """Return how often a kernel is applied to give, or to take, a tensor."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit_converters.prune.keras.attention import attended
-from edgekit_converters.prune.keras.channels import Ids, Resized, Tag, Work
-from edgekit_converters.prune.keras.layer_call import Seen
+from edgekit_converters.prune.keras.attention import trace_attention
+from edgekit_converters.prune.keras.channels import ChannelAxis, Ids, ResizedShape, UngroupedCost
+from edgekit_converters.prune.keras.layer_call import LayerCall
 
 POINTWISE = re.compile(  # activations that look at one value at a time
     "linear|relu6?|sigmoid|tanh|silu|swish|[gecs]elu|softplus|softsign|hard(sigmoid|silu|swish|tanh|shrink)|exponential|"
@@ -22,258 +22,300 @@ POINTWISE = re.compile(  # activations that look at one value at a time
 )
 
 
-Rule = Callable[[Seen], Tag]
+Rule = Callable[[LayerCall], ChannelAxis]
 
 
-def follow(seen: Seen) -> Tag:
+def propagate(layer_call: LayerCall) -> ChannelAxis:
     """Return the tag of what a call gives, and note what it does with the channels it takes."""
-    rule = RULES.get(seen.call.kind)
-    first = getattr(seen.layer, "data_format", None) == "channels_first"
-    if rule is None or first or len(seen.call.constants) > 0 or not seen.tags:
-        return _unknown(seen)
-    return rule(seen)
+    rule = RULES.get(layer_call.call.kind)
+    first = getattr(layer_call.layer, "data_format", None) == "channels_first"
+    if rule is None or first or len(layer_call.call.constants) > 0 or not layer_call.tags:
+        return _unsupported(layer_call)
+    return rule(layer_call)
 
 
-def _unknown(seen: Seen, what: str = "") -> Tag:
-    if seen.tags:
-        seen.hold("goes through")
-    what = what or ("constant arrays" if seen.call.constants else f"a layer of kind {seen.call.kind}")
-    seen.tracing.unknown[seen.call.name] = f"edgekit does not know how to cut {what}"
-    return seen.whole()
+def _unsupported(layer_call: LayerCall, what: str = "") -> ChannelAxis:
+    if layer_call.tags:
+        layer_call.keep("goes through")
+    what = what or ("constant arrays" if layer_call.call.constants else f"a layer of kind {layer_call.call.kind}")
+    layer_call.tracing.unsupported[layer_call.call.name] = f"edgekit does not know how to cut {what}"
+    return layer_call.whole()
 
 
-def _activation(seen: Seen, tag: Tag) -> Tag:
+def _activation(layer_call: LayerCall, tag: ChannelAxis) -> ChannelAxis:
     """Leave whole what an activation looks at together: a softmax sums over all channels."""
-    activation = getattr(seen.layer, "activation", None)
+    activation = getattr(layer_call.layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__).lower().replace("_", "")
     if activation is not None and not POINTWISE.fullmatch(name):
-        seen.tracing.partition.hold(tag.ids, f"the {name} of {seen.call.name!r} looks at all of it together")
+        layer_call.tracing.partition.keep(
+            tag.ids, f"the {name} of {layer_call.call.name!r} looks at all of it together"
+        )
     return tag
 
 
-def _values(seen: Seen) -> Tag:
-    return _activation(seen, seen.tags[0])
+def _elementwise(layer_call: LayerCall) -> ChannelAxis:
+    return _activation(layer_call, layer_call.tags[0])
 
 
-def _spatial(seen: Seen) -> Tag:
+def _spatial(layer_call: LayerCall) -> ChannelAxis:
     """Follow what works on each channel by itself, over the dimensions before it."""
-    if seen.last:
-        return Tag(len(seen.shape) - 1, seen.tags[0].ids)
-    seen.hold("lies across")
-    return seen.whole()
+    if layer_call.last:
+        return ChannelAxis(len(layer_call.shape) - 1, layer_call.tags[0].ids)
+    layer_call.keep("lies across")
+    return layer_call.whole()
 
 
-def _softmax(seen: Seen) -> Tag:
-    axes = np.atleast_1d(getattr(seen.layer, "axis", -1)) % len(seen.shape)
-    if seen.tags[0].axis in axes:
-        seen.hold("is all looked at together by")
-    return seen.tags[0]
+def _softmax(layer_call: LayerCall) -> ChannelAxis:
+    axes = np.atleast_1d(getattr(layer_call.layer, "axis", -1)) % len(layer_call.shape)
+    if layer_call.tags[0].axis in axes:
+        layer_call.keep("is all looked at together by")
+    return layer_call.tags[0]
 
 
-def _scaled(seen: Seen) -> Tag:
+def _rescale(layer_call: LayerCall) -> ChannelAxis:
     """Follow a Rescaling or Normalization: scalars, or numbers a channel that its config holds and that stay."""
-    if any(np.ndim(getattr(seen.layer, name, 0)) for name in ("scale", "offset", "mean", "variance")):
-        seen.hold("goes through")
-    return seen.tags[0]
+    if any(np.ndim(getattr(layer_call.layer, name, 0)) for name in ("scale", "offset", "mean", "variance")):
+        layer_call.keep("goes through")
+    return layer_call.tags[0]
 
 
-def _uses(seen: Seen, weight: str, axis: int) -> Ids:
-    ids = seen.tags[0].ids
-    if not seen.last:
-        seen.hold("lies across")
-        ids = seen.tracing.partition.whole(seen.shapes[0][-1], "it goes across channels")
-    seen.tracing.lie(seen.layer, weight, axis, "uses", ids)
+def _consume(layer_call: LayerCall, weight: str, axis: int) -> Ids:
+    ids = layer_call.tags[0].ids
+    if not layer_call.last:
+        layer_call.keep("lies across")
+        ids = layer_call.tracing.partition.whole(layer_call.shapes[0][-1], "it goes across channels")
+    layer_call.tracing.attach(layer_call.layer, weight, axis, "consumes", ids)
     return ids
 
 
-def _bias(seen: Seen, ids: Ids) -> int:
-    if getattr(seen.layer, "bias", None) is None:
+def _bias(layer_call: LayerCall, ids: Ids) -> int:
+    if getattr(layer_call.layer, "bias", None) is None:
         return 0
-    seen.tracing.lie(seen.layer, "bias", 0, "makes", ids)
+    layer_call.tracing.attach(layer_call.layer, "bias", 0, "produces", ids)
     return 1
 
 
-def _dense(seen: Seen) -> Tag:
-    ins = _uses(seen, "kernel", 0)
-    outs = seen.tracing.made(seen.layer, "kernel", 1, "neurons")
-    extras = _bias(seen, outs)
-    work = Work(seen.call.name, "dense", ins, outs, seen.positions(seen.shape), extras=extras)
-    seen.tracing.works_at(seen.layer, work)
-    return _activation(seen, Tag(len(seen.shape) - 1, outs))
+def _dense(layer_call: LayerCall) -> ChannelAxis:
+    ins = _consume(layer_call, "kernel", 0)
+    outs = layer_call.tracing.produced(layer_call.layer, "kernel", 1, "neurons")
+    channel_parameters = _bias(layer_call, outs)
+    cost = UngroupedCost(
+        layer_call.call.name,
+        "dense",
+        ins,
+        outs,
+        layer_call.positions(layer_call.shape),
+        channel_parameters=channel_parameters,
+    )
+    layer_call.tracing.add_cost(layer_call.layer, cost)
+    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
 
 
-def _conv(seen: Seen) -> Tag:
-    divisions = int(getattr(seen.layer, "groups", 1))
+def _conv(layer_call: LayerCall) -> ChannelAxis:
+    divisions = int(getattr(layer_call.layer, "groups", 1))
     if divisions > 1:
-        return _grouped_conv(seen, divisions)
-    ins = _uses(seen, "kernel", -2)
-    return _convolved(seen, ins, seen.tracing.made(seen.layer, "kernel", -1, "channels"), seen.shape)
+        return _grouped_conv(layer_call, divisions)
+    ins = _consume(layer_call, "kernel", -2)
+    return _convolved(
+        layer_call, ins, layer_call.tracing.produced(layer_call.layer, "kernel", -1, "channels"), layer_call.shape
+    )
 
 
-def _transposed_conv(seen: Seen) -> Tag:
-    ins = _uses(seen, "kernel", -1)
-    return _convolved(seen, ins, seen.tracing.made(seen.layer, "kernel", -2, "channels"), seen.shapes[0])
+def _transposed_conv(layer_call: LayerCall) -> ChannelAxis:
+    ins = _consume(layer_call, "kernel", -1)
+    return _convolved(
+        layer_call, ins, layer_call.tracing.produced(layer_call.layer, "kernel", -2, "channels"), layer_call.shapes[0]
+    )
 
 
-def _grouped_conv(seen: Seen, divisions: int) -> Tag:
+def _grouped_conv(layer_call: LayerCall, divisions: int) -> ChannelAxis:
     """Keep the number of divisions: the channels in one place of each are one; one a division is as depthwise."""
-    ids, partition = seen.tags[0].ids, seen.tracing.partition
-    if not seen.last or len(ids) == divisions:
-        return _unknown(seen, f"a convolution in {divisions} divisions of {len(ids)} channels")
-    outs = seen.tracing.made(seen.layer, "kernel", -1, "channels")
+    ids, partition = layer_call.tags[0].ids, layer_call.tracing.partition
+    if not layer_call.last or len(ids) == divisions:
+        return _unsupported(layer_call, f"a convolution in {divisions} divisions of {len(ids)} channels")
+    outs = layer_call.tracing.produced(layer_call.layer, "kernel", -1, "channels")
     for side in (ids, outs):
         by_division = side.reshape(divisions, -1)
         for row in by_division[1:]:
             partition.unite(by_division[0], row)
-    seen.tracing.lie(seen.layer, "kernel", -2, "uses", ids[: len(ids) // divisions])
-    return _convolved(seen, ids, outs, seen.shape, divisions)
+    layer_call.tracing.attach(layer_call.layer, "kernel", -2, "consumes", ids[: len(ids) // divisions])
+    return _convolved(layer_call, ids, outs, layer_call.shape, divisions)
 
 
-def _convolved(seen: Seen, ins: Ids, outs: Ids, counted: tuple[int, ...], divisions: int = 1) -> Tag:
-    layer = seen.layer
-    work = Work(
-        layer=seen.call.name,
+def _convolved(layer_call: LayerCall, ins: Ids, outs: Ids, counted: tuple[int, ...], divisions: int = 1) -> ChannelAxis:
+    layer = layer_call.layer
+    cost = UngroupedCost(
+        layer=layer_call.call.name,
         operator="conv",
         ins=ins,
         outs=outs,
-        positions=seen.positions(counted),
+        positions=layer_call.positions(counted),
         kernel=tuple(map(int, layer.kernel_size)),
         stride=tuple(map(int, layer.strides)),
-        extras=_bias(seen, outs),
+        channel_parameters=_bias(layer_call, outs),
         divisions=divisions,
     )
-    seen.tracing.works_at(layer, work)
-    return _activation(seen, Tag(len(seen.shape) - 1, outs))
+    layer_call.tracing.add_cost(layer, cost)
+    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
 
 
-def _depthwise(seen: Seen) -> Tag:
-    outs = _spread_depthwise(seen, "kernel" if hasattr(seen.layer, "kernel") else "depthwise_kernel")
-    _works_depthwise(seen, outs, _bias(seen, outs))
-    return _activation(seen, Tag(len(seen.shape) - 1, outs))
+def _depthwise(layer_call: LayerCall) -> ChannelAxis:
+    outs = _spread_depthwise(layer_call, "kernel" if hasattr(layer_call.layer, "kernel") else "depthwise_kernel")
+    _add_depthwise_cost(layer_call, outs, _bias(layer_call, outs))
+    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
 
 
-def _separable(seen: Seen) -> Tag:
-    between = _spread_depthwise(seen, "depthwise_kernel")
-    _works_depthwise(seen, between, 0)
-    seen.tracing.lie(seen.layer, "pointwise_kernel", -2, "uses", between)
-    outs = seen.tracing.made(seen.layer, "pointwise_kernel", -1, "channels")
-    extras, once = _bias(seen, outs), (1,) * len(seen.layer.kernel_size)
-    work = Work(seen.call.name, "conv", between, outs, seen.positions(seen.shape), once, once, extras)
-    seen.tracing.works_at(seen.layer, work)
-    return _activation(seen, Tag(len(seen.shape) - 1, outs))
+def _separable(layer_call: LayerCall) -> ChannelAxis:
+    between = _spread_depthwise(layer_call, "depthwise_kernel")
+    _add_depthwise_cost(layer_call, between, 0)
+    layer_call.tracing.attach(layer_call.layer, "pointwise_kernel", -2, "consumes", between)
+    outs = layer_call.tracing.produced(layer_call.layer, "pointwise_kernel", -1, "channels")
+    channel_parameters, once = _bias(layer_call, outs), (1,) * len(layer_call.layer.kernel_size)
+    cost = UngroupedCost(
+        layer_call.call.name,
+        "conv",
+        between,
+        outs,
+        layer_call.positions(layer_call.shape),
+        once,
+        once,
+        channel_parameters,
+    )
+    layer_call.tracing.add_cost(layer_call.layer, cost)
+    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
 
 
-def _spread_depthwise(seen: Seen, weight: str) -> Ids:
+def _spread_depthwise(layer_call: LayerCall, weight: str) -> Ids:
     """Each channel makes ``depth_multiplier`` others, which go with it."""
-    if not seen.last:
-        seen.hold("lies across")
-    ids = seen.tags[0].ids if seen.last else seen.whole().ids
-    seen.tracing.lie(seen.layer, weight, -2, "passes", ids)
-    return np.repeat(ids, int(seen.layer.depth_multiplier))
+    if not layer_call.last:
+        layer_call.keep("lies across")
+    ids = layer_call.tags[0].ids if layer_call.last else layer_call.whole().ids
+    layer_call.tracing.attach(layer_call.layer, weight, -2, "passes", ids)
+    return np.repeat(ids, int(layer_call.layer.depth_multiplier))
 
 
-def _works_depthwise(seen: Seen, outs: Ids, extras: int) -> None:
-    kernel, stride = (tuple(map(int, value)) for value in (seen.layer.kernel_size, seen.layer.strides))
-    positions = seen.positions(seen.shape)
-    work = Work(seen.call.name, "depthwise", seen.tags[0].ids, outs, positions, kernel, stride, extras)
-    seen.tracing.works_at(seen.layer, work)
+def _add_depthwise_cost(layer_call: LayerCall, outs: Ids, channel_parameters: int) -> None:
+    kernel, stride = (tuple(map(int, value)) for value in (layer_call.layer.kernel_size, layer_call.layer.strides))
+    positions = layer_call.positions(layer_call.shape)
+    cost = UngroupedCost(
+        layer_call.call.name, "depthwise", layer_call.tags[0].ids, outs, positions, kernel, stride, channel_parameters
+    )
+    layer_call.tracing.add_cost(layer_call.layer, cost)
 
 
-def _along(seen: Seen, names: tuple[str, ...]) -> Tag:
+def _per_channel(layer_call: LayerCall, names: tuple[str, ...]) -> ChannelAxis:
     """Follow weights that have one entry a channel."""
-    tag = seen.tags[0]
-    own = {id(weight) for weight in seen.layer.weights}
-    there = [name for name in names if id(getattr(seen.layer, name, None)) in own]
+    tag = layer_call.tags[0]
+    own = {id(weight) for weight in layer_call.layer.weights}
+    there = [name for name in names if id(getattr(layer_call.layer, name, None)) in own]
     for name in there:
-        seen.tracing.lie(seen.layer, name, 0, "passes", tag.ids)
-    work = Work(seen.call.name, "elementwise", tag.ids, tag.ids, seen.positions(seen.shape), extras=len(there))
-    seen.tracing.works_at(seen.layer, work)
+        layer_call.tracing.attach(layer_call.layer, name, 0, "passes", tag.ids)
+    cost = UngroupedCost(
+        layer_call.call.name,
+        "elementwise",
+        tag.ids,
+        tag.ids,
+        layer_call.positions(layer_call.shape),
+        channel_parameters=len(there),
+    )
+    layer_call.tracing.add_cost(layer_call.layer, cost)
     return tag
 
 
-def _normalized(seen: Seen) -> Tag:
+def _normalized(layer_call: LayerCall) -> ChannelAxis:
     """Follow BatchNorm and LayerNorm over the channels; of another axis, only LayerNorm's statistics would change."""
-    axes = tuple(np.atleast_1d(seen.layer.axis) % len(seen.shape))
-    if axes != (seen.tags[0].axis,):
-        return _unknown(seen)
-    return _along(seen, ("gamma", "beta", "scale", "moving_mean", "moving_variance"))
+    axes = tuple(np.atleast_1d(layer_call.layer.axis) % len(layer_call.shape))
+    if axes != (layer_call.tags[0].axis,):
+        return _unsupported(layer_call)
+    return _per_channel(layer_call, ("gamma", "beta", "scale", "moving_mean", "moving_variance"))
 
 
-def _group_normalized(seen: Seen) -> Tag:
+def _group_normalized(layer_call: LayerCall) -> ChannelAxis:
     """Keep the number of groups: the channels in one place of each are one, so that all stay equally large."""
-    tag, divisions = seen.tags[0], int(seen.layer.groups)
-    if seen.layer.axis % len(seen.shape) != tag.axis or divisions in (-1, len(tag.ids)):
-        return _unknown(seen)
+    tag, divisions = layer_call.tags[0], int(layer_call.layer.groups)
+    if layer_call.layer.axis % len(layer_call.shape) != tag.axis or divisions in (-1, len(tag.ids)):
+        return _unsupported(layer_call)
     by_group = tag.ids.reshape(divisions, -1)
     for row in by_group[1:]:
-        seen.tracing.partition.unite(by_group[0], row)
-    return _along(seen, ("gamma", "beta"))
+        layer_call.tracing.partition.unite(by_group[0], row)
+    return _per_channel(layer_call, ("gamma", "beta"))
 
 
-def _prelu(seen: Seen) -> Tag:
-    tag, alpha = seen.tags[0], seen.layer.alpha
-    if alpha.shape[tag.axis - 1] == 1 and seen.shape[tag.axis] > 1:
+def _prelu(layer_call: LayerCall) -> ChannelAxis:
+    tag, alpha = layer_call.tags[0], layer_call.layer.alpha
+    if alpha.shape[tag.axis - 1] == 1 and layer_call.shape[tag.axis] > 1:
         return tag  # one slope for all channels
-    seen.tracing.lie(seen.layer, "alpha", tag.axis - 1, "passes", tag.ids)
-    extras = math.prod(alpha.shape) // alpha.shape[tag.axis - 1]
-    positions = seen.positions(seen.shape)
-    seen.tracing.works_at(seen.layer, Work(seen.call.name, "elementwise", tag.ids, tag.ids, positions, extras=extras))
+    layer_call.tracing.attach(layer_call.layer, "alpha", tag.axis - 1, "passes", tag.ids)
+    channel_parameters = math.prod(alpha.shape) // alpha.shape[tag.axis - 1]
+    positions = layer_call.positions(layer_call.shape)
+    layer_call.tracing.add_cost(
+        layer_call.layer,
+        UngroupedCost(
+            layer_call.call.name, "elementwise", tag.ids, tag.ids, positions, channel_parameters=channel_parameters
+        ),
+    )
     return tag
 
 
-def _merged(seen: Seen) -> Tag:
+def _merge(layer_call: LayerCall) -> ChannelAxis:
     """Channels that are added or multiplied become one; a single channel spread over all of them stays."""
-    rank, partition = len(seen.shape), seen.tracing.partition
-    lying = [(tag, tag.axis - len(shape), shape) for tag, shape in zip(seen.tags, seen.shapes, strict=True)]
-    full = [(tag, axis) for tag, axis, shape in lying if shape[axis] == seen.shape[axis] > 1] or [lying[0][:2]]
+    rank, partition = len(layer_call.shape), layer_call.tracing.partition
+    aligned = [
+        (tag, tag.axis - len(shape), shape) for tag, shape in zip(layer_call.tags, layer_call.shapes, strict=True)
+    ]
+    full = [(tag, axis) for tag, axis, shape in aligned if shape[axis] == layer_call.shape[axis] > 1] or [
+        aligned[0][:2]
+    ]
     ids, axis = full[0][0].ids, full[0][1]
     if any(other != axis for _, other in full):
-        seen.hold("is joined across channels in")
-        return seen.whole()
+        layer_call.keep("is joined across channels in")
+        return layer_call.whole()
     for tag, _ in full[1:]:
         partition.unite(ids, tag.ids)
-    for tag, other, shape in lying:
-        if shape[other] == 1 and seen.shape[other] > 1:
-            partition.hold(tag.ids, f"what it gives is spread over all channels in {seen.call.name!r}")
-    return Tag(rank + axis, ids)
+    for tag, other, shape in aligned:
+        if shape[other] == 1 and layer_call.shape[other] > 1:
+            partition.keep(tag.ids, f"what it gives is spread over all channels in {layer_call.call.name!r}")
+    return ChannelAxis(rank + axis, ids)
 
 
-def _concatenated(seen: Seen) -> Tag:
-    axis = int(seen.layer.axis) % len(seen.shape)
-    if {tag.axis for tag in seen.tags} == {axis}:
-        return Tag(axis, np.concatenate([tag.ids for tag in seen.tags]))
-    if len({tag.axis for tag in seen.tags}) > 1:
-        seen.hold("is joined across channels in")
-        return seen.whole()
-    return _merged(seen)
+def _concatenated(layer_call: LayerCall) -> ChannelAxis:
+    axis = int(layer_call.layer.axis) % len(layer_call.shape)
+    if {tag.axis for tag in layer_call.tags} == {axis}:
+        return ChannelAxis(axis, np.concatenate([tag.ids for tag in layer_call.tags]))
+    if len({tag.axis for tag in layer_call.tags}) > 1:
+        layer_call.keep("is joined across channels in")
+        return layer_call.whole()
+    return _merge(layer_call)
 
 
-def _reshaped(seen: Seen) -> Tag:
+def _reshaped(layer_call: LayerCall) -> ChannelAxis:
     """Follow the values one by one; channels that would lie on more than one axis afterwards are left whole."""
-    told = any(hasattr(seen.layer, name) for name in ("target_shape", "newshape"))
-    if not told and seen.call.kind != "Flatten":
-        return _unknown(seen)
-    values = seen.tags[0].spread(seen.shapes[0]).reshape(seen.shape[1:])
+    has_shape = any(hasattr(layer_call.layer, name) for name in ("target_shape", "newshape"))
+    if not has_shape and layer_call.call.kind != "Flatten":
+        return _unsupported(layer_call)
+    values = layer_call.tags[0].broadcast(layer_call.shapes[0]).reshape(layer_call.shape[1:])
     varying = [axis for axis in range(values.ndim) if np.any(np.diff(values, axis=axis))]
     if len(varying) > 1:
-        seen.hold("is mixed with positions by")
-        return seen.whole()
+        layer_call.keep("is mixed with positions by")
+        return layer_call.whole()
     alone = [axis for axis in range(values.ndim) if values.shape[axis] == 1]
-    axis = varying[0] if varying else (alone[-1] if len(seen.tags[0].ids) == 1 and alone else values.ndim - 1)
+    axis = varying[0] if varying else (alone[-1] if len(layer_call.tags[0].ids) == 1 and alone else values.ndim - 1)
     ids = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])[0]
-    if told:
-        seen.tracing.resized.append(Resized(seen.call.name, axis + 1, ids))
-    return Tag(axis + 1, ids)
+    if has_shape:
+        layer_call.tracing.resized.append(ResizedShape(layer_call.call.name, axis + 1, ids))
+    return ChannelAxis(axis + 1, ids)
 
 
-def _entered(seen: Seen) -> Tag:
+def _nested_input(layer_call: LayerCall) -> ChannelAxis:
     """Follow what a nested model takes; its input layer tells a shape."""
-    seen.tracing.resized.append(Resized(seen.call.name, seen.tags[0].axis, seen.tags[0].ids))
-    return seen.tags[0]
+    layer_call.tracing.resized.append(
+        ResizedShape(layer_call.call.name, layer_call.tags[0].axis, layer_call.tags[0].ids)
+    )
+    return layer_call.tags[0]
 
 
-def _permuted(seen: Seen) -> Tag:
-    return Tag((0, *seen.layer.dims).index(seen.tags[0].axis), seen.tags[0].ids)
+def _permuted(layer_call: LayerCall) -> ChannelAxis:
+    return ChannelAxis((0, *layer_call.layer.dims).index(layer_call.tags[0].axis), layer_call.tags[0].ids)
 
 
 DIMENSIONS = ("1D", "2D", "3D")
@@ -285,17 +327,17 @@ VALUES = (  # that change each value by itself, or nothing at inference
     *("Exp", "Sqrt", "Square", "Abs", "Absolute", "Negative"),
 )
 RULES: dict[str, Rule] = {
-    "InputLayer": _entered,
+    "InputLayer": _nested_input,
     "Dense": _dense,
     **{f"Conv{d}": _conv for d in DIMENSIONS},
     **{f"Conv{d}Transpose": _transposed_conv for d in DIMENSIONS},
     **{f"DepthwiseConv{d}": _depthwise for d in DIMENSIONS[:2]},
     **{f"SeparableConv{d}": _separable for d in DIMENSIONS[:2]},
-    "MultiHeadAttention": lambda seen: attended(seen) or _unknown(seen),
+    "MultiHeadAttention": lambda layer_call: trace_attention(layer_call) or _unsupported(layer_call),
     **dict.fromkeys(("BatchNormalization", "LayerNormalization", "RMSNormalization"), _normalized),
     "GroupNormalization": _group_normalized,
     "PReLU": _prelu,
-    **dict.fromkeys(MERGES, _merged),
+    **dict.fromkeys(MERGES, _merge),
     "Concatenate": _concatenated,
     **dict.fromkeys(("Reshape", "Flatten"), _reshaped),
     "Permute": _permuted,
@@ -304,7 +346,7 @@ RULES: dict[str, Rule] = {
     **{f"{name}{d}": _spatial for name in ("ZeroPadding", "Cropping", "UpSampling") for d in DIMENSIONS},
     "Resizing": _spatial,
     **{f"Global{name}Pooling{d}": _spatial for name in ("Max", "Average") for d in DIMENSIONS},
-    **dict.fromkeys(VALUES, _values),
-    **dict.fromkeys(("Rescaling", "Normalization"), _scaled),
+    **dict.fromkeys(VALUES, _elementwise),
+    **dict.fromkeys(("Rescaling", "Normalization"), _rescale),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
 }

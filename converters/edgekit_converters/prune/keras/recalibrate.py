@@ -21,8 +21,8 @@ from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.keras import analyze
-from edgekit_converters.prune.keras.cut import removed
-from edgekit_converters.prune.least_squares import closest
+from edgekit_converters.prune.keras.cut import removed_channels
+from edgekit_converters.prune.least_squares import solve_weights
 
 SAMPLES = 512  # at most; fewer where they would not fit into MEMORY
 MEMORY = 2**30  # bytes of what layers give for all samples, about
@@ -30,7 +30,7 @@ AT_ONCE = 6  # tensors of the largest size that are there at one time, about: tw
 BATCH = 32
 ROWS = 8192  # places of a layer's output that its weights are solved on, at most
 PATCHES = 2**26  # bytes of what a kernel is multiplied by, looked at in one step, about
-SOLVED = ("Dense", "Conv1D", "Conv2D")
+SOLVED_LAYERS = ("Dense", "Conv1D", "Conv2D")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Pair:
 
 
 @dataclass(frozen=True)
-class _Dense:
+class _Original:
     """The dense model's calls, and which outputs of its layers are left."""
 
     calls: dict[str, list[Call]]  # by name, in order
@@ -61,7 +61,7 @@ def recalibrate_model(live: LoadedModel, request: RecalibrateRequest, dense: Loa
     calls, largest = _calls(live)
     times = Counter(name for name, ones in calls.items() for _ in ones)
     todo = sum(times.values())
-    beside = _beside(dense, request) if dense else _Dense({}, {})
+    beside = _original(dense, request) if dense else _Original({}, {})
     done: Counter[str] = Counter()
 
     def visit(call: Call, values: list[_Pair]) -> list[_Pair]:
@@ -108,25 +108,25 @@ def _calls(live: LoadedModel) -> tuple[dict[str, list[Call]], int]:
     return calls, max(sizes)
 
 
-def _beside(dense: LoadedModel, request: RecalibrateRequest) -> _Dense:
+def _original(dense: LoadedModel, request: RecalibrateRequest) -> _Original:
     found = analyze.analyze_model(dense)
-    gone = list(removed(found, request.cuts))
+    gone = list(removed_channels(found, request.cuts))
     kept = {
-        found.name(slot): ~np.isin(found.tracing.partition.roots(slot.ids), gone)
-        for slot in found.tracing.slots.values()
-        if slot.role == "makes" and slot.weight == "kernel"
+        found.name(weight_axis): ~np.isin(found.tracing.partition.roots(weight_axis.ids), gone)
+        for weight_axis in found.tracing.weight_axes.values()
+        if weight_axis.role == "produces" and weight_axis.weight == "kernel"
     }
-    return _Dense(_calls(dense)[0], kept)
+    return _Original(_calls(dense)[0], kept)
 
 
 def _repair(call: Call, values: list[_Pair], theirs: Call | None, kept: np.ndarray | None) -> None:
     if call.kind == "BatchNormalization":
-        _reestimate(call.layer, values[0].ours)
-    elif theirs is not None and kept is not None and call.kind in SOLVED and _is_plain(call.layer):
+        _update_batch_norm(call.layer, values[0].ours)
+    elif theirs is not None and kept is not None and call.kind in SOLVED_LAYERS and _is_plain(call.layer):
         _reconstruct(call.layer, theirs.layer, values[0], kept)
 
 
-def _reestimate(layer: Any, batches: list[Any]) -> None:
+def _update_batch_norm(layer: Any, batches: list[Any]) -> None:
     axis = int(np.atleast_1d(layer.axis)[0]) % len(batches[0].shape)
     others = [place for place in range(len(batches[0].shape)) if place != axis]
     count = sum(int(tf.size(one)) // one.shape[axis] for one in batches)
@@ -156,7 +156,7 @@ def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
     if layer.use_bias:
         features = np.concatenate([features, np.ones((len(features), 1))], axis=1)
         weights = np.concatenate([weights, layer.bias.numpy()[None]])
-    better = closest(features, np.concatenate(wanted), weights)
+    better = solve_weights(features, np.concatenate(wanted), weights)
     layer.kernel.assign(better[: kernel.size // kernel.shape[-1]].reshape(kernel.shape))
     if layer.use_bias:
         layer.bias.assign(better[-1])

@@ -21,10 +21,10 @@ from edgekit_converters.prune import (
     Scores,
 )
 from edgekit_converters.prune.keras.analyze import analyze_model
-from edgekit_converters.prune.keras.cut import cut_model, removed
-from edgekit_converters.prune.keras.drop_branch import shortened
+from edgekit_converters.prune.keras.cut import build_smaller, removed_channels
+from edgekit_converters.prune.keras.drop_branch import without_branches
 from edgekit_converters.prune.keras.recalibrate import recalibrate_model
-from edgekit_converters.prune.keras.scores import rated
+from edgekit_converters.prune.keras.scores import channel_scores
 from edgekit_converters.records import Cut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
@@ -35,7 +35,7 @@ def analyze(live: LoadedModel) -> PruningGraph:
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
     """
-    return analyze_model(live).anatomy
+    return analyze_model(live).graph
 
 
 def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
@@ -46,7 +46,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
         SourceError: nothing of the model can be cut, or it has nothing that the importance looks at.
     """
     path = folder / "scores.npz"
-    arrays: Any = rated(live, analyze_model(live), request)
+    arrays: Any = channel_scores(live, analyze_model(live), request)
     np.savez(path, **arrays)
     return Scores(path)
 
@@ -58,7 +58,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
         ConversionError: there is no such branch.
     """
     source = request.source.request
-    return kept(shortened(live, analyze_model(live), request.branches, source), source, folder)
+    return kept(without_branches(live, analyze_model(live), request.branches, source), source, folder)
 
 
 def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -> SourceRequest:
@@ -69,9 +69,9 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
     """
     source = request.source.request
     found = analyze_model(live)
-    gone = removed(found, request.cuts)
-    smaller = cut_model(live, found, gone, source)
-    _hold_prediction(smaller, found.anatomy, request.cuts)
+    gone = removed_channels(found, request.cuts)
+    smaller = build_smaller(live, found, gone, source)
+    _check_prediction(smaller, found.graph, request.cuts)
     return kept(smaller, source, folder)
 
 
@@ -98,12 +98,12 @@ def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
     )
 
 
-def _hold_prediction(smaller: Any, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> None:
-    predicted = anatomy.parameters_at(anatomy.widths | {one.group: len(one.kept) for one in cuts})
+def _check_prediction(smaller: Any, graph: PruningGraph, cuts: tuple[Cut, ...]) -> None:
+    predicted = graph.parameters_at(graph.widths | {one.group: len(one.kept) for one in cuts})
     left = smaller.count_params()
     if left != predicted:
         raise ConversionError(
-            f"{left} parameters are left, where {predicted} were predicted of {anatomy.parameters}",
+            f"{left} parameters are left, where {predicted} were predicted of {graph.parameters}",
             stage="cut_channels",
             subject=smaller.name,
             advice="this is a bug of edgekit: please report it with the model's architecture",

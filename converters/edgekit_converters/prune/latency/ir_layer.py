@@ -15,20 +15,20 @@ from edgekit_converters.formats.ir import FORMAT
 from edgekit_converters.prune.latency.table import LayerTiming
 
 
-def make(alone: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
+def write_layer(layer: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
     """Write the layer; with ``int8`` its input is fake-quantized and its weights are integers, as NNCF leaves them.
 
     There are ``FORMAT.layer_copies`` of it, side by side.
     """
     random = np.random.default_rng(0)
-    if alone.operator in ("dense", "attention"):
-        given = ops.parameter([alone.positions, alone.ins], np.float32)
-        widths = (alone.ins, *alone.kernel, alone.outs) if alone.operator == "attention" else (alone.ins, alone.outs)
+    if layer.operator in ("dense", "attention"):
+        given = ops.parameter([layer.positions, layer.ins], np.float32)
+        widths = (layer.ins, *layer.kernel, layer.outs) if layer.operator == "attention" else (layer.ins, layer.outs)
         made = [_matrices(_activation(given, int8), widths, random, int8) for _ in range(FORMAT.layer_copies)]
     else:
-        extent = [side * stride for side, stride in zip(alone.extent, alone.strides, strict=True)]
-        given = ops.parameter([1, alone.ins, *extent], np.float32)
-        made = [_convolution(alone, _activation(given, int8), random, int8) for _ in range(FORMAT.layer_copies)]
+        extent = [side * stride for side, stride in zip(layer.extent, layer.strides, strict=True)]
+        given = ops.parameter([1, layer.ins, *extent], np.float32)
+        made = [_convolution(layer, _activation(given, int8), random, int8) for _ in range(FORMAT.layer_copies)]
     model = ov.Model([ops.result(_activation(node, int8)) for node in made], [given], "layer")
     ov.save_model(model, path, compress_to_fp16=False)
     return path, path.with_suffix(".bin")
@@ -42,14 +42,14 @@ def _matrices(node: Any, widths: Sequence[int], random: np.random.Generator, int
     return node
 
 
-def _convolution(alone: LayerTiming, node: Any, random: np.random.Generator, int8: bool) -> Any:
-    strides, window = list(alone.strides), alone.window
+def _convolution(layer: LayerTiming, node: Any, random: np.random.Generator, int8: bool) -> Any:
+    strides, window = list(layer.strides), layer.window
     pads = [0, 0], [0, 0], [1, 1]  # with auto_pad
-    divisions = alone.ins if alone.operator == "depthwise" else alone.divisions
+    divisions = layer.ins if layer.operator == "depthwise" else layer.divisions
     if divisions == 1:
-        weights = _weights(random, (alone.outs, alone.ins, *window), int8)
+        weights = _weights(random, (layer.outs, layer.ins, *window), int8)
         return ops.convolution(node, weights, strides, *pads, auto_pad="same_upper")
-    shape = (divisions, max(1, alone.outs // divisions), alone.ins // divisions, *window)
+    shape = (divisions, max(1, layer.outs // divisions), layer.ins // divisions, *window)
     return ops.group_convolution(node, _weights(random, shape, int8), strides, *pads, auto_pad="same_upper")
 
 

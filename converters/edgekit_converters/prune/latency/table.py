@@ -55,7 +55,7 @@ class LayerTiming:
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerTimes:
     """Times of one layer over a grid of widths."""
 
     operator: str  # as of a Labour
@@ -67,10 +67,16 @@ class Row:
     outs: tuple[int, ...]  # ascending
     ms: tuple[tuple[float, ...], ...]  # [ins][outs], one call on one thread, without what an empty call takes
 
-    def holds(self, labour: LayerCost, ins: int, outs: int) -> bool:
+    def holds(self, layer_cost: LayerCost, ins: int, outs: int) -> bool:
         """Tell whether it is about such a layer, of at most its greatest widths."""
         mine = self.operator, self.positions, self.kernel, self.stride, self.divisions
-        same = mine == (labour.operator, labour.positions, labour.kernel, labour.stride, labour.divisions)
+        same = mine == (
+            layer_cost.operator,
+            layer_cost.positions,
+            layer_cost.kernel,
+            layer_cost.stride,
+            layer_cost.divisions,
+        )
         return same and outs <= self.outs[-1] and (ins <= self.ins[-1] or len(self.ins) == 1)
 
     def at(self, ins: int, outs: int) -> float:
@@ -79,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class LatencyTable:
     """Times of layers in one engine and arithmetic, on one machine with one thread."""
 
     machine: str  # as platform.machine() says
@@ -87,17 +93,17 @@ class Table:
     scheme: str  # "int8-static" or "float32"
     parameters: int  # of the model that ``whole_ms`` is of
     whole_ms: float  # that model, all of it
-    rows: tuple[Row, ...]
+    rows: tuple[LayerTimes, ...]
     format: int = FORMAT
 
-    def clock(self, anatomy: PruningGraph, dense: Widths) -> Callable[[LayerCost, Widths], float]:
+    def layer_latency(self, graph: PruningGraph, dense: Widths) -> Callable[[LayerCost, Widths], float]:
         """Return what tells the milliseconds of a layer of ``anatomy`` at given widths, none wider than ``dense``.
 
         Raises:
             DataError: a layer is not in the table.
         """
-        found: dict[LayerCost, Row] = {}
-        for one in timed(anatomy):
+        found: dict[LayerCost, LayerTimes] = {}
+        for one in timed_layers(graph):
             ins, outs = one.ins.count(dense), one.outs.count(dense)
             fitting = [row for row in self.rows if row.holds(one, ins, outs)]
             if not fitting:
@@ -107,31 +113,31 @@ class Table:
                 )
             found[one] = min(fitting, key=lambda row: row.ins[-1] * row.outs[-1])
 
-        def milliseconds(labour: LayerCost, widths: Widths) -> float:
-            if labour not in found:
+        def milliseconds(layer_cost: LayerCost, widths: Widths) -> float:
+            if layer_cost not in found:
                 return 0.0
-            return found[labour].at(labour.ins.count(widths), labour.outs.count(widths))
+            return found[layer_cost].at(layer_cost.ins.count(widths), layer_cost.outs.count(widths))
 
         return milliseconds
 
-    def rest(self, anatomy: PruningGraph) -> float:
+    def overhead_ms(self, graph: PruningGraph) -> float:
         """Return the milliseconds of a dense model that are none of its layers'; of another model, nobody knows."""
-        if anatomy.parameters != self.parameters:
+        if graph.parameters != self.parameters:
             return 0.0
-        clock = self.clock(anatomy, anatomy.widths)
-        return max(0.0, self.whole_ms - sum(clock(one, anatomy.widths) for one in anatomy.labours))
+        latency = self.layer_latency(graph, graph.widths)
+        return max(0.0, self.whole_ms - sum(latency(one, graph.widths) for one in graph.layer_costs))
 
     def to_json(self) -> str:
         """Return it as JSON."""
         return json.dumps(asdict(self)) + "\n"
 
 
-def timed(anatomy: PruningGraph) -> Iterator[LayerCost]:
+def timed_layers(graph: PruningGraph) -> Iterator[LayerCost]:
     """Yield the layers that take time of their own; elementwise ones are computed with those before them."""
-    yield from (one for one in anatomy.labours if one.operator != "elementwise")
+    yield from (one for one in graph.layer_costs if one.operator != "elementwise")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> LatencyTable:
     """Read a table.
 
     Raises:
@@ -139,9 +145,9 @@ def read_table(path: Path) -> Table:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        rows = tuple(Row(**{key: _tuples(value) for key, value in row.items()}) for row in data.pop("rows"))
-        table = Table(**data, rows=rows)
-        good = table.format == FORMAT and all(map(_is_whole, rows))
+        rows = tuple(LayerTimes(**{key: _tuples(value) for key, value in row.items()}) for row in data.pop("rows"))
+        table = LatencyTable(**data, rows=rows)
+        good = table.format == FORMAT and all(map(_is_complete, rows))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--latency-table {path}: cannot be read ({error})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -151,7 +157,7 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def _is_whole(row: Row) -> bool:
+def _is_complete(row: LayerTimes) -> bool:
     """Whether a row has a finite time for every pair of its widths, which ascend."""
     times = np.array(row.ms, float)
     ascending = all(list(side) == sorted(set(side)) and side[0] > 0 for side in (row.ins, row.outs))

@@ -14,24 +14,24 @@ from edgekit_converters.prune.latency.table import LayerTiming
 ACTIVATION_SCALE, WEIGHT_SCALE = 0.05, 0.01
 
 
-def make(alone: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
+def write_layer(layer: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
     """Write the layer; with ``int8`` in full integer arithmetic, its weights in one scale a channel."""
     built = _Built(int8=int8)
-    high, wide = alone.extent
-    if alone.operator == "dense":
-        tensor = built.activation((alone.positions, alone.ins))
+    high, wide = layer.extent
+    if layer.operator == "dense":
+        tensor = built.activation((layer.positions, layer.ins))
         built.graph.inputs = [tensor]
-        tensor = built.dense(tensor, alone.positions, alone.ins, alone.outs)
-    elif alone.operator == "attention":
-        keys = alone.kernel[0]
-        tensor = built.activation((alone.positions, alone.ins))
+        tensor = built.dense(tensor, layer.positions, layer.ins, layer.outs)
+    elif layer.operator == "attention":
+        keys = layer.kernel[0]
+        tensor = built.activation((layer.positions, layer.ins))
         built.graph.inputs = [tensor]
-        tensor = built.dense(tensor, alone.positions, alone.ins, keys)
-        tensor = built.dense(tensor, alone.positions, keys, alone.outs)
+        tensor = built.dense(tensor, layer.positions, layer.ins, keys)
+        tensor = built.dense(tensor, layer.positions, keys, layer.outs)
     else:
-        tensor = built.activation((1, high * alone.strides[0], wide * alone.strides[1], alone.ins))
+        tensor = built.activation((1, high * layer.strides[0], wide * layer.strides[1], layer.ins))
         built.graph.inputs = [tensor]
-        tensor = built.convolution(tensor, alone)
+        tensor = built.convolution(tensor, layer)
     built.graph.outputs = [tensor]
     flatbuffer_utils.write_model(built.model, str(path))
     return (path,)
@@ -62,20 +62,20 @@ class _Built:
         self._operator("FULLY_CONNECTED", options, operands, given)
         return given
 
-    def convolution(self, tensor: int, alone: LayerTiming) -> int:
+    def convolution(self, tensor: int, layer: LayerTiming) -> int:
         """Add a convolution, depthwise or not, that keeps the extent but for its strides."""
-        depthwise = alone.operator == "depthwise"
+        depthwise = layer.operator == "depthwise"
         options: Any = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
         options.padding = schema.Padding.SAME
-        options.strideH, options.strideW = alone.strides
+        options.strideH, options.strideW = layer.strides
         if depthwise:
-            options.depthMultiplier = max(1, alone.outs // alone.ins)
-        high, wide = alone.window
-        outs, ins = (1, alone.outs) if depthwise else (alone.outs, max(1, alone.ins // alone.divisions))
+            options.depthMultiplier = max(1, layer.outs // layer.ins)
+        high, wide = layer.window
+        outs, ins = (1, layer.outs) if depthwise else (layer.outs, max(1, layer.ins // layer.divisions))
         weights = self._weights((outs, high, wide, ins), 3 if depthwise else 0)
-        given = self.activation((1, *alone.extent, alone.outs))
+        given = self.activation((1, *layer.extent, layer.outs))
         code = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
-        self._operator(code, options, [tensor, weights, self._bias(alone.outs)], given)
+        self._operator(code, options, [tensor, weights, self._bias(layer.outs)], given)
         return given
 
     def _weights(self, shape: tuple[int, ...], axis: int) -> int:

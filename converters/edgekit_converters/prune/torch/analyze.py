@@ -19,30 +19,30 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpos
 Conv = nn.modules.conv._ConvNd
 
 
-def anatomy(model: nn.Module, channel_groups: ChannelGroups) -> PruningGraph:
+def pruning_graph(model: nn.Module, channel_groups: ChannelGroups) -> PruningGraph:
     """Say what of a module may be cut, and what each layer has to do."""
     parameters = sum(one.numel() for one in model.parameters())
     groups = tuple(group.info for group in channel_groups.groups)
-    return PruningGraph(groups, tuple(_labours(channel_groups)), channel_groups.unprunable, parameters)
+    return PruningGraph(groups, tuple(_layer_costs(channel_groups)), channel_groups.unprunable, parameters)
 
 
-def _labours(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
+def _layer_costs(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
     """The labours of operations in the order of execution, one a layer, and of parameters that multiply nothing."""
     found: dict[str, LayerCost] = {}
     for node in channel_groups.channel_map.program.graph.nodes:
-        labour = _labour(channel_groups, node) if node.op == "call_function" else None
-        if labour is None:
+        layer_cost = _layer_cost(channel_groups, node) if node.op == "call_function" else None
+        if layer_cost is None:
             continue
-        name = labour.layer
-        if labour.operator != "attention" and name in found:  # a layer that runs again
-            found[name] = replace(found[name], positions=found[name].positions + labour.positions)
+        name = layer_cost.layer
+        if layer_cost.operator != "attention" and name in found:  # a layer that runs again
+            found[name] = replace(found[name], positions=found[name].positions + layer_cost.positions)
         else:
-            found[name if name not in found else f"{name} {node.name}"] = labour
+            found[name if name not in found else f"{name} {node.name}"] = layer_cost
     yield from found.values()
     yield from _elementwise_costs(channel_groups)
 
 
-def _labour(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
+def _layer_cost(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
     kind = operator(node)
     if kind in CONVOLUTIONS:
         layer = channel_groups.channel_map.layer(node.args[1], Conv)
@@ -54,7 +54,11 @@ def _labour(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
         module: Any = channel_groups.channel_map.modules[layer]
         positions = math.prod(channel_groups.channel_map.shape(node)[:-1])
         return LayerCost(
-            layer, "dense", *_in_out_channels(channel_groups, layer), positions, extras=int(module.bias is not None)
+            layer,
+            "dense",
+            *_in_out_channels(channel_groups, layer),
+            positions,
+            channel_parameters=int(module.bias is not None),
         )
     if kind in ("matmul", "bmm"):
         return _product(channel_groups, node)
@@ -79,7 +83,7 @@ def _convolution(channel_groups: ChannelGroups, node: fx.Node, layer: str) -> La
         math.prod(channel_groups.channel_map.shape(node.args[0] if module.transposed else node)[2:]),
         tuple(module.kernel_size),
         tuple(module.stride),
-        extras=int(module.bias is not None),
+        channel_parameters=int(module.bias is not None),
     )
 
 
@@ -122,11 +126,13 @@ def _elementwise_costs(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
     for (layer, side), ids in channel_groups.channel_map.layer_ids.items():
         module: Any = channel_groups.channel_map.modules.get(layer)
         if isinstance(module, nn.Embedding):
-            extras = module.num_embeddings
+            channel_parameters = module.num_embeddings
         elif side == "through":
-            extras = sum(one is not None for one in (module.weight, getattr(module, "bias", None)))
+            channel_parameters = sum(one is not None for one in (module.weight, getattr(module, "bias", None)))
         elif side.startswith("axis"):
-            extras = 1
+            channel_parameters = 1
         else:
             continue
-        yield LayerCost(layer, "elementwise", Channels(), channel_groups.channels(ids), 0, extras=extras)
+        yield LayerCost(
+            layer, "elementwise", Channels(), channel_groups.channels(ids), 0, channel_parameters=channel_parameters
+        )

@@ -46,7 +46,7 @@ class ChannelGroups:
     def without(self, refused: Mapping[str, str]) -> ChannelGroups:
         """Return the same with some groups, by name, left whole, each for a reason."""
         left = tuple(group for group in self.groups if group.info.name not in refused)
-        added = [(layer, why) for s in self.groups if (why := refused.get(s.info.name)) for layer in s.info.makers]
+        added = [(layer, why) for s in self.groups if (why := refused.get(s.info.name)) for layer in s.info.producers]
         return ChannelGroups(self.channel_map, left, (*self.unprunable, *added))
 
     def removed_roots(self, kept: Mapping[str, Iterable[int]]) -> set[int]:
@@ -83,23 +83,23 @@ def group_channels(channel_map: ChannelMap) -> ChannelGroups:
 
 
 def _group(channel_map: ChannelMap, entries: Counter[tuple[str, str]], width: int, names: set[str]) -> Group:
-    makers = tuple(layer for layer, side in entries if side == "out")
-    users = tuple(layer for layer, side in entries if side == "in" and layer not in makers)
-    name = makers[0]
+    producers = tuple(layer for layer, side in entries if side == "out")
+    consumers = tuple(layer for layer, side in entries if side == "in" and layer not in producers)
+    name = producers[0]
     number = 1
     while name in names:
         number += 1
-        name = f"{makers[0]}#{number}"
-    dense = all(isinstance(channel_map.modules[layer], nn.Linear) for layer in makers)
-    several = all(count > 1 for (layer, side), count in entries.items() if layer in makers and side == "out")
+        name = f"{producers[0]}#{number}"
+    dense = all(isinstance(channel_map.modules[layer], nn.Linear) for layer in producers)
+    several = all(count > 1 for (layer, side), count in entries.items() if layer in producers and side == "out")
     kind = (
         "heads"
-        if dense and several and _attends(channel_map, entries, makers[0])
+        if dense and several and _attends(channel_map, entries, producers[0])
         else "neurons"
         if dense
         else "channels"
     )
-    return Group(name, kind, width, makers, users)
+    return Group(name, kind, width, producers, consumers)
 
 
 def _attends(channel_map: ChannelMap, entries: Counter[tuple[str, str]], maker: str) -> bool:

@@ -18,7 +18,13 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils._pytree import tree_map
 
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, RewiredModule
-from edgekit_converters.prune.residual_branches import Operand, ResidualPath, Step, detours, named
+from edgekit_converters.prune.residual_branches import (
+    GraphNode,
+    RemovableBranch,
+    ResidualPath,
+    branch_name,
+    removable_paths,
+)
 from edgekit_converters.prune.torch.cut import Tensors, output_mismatch, run
 from edgekit_runtime.errors import ConversionError
 
@@ -37,12 +43,12 @@ class _Shallow(fx.Tracer):
         return True
 
 
-def operands(model: nn.Module, inputs: Tensors) -> tuple[Operand, ...]:
+def removable_branches(model: nn.Module, inputs: Tensors) -> tuple[RemovableBranch, ...]:
     """Return the operands of additions that can be left out of a module."""
     return tuple(operand for _, operand, _ in _found(model, inputs))
 
 
-def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Module:
+def without_branches(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Module:
     """Return a copy of a module without some branches, after proving that this is all that it is without.
 
     Raises:
@@ -62,7 +68,7 @@ def without(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Modul
     return short
 
 
-def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, ResidualPath]]:
+def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, RemovableBranch, ResidualPath]]:
     """Yield the path of a module, an operand in its forward pass, and where."""
     for path, taken in _calls(model, inputs).items():
         module = model.get_submodule(path)
@@ -71,13 +77,13 @@ def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, Operand, Re
             continue
         steps, nodes = _steps(graph), list(graph.nodes)
         times = Counter(node.target for node in nodes if node.op == "call_module")
-        ways = list(detours(steps, [place for place, node in enumerate(nodes) if node.op == "output"]))
-        for one in ways:
+        paths = list(removable_paths(steps, [place for place, node in enumerate(nodes) if node.op == "output"]))
+        for one in paths:
             inside = Counter(nodes[place].target for place in one.steps if nodes[place].op == "call_module")
             if inside and all(times[name] == count for name, count in inside.items()):
-                addition = named(f"{path}.{nodes[one.at].name}".lstrip("."), one, ways)
+                addition = branch_name(f"{path}.{nodes[one.at].name}".lstrip("."), one, paths)
                 layers = frozenset(f"{path}.{name}".lstrip(".") for name in inside)
-                yield path, Operand(addition, str(steps[one.at].shape), layers), one
+                yield path, RemovableBranch(addition, str(steps[one.at].shape), layers), one
 
 
 def _calls(model: nn.Module, inputs: Tensors) -> dict[str, tuple[Any, Any]]:
@@ -118,21 +124,25 @@ def _traced(module: nn.Module, taken: tuple[Any, Any]) -> fx.Graph | None:
     return graph
 
 
-def _steps(graph: fx.Graph) -> list[Step]:
+def _steps(graph: fx.Graph) -> list[GraphNode]:
     """Return the nodes of a forward pass as steps; a parameter takes nothing, and goes with the steps that read it."""
     places = {node: place for place, node in enumerate(graph.nodes)}
     steps = []
     for node in graph.nodes:
-        takes = tuple(places[one] for one in node.all_input_nodes if one.op != "get_attr")
+        inputs = tuple(places[one] for one in node.all_input_nodes if one.op != "get_attr")
         meta = node.meta.get("tensor_meta")
         shape = tuple(meta.shape) if isinstance(getattr(meta, "shape", None), torch.Size) else ()
-        steps.append(Step(node.name, takes, shape, adds=_adds(node)))
+        steps.append(GraphNode(node.name, inputs, shape, is_addition=_adds(node)))
     return steps
 
 
 def _adds(node: fx.Node) -> bool:
-    named = node.target in (ADDITIONS if node.op == "call_function" else METHODS if node.op == "call_method" else ())
-    return named and not node.kwargs and len(node.args) == 2 and all(isinstance(one, fx.Node) for one in node.args)
+    branch_name = node.target in (
+        ADDITIONS if node.op == "call_function" else METHODS if node.op == "call_method" else ()
+    )
+    return (
+        branch_name and not node.kwargs and len(node.args) == 2 and all(isinstance(one, fx.Node) for one in node.args)
+    )
 
 
 def _edited(model: nn.Module, places: Sequence[tuple[str, ResidualPath]], edit: Edit) -> nn.Module:
@@ -140,11 +150,11 @@ def _edited(model: nn.Module, places: Sequence[tuple[str, ResidualPath]], edit: 
     by_path: defaultdict[str, list[ResidualPath]] = defaultdict(list)
     for path, one in places:
         by_path[path].append(one)
-    for path, detour in by_path.items():
+    for path, paths in by_path.items():
         module = model.get_submodule(path)
         graph = _Shallow().trace(module)
         nodes = list(graph.nodes)
-        for one in detour:
+        for one in paths:
             edit(graph, nodes[one.at], nodes[one.at].args[one.operand])
         short = RewiredModule(module, graph).train(module.training)
         short.delete_all_unused_submodules()
@@ -161,7 +171,7 @@ def _leave_out(graph: fx.Graph, addition: fx.Node, operand: fx.Node) -> None:
     todo = [operand]
     while todo:
         one = todo.pop()
-        if not one.users and one.op not in ("placeholder", "output") and one in graph.nodes:
+        if not one.consumers and one.op not in ("placeholder", "output") and one in graph.nodes:
             before = one.all_input_nodes
             graph.erase_node(one)
             todo += before

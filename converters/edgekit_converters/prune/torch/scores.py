@@ -14,8 +14,8 @@ from torch.nn import functional
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import input_tensors
 from edgekit_converters.prune import ScoreRequest
-from edgekit_converters.prune.importance import WITH_GRADIENTS, Member, rate
-from edgekit_converters.prune.score_loss import ScoreLoss, batches, towards
+from edgekit_converters.prune.importance import WITH_GRADIENTS, WeightSums, score_channels
+from edgekit_converters.prune.score_loss import ScoreLoss, batches, score_loss
 from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups
 from edgekit_converters.prune.torch.recalibrate import takes_batches
 from edgekit_converters.prune.torch.union_find import Ids
@@ -37,7 +37,7 @@ class ParameterSlice:
     ids: Ids  # (size of the axis,): units
 
 
-def rated(
+def channel_scores(
     live: LoadedModel, model: nn.Module, channel_groups: ChannelGroups, request: ScoreRequest
 ) -> dict[str, np.ndarray]:
     """Return by group what each of its channels is worth, (width,) float64; ``model`` is a copy of the module.
@@ -61,8 +61,8 @@ def rated(
         )
     gradients_by_slice = _gradients(live, model, slices, request) if request.importance in WITH_GRADIENTS else {}
     return {
-        group.info.name: rate(
-            request.importance, list(_members(group, slices, gradients_by_slice)), (request.seed, group.info.name)
+        group.info.name: score_channels(
+            request.importance, list(_weight_sums(group, slices, gradients_by_slice)), (request.seed, group.info.name)
         )
         for group in channel_groups.groups
     }
@@ -76,9 +76,9 @@ def _parameter_slices(model: nn.Module, layer: str, side: str, ids: Ids) -> Iter
     grouped, turned = isinstance(module, Conv) and module.groups > 1, getattr(module, "transposed", False)
     if side == "in":
         if not grouped:
-            yield ParameterSlice(module.weight, 0 if turned else 1, "uses", "kernel", ids)
+            yield ParameterSlice(module.weight, 0 if turned else 1, "consumes", "kernel", ids)
         return
-    role = "passes" if side == "through" or grouped else "makes"
+    role = "passes" if side == "through" or grouped else "produces"
     kind = "scale" if isinstance(module, Norm) else "kernel" if side == "out" else "other"
     if module.weight is not None:
         yield ParameterSlice(module.weight, 1 if turned or isinstance(module, nn.Embedding) else 0, role, kind, ids)
@@ -86,11 +86,11 @@ def _parameter_slices(model: nn.Module, layer: str, side: str, ids: Ids) -> Iter
         yield ParameterSlice(module.bias, 0, role, "other", ids)
 
 
-def _members(
+def _weight_sums(
     group: ChannelGroup,
     slices: list[ParameterSlice],
     gradients_by_slice: dict[int, list[tuple[np.ndarray, np.ndarray]]],
-) -> Iterator[Member]:
+) -> Iterator[WeightSums]:
     order = {root: channel for channel, root in enumerate(group.roots)}
     for place, weight_slice in enumerate(slices):
         belongs = [(entry, order[root]) for entry, root in enumerate(weight_slice.ids.tolist()) if root in order]
@@ -99,7 +99,7 @@ def _members(
         adding = np.zeros((len(weight_slice.ids), len(order)))  # sums along the axis @ adding: sums of each channel
         adding[tuple(np.array(belongs).T)] = 1.0
         sums = gradients_by_slice.get(place)
-        yield Member(
+        yield WeightSums(
             weight_slice.role,
             weight_slice.kind,
             _sum_along(weight_slice, weight_slice.parameter.abs()) @ adding,
@@ -120,7 +120,7 @@ def _gradients(
     live: LoadedModel, model: nn.Module, slices: list[ParameterSlice], request: ScoreRequest
 ) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Return sums along each lie of θ·∂L/∂θ and of (∂L/∂θ)², batch by batch, each (size of the axis,)."""
-    loss = _loss(towards(live, request))
+    loss = _loss(score_loss(live, request))
     for one in model.parameters():
         one.requires_grad_(True)  # frozen ones tell as much as others
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {place: [] for place in range(len(slices))}
@@ -163,7 +163,7 @@ def _loss(what: ScoreLoss) -> Loss:
         return functional.cross_entropy(logits, output.argmax(1) if given is None else given, reduction="sum")
 
     def squared(output: torch.Tensor, taken: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
-        aim = what.aim(taken, given)
-        return (output if aim is None else output - aim.to(output.dtype)).square().sum()
+        target = what.target(taken, given)
+        return (output if target is None else output - target.to(output.dtype)).square().sum()
 
     return cross_entropy if what.kind == "classes" else squared

@@ -31,15 +31,15 @@ from edgekit_converters.prune import (
     ScoreRequest,
     Scores,
 )
-from edgekit_converters.prune.residual_branches import found_in
-from edgekit_converters.prune.torch.analyze import anatomy
+from edgekit_converters.prune.residual_branches import find_branches
+from edgekit_converters.prune.torch.analyze import pruning_graph
 from edgekit_converters.prune.torch.attention import make_heads_prunable
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups, group_channels
 from edgekit_converters.prune.torch.cut import StoredSize, Tensors, find_mismatch, find_stored_sizes, run, slice_weights
-from edgekit_converters.prune.torch.drop_branch import operands, without
+from edgekit_converters.prune.torch.drop_branch import removable_branches, without_branches
 from edgekit_converters.prune.torch.propagate import propagate_channels
 from edgekit_converters.prune.torch.recalibrate import OriginalModule, reconstruct_weights, update_batch_norm
-from edgekit_converters.prune.torch.scores import rated
+from edgekit_converters.prune.torch.scores import channel_scores
 from edgekit_converters.records import Cut, Drop, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
@@ -52,7 +52,7 @@ class ModuleAnalysis:
 
     groups: ChannelGroups
     stored_sizes: tuple[StoredSize, ...]
-    anatomy: PruningGraph
+    graph: PruningGraph
 
 
 _analyses: weakref.WeakKeyDictionary[nn.Module, ModuleAnalysis] = weakref.WeakKeyDictionary()
@@ -64,7 +64,7 @@ def analyze(live: LoadedModel) -> PruningGraph:
     Raises:
         SourceError: it cannot be exported, or nothing of it can be cut; the message says why.
     """
-    return analysis_of(live).anatomy
+    return analysis_of(live).graph
 
 
 def analysis_of(live: LoadedModel) -> ModuleAnalysis:
@@ -97,7 +97,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
         SourceError: as :func:`analyze`, or the module has nothing that the importance looks at.
     """
     path = folder / "scores.npz"
-    scores: dict[str, Any] = rated(live, prunable_copy(live), analysis_of(live).groups, request)
+    scores: dict[str, Any] = channel_scores(live, prunable_copy(live), analysis_of(live).groups, request)
     np.savez(path, **scores)
     return Scores(path)
 
@@ -127,7 +127,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
         ConversionError: there is no such branch, or something else of the module changes with it.
     """
     source = request.source.request
-    short = without(prunable_copy(live), example_inputs(live), request.branches)
+    short = without_branches(prunable_copy(live), example_inputs(live), request.branches)
     path = folder / "weights.pt"
     torch.save(short.state_dict(), path)
     return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
@@ -163,7 +163,7 @@ def repeat_cuts(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -
     run(model, inputs)  # weights that are computed before each pass can be copied after one without gradients
     for kind, alike in itertools.groupby(cuts, type):
         if kind is Drop:
-            model = without(model, inputs, [one.branch for one in alike if isinstance(one, Drop)])
+            model = without_branches(model, inputs, [one.branch for one in alike if isinstance(one, Drop)])
         else:
             analysis = _analyze(model, inputs)
             slice_weights(
@@ -180,8 +180,10 @@ def _analyze(model: nn.Module, inputs: Tensors) -> ModuleAnalysis:
     left, stored_sizes = find_stored_sizes(_with_random_weights(model), found, inputs)
     if not left.groups:
         raise SourceError(f"nothing of the module can be cut:{reasons(left.unprunable)}")
-    whole = anatomy(model, left)
-    return ModuleAnalysis(left, stored_sizes, replace(whole, branches=found_in(whole, operands(model, inputs))))
+    whole = pruning_graph(model, left)
+    return ModuleAnalysis(
+        left, stored_sizes, replace(whole, branches=find_branches(whole, removable_branches(model, inputs)))
+    )
 
 
 def _with_random_weights(model: nn.Module) -> nn.Module:
@@ -249,21 +251,25 @@ def _removed_roots(groups: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
 def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], inputs: Tensors) -> None:
     """Refuse a module that does not compute what it should, cannot be exported, or costs more than was said."""
     removed, cut_groups = _removed_roots(analysis.groups, cuts), {one.group for one in cuts}
-    makers = [layer for group in analysis.groups.groups if group.info.name in cut_groups for layer in group.info.makers]
+    producers = [
+        layer for group in analysis.groups.groups if group.info.name in cut_groups for layer in group.info.producers
+    ]
     why = find_mismatch(dense, analysis.groups, removed, analysis.stored_sizes, inputs)
     if why is not None:
         raise ConversionError(
-            f"cutting {makers[0]}: {why}", stage="cut_channels", advice=f"keep it whole: --exclude-layer {makers[0]}"
+            f"cutting {producers[0]}: {why}",
+            stage="cut_channels",
+            advice=f"keep it whole: --exclude-layer {producers[0]}",
         )
-    widths = analysis.anatomy.widths | {one.group: len(one.kept) for one in cuts}
-    again = anatomy(small, group_channels(propagate_channels(export(small, inputs), small)))
-    wanted = analysis.anatomy.parameters_at(widths), analysis.anatomy.macs_at(widths)
+    widths = analysis.graph.widths | {one.group: len(one.kept) for one in cuts}
+    again = pruning_graph(small, group_channels(propagate_channels(export(small, inputs), small)))
+    wanted = analysis.graph.parameters_at(widths), analysis.graph.macs_at(widths)
     if (again.parameters, again.macs_at(again.widths)) != wanted:
         raise ConversionError(
             f"the module has {again.parameters} parameters and {again.macs_at(again.widths)} MACs after cutting "
-            f"{', '.join(makers[:3])}; {wanted[0]} and {wanted[1]} were predicted",
+            f"{', '.join(producers[:3])}; {wanted[0]} and {wanted[1]} were predicted",
             stage="cut_channels",
-            advice=f"keep them whole: --exclude-layer {makers[0]}",
+            advice=f"keep them whole: --exclude-layer {producers[0]}",
         )
 
 

@@ -151,10 +151,10 @@ def samples(live, count=3):
     return [generator.uniform(0, 1, (count, *spec.shape[1:])).astype(spec.dtype) for spec in live.inputs]
 
 
-def some_cuts(anatomy, part=0.4, seed=0):
+def some_cuts(graph, part=0.4, seed=0):
     generator = np.random.default_rng(seed)
     cuts = []
-    for group in anatomy.groups:
+    for group in graph.groups:
         left = generator.permutation(group.width)[max(1, round(group.width * part)) :]
         cuts.append(Cut(group.name, tuple(sorted(left.tolist()))))
     return tuple(cut for cut in cuts if cut.kept)
@@ -164,16 +164,16 @@ def silence(live, cuts):
     """Make all weights zero that go with the channels to be cut."""
     from edgekit_converters.prune.keras import analyze
     from edgekit_converters.prune.keras.channels import weight_of
-    from edgekit_converters.prune.keras.cut import removed
+    from edgekit_converters.prune.keras.cut import removed_channels
 
     found = analyze.analyze_model(live)
-    gone = removed(found, cuts)
-    for slot in found.tracing.slots.values():
-        weight = weight_of(slot.layer, slot.weight)
-        mask = ~np.isin(found.tracing.partition.roots(slot.ids), list(gone))
-        lying = np.ones(len(weight.shape), int)
-        lying[slot.axis] = -1
-        weight.assign(weight.numpy() * mask.reshape(lying))
+    gone = removed_channels(found, cuts)
+    for axis in found.tracing.weight_axes.values():
+        weight = weight_of(axis.layer, axis.weight)
+        mask = ~np.isin(found.tracing.partition.roots(axis.ids), list(gone))
+        shape = np.ones(len(weight.shape), int)
+        shape[axis.axis] = -1
+        weight.assign(weight.numpy() * mask.reshape(shape))
 
 
 def checked(model, tmp_path, part=0.4, seed=0):
@@ -183,8 +183,8 @@ def checked(model, tmp_path, part=0.4, seed=0):
     from edgekit_converters.prune.keras import stages
 
     live, source = opened(model, tmp_path)
-    anatomy = stages.analyze(live)
-    cuts = some_cuts(anatomy, part, seed)
+    graph = stages.analyze(live)
+    cuts = some_cuts(graph, part, seed)
     silence(live, cuts)
     arrays = samples(live)
     expected = live.run(arrays)
@@ -192,18 +192,18 @@ def checked(model, tmp_path, part=0.4, seed=0):
     smaller = load_file(request)
     for ours, theirs in zip(smaller.run(arrays), expected, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-5 * max(1.0, np.abs(theirs).max())
-    widths = anatomy.widths | {one.group: len(one.kept) for one in cuts}
+    widths = graph.widths | {one.group: len(one.kept) for one in cuts}
     after = stages.analyze(smaller)
-    assert after.parameters == smaller.handle.model.count_params() == anatomy.parameters_at(widths) < anatomy.parameters
-    assert after.macs_at(after.widths) == anatomy.macs_at(widths) < anatomy.macs_at(anatomy.widths)
-    return anatomy, smaller, request, (arrays, expected)
+    assert after.parameters == smaller.handle.model.count_params() == graph.parameters_at(widths) < graph.parameters
+    assert after.macs_at(after.widths) == graph.macs_at(widths) < graph.macs_at(graph.widths)
+    return graph, smaller, request, (arrays, expected)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_what_is_zero_is_cut_without_a_change(tmp_path, generation, pattern):
-    anatomy, *_ = checked(built(generation, PATTERNS[pattern]), tmp_path)
-    assert len(anatomy.groups) >= 1
+    graph, *_ = checked(built(generation, PATTERNS[pattern]), tmp_path)
+    assert len(graph.groups) >= 1
 
 
 def _drawn(seed):
@@ -247,9 +247,9 @@ def test_a_whole_architecture_is_cut_without_a_change(tmp_path):
     import tf_keras
 
     net = tf_keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3), classes=4)
-    anatomy, smaller, *_ = checked(net, tmp_path)
-    assert [layer for layer, _ in anatomy.whole] == [anatomy.labours[-1].layer]  # the classes
-    assert smaller.handle.model.count_params() < 0.5 * anatomy.parameters
+    graph, smaller, *_ = checked(net, tmp_path)
+    assert [layer for layer, _ in graph.unprunable] == [graph.layer_costs[-1].layer]  # the classes
+    assert smaller.handle.model.count_params() < 0.5 * graph.parameters
 
 
 @pytest.mark.needs_data
@@ -258,8 +258,8 @@ def test_a_real_net_is_cut_without_a_change(tmp_path, shared_data):
 
     path = shared_data / "mlperf_tiny" / "image_classification" / "pretrainedResnet.h5"
     live = load_file(SourceRequest("keras", path))
-    anatomy, *_ = checked(live.handle.model, tmp_path)
-    assert [group.width for group in anatomy.groups] == [16, 16, 32, 32, 64, 64]
+    graph, *_ = checked(live.handle.model, tmp_path)
+    assert [group.width for group in graph.groups] == [16, 16, 32, 32, 64, 64]
 
 
 ALONE = """
@@ -310,8 +310,8 @@ def test_a_normalization_over_channels_takes_its_statistics_over_those_left(tmp_
         kernel[..., 1::2, :] = 0
         user.kernel.assign(kernel)
     expected = live.run(samples(live))[0]
-    anatomy = stages.analyze(live)
-    assert [(group.name, group.width) for group in anatomy.groups] == [("first", 8), ("second", 4)]  # alike in both
+    graph = stages.analyze(live)
+    assert [(group.name, group.width) for group in graph.groups] == [("first", 8), ("second", 4)]  # alike in both
     request = stages.cut_channels(
         live, CutChannelsRequest(source, (Cut("first", (0, 2, 4, 6)), Cut("second", (0, 2)))), tmp_path
     )
@@ -324,14 +324,14 @@ def test_macs_and_parameters_are_those_of_edgekit_layers(tmp_path, pattern):
     from edgekit_converters.trace import keras_calls
 
     live, _ = opened(built("keras", PATTERNS[pattern]), tmp_path)
-    anatomy = stages.analyze(live)
+    graph = stages.analyze(live)
     steps = keras_calls.steps(live, [array[:1] for array in samples(live)]).steps
     told = {layer.name: layer.parameters for layer in steps if layer.parameters}
     for name, parameters in told.items():
-        ours = [one.parameters(anatomy.widths) for one in anatomy.labours if one.layer == name]
+        ours = [one.parameters(graph.widths) for one in graph.layer_costs if one.layer == name]
         assert sum(ours) == parameters, name
-    weighted = [one for one in anatomy.labours if one.operator != "attention"]
-    assert sum(one.macs(anatomy.widths) for one in weighted) == sum(step.macs for step in steps)
+    weighted = [one for one in graph.layer_costs if one.operator != "attention"]
+    assert sum(one.macs(graph.widths) for one in weighted) == sum(step.macs for step in steps)
 
 
 def test_a_layer_nobody_knows_leaves_its_neighbours_whole_and_says_so(tmp_path):
@@ -341,9 +341,9 @@ def test_a_layer_nobody_knows_leaves_its_neighbours_whole_and_says_so(tmp_path):
         x = layers.LSTM(5, name="memory")(layers.Reshape((16, 4))(x))
         return layers.Dense(2, name="head")(layers.Dense(7, name="after")(x))
 
-    anatomy, *_ = checked(built("keras", make), tmp_path)
-    assert {group.name for group in anatomy.groups} == {"free", "after"}
-    whole = dict(anatomy.whole)
+    graph, *_ = checked(built("keras", make), tmp_path)
+    assert {group.name for group in graph.groups} == {"free", "after"}
+    whole = dict(graph.unprunable)
     assert "LSTM" in whole["memory"]
     assert "'memory'" in whole["before"]
     assert "what the model gives" in whole["head"]
@@ -372,11 +372,11 @@ def test_what_cannot_be_cut_is_refused(tmp_path):
 
 def test_a_second_cut_counts_what_the_first_left(tmp_path):
     from edgekit_converters.prune.keras import analyze
-    from edgekit_converters.prune.keras.cut import removed
+    from edgekit_converters.prune.keras.cut import removed_channels
 
     found = analyze.analyze_model(_open_net(tmp_path)[0])
     roots = found.channels["stem"]
-    gone = removed(found, (Cut("stem", (1, 3, 5, 7)), Cut("stem", (1, 2))))
+    gone = removed_channels(found, (Cut("stem", (1, 3, 5, 7)), Cut("stem", (1, 2))))
     assert gone == set(roots.tolist()) - {int(roots[3]), int(roots[5])}
 
 
@@ -427,9 +427,9 @@ def test_a_model_with_layers_of_its_own_is_opened_by_the_file_that_defines_them(
 
     (tmp_path / "own_layers.py").write_text(OWN_LAYER)
     source = load(SourceRequest("python", tmp_path / "own_layers.py", "build"), tmp_path)
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    assert [group.name for group in anatomy.groups] == ["inner"]
-    assert "'own'" in dict(anatomy.whole)["outer"]
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    assert [group.name for group in graph.groups] == ["inner"]
+    assert "'own'" in dict(graph.unprunable)["outer"]
     request = cut_channels(CutChannelsRequest(source, (Cut("inner", (0, 2, 5)),)), tmp_path)
     assert request.custom_objects == Path(tmp_path / "own_layers.py")
     assert open_source(request).handle.model.get_layer("inner").filters == 3

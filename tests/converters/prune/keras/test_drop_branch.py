@@ -48,8 +48,8 @@ def test_a_model_is_wired_past_its_branches(generation, tmp_path):
     from edgekit_converters.prune.keras import stages
 
     live, source = opened(blocks(generation), tmp_path)
-    anatomy = stages.analyze(live)
-    assert {one.name: one.groups for one in anatomy.branches} == {
+    graph = stages.analyze(live)
+    assert {one.name: one.groups for one in graph.branches} == {
         "one": ("one_in",),
         "two": ("two_in",),
         "three:1": ("three_in",),
@@ -61,9 +61,9 @@ def test_a_model_is_wired_past_its_branches(generation, tmp_path):
     images = np.random.default_rng(1).random((3, 8, 8, 3), np.float32)
     np.testing.assert_allclose(short.run([images])[0], live.run([images])[0], rtol=1e-5)
     after = stages.analyze(short)
-    names = [one.layer for one in after.labours]
+    names = [one.layer for one in after.layer_costs]
     assert not any(name.startswith(("one_", "three_")) for name in names) and {"two_in", "short"} <= set(names)
-    assert after.parameters == short.handle.model.count_params() < anatomy.parameters
+    assert after.parameters == short.handle.model.count_params() < graph.parameters
     left, source = opened(short.handle.model, tmp_path)
     request = stages.cut_channels(left, CutChannelsRequest(source, (Cut("two_in", (0, 3, 4)),)), tmp_path)
     assert load_file(request).handle.model.get_layer("two_in").filters == 3  # it can be cut as any other

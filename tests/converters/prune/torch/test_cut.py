@@ -67,11 +67,11 @@ def inputs_of(live: LoadedModel) -> list[np.ndarray]:
     ]
 
 
-def every_other(anatomy: PruningGraph) -> tuple[Cut, ...]:
-    return tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in anatomy.groups)
+def every_other(graph: PruningGraph) -> tuple[Cut, ...]:
+    return tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups)
 
 
-def silence(live: LoadedModel, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> None:
+def silence(live: LoadedModel, graph: PruningGraph, cuts: tuple[Cut, ...]) -> None:
     """Zero all weights by which any layer reads what the cuts take away."""
     import torch
 
@@ -92,12 +92,12 @@ def silence(live: LoadedModel, anatomy: PruningGraph, cuts: tuple[Cut, ...]) -> 
 def test_channels_that_nobody_reads_can_be_cut_without_a_trace(name: str, tmp_path: Path) -> None:
     shape, kinds = NETS[name]
     source = source_of(name, shape)
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    assert {group.kind for group in anatomy.groups} == kinds, anatomy.groups
-    cuts = every_other(anatomy)
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    assert {group.kind for group in graph.groups} == kinds, graph.groups
+    cuts = every_other(graph)
     live = open_source(source.request)
     if name not in ("encoder", "attending"):  # whose attention is another module after a cut
-        silence(live, anatomy, cuts)
+        silence(live, graph, cuts)
     wanted = live.run(inputs_of(live))
     small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path))
     got = small.run(inputs_of(small))
@@ -110,16 +110,16 @@ def test_channels_that_nobody_reads_can_be_cut_without_a_trace(name: str, tmp_pa
 @pytest.mark.parametrize("name", ["residual", "hand_written", "grouped", "attending", "upsampled", "scaled"])
 def test_costs_are_what_the_anatomy_says_before_and_after(name: str, tmp_path: Path) -> None:
     source = source_of(name, NETS[name][0])
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    cuts = every_other(anatomy)
-    widths = anatomy.widths | {one.group: len(one.kept) for one in cuts}
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    cuts = every_other(graph)
+    widths = graph.widths | {one.group: len(one.kept) for one in cuts}
     assert counted(open_source(source.request)) == (
-        anatomy.parameters_at(anatomy.widths),
-        anatomy.macs_at(anatomy.widths),
+        graph.parameters_at(graph.widths),
+        graph.macs_at(graph.widths),
     )
     small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path))
-    assert counted(small) == (anatomy.parameters_at(widths), anatomy.macs_at(widths))
-    assert anatomy.macs_at(widths) < anatomy.macs_at(anatomy.widths)
+    assert counted(small) == (graph.parameters_at(widths), graph.macs_at(widths))
+    assert graph.macs_at(widths) < graph.macs_at(graph.widths)
 
 
 def counted(live: LoadedModel) -> tuple[int, int]:
@@ -140,8 +140,8 @@ def counted(live: LoadedModel) -> tuple[int, int]:
 
 def test_the_saved_program_runs_without_edgekit_for_any_batch(tmp_path: Path) -> None:
     source = source_of("encoder", NETS["encoder"][0])
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    request = cut_channels(CutChannelsRequest(source, every_other(anatomy)), tmp_path)
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    request = cut_channels(CutChannelsRequest(source, every_other(graph)), tmp_path)
     small = open_source(request)
     rows = np.random.default_rng(7).integers(0, 9, (3, 6))
     np.save(tmp_path / "x.npy", rows)
@@ -159,13 +159,13 @@ def test_the_saved_program_runs_without_edgekit_for_any_batch(tmp_path: Path) ->
 
 def test_the_same_request_opens_the_same_module_and_a_second_cut_joins_the_first(tmp_path: Path) -> None:
     source = source_of("padded", NETS["padded"][0])
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    first = cut_channels(CutChannelsRequest(source, every_other(anatomy)), tmp_path)
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    first = cut_channels(CutChannelsRequest(source, every_other(graph)), tmp_path)
     once, again = open_source(first).run(INPUT), reopen(first).run(INPUT)
     np.testing.assert_array_equal(once[0], again[0])
     smaller = replace(source, request=first)
     narrow = analyze(AnalyzeRequest(smaller), tmp_path)
-    assert narrow.widths == {name: (width + 1) // 2 for name, width in anatomy.widths.items()}
+    assert narrow.widths == {name: (width + 1) // 2 for name, width in graph.widths.items()}
     (tmp_path / "second").mkdir()
     second = cut_channels(CutChannelsRequest(smaller, every_other(narrow)), tmp_path / "second")
     assert {one.group: one.kept for one in second.cuts}["first.0"] == (0, 4, 8, 12)
@@ -174,8 +174,8 @@ def test_the_same_request_opens_the_same_module_and_a_second_cut_joins_the_first
 
 def test_frozen_layers_are_cut_and_stay_frozen(tmp_path: Path) -> None:
     source = source_of("frozen", NETS["frozen"][0])
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    small = open_source(cut_channels(CutChannelsRequest(source, every_other(anatomy)), tmp_path)).handle.module
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    small = open_source(cut_channels(CutChannelsRequest(source, every_other(graph)), tmp_path)).handle.module
     assert not any(one.requires_grad for one in small.parameters())
     assert small.first[0].out_channels == 6
 

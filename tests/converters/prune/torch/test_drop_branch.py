@@ -34,9 +34,9 @@ def test_blocks_go_and_the_rest_is_cut_and_saved(tmp_path: Path) -> None:
     import torch
 
     source = source_of("blocks", tmp_path)
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    assert {one.name for one in anatomy.branches} == {"first.add:0", "second.add:0", "third.add:0"}
-    assert {one.stream for one in anatomy.branches if one.name != "third.add:0"} == {"(1, 8, 8, 8)"}
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    assert {one.name for one in graph.branches} == {"first.add:0", "second.add:0", "third.add:0"}
+    assert {one.stream for one in graph.branches if one.name != "third.add:0"} == {"(1, 8, 8, 8)"}
     short = load(drop_branches(DropBranchesRequest(source, ("first.add:0",)), tmp_path), tmp_path)
     live = open_source(source.request)
     for name in ("weight", "bias"):  # from here on it adds nothing
@@ -44,7 +44,7 @@ def test_blocks_go_and_the_rest_is_cut_and_saved(tmp_path: Path) -> None:
     (ours,), (theirs,) = reopen(short.request).run([IMAGE]), live.run([IMAGE])
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     left = analyze(AnalyzeRequest(short), tmp_path)
-    assert left.parameters < anatomy.parameters and "first.one" not in {one.layer for one in left.labours}
+    assert left.parameters < graph.parameters and "first.one" not in {one.layer for one in left.layer_costs}
 
     (tmp_path / "again").mkdir()
     twice = load(drop_branches(DropBranchesRequest(short, ("second.add:0",)), tmp_path / "again"), tmp_path)

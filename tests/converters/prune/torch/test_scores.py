@@ -153,11 +153,11 @@ def test_resnet20_is_cut_through_its_shortcuts_without_parameters(
         input_shapes=(InputShape((1, 3, 32, 32)),),
     )
     source = load(request, tmp_path)
-    anatomy = analyze(AnalyzeRequest(source), tmp_path)
-    assert anatomy.widths["conv1"] == 16 and anatomy.widths["layer2.0.conv2"] == 8
-    assert anatomy.whole == (("linear", "is an output of the model"),)
-    assert anatomy.macs_at(anatomy.widths) == 40_551_040
-    cuts = tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in anatomy.groups)
+    graph = analyze(AnalyzeRequest(source), tmp_path)
+    assert graph.widths["conv1"] == 16 and graph.widths["layer2.0.conv2"] == 8
+    assert graph.unprunable == (("linear", "is an output of the model"),)
+    assert graph.macs_at(graph.widths) == 40_551_040
+    cuts = tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups)
     small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path)).handle.module
     assert (small.conv1.out_channels, small.layer3[2].conv2.out_channels) == (8, 32)
     assert (small.layer2[0].added, small.layer3[0].added) == (8, 16)
