@@ -29,7 +29,7 @@ from edgekit_converters.execution.runner import Watch
 from edgekit_converters.execution.stage_cache import digest
 from edgekit_converters.quantize import QUANTIZE
 from edgekit_converters.records import Artifact, Evaluation, Source
-from edgekit_converters.verify.acceptance import check_drop, doubts, drop, twin_notes
+from edgekit_converters.verify.acceptance import check_drop, drop, parity_warnings, twin_notes
 from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.format.manifest import Postprocessing
 
@@ -168,7 +168,7 @@ def _report(
     plan, source, made, baseline = contents.plan, context.source, contents.made, contents.baseline
     notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(context)]
     notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
-    notes += [note for one in made.values() for note in doubts(source, one.artifact, one.comparison)]
+    notes += [note for one in made.values() for note in parity_warnings(source, one.artifact, one.comparison)]
     notes += [note for one in made.values() for note in twin_notes(one.artifact)]
     notes += pruning.notes if pruning else ()
     return Report(

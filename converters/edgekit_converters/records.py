@@ -1,8 +1,8 @@
-"""What travels between the stages: frozen records and the files they name.
+"""The requests and records that pass between stages, and the files they name.
 
-A stage is a function ``(request, folder) -> record``: it writes only into ``folder`` and says in its record
-what it wrote. ``Path`` fields are files whose *content* counts (see ``cache.py``); everything else counts as
-the value it is. Records hold plain data, so they cross process boundaries and are kept as JSON.
+A stage is a function ``(request, folder) -> record``. It writes only into ``folder``, and its record names the files.
+The cache compares files (``Path`` fields) by content and all other fields by value (``execution/stage_cache.py``).
+Records hold plain data, so that they can be sent to another process and stored as JSON.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ class InputShape:
 
 @dataclass(frozen=True)
 class Cut:
-    """What is left of a group of channels that can only be cut together."""
+    """The channels of a group that stay; the others are removed."""
 
     group: str
-    kept: tuple[int, ...]  # of its channels, ascending
+    kept: tuple[int, ...]  # indices of its channels, ascending
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A residual branch that is left out."""
+    """A residual branch that is removed."""
 
     branch: str
 
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """The model as the user named it."""
+    """How to open a model."""
 
     kind: str  # a key of LOADERS
     path: Path
     function: str | None = None  # FILE.py:function
     weights: Path | None = None
-    input_shapes: tuple[InputShape, ...] = ()  # what the user says of inputs the file does not describe
+    input_shapes: tuple[InputShape, ...] = ()  # given by the user, for inputs that the file does not describe
     custom_objects: Path | None = None  # a Python file that defines a Keras model's custom layers
     allow_pickle: bool = False
-    keep_layout: bool = False  # refuse to give a PyTorch model NHWC image inputs
-    cuts: tuple[Cut | Drop, ...] = ()  # made in a PyTorch module, in order, before ``weights`` are loaded
+    keep_layout: bool = False  # leave the image inputs of a PyTorch model in NCHW
+    cuts: tuple[Cut | Drop, ...] = ()  # applied to a PyTorch module, in order, before ``weights`` are loaded
 
     @property
     def toolchain(self) -> str:
@@ -62,14 +62,14 @@ class SourceRequest:
 
 @dataclass(frozen=True)
 class Source:
-    """The loaded model as the application will see it."""
+    """A loaded model: its inputs and outputs as an application sees them."""
 
     request: SourceRequest
     framework: str  # "keras", "torch", "tflite" or "openvino" (IR and ONNX)
     inputs: tuple[InputSpec, ...]  # batch 1, application layout, no preprocessing yet
     outputs: tuple[OutputSpec, ...]
-    moved: tuple[bool, ...]  # an input: the model itself takes NCHW where the application gives NHWC
-    scheme: str = "float32"  # what the model came in: a quantized one is bundled as it is
+    moved: tuple[bool, ...]  # for each input: the model takes NCHW where the application gives NHWC
+    scheme: str = "float32"  # of the model file; a quantized model is bundled unchanged
     code: tuple[Path, ...] = ()  # the Python files that built it
     notes: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ class Source:
 
     @property
     def quantized(self) -> bool:
-        """Whether there is nothing left to quantize."""
+        """Whether the model file is quantized already."""
         return self.scheme != "float32"
 
 
@@ -94,8 +94,10 @@ class Artifact:
     inputs: tuple[TensorBinding, ...]
     outputs: tuple[TensorBinding | JoinedBinding, ...]
     notes: tuple[str, ...] = ()
-    engine_version: str | None = None  # the lowest that can open it, where the artifact tells
-    spans: tuple[tuple[float, ...], ...] = ()  # an output that comes in parts without scales: how wide each ranges
+    engine_version: str | None = None  # the lowest that can open it, if known
+    spans: tuple[
+        tuple[float, ...], ...
+    ] = ()  # for each output split into parts without scales: the range width of each part
     executable: bool = True  # False: compiled for an accelerator that this machine does not have
     twin: Artifact | None = None  # the same model for this machine's CPU, verified and measured in its place
 
@@ -134,7 +136,7 @@ class LowerRequest:
 
 @dataclass(frozen=True)
 class ExamineRequest:
-    """Look for what makes a float artifact hard to quantize."""
+    """Find what makes a float artifact hard to quantize."""
 
     artifact: Artifact
     inputs: tuple[InputSpec, ...]
@@ -154,16 +156,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Split:
-    """An output to be given in parts: those that its last node concatenates."""
+    """An output to split into the parts that its last node concatenates."""
 
-    output: int  # place among the artifact's outputs
+    output: int  # index among the artifact's outputs
     axis: int
-    spans: tuple[float, ...] = ()  # how wide each part ranges, where it gets no scale that tells
+    spans: tuple[float, ...] = ()  # range width of each part, if it gets no scale of its own
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found, and what the findings come to."""
+    """The findings, and the remedies that follow from them."""
 
     findings: tuple[Finding, ...] = ()
     splits: tuple[Split, ...] = ()
@@ -172,7 +174,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class SplitOutputsRequest:
-    """Cut an artifact's outputs into parts."""
+    """Split outputs of an artifact into parts."""
 
     artifact: Artifact
     splits: tuple[Split, ...]
@@ -180,36 +182,36 @@ class SplitOutputsRequest:
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """Quantize a float artifact as a recipe says."""
+    """Quantize a float artifact with a recipe."""
 
     artifact: Artifact
     recipe: Recipe
     inputs: tuple[InputSpec, ...]
     calibration: DataSet | None = None
-    nodes: tuple[tuple[str, str], ...] = ()  # (node of the artifact, its scheme): what the recipe's rules come to
+    nodes: tuple[tuple[str, str], ...] = ()  # (node of the artifact, its scheme), from the recipe's rules
 
     @property
     def scheme(self) -> str:
-        """What becomes of every node that is not in ``nodes``."""
+        """The scheme of all nodes that are not in ``nodes``."""
         return self.recipe.scheme
 
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """Run the source on a few inputs: the reference every artifact is compared with."""
+    """Run the source on a few samples; every artifact is compared with its outputs."""
 
     source: Source
     inputs: tuple[InputSpec, ...]  # with preprocessing
-    data: tuple[DataSet, ...] = ()  # where the samples come from, as many from each; seeded noise without
+    data: tuple[DataSet, ...] = ()  # equally many samples are taken from each set; without data, seeded noise
     samples: int = 8
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs and what the source computes for them."""
+    """A few input samples, and the source's outputs for them."""
 
-    inputs: tuple[Path, ...]  # an input: (samples, *shape[1:]) .npy, as the model takes it
-    outputs: tuple[Path, ...]  # an output: (samples, *shape[1:]) .npy
+    inputs: tuple[Path, ...]  # for each input: (samples, *shape[1:]) .npy, preprocessed
+    outputs: tuple[Path, ...]  # for each output: (samples, *shape[1:]) .npy
 
 
 @dataclass(frozen=True)
@@ -224,9 +226,9 @@ class CompareRequest:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an artifact's output, or a part of a joined one, is from the source's, over all samples of a probe.
+    """The difference of an artifact's output, or of a part of it, from the source's over all samples of a probe.
 
-    ``snr_db = 10 log10(sum(reference²) / sum((reference − output)²))``, at most 150 (equal to the bit);
+    ``snr_db = 10 log10(sum(reference²) / sum((reference − output)²))``, at most 150 (bit-identical);
     ``cosine`` is the cosine of the angle between both, flattened.
     """
 
@@ -234,9 +236,11 @@ class Parity:
     max_abs_error: float
     snr_db: float
     cosine: float
-    part: int | None = None  # of a joined output, from 0: boxes in pixels would drown the errors of scores
-    largest: float = 0.0  # magnitude that the artifact computed
-    step: float = 0.0  # of the tensor's own quantization, or what it would be in int8; 0 is none
+    part: int | None = (
+        None  # index of the part of a joined output: errors of boxes in pixels would hide those of scores
+    )
+    largest: float = 0.0  # absolute value that the artifact computed
+    step: float = 0.0  # quantization step of the tensor, or what it would be in int8; 0: not quantized
 
     @property
     def where(self) -> str:
@@ -246,83 +250,83 @@ class Parity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An artifact's parity, output by output and part by part, and what it computed."""
+    """The parity of an artifact's outputs and their parts, and the computed outputs."""
 
     parity: tuple[Parity, ...]
-    computed: tuple[Path, ...]  # an output: (samples, *shape[1:]) .npy
+    computed: tuple[Path, ...]  # for each output: (samples, *shape[1:]) .npy
 
     @property
     def worst(self) -> Parity:
-        """The output, or part of one, that differs most."""
+        """The output, or part of an output, that differs most."""
         return min(self.parity, key=lambda parity: parity.snr_db)
 
 
 @dataclass(frozen=True)
-class OwnMetric:
-    """A user's own metric, ``--metric FILE.py:function``."""
+class UserMetric:
+    """A metric function of the user, ``--metric FILE.py:function``."""
 
     path: Path
     function: str
 
     @property
     def name(self) -> str:
-        """How reports call it: without the folder, and never one of ``METRICS``."""
+        """The name in reports: file and function without the folder, which no key of ``METRICS`` looks like."""
         return f"{self.path.name}:{self.function}"
 
 
 @dataclass(frozen=True)
 class EvaluationPart:
-    """What some samples of an evaluation, in a row, came to."""
+    """The results of some consecutive samples of an evaluation."""
 
     first: int
     count: int
-    arrays: tuple[Path, ...]  # .npy (count, ...): the metric of each sample; for an own metric every output
-    seconds: float  # that it took
+    arrays: tuple[Path, ...]  # .npy (count, ...): the metric of each sample; for a user's metric every output
+    seconds: float
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """Measure the source, or one artifact of it, on evaluation data."""
+    """Evaluate the source, or an artifact of it, on data."""
 
     subject: Source | Artifact
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     data: DataSet
     precision: str = "f32"
-    metric: OwnMetric | None = None  # without, the one of METRICS that fits
-    agreement: bool = False  # the labels are the source's own answers
-    parts: tuple[EvaluationPart, ...] = ()  # known already, in order; the rest is computed
+    metric: UserMetric | None = None  # None: the first of METRICS that fits
+    agreement: bool = False  # the labels are the source's own outputs
+    parts: tuple[EvaluationPart, ...] = ()  # computed already, in order; the other samples are computed
 
 
 @dataclass(frozen=True)
 class EvaluatePartRequest:
-    """Compute a part of an evaluation."""
+    """Compute the results of some consecutive samples of an evaluation."""
 
-    whole: EvaluateRequest
+    evaluation: EvaluateRequest
     first: int
-    end: int  # the sample after the last
-    most_s: float | None = None  # stop after so many seconds, wherever that is
+    end: int  # exclusive
+    limit_s: float | None = None  # stop after so many seconds
 
 
 @dataclass(frozen=True)
 class PseudoLabelRequest:
-    """Have the source answer every sample of some data: labels for data that have none."""
+    """Label data that have no labels with the source's outputs."""
 
     source: Source
     inputs: tuple[InputSpec, ...]
     data: DataSet
-    classes: bool = False  # the user says that its first output has a score a class
+    classes: bool = False  # the user says that the first output has a score for each class
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: ``metric`` is a key of ``verify.metrics.METRICS``, or a name of OwnMetric."""
+    """The value of a metric; ``metric`` is a key of ``verify.metrics.METRICS``, or the name of a UserMetric."""
 
     metric: str
     value: float
     samples: int
-    code: tuple[Path, ...] = ()  # the Python files that an own metric is made of
-    scores: Path | None = None  # .npy (samples,): the metric of each sample, where it is a mean over them
+    code: tuple[Path, ...] = ()  # the Python files of a user's metric
+    scores: Path | None = None  # .npy (samples,): the metric of each sample, if its mean is the value
 
 
 @dataclass(frozen=True)
@@ -336,7 +340,7 @@ class MeasureRequest:
 
 @dataclass(frozen=True)
 class RankRequest:
-    """Time several artifacts of one engine against each other."""
+    """Time several artifacts of one engine in turns."""
 
     artifacts: tuple[Artifact, ...]
     probe: Probe

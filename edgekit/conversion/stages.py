@@ -53,7 +53,7 @@ from edgekit_converters.split_outputs import SPLIT_OUTPUTS
 from edgekit_converters.trace import MATCH, TRACE, LayerMap, MatchRequest, TraceRequest
 from edgekit_converters.verify.acceptance import check_parity
 from edgekit_converters.verify.latency import MEASURE, RANK
-from edgekit_converters.verify.metrics import gives_back
+from edgekit_converters.verify.metrics import reconstructs
 from edgekit_converters.verify.parity import COMPARE
 from edgekit_converters.verify.pseudo_labels import PSEUDO_LABEL
 from edgekit_runtime.errors import CalibrationError, DataError
@@ -231,7 +231,7 @@ def pseudo_label(context: ConversionContext, data: DataSet) -> DataSet:
 
 def reconstructs_input(context: ConversionContext) -> bool:
     """Tell whether the source is an autoencoder, which can be evaluated on data without labels."""
-    return gives_back(np.load(context.probe.inputs[0]), np.load(context.probe.outputs[0]))
+    return reconstructs(np.load(context.probe.inputs[0]), np.load(context.probe.outputs[0]))
 
 
 def evaluate_source(context: ConversionContext) -> Evaluation | None:

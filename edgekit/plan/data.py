@@ -7,7 +7,7 @@ from typing import Literal
 
 from edgekit.plan.declaration import check_paths
 from edgekit.plan.options import AUTO, DataOptions, PreprocessingOptions
-from edgekit_converters.records import OwnMetric
+from edgekit_converters.records import UserMetric
 from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import PlanError
 from edgekit_runtime.format.manifest import Preprocessing
@@ -20,7 +20,7 @@ class DataPlan:
     preprocessing: Preprocessing | None = None
     calibrate: str | None = None
     evaluate: str | None = None
-    metric: OwnMetric | None = None
+    metric: UserMetric | None = None
     samples: int | Literal["auto"] | None = None  # of calibration
     layout: str | None = None
 
@@ -41,7 +41,7 @@ def plan_data(options: DataOptions, preprocessing: PreprocessingOptions) -> Data
         _preprocessing(preprocessing),
         options.calibrate,
         options.evaluate,
-        user_metric.named(options.metric) if options.metric else None,
+        user_metric.parse_metric(options.metric) if options.metric else None,
         options.samples,
         options.layout,
     )

@@ -119,5 +119,5 @@ def test_a_branch_that_tracing_bakes_in_is_caught_at_its_stage(folder):
             device="intel-cpu",
         )
     assert no.value.exit_code == 5
-    assert "60 dB are needed" in str(no.value)
+    assert "60 dB are required" in str(no.value)
     assert not (folder / "branching.edgekit").exists()

@@ -1,1 +1,1 @@
-"""The machine that runs stages: worker processes, cache, toolchains. It knows no stage by name."""
+"""Runs stages in worker processes, through the cache. It knows no stage by name."""

@@ -1,4 +1,4 @@
-"""What a toolchain imports: not every package that it finds is one that a conversion uses."""
+"""Hide packages from a toolchain that imports them if it finds them, but does not need them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Let who imports these packages find that they are not installed; those that are loaded already stay."""
+    """Make imports of these packages fail as if they were not installed; packages already loaded stay loaded."""
     hidden: dict[str, Any] = {name: None for name in names if name not in sys.modules}
-    sys.modules.update(hidden)  # whoever imports None gets an ImportError
+    sys.modules.update(hidden)  # importing a module that is None raises ImportError
     try:
         yield
     finally:

@@ -1,4 +1,8 @@
-"""Records as JSON, as the cache keeps them, and the files they name."""
+"""Records as JSON, as the cache stores them, and the files they name.
+
+msgspec and cattrs need a type or a tag for each union of records, and know no paths relative to a folder; with both
+added the code would not be shorter than this.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 
 
 def encode(value: Any, root: Path) -> Any:
-    """Turn a record into JSON-able data; paths under ``root`` are kept relative to it."""
+    """Turn a record into JSON-able data; paths under ``root`` are stored relative to it."""
     if isinstance(value, Path):
         inside = value.is_relative_to(root)
         return {"$path": str(value.relative_to(root) if inside else value), "inside": inside}
@@ -28,7 +32,7 @@ def decode(value: Any, root: Path) -> Any:
     """Turn :func:`encode`'s data back into the record; sequences become tuples.
 
     Raises:
-        ValueError: a record of another package is named.
+        ValueError: the data names a record of another package.
     """
     if isinstance(value, list):
         return tuple(decode(item, root) for item in value)

@@ -1,4 +1,4 @@
-"""Runs stages: through the cache where the result is known, else in the toolchain's worker, and counts the cost."""
+"""Runs stages: returns the cached result if there is one, else calls the toolchain's worker; records the cost."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from edgekit_converters.execution import stage_cache as caching
 from edgekit_converters.execution import toolchains
 from edgekit_converters.execution.stage import Record, Request, Stage
 from edgekit_converters.execution.worker import Cost
-from edgekit_converters.execution.worker_pool import Workers
+from edgekit_converters.execution.worker_pool import WorkerPool
 
 
 class Watch(Protocol):
-    """Is told of progress. The fifth argument, how it fares, is given by stages that have something to say of it."""
+    """Receives progress. Stages that can describe it pass a fifth argument, such as the loss while training."""
 
-    def __call__(self, stage: str, subject: str, done: int, total: int, says: str = "", /) -> None:
-        """Hear that ``done`` of ``total`` is done; ``total`` is 0 while unknown, and 1 of 1 is the end."""
+    def __call__(self, stage: str, subject: str, done: int, total: int, status: str = "", /) -> None:
+        """Receive that ``done`` of ``total`` is done; ``total`` is 0 while unknown, and 1 of 1 is the end."""
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage took; a result from the cache has no peak memory."""
+    """Time and memory of one call of a stage; a cached result has no peak memory."""
 
     stage: str
     subject: str
@@ -39,16 +39,16 @@ class StageCost:
 
 
 class Runner:
-    """One command's workers, cache, log and costs; a context manager that leaves no process and no file behind.
+    """The workers, cache, log and costs of one command; a context manager that ends all processes and removes files.
 
     Args:
         log: file for everything the toolchains print.
-        cache: where results are looked up and kept.
-        watch: told of stages and their progress, from any thread.
-        jobs: workers of one toolchain, at most: as many threads may run its stages at once.
-        scratch: where its folder for temporary files is made; without, where the system has them.
+        cache: stores results.
+        watch: called with the progress of stages, from any thread.
+        jobs: at most so many workers of one toolchain, so that as many threads can run its stages at once.
+        scratch: the parent of the folder for temporary files; by default the system's.
 
-    Pickled, it becomes in another process that process's own runner, with workers of its own, on the same cache.
+    Unpickled in another process, it is that process's own runner, with its own workers and the same cache.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Runner:
         self._watch: Watch = watch or (lambda *_: None)
         self._running: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by key
         self._scratch = tempfile.TemporaryDirectory(prefix="edgekit-", dir=scratch, ignore_cleanup_errors=True)
-        self._workers = Workers(log, Path(self._scratch.name), jobs)
+        self._workers = WorkerPool(log, Path(self._scratch.name), jobs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _elsewhere, (self.log.parent.parent, self.cache.root, self.scratch)
+        return _runner_of_other_process, (self.log.parent.parent, self.cache.root, self.scratch)
 
     @property
     def scratch(self) -> Path:
@@ -133,11 +133,11 @@ class Runner:
     def _run(
         self, stage: Stage[Request, Record], toolchain: str, request: Request, subject: str
     ) -> tuple[Record, Path]:
-        def progress(done: int, total: int, says: str) -> None:
-            self._watch(stage.name, subject, done, total, *([says] if says else []))
+        def progress(done: int, total: int, status: str) -> None:
+            self._watch(stage.name, subject, done, total, *([status] if status else []))
 
         folder = Path(tempfile.mkdtemp(prefix=f"{stage.name}-", dir=self._scratch.name))
-        with self._workers.lent(toolchain, stage.name) as worker:
+        with self._workers.lend(toolchain, stage.name) as worker:
             record, cost = worker.call(stage.name, stage.location, request, folder, progress=progress)
         self._finish(stage.name, subject, cost)
         return record, folder
@@ -151,8 +151,8 @@ class Runner:
 
 
 @functools.cache
-def _elsewhere(root: Path, stages: Path, scratch: Path) -> Runner:
-    """The one runner of this process for a command that another one runs; its workers end with it."""
+def _runner_of_other_process(root: Path, stages: Path, scratch: Path) -> Runner:
+    """Return the one runner of this process for a command of another process; its workers end with it."""
     return Runner(new_log(root), caching.Cache(stages), scratch=scratch)
 
 

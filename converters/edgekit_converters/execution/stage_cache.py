@@ -1,9 +1,9 @@
-"""Stage results kept by content: the same files, options and versions are never worked on twice.
+"""Stage results by content: a stage never runs twice for the same files, options and versions.
 
 An entry is a folder ``<root>/<key>/`` with the stage's files, ``record.json`` and ``digests.json``. It is built
-aside and renamed into place. On read every file of the entry, and every file outside that its record refers to,
-is checked against its digest; an entry that fails is thrown away. The cache is bounded: the entries longest
-unused go first.
+in another folder and renamed into place. On read every file of the entry, and every file outside that its record
+refers to, is compared with its digest; an entry that does not match is deleted. The cache has a size limit: the
+least recently used entries are removed first.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ DEFAULT_LIMIT_MIB = 4096
 
 
 def cache_root() -> Path:
-    """Where the cache lives: ``$EDGEKIT_CACHE``, else ``edgekit`` in the user's cache folder."""
+    """Return the cache folder: ``$EDGEKIT_CACHE``, else ``edgekit`` in the user's cache folder."""
     if "EDGEKIT_CACHE" in os.environ:
         return Path(os.environ["EDGEKIT_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 
 class Cache:
-    """A bounded store of stage results.
+    """A store of stage results with a size limit.
 
     Args:
-        root: its folder, made when missing.
-        enabled: without, nothing is looked up and nothing is kept.
-        limit_mib: size above which the entries longest unused are removed; ``$EDGEKIT_CACHE_MIB`` sets the default.
+        root: its folder, created when missing.
+        enabled: if not, nothing is read and nothing is stored.
+        limit_mib: above this size the least recently used entries are removed; ``$EDGEKIT_CACHE_MIB`` sets the default.
     """
 
     def __init__(self, root: Path, *, enabled: bool = True, limit_mib: int | None = None) -> None:
@@ -49,14 +49,14 @@ class Cache:
         self.enabled = enabled and _writable(root)
 
     def get(self, key: str) -> Any | None:
-        """Return the record kept under ``key``, its files proven whole, or None."""
+        """Return the record stored under ``key``, after checking its files, or None."""
         folder = self.root / key
         if not self.enabled or not folder.is_dir():
             return None
         try:
             digests = json.loads((folder / "digests.json").read_text())
             if "record.json" not in digests or any(digest(folder / name) != kept for name, kept in digests.items()):
-                raise ValueError("changed since it was kept")
+                raise ValueError("changed since it was stored")
             record = decode(json.loads((folder / "record.json").read_text()), folder)
             os.utime(folder)
         except (
@@ -71,9 +71,9 @@ class Cache:
         return record
 
     def put(self, key: str, record: Any, folder: Path) -> Any:
-        """Keep a record and the folder its stage wrote; return the record, its files where they now are.
+        """Store a record and the folder that its stage wrote; return the record with the stored files.
 
-        A cache that cannot be written to keeps nothing and is no error.
+        Nothing is stored, and no error raised, if the cache cannot be written to.
         """
         if not self.enabled:
             return record
@@ -89,13 +89,13 @@ class Cache:
                 # joining an absolute name to the folder gives the absolute name: both kinds are read alike
                 (staged / "digests.json").write_text(json.dumps({name: digest(staged / name) for name in names}))
                 staged.rename(target)
-        except OSError:  # a full or read-only disk, or another process kept the same result first
+        except OSError:  # a full or read-only disk, or another process stored the same result first
             return record
         self._trim()
         return decode(json.loads(content), target) if target.is_dir() else record
 
     def _trim(self) -> None:
-        """Remove the entries longest unused until the rest fits."""
+        """Remove the least recently used entries until the others fit."""
         entries = [path for path in self.root.iterdir() if (path / "digests.json").is_file()]
         room_bytes = self.limit_mib * 2**20
         for entry in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -105,7 +105,7 @@ class Cache:
 
 
 def _writable(root: Path) -> bool:
-    """Make the folder and tell whether it can be written to; the cache is a help, never a need."""
+    """Create the folder and return whether it can be written to; edgekit also works without a cache."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -122,7 +122,7 @@ def key(stage: str, request: Any, versions: Mapping[str, str]) -> str:
 def code_version() -> str:
     """Return the digest of the code that makes results: this package's and the runtime's.
 
-    A version number alone would find yesterday's results with today's code, where code is being changed.
+    A version number would not change while the code is edited, and stale results would be found.
     """
     files = [file for package in (edgekit_converters, edgekit_runtime) for file in _sources(package)]
     return hashlib.sha256("".join(digest(file) for file in files).encode()).hexdigest()
@@ -136,7 +136,7 @@ def digest(path: Path) -> str:
     """Return the sha256 of a file, or of a folder's names and contents.
 
     Raises:
-        OSError: there is nothing there, or it cannot be read.
+        OSError: the path does not exist or cannot be read.
     """
     if path.is_dir():
         files = [item for item in sorted(path.rglob("*")) if item.is_file()]
@@ -148,13 +148,13 @@ def digest(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_digest(path: Path, _modified_ns: int, _size_bytes: int, _inode: int) -> str:
-    """Digest a file once as long as it looks unchanged."""
+    """Digest a file; read it again only if its time, size or inode changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _by_content(value: Any) -> Any:
-    """Turn a request into JSON-able data in which files are their digests, wherever they lie."""
+    """Turn a request into JSON-able data in which files are replaced by their digests."""
     if isinstance(value, Path):
         return digest(value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""The toolchains: which packages each one is, and the extra of edgekit that installs them."""
+"""The toolchains: the packages of each one, and the extra of edgekit that installs them."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def require(name: str, stage: str) -> None:
-    """Refuse when a toolchain is not installed.
+    """Check that a toolchain is installed.
 
     Raises:
-        ToolchainError: naming the extra that brings it.
+        ToolchainError: a package is missing; the message names the extra that installs it.
     """
     wanted = toolchain(name)
     require_modules(wanted.modules, wanted.extras, stage)
 
 
 def require_modules(modules: tuple[str, ...], extras: tuple[str, ...], stage: str) -> None:
-    """Refuse when a module is not installed.
+    """Check that modules are installed.
 
     Raises:
-        ToolchainError: naming the extra that brings it.
+        ToolchainError: a package is missing; the message names the extra that installs it.
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

@@ -1,7 +1,7 @@
-"""Toolchains live in child processes: one worker a toolchain, started on first use, fed one call at a time.
+"""A child process that runs the stages of one toolchain, one call at a time.
 
-A toolchain that aborts, leaks or eats the memory thus becomes one readable error, its output goes to a log file
-instead of the terminal, and two of them can work side by side. A worker imports its toolchain once and keeps it.
+If a toolchain crashes, leaks or runs out of memory, the user gets one readable error. Its output goes to a log file
+instead of the terminal, and two toolchains can run at the same time. A worker imports its toolchain once.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from edgekit_runtime.errors import DiskFull, EdgekitError, ToolchainError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM = os.strerror(errno.ENOSPC)
-LEAST_FREE_BYTES = 1 << 16  # less is none: what stages write is larger, and a file system keeps some blocks back
+LEAST_FREE_BYTES = 1 << 16  # less counts as full: stages write more, and a file system reserves some blocks
 
-Progress = Callable[[int, int, str], None]  # (done, total, how it fares)
+Progress = Callable[[int, int, str], None]  # (done, total, status)
 
-# Toolchains never report home from here (TF_BUILD is the switch openvino-telemetry honours), never look for a
-# CUDA driver that conversion does not use, and order hashes the same way each time: equal input gives equal bytes.
+# Toolchains send no telemetry (openvino-telemetry reads TF_BUILD), do not look for a CUDA driver, which conversion
+# does not use, and order hashes the same way each time, so that equal input gives equal bytes.
 ENVIRONMENT = {
     "TF_BUILD": "edgekit",
     "NNCF_CI": "1",
     "CUDA_VISIBLE_DEVICES": "-1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads spin by default, and take the cores from the other branches
+    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads spin by default and take cores from other workers
     "PYTHONHASHSEED": "0",
     "PYTHONUNBUFFERED": "1",
 }
@@ -48,7 +48,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call took."""
+    """Time and memory of one call."""
 
     seconds: float
     peak_mib: float
@@ -60,8 +60,8 @@ class Worker:
     Args:
         name: for messages, such as ``"keras"``.
         log: file that receives everything the child prints.
-        scratch: the child's folder for temporary files; toolchains leave some behind when they are ended.
-        warm: a module the child imports at once, while nobody waits for it.
+        scratch: the child's folder for temporary files; toolchains leave some behind when they are killed.
+        warm: a module that the child imports at once, before the first call.
     """
 
     def __init__(self, name: str, log: Path, scratch: Path, warm: str = "") -> None:
@@ -87,12 +87,12 @@ class Worker:
         self._send = Connection(theirs[1], readable=False)
 
     def call(self, stage: str, function: str, *arguments: Any, progress: Progress | None = None) -> tuple[Any, Cost]:
-        """Run ``"module:function"`` in the child and return its result and what it took.
+        """Run ``"module:function"`` in the child and return its result and cost.
 
         Raises:
-            EdgekitError: raised by the function, as it was.
-            DiskFull: the function failed, and there is no room left for what it writes.
-            ToolchainError: the function failed in any other way, or the child died.
+            EdgekitError: the function raised it.
+            DiskFull: the function failed because the disk is full.
+            ToolchainError: the function raised another error, or the child died.
         """
         try:
             return self._called(stage, function, arguments, progress)
@@ -127,36 +127,36 @@ class Worker:
         if code < 0:
             name = signal.Signals(-code).name
             hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
-            what = f"the {self.name} toolchain was ended by {name}{hint}"
+            message = f"the {self.name} toolchain was killed by {name}{hint}"
         else:
-            what = f"the {self.name} toolchain ended with exit code {code}"
+            message = f"the {self.name} toolchain ended with exit code {code}"
         return ToolchainError(
-            what,
+            message,
             stage=stage,
             subject=self.name,
             advice=self._see_log(),
         )
 
     def _is_full(self) -> bool:
-        """A full disk has many faces: files cut short, engines that refuse them, children ended by SIGBUS."""
+        """Check the disk itself: a full disk also shows as truncated files, refused models or a SIGBUS."""
         try:
             return shutil.disk_usage(self._scratch).free < LEAST_FREE_BYTES
-        except OSError:  # the folder is gone, with the command that it was for
+        except OSError:  # the folder was removed at the end of the command
             return False
 
-    def _full(self, stage: str, what: str) -> DiskFull:
+    def _full(self, stage: str, message: str) -> DiskFull:
         return DiskFull(
-            f"{what}: the disk of {self._scratch} is full",
+            f"{message}: the disk of {self._scratch} is full",
             stage=stage,
             subject=self.name,
-            advice="free some space there, or set TMPDIR to a folder on another disk; what was finished is kept",
+            advice="free some space there, or set TMPDIR to a folder on another disk; finished stages stay cached",
         )
 
     def _see_log(self) -> str:
         return f"the toolchain's own messages are in {self.log}"
 
     def close(self) -> None:
-        """End the child and everything it started, at once."""
+        """Kill the child and everything it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -165,7 +165,7 @@ class Worker:
 
 
 def main() -> None:
-    """The child: run what arrives until the parent goes away."""
+    """Run the calls that arrive, in the child, until the parent ends."""
     incoming = Connection(int(sys.argv[1]), writable=False)
     channel = Connection(int(sys.argv[2]), readable=False)
     progress.send_with(lambda done, total, state: channel.send(("progress", done, total, state)))
@@ -180,13 +180,13 @@ def main() -> None:
 
 
 def _read_calls(incoming: Connection, calls: queue.Queue[tuple[str, tuple[Any, ...]]]) -> None:
-    """Queue calls; when the parent is gone, however it ended, end at once instead of working for nobody."""
+    """Queue calls; when the parent has ended in any way, end this process at once."""
     while True:
         try:
             calls.put(incoming.recv())
         except (EOFError, OSError):
             os._exit(1)
-        except BaseException:  # noqa: BLE001 - a call that cannot be read, whatever is thrown, would be waited for
+        except BaseException:  # noqa: BLE001 - the parent would wait for ever for a call that cannot be read
             traceback.print_exc()
             os._exit(1)
 
@@ -199,16 +199,16 @@ def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return "done", result, cost()
     except EdgekitError as error:
         traceback.print_exc()
-        full = "" if isinstance(error, DiskFull) else _no_room(error)  # which says itself where
+        full = "" if isinstance(error, DiskFull) else _no_room(error)  # DiskFull names the disk itself
         return ("full", full) if full else ("error", error)
-    except BaseException as error:  # noqa: BLE001 - the seam of the process: whatever is thrown becomes a message
+    except BaseException as error:  # noqa: BLE001 - at the process boundary any error becomes a message
         traceback.print_exc()
         full = _no_room(error)
         return ("full", full) if full else ("failed", _one_line(error))
 
 
 def _no_room(error: BaseException | None) -> str:
-    """What the system said of a full disk or quota, where that is at the root of an error; else ""."""
+    """Return the system's message if a full disk or quota caused an error, else ""."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return error.strerror or NO_ROOM
@@ -217,7 +217,7 @@ def _no_room(error: BaseException | None) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """A toolchain's exception in one line: its type and the first line of its message that says something."""
+    """Return an exception in one line: its type and the first line of its message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -230,7 +230,7 @@ def _measured() -> Iterator[Callable[[], Cost]]:
 
 
 def _reset_peak() -> None:
-    """Start counting this process's peak memory anew (Linux; elsewhere the peak is that of the whole life)."""
+    """Reset this process's peak memory (Linux; elsewhere the peak is that of its whole life)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 

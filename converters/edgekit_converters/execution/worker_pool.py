@@ -1,4 +1,4 @@
-"""The worker processes of a command: of each toolchain up to so many, lent for one call at a time."""
+"""The worker processes of a command: at most so many of each toolchain, each lent for one call at a time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from edgekit_converters.execution.worker import Worker
 from edgekit_runtime.errors import ToolchainError
 
 
-class Workers:
-    """Workers are started when they are wanted and none is free, and kept until the end.
+class WorkerPool:
+    """Starts a worker when none is free, and keeps all workers until the end.
 
     Args:
         log: file for everything they print.
         scratch: their folder for temporary files.
-        most: how many of one toolchain; who comes when all are lent waits.
+        limit: workers of one toolchain; when all are lent, the next caller waits.
     """
 
-    def __init__(self, log: Path, scratch: Path, most: int = 1) -> None:
-        self._log, self._scratch, self._most = log, scratch, most
+    def __init__(self, log: Path, scratch: Path, limit: int = 1) -> None:
+        self._log, self._scratch, self._limit = log, scratch, limit
         self._all: list[Worker] = []
         self._free: list[Worker] = []
         self._count: Counter[str] = Counter()  # by toolchain
@@ -34,21 +34,21 @@ class Workers:
         return len(self._all)
 
     def start(self, toolchain: str, stage: str) -> None:
-        """Start the first worker of a toolchain; it imports while others work.
+        """Start the first worker of a toolchain, so that it imports its packages in the background.
 
         Raises:
-            ToolchainError: the toolchain is not installed; the message names the extra that brings it.
+            ToolchainError: the toolchain is not installed; the message names the extra that installs it.
         """
         with self._changed:
             if not self._count[toolchain]:
                 self._free.append(self._started(toolchain, stage, toolchains.toolchain(toolchain).warm))
 
     @contextmanager
-    def lent(self, toolchain: str, stage: str) -> Iterator[Worker]:
-        """Lend a worker. One that died meanwhile is not lent again.
+    def lend(self, toolchain: str, stage: str) -> Iterator[Worker]:
+        """Lend a worker; a worker that has died is not lent again.
 
         Raises:
-            ToolchainError: as :meth:`start`; or all of them were ended meanwhile.
+            ToolchainError: as :meth:`start`, or the pool was closed meanwhile.
         """
         worker = self._take(toolchain, stage)
         try:
@@ -62,7 +62,7 @@ class Workers:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """End all of them at once, and let nobody who waits start others."""
+        """End all workers, and let waiting callers start no others."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -78,8 +78,8 @@ class Workers:
                     if worker.name == toolchain:
                         self._free.remove(worker)
                         return worker
-                if self._count[toolchain] < self._most:
-                    return self._started(toolchain, stage)  # and used at once: it imports what that needs
+                if self._count[toolchain] < self._limit:
+                    return self._started(toolchain, stage)  # no warm-up: the call that follows imports what it needs
                 self._changed.wait()
 
     def _started(self, toolchain: str, stage: str, warm: str = "") -> Worker:

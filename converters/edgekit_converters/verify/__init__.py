@@ -1,1 +1,1 @@
-"""Verify: what the source computes, how far each artifact is from it, what that costs, and how fast it is."""
+"""Verify: compare each artifact with the source, evaluate both on data, and time the artifacts."""

@@ -1,4 +1,4 @@
-"""The verdicts: which difference is too large, at which stage it arose, and which loss of accuracy is too much."""
+"""Limits: the parity that an artifact must reach, and the accuracy drop that is allowed."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from edgekit_converters.records import Artifact, Comparison, Evaluation, Source
 from edgekit_converters.verify.metrics import higher_is_better
 from edgekit_runtime.errors import VerificationError
 
-UNSEEN_STEPS = 2.0  # an error of so many steps of a tensor's own quantization is what its dtype costs
-DOUBTFUL_DB = 20.0  # a file that came quantized, in another engine: below this, people are told
+ROUNDING_STEPS = 2.0  # errors up to so many quantization steps of a tensor are rounding
+WARNING_DB = 20.0  # a quantized file in another engine: below this a note warns
 CAUSES = {
-    "lower": "the toolchain that lowered the model computes something else than the model",
-    "quantize": "the float artifact was right, so the quantization broke it",
+    "lower": "the lowered model computes other values than the model",
+    "quantize": "the float artifact is correct, so quantization is the cause",
 }
 
 
 def check_parity(artifact: Artifact, comparison: Comparison, *, stage: str) -> None:
-    """Refuse an artifact of which an output, or a part of one, is nearer to noise than its scheme allows.
+    """Reject an artifact if the signal-to-noise ratio of an output, or of a part of it, is below its scheme's floor.
 
-    Scores of samples that show nothing are all next to zero, and their error is as large as they are: what is within
-    two steps of the tensor's own quantization everywhere says nothing and is let through.
+    Outputs that differ nowhere by more than two quantization steps pass: if all values are near zero, such as the
+    scores of empty images, rounding alone is as large as the signal.
 
     Raises:
-        VerificationError: naming stage, output, what was measured and the floor.
+        VerificationError: the message has the stage, the output, the measured ratio and the floor.
     """
     floor_db = SCHEMES[artifact.scheme].floor_db
-    told = [one for one in comparison.parity if one.max_abs_error > UNSEEN_STEPS * one.step]
-    worst = min(told, key=lambda one: one.snr_db, default=None)
+    relevant = [parity for parity in comparison.parity if parity.max_abs_error > ROUNDING_STEPS * parity.step]
+    worst = min(relevant, key=lambda parity: parity.snr_db, default=None)
     if worst is None or worst.snr_db >= floor_db:
         return
     raise VerificationError(
         f"verify: {artifact.engine} {artifact.scheme}: broken at stage {stage!r}: {worst.where} has "
-        f"{worst.snr_db:.1f} dB signal to noise against the source, {floor_db:.0f} dB are needed "
+        f"{worst.snr_db:.1f} dB signal to noise against the source, {floor_db:.0f} dB are required "
         f"(max abs error {worst.max_abs_error:.4g}, cosine {worst.cosine:.4f})\n"
         f"{CAUSES[stage]}; no bundle was written"
     )
 
 
-def doubts(source: Source, artifact: Artifact, comparison: Comparison) -> tuple[str, ...]:
-    """Return a note when a file that came quantized computes something rather different in another engine."""
+def parity_warnings(source: Source, artifact: Artifact, comparison: Comparison) -> tuple[str, ...]:
+    """Return a note if a quantized model file computes rather different values in another engine."""
     worst = comparison.worst
-    if not source.quantized or worst.snr_db >= DOUBTFUL_DB:
+    if not source.quantized or worst.snr_db >= WARNING_DB:
         return ()
     return (
-        f"{artifact.engine} {artifact.scheme}: agrees with the file as it came by only {worst.snr_db:.1f} dB "
-        f"({worst.where}): measure it with --evaluate before you rely on it",
+        f"{artifact.engine} {artifact.scheme}: agrees with the original file by only {worst.snr_db:.1f} dB "
+        f"({worst.where}): check it with --evaluate before you use it",
     )
 
 
@@ -67,15 +67,15 @@ def drop(source: Evaluation, variant: Evaluation) -> float:
 
 
 def check_drop(limit: float | None, source: Evaluation | None, variants: Mapping[str, Evaluation | None]) -> None:
-    """Refuse when any variant costs more than the limit.
+    """Reject variants whose accuracy drop is over the limit.
 
     Raises:
-        VerificationError: naming every such variant, what it has and what the source has.
+        VerificationError: the message lists these variants with their values.
     """
     if limit is None or source is None:
         return
     measured = {name: evaluation for name, evaluation in variants.items() if evaluation is not None}
-    # NaN, from outputs that are not finite, is within no limit
+    # written with `not`, so that NaN is over every limit
     over = {name: evaluation for name, evaluation in measured.items() if not drop(source, evaluation) <= limit}
     if not over:
         return
@@ -84,7 +84,7 @@ def check_drop(limit: float | None, source: Evaluation | None, variants: Mapping
         for name, evaluation in over.items()
     )
     raise VerificationError(
-        f"verify: more is lost than --max-drop {limit} allows (the source has {source.value:.4f}): {listed}\n"
+        f"verify: the drop is over --max-drop {limit} (the source has {source.value:.4f}): {listed}\n"
         f"try more calibration samples, another --quantize scheme (int16x8-static, float16), or a higher limit; "
         f"no bundle was written"
     )

@@ -1,6 +1,6 @@
-"""Measure: how long one call of the engine takes on this machine; another machine, or a busy one, takes another time.
+"""Time calls of the engine on this machine; other machines, and a busy one, need other times.
 
-Arrays go in and come out in the artifact's own dtypes: what an application does to get there depends on what it has.
+Inputs and outputs have the artifact's own dtypes, so converting an application's data is not included.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Artifact, Latency, MeasureRequest, Probe, RankRequest
 
 MIN_RUNS, MAX_RUNS, BUDGET_S = 20, 1000, 1.0
-ROUNDS, ROUND_S = 15, 0.03  # of a ranking: turns of each artifact, and how long one lasts
+ROUNDS, ROUND_S = 15, 0.03  # of a ranking: turns of each artifact, and seconds of a turn
 
 
 def measure(request: MeasureRequest, _folder: Path) -> Latency:
-    """The stage: warm up, then time single calls with one thread for about a second.
+    """Warm up, then time single calls with one thread for about a second.
 
     Raises:
         EngineError: the engine cannot open or run the artifact.
     """
     opened = OpenArtifact(request.artifact, request.precision)
-    sample = _own(opened.artifact, request.probe)
+    sample = _first_sample(opened.artifact, request.probe)
     try:
         for _ in range(3):
             opened.engine.run(sample)
@@ -47,10 +47,10 @@ MEASURE = Stage(measure, toolchain=lambda request: request.artifact.toolchain, p
 
 
 def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
-    """The stage: time the artifacts in turns, so that what else the machine does meets all of them alike.
+    """Time the artifacts in turns, so that other load on the machine affects all of them alike.
 
     Returns:
-        A latency for each artifact: the median, and the 90th percentile, of its turns' mean times.
+        A latency for each artifact: median and 90th percentile of the mean times of its turns.
 
     Raises:
         EngineError: the engine cannot open or run one of them.
@@ -59,7 +59,7 @@ def rank(request: RankRequest, _folder: Path) -> tuple[Latency, ...]:
     try:
         for artifact in request.artifacts:
             opened.append(OpenArtifact(artifact, request.precision))
-        samples = [_own(one.artifact, request.probe) for one in opened]
+        samples = [_first_sample(one.artifact, request.probe) for one in opened]
         turns_ms: list[list[float]] = [[] for _ in opened]
         for done in range(ROUNDS + 1):  # the first one warms up
             for turns, one, sample in zip(turns_ms, opened, samples, strict=True):
@@ -77,7 +77,7 @@ RANK = Stage(rank, toolchain=lambda request: request.artifacts[0].toolchain, pur
 
 
 def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
-    """The mean time of the calls of one turn, at least one."""
+    """Return the mean time of the calls of one turn, in milliseconds."""
     started, calls = time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - started < ROUND_S:
         opened.engine.run(sample)
@@ -85,6 +85,6 @@ def _turn_ms(opened: OpenArtifact, sample: list[np.ndarray]) -> float:
     return (time.perf_counter() - started) * 1e3 / calls
 
 
-def _own(artifact: Artifact, probe: Probe) -> list[np.ndarray]:
-    """The probe's first sample, as the artifact takes it."""
+def _first_sample(artifact: Artifact, probe: Probe) -> list[np.ndarray]:
+    """Return the probe's first sample in the artifact's own dtypes."""
     return artifact_inputs(artifact, [np.load(path)[:1] for path in probe.inputs])

@@ -1,7 +1,7 @@
-"""Evaluate: what a model, or an artifact of it, is worth on data.
+"""Evaluate a model, or an artifact of it, on data.
 
-Which metric applies is read off the data and the model, once, from :data:`METRICS`: the first that fits. A user may
-bring another: ``own_metric.py``.
+The first metric of :data:`METRICS` that fits the data and the model applies, unless the user gives another one
+(``user_metric.py``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from edgekit_converters.records import (
     EvaluateRequest,
     Evaluation,
     EvaluationPart,
-    OwnMetric,
     Source,
+    UserMetric,
 )
 from edgekit_converters.verify import user_metric
 from edgekit_runtime.errors import DataError
@@ -33,14 +33,14 @@ from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
 Arrays = list[np.ndarray]
 
-ALIKE = 0.25  # correlation
-NEARLY = 1e-2  # how far a probability may be off: quantized, or rounded
-BATCH = 32  # samples a step of the source: more take memory and no less time; artifacts take one at a time
+MIN_CORRELATION = 0.25  # of inputs and outputs of an autoencoder
+TOLERANCE = 1e-2  # of a probability, which quantization and rounding change
+BATCH = 32  # samples a call of the source: more take memory but no less time; artifacts run one at a time
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number for a sample: ``score(inputs, outputs, labels)`` gives one value a sample, (n,), to be averaged."""
+    """``score(inputs, outputs, labels)`` returns one value for each sample, (n,); their mean is the metric."""
 
     name: str
     higher_is_better: bool
@@ -51,7 +51,7 @@ class Metric:
 def _is_classifier(_: object, outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> bool:
     if labels is None or len(outputs[0].shape) != 2:
         return False
-    if outputs[0].shape[1] == 1:  # one score says which of two classes it is
+    if outputs[0].shape[1] == 1:  # one score for two classes
         return labels.size == len(labels) and bool(np.isin(labels, (0, 1)).all())
     return labels.ndim == 1 and labels.dtype.kind in "iu"
 
@@ -71,17 +71,17 @@ def _top1(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | N
 
 
 def _classes(scores: np.ndarray) -> np.ndarray:
-    """The class of each sample: of the greatest score, or of two classes by one probability, (n, 1).
+    """Return the class of each sample: of the greatest score, or class 1 if its probability, (n, 1), is over 0.5.
 
     Raises:
-        DataError: the one score is no probability.
+        DataError: the only score is no probability.
     """
     if scores.shape[1] > 1:
         return np.asarray(scores.argmax(axis=1))
-    if scores.min(initial=0.0) < -NEARLY or scores.max(initial=0.0) > 1 + NEARLY:
+    if scores.min(initial=0.0) < -TOLERANCE or scores.max(initial=0.0) > 1 + TOLERANCE:
         raise DataError(
-            "the model gives one score a sample, and it is no probability, so it is not known where one class ends and "
-            "the other begins: end the model with a sigmoid, or measure with --metric FILE.py:function"
+            "the model gives one score a sample and no probability, so the threshold between the classes is unknown: "
+            "end the model with a sigmoid, or use --metric FILE.py:function"
         )
     return np.asarray(scores[:, 0] > 0.5)
 
@@ -101,12 +101,12 @@ def _mean_square(error: np.ndarray) -> np.ndarray:
 
 
 def _relative_error(_: list[np.ndarray], outputs: list[np.ndarray], labels: np.ndarray | None) -> np.ndarray:
-    """Power of the error over power of the answer, a sample."""
+    """Return the power of the error over the power of the label, for each sample."""
     assert labels is not None
     return np.asarray(_mean_square(outputs[0] - labels) / np.maximum(_mean_square(labels), 1e-12))
 
 
-def _only_when_asked_for(*_: object) -> bool:
+def _never(*_: object) -> bool:
     return False
 
 
@@ -116,30 +116,30 @@ METRICS = {
         Metric("accuracy", True, _is_classifier, _top1),
         Metric("mean_squared_error", False, _has_targets, _squared_error),
         Metric("reconstruction_error", False, _reconstructs, _reconstruction_error),
-        Metric("agreement", True, _only_when_asked_for, _top1),
-        Metric("relative_error", False, _only_when_asked_for, _relative_error),
+        Metric("agreement", True, _never, _top1),
+        Metric("relative_error", False, _never, _relative_error),
     )
 }
 
 
 def metric_for(inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...], labels: np.ndarray | None) -> Metric:
-    """Return the metric that data and model call for.
+    """Return the first metric that fits the data and the model.
 
     Raises:
-        DataError: none fits, or classes come in the guise of targets; the message says what the data would need.
+        DataError: none fits, or the labels are one-hot; the message says which labels are needed.
     """
     if labels is not None and _one_hot(labels):
         raise DataError(
-            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers, their argmax, so "
+            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class indices, their argmax, so "
             f"that accuracy is measured and not a distance"
         )
     for metric in METRICS.values():
         if metric.fits(inputs, outputs, labels):
             return metric
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in outputs)
-    what = "no labels" if labels is None else f"labels of shape {labels.shape} and dtype {labels.dtype}"
+    found = "no labels" if labels is None else f"labels of shape {labels.shape} and dtype {labels.dtype}"
     raise DataError(
-        f"evaluation data with {what} say nothing about the outputs {shapes}: give class numbers for a classifier, "
+        f"no metric fits evaluation data with {found} and the outputs {shapes}: give class indices for a classifier, "
         f"targets of the first output's shape, or no labels for a model that reconstructs its input"
     )
 
@@ -149,34 +149,35 @@ def _one_hot(labels: np.ndarray) -> bool:
     return rows and bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
 
 
-def gives_back(inputs: np.ndarray, outputs: np.ndarray) -> bool:
-    """Tell whether a model reconstructs its input: both have one shape, and go up and down together.
+def reconstructs(inputs: np.ndarray, outputs: np.ndarray) -> bool:
+    """Tell whether a model reconstructs its input: inputs and outputs have one shape and correlate.
 
-    How large the error is tells less: an anomaly detector's is meant to be large on what it has not been trained on.
-    MLPerf Tiny's, ``ad01``, correlates by 0.6 with speech, which it has never seen, and by 0.4 with random walks.
+    The size of the error says less: for an anomaly detector it should be large on data unlike its training data. The
+    outputs of ``ad01`` of MLPerf Tiny correlate by 0.6 with speech, which it was not trained on, and by 0.4 with random
+    walks.
     """
     if inputs.shape != outputs.shape or not inputs.std() or not outputs.std():
         return False
-    return bool(np.corrcoef(inputs.ravel(), outputs.ravel())[0, 1] > ALIKE)
+    return bool(np.corrcoef(inputs.ravel(), outputs.ravel())[0, 1] > MIN_CORRELATION)
 
 
 def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
-    """The stage: average the metric over all samples, or ask the user's own.
+    """Average the metric over all samples, or call the user's metric with all outputs.
 
-    Law: parts of it that are known already change nothing but the time that it takes.
+    Parts that were computed before change only the time it takes.
 
     Raises:
         DataError: no metric fits, a label is out of range, or the user's function fails.
     """
     labels = dataset.labels(request.data)
     metric = _metric(request, labels)
-    known = [part for part in request.parts if _is_there(part)]
+    known = [part for part in request.parts if _exists(part)]
     columns = []
     for arrays in _in_order(request, metric, labels, known):
         columns.append(arrays)
         report_progress(sum(len(one[0]) for one in columns), request.data.count)
     whole = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    if isinstance(metric, OwnMetric):
+    if isinstance(metric, UserMetric):
         by_name = dict(zip([spec.name for spec in request.outputs], whole, strict=True))
         value = user_metric.score(metric, by_name, labels)
         return Evaluation(metric.name, value, request.data.count, user_metric.load(metric)[1])
@@ -189,19 +190,19 @@ EVALUATE = Stage(evaluate, toolchain=lambda request: request.subject.toolchain)
 
 
 def evaluate_part(request: EvaluatePartRequest, folder: Path) -> EvaluationPart:
-    """The stage: what some samples in a row come to, as :func:`evaluate` computes them.
+    """Compute some consecutive samples as :func:`evaluate` does.
 
     Raises:
-        DataError: as there, but for what a user's own function makes of the outputs: it sees all of them at once.
+        DataError: as there; but a user's metric function is not called, since it needs all outputs at once.
     """
     started, done, found = time.monotonic(), 0, []
-    labels = dataset.labels(request.whole.data)
-    metric = _metric(request.whole, labels)
-    for arrays in _computed(request.whole, metric, labels, request.first, request.end):
+    labels = dataset.labels(request.evaluation.data)
+    metric = _metric(request.evaluation, labels)
+    for arrays in _computed(request.evaluation, metric, labels, request.first, request.end):
         found.append(arrays)
         done += len(arrays[0])
         report_progress(done, request.end - request.first)
-        if request.most_s is not None and time.monotonic() - started > request.most_s:
+        if request.limit_s is not None and time.monotonic() - started > request.limit_s:
             break
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     paths = tuple(folder / f"{place}.npy" for place in range(len(columns)))
@@ -211,11 +212,11 @@ def evaluate_part(request: EvaluatePartRequest, folder: Path) -> EvaluationPart:
 
 
 # although a part with a time limit may end elsewhere
-EVALUATE_PART = Stage(evaluate_part, toolchain=lambda request: request.whole.subject.toolchain)
+EVALUATE_PART = Stage(evaluate_part, toolchain=lambda request: request.evaluation.subject.toolchain)
 
 
-def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | OwnMetric:
-    """Return the metric; what is wrong with it, or with the labels, is known before anything is computed."""
+def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | UserMetric:
+    """Return the metric, after checking it and the labels, before anything is computed."""
     if request.metric:
         user_metric.load(request.metric)
         return request.metric
@@ -227,15 +228,15 @@ def _metric(request: EvaluateRequest, labels: np.ndarray | None) -> Metric | Own
     return metric
 
 
-def _is_there(part: EvaluationPart) -> bool:
-    """Tell whether nobody has trimmed it away with the cache."""
+def _exists(part: EvaluationPart) -> bool:
+    """Tell whether its files are still in the cache."""
     return all(path.is_file() for path in part.arrays)
 
 
 def _in_order(
-    request: EvaluateRequest, metric: Metric | OwnMetric, labels: np.ndarray | None, known: list[EvaluationPart]
+    request: EvaluateRequest, metric: Metric | UserMetric, labels: np.ndarray | None, known: list[EvaluationPart]
 ) -> Iterator[Arrays]:
-    """Yield what all samples come to: what is known, and between that what is not."""
+    """Yield the results of all samples in order: known parts are read, the others computed."""
     done = 0
     for part in known:
         yield from _computed(request, metric, labels, done, part.first)
@@ -245,11 +246,11 @@ def _in_order(
 
 
 def _computed(
-    request: EvaluateRequest, metric: Metric | OwnMetric, labels: np.ndarray | None, first: int, end: int
+    request: EvaluateRequest, metric: Metric | UserMetric, labels: np.ndarray | None, first: int, end: int
 ) -> Iterator[Arrays]:
-    """Yield, batch by batch, the scores; for a user's own metric the outputs."""
+    """Yield the scores batch by batch; for a user's metric the outputs."""
     for inputs, outputs in _results(request, first, end) if first < end else ():
-        if isinstance(metric, OwnMetric):
+        if isinstance(metric, UserMetric):
             yield outputs
         else:
             some = None if labels is None else labels[first : first + len(inputs[0])]
@@ -258,7 +259,7 @@ def _computed(
 
 
 def higher_is_better(metric: str) -> bool:
-    """Tell for a key of :data:`METRICS`; of a user's own metric it is the rule."""
+    """Tell whether a higher value is better; of a user's metric it always is."""
     return metric not in METRICS or METRICS[metric].higher_is_better
 
 
@@ -273,7 +274,7 @@ def _check_range(labels: np.ndarray, output: OutputSpec) -> None:
 
 
 def _results(request: EvaluateRequest, first: int, end: int) -> Iterator[tuple[Arrays, Arrays]]:
-    """Yield inputs and outputs, batch by batch."""
+    """Yield inputs and outputs batch by batch."""
     subject, batches = request.subject, dataset.batches(request.data, request.inputs, BATCH, first, end)
     if isinstance(subject, Source):
         run = open_source(subject.request).run

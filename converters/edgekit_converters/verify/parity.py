@@ -1,4 +1,4 @@
-"""Parity: run an artifact on a probe and say how far its outputs are from the source's."""
+"""Compare an artifact's outputs with the source's, for the samples of a probe."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edgekit_converters.records import Artifact, CompareRequest, Comparison, Par
 from edgekit_runtime.errors import ConversionError
 
 LEVELS = 255  # steps of an int8 range
-EXACT_DB = 150.0  # what equal outputs are given: float32 resolves no more
+EXACT_DB = 150.0  # of equal outputs: float32 resolves no more
 
 
 def compare(request: CompareRequest, folder: Path) -> Comparison:
-    """The stage: run every sample of the probe, and compare output by output, of a joined one part by part.
+    """Run every sample of the probe, and compare each output, or each part of a joined output.
 
     Raises:
         EngineError: the engine cannot open or run the artifact.
@@ -59,7 +59,7 @@ COMPARE = Stage(compare, toolchain=lambda request: request.artifact.toolchain)
 
 
 def _step(artifact: Artifact, output: int, part: int) -> float:
-    """What a step of int8 would be for a part that integers computed and that has no scale of its own; else 0."""
+    """Return the int8 step for a part that was computed in integers and has no scale of its own; else 0."""
     spans = artifact.spans[output] if artifact.spans and SCHEMES[artifact.scheme].calibrated else ()
     return spans[part] / LEVELS if spans else 0.0
 
@@ -71,7 +71,7 @@ def run_samples(artifact: OpenArtifact, inputs: list[np.ndarray]) -> list[np.nda
 
 
 def parity_of(output: str, reference: np.ndarray, computed: np.ndarray) -> Parity:
-    """Compare two arrays of one shape; NaN and infinity count as an infinite error (see :class:`Parity`)."""
+    """Compare two arrays of one shape; NaN and infinity are an infinite error (see :class:`Parity`)."""
     wanted = reference.astype(np.float64).ravel()
     got = computed.astype(np.float64).ravel()
     if not np.all(np.isfinite(got)):
@@ -87,7 +87,7 @@ def parity_of(output: str, reference: np.ndarray, computed: np.ndarray) -> Parit
 
 
 def snr_db(signal: float, noise: float) -> float:
-    """Return the ratio of two powers in dB, between -150 and 150: no noise at all is 150."""
+    """Return the ratio of two powers in dB, between -150 and 150; without noise it is 150."""
     if noise == 0.0:
         return EXACT_DB
     if signal == 0.0:

@@ -1,4 +1,4 @@
-"""Probe: a few inputs and what the source computes for them, the reference of every comparison."""
+"""Run the source on a few samples; its outputs are the reference of every comparison."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SEED = 0
 
 
 def probe(request: ProbeRequest, folder: Path) -> Probe:
-    """The stage: take samples, run the source on them, and keep both.
+    """Select samples, run the source on them, and store inputs and outputs.
 
     Raises:
-        SourceError: the source itself computes NaN or infinity for them.
+        SourceError: the source itself computes NaN or infinity.
     """
     inputs = _from_data(request) if request.data else _noise(request.inputs, request.samples)
-    # one by one, as an artifact runs: a model may look at its whole batch
+    # one by one, as an artifact runs: the outputs of a model may depend on the whole batch
     outputs = one_by_one(open_source(request.source.request).run, inputs)
     for spec, array in zip(request.source.outputs, outputs, strict=True):
         if not np.all(np.isfinite(array)):
@@ -38,7 +38,7 @@ PROBE = Stage(probe, toolchain=lambda request: request.source.toolchain)
 
 
 def _from_data(request: ProbeRequest) -> list[np.ndarray]:
-    """Take as many samples from each set, one of each in turn: the first few of all are of every set."""
+    """Take equally many samples from each set, in turns, so that the first few come from all sets."""
     share = -(-request.samples // len(request.data))
     sets = [pick(data, request.inputs, share) for data in request.data]
     turns = [turn for arrays in sets for turn in range(len(arrays[0]))]
@@ -47,7 +47,7 @@ def _from_data(request: ProbeRequest) -> list[np.ndarray]:
 
 
 def _noise(specs: tuple[InputSpec, ...], samples: int) -> list[np.ndarray]:
-    """Seeded inputs for a model without data: standard normal reals, and 0 or 1 for integers and booleans."""
+    """Return seeded inputs: standard normal floats, and 0 or 1 for integers and booleans."""
     generator = np.random.default_rng(SEED)
     arrays = []
     for spec in specs:

@@ -1,4 +1,4 @@
-"""Answer: what the source says of data without labels, to be held against as if it were the truth."""
+"""Pseudo-labels: the source's outputs as labels for data that have none."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from edgekit_converters.progress import report_progress
 from edgekit_converters.records import PseudoLabelRequest
 
 BATCH = 32
-NEARLY = 1e-3  # how far a sum of probabilities may be off
+TOLERANCE = 1e-3  # of a sum of probabilities
 
 
 def pseudo_label(request: PseudoLabelRequest, folder: Path) -> dataset.DataSet:
-    """The stage: the same samples, labelled by the source.
+    """Label the samples with the source's outputs.
 
-    Of a classifier, whose first output is (1, classes), that is the class with the greatest score; of anything else,
-    the first output itself. An embedding has that shape, too: a classifier is what the user says it is, by naming
-    classes, or what gives probabilities that add up to 1.
+    The label is the class with the greatest score if the model is a classifier, else the first output itself. An
+    embedding has the shape of class scores, (1, classes), too: a model counts as a classifier if the user names
+    classes, or if its outputs are probabilities that sum to 1.
     """
     run = open_source(request.source.request).run
-    answers = []
+    batches = []
     for batch in dataset.batches(request.data, request.inputs, BATCH):
-        answers.append(run(batch)[0])
-        report_progress(len(answers) * BATCH, request.data.count)
-    outputs = np.concatenate(answers)
+        batches.append(run(batch)[0])
+        report_progress(len(batches) * BATCH, request.data.count)
+    outputs = np.concatenate(batches)
     labels = outputs.argmax(axis=1) if _scores(outputs, named=request.classes) else outputs
     path = folder / "labels.npy"
     np.save(path, labels)
@@ -46,4 +46,4 @@ def _scores(outputs: np.ndarray, *, named: bool) -> bool:
     """Tell whether a row, (samples, classes), has a score for each of several classes."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return False
-    return named or bool(outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=NEARLY))
+    return named or bool(outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=TOLERANCE))

@@ -1,4 +1,4 @@
-"""Workers are started when none is free, lent to one at a time, and never again once they died."""
+"""WorkerPool are started when none is free, lent to one at a time, and never again once they died."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from edgekit_converters.data import PREPARE, DataRequest
 from edgekit_converters.execution.runner import Runner, new_log
 from edgekit_converters.execution.stage_cache import Cache
-from edgekit_converters.execution.worker_pool import Workers
+from edgekit_converters.execution.worker_pool import WorkerPool
 from edgekit_runtime.errors import ToolchainError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -23,16 +23,16 @@ CACHED = replace(PREPARE, pure=True)
 
 @pytest.fixture
 def workers(tmp_path):
-    made = Workers(tmp_path / "log", tmp_path, 2)
+    made = WorkerPool(tmp_path / "log", tmp_path, 2)
     yield made
     made.close()
 
 
 def test_no_more_are_started_than_are_wanted(workers):
-    with workers.lent("data", "prepare") as first:
-        with workers.lent("data", "prepare") as second:
+    with workers.lend("data", "prepare") as first:
+        with workers.lend("data", "prepare") as second:
             assert first is not second
-            waiting = threading.Thread(target=lambda: workers.lent("data", "prepare").__enter__())
+            waiting = threading.Thread(target=lambda: workers.lend("data", "prepare").__enter__())
             waiting.start()
             waiting.join(0.2)
             assert waiting.is_alive()
@@ -44,16 +44,16 @@ def test_no_more_are_started_than_are_wanted(workers):
 def test_one_that_is_free_is_taken_again(workers):
     workers.start("data", "prepare")
     for _ in range(3):
-        with workers.lent("data", "prepare"):
+        with workers.lend("data", "prepare"):
             pass
     assert len(workers) == 1
 
 
 def test_one_that_died_is_replaced(workers):
-    with pytest.raises(ToolchainError, match="SIGKILL"), workers.lent("data", "prepare") as worker:
+    with pytest.raises(ToolchainError, match="SIGKILL"), workers.lend("data", "prepare") as worker:
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.call("prepare", "os:getpid")
-    with workers.lent("data", "prepare") as other:
+    with workers.lend("data", "prepare") as other:
         assert other.call("prepare", "os:getpid")[0] == other.process.pid != worker.process.pid
 
 
@@ -62,12 +62,12 @@ def test_when_all_are_ended_who_waits_gets_no_other(workers):
 
     def wait():
         try:
-            with workers.lent("data", "prepare"):
+            with workers.lend("data", "prepare"):
                 pass
         except ToolchainError as error:
             refused.append(str(error))
 
-    with workers.lent("data", "prepare"), workers.lent("data", "prepare"):
+    with workers.lend("data", "prepare"), workers.lend("data", "prepare"):
         waiting = threading.Thread(target=wait)
         waiting.start()
         waiting.join(0.1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgekit_converters.records import Artifact, Comparison, Evaluation, Parity, Source, SourceRequest
-from edgekit_converters.verify.acceptance import check_drop, doubts, drop
+from edgekit_converters.verify.acceptance import check_drop, drop, parity_warnings
 from edgekit_runtime.errors import VerificationError
 
 
@@ -56,7 +56,10 @@ def test_nothing_is_refused_without_a_limit_or_a_measure():
 def test_a_quantized_file_that_changes_in_another_engine_is_doubted(scheme, snr_db, count):
     source = Source(SourceRequest("tflite", Path("net.tflite")), "tflite", (), (), (), scheme)
     comparison = Comparison((Parity("scores", 0.5, snr_db, 0.97), Parity("boxes", 0.1, 40.0, 1.0)), ())
-    notes = doubts(source, Artifact("openvino", scheme, (), (), ()), comparison)
+    notes = parity_warnings(source, Artifact("openvino", scheme, (), (), ()), comparison)
     assert len(notes) == count
     assert all(note.startswith("openvino int8-static: ") and "12.3 dB (output 'scores')" in note for note in notes)
-    assert doubts(replace(source, scheme="float32"), Artifact("openvino", "float32", (), (), ()), comparison) == ()
+    assert (
+        parity_warnings(replace(source, scheme="float32"), Artifact("openvino", "float32", (), (), ()), comparison)
+        == ()
+    )

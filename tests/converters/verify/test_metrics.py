@@ -53,20 +53,22 @@ def test_one_score_that_is_no_probability_says_no_class():
 
 def test_what_gives_back_its_input_is_told_from_what_has_its_shape():
     x = np.random.default_rng(0).standard_normal((50, 8)) + 100
-    assert metrics.gives_back(x, 0.4 * x + 90)  # badly, and yet
-    assert not metrics.gives_back(x, np.tanh(x - 100) ** 2)
-    assert not metrics.gives_back(x, np.full_like(x, 100))  # the mean alone is none
-    assert not metrics.gives_back(x, x[:, :4])
+    assert metrics.reconstructs(x, 0.4 * x + 90)  # badly, and yet
+    assert not metrics.reconstructs(x, np.tanh(x - 100) ** 2)
+    assert not metrics.reconstructs(x, np.full_like(x, 100))  # the mean alone is none
+    assert not metrics.reconstructs(x, x[:, :4])
 
 
 @pytest.mark.parametrize("labels", [None, np.zeros((2, 7), np.float32)])
 def test_data_that_say_nothing_of_the_model(labels):
-    with pytest.raises(DataError, match=r"say nothing about the outputs scores \(1, 3\): give class numbers"):
+    with pytest.raises(
+        DataError, match=r"(no labels|labels of shape .*) and the outputs scores \(1, 3\): give class indices"
+    ):
         metric_for(VECTOR, SCORES, labels)
 
 
 def test_classes_in_the_guise_of_targets_are_refused():
-    with pytest.raises(DataError, match=r"float32 of shape \(2, 3\), are one-hot: give class numbers, their argmax"):
+    with pytest.raises(DataError, match=r"float32 of shape \(2, 3\), are one-hot: give class indices, their argmax"):
         metric_for(VECTOR, SCORES, np.eye(3, dtype=np.float32)[[2, 0]])
     assert metric_for(VECTOR, SCORES, np.float32([[0, 1, 1], [0, 0, 1]])).name == "mean_squared_error"
 
@@ -131,7 +133,7 @@ def test_a_part_is_as_long_as_its_time_or_its_samples(evaluate, tmp_path):
     request = evaluate.request(x, np.arange(600) % 3)
     part = metrics.evaluate_part(EvaluatePartRequest(request, 100, 250), tmp_path)
     assert (part.first, part.count, np.load(part.arrays[0]).tolist()) == (100, 150, [1.0] * 150)
-    assert metrics.evaluate_part(EvaluatePartRequest(request, 100, 250, most_s=0.0), tmp_path).count == metrics.BATCH
+    assert metrics.evaluate_part(EvaluatePartRequest(request, 100, 250, limit_s=0.0), tmp_path).count == metrics.BATCH
 
 
 @pytest.mark.parametrize("label", [3, -1])

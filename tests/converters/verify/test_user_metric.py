@@ -49,7 +49,7 @@ def evaluate(tmp_path, monkeypatch):
         (tmp_path / "mine.py").write_text(code)
         data = DataSet((str(tmp_path / "x.npy"),), str(tmp_path / "labels.npy"), (), COUNT, "", ())
         user_metric.load.cache_clear()
-        asked = user_metric.named(f"{tmp_path / 'mine.py'}:{function}")
+        asked = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:{function}")
         return metrics.evaluate(EvaluateRequest(source, VECTOR, OUTPUTS, data, metric=asked), tmp_path)
 
     return run
@@ -94,9 +94,9 @@ def test_a_function_that_is_not_there(evaluate, tmp_path):
     with pytest.raises(DataError, match=r"no function 'missing' in it; wanted FILE\.py:function"):
         evaluate(HITS, "missing")
     with pytest.raises(DataError, match="no such file"):
-        user_metric.named(f"{tmp_path}/nobody.py:score")
+        user_metric.parse_metric(f"{tmp_path}/nobody.py:score")
     with pytest.raises(DataError, match="name the function too"):
-        user_metric.named(str(tmp_path / "mine.py"))
+        user_metric.parse_metric(str(tmp_path / "mine.py"))
 
 
 def test_the_file_and_what_it_imports_count_for_the_cache(evaluate, tmp_path):
@@ -107,7 +107,7 @@ def test_the_file_and_what_it_imports_count_for_the_cache(evaluate, tmp_path):
     assert cache.get("key") == evaluated
     (tmp_path / "neighbour.py").write_text("RIGHT = 0.5\n")
     assert cache.get("key") is None
-    asked = user_metric.named(f"{tmp_path / 'mine.py'}:hits")
+    asked = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:hits")
     before = caching.key("evaluate", asked, {})
     (tmp_path / "mine.py").write_text(HITS + "\n")
     assert caching.key("evaluate", asked, {}) != before
@@ -121,6 +121,6 @@ def test_an_artifact_is_measured_as_the_source_is(tmp_path):
     binding = (TensorBinding(0, "x", "float32"),)
     artifact = Artifact("null", "float32", (tmp_path / "w.npy",), binding, binding)
     data = DataSet((str(tmp_path / "x.npy"),), None, (), 4, "", ())
-    asked = user_metric.named(f"{tmp_path / 'mine.py'}:total")
+    asked = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:total")
     request = EvaluateRequest(artifact, VECTOR, OUTPUTS[:1], data, metric=asked)
     assert metrics.evaluate(request, tmp_path).value == 3.0

@@ -10,7 +10,7 @@ from edgekit.parallel.executor import Threads
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.runner import Runner, new_log
 from edgekit_converters.execution.stage_cache import Cache
-from edgekit_converters.records import Artifact, EvaluateRequest, OwnMetric, Source, SourceRequest
+from edgekit_converters.records import Artifact, EvaluateRequest, Source, SourceRequest, UserMetric
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec, TensorBinding
 
@@ -85,9 +85,9 @@ def score(outputs, labels):
     assert np.allclose(y, x @ matrix, atol=1e-5) and labels.shape == ({COUNT},)
     return float(y[3, 1])
 """)
-    divided = evaluate(runner, request_for(metric=OwnMetric(own, "score")))
+    divided = evaluate(runner, request_for(metric=UserMetric(own, "score")))
     with alone(tmp_path) as other:
-        assert divided.value == evaluate(other, request_for(metric=OwnMetric(own, "score")), Threads(1)).value
+        assert divided.value == evaluate(other, request_for(metric=UserMetric(own, "score")), Threads(1)).value
     assert divided.code == (own,)
 
 
@@ -96,7 +96,7 @@ def test_a_sample_that_a_metric_fails_for_is_named_by_its_place_in_the_whole(run
     own.write_text("def score(outputs, labels):\n    return 1 / (outputs['y'].max(axis=1) < outputs['y'].max())\n")
     largest = (np.load(tmp_path / "x.npy") @ np.load(tmp_path / "matrix.npy")).max(axis=1).argmax()
     with pytest.raises(DataError, match=f"returned inf for evaluation sample {largest}$"):
-        evaluate(runner, request_for(metric=OwnMetric(own, "score")))
+        evaluate(runner, request_for(metric=UserMetric(own, "score")))
     assert len(parts_of(runner)) > 2
 
 
@@ -135,4 +135,4 @@ def test_what_uses_all_cores_or_leaves_too_much_behind_is_not_divided(runner, re
     assert evaluation._can_split(runner, replace(request, subject=replace(source, framework="tflite")))
     wide = replace(request, outputs=(OutputSpec("y", (1, 2**21), "float32"),))  # 8 MiB a sample
     assert evaluation._can_split(runner, wide)
-    assert not evaluation._can_split(runner, replace(wide, metric=OwnMetric(tmp_path / "own.py", "score")))
+    assert not evaluation._can_split(runner, replace(wide, metric=UserMetric(tmp_path / "own.py", "score")))
