@@ -28,7 +28,7 @@ class ScriptedRunner:
     engine, schemes = "litert", SCHEMES
 
     def __init__(self, folder: Path, lost):
-        self.folder, self.lost, self.whole, self.ranked = folder, lost, [], []
+        self.folder, self.lost, self.fully_evaluated, self.ranked = folder, lost, [], []
         self.lost_of, self.recipes = {}, {}
 
     def quantize(self, recipe):
@@ -46,7 +46,7 @@ class ScriptedRunner:
 
     def evaluate(self, artifact, *, subset):
         if not subset:
-            self.whole.append(self.recipes[artifact.files[0]])
+            self.fully_evaluated.append(self.recipes[artifact.files[0]])
         return scored(self.folder, SUBSET if subset else COUNT, self.lost_of[artifact.files[0]])
 
     def time_artifacts(self, artifacts):
@@ -78,10 +78,10 @@ def search(tmp_path):
     def run(lost, stop_reason=lambda: "", max_drop=0.01, jobs=1):
         runner = ScriptedRunner(tmp_path, lost)
         source = SourceEvaluations(scored(tmp_path, COUNT, 0.0), scored(tmp_path, SUBSET, 0.0))
-        one = CandidateSearch(runner, source, Budget(max_drop), stop_reason, Threads(jobs))
-        one.run()
-        one.time_trials([result.trial for result in one.results if result.trial.state == MEASURED])
-        return one
+        started = CandidateSearch(runner, source, Budget(max_drop), stop_reason, Threads(jobs))
+        started.run()
+        started.time_trials([result.trial for result in started.results if result.trial.state == MEASURED])
+        return started
 
     return run
 
@@ -93,7 +93,7 @@ def by_state(search):
     return states
 
 
-def test_what_fits_ends_the_search_and_is_taken(search):
+def test_a_fitting_candidate_ends_the_search_and_is_selected(search):
     done = search(lambda recipe: 0.0)
     states = by_state(done)
     assert [trial.recipe.corrections for trial in states[FAILED]] == [("bias",)]
@@ -102,15 +102,15 @@ def test_what_fits_ends_the_search_and_is_taken(search):
     assert choose([result.trial for result in done.results], done.budget).recipe.scheme == "int8-static"
 
 
-def test_what_loses_far_too_much_is_dropped_on_a_part(search):
+def test_a_bad_candidate_is_dropped_on_the_subset(search):
     done = search(lambda recipe: 0.2 if recipe.scheme == "int8-dynamic" else 0.0)
     (dropped,) = by_state(done)[DROPPED]
     assert dropped.recipe.scheme == "int8-dynamic"
     assert dropped.samples == SUBSET
-    assert not any(recipe.scheme == "int8-dynamic" for recipe in done.runner.whole)
+    assert not any(recipe.scheme == "int8-dynamic" for recipe in done.runner.fully_evaluated)
 
 
-def test_when_int8_does_not_fit_its_worst_layers_stay_float_until_it_does(search):
+def test_mixed_precision_adds_float_layers_until_a_candidate_fits(search):
     def lost(recipe):
         kept = len(recipe.rules[0].layers) if recipe.rules else 0
         return max(0.0, 0.06 - 0.02 * kept) if recipe.scheme == "int8-static" else 0.0
@@ -118,13 +118,13 @@ def test_when_int8_does_not_fit_its_worst_layers_stay_float_until_it_does(search
     done = search(lost)
     kept = [result.trial.recipe.rules[0].layers for result in done.results if result.trial.recipe.rules]
     assert kept == [LAYERS[:1], LAYERS[:2], LAYERS[:4]]
-    taken = choose([result.trial for result in done.results], replace(done.budget, max_latency_ms=1.2))
-    assert taken.recipe.scheme.startswith("int8")
+    selected = choose([result.trial for result in done.results], replace(done.budget, max_latency_ms=1.2))
+    assert selected.recipe.scheme.startswith("int8")
 
 
-def test_when_the_worst_layers_are_not_known_that_is_said_and_the_search_goes_on(search, monkeypatch):
+def test_a_failed_sensitivity_is_reported_and_the_search_continues(search, monkeypatch):
     def unknown(_):
-        raise CalibrationError("no samples to run", stage="sense")
+        raise CalibrationError("no samples to run", stage="sensitivity")
 
     monkeypatch.setattr(ScriptedRunner, "layers_by_sensitivity", unknown)
     done = search(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
@@ -142,13 +142,13 @@ def test_a_full_disk_ends_the_search(search, monkeypatch, method):
         search(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
 
 
-def test_sixteen_bits_are_tried_when_eight_do_not_do(search):
+def test_int16_activations_are_tried_when_int8_does_not_fit(search):
     done = search(lambda recipe: 0.3 if recipe.scheme.startswith("int8") else 0.0)
     assert done.results[-1].trial.recipe.scheme == "int16x8-static"
     assert done.results[-1].trial.state == MEASURED
 
 
-def test_when_the_time_is_up_the_rest_is_skipped_and_what_was_found_stays(search):
+def test_after_the_time_limit_the_other_candidates_are_skipped(search):
     left = iter([""] * 4)
     done = search(lambda recipe: 0.0, stop_reason=lambda: next(left, "the time was over"))
     states = by_state(done)
@@ -156,7 +156,7 @@ def test_when_the_time_is_up_the_rest_is_skipped_and_what_was_found_stays(search
     assert {trial.reason for trial in states[SKIPPED]} == {"the time was over"}
 
 
-def test_one_of_those_with_the_same_kernels_is_timed(search):
+def test_candidates_with_the_same_kernels_share_a_measurement(search):
     done = search(lambda recipe: 0.0)
     (ranked,) = done.runner.ranked
     assert [recipe.scheme for recipe in ranked] == ["float32", "int8-static", "float16", "int8-dynamic", "int8-weights"]
@@ -164,7 +164,7 @@ def test_one_of_those_with_the_same_kernels_is_timed(search):
     assert {trial.latency_ms for trial in alike if trial.state == MEASURED} == {1.0}
 
 
-def test_a_second_turn_replaces_the_times_of_all_with_the_same_kernels(search):
+def test_a_second_measurement_replaces_the_first_for_the_same_kernels(search):
     done = search(lambda recipe: 0.0)
     done.runner.time_artifacts = lambda artifacts: [Latency(7.0, 7.0, 9) for _ in artifacts]
     done.time_trials([result.trial for result in done.results if result.trial.recipe.statistics == "mse"][:1])
@@ -173,15 +173,15 @@ def test_a_second_turn_replaces_the_times_of_all_with_the_same_kernels(search):
     assert {result.trial.latency_ms for result in done.results if result.trial.recipe.scheme == "float32"} == {4.0}
 
 
-def test_where_parts_say_nothing_of_the_whole_all_candidates_meet_all_data(tmp_path):
+def test_without_scores_per_sample_all_candidates_use_all_data(tmp_path):
     runner = ScriptedRunner(tmp_path, lambda recipe: 0.2 if recipe.scheme == "int8-dynamic" else 0.0)
     done = CandidateSearch(runner, SourceEvaluations(scored(tmp_path, COUNT, 0.0), None), Budget(0.01), lambda: "")
     done.run()
     assert DROPPED not in by_state(done)
-    assert any(recipe.scheme == "int8-dynamic" for recipe in runner.whole)
+    assert any(recipe.scheme == "int8-dynamic" for recipe in runner.fully_evaluated)
 
 
-def test_how_many_are_tried_at_once_changes_nothing(search):
+def test_the_number_of_jobs_does_not_change_the_results(search):
     def lost(recipe):
         kept = len(recipe.rules[0].layers) if recipe.rules else 0
         return max(0.0, 0.06 - 0.02 * kept) if recipe.scheme == "int8-static" else 0.0
@@ -190,14 +190,11 @@ def test_how_many_are_tried_at_once_changes_nothing(search):
     assert [replace(result.trial, seconds=0) for result in three.results] == [
         replace(result.trial, seconds=0) for result in one.results
     ]
-    assert [len(result.trial.recipe.rules[0].layers) for result in three.results if result.trial.recipe.rules] == [
-        1,
-        2,
-        4,
-    ]
+    rules = [result.trial.recipe.rules for result in three.results]
+    assert [len(rule.layers) for (rule,) in filter(None, rules)] == [1, 2, 4]
 
 
-def test_what_was_tried_beside_the_first_that_fits_does_not_count(search):
+def test_candidates_tried_together_with_the_first_fitting_one_are_ignored(search):
     def lost(recipe):
         return 0.06 if recipe.scheme == "int8-static" and not recipe.rules else 0.0
 
@@ -205,7 +202,7 @@ def test_what_was_tried_beside_the_first_that_fits_does_not_count(search):
     assert [len(result.trial.recipe.rules[0].layers) for result in done.results if result.trial.recipe.rules] == [1]
 
 
-def test_what_goes_to_another_process_is_enough_to_try_one_there(search):
+def test_a_pickled_search_can_try_a_candidate(search):
     done = search(lambda recipe: 0.0)
     done.runner.lost = None  # a function of the test's own, which stays here
     there = pickle.loads(pickle.dumps(done))

@@ -45,32 +45,32 @@ HALF = trial("float16", 0.0001, 2.1, 200_000)
         (replace(BUDGET, max_latency_ms=1.2, max_drop=0.06), PLAIN),
     ],
 )
-def test_the_best_that_fits_is_taken(budget, taken):
+def test_the_best_within_the_budget_is_selected(budget, taken):
     assert choose([FLOAT, PLAIN, PARTIAL, HALF], budget) is taken
 
 
-def test_a_drop_that_is_not_a_number_is_within_no_limit():
+def test_a_nan_drop_is_within_no_limit():
     assert choose([trial("int8-static", float("nan"), 0.5), FLOAT], BUDGET) is FLOAT
 
 
-def test_size_matters_when_it_is_wanted_or_bounded():
+def test_size_matters_as_objective_or_limit():
     wanted = [BUDGET, replace(BUDGET, objective="size"), replace(BUDGET, max_size_mib=1.0)]
     assert [budget.size_matters for budget in wanted] == [False, True, True]
 
 
-def test_an_integer_variant_that_is_slower_than_float_is_not_taken_for_speed():
+def test_an_integer_variant_slower_than_float_is_not_selected_for_latency():
     slow = trial("int8-static", 0.0, 2.5)
     assert choose([FLOAT, slow], BUDGET) is FLOAT
     assert choose([FLOAT, slow], replace(BUDGET, objective="size")) is slow
 
 
-def test_of_those_as_fast_the_one_that_loses_least_is_taken():
+def test_among_equally_fast_trials_the_smallest_drop_is_selected():
     alike = [trial("int8-static", drop, 1.0 + 0.01 * place) for place, drop in enumerate((0.004, 0.001, 0.003))]
     assert choose([FLOAT, *alike], BUDGET) is alike[1]
 
 
 @pytest.mark.parametrize("objective", ["latency", "size", "accuracy"])
-def test_what_is_best_by_chance_loses_against_what_is_simpler(objective):
+def test_a_simpler_trial_within_one_standard_error_is_selected(objective):
     plain = replace(PLAIN, drop=0.004, error=0.002)
     lucky = replace(plain, drop=0.0025, recipe=Recipe("int8-static", corrections=("equalize", "bias")))
     better = replace(lucky, drop=0.001, recipe=Recipe("int8-static", statistics="mse", corrections=("bias",)))
@@ -90,26 +90,26 @@ def test_the_standard_error_is_that_of_the_differences():
     assert standard_error(source, source) == 0
 
 
-def test_only_what_was_measured_may_be_taken():
+def test_only_measured_trials_are_selected():
     assert choose([replace(PLAIN, state=DROPPED, drop=0.0), trial("float32", 0.0, None, state=FAILED)], BUDGET) is None
 
 
-def test_what_another_beats_in_everything_is_not_in_the_pareto_set():
+def test_a_dominated_trial_is_not_in_the_pareto_set():
     worse = trial("int8-weights", 0.009, 1.9, 150_000)
     assert pareto([FLOAT, PLAIN, PARTIAL, HALF, worse]) == (FLOAT, PLAIN, PARTIAL, HALF)
 
 
-def test_what_comes_nearest_is_first():
+def test_the_closest_trial_is_first():
     assert closest([PLAIN, FLOAT, PARTIAL], replace(BUDGET, max_latency_ms=1.2)) == (PLAIN, PARTIAL, FLOAT)
 
 
-def test_finalists_are_all_that_may_be_chosen():
+def test_finalists_are_all_trials_within_the_budget():
     far = trial("int8-weights", 0.0, 3.0)
     broken = trial("int8-dynamic", None, None, state=BROKEN, statistics="mse")
     assert finalists([FLOAT, PARTIAL, far, broken, PLAIN], BUDGET) == (FLOAT, PARTIAL, far)
 
 
-def test_what_is_wrong_and_what_was_never_made_are_told_apart():
+def test_the_explanation_counts_broken_and_failed_trials():
     broken = replace(PLAIN, state=BROKEN, drop=None, latency_ms=None)
     failed = replace(HALF, state=FAILED, drop=None, latency_ms=None)
     said = explain(PARTIAL, [FLOAT, broken, PARTIAL, failed], replace(BUDGET, objective="size"), "accuracy")
@@ -142,7 +142,7 @@ def test_the_choice_is_explained():
     )
 
 
-def test_recipes_are_told_in_a_few_words():
+def test_recipe_labels():
     assert recipe_label(Recipe("int8-static", statistics="mse", corrections=("equalize", "bias"))) == (
         "int8-static mse equalize+bias"
     )

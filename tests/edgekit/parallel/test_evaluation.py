@@ -1,4 +1,4 @@
-"""A divided evaluation comes to what an undivided one does, to the bit; and only what gains by it is divided."""
+"""A split evaluation is bit-identical to a serial one, and only long evaluations are split."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def parts_of(runner):
 
 
 @pytest.mark.parametrize("kind", ["classes", "targets"])
-def test_it_comes_to_the_same(runner, request_for, tmp_path, kind):
+def test_a_split_evaluation_gives_the_same_result(runner, request_for, tmp_path, kind):
     divided = evaluate(runner, request_for(kind))
     first, *others = (cost.subject for cost in parts_of(runner))
     ends = sorted(tuple(map(int, subject.removeprefix("matrix ").split("–"))) for subject in others)
@@ -75,7 +75,7 @@ def test_it_comes_to_the_same(runner, request_for, tmp_path, kind):
         np.testing.assert_array_equal(np.load(divided.scores), np.load(whole.scores))
 
 
-def test_a_metric_of_ones_own_sees_everything_at_once_and_in_order(runner, request_for, tmp_path):
+def test_a_user_metric_sees_all_outputs_in_order(runner, request_for, tmp_path):
     own = tmp_path / "own.py"
     own.write_text(f"""
 import numpy as np
@@ -91,7 +91,7 @@ def score(outputs, labels):
     assert divided.code == (own,)
 
 
-def test_a_sample_that_a_metric_fails_for_is_named_by_its_place_in_the_whole(runner, request_for, tmp_path):
+def test_a_failing_sample_is_named_by_its_index_in_the_data_set(runner, request_for, tmp_path):
     own = tmp_path / "own.py"
     own.write_text("def score(outputs, labels):\n    return 1 / (outputs['y'].max(axis=1) < outputs['y'].max())\n")
     largest = (np.load(tmp_path / "x.npy") @ np.load(tmp_path / "matrix.npy")).max(axis=1).argmax()
@@ -100,7 +100,7 @@ def test_a_sample_that_a_metric_fails_for_is_named_by_its_place_in_the_whole(run
     assert len(parts_of(runner)) > 2
 
 
-def test_it_is_known_afterwards_by_whoever_asks(runner, request_for):
+def test_the_result_is_cached_for_split_and_serial_evaluations(runner, request_for):
     evaluate(runner, request_for())
     before = len(runner.costs)
     evaluate(runner, request_for(), Threads(1))
@@ -108,7 +108,7 @@ def test_it_is_known_afterwards_by_whoever_asks(runner, request_for):
     assert [(cost.stage, cost.cached) for cost in runner.costs[before:]] == [("evaluate", True)] * 2
 
 
-def test_one_that_was_interrupted_goes_on_with_the_parts_that_were_finished(runner, request_for):
+def test_an_interrupted_evaluation_continues_after_its_finished_parts(runner, request_for):
     class Interrupted(Threads):
         def map(self, function, items, skip_reason):
             super().map(function, items[:3], skip_reason)
@@ -122,12 +122,12 @@ def test_one_that_was_interrupted_goes_on_with_the_parts_that_were_finished(runn
     assert sum(cost.cached for cost in parts_of(runner)[before:]) == before
 
 
-def test_what_is_through_soon_is_not_divided(runner, request_for):
+def test_a_short_evaluation_is_not_split(runner, request_for):
     evaluate(runner, request_for(), Threads(2))  # to begin takes a second, and all of it less
     assert len(parts_of(runner)) == 1
 
 
-def test_what_uses_all_cores_or_leaves_too_much_behind_is_not_divided(runner, request_for, tmp_path):
+def test_frameworks_and_large_outputs_are_not_split(runner, request_for, tmp_path):
     request = request_for()
     source = Source(SourceRequest("keras", tmp_path), "keras", request.inputs, request.outputs, (False,))
     assert evaluation._can_split(runner, request)

@@ -1,4 +1,4 @@
-"""Whoever tries, and however many at once: results in order, and nothing begun after the end."""
+"""Executors: results in order, and no task starts after an exception."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit.parallel.executor import Threads
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_results_come_in_the_order_of_what_was_given(jobs):
+def test_results_are_in_the_order_of_the_items(jobs):
     def slow_first(one: int, why: str) -> tuple[int, str]:
         time.sleep(0.05 / (one + 1))
         return one, why
@@ -20,7 +20,7 @@ def test_results_come_in_the_order_of_what_was_given(jobs):
     assert found == [(place, "odd" if place % 2 else "") for place in range(8)]
 
 
-def test_so_many_run_at_once_and_no_more():
+def test_as_many_tasks_run_at_the_same_time_as_there_are_jobs():
     together, most, lock, met = 0, 0, threading.Lock(), threading.Barrier(3, timeout=30)
 
     def meet(_one: int, _why: str) -> None:
@@ -37,7 +37,7 @@ def test_so_many_run_at_once_and_no_more():
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_the_reason_is_asked_when_a_thread_is_free(jobs):
+def test_the_skip_reason_is_evaluated_when_a_thread_is_free(jobs):
     over = threading.Event()
 
     def third_ends_it(one: int, why: str) -> str:
@@ -51,7 +51,7 @@ def test_the_reason_is_asked_when_a_thread_is_free(jobs):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_what_goes_wrong_ends_it(jobs):
+def test_an_exception_ends_the_call(jobs):
     def fail(_one: int, _why: str) -> None:
         raise OSError("disk full")
 

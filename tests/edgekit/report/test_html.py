@@ -1,4 +1,4 @@
-"""The report as a page: everything is in it, and nothing of a model's names becomes markup."""
+"""The HTML report: all contents are in it, and names are escaped."""
 
 import re
 from dataclasses import replace
@@ -29,8 +29,8 @@ def pruning(value=0.5, became="pruned"):
     )
 
 
-class Whole(HTMLParser):
-    """Reads a page, and counts what there is of each tag."""
+class Page(HTMLParser):
+    """Parse a page, count its tags and collect its text."""
 
     def __init__(self, text):
         super().__init__()
@@ -45,27 +45,27 @@ class Whole(HTMLParser):
         self.words += data + " "
 
 
-def test_dense_and_pruned_are_drawn_and_told():
-    whole = Whole(page("<net>", "accuracy", (), pruning(), ("a & b",)))
-    assert whole.tags["circle"] == 8 + 2  # and the legend
-    assert whole.tags["line"] == 4
-    assert whole.tags["tr"] == 1 + 8 + 1 + 1
-    assert "b" not in whole.tags
+def test_the_page_shows_the_dense_and_the_pruned_model():
+    parsed = Page(page("<net>", "accuracy", (), pruning(), ("a & b",)))
+    assert parsed.tags["circle"] == 8 + 2  # and the legend
+    assert parsed.tags["line"] == 4
+    assert parsed.tags["tr"] == 1 + 8 + 1 + 1
+    assert "b" not in parsed.tags
     for text in ("<net>: pruned", "<b>&conv", "not pruned: head: it is an <output>", "a & b", "dense int8-static"):
-        assert text in whole.words
+        assert text in parsed.words
 
 
-def test_what_was_trained_alone_is_not_told_to_be_pruned():
+def test_a_model_that_was_only_trained_is_not_called_pruned():
     made = replace(pruning(became="trained"), goal="--quantize-aware int8-static", groups=(), whole=())
-    whole = Whole(page("net", "accuracy", (), made, ()))
-    assert whole.tags["line"] == 4
-    assert whole.tags["tr"] == 1 + 8
+    parsed = Page(page("net", "accuracy", (), made, ()))
+    assert parsed.tags["line"] == 4
+    assert parsed.tags["tr"] == 1 + 8
     for text in ("net: trained", "--quantize-aware int8-static. Nothing was pruned.", "as it came int8-static"):
-        assert text in whole.words
-    assert "dense" not in whole.words
+        assert text in parsed.words
+    assert "dense" not in parsed.words
 
 
-def test_names_of_points_that_are_near_do_not_lie_upon_each_other():
+def test_labels_of_close_points_do_not_overlap():
     text = page("net", "accuracy", (), pruning(), ())
     placed = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(?:dense|pruned)', text)
     assert len(placed) == 8
@@ -76,17 +76,17 @@ def test_names_of_points_that_are_near_do_not_lie_upon_each_other():
 
 def test_without_a_value_there_is_no_chart():
     models = tuple(replace(one, value=None) for one in pruning().models)
-    whole = Whole(page("net", None, (), replace(pruning(), models=models), ()))
-    assert "svg" not in whole.tags
-    assert whole.tags["table"] == 2
+    parsed = Page(page("net", None, (), replace(pruning(), models=models), ()))
+    assert "svg" not in parsed.tags
+    assert parsed.tags["table"] == 2
 
 
-def test_a_conversion_without_pruning_has_its_page_too():
+def test_a_conversion_without_pruning_has_a_page():
     parity = Parity("scores", 0.1, 40.0, 1.0)
     variants = [
         VariantReport(name, name, "cpu", "float32", 4000, 0.9, 0.9, 0.0, parity, Latency(1.0, 2.0, 9)) for name in NAMES
     ]
-    whole = Whole(page("net", "accuracy", variants, None, ()))
-    assert whole.tags["circle"] == 2 + 2
-    assert whole.tags["table"] == 1
-    assert "90.00 %" in whole.words
+    parsed = Page(page("net", "accuracy", variants, None, ()))
+    assert parsed.tags["circle"] == 2 + 2
+    assert parsed.tags["table"] == 1
+    assert "90.00 %" in parsed.words

@@ -1,4 +1,4 @@
-"""The report: its schema in docs/ is what the records write, and a real one of every shape fits it."""
+"""The report: its schema in docs/ matches the records, and reports of every kind are valid."""
 
 import dataclasses
 import json
@@ -131,7 +131,7 @@ def test_the_schema_has_the_keys_of_the_records(schema, path):
     assert set(part["properties"]) == set(part["required"]) == names
 
 
-def test_the_schema_has_the_words_of_the_tables(schema, stages):
+def test_the_enums_of_the_schema_match_the_tables(schema, stages):
     variant = schema["properties"]["variants"]["items"]["properties"]
     assert set(variant["scheme"]["enum"]) == set(SCHEMES)
     metric = schema["properties"]["source"]["properties"]["metric"]["pattern"]
@@ -160,12 +160,12 @@ def test_the_page_explains_every_key(repository, schema):
     assert [key for key in variant if key not in page] == []
 
 
-def test_a_number_that_json_lacks_is_never_written():
+def test_nan_is_never_written():
     with pytest.raises(ValueError, match="JSON"):
         report("accuracy", math.nan).to_json()
 
 
-def test_writing_leaves_the_report_whole_or_not_at_all(tmp_path):
+def test_the_report_is_written_completely_or_not_at_all(tmp_path):
     with report_writer(tmp_path / "r.json") as write:
         write(report().to_json())
         assert not (tmp_path / "r.json").exists()
@@ -175,12 +175,12 @@ def test_writing_leaves_the_report_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_a_place_that_cannot_be_written_to_is_known_before_anything_else_is_written(tmp_path):
+def test_a_path_that_is_not_writable_is_refused_at_once(tmp_path):
     with pytest.raises(ConversionError, match="cannot be written"), report_writer(tmp_path / "missing" / "r.json"):
         raise AssertionError("not reached")
 
 
-def test_the_table_speaks_in_the_metric_of_the_model():
+def test_the_table_uses_the_metric_of_the_model():
     source, variant = variant_rows(report())
     assert source["value"] == "97.00 %"
     assert (variant["size"], variant["drop"], variant["p50"]) == ("24.9 KiB", "+0.25", "0.011 ms")
@@ -189,7 +189,7 @@ def test_the_table_speaks_in_the_metric_of_the_model():
 
 
 @pytest.mark.needs_rich
-def test_the_terminal_tells_what_was_cut_and_what_was_only_trained(capsys):
+def test_the_terminal_shows_what_was_pruned_or_only_trained(capsys):
     from rich.console import Console
 
     from edgekit.cli.terminal import print_pruning
@@ -210,13 +210,13 @@ def test_the_terminal_tells_what_was_cut_and_what_was_only_trained(capsys):
     assert "dense" not in told
 
 
-def test_of_many_findings_of_one_kind_the_first_are_shown():
+def test_the_first_findings_of_a_kind_are_shown():
     lines = finding_lines(report())
     assert lines[0] == "litert: relu_0: is wide\n  remedy: nothing"
     assert lines[3:] == ["litert: rare-values 2 more times; --report lists all"]
 
 
-def test_coverage_is_told_in_a_sentence():
+def test_coverage_is_reported_in_a_sentence():
     facts = "the last half of 200 samples widened them by 2 % on average"
     assert coverage_notes(coverage()) == (f"calibration: ranges have settled after 200 samples: {facts}",)
     (note,) = coverage_notes(coverage(settled=None))
