@@ -1,4 +1,4 @@
-"""A dry run: what ``edgekit convert`` would do, before any toolchain starts."""
+"""``edgekit convert --dry-run``: the plan, before any toolchain starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit_converters.recipe import toml
 
 
 def describe(plan: ConversionPlan, pruning: PruningPlan | None = None) -> dict[str, Any]:
-    """Return what would be done as JSON-able data."""
+    """Return the plan as JSON-able data."""
     source, data, targets = plan.model.source, plan.data, plan.targets
     return {
         "model": str(source.path) + (f":{source.function}" if source.function else ""),
@@ -53,7 +53,7 @@ def _pruning(pruning: PruningPlan) -> dict[str, Any]:
 
 
 def text(plan: Mapping[str, Any]) -> str:
-    """Return it for people."""
+    """Return the plan as text."""
     lines = [f"model      {plan['model']} ({plan['kind']})", f"bundle     {plan['output']}"]
     lines += [f"device     {device}: {', '.join(names)}" for device, names in plan["devices"].items()]
     lines += [f"variant    {variant['name']}" for variant in plan["variants"]]
@@ -66,15 +66,15 @@ def text(plan: Mapping[str, Any]) -> str:
         limits = (f"{key} {value}" for key, value in plan["race"].items() if value is not None)
         lines.append(f"race       {', '.join(limits)}")
     if plan["pruning"]:
-        told = plan["pruning"]["training"]
-        trained = f", trained on {told['data']} for {told['settings']['epochs']} epochs" if told else ""
+        training = plan["pruning"]["training"]
+        trained = f", trained on {training['data']} for {training['settings']['epochs']} epochs" if training else ""
         lines.append(f"{'prune' if plan['pruning']['prunes'] else 'train':<10} {plan['pruning']['goal']}{trained}")
     if plan["recipe"]:
         lines += [f"recipe     {line}" for line in plan["recipe"].splitlines() if line]
     if plan["preprocessing"]:
         lines.append(f"preprocess {plan['preprocessing']}")
     if plan["postprocessing"]:
-        asked = {key: value for key, value in plan["postprocessing"].items() if value is not None}
-        lines.append(f"answers    {', '.join(f'{key} {value}' for key, value in asked.items())}")
+        given = {key: value for key, value in plan["postprocessing"].items() if value is not None}
+        lines.append(f"outputs    {', '.join(f'{key} {value}' for key, value in given.items())}")
     lines.append(f"toolchains {', '.join(plan['toolchains'])}")
     return "\n".join(lines + [f"note       {note}" for note in plan["notes"]])

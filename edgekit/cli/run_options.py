@@ -1,4 +1,4 @@
-"""The options that say where a bundle is to run, for every verb that runs one."""
+"""The options of commands that run a bundle: device, engine, delegate, threads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgekit_runtime.commands import arguments
 from edgekit_runtime.placement.load_options import ISOLATE_S
 
 
-class Read(click.ParamType[Any]):
-    """A value that the runtime's own command line reads, so that both refuse the same."""
+class RuntimeValue(click.ParamType[Any]):
+    """A value read by the runtime's command line, so that both accept the same."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name, self.read = name, read
@@ -30,33 +30,33 @@ class Read(click.ParamType[Any]):
 
 
 COUNT, THREADS, SECONDS = (
-    Read("N", arguments.positive),
-    Read("N|auto", arguments.threads),
-    Read("[SECONDS]", arguments.seconds),
+    RuntimeValue("N", arguments.positive),
+    RuntimeValue("N|auto", arguments.threads),
+    RuntimeValue("[SECONDS]", arguments.seconds),
 )
 
 
-def sentence(said: str) -> str:
-    """What argparse says as click says it."""
-    return said[0].upper() + said[1:].replace(" [", ".  [")
+def sentence(text: str) -> str:
+    """Return help text of argparse in the style of click."""
+    return text[0].upper() + text[1:].replace(" [", ".  [")
 
 
-def where(threads: Read = THREADS) -> Callable[[Command], Command]:
+def engine_options(threads: RuntimeValue = THREADS) -> Callable[[Command], Command]:
     """Give a command --key, --device, --require, --delegate, --delegate-options, --threads and --isolate."""
-    fastest = "; auto: as many as are fastest here, measured once" if threads is THREADS else ""
+    automatic = "; auto: the fastest number, measured once" if threads is THREADS else ""
     options = (
         click.option("--key", "trust", multiple=True, metavar="PUB.pem", help=sentence(arguments.KEY_HELP)),
         click.option("--device", default="auto", metavar="NAME", help="Prefer the variants of this device."),
-        click.option("--require", metavar="WHAT", help="Only an engine, device, scheme or variant of this name."),
-        click.option("--delegate", metavar="NAME|PATH", help="Try this delegate first: a known name, or a library."),
-        click.option("--delegate-options", metavar="K=V,...", help="What the delegate is told, such as device=usb."),
-        click.option("--threads", type=threads, metavar=threads.name, help=f"Threads of the engine{fastest}."),
+        click.option("--require", metavar="NAME", help="Use only variants of this engine, device, scheme or name."),
+        click.option("--delegate", metavar="NAME|PATH", help="Try this delegate first: a name or a library."),
+        click.option("--delegate-options", metavar="K=V,...", help="Options of the delegate, such as device=usb."),
+        click.option("--threads", type=threads, metavar=threads.name, help=f"Threads of the engine{automatic}."),
         click.option(
             "--isolate",
             is_flag=False,
             flag_value=str(ISOLATE_S),
             type=SECONDS,
-            help=f"Run in a child process, ended when a run takes longer ({ISOLATE_S:g} s unless said).",
+            help=f"Run in a child process with this time limit.  [default: {ISOLATE_S:g} s]",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What people see: progress on standard error while it is a terminal, and the report as a table."""
+"""Output for people: progress on standard error, and reports as tables."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ HEADINGS = {
 }
 
 
-WIDE, FULL = 160, 100  # columns: of a pipe, and what the whole table needs
+PIPE_WIDTH, FULL_WIDTH = 160, 100  # columns: without a terminal, and for all columns of a table
 NODE_WIDTH = 36  # characters of a node's name
-BAR = 10  # characters of a whole
-LEFT_WHOLE = 6  # layers that pruning left whole, told in the terminal; the report has all
+BAR_WIDTH = 10  # characters
+MAX_UNPRUNED = 6  # layers that are listed; the report has all
 
 
 @contextlib.contextmanager
 def progress(*, enabled: bool = True) -> Iterator[Watch | None]:
-    """Show every running stage with its progress; nothing where standard error is no terminal."""
+    """Show the progress of running stages, if standard error is a terminal."""
     console = Console(stderr=True)
     if not enabled or not console.is_terminal:
         yield None
@@ -65,14 +65,14 @@ def progress(*, enabled: bool = True) -> Iterator[Watch | None]:
     running: dict[tuple[str, str], TaskID] = {}
     lock = threading.Lock()
 
-    def watch(stage: str, subject: str, done: int, total: int, says: str = "") -> None:
+    def watch(stage: str, subject: str, done: int, total: int, status: str = "") -> None:
         with lock:
             key = stage, subject
             if key not in running:
                 running[key] = bars.add_task(f"{stage} {subject}", total=None)
             bars.update(running[key], completed=done, total=total or None)
-            if says:
-                bars.update(running[key], description=f"{stage} {says}")
+            if status:
+                bars.update(running[key], description=f"{stage} {status}")
             if total == 1 == done:
                 bars.remove_task(running.pop(key))
 
@@ -81,10 +81,10 @@ def progress(*, enabled: bool = True) -> Iterator[Watch | None]:
 
 
 def _console() -> Console:
-    """Return where reports go; a pipe gets whole lines, whatever their length."""
+    """Return the console of reports; a pipe gets long lines."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDE
+        console.width = PIPE_WIDTH
     return console
 
 
@@ -94,11 +94,11 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
 
 
 def show_report(report: Report) -> None:
-    """Print the report for people."""
+    """Print the report of a conversion."""
     console = _console()
     cells = variant_rows(report)
     shown = [key for key in HEADINGS if any(row.get(key) for row in cells)]
-    if console.width < FULL:
+    if console.width < FULL_WIDTH:
         shown = [key for key in shown if key not in ("cosine", "p90")]
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
@@ -123,7 +123,7 @@ def show_report(report: Report) -> None:
 
 
 def show_layers(report: LayersReport) -> None:
-    """Print a model's layers, and under each engine its nodes, one a line; long names keep their ends."""
+    """Print the layers of a model and their nodes by engine; long node names are cut at the start."""
     console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     totals = report.totals
@@ -143,31 +143,31 @@ def show_layers(report: LayersReport) -> None:
 
 
 def show_distillation(report: DistillReport) -> None:
-    """Print what every epoch came to, what that is worth, and what was written."""
+    """Print all epochs, the evaluation, and the written file."""
     console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("epoch", "loss", f"held-out {metric_text(report.metric)}", "learning rate", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row("as it came", "", f"{report.before:.4f}", "", "")
+    table.add_row("before", "", f"{report.before:.4f}", "", "")
     for epoch in report.history:
-        figures = f"{epoch.loss:.4f}", f"{epoch.value:.4f}", f"{epoch.learning_rate:.2g}", f"{epoch.seconds:.1f}"
-        table.add_row(str(epoch.number), *figures, style="bold" if epoch.number == report.best else None)
+        cells = f"{epoch.loss:.4f}", f"{epoch.value:.4f}", f"{epoch.learning_rate:.2g}", f"{epoch.seconds:.1f}"
+        table.add_row(str(epoch.number), *cells, style="bold" if epoch.number == report.best else None)
     console.print(table)
     if report.evaluated:
-        told = ", ".join(f"{name} {value:.4f}" for name, value in report.evaluated.items())
-        console.print(f"{metric_text(report.evaluation_metric)} on --evaluate: {told}", highlight=False)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in report.evaluated.items())
+        console.print(f"{metric_text(report.evaluation_metric)} on --evaluate: {values}", highlight=False)
     _print_end(console, report)
 
 
 def show_pruning(report: PruneReport) -> None:
-    """Print what was cut and what it bought, and what was written."""
+    """Print what was pruned, the effect, and the written file."""
     console = _console()
     print_pruning(console, report.pruning)
     _print_end(console, report)
 
 
 def _print_end(console: Console, report: DistillReport | PruneReport) -> None:
-    """Print what is to be said of the model that was written, and where it is."""
+    """Print the notes and the path of the written model."""
     _print_notes(console, report.notes)
     console.print(
         f"{report.model.path}  {size_text(report.model.size_bytes)}  {report.wall_seconds:.1f} s",
@@ -177,61 +177,60 @@ def _print_end(console: Console, report: DistillReport | PruneReport) -> None:
 
 
 def print_pruning(console: Console, report: PruningReport) -> None:
-    """Print the dense and the pruned model, a line a format and scheme, and how far the goal was met."""
+    """Print the original and the pruned model, one line per format and scheme, and whether the goal was met."""
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for heading in ("parameters", "MACs", "size", metric_text(report.metric), "p50", "p90"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in report.models:
-        name = f"{report.word(one.model)} {one.engine} {one.scheme}"
-        counts = (
-            *(f"{each:,}" if each is not None else "" for each in (one.parameters, one.macs)),
-            size_text(one.size_bytes),
-        )
-        times = f"{one.latency_ms.p50:.3f} ms", f"{one.latency_ms.p90:.3f} ms"
-        table.add_row(name, *counts, value_text(one.value, report.metric), *times)
+    for model in report.models:
+        name = f"{report.display_name(model.model)} {model.engine} {model.scheme}"
+        counts = ("" if count is None else f"{count:,}" for count in (model.parameters, model.macs))
+        times = f"{model.latency_ms.p50:.3f} ms", f"{model.latency_ms.p90:.3f} ms"
+        table.add_row(name, *counts, size_text(model.size_bytes), value_text(model.value, report.metric), *times)
     if report.models:
         console.print(table)
-    lines = [f"{report.goal}: {'; '.join(_left(report)) or 'trained, nothing was pruned'}"]
-    lines += [f"left whole: {layer or 'the model itself'}: {why}" for layer, why in report.whole[:LEFT_WHOLE]]
-    if len(report.whole) > LEFT_WHOLE:
-        lines.append(f"left whole: {len(report.whole) - LEFT_WHOLE} more layers, which --report names")
+    lines = [f"{report.goal}: {'; '.join(_effects(report)) or 'trained, nothing was pruned'}"]
+    lines += [f"not pruned: {layer or 'the model'}: {reason}" for layer, reason in report.whole[:MAX_UNPRUNED]]
+    if len(report.whole) > MAX_UNPRUNED:
+        lines.append(f"not pruned: {len(report.whole) - MAX_UNPRUNED} more layers; --report lists them")
     lines += [
         f"round {number}: held-out {metric_text(trained.metric)} {trained.before:.4f} before, {trained.value:.4f} "
         f"after epoch {trained.best} of {len(trained.history)}"
         for number, trained in enumerate(report.rounds, 1)
     ]
     if report.dense is not None and report.pruned is not None:
-        dense, pruned = (value_text(value, report.metric) for value in (report.dense, report.pruned))
-        both = f"{report.word('dense')} {dense}, {report.became} {pruned}"
-        lines.append(f"{metric_text(report.metric)} of the model itself: {both}")
+        before, after = (value_text(value, report.metric) for value in (report.dense, report.pruned))
+        values = f"original {before}, {report.became} {after}"
+        lines.append(f"{metric_text(report.metric)} of the unconverted model: {values}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _left(report: PruningReport) -> Iterator[str]:
-    """What was cut, and what became zero."""
+def _effects(report: PruningReport) -> Iterator[str]:
+    """Yield what was pruned, and how much is left."""
     if report.groups:
-        held = "" if report.measured is None else f", measured {100 * report.measured:.0f} % in {report.measured_in}"
-        cut = sum(one.left < one.width for one in report.groups)
-        yield f"{100 * report.counted:.0f} % left as counted{held}"
-        yield f"{cut} of {len(report.groups)} groups cut by {report.importance}"
+        measured = (
+            "" if report.measured is None else f", measured {100 * report.measured:.0f} % in {report.measured_in}"
+        )
+        pruned = sum(group.left < group.width for group in report.groups)
+        yield f"{100 * report.counted:.0f} % left as counted{measured}"
+        yield f"{pruned} of {len(report.groups)} groups pruned by {report.importance}"
     if report.dropped:
-        yield f"residual branches left out: {', '.join(report.dropped)}"
+        yield f"residual branches removed: {', '.join(report.dropped)}"
     if report.sparse:
-        zeros, weights = sum(one.zeros for one in report.sparse), sum(one.weights for one in report.sparse)
+        zeros, weights = sum(layer.zeros for layer in report.sparse), sum(layer.weights for layer in report.sparse)
         yield f"{zeros:,} of {weights:,} weights are zero, in {len(report.sparse)} layers"
 
 
 def show_sensitivity(report: SensitivityReport) -> None:
-    """Print the layers, the most harmful first; a narrow terminal gets what each alone does to the output."""
+    """Print the layers, the most sensitive first; a narrow terminal gets fewer columns."""
     console = _console()
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("type", no_wrap=True)
     for heading in ("parameters", "MACs"):
         table.add_column(heading, justify="right", no_wrap=True)
-    columns = _columns(report, narrow=console.width < WIDE)
+    columns = _columns(report, narrow=console.width < PIPE_WIDTH)
     for engine in report.whole:
         for heading in columns:
             table.add_column(f"{engine}\n{heading}", justify="left" if heading == "share" else "right", no_wrap=True)
@@ -245,16 +244,16 @@ def show_sensitivity(report: SensitivityReport) -> None:
     console.print(table)
     for engine, whole in report.whole.items():
         value = "" if whole.value is None else f", {report.metric} {whole.value:.4g} of {report.source:.4g}"
-        said = "nothing in it is quantized" if whole.snr_db is None else f"{whole.snr_db:.1f} dB{value}"
-        console.print(f"{engine}, all in {report.recipe.scheme}: {said}", highlight=False)
+        result = "nothing is quantized" if whole.snr_db is None else f"{whole.snr_db:.1f} dB{value}"
+        console.print(f"{engine}, all in {report.recipe.scheme}: {result}", highlight=False)
     _print_notes(console, report.notes)
 
 
 def _columns(report: SensitivityReport, *, narrow: bool) -> dict[str, Callable[[Figures], str]]:
-    """Return what is told of a layer in one format: heading → cell."""
+    """Return the columns of one format: heading -> cell of a layer."""
     columns: dict[str, Callable[[Figures], str]] = {
         "alone": lambda one: _decibels(one.harm.alone_db),
-        "share": lambda one: f"{100 * one.share:3.0f} % {'█' * round(BAR * one.share)}",
+        "share": lambda one: f"{100 * one.share:3.0f} % {'█' * round(BAR_WIDTH * one.share)}",
     }
     if not narrow:
         columns["its own"] = lambda one: _decibels(one.harm.own_db)

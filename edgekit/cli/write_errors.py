@@ -1,4 +1,4 @@
-"""What is said when a command's output cannot be written."""
+"""Errors of a command whose output cannot be written."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from edgekit_runtime.errors import PlanError
 
 @contextmanager
 def writing(output: str) -> Iterator[None]:
-    """Turn what the system refuses into an error that names the output.
+    """Turn errors of the operating system into an error that names the output.
 
     Raises:
-        PlanError: it cannot be written: there is no such folder, no right, or no room.
+        PlanError: the output cannot be written.
     """
     try:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise PlanError(f"{output} cannot be written: {why}: make room, or give another place with -o") from error
+        raise PlanError(f"{output} cannot be written: {why}: free some space, or give another path with -o") from error

@@ -74,7 +74,7 @@ def _point(variant: VariantReport) -> Point:
 def _pruned_points(pruning: PruningReport) -> list[Point]:
     return [
         Point(
-            model=pruning.word(report.model),
+            model=pruning.display_name(report.model),
             original=report.model == "dense",
             engine=report.engine,
             scheme=report.scheme,

@@ -69,6 +69,6 @@ class PruningReport:
         """What happened to the model: "pruned", or only "trained"."""
         return "pruned" if self.groups or self.sparse or self.dropped else "trained"
 
-    def word(self, model: str) -> str:
-        """Return the name of a model for people: without pruning, "dense" would be misleading."""
-        return "as it came" if (model, self.became) == ("dense", "trained") else model
+    def display_name(self, model: str) -> str:
+        """Return the name of a model for people."""
+        return "original" if model == "dense" else model

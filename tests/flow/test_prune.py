@@ -170,7 +170,7 @@ def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(fold
     shown = python(folder, "-m", "edgekit", "prune", *command.split())
     assert "--prune-to macs=0.5 --sparsity 0.5" in shown
     assert "round 2: held-out accuracy" in shown
-    assert "left whole: head: is an output of the model" in shown
+    assert "not pruned: head: is an output of the model" in shown
     assert "note: calibration: only 20 samples" in shown
     assert "<svg" in (folder / "page.html").read_text()
     net = torch.export.load(folder / "small.pt2").module()

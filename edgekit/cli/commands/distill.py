@@ -52,11 +52,11 @@ TEACHER = tuple(f"teacher_{name}" for name in ("weights", "input_shape", *PREPRO
 @json_option
 @quiet_option
 def command(teacher: str, student: str, as_json: bool, quiet: bool, **typed: Any) -> None:
-    """Train STUDENT to answer as TEACHER does, and write it as a file of its own framework.
+    """Train STUDENT on the outputs of TEACHER, and write it as a model of its own framework.
 
-    Student and teacher may be of different frameworks. The teacher answers every sample once, augmented ones too; where
-    the data have no labels, its answers are all the student learns from. Interrupted, even by a kill, the same command
-    with --resume goes on after the last epoch.
+    Student and teacher may be of different frameworks. The teacher computes its outputs once for every sample and every
+    augmented sample. Without labels, the student learns from these outputs alone. If the training is interrupted, the
+    same command with --resume continues after the last finished epoch.
 
     \b
     Examples:

@@ -24,9 +24,9 @@ from edgekit.plan.plan import plan_artifacts
 def command(as_json: bool, quiet: bool, **typed: Any) -> None:
     """List the layers of MODEL, and the nodes that compute each of them in TFLite and IR.
 
-    Their names and types are what the rules of a recipe select by. Layers that a format computes in one node, such as
-    a convolution with its normalization and activation, share it; one without a node computes nothing there. With
-    --json every node has its whole name.
+    The rules of a recipe select layers by these names and types. Layers that a format fuses into one node, such as a
+    convolution with its normalization and activation, share that node. A layer without a node was removed. --json
+    prints node names in full.
 
     \b
     Examples:

@@ -53,14 +53,14 @@ from edgekit.plan.options import (
 @json_option
 @quiet_option
 def command(as_json: bool, quiet: bool, **typed: Any) -> None:
-    """Cut the channels, neurons and heads of MODEL that matter least, recover, and write an ordinary smaller model.
+    """Remove the least important channels, neurons and heads of MODEL, fine-tune it, and write a smaller model.
 
-    MODEL is .keras, .h5 or FILE.py:function. With --train it is trained after the cut, to answer as the dense model
-    does; with --calibrate alone its layers are mended from samples without labels. A goal of latency or size holds as
-    measured: the whole pruned model is quantized and timed against the dense one before it is trained.
+    MODEL is .keras, .h5 or FILE.py:function. With --train the pruned model is trained on the outputs of the original.
+    With --calibrate alone its layers are fitted to their earlier outputs, without labels. A goal of latency or size is
+    measured: the pruned model is quantized and timed in turns with the original before it is trained.
 
-    With --sparsity single weights become zero, which makes the file smaller once it is compressed, and no call faster;
-    the report has what was measured.
+    --sparsity sets single weights to zero. That makes the compressed file smaller, but not the model faster; the report
+    has the measurements.
 
     \b
     Examples:

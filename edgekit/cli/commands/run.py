@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from edgekit.cli.run_options import where
+from edgekit.cli.run_options import engine_options
 from edgekit_runtime import __main__ as runtime
 
 
 @click.command()
 @click.argument("bundle")
 @click.argument("input")
-@click.option("--raw", is_flag=True, help="Preprocess arrays too; images always are.")
-@click.option("--top", type=click.IntRange(min=1), help="At most so many answers, labels or values.")
-@click.option("--output", metavar="FILE", help="Write the outputs to a .npy or .npz.")
-@where()
+@click.option("--raw", is_flag=True, help="Preprocess arrays as well as images.")
+@click.option("--top", type=click.IntRange(min=1), help="Print at most N classes, boxes or values.")
+@click.option("--output", metavar="FILE", help="Write the outputs to a .npy or .npz file.")
+@engine_options()
 @click.option("--json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> None:
     """Run BUNDLE on INPUT: an image, .npy or .npz.

@@ -53,10 +53,10 @@ COUNT = click.IntRange(min=1)
 @json_option
 @quiet_option
 def command(**typed: Any) -> None:
-    """Tell which layers of MODEL cost accuracy when they are quantized, in TFLite and in IR; the worst come first.
+    """List the layers of MODEL by the accuracy they lose when quantized, in TFLite and in IR; the worst come first.
 
-    Without labels, from one run of the float and the quantized model on up to 64 calibration samples. --exact quantizes
-    twice for every layer, which takes long; what was made is cached, so the command may be interrupted and go on.
+    The float and the quantized model run on up to 64 calibration samples; no labels are needed. --exact also quantizes
+    the model twice for every layer, which takes long. Results are cached, so an interrupted command can be repeated.
 
     \b
     Examples:
@@ -97,7 +97,7 @@ def _either(typed: dict[str, Any], name: str, alias: str) -> Any:
 
 
 def _check(own: dict[str, Any], typed: dict[str, Any]) -> None:
-    """Refuse options that contradict each other or paths that cannot be written, before anything is computed."""
+    """Check options that contradict each other, and paths, before anything is computed."""
     if typed["quantize"] and typed["recipe"]:
         raise click.UsageError("--recipe has a scheme: leave out --quantize")
     if own["count"] is not None and own["below_db"] is not None:

@@ -7,19 +7,19 @@ from typing import Any
 
 import click
 
-from edgekit.cli.run_options import COUNT, sentence, where
+from edgekit.cli.run_options import COUNT, engine_options, sentence
 from edgekit_runtime import __main__ as runtime
 
 
 @click.command()
 @click.argument("bundle")
-@where(COUNT)
+@engine_options(COUNT)
 @click.option("--files-only", is_flag=True, help=f"{sentence(runtime.FILES_ONLY_HELP)}.")
 @click.option("--json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> None:
-    """Check BUNDLE on this machine: every digest, and every variant's numbers.
+    """Verify BUNDLE on this machine: the digest of every file, and the outputs of every variant.
 
-    Ends with 0 when all variants that can run here compute what they computed where the bundle was made.
+    The exit code is 0 if all variants that can run here give the outputs recorded in the bundle.
 
     \b
     Examples:

@@ -51,7 +51,7 @@ def test_the_page_shows_the_dense_and_the_pruned_model():
     assert parsed.tags["line"] == 4
     assert parsed.tags["tr"] == 1 + 8 + 1 + 1
     assert "b" not in parsed.tags
-    for text in ("<net>: pruned", "<b>&conv", "not pruned: head: it is an <output>", "a & b", "dense int8-static"):
+    for text in ("<net>: pruned", "<b>&conv", "not pruned: head: it is an <output>", "a & b", "original int8-static"):
         assert text in parsed.words
 
 
@@ -60,14 +60,14 @@ def test_a_model_that_was_only_trained_is_not_called_pruned():
     parsed = Page(page("net", "accuracy", (), made, ()))
     assert parsed.tags["line"] == 4
     assert parsed.tags["tr"] == 1 + 8
-    for text in ("net: trained", "--quantize-aware int8-static. Nothing was pruned.", "as it came int8-static"):
+    for text in ("net: trained", "--quantize-aware int8-static. Nothing was pruned.", "original int8-static"):
         assert text in parsed.words
     assert "dense" not in parsed.words
 
 
 def test_labels_of_close_points_do_not_overlap():
     text = page("net", "accuracy", (), pruning(), ())
-    placed = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(?:dense|pruned)', text)
+    placed = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">(?:original|pruned)', text)
     assert len(placed) == 8
     at = [(float(x), float(y)) for x, y in placed]
     near = [(a, b) for a in at for b in at if a < b and abs(a[0] - b[0]) < 100 and abs(a[1] - b[1]) < 13]
