@@ -1,7 +1,7 @@
-"""An application that goes on while its model is updated: application.py STORE, with one sample as a .npy a line.
+"""An application that keeps running while its model is updated: application.py STORE. It reads .npy paths from stdin.
 
-It opens what is current in the store. Before each sample it asks, at the cost of one system call, whether another
-generation is; once the model has answered, it tells the store so, which keeps a generation that is on trial.
+It loads the current generation of the store. Before each sample it checks, with one system call, whether another
+generation is current. After each result it sends a heartbeat, which counts for a generation on trial.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from edgekit_runtime.errors import EdgekitError, StoreError
 
 
 def main(store: str) -> None:
-    """Answer every line of standard input."""
+    """Print the model output for every line of standard input."""
     with load(store) as model:
         for line in sys.stdin:
             try:
                 if model.reload_if_changed():
                     print(f"now runs {model.manifest.model_name} {model.manifest.model_version}", file=sys.stderr)
-            except EdgekitError as error:  # the new generation cannot run here: the old one goes on
+            except EdgekitError as error:  # the new generation cannot run here: the old one continues
                 print(f"stays with {model.manifest.model_version}: {error}", file=sys.stderr)
-            answer = model(np.load(line.strip()))
-            print(np.asarray(answer).tolist(), flush=True)
+            output = model(np.load(line.strip()))
+            print(np.asarray(output).tolist(), flush=True)
             try:
                 model.heartbeat()
-            except StoreError as error:  # this user may not write there, or the disk is full: the answer stands
+            except StoreError as error:  # no write permission, or the disk is full: the output is still valid
                 print(f"no heartbeat: {error}", file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Ask boards over ssh what they are, one file a board: ./collect.sh fleet cam-1 cam-2 …
-# A board that does not answer leaves no file, and is named at the end.
+# Collect doctor reports over ssh, one file per board: ./collect.sh fleet cam-1 cam-2 …
+# A board that does not answer gets no file, and is listed at the end.
 set -eu
 folder="$1"
 shift
