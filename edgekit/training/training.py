@@ -18,7 +18,6 @@ from edgekit_converters.execution.runner import Runner
 from edgekit_converters.recipe.schemes import scheme
 from edgekit_converters.records import PseudoLabelRequest, Source
 from edgekit_converters.train import (
-    TRAIN,
     Settings,
     TeacherOutputs,
     TeacherOutputsRequest,
@@ -28,6 +27,7 @@ from edgekit_converters.train import (
     checkpoint,
 )
 from edgekit_converters.train.fake_quantize import ARITHMETICS
+from edgekit_converters.train.loop import TRAIN
 from edgekit_converters.train.teacher_outputs import TEACHER_OUTPUTS, check_pair
 from edgekit_converters.verify.pseudo_labels import PSEUDO_LABEL
 from edgekit_runtime.errors import PlanError

@@ -16,7 +16,7 @@ TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if is
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorKind:
     """What tells of a tensor's scheme; only tensors with a scale, or of halves, are looked at."""
 
     type: str  # of the schema: INT8, FLOAT16, ...
@@ -46,7 +46,7 @@ def scheme_of(path: Path) -> str:
     return "float16" if tensors else "float32"
 
 
-def _tensors(content: bytes) -> Iterator[Tensor]:
+def _tensors(content: bytes) -> Iterator[TensorKind]:
     model = schema.Model.GetRootAs(content, 0)
     for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
         widened = set(_dequantized(model, graph))
@@ -57,7 +57,7 @@ def _tensors(content: bytes) -> Iterator[Tensor]:
             if name == "FLOAT16" or (scale is not None and scale.ScaleLength()):
                 buffer = model.Buffers(tensor.Buffer())
                 stored = bool(buffer.DataLength() or buffer.Offset() > 1)  # large files keep data behind the graph
-                yield Tensor(name, stored, index in widened)
+                yield TensorKind(name, stored, index in widened)
 
 
 def _dequantized(model: Any, graph: Any) -> Iterator[int]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit_converters.data import DataSet
-from edgekit_converters.execution.stage import Stage
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
@@ -114,19 +113,3 @@ class Trained:
     best: int  # number of that epoch; 0 where none was better than what came
     notes: tuple[str, ...] = ()  # why it stopped, what was resumed
     thinned: tuple[SparseLayer, ...] = ()  # where it was made sparse
-
-
-def train(request: TrainRequest, folder: Path) -> Trained:
-    """The stage: train, and leave the student as after its best epoch.
-
-    Raises:
-        DataError: the data do not fit the model, or labels are out of range.
-        SourceError: the student cannot be trained.
-        ConversionError: the loss is no number any more; the message says when, and where the last good state lies.
-    """
-    from edgekit_converters.train.loop import train as run
-
-    return run(request, folder)
-
-
-TRAIN = Stage(train, toolchain=lambda request: request.student.toolchain)

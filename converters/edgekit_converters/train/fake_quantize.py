@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -70,6 +71,19 @@ class Role(Enum):
     CONCATENATES = "takes everything in the integers that it gives: a concatenation"
     FLOAT = "gives floating point: a softmax"
     OTHER = "anything else"
+
+
+class RoundBetween(Protocol):
+    """Rounds the values between the operators that one operation of a framework becomes in an artifact."""
+
+    def __call__(self, values: Any, name: str, role: Role = Role.OTHER) -> Any:
+        """Return the values as the next operator reads them.
+
+        Args:
+            values: of the framework's tensor type.
+            name: unique in the operation.
+            role: of the operator that computed the values.
+        """
 
 
 # role: what such an operation becomes part of

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data.samples import Array
+from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.progress import report_progress
 from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
@@ -93,6 +94,9 @@ def train(request: TrainRequest, folder: Path) -> Trained:
         if len(run.history) < request.settings.epochs:
             run.notes.append(f"stopped after epoch {len(run.history)}: none was better than epoch {run.best}")
         return _finish(run, folder)
+
+
+TRAIN = Stage(train, toolchain=lambda request: request.student.toolchain)
 
 
 def _set_up(request: TrainRequest, student: Student) -> Run:

@@ -16,7 +16,7 @@ from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
-from edgekit_converters.prune.keras.channels import ChannelAxis, Ids, Tracing, WeightAxis
+from edgekit_converters.prune.keras.channels import Ids, Tracing, TrackedAxis, WeightAxis
 from edgekit_converters.prune.keras.layer_call import LayerCall
 from edgekit_converters.prune.keras.propagation_rules import propagate
 from edgekit_converters.prune.residual_branches import (
@@ -46,7 +46,7 @@ class _TracedTensor:
     """A tensor, its tag, and the place of the step that gave it, which travel together."""
 
     tensor: Any
-    tag: ChannelAxis
+    tag: TrackedAxis
     step: int
 
 
@@ -119,7 +119,7 @@ def _trace(live: LoadedModel) -> Tracing:
     why = "what it gives is joined with what the model takes"
     entries = [
         _TracedTensor(
-            tf.constant(array), ChannelAxis(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)), place
+            tf.constant(array), TrackedAxis(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)), place
         )
         for place, array in enumerate(arrays)
     ]

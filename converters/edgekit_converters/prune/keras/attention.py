@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.prune.keras.channels import ChannelAxis, Ids, UngroupedCost
+from edgekit_converters.prune.keras.channels import Ids, TrackedAxis, UngroupedCost
 from edgekit_converters.prune.keras.layer_call import LayerCall
 
 
-def trace_attention(layer_call: LayerCall) -> ChannelAxis | None:
+def trace_attention(layer_call: LayerCall) -> TrackedAxis | None:
     """Follow a MultiHeadAttention; None where the call cannot be followed."""
     layer, tracing = layer_call.layer, layer_call.tracing
     taken = _attention_inputs(layer_call)
@@ -32,7 +32,7 @@ def trace_attention(layer_call: LayerCall) -> ChannelAxis | None:
     _projects(layer_call, ("attention_output", "_output_dense"), (values, outs), tokens, outs)
     keyed = _per_head(layer, "_query_dense", heads)
     tracing.add_cost(layer, UngroupedCost(layer_call.call.name, "attention", keyed, values, tokens, (keys,)))
-    return ChannelAxis(len(layer_call.shape) - 1, outs)
+    return TrackedAxis(len(layer_call.shape) - 1, outs)
 
 
 def _per_head(layer: Any, part: str, heads: Ids) -> Ids:
@@ -51,7 +51,7 @@ def _projects(layer_call: LayerCall, names: tuple[str, str], sides: tuple[Ids, I
     layer_call.tracing.add_cost(layer_call.layer, cost, name)
 
 
-def _attention_inputs(layer_call: LayerCall) -> list[tuple[ChannelAxis, tuple[int, ...]]] | None:
+def _attention_inputs(layer_call: LayerCall) -> list[tuple[TrackedAxis, tuple[int, ...]]] | None:
     """Return tags and shapes of query, key and value; None where the call cannot be followed."""
     args, kwargs = layer_call.call.filled(range(len(layer_call.tags)))
     by_name = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs

@@ -1,6 +1,6 @@
 """Track channels through a Keras model: which entries of which weights can only be cut together.
 
-Every tensor carries a :class:`ChannelAxis`: the axis that holds its channels, and the id of each channel. A layer makes
+Every tensor carries a :class:`TrackedAxis`: the axis that holds its channels, and the id of each channel. A layer makes
 new channels, passes them on, or reads them. Channels that meet, in an addition or on one axis of a shared weight, are
 joined. The result is a partition of all ids, so each rule only knows its own layer.
 """
@@ -20,7 +20,7 @@ Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis
 
 
 @dataclass(frozen=True)
-class ChannelAxis:
+class TrackedAxis:
     """Whose channels a tensor holds, and where."""
 
     axis: int  # of the tensor with its batch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit_converters.frameworks.keras_graph import Call
-from edgekit_converters.prune.keras.channels import ChannelAxis, Tracing
+from edgekit_converters.prune.keras.channels import Tracing, TrackedAxis
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class LayerCall:
     """One call as a rule sees it."""
 
     call: Call
-    tags: tuple[ChannelAxis, ...]  # of what it takes
+    tags: tuple[TrackedAxis, ...]  # of what it takes
     shapes: tuple[tuple[int, ...], ...]  # of what it takes, with the batch
     shape: tuple[int, ...]  # of what it gives
     tracing: Tracing
@@ -35,10 +35,10 @@ class LayerCall:
         for tag in self.tags:
             self.tracing.partition.keep(tag.ids, f"what it gives {why} {self.call.name!r}")
 
-    def whole(self) -> ChannelAxis:
+    def whole(self) -> TrackedAxis:
         """Return a tag for what it gives, of channels that are never cut."""
         why = f"what it gives goes together with that of {self.call.name!r} ({self.call.kind}), which stays"
-        return ChannelAxis(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
+        return TrackedAxis(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
 
     def positions(self, shape: tuple[int, ...]) -> int:
         """Return how often a kernel is applied to give, or to take, a tensor."""

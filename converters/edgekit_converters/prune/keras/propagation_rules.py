@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgekit_converters.prune.keras.attention import trace_attention
-from edgekit_converters.prune.keras.channels import ChannelAxis, Ids, ResizedShape, UngroupedCost
+from edgekit_converters.prune.keras.channels import Ids, ResizedShape, TrackedAxis, UngroupedCost
 from edgekit_converters.prune.keras.layer_call import LayerCall
 
 POINTWISE = re.compile(  # activations that look at one value at a time
@@ -22,10 +22,10 @@ POINTWISE = re.compile(  # activations that look at one value at a time
 )
 
 
-Rule = Callable[[LayerCall], ChannelAxis]
+Rule = Callable[[LayerCall], TrackedAxis]
 
 
-def propagate(layer_call: LayerCall) -> ChannelAxis:
+def propagate(layer_call: LayerCall) -> TrackedAxis:
     """Return the tag of what a call gives, and note what it does with the channels it takes."""
     rule = RULES.get(layer_call.call.kind)
     first = getattr(layer_call.layer, "data_format", None) == "channels_first"
@@ -34,7 +34,7 @@ def propagate(layer_call: LayerCall) -> ChannelAxis:
     return rule(layer_call)
 
 
-def _unsupported(layer_call: LayerCall, what: str = "") -> ChannelAxis:
+def _unsupported(layer_call: LayerCall, what: str = "") -> TrackedAxis:
     if layer_call.tags:
         layer_call.keep("goes through")
     what = what or ("constant arrays" if layer_call.call.constants else f"a layer of kind {layer_call.call.kind}")
@@ -42,7 +42,7 @@ def _unsupported(layer_call: LayerCall, what: str = "") -> ChannelAxis:
     return layer_call.whole()
 
 
-def _activation(layer_call: LayerCall, tag: ChannelAxis) -> ChannelAxis:
+def _activation(layer_call: LayerCall, tag: TrackedAxis) -> TrackedAxis:
     """Leave whole what an activation looks at together: a softmax sums over all channels."""
     activation = getattr(layer_call.layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__).lower().replace("_", "")
@@ -53,26 +53,26 @@ def _activation(layer_call: LayerCall, tag: ChannelAxis) -> ChannelAxis:
     return tag
 
 
-def _elementwise(layer_call: LayerCall) -> ChannelAxis:
+def _elementwise(layer_call: LayerCall) -> TrackedAxis:
     return _activation(layer_call, layer_call.tags[0])
 
 
-def _spatial(layer_call: LayerCall) -> ChannelAxis:
+def _spatial(layer_call: LayerCall) -> TrackedAxis:
     """Follow what works on each channel by itself, over the dimensions before it."""
     if layer_call.last:
-        return ChannelAxis(len(layer_call.shape) - 1, layer_call.tags[0].ids)
+        return TrackedAxis(len(layer_call.shape) - 1, layer_call.tags[0].ids)
     layer_call.keep("lies across")
     return layer_call.whole()
 
 
-def _softmax(layer_call: LayerCall) -> ChannelAxis:
+def _softmax(layer_call: LayerCall) -> TrackedAxis:
     axes = np.atleast_1d(getattr(layer_call.layer, "axis", -1)) % len(layer_call.shape)
     if layer_call.tags[0].axis in axes:
         layer_call.keep("is all looked at together by")
     return layer_call.tags[0]
 
 
-def _rescale(layer_call: LayerCall) -> ChannelAxis:
+def _rescale(layer_call: LayerCall) -> TrackedAxis:
     """Follow a Rescaling or Normalization: scalars, or numbers a channel that its config holds and that stay."""
     if any(np.ndim(getattr(layer_call.layer, name, 0)) for name in ("scale", "offset", "mean", "variance")):
         layer_call.keep("goes through")
@@ -95,7 +95,7 @@ def _bias(layer_call: LayerCall, ids: Ids) -> int:
     return 1
 
 
-def _dense(layer_call: LayerCall) -> ChannelAxis:
+def _dense(layer_call: LayerCall) -> TrackedAxis:
     ins = _consume(layer_call, "kernel", 0)
     outs = layer_call.tracing.produced(layer_call.layer, "kernel", 1, "neurons")
     channel_parameters = _bias(layer_call, outs)
@@ -108,10 +108,10 @@ def _dense(layer_call: LayerCall) -> ChannelAxis:
         channel_parameters=channel_parameters,
     )
     layer_call.tracing.add_cost(layer_call.layer, cost)
-    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
+    return _activation(layer_call, TrackedAxis(len(layer_call.shape) - 1, outs))
 
 
-def _conv(layer_call: LayerCall) -> ChannelAxis:
+def _conv(layer_call: LayerCall) -> TrackedAxis:
     divisions = int(getattr(layer_call.layer, "groups", 1))
     if divisions > 1:
         return _grouped_conv(layer_call, divisions)
@@ -121,14 +121,14 @@ def _conv(layer_call: LayerCall) -> ChannelAxis:
     )
 
 
-def _transposed_conv(layer_call: LayerCall) -> ChannelAxis:
+def _transposed_conv(layer_call: LayerCall) -> TrackedAxis:
     ins = _consume(layer_call, "kernel", -1)
     return _convolved(
         layer_call, ins, layer_call.tracing.produced(layer_call.layer, "kernel", -2, "channels"), layer_call.shapes[0]
     )
 
 
-def _grouped_conv(layer_call: LayerCall, divisions: int) -> ChannelAxis:
+def _grouped_conv(layer_call: LayerCall, divisions: int) -> TrackedAxis:
     """Keep the number of divisions: the channels in one place of each are one; one a division is as depthwise."""
     ids, partition = layer_call.tags[0].ids, layer_call.tracing.partition
     if not layer_call.last or len(ids) == divisions:
@@ -142,7 +142,7 @@ def _grouped_conv(layer_call: LayerCall, divisions: int) -> ChannelAxis:
     return _convolved(layer_call, ids, outs, layer_call.shape, divisions)
 
 
-def _convolved(layer_call: LayerCall, ins: Ids, outs: Ids, counted: tuple[int, ...], divisions: int = 1) -> ChannelAxis:
+def _convolved(layer_call: LayerCall, ins: Ids, outs: Ids, counted: tuple[int, ...], divisions: int = 1) -> TrackedAxis:
     layer = layer_call.layer
     cost = UngroupedCost(
         layer=layer_call.call.name,
@@ -156,16 +156,16 @@ def _convolved(layer_call: LayerCall, ins: Ids, outs: Ids, counted: tuple[int, .
         divisions=divisions,
     )
     layer_call.tracing.add_cost(layer, cost)
-    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
+    return _activation(layer_call, TrackedAxis(len(layer_call.shape) - 1, outs))
 
 
-def _depthwise(layer_call: LayerCall) -> ChannelAxis:
+def _depthwise(layer_call: LayerCall) -> TrackedAxis:
     outs = _spread_depthwise(layer_call, "kernel" if hasattr(layer_call.layer, "kernel") else "depthwise_kernel")
     _add_depthwise_cost(layer_call, outs, _bias(layer_call, outs))
-    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
+    return _activation(layer_call, TrackedAxis(len(layer_call.shape) - 1, outs))
 
 
-def _separable(layer_call: LayerCall) -> ChannelAxis:
+def _separable(layer_call: LayerCall) -> TrackedAxis:
     between = _spread_depthwise(layer_call, "depthwise_kernel")
     _add_depthwise_cost(layer_call, between, 0)
     layer_call.tracing.attach(layer_call.layer, "pointwise_kernel", -2, "consumes", between)
@@ -182,7 +182,7 @@ def _separable(layer_call: LayerCall) -> ChannelAxis:
         channel_parameters,
     )
     layer_call.tracing.add_cost(layer_call.layer, cost)
-    return _activation(layer_call, ChannelAxis(len(layer_call.shape) - 1, outs))
+    return _activation(layer_call, TrackedAxis(len(layer_call.shape) - 1, outs))
 
 
 def _spread_depthwise(layer_call: LayerCall, weight: str) -> Ids:
@@ -203,7 +203,7 @@ def _add_depthwise_cost(layer_call: LayerCall, outs: Ids, channel_parameters: in
     layer_call.tracing.add_cost(layer_call.layer, cost)
 
 
-def _per_channel(layer_call: LayerCall, names: tuple[str, ...]) -> ChannelAxis:
+def _per_channel(layer_call: LayerCall, names: tuple[str, ...]) -> TrackedAxis:
     """Follow weights that have one entry a channel."""
     tag = layer_call.tags[0]
     own = {id(weight) for weight in layer_call.layer.weights}
@@ -222,7 +222,7 @@ def _per_channel(layer_call: LayerCall, names: tuple[str, ...]) -> ChannelAxis:
     return tag
 
 
-def _normalized(layer_call: LayerCall) -> ChannelAxis:
+def _normalized(layer_call: LayerCall) -> TrackedAxis:
     """Follow BatchNorm and LayerNorm over the channels; of another axis, only LayerNorm's statistics would change."""
     axes = tuple(np.atleast_1d(layer_call.layer.axis) % len(layer_call.shape))
     if axes != (layer_call.tags[0].axis,):
@@ -230,7 +230,7 @@ def _normalized(layer_call: LayerCall) -> ChannelAxis:
     return _per_channel(layer_call, ("gamma", "beta", "scale", "moving_mean", "moving_variance"))
 
 
-def _group_normalized(layer_call: LayerCall) -> ChannelAxis:
+def _group_normalized(layer_call: LayerCall) -> TrackedAxis:
     """Keep the number of groups: the channels in one place of each are one, so that all stay equally large."""
     tag, divisions = layer_call.tags[0], int(layer_call.layer.groups)
     if layer_call.layer.axis % len(layer_call.shape) != tag.axis or divisions in (-1, len(tag.ids)):
@@ -241,7 +241,7 @@ def _group_normalized(layer_call: LayerCall) -> ChannelAxis:
     return _per_channel(layer_call, ("gamma", "beta"))
 
 
-def _prelu(layer_call: LayerCall) -> ChannelAxis:
+def _prelu(layer_call: LayerCall) -> TrackedAxis:
     tag, alpha = layer_call.tags[0], layer_call.layer.alpha
     if alpha.shape[tag.axis - 1] == 1 and layer_call.shape[tag.axis] > 1:
         return tag  # one slope for all channels
@@ -257,7 +257,7 @@ def _prelu(layer_call: LayerCall) -> ChannelAxis:
     return tag
 
 
-def _merge(layer_call: LayerCall) -> ChannelAxis:
+def _merge(layer_call: LayerCall) -> TrackedAxis:
     """Channels that are added or multiplied become one; a single channel spread over all of them stays."""
     rank, partition = len(layer_call.shape), layer_call.tracing.partition
     aligned = [
@@ -275,20 +275,20 @@ def _merge(layer_call: LayerCall) -> ChannelAxis:
     for tag, other, shape in aligned:
         if shape[other] == 1 and layer_call.shape[other] > 1:
             partition.keep(tag.ids, f"what it gives is spread over all channels in {layer_call.call.name!r}")
-    return ChannelAxis(rank + axis, ids)
+    return TrackedAxis(rank + axis, ids)
 
 
-def _concatenated(layer_call: LayerCall) -> ChannelAxis:
+def _concatenated(layer_call: LayerCall) -> TrackedAxis:
     axis = int(layer_call.layer.axis) % len(layer_call.shape)
     if {tag.axis for tag in layer_call.tags} == {axis}:
-        return ChannelAxis(axis, np.concatenate([tag.ids for tag in layer_call.tags]))
+        return TrackedAxis(axis, np.concatenate([tag.ids for tag in layer_call.tags]))
     if len({tag.axis for tag in layer_call.tags}) > 1:
         layer_call.keep("is joined across channels in")
         return layer_call.whole()
     return _merge(layer_call)
 
 
-def _reshaped(layer_call: LayerCall) -> ChannelAxis:
+def _reshaped(layer_call: LayerCall) -> TrackedAxis:
     """Follow the values one by one; channels that would lie on more than one axis afterwards are left whole."""
     has_shape = any(hasattr(layer_call.layer, name) for name in ("target_shape", "newshape"))
     if not has_shape and layer_call.call.kind != "Flatten":
@@ -303,10 +303,10 @@ def _reshaped(layer_call: LayerCall) -> ChannelAxis:
     ids = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])[0]
     if has_shape:
         layer_call.tracing.resized.append(ResizedShape(layer_call.call.name, axis + 1, ids))
-    return ChannelAxis(axis + 1, ids)
+    return TrackedAxis(axis + 1, ids)
 
 
-def _nested_input(layer_call: LayerCall) -> ChannelAxis:
+def _nested_input(layer_call: LayerCall) -> TrackedAxis:
     """Follow what a nested model takes; its input layer tells a shape."""
     layer_call.tracing.resized.append(
         ResizedShape(layer_call.call.name, layer_call.tags[0].axis, layer_call.tags[0].ids)
@@ -314,8 +314,8 @@ def _nested_input(layer_call: LayerCall) -> ChannelAxis:
     return layer_call.tags[0]
 
 
-def _permuted(layer_call: LayerCall) -> ChannelAxis:
-    return ChannelAxis((0, *layer_call.layer.dims).index(layer_call.tags[0].axis), layer_call.tags[0].ids)
+def _permuted(layer_call: LayerCall) -> TrackedAxis:
+    return TrackedAxis((0, *layer_call.layer.dims).index(layer_call.tags[0].axis), layer_call.tags[0].ids)
 
 
 DIMENSIONS = ("1D", "2D", "3D")

@@ -30,12 +30,12 @@ from edgekit_converters.train.fake_quantize import (
     Arithmetic,
     Grid,
     Role,
+    RoundBetween,
     fuses,
     grid_of,
 )
 from edgekit_converters.train.keras.quantized_operators import (
     SILU,
-    RoundBetween,
     activation_as_operators,
     factors,
     normalized,

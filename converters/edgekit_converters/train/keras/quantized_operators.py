@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import tensorflow as tf
 
 from edgekit_converters.frameworks.keras_graph import Call
-from edgekit_converters.train.fake_quantize import SMALLEST, Arithmetic, Role
+from edgekit_converters.train.fake_quantize import SMALLEST, Arithmetic, Role, RoundBetween
 
 # class of layers: ((a weight's name, its axes of outputs), ...)
 WEIGHTS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
@@ -41,13 +41,6 @@ ROLES = {
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "Identity"), Role.MOVES),
     **dict.fromkeys(("ExpandDims", "StridedSlice", "SlicingOpLambda", "GetItem", "Split"), Role.MOVES),
 }
-
-
-class RoundBetween(Protocol):
-    """Rounds what lies between the operators of a layer: the name is unique in it, the role is of what computed it."""
-
-    def __call__(self, values: Any, name: str, role: Role = Role.OTHER) -> Any:
-        """Return the values as the next operator takes them."""
 
 
 def role_of(call: Call) -> Role:

@@ -28,13 +28,13 @@ from edgekit_converters.train.fake_quantize import (
     Arithmetic,
     Grid,
     Role,
+    RoundBetween,
     fuses,
     grid_of,
 )
 from edgekit_converters.train.torch.quantized_operators import (
     LAYERS,
     METADATA,
-    RoundBetween,
     argument,
     factors,
     needs_8_bits,

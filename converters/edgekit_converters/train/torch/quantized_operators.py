@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from edgekit_converters.train.fake_quantize import SMALLEST, Arithmetic, Role
+from edgekit_converters.train.fake_quantize import SMALLEST, Arithmetic, Role, RoundBetween
 
 # function: ((place of a weight among the arguments, its name, its axis of outputs), ...)
 LAYERS = {
@@ -44,13 +44,6 @@ METADATA = (
 )
 CLAMPS = {"clamp": (1, "min", 0.0), "clamp_min": (1, "min", 0.0), "hardtanh": (1, "min_val", -1.0)}
 GLOBAL_SIZES = (1, (1,), (1, 1), [1, 1])  # size of an adaptive pool that is a mean
-
-
-class RoundBetween(Protocol):
-    """Rounds what lies between the operators of an operation: the name is unique in it."""
-
-    def __call__(self, values: torch.Tensor, name: str, role: Role = Role.OTHER) -> torch.Tensor:
-        """Return the values as the next operator takes them."""
 
 
 def role_of(name: str, args: Any, kwargs: dict[str, Any]) -> Role:
