@@ -88,7 +88,7 @@ class Source:
 class Artifact:
     """A model file an engine can open, with its tensors bound to the source's inputs and outputs."""
 
-    engine: str  # "litert" or "openvino"
+    engine: str  # a key of FORMATS
     scheme: str
     files: tuple[Path, ...]  # the first is what the engine opens
     inputs: tuple[TensorBinding, ...]
@@ -148,7 +148,7 @@ class Finding:
     """A pattern in an artifact that int8 would harm."""
 
     engine: str
-    kind: str  # a key of edgekit_converters.examine.checks.DETECTORS
+    kind: str  # a key of edgekit_converters.examine.detectors.DETECTORS
     node: str  # of the artifact
     description: str  # what it is, and what that means
     remedy: str  # what is done about it in int8-static

@@ -6,7 +6,7 @@ import pkgutil
 from pathlib import Path
 
 from edgekit_converters.data import pick
-from edgekit_converters.examine.checks import examine_graph
+from edgekit_converters.examine.detectors import examine_graph
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
 from edgekit_converters.records import Examination, ExamineRequest

@@ -61,7 +61,7 @@ def _tensor(port: Any) -> Tensor:
 
 
 def _constant(node: Any) -> np.ndarray | None:
-    """What a node always gives: a constant, or half weights made whole."""
+    """Return a node's constant value: of a constant, or of a converted constant such as float16 weights; else None."""
     if node.get_type_name() == "Constant":
         return np.array(node.data)
     return _constant(node.input_value(0).get_node()) if node.get_type_name() == "Convert" else None
@@ -120,8 +120,8 @@ def _run(
 ) -> Iterator[dict[tuple[str, int], np.ndarray]]:
     watched = {_key(port) for port in ports if port.get_element_type() == ov.Type.f32}
     copy = model.clone()
-    twins = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
-    copy.add_outputs([twins[name].output(index) for name, index in sorted(watched)])
+    nodes_of_copy = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
+    copy.add_outputs([nodes_of_copy[name].output(index) for name, index in sorted(watched)])
     compiled = ov.Core().compile_model(copy, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = [_key(result.input_value(0)) for result in copy.get_results()]
     for sample in samples:

@@ -132,9 +132,9 @@ def _run(
             experimental_preserve_all_tensors=True,
         )
         interpreter.allocate_tensors()
-        entrances = [detail["index"] for detail in interpreter.get_input_details()]
+        indices = [detail["index"] for detail in interpreter.get_input_details()]
         for sample in samples:
-            for place, array in zip(entrances, artifact_inputs(artifact, sample), strict=True):
+            for place, array in zip(indices, artifact_inputs(artifact, sample), strict=True):
                 interpreter.set_tensor(place, array)
             interpreter.invoke()
             yield {place: interpreter.get_tensor(place) for place in watched}

@@ -70,6 +70,6 @@ FORMAT = Format(
     value_reader="edgekit_converters.examine.ir:values",
     artifact_pair="edgekit_converters.sensitivity.ir:IrPair",
     layer_builder="edgekit_converters.prune.latency.ir_layer:write_layer",
-    layer_copies=4,  # a call takes so much time itself that one small layer could not be told apart
+    layer_copies=4,  # side by side: a call's own time would hide one small layer
     engine_settings=engine_settings,
 )

@@ -38,26 +38,23 @@ class IrPair:
     def __init__(self, request: SensitivityRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
         with openvino_errors("sensitivity"):
-            plain = ov.Core().read_model(request.artifact.files[0])
+            float_model = ov.Core().read_model(request.artifact.files[0])
             quantized = ov.Core().read_model(request.quantized.files[0])
-            matched = _match_names(plain, quantized)
-            layout = {node.get_friendly_name() for node in plain.get_ops() if node.get_type_name() in LAYOUT_OPERATIONS}
+            matched = _match_names(float_model, quantized)
+            nodes = float_model.get_ops()
+            layout = {node.get_friendly_name() for node in nodes if node.get_type_name() in LAYOUT_OPERATIONS}
             matched -= layout
             units = [frozenset() if unit <= layout else unit for unit in units]
-            self._unit_results = [_unit_results(plain, unit) for unit in units]
-            pieces = _with_float_biases(plain, quantized.clone())
+            self._unit_results = [_unit_results(float_model, unit) for unit in units]
+            pieces = _with_float_biases(float_model, quantized.clone())
             split, self._unit_inputs = _UnitSplitter(pieces, units, matched).model(self._unit_results)
-            outputs_with_errors, self._noises = _with_noise(plain.clone(), units, self._unit_results)
+            with_noise, self._noises = _with_noise(float_model.clone(), units, self._unit_results)
             corrected = _biased_products(split, matched)
-            watched = {key for unit_results in self._unit_results for key in unit_results} | {
-                *self._unit_inputs,
-                *corrected,
-            }
-            self._plain = _RunningModel(outputs_with_errors, sorted(watched))
-            self._quantized = _RunningModel(
-                quantized, [key for unit_results in self._unit_results for key in unit_results]
-            )
-            self._zeros = [np.zeros(shape, np.float32) for shape in self._plain.shapes[len(plain.inputs) :]]
+            results = [key for unit_results in self._unit_results for key in unit_results]
+            watched = {*results, *self._unit_inputs, *corrected}
+            self._float_model = _RunningModel(with_noise, sorted(watched))
+            self._quantized = _RunningModel(quantized, results)
+            self._zeros = [np.zeros(shape, np.float32) for shape in self._float_model.shapes[len(float_model.inputs) :]]
             self._correct(split, corrected)
             self._split = _RunningModel(split, [])
 
@@ -66,10 +63,10 @@ class IrPair:
         running = _RunningModel(split.clone(), corrected)
         errors: dict[Key, list[np.ndarray]] = {key: [] for key in corrected}
         for sample in islice(batches(self._request.data, self._request.inputs, 1), BIAS_SAMPLES):
-            self._plain.run([*artifact_inputs(self._request.artifact, sample), *self._zeros])
-            running.run([self._plain.value(key) for key in self._unit_inputs])
+            self._float_model.run([*artifact_inputs(self._request.artifact, sample), *self._zeros])
+            running.run([self._float_model.value(key) for key in self._unit_inputs])
             for key, found in errors.items():
-                found.append(running.value(key) - self._plain.value(key))
+                found.append(running.value(key) - self._float_model.value(key))
         for key, found in errors.items():
             bias = _bias(_port(split, key).get_node())
             constant = bias.get_source_output().get_node()
@@ -79,13 +76,13 @@ class IrPair:
     def run(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with openvino_errors("sensitivity"):
-            self._plain.run([*artifact_inputs(self._request.artifact, list(sample)), *self._zeros])
+            self._float_model.run([*artifact_inputs(self._request.artifact, list(sample)), *self._zeros])
             self._quantized.run(artifact_inputs(self._request.quantized, list(sample)))
-            self._split.run([self._plain.value(key) for key in self._unit_inputs])
+            self._split.run([self._float_model.value(key) for key in self._unit_inputs])
         pieces = iter(self._split.outputs)
         return [
             UnitOutputs(
-                [self._plain.value(key) for key in unit_results],
+                [self._float_model.value(key) for key in unit_results],
                 [self._quantized.value(key) for key in unit_results],
                 [next(pieces) for _ in unit_results],
             )
@@ -94,7 +91,7 @@ class IrPair:
 
     def outputs(self) -> tuple[Arrays, Arrays]:
         """Return the outputs of the float and of the quantized model in the last run."""
-        return self._plain.outputs, self._quantized.outputs
+        return self._float_model.outputs, self._quantized.outputs
 
     def outputs_with_errors(self, sample: Arrays, unit: int, errors: Arrays) -> Arrays:
         """Return the outputs of the float model when errors are added to a unit's results."""
@@ -102,8 +99,8 @@ class IrPair:
         for key, error in zip(self._unit_results[unit], errors, strict=True):
             noises[self._noises[key]] = error
         with openvino_errors("sensitivity"):
-            self._plain.run([*artifact_inputs(self._request.artifact, list(sample)), *noises])
-        return self._plain.outputs
+            self._float_model.run([*artifact_inputs(self._request.artifact, list(sample)), *noises])
+        return self._float_model.outputs
 
 
 def _key(port: Any) -> Key:
@@ -114,7 +111,7 @@ def _port(model: ov.Model, key: Key) -> Any:
     return next(node for node in model.get_ops() if node.get_friendly_name() == key[0]).output(key[1])
 
 
-def _match_names(plain: ov.Model, quantized: ov.Model) -> set[str]:
+def _match_names(float_model: ov.Model, quantized: ov.Model) -> set[str]:
     """Rename the quantized model's nodes to the float nodes that they come from; return these names.
 
     Follows both models from their results, input by input: quantization only inserts nodes and new constants.
@@ -123,23 +120,26 @@ def _match_names(plain: ov.Model, quantized: ov.Model) -> set[str]:
         ToolchainError: quantization changed other nodes.
     """
     counterparts: dict[str, Any] = {}
-    pending = list(zip(plain.get_results(), quantized.get_results(), strict=True))
+    pending = list(zip(float_model.get_results(), quantized.get_results(), strict=True))
     while pending:
-        ours, theirs = pending.pop()
-        while theirs.get_type_name() != ours.get_type_name() and theirs.get_type_name() in INSERTED:
-            theirs = theirs.input_value(0).get_node()
-        if ours.get_friendly_name() in counterparts or _is_constant(ours):
+        float_node, quantized_node = pending.pop()
+        while (
+            quantized_node.get_type_name() != float_node.get_type_name() and quantized_node.get_type_name() in INSERTED
+        ):
+            quantized_node = quantized_node.input_value(0).get_node()
+        if float_node.get_friendly_name() in counterparts or _is_constant(float_node):
             continue
-        if theirs.get_type_name() != ours.get_type_name():
+        if quantized_node.get_type_name() != float_node.get_type_name():
             raise ToolchainError(
-                f"the quantized model has {theirs.get_type_name()} where the float one has "
-                f"{ours.get_type_name()} ({ours.get_friendly_name()}), so layers cannot be compared",
+                f"the quantized model has {quantized_node.get_type_name()} where the float one has "
+                f"{float_node.get_type_name()} ({float_node.get_friendly_name()}), so layers cannot be compared",
                 stage="sensitivity",
                 subject="openvino",
             )
-        counterparts[ours.get_friendly_name()] = theirs
+        counterparts[float_node.get_friendly_name()] = quantized_node
         pending += [
-            tuple(port.get_node() for port in pair) for pair in zip(_sources(ours), _sources(theirs), strict=True)
+            tuple(port.get_node() for port in pair)
+            for pair in zip(_sources(float_node), _sources(quantized_node), strict=True)
         ]
     for place, node in enumerate(quantized.get_ops()):
         node.set_friendly_name(f"inserted {place}")
@@ -148,12 +148,12 @@ def _match_names(plain: ov.Model, quantized: ov.Model) -> set[str]:
     return set(counterparts)
 
 
-def _with_float_biases(plain: ov.Model, quantized: ov.Model) -> ov.Model:
+def _with_float_biases(float_model: ov.Model, quantized: ov.Model) -> ov.Model:
     """Undo NNCF's bias correction, which also compensates errors of earlier layers.
 
     With float inputs these errors are missing, so the correction would itself be an error.
     """
-    biases = {node.get_friendly_name(): bias for node in plain.get_ops() if (bias := _bias(node))}
+    biases = {node.get_friendly_name(): bias for node in float_model.get_ops() if (bias := _bias(node))}
     for node in quantized.get_ops():
         bias = _bias(node)
         if bias and node.get_friendly_name() in biases:
@@ -241,15 +241,15 @@ class _UnitSplitter:
         if key not in self._copies:
             node = port.get_node()
             if node.get_friendly_name() in self._known:
-                made = opset13.parameter(port.get_partial_shape(), port.get_element_type())
-                made.set_friendly_name(f"entry {len(self._copies)}")  # never the name of another node
-                self._parameters[key] = made
-                self._copies[key] = made.output(0)
+                parameter = opset13.parameter(port.get_partial_shape(), port.get_element_type())
+                parameter.set_friendly_name(f"entry {len(self._copies)}")  # never the name of another node
+                self._parameters[key] = parameter
+                self._copies[key] = parameter.output(0)
             else:
-                taken = [self._new_input(one) if self._origin(one) else one for one in _sources(node)]
-                made = NodeFactory().create(node.get_type_name(), taken, node.get_attributes())
-                made.set_friendly_name(f"copy {len(self._copies)}")
-                self._copies[key] = made.output(key[1])
+                sources = [self._new_input(one) if self._origin(one) else one for one in _sources(node)]
+                copied = NodeFactory().create(node.get_type_name(), sources, node.get_attributes())
+                copied.set_friendly_name(f"copy {len(self._copies)}")
+                self._copies[key] = copied.output(key[1])
         return self._copies[key]
 
 
@@ -288,8 +288,8 @@ class _RunningModel:
         self.shapes = [tuple(port.get_shape()) for port in model.inputs]
         own = len(model.outputs)
         model.add_outputs([_port(model, key) for key in watched])  # none twice
-        made = [_key(result.input_value(0)) for result in model.get_results()]
-        self._places = {key: made.index(key) for key in watched}
+        keys = [_key(result.input_value(0)) for result in model.get_results()]
+        self._places = {key: keys.index(key) for key in watched}
         self._compiled = ov.Core().compile_model(model, "CPU", ENGINE_SETTINGS)
         self._own = own
         self._results: list[np.ndarray] = []

@@ -29,30 +29,29 @@ class TflitePair:
     def __init__(self, request: SensitivityRequest, units: Sequence[frozenset[str]]) -> None:
         self._request = request
         with _litert_errors():
-            plain, quantized = (_TfliteGraph(one) for one in (request.artifact, request.quantized))
-            counterparts = _match_tensors(plain, quantized)
-            self._unit_results = [_unit_results(plain, unit) for unit in units]
-            self._counterpart = {
-                ours: theirs for ours, theirs in counterparts.items() if ours in set().union(*self._unit_results)
-            }
-            split, self._unit_inputs = _split_units(request.quantized, plain, counterparts, units)
-            outputs_with_errors, self._noises = _with_noise(request.artifact, units)
-            self._plain, self._quantized = _RunningModel(outputs_with_errors), _RunningModel(quantized.model)
+            float_graph, quantized = (_TfliteGraph(one) for one in (request.artifact, request.quantized))
+            counterparts = _match_tensors(float_graph, quantized)
+            self._unit_results = [_unit_results(float_graph, unit) for unit in units]
+            in_units = set().union(*self._unit_results)
+            self._counterpart = {tensor: other for tensor, other in counterparts.items() if tensor in in_units}
+            split, self._unit_inputs = _split_units(request.quantized, float_graph, counterparts, units)
+            with_noise, self._noises = _with_noise(request.artifact, units)
+            self._float_model, self._quantized = _RunningModel(with_noise), _RunningModel(quantized.model)
             self._split = _RunningModel(split)
-        self._outputs = [int(tensor) for tensor in outputs_with_errors.subgraphs[0].outputs]
+        self._outputs = [int(tensor) for tensor in with_noise.subgraphs[0].outputs]
         self._quantized_outputs = [int(tensor) for tensor in quantized.graph.outputs]
 
     def run(self, sample: Arrays) -> list[UnitOutputs]:
         """Run a sample through both artifacts."""
         with _litert_errors():
-            self._plain.run(artifact_inputs(self._request.artifact, list(sample)))
+            self._float_model.run(artifact_inputs(self._request.artifact, list(sample)))
             self._quantized.run(artifact_inputs(self._request.quantized, list(sample)))
             for tensor, source in self._unit_inputs.items():
-                self._split.set_input(tensor, self._plain.value(source))
+                self._split.set_input(tensor, self._float_model.value(source))
             self._split.run([])
             return [
                 UnitOutputs(
-                    [self._plain.value(one) for one in unit_results],
+                    [self._float_model.value(one) for one in unit_results],
                     [self._quantized.value(self._counterpart[one]) for one in unit_results],
                     [self._split.value(self._counterpart[one]) for one in unit_results],
                 )
@@ -61,7 +60,7 @@ class TflitePair:
 
     def outputs(self) -> tuple[Arrays, Arrays]:
         """Return the outputs of the float and of the quantized model in the last run."""
-        result = [self._plain.value(tensor) for tensor in self._outputs]
+        result = [self._float_model.value(tensor) for tensor in self._outputs]
         return result, [self._quantized.value(tensor) for tensor in self._quantized_outputs]
 
     def outputs_with_errors(self, sample: Arrays, unit: int, errors: Arrays) -> Arrays:
@@ -69,11 +68,11 @@ class TflitePair:
         noises = [self._noises[one] for one in self._unit_results[unit]]
         with _litert_errors():
             for tensor, error in zip(noises, errors, strict=True):
-                self._plain.set_input(tensor, error)
-            self._plain.run(artifact_inputs(self._request.artifact, list(sample)))
-            result = [self._plain.value(tensor) for tensor in self._outputs]
+                self._float_model.set_input(tensor, error)
+            self._float_model.run(artifact_inputs(self._request.artifact, list(sample)))
+            result = [self._float_model.value(tensor) for tensor in self._outputs]
             for tensor, error in zip(noises, errors, strict=True):
-                self._plain.set_input(tensor, np.zeros_like(error))
+                self._float_model.set_input(tensor, np.zeros_like(error))
         return result
 
 
@@ -125,99 +124,99 @@ class _TfliteGraph:
         return [one for one in self.graph.operators if self.kind(one) not in INSERTED]
 
 
-def _match_tensors(plain: _TfliteGraph, quantized: _TfliteGraph) -> dict[int, int]:
+def _match_tensors(float_graph: _TfliteGraph, quantized: _TfliteGraph) -> dict[int, int]:
     """Return float tensor → tensor of the quantized model; the quantizer keeps the order of operators.
 
     Raises:
         ToolchainError: the quantized model has other operators.
     """
-    ours, theirs = plain.operators, quantized.operators
-    if [plain.kind(one) for one in ours] != [quantized.kind(one) for one in theirs]:
+    float_operators, quantized_operators = float_graph.operators, quantized.operators
+    if [float_graph.kind(one) for one in float_operators] != [quantized.kind(one) for one in quantized_operators]:
         raise ToolchainError(
             "the quantized model has other operators than the float one, so layers cannot be compared",
             stage="sensitivity",
             subject="litert",
         )
-    pairs = dict(zip(plain.graph.inputs, quantized.graph.inputs, strict=True))
-    for one, other in zip(ours, theirs, strict=True):
+    pairs = dict(zip(float_graph.graph.inputs, quantized.graph.inputs, strict=True))
+    for one, other in zip(float_operators, quantized_operators, strict=True):
         pairs |= dict(zip(one.outputs, other.outputs, strict=True))
     return {int(one): int(other) for one, other in pairs.items()}
 
 
-def _unit_results(plain: _TfliteGraph, unit: frozenset[str]) -> list[int]:
+def _unit_results(float_graph: _TfliteGraph, unit: frozenset[str]) -> list[int]:
     """Return the float results of a unit that other units, or outputs of the model, use."""
-    inside = [one for one in plain.graph.operators if plain.name(one) in unit]
-    made = [int(out) for one in inside for out in one.outputs if out >= 0]
-    outside = [one for one in plain.graph.operators if plain.name(one) not in unit]
-    taken = {int(tensor) for one in outside for tensor in one.inputs} | {int(out) for out in plain.graph.outputs}
-    is_float = [plain.graph.tensors[tensor].type == schema.TensorType.FLOAT32 for tensor in made]
-    return [tensor for tensor, real in zip(made, is_float, strict=True) if real and tensor in taken]
+    inside = [one for one in float_graph.graph.operators if float_graph.name(one) in unit]
+    results = [int(out) for one in inside for out in one.outputs if out >= 0]
+    outside = [one for one in float_graph.graph.operators if float_graph.name(one) not in unit]
+    used = {int(tensor) for one in outside for tensor in one.inputs} | {int(out) for out in float_graph.graph.outputs}
+    is_float = [float_graph.graph.tensors[tensor].type == schema.TensorType.FLOAT32 for tensor in results]
+    return [tensor for tensor, real in zip(results, is_float, strict=True) if real and tensor in used]
 
 
 def _split_units(
-    artifact: Artifact, plain: _TfliteGraph, counterparts: dict[int, int], units: Sequence[frozenset[str]]
+    artifact: Artifact, float_graph: _TfliteGraph, counterparts: dict[int, int], units: Sequence[frozenset[str]]
 ) -> tuple[Any, dict[int, int]]:
     """Split the quantized model into units: tensors between units become inputs.
 
     Returns:
         The model, and for each of its inputs the float tensor with its value.
     """
-    whole = _TfliteGraph(artifact)
-    floats = {theirs: ours for ours, theirs in counterparts.items()}
+    graph = _TfliteGraph(artifact)
+    floats = {quantized_operators: float_operators for float_operators, quantized_operators in counterparts.items()}
     unit_of: dict[int, int] = {}  # of a tensor: the unit that computes it
-    for one, other in zip(plain.operators, whole.operators, strict=True):
-        found = [place for place, unit in enumerate(units) if plain.name(one) in unit]
+    for one, other in zip(float_graph.operators, graph.operators, strict=True):
+        found = [place for place, unit in enumerate(units) if float_graph.name(one) in unit]
         unit_of |= {int(out): place for out in other.outputs for place in found}
-    made: dict[int, int] = {}
+    new_inputs: dict[int, int] = {}
     unit_inputs: dict[int, int] = {}
-    for operator in whole.operators:
+    for operator in graph.operators:
         unit = unit_of.get(int(operator.outputs[0]) if len(operator.outputs) else -1)
         for place, tensor in enumerate(operator.inputs):
             if unit is None or tensor < 0:
                 continue
-            origin = whole.origin(int(tensor))
-            if whole.constant(origin) or unit_of.get(origin) == unit:
+            origin = graph.origin(int(tensor))
+            if graph.constant(origin) or unit_of.get(origin) == unit:
                 continue
-            if tensor not in made:  # with its scale; the input of a float operator is not quantized
-                made[tensor] = whole.add_tensor(int(tensor), f"entry_{tensor}")
-                unit_inputs[made[tensor]] = floats[origin]
-            operator.inputs[place] = made[tensor]
-    whole.graph.operators = [
+            if tensor not in new_inputs:  # with its scale; the input of a float operator is not quantized
+                new_inputs[tensor] = graph.add_tensor(int(tensor), f"entry_{tensor}")
+                unit_inputs[new_inputs[tensor]] = floats[origin]
+            operator.inputs[place] = new_inputs[tensor]
+    graph.graph.operators = [
         one
-        for one in whole.graph.operators
-        if any(int(out) in unit_of or _is_quantized_input(whole, int(out), unit_of) for out in one.outputs)
+        for one in graph.graph.operators
+        if any(int(out) in unit_of or _is_quantized_input(graph, int(out), unit_of) for out in one.outputs)
     ]
-    whole.graph.inputs = list(unit_inputs)
-    whole.graph.outputs = list(unit_of)
-    whole.model.signatureDefs = None
-    return whole.model, unit_inputs
+    graph.graph.inputs = list(unit_inputs)
+    graph.graph.outputs = list(unit_of)
+    graph.model.signatureDefs = None
+    return graph.model, unit_inputs
 
 
-def _is_quantized_input(whole: _TfliteGraph, tensor: int, unit_of: dict[int, int]) -> bool:
+def _is_quantized_input(graph: _TfliteGraph, tensor: int, unit_of: dict[int, int]) -> bool:
     """Return whether a tensor is a quantization of a constant, or of a unit's result."""
-    origin = whole.origin(tensor)
-    return whole.inserted(tensor) and (whole.constant(origin) or origin in unit_of)
+    origin = graph.origin(tensor)
+    return graph.inserted(tensor) and (graph.constant(origin) or origin in unit_of)
 
 
 def _with_noise(artifact: Artifact, units: Sequence[frozenset[str]]) -> tuple[Any, dict[int, int]]:
     """Return the float model with an addition at every unit result, and result → the input that is added."""
-    whole = _TfliteGraph(artifact)
-    unit_results = [_unit_results(whole, unit) for unit in units]
-    code = _code_of_add(whole.model)
+    graph = _TfliteGraph(artifact)
+    unit_results = [_unit_results(graph, unit) for unit in units]
+    code = _code_of_add(graph.model)
     noises: dict[int, int] = {}
     for unit, tensors in zip(units, unit_results, strict=True):
         for tensor in tensors:
-            noises[tensor] = whole.add_tensor(tensor, f"noise_{tensor}")
-            total = whole.add_tensor(tensor, f"disturbed_{tensor}")
-            for operator in whole.graph.operators:
-                if whole.name(operator) not in unit:
-                    operator.inputs = [total if taken == tensor else taken for taken in operator.inputs]
-            whole.graph.outputs = [total if taken == tensor else taken for taken in whole.graph.outputs]
-            after = whole.graph.operators.index(whole.producers[tensor]) + 1
-            whole.graph.operators.insert(after, _addition(code, tensor, noises[tensor], total))
-    whole.graph.inputs = [*whole.graph.inputs, *noises.values()]
-    whole.model.signatureDefs = None
-    return whole.model, noises
+            noises[tensor] = graph.add_tensor(tensor, f"noise_{tensor}")
+            total = graph.add_tensor(tensor, f"disturbed_{tensor}")
+            for operator in graph.graph.operators:
+                if graph.name(operator) not in unit:
+                    operator.inputs = [total if place == tensor else place for place in operator.inputs]
+            graph.graph.outputs = [total if place == tensor else place for place in graph.graph.outputs]
+            after = graph.graph.operators.index(graph.producers[tensor]) + 1
+            graph.graph.operators.insert(after, _addition(code, tensor, noises[tensor], total))
+    graph.graph.inputs = [*graph.graph.inputs, *noises.values()]
+    graph.model.signatureDefs = None
+    return graph.model, noises
 
 
 def _code_of_add(model: Any) -> int:
@@ -257,12 +256,12 @@ class _RunningModel:
         """Set an input, in real numbers."""
         detail = self._details[tensor]
         scale, zero_point = detail["quantization"]
-        given = quantize(value, scale, zero_point, detail["dtype"]) if scale else value
-        self._interpreter.set_tensor(tensor, np.ascontiguousarray(given, dtype=detail["dtype"]))
+        values = quantize(value, scale, zero_point, detail["dtype"]) if scale else value
+        self._interpreter.set_tensor(tensor, np.ascontiguousarray(values, dtype=detail["dtype"]))
 
-    def run(self, given: Arrays) -> None:
+    def run(self, values: Arrays) -> None:
         """Run with values for the first inputs, in their own dtypes."""
-        for detail, array in zip(self._inputs, given, strict=False):
+        for detail, array in zip(self._inputs, values, strict=False):
             self._interpreter.set_tensor(detail["index"], array)
         self._interpreter.invoke()
 

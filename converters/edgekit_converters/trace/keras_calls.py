@@ -87,26 +87,27 @@ class _CallRecorder:
         self.steps.truncate(before)
         self._step_of = {tensor: place for tensor, place in self._step_of.items() if place < before}
 
-    def _add(self, name: str, layer: Any, taken: list[Any], given: list[Any]) -> None:
-        given = [one for one in given if isinstance(one, tf.Tensor) and hasattr(one, "numpy")]
-        taken = [one for one in taken if isinstance(one, tf.Tensor) and hasattr(one, "numpy")]
-        if not given:
+    def _add(self, name: str, layer: Any, arguments: list[Any], results: list[Any]) -> None:
+        results = [one for one in results if isinstance(one, tf.Tensor) and hasattr(one, "numpy")]
+        arguments = [one for one in arguments if isinstance(one, tf.Tensor) and hasattr(one, "numpy")]
+        if not results:
             return
-        inputs = [self._step_of[id(one)] for one in taken if id(one) in self._step_of]
+        inputs = [self._step_of[id(one)] for one in arguments if id(one) in self._step_of]
         kind = type(layer).__name__
-        weights = _weights(layer, kind, taken, given)
-        place = self.steps.add((name, kind), weights, inputs, given[0].numpy(), [one.numpy() for one in taken])
-        self._step_of |= dict.fromkeys(map(id, given), place)
-        self._alive += given
+        weights = _weights(layer, kind, arguments, results)
+        place = self.steps.add((name, kind), weights, inputs, results[0].numpy(), [one.numpy() for one in arguments])
+        self._step_of |= dict.fromkeys(map(id, results), place)
+        self._alive += results
 
 
-def _weights(layer: Any, kind: str, taken: list[Any], given: list[Any]) -> Weights:
+def _weights(layer: Any, kind: str, arguments: list[Any], results: list[Any]) -> Weights:
     weights = list(getattr(layer, "weights", ()))
     parameters = sum(math.prod(weight.shape) for weight in weights)
     if kind == "EinsumDense":
-        return Weights(parameters, _einsum_macs(layer, given[0]))
+        return Weights(parameters, _einsum_macs(layer, results[0]))
     kernels = sum(math.prod(weight.shape) for weight in weights if len(weight.shape) > 1)
-    times = 0 if WEIGHTLESS.search(kind) else positions((taken if BY_INPUT.search(kind) and taken else given)[0].shape)
+    applied_to = arguments if BY_INPUT.search(kind) and arguments else results
+    times = 0 if WEIGHTLESS.search(kind) else positions(applied_to[0].shape)
     return Weights(parameters, kernels * times)
 
 

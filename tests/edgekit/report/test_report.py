@@ -20,8 +20,8 @@ from edgekit.report.report import (
     trial_reports,
     variant_rows,
 )
-from edgekit_converters.examine.checks import DETECTORS
 from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
+from edgekit_converters.examine.detectors import DETECTORS
 from edgekit_converters.execution.runner import StageCost
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.recipe.schemes import SCHEMES

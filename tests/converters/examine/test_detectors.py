@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit_converters.examine.checks import examine_graph
+from edgekit_converters.examine.detectors import examine_graph
 from edgekit_converters.examine.graph import Graph, Node, Range, RangeRecorder, Tensor
 from edgekit_converters.records import Split
 
