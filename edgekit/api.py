@@ -1,4 +1,4 @@
-"""The Python face of ``edgekit convert`` and ``edgekit prune``."""
+"""The Python API: ``edgekit.convert`` and ``edgekit.prune``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
     """Convert a model into a verified bundle.
 
     Args:
-        model: what the command takes (a path, or ``"FILE.py:function"``), or a live Keras model or
+        model: a path, ``"FILE.py:function"``, or a live Keras model or
             ``torch.nn.Module``; a module also needs ``input_shape``.
         output: the bundle's path; by default the model's name with ``.edgekit``, in the working directory.
-        watch: told ``(stage, subject, done, total)`` as work goes on, from any thread; while training also, fifth,
-            how it fares.
+        watch: called with ``(stage, subject, done, total)`` from any thread; during training also with a status text.
         **options: the command's options with underscores (see :mod:`edgekit.plan.options`). An option that may be
             repeated takes one value or a sequence: ``device="raspberry-pi-5"``, ``quantize=["int8-static"]``.
 
     Returns:
-        What was made and measured; ``report.bundle.path`` is the bundle.
+        The report; ``report.bundle.path`` is the bundle.
 
     Raises:
         EdgekitError: the same errors as the command, with the same exit codes (see :mod:`edgekit_runtime.errors`).
@@ -44,16 +43,16 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
 
 
 def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any) -> PruneReport:
-    """Cut what of a model matters least, and recover what that costs.
+    """Remove the least important channels of a model, and fine-tune it.
 
     Args:
-        model: what the command takes (a path, or ``"FILE.py:function"``), or a live Keras model.
+        model: a path, ``"FILE.py:function"``, or a live Keras model.
         output: the file to write; by default the model's name with ``-pruned``, in the working directory.
         watch: as for :func:`convert`.
         **options: the command's options with underscores: ``prune_to="latency=0.5"``, ``train="train.npz"``.
 
     Returns:
-        What was cut and measured; ``report.model.path`` is the file.
+        The report; ``report.model.path`` is the file.
 
     Raises:
         EdgekitError: the same errors as the command, with the same exit codes.

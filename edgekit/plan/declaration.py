@@ -158,8 +158,8 @@ def parts(record: Any) -> dict[str, type]:
 
 def names(record: type) -> dict[str, Declaration]:
     """Return every option of a command by its name and by its aliases."""
-    found = [one for part in parts(record).values() for one in declarations(part)]
-    return {name: one for one in found for name in (one.name, *one.option.aliases)}
+    options = [option for part in parts(record).values() for option in declarations(part)]
+    return {name: option for option in options for name in (option.name, *option.option.aliases)}
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
@@ -200,17 +200,17 @@ def build(record: type[Record], values: Mapping[str, Any]) -> Record:
         name: known[name].check(value, f"{flag(typed[name])} {text(value)}")
         for name, value in by_name(record, values).items()
     }
-    made = {
-        field: part(**{one.name: checked[one.name] for one in declarations(part) if one.name in checked})
+    filled = {
+        field: part(**{option.name: checked[option.name] for option in declarations(part) if option.name in checked})
         for field, part in parts(record).items()
     }
-    return record(**made)
+    return record(**filled)
 
 
-def given(part: Any) -> Iterator[Declaration]:
+def given_options(part: Any) -> Iterator[Declaration]:
     """Yield the options that a part has values for."""
     kind: Any = type(part)
-    return (one for one in declarations(kind) if one.given(part))
+    return (option for option in declarations(kind) if option.given(part))
 
 
 def check_paths(part: object) -> None:
@@ -219,9 +219,10 @@ def check_paths(part: object) -> None:
     Raises:
         PlanError: of the class that the option declares.
     """
-    for one in given(part):
-        if one.option.missing and not file_of(getattr(part, one.name)).exists():
-            raise one.option.missing(f"{one.flag} {getattr(part, one.name)}: no such file or folder")
+    for option in given_options(part):
+        path = getattr(part, option.name)
+        if option.option.missing and not file_of(path).exists():
+            raise option.option.missing(f"{option.flag} {path}: no such file or folder")
 
 
 def file_of(value: str) -> Path:

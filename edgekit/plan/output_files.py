@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.plan.declaration import file_of, given
+from edgekit.plan.declaration import file_of, given_options
 from edgekit_runtime.errors import PlanError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check_outputs(options: DataclassInstance, output: Path | None = None, also: 
         PlanError: naming the option and the path.
     """
     parts = (getattr(options, field.name) for field in dataclasses.fields(options))
-    paths = [(one, getattr(part, one.name)) for part in parts for one in given(part)]
+    paths = [(one, getattr(part, one.name)) for part in parts for one in given_options(part)]
     written = {"-o": output} if output else {}
     written |= {one.flag: Path(value) for one, value in paths if one.option.path == "writes" and one.name != "output"}
     read = [value for one, value in paths if one.option.path == "reads"]

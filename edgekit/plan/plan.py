@@ -8,7 +8,7 @@ from pathlib import Path
 from edgekit.plan import postprocessing
 from edgekit.plan.budget import Budget
 from edgekit.plan.data import DataPlan, plan_data
-from edgekit.plan.declaration import given
+from edgekit.plan.declaration import given_options
 from edgekit.plan.execution import ExecutionPlan, plan_execution
 from edgekit.plan.model import ModelPlan, plan_model
 from edgekit.plan.options import (
@@ -45,7 +45,7 @@ class ConversionPlan(ArtifactPlan):
     labels: Path | None
     postprocessing: PostprocessingOptions | None
     max_drop: float | None
-    budget: Budget | None  # of a search; it leaves the best of the targets' variants
+    budget: Budget | None  # of a search, which selects among the variants
     report: Path | None
 
 
@@ -57,9 +57,11 @@ def plan_artifacts(
     Raises:
         PlanError: options contradict each other, or cannot be done.
     """
-    made = plan_targets(targets, model.source.kind, data.calibrate)
-    parallel = made.search or data.evaluate is not None
-    return ArtifactPlan(model, data, made, plan_execution(execution, len(made.engines), parallel=parallel))
+    target_plan = plan_targets(targets, model.source.kind, data.calibrate)
+    parallel = target_plan.search or data.evaluate is not None
+    return ArtifactPlan(
+        model, data, target_plan, plan_execution(execution, len(target_plan.engines), parallel=parallel)
+    )
 
 
 def plan_conversion(options: ConversionOptions) -> ConversionPlan:
@@ -92,11 +94,11 @@ def plan_conversion(options: ConversionOptions) -> ConversionPlan:
 def _check_budget(options: BudgetOptions, evaluate: str | None, *, search: bool) -> None:
     if options.max_drop is not None and not evaluate and not search:
         raise PlanError("--max-drop needs --evaluate DATA to measure the drop on")
-    for one in given(options):
-        if one.name != "max_drop" and not search:
-            raise PlanError(f"{one.flag} goes with --quantize {AUTO}")
+    for option in given_options(options):
+        if option.name != "max_drop" and not search:
+            raise PlanError(f"{option.flag} goes with --quantize {AUTO}")
 
 
 def _budget(options: BudgetOptions) -> Budget:
-    values = {one.name.replace("budget_", ""): getattr(options, one.name) for one in given(options)}
+    values = {option.name.replace("budget_", ""): getattr(options, option.name) for option in given_options(options)}
     return Budget(**{"max_drop": DEFAULT_MAX_DROP} | values)

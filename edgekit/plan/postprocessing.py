@@ -1,4 +1,4 @@
-"""What a bundle says its outputs mean: as it was asked for, else what class names and the values themselves tell."""
+"""The postprocessing that a bundle declares: from the options, else from class names and the values of the outputs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.format.consistency import postprocessing_problems
 from edgekit_runtime.format.manifest import OutputSpec, Postprocessing
 
-BOXES_THRESHOLD, BOXES_TOP = 0.25, 100  # of a detector there are thousands of boxes, and nearly all are nothing
-LEAST_NUMBERS = 5  # of a box with the score of one class
-NEARLY = 1e-3  # how far a probability may be off: quantized, or rounded
+BOXES_THRESHOLD, BOXES_TOP = 0.25, 100  # a detector gives thousands of boxes, most of them background
+MIN_NUMBERS = 5  # of a box with one class score
+PROBABILITY_TOLERANCE = 1e-3  # for rounding and quantization
 
 
 def requested(options: PostprocessingOptions) -> PostprocessingOptions | None:
@@ -44,22 +44,22 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise DataError(f"--labels {path}: cannot be read as text, one label per line ({error})") from error
 
 
-def declare(wish: PostprocessingOptions, outputs: Sequence[OutputSpec], names: int) -> Postprocessing:
-    """Return what the manifest says, with everything in it that was left open.
+def declare(options: PostprocessingOptions, outputs: Sequence[OutputSpec], names: int) -> Postprocessing:
+    """Return the declaration of the manifest, with defaults for options that are not given.
 
     Args:
-        wish: what was asked for.
-        outputs: the model's.
-        names: how many class names there are; 0 where that is not known.
+        options: from :func:`requested`.
+        outputs: of the model.
+        names: number of class names; 0 if unknown.
 
     Raises:
-        PlanError: the model's outputs are not such.
+        PlanError: the outputs of the model do not fit the options.
     """
-    scores = wish.scores or _scores(wish, outputs)
+    scores = options.scores or _scores(options, outputs)
     shapes = {output.name: output.shape for output in outputs}
-    boxes_last = wish.boxes is not None and _boxes_last(shapes.get(scores, ()), shapes.get(wish.boxes, ()), names)
-    given = {key: value for key, value in vars(wish).items() if value is not None}
-    bounds = {"threshold": BOXES_THRESHOLD, "top": BOXES_TOP} if wish.boxes is not None else {}
+    boxes_last = options.boxes is not None and _boxes_last(shapes.get(scores, ()), shapes.get(options.boxes, ()), names)
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    bounds = {"threshold": BOXES_THRESHOLD, "top": BOXES_TOP} if options.boxes is not None else {}
     declared = Postprocessing(**{**bounds, **given, "scores": scores, "boxes_last": boxes_last})
     for where, problem in postprocessing_problems(outputs, declared):
         there = ", ".join(f"{output.name} {output.dtype} {list(output.shape)}" for output in outputs)
@@ -67,39 +67,43 @@ def declare(wish: PostprocessingOptions, outputs: Sequence[OutputSpec], names: i
     return declared
 
 
-def _scores(wish: PostprocessingOptions, outputs: Sequence[OutputSpec]) -> str:
-    """The output that the scores must be in: the only one, or the only one beside the boxes."""
-    left = [output.name for output in outputs if output.name != wish.boxes] or [output.name for output in outputs]
+def _scores(options: PostprocessingOptions, outputs: Sequence[OutputSpec]) -> str:
+    """Return the output with the scores, if there is only one besides the boxes."""
+    left = [output.name for output in outputs if output.name != options.boxes] or [output.name for output in outputs]
     if len(left) > 1:
-        raise PlanError(f"--scores: say which output has a score a class: {', '.join(left)}")
+        raise PlanError(f"--scores: name the output with the class scores: {', '.join(left)}")
     return left[0]
 
 
 def _boxes_last(scores: tuple[int, ...], boxes: tuple[int, ...], names: int) -> bool:
-    """Whether boxes lie along the last axis: with four numbers each, or in one output with scores, by its size.
+    """Tell whether boxes are along the last axis, by the size of the other axis: four numbers, or numbers and scores.
 
-    There the class names tell which axis is that of the numbers; without them it is the shorter one with room for them.
+    In an output with both, the number of class names identifies the axis; without names it is the shorter one.
     """
     if len(scores) < 2 or len(boxes) < 2:
-        return False  # which is refused, whichever way it is
+        return False  # refused later in any case
     if scores != boxes:
         return boxes[-1] != 4 and boxes[-2] == 4
     if names and names + 4 in boxes[-2:]:
         return boxes[-1] != names + 4
-    return boxes[-1] < LEAST_NUMBERS or LEAST_NUMBERS <= boxes[-2] < boxes[-1]
+    return boxes[-1] < MIN_NUMBERS or MIN_NUMBERS <= boxes[-2] < boxes[-1]
 
 
 def suggest(output: OutputSpec, computed: Path) -> tuple[Postprocessing | None, tuple[str, ...]]:
-    """Declare the classes of an output that has names for them and gives probabilities; say so when it gives others.
+    """Declare class scores if the values are probabilities; otherwise return a note.
 
     Args:
-        output: whose classes have names.
-        computed: what the source computed in it for some samples, an ``.npy``.
+        output: with class names.
+        computed: ``.npy`` with its values for some samples.
     """
     values = np.load(computed)
-    if output.dtype.startswith("float") and values.min() >= -NEARLY and values.max() <= 1 + NEARLY:
+    if (
+        output.dtype.startswith("float")
+        and values.min() >= -PROBABILITY_TOLERANCE
+        and values.max() <= 1 + PROBABILITY_TOLERANCE
+    ):
         return Postprocessing(output.name), ()
     return None, (
-        f"the values of {output.name!r} are no probabilities, so the bundle does not declare what they mean: "
-        "--activation softmax (or sigmoid) makes scores of them",
+        f"the values of {output.name!r} are not probabilities, so the bundle declares no postprocessing: "
+        "--activation softmax (or sigmoid) turns them into scores",
     )

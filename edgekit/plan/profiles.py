@@ -1,4 +1,4 @@
-"""Device profiles: what a board is, read from one flat TOML file (docs/adding-a-device.md)."""
+"""Device profiles: facts about a board, from a flat TOML file (docs/adding-a-device.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgekit_runtime.engines.delegates import DELEGATES
 from edgekit_runtime.errors import PlanError, ProfileError
 from edgekit_runtime.placement.candidates import unsupported
 
-ARCHS = ("aarch64", "armv7l", "x86_64")  # as platform.machine() says on Linux
+ARCHS = ("aarch64", "armv7l", "x86_64")  # values of platform.machine() on Linux
 ACCELERATORS = ("edgetpu",)
 PRECISIONS = ("f32", "f16", "bf16")
 VERIFIED = ("hardware", "emulated", "no")
@@ -33,14 +33,14 @@ def all_targets() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """What edgekit knows of a board. `docs/adding-a-device.md` explains each field."""
+    """A board. `docs/adding-a-device.md` explains each field."""
 
     name: Annotated[
         Annotated[str, Meta(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$")],
         Option("Name", accepts="the file's own name without .toml: small letters, digits, dots and dashes"),
     ]
     title: Annotated[Text, Option("Title", accepts="a line of text for people")]
-    arch: Annotated[str, Option("As platform.machine() says on Linux", choices=ARCHS)]
+    arch: Annotated[str, Option("Value of platform.machine()", choices=ARCHS)]
     targets: Annotated[tuple[str, ...], Option("Of all_targets(), in order of preference")]
     schemes: Annotated[tuple[str, ...], Option("Schemes that are allowed, in order of preference")]
     precision: Annotated[str, Option("Float arithmetic that the engine is pinned to", choices=PRECISIONS)]
@@ -58,7 +58,7 @@ class DeviceProfile:
     ] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the profile as JSON-able data for the manifest; what is not known is left out."""
+        """Return the profile as JSON-able data for the manifest, without unknown facts."""
         pairs = ((key.name, getattr(self, key.name)) for key in fields(self))
         return {
             name: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, dict) else value
@@ -68,7 +68,7 @@ class DeviceProfile:
 
 
 def profile_names() -> tuple[str, ...]:
-    """Return the names of the profiles that come with edgekit, sorted."""
+    """Return the names of the shipped profiles, sorted."""
     return tuple(sorted(name.removesuffix(".toml") for name in _table()))
 
 
@@ -76,8 +76,7 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     """Return the profile of a board.
 
     Args:
-        name_or_path: a name that comes with edgekit, or the path of one's own TOML file. Whatever ends in
-            ``.toml`` is a path.
+        name_or_path: name of a shipped profile, or path of a TOML file. A name that ends in ``.toml`` is a path.
 
     Raises:
         ProfileError: the name is unknown, or the file cannot be read or breaks a rule.
@@ -91,7 +90,7 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
 
 
 def _table() -> dict[str, Traversable]:
-    """Return the files that come with edgekit, by file name."""
+    """Return the shipped files by name."""
     files = resources.files("edgekit_devices").iterdir()
     return {file.name: file for file in files if file.name.endswith(".toml")}
 
@@ -121,13 +120,13 @@ def _read(file: Traversable) -> DeviceProfile:
 
 def _values(data: dict[str, Any], file: Traversable) -> dict[str, Any]:
     """Check the keys of a file, each by itself."""
-    known = {one.name: one for one in declarations(DeviceProfile)}
-    for key in data:
-        if key not in known:
-            raise ProfileError(f"device profile {file}: unknown key {key!r}; {near_names(key, known)}")
-    for name, one in known.items():
-        if name not in data and one.required:
-            raise ProfileError(f"device profile {file}: {name} is missing; it must be {_accepts(one)}")
+    known = {key.name: key for key in declarations(DeviceProfile)}
+    for name in data:
+        if name not in known:
+            raise ProfileError(f"device profile {file}: unknown key {name!r}; {near_names(name, known)}")
+    for name, key in known.items():
+        if name not in data and key.required:
+            raise ProfileError(f"device profile {file}: {name} is missing; it must be {_accepts(key)}")
     values = {}
     for name, value in data.items():
         try:

@@ -1,4 +1,4 @@
-"""The variants to make: devices, their engines and units, and schemes, crossed."""
+"""The variants to make: for each device, its engines and units in the requested schemes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DEFAULT_DEVICES = ("generic-arm64", "x86-64")  # without --device: TFLite and IR
 
 @dataclass(frozen=True)
 class VariantPlan:
-    """One variant to be made."""
+    """A variant of the bundle."""
 
     engine: str
     device: str
     scheme: str
-    precision: str  # what the engine is pinned to for float arithmetic
-    delegate: str | None = None  # the library that runs it, such as "edgetpu"; without one the engine itself runs it
+    precision: str  # of float arithmetic, which the engine is set to
+    delegate: str | None = None  # such as "edgetpu"; None: the engine itself
 
     @property
     def name(self) -> str:
@@ -37,18 +37,18 @@ class VariantPlan:
 
     @property
     def artifact(self) -> tuple[str, str]:
-        """What it shares its file with: every variant of the same engine and scheme."""
+        """Engine and scheme; variants with the same ones share an artifact."""
         return self.engine, self.scheme
 
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The devices, and what is made for them."""
+    """The devices, and their variants."""
 
     devices: tuple[DeviceProfile, ...]
     variants: tuple[VariantPlan, ...]  # in order of preference
     preferred: dict[str, tuple[str, ...]]  # device: its variants' names, the best first
-    recipe: Recipe | None = None  # how the artifacts of its scheme are made
+    recipe: Recipe | None = None  # for the artifacts of its scheme
     search: bool = False  # --quantize auto: the variants are all candidates
     auto_fix: bool = True  # whether findings of the examination change the graph
     notes: tuple[str, ...] = ()
@@ -59,11 +59,11 @@ class TargetPlan:
         return tuple(dict.fromkeys(variant.scheme for variant in self.variants))
 
     def schemes_of(self, engine: str) -> tuple[str, ...]:
-        """The schemes to be made for an engine, each once."""
+        """Return the schemes of an engine, each once."""
         return tuple(dict.fromkeys(variant.scheme for variant in self.variants if variant.engine == engine))
 
     def recipe_of(self, scheme: str) -> Recipe:
-        """How the artifacts of a scheme are made."""
+        """Return the recipe of a scheme's artifacts."""
         return self.recipe if self.recipe and self.recipe.scheme == scheme else Recipe(scheme)
 
     @property
@@ -145,14 +145,16 @@ def _check_calibration(calibrate: str | None, schemes: tuple[str, ...]) -> None:
 
 
 def _check_recipe(recipe: Recipe, devices: tuple[DeviceProfile, ...], variants: tuple[VariantPlan, ...]) -> None:
-    """Refuse a recipe that a format, or a device that gets what it makes, cannot do."""
+    """Refuse a recipe that a format or a device does not support."""
     for engine in dict.fromkeys(one.engine for one in variants if one.scheme == recipe.scheme):
         check_schemes(engine, recipe.schemes, recipe.block_size)
         check_corrections(engine, recipe)
     for device in devices:
         lacking = [name for name in recipe.schemes if name not in (*device.schemes, "float32")]
         if recipe.scheme in device.schemes and lacking:
-            raise PlanError(f"{device.name} cannot do the recipe's {lacking[0]}; it can do {', '.join(device.schemes)}")
+            raise PlanError(
+                f"{device.name} does not support the recipe's {lacking[0]}; it supports {', '.join(device.schemes)}"
+            )
 
 
 def _engines(kind: str) -> tuple[str, ...]:
@@ -162,7 +164,7 @@ def _engines(kind: str) -> tuple[str, ...]:
 
 
 def _default_devices(kind: str) -> tuple[DeviceProfile, ...]:
-    """Return the default devices that run what this kind of model can be made into: ONNX becomes IR alone."""
+    """Return the default devices that can run this kind of model: ONNX models become IR only."""
     possible = _engines(kind)
     devices = map(load_profile, DEFAULT_DEVICES)
     return tuple(one for one in devices if any(target.partition(":")[0] in possible for target in one.targets))
@@ -171,7 +173,7 @@ def _default_devices(kind: str) -> tuple[DeviceProfile, ...]:
 def _variants(
     devices: tuple[DeviceProfile, ...], schemes: tuple[str, ...], kind: str
 ) -> tuple[tuple[VariantPlan, ...], dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Cross devices, their targets and the schemes; what cannot be is left out and said."""
+    """Combine the targets of each device with the schemes; unsupported combinations are skipped, with a note."""
     variants: dict[str, VariantPlan] = {}
     preferred: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
@@ -190,7 +192,7 @@ def _variants(
 
 
 def _precision(device: DeviceProfile, unit: str) -> str:
-    """Return what float arithmetic is pinned to; the CPU an accelerator falls back to computes f32."""
+    """Return the precision of float arithmetic; the CPU fallback of an accelerator computes in f32."""
     accelerated = any(not target.endswith(":cpu") for target in device.targets)
     return "f32" if unit == "cpu" and accelerated else device.precision
 
@@ -203,20 +205,20 @@ def _refuse_or_note(
     notes: list[str],
 ) -> None:
     engines = [target.partition(":")[0] for target in device.targets]
-    able = [name for name in device.schemes if any(engine in engines_for_scheme(name) for engine in engines)]
+    supported = [name for name in device.schemes if any(engine in engines_for_scheme(name) for engine in engines)]
     if not set(engines) & set(possible):
         raise PlanError(
-            f"{device.name} runs {' and '.join(dict.fromkeys(engines))}, but this kind of model can only be made into "
-            f"{' and '.join(possible)} artifacts"
+            f"{device.name} runs {' and '.join(dict.fromkeys(engines))}, but this kind of model can only be converted "
+            f"for {' and '.join(possible)}"
         )
     if not names:
-        raise PlanError(f"{device.name} can do none of {', '.join(schemes)}; it can do {', '.join(able)}")
-    asked = schemes if schemes != tuple(SCHEMES) else ()  # who asked for any is not told of each
-    left = [name for name in asked if not any(made.endswith(name) for made in names)]
-    if left:
-        notes.append(f"{device.name}: no {', '.join(left)}; it can do {', '.join(able)}")
+        raise PlanError(f"{device.name} supports none of {', '.join(schemes)}; it supports {', '.join(supported)}")
+    requested = schemes if schemes != tuple(SCHEMES) else ()  # a search requests no scheme by name
+    skipped = [name for name in requested if not any(variant.endswith(name) for variant in names)]
+    if skipped:
+        notes.append(f"{device.name}: no {', '.join(skipped)}; it supports {', '.join(supported)}")
     if device.accelerator and device.accelerator not in device.delegates.values():
         notes.append(
-            f"{device.name}: these variants run on its CPU; nothing in the bundle uses its {device.accelerator}, "
-            f"whose vendor's compiler edgekit does not call"
+            f"{device.name}: these variants run on its CPU; its {device.accelerator} is not used, because "
+            f"edgekit does not call the vendor's compiler"
         )

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.plan.declaration import given
+from edgekit.plan.declaration import given_options
 from edgekit.plan.options import ConversionOptions, DataOptions, PruningOptions, TrainingOptions
 from edgekit.plan.plan import ConversionPlan, plan_conversion
 from edgekit.plan.targets import TargetPlan
@@ -17,28 +17,28 @@ from edgekit_converters.prune.latency.table import LatencyTable, read_table
 from edgekit_converters.train import sparsity as magnitude
 from edgekit_runtime.errors import PlanError
 
-MEASURED_IN = "int8-static"  # where there are data to quantize with: what a pruned model is for
-WITH_SPARSITY = ("sparsity", "exclude_layer")  # of the options, what goes without cutting, too
-CALIBRATION_SAMPLES = 500  # of the training data, where nothing was given to calibrate on
+MEASURED_IN = "int8-static"  # with data to calibrate on
+WITH_SPARSITY = ("sparsity", "exclude_layer")  # options that do not need a goal
+CALIBRATION_SAMPLES = 500  # of the training data, without --calibrate
 
 
 @dataclass(frozen=True)
 class PruningPlan:
     """How to prune, and how to recover."""
 
-    goal: Goal | None  # of cutting; without, there are only single weights to go
+    goal: Goal | None  # None: no channels are pruned
     sparsity: str | None  # "0.8", or "2:4"
     limits: Limits
-    importance: str | None  # without, "taylor" where there are data, else "l2"
+    importance: str | None  # None: "taylor" with data, else "l2"
     rounds: int
-    depth: bool  # whether residual branches may go whole
+    depth: bool  # whether residual branches may be removed
     table: LatencyTable | None  # of another machine
     write_table: Path | None
     training: TrainingPlan | None
 
     @property
     def prunes(self) -> bool:
-        """Whether anything is cut or becomes zero; else the model is only trained."""
+        """Whether channels or weights are pruned; otherwise the model is only trained."""
         return self.goal is not None or self.sparsity is not None
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ def plan_pruning(options: PruningOptions, training_options: TrainingOptions, dat
 
 def _refuse_without_goal(options: PruningOptions) -> None:
     """Refuse options that need a goal; some also go with sparsity."""
-    for one in given(options):
+    for one in given_options(options):
         if options.sparsity is None or one.name not in WITH_SPARSITY:
             raise PlanError(f"{one.flag} goes with --prune R or --prune-to GOAL=R")
 
@@ -120,7 +120,7 @@ def _goal(options: PruningOptions) -> Goal | None:
 
 
 def _depth(options: PruningOptions, goal: Goal | None, training: TrainingPlan | None) -> bool:
-    """Whether residual branches may be removed: the rest of the model then has to be trained."""
+    """Tell whether residual branches may be removed; the rest of the model then needs training."""
     counted = goal is not None and goal.measure != "channels" and not options.per_layer
     if options.depth_pruning and not counted:
         raise PlanError("--depth-pruning goes with --prune-to GOAL=R, without --per-layer: it ranks the whole model")

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.conversion import stages
 from edgekit.conversion.context import DataSplit
 from edgekit.plan.data import DataPlan
-from edgekit.plan.declaration import check_paths, flag, given
+from edgekit.plan.declaration import check_paths, flag, given_options
 from edgekit.plan.options import TrainingOptions
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution import stage_cache, toolchains
@@ -83,7 +83,7 @@ def plan_training(options: TrainingOptions) -> TrainingPlan | None:
         DataError: the data are not there.
         ToolchainError: Weights & Biases is not installed.
     """
-    typed = {one.name: getattr(options, one.name) for one in given(options)}
+    typed = {one.name: getattr(options, one.name) for one in given_options(options)}
     if options.train is None:
         for name in typed:
             raise PlanError(f"{flag(name)} needs --train DATA to train on")

@@ -73,7 +73,7 @@ def test_boxes_in_an_output_of_their_own():
 @pytest.mark.parametrize(
     ("outputs", "options", "said"),
     [
-        (SSD, {"activation": "softmax"}, "--scores: say which output has a score a class: places, classes"),
+        (SSD, {"activation": "softmax"}, "--scores: name the output with the class scores: places, classes"),
         ([SCORES], {"scores": "logits", "top": 1}, "--scores: there is no float output 'logits'; .* scores float32"),
         ([SCORES], {"boxes": "b", "box_format": "xyxy"}, "--boxes: there is no float output 'b'"),
         ([OutputSpec("a", (1, 10), "int64")], {"top": 1}, "--scores: there is no float output 'a'"),
