@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, messages; nothing heavy is imported for any of it."""
+"""The command line: help, exit codes and messages, without heavy imports."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ def edgekit(*arguments, **options):
     )
 
 
-def test_the_overview_names_every_verb_with_examples():
+def test_the_overview_lists_every_command_with_examples():
     done = edgekit("--help")
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in COMMANDS)
@@ -24,7 +24,7 @@ def test_the_overview_names_every_verb_with_examples():
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_every_verb_has_help(verb):
+def test_every_command_has_help(verb):
     result = CliRunner().invoke(cli, [verb, "--help"])
     assert result.exit_code == 0
     assert "Usage:" in result.output
@@ -48,7 +48,7 @@ def test_the_overview_and_a_dry_run_import_no_toolchain_and_no_rich(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_dry_run_tells_the_budgets_of_a_race(tmp_path):
+def test_a_dry_run_shows_the_budgets_of_a_search(tmp_path):
     for name in ("m.keras", "samples.npy"):
         (tmp_path / name).touch()
     typed = ["convert", tmp_path / "m.keras", "-q", "auto", "--calibrate", tmp_path / "samples.npy", "--dry-run"]
@@ -65,7 +65,7 @@ def test_a_dry_run_prints_the_plan_for_people_and_for_programs(tmp_path):
     assert plan["preprocessing"]["scale"] == 0.5
 
 
-def test_the_command_line_overrules_the_plan_file(tmp_path):
+def test_the_command_line_takes_precedence_over_the_plan_file(tmp_path):
     (tmp_path / "m.keras").write_bytes(b"")
     (tmp_path / "plan.toml").write_text('model = "m.keras"\ndevice = ["intel-cpu"]\nquantize = ["float16"]')
     done = edgekit("convert", "--plan", tmp_path / "plan.toml", "-d", "raspberry-pi-4", "--dry-run", "--json")
@@ -73,7 +73,7 @@ def test_the_command_line_overrules_the_plan_file(tmp_path):
     assert [variant["name"] for variant in plan["variants"]] == ["litert-float16"]
 
 
-def test_a_zero_that_was_typed_is_taken_for_what_it_is(tmp_path):
+def test_a_typed_zero_is_a_value(tmp_path):
     (tmp_path / "m.keras").write_bytes(b"")
     (tmp_path / "d.npz").write_bytes(b"")
     (tmp_path / "plan.toml").write_text('model = "m.keras"\nevaluate = "d.npz"\nmax_drop = 0.5')
@@ -83,7 +83,7 @@ def test_a_zero_that_was_typed_is_taken_for_what_it_is(tmp_path):
     assert edgekit("convert", tmp_path / "m.keras", "--samples", "0").returncode == 3
 
 
-def test_a_metric_and_remedies_are_said_on_the_command_line_and_in_a_plan_file(tmp_path):
+def test_metric_and_remedies_on_the_command_line_and_in_a_plan_file(tmp_path):
     for name, text in (("m.keras", ""), ("d.npz", ""), ("mine.py", "def score(outputs, labels): ...")):
         (tmp_path / name).write_text(text)
     (tmp_path / "plan.toml").write_text('model = "m.keras"\nevaluate = "d.npz"\nmetric = "mine.py:score"')
@@ -94,14 +94,14 @@ def test_a_metric_and_remedies_are_said_on_the_command_line_and_in_a_plan_file(t
     assert (planned["metric"], planned["remedies"]) == ("mine.py:other", False)
 
 
-def test_examples_stand_on_lines_of_their_own():
+def test_examples_are_on_separate_lines():
     lines = [line.strip() for line in edgekit("convert", "--help").stdout.splitlines()]
     assert "edgekit convert model.keras -o model.edgekit" in lines
     assert not any("\b" in line or "\\b" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["convert"], 3, "no model given"),
         (["convert", "missing.keras"], 3, "missing.keras: no such file"),
@@ -114,10 +114,10 @@ def test_examples_stand_on_lines_of_their_own():
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_bad_input_is_one_message_and_its_exit_code(tmp_path, arguments, code, said):
+def test_bad_input_gives_one_message_and_its_exit_code(tmp_path, arguments, code, message):
     done = edgekit(*arguments, cwd=tmp_path)
     assert done.returncode == code
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +131,7 @@ def test_devices_are_listed():
 
 
 @pytest.mark.needs_rich
-def test_who_interrupts_what_trains_is_told_how_it_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_training_prints_how_to_resume(tmp_path, monkeypatch):
     from edgekit import pipeline
     from edgekit.pruning import command
 

@@ -38,7 +38,7 @@ def value_of(options, name):
     return getattr(getattr(options, part), name)
 
 
-def test_no_name_is_used_twice_and_no_table_is_named_like_an_option():
+def test_names_of_options_and_tables_are_unique():
     spellings = [name for one in OPTIONS for name in (one.name, *one.option.aliases)]
     assert len(spellings) == len(set(spellings))
     assert not set(parts(ConversionOptions)) & set(spellings)
@@ -87,9 +87,9 @@ def test_an_older_name_is_accepted_everywhere(name, alias, tmp_path):
 )
 def test_an_older_spelling_on_the_command_line_does_the_same(verb, older, newer, tmp_path):
     (tmp_path / "net.keras").write_bytes(b"")
-    said = [CliRunner().invoke(cli, [verb, str(tmp_path / "net.keras"), *typed]) for typed in (older, newer)]
-    assert [type(one.exception) for one in said] == [PlanError, PlanError]
-    first, second = (str(one.exception) for one in said)
+    results = [CliRunner().invoke(cli, [verb, str(tmp_path / "net.keras"), *typed]) for typed in (older, newer)]
+    assert [type(one.exception) for one in results] == [PlanError, PlanError]
+    first, second = (str(one.exception) for one in results)
     assert first == second or first.replace("--floor", "--min-channel-ratio") == second
 
 

@@ -1,4 +1,4 @@
-"""An engine to make artifacts for costs one file, which holds its record, and one line in ``FORMATS``."""
+"""A new artifact format costs one file, with its record, and one line in ``FORMATS``."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def options(tmp_path):
     return build(ConversionOptions, values)
 
 
-def test_a_plan_takes_a_format_that_is_registered_by_one_line(options, monkeypatch):
+def test_a_plan_accepts_a_format_that_is_registered_by_one_line(options, monkeypatch):
     monkeypatch.setitem(FORMATS, "third", f"{__name__}:THIRD")
     plan = plan_conversion(options)
     assert [(one.engine, one.device, one.scheme) for one in plan.targets.variants] == [

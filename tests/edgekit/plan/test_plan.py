@@ -1,4 +1,4 @@
-"""Everything that is decided before a toolchain starts, and everything that is refused there."""
+"""The plan of a conversion, and the options that are refused before a toolchain starts."""
 
 import json
 
@@ -75,19 +75,19 @@ def test_an_accelerator_and_its_fallback_share_one_artifact(options):
     ("alias", "name"),
     [("int8", "int8-static"), ("W8A8", "int8-static"), ("fp16", "float16"), ("w8a16", "int16x8-static")],
 )
-def test_names_users_bring_are_taken(options, alias, name):
+def test_aliases_of_schemes_are_accepted(options, alias, name):
     device = ("raspberry-pi-5",)
     assert planned(options, device=device, quantize=(alias,), calibrate="d.npz").targets.schemes == (name,)
 
 
-def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
+def test_an_unsupported_scheme_is_skipped_with_a_note(options):
     plan = planned(options, device=("x86-64", "intel-cpu"), quantize=("int8-dynamic", "float32"))
     assert "openvino-int8-dynamic" not in [variant.name for variant in plan.targets.variants]
     assert any("intel-cpu: no int8-dynamic" in note for note in plan.targets.notes)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         ({"model": ""}, PlanError, "no model"),
         ({"model": "missing.keras"}, SourceError, "no such file"),
@@ -136,12 +136,12 @@ def test_a_scheme_one_format_lacks_is_left_out_there_and_said(options):
         ({"input_shape": ("3,32,32",)}, PlanError, "batch"),
     ],
 )
-def test_what_cannot_be_met_is_refused(options, change, error, said):
-    with pytest.raises(error, match=said):
+def test_options_that_cannot_be_met_are_refused(options, change, error, message):
+    with pytest.raises(error, match=message):
         planned(options, **change)
 
 
-def test_a_folder_is_no_place_for_the_bundle(options, tmp_path):
+def test_a_folder_as_output_is_refused(options, tmp_path):
     with pytest.raises(PlanError, match="folder"):
         planned(options, output=str(tmp_path))
 
@@ -160,7 +160,7 @@ def test_a_python_file_needs_a_function(options, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,x,3", "1,0", "1,-3", "1.5", "x=", "1,3:int7"])
-def test_an_input_shape_that_is_none_is_refused(text):
+def test_a_malformed_input_shape_is_refused(text):
     with pytest.raises(PlanError, match="--input-shape"):
         parse_input_shape(text)
 
@@ -170,7 +170,7 @@ def test_input_shapes_may_carry_a_name_and_a_dtype():
     assert parse_input_shape("ids=1,128:int64") == InputShape((1, 128), "ids", "int64")
 
 
-def test_a_plan_file_says_all_that_options_say(tmp_path, model):
+def test_a_plan_file_accepts_the_options(tmp_path, model):
     (tmp_path / "plan.toml").write_text(
         f"""
         model = "{model}"
@@ -197,13 +197,13 @@ def test_a_plan_file_says_all_that_options_say(tmp_path, model):
     json.dumps(describe(plan))
 
 
-def test_a_plan_file_may_leave_the_number_of_samples_open(tmp_path):
+def test_a_plan_file_accepts_automatic_samples(tmp_path):
     (tmp_path / "plan.toml").write_text('samples = "auto"')
     assert read_plan(tmp_path / "plan.toml") == {"samples": "auto"}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("modell = 'x'", "unknown key 'modell'"),
         ("samples = '12'", "samples"),
@@ -221,18 +221,18 @@ def test_a_plan_file_may_leave_the_number_of_samples_open(tmp_path):
         ("model = ", "not TOML"),
     ],
 )
-def test_a_plan_file_with_a_mistake_is_refused(tmp_path, text, said):
+def test_a_plan_file_with_a_mistake_is_refused(tmp_path, text, message):
     (tmp_path / "plan.toml").write_text(text)
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=message):
         read_plan(tmp_path / "plan.toml")
 
 
-def test_a_plan_file_that_is_not_there(tmp_path):
+def test_a_missing_plan_file_is_refused(tmp_path):
     with pytest.raises(PlanError, match="cannot be read"):
         read_plan(tmp_path / "plan.toml")
 
 
-def test_a_plan_files_device_is_looked_for_beside_it(tmp_path):
+def test_a_device_profile_is_relative_to_the_plan_file(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "plan.toml").write_text('device = ["intel-cpu", "my-board.toml"]')
     assert read_plan(tmp_path / "sub" / "plan.toml")["device"] == ("intel-cpu", str(tmp_path / "sub" / "my-board.toml"))
@@ -252,7 +252,7 @@ def with_recipe(options, tmp_path):
 FLOAT_HEAD = 'scheme = "int8"\n[[rule]]\nscheme = "float32"\ndepth = "last"'
 
 
-def test_a_recipe_says_the_scheme_and_how_its_artifacts_are_made(with_recipe):
+def test_a_recipe_sets_the_scheme_and_the_rules(with_recipe):
     plan = planned(with_recipe(FLOAT_HEAD))
     assert plan.targets.schemes == ("int8-static",)
     assert plan.targets.recipe_of("int8-static") == plan.targets.recipe
@@ -260,13 +260,13 @@ def test_a_recipe_says_the_scheme_and_how_its_artifacts_are_made(with_recipe):
     assert 'depth = ["last"]' in describe(plan)["recipe"]
 
 
-def test_beside_a_recipe_other_schemes_are_made_as_ever(with_recipe):
+def test_other_schemes_beside_a_recipe_use_no_rules(with_recipe):
     plan = planned(with_recipe(FLOAT_HEAD, quantize=("float16",)))
     assert set(plan.targets.schemes) == {"float16", "int8-static"}
     assert plan.targets.recipe_of("float16") == Recipe("float16")
 
 
-def test_a_plan_file_names_a_recipe_beside_it(with_recipe, tmp_path):
+def test_a_recipe_is_relative_to_the_plan_file(with_recipe, tmp_path):
     with_recipe(FLOAT_HEAD)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "plan.toml").write_text('recipe = "../r.toml"')
@@ -274,26 +274,26 @@ def test_a_plan_file_names_a_recipe_beside_it(with_recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "said"),
+    ("text", "more", "message"),
     [
         ("scheme = ", {}, "r.toml: not TOML"),
         (FLOAT_HEAD, {"recipe": "missing.toml"}, "missing.toml: cannot be read"),
         (FLOAT_HEAD, {"calibrate": None}, "int8-static needs calibration data"),
         (FLOAT_HEAD, {"output": "r.toml"}, "-o r.toml"),
         (FLOAT_HEAD.replace("float32", "int16x8"), {}, "openvino cannot do int16x8-static; it can do float32"),
-        (FLOAT_HEAD.replace("float32", "int8-weights"), {"device": ("coral-usb",)}, "coral-usb does not support the recipe's"),
+        (FLOAT_HEAD.replace("float32", "int8-weights"), {"device": ("coral-usb",)}, "coral-usb does not support the"),
         (FLOAT_HEAD.replace('"int8"', '"float32"').replace('"float32"\nd', '"int8"\nd'), {}, "its coarsest"),
         ('scheme = "int4-weights"\nblock_size = 32', {}, "litert cannot do block_size 32"),
         ('scheme = "int8-static"\ncorrections = ["smooth"]', {}, "litert: corrections: 'smooth' is not supported"),
         ('scheme = "float16"\ncorrections = ["bias"]', {}, "'bias' needs a calibrated scheme"),
     ],
 )
-def test_a_recipe_that_cannot_be_met_is_refused(with_recipe, text, more, said):
-    with pytest.raises(PlanError, match=said):
+def test_a_recipe_that_cannot_be_met_is_refused(with_recipe, text, more, message):
+    with pytest.raises(PlanError, match=message):
         planned(with_recipe(text, **more))
 
 
-def test_a_model_that_came_quantized_takes_no_recipe(with_recipe):
+def test_a_recipe_for_a_quantized_model_is_refused(with_recipe):
     with pytest.raises(PlanError, match="nothing left for --recipe"):
         keep_scheme(planned(with_recipe(FLOAT_HEAD)).targets, "net.keras", "int8-static")
 

@@ -1,4 +1,4 @@
-"""What is declared of the outputs: what was asked for, with what was left open filled in from the model."""
+"""Postprocessing: from the options, with defaults from the model's outputs."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ def declared(outputs, names=0, **options):
     return declare(requested(options_of(**options)), outputs, names)
 
 
-def test_nothing_asked_for_is_nothing():
+def test_without_options_nothing_is_declared():
     assert requested(options_of(labels="classes.txt", scale=0.5)) is None
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"activation": "relu"}, "--activation relu: expected one of none, softmax, sigmoid"),
         ({"threshold": float("nan")}, "--threshold nan"),
@@ -41,8 +41,8 @@ def test_nothing_asked_for_is_nothing():
         ({"box_format": "xyxy"}, "--box-format and --iou go with --boxes"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_model_is_opened(options, said):
-    with pytest.raises(PlanError, match=said):
+def test_contradicting_options_are_refused_before_the_model_is_opened(options, message):
+    with pytest.raises(PlanError, match=message):
         requested(options_of(**options))
 
 
@@ -62,7 +62,7 @@ def test_a_yolo_output_is_read_along_its_last_axis():
     assert declared([few], 8, **asked_for).boxes_last is False
 
 
-def test_boxes_in_an_output_of_their_own():
+def test_boxes_in_a_separate_output():
     wanted = Postprocessing("classes", "sigmoid", 0.4, 100, "places", False, "yxyx", 0.5)
     asked_for = {"boxes": "places", "box_format": "yxyx", "activation": "sigmoid", "threshold": 0.4}
     assert declared(SSD, **asked_for) == wanted
@@ -71,7 +71,7 @@ def test_boxes_in_an_output_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("outputs", "options", "said"),
+    ("outputs", "options", "message"),
     [
         (SSD, {"activation": "softmax"}, "--scores: name the output with the class scores: places, classes"),
         ([SCORES], {"scores": "logits", "top": 1}, "--scores: there is no float output 'logits'; .* scores float32"),
@@ -82,8 +82,8 @@ def test_boxes_in_an_output_of_their_own():
         ([*SSD[:1], SCORES], {"boxes": "places", "box_format": "xyxy"}, "--boxes: is not .1, 4., four values for"),
     ],
 )
-def test_what_the_outputs_are_not_is_refused_with_what_they_are(outputs, options, said):
-    with pytest.raises(PlanError, match=said):
+def test_options_that_do_not_fit_the_outputs_are_refused_with_the_outputs(outputs, options, message):
+    with pytest.raises(PlanError, match=message):
         declared(outputs, **options)
 
 
@@ -91,7 +91,7 @@ def test_what_the_outputs_are_not_is_refused_with_what_they_are(outputs, options
     ("values", "probabilities"),
     [([[0.1, 0.9], [1.0, 0.0]], True), ([[0.0, 1.0004]], True), ([[-0.5, 0.5]], False), ([[3.0, 0.5]], False)],
 )
-def test_named_probabilities_are_classes_and_logits_are_told(tmp_path, values, probabilities):
+def test_named_probabilities_are_declared_as_classes_and_logits_get_a_note(tmp_path, values, probabilities):
     np.save(tmp_path / "y.npy", np.array(values, np.float32))
     found, notes = suggest(SCORES, tmp_path / "y.npy")
     assert (found, notes == ()) == ((Postprocessing("scores"), True) if probabilities else (None, False))

@@ -1,4 +1,4 @@
-"""`edgekit.plan.profiles`: reading a profile, and everything that is refused."""
+"""Device profiles: reading, and what is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_users_own_file_is_read_from_its_path(tmp_path: Path) -> None:
     )
 
 
-def test_a_path_may_be_text(tmp_path: Path) -> None:
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
     assert load_profile(str(write(tmp_path, GOOD))).name == "my-board"
 
 
@@ -54,7 +54,7 @@ def test_profiles_are_hashable(tmp_path: Path) -> None:
     assert len({load_profile(write(tmp_path, GOOD)), load_profile("x86-64")}) == 2
 
 
-def test_the_snapshot_is_json_and_leaves_out_what_is_not_known(tmp_path: Path) -> None:
+def test_the_snapshot_is_json_without_unknown_facts(tmp_path: Path) -> None:
     snapshot = load_profile(write(tmp_path, GOOD)).to_dict()
     assert json.loads(json.dumps(snapshot)) == snapshot
     assert snapshot["targets"] == ["litert:cpu", "openvino:cpu"]
@@ -76,7 +76,7 @@ def test_a_delegate_runs_only_a_litert_target_of_the_profile(tmp_path: Path, tar
         load_profile(path)
 
 
-def test_names_are_sorted_and_hold_the_boards_promised() -> None:
+def test_names_are_sorted_and_contain_the_documented_boards() -> None:
     names = profile_names()
     assert list(names) == sorted(names)
     assert {"raspberry-pi-5", "intel-cpu", "x86-64", "coral-usb", "jetson-orin-nano"} <= set(names)
@@ -85,12 +85,12 @@ def test_names_are_sorted_and_hold_the_boards_promised() -> None:
 @pytest.mark.parametrize(
     ("asked", "meant"), [("raspberry-pi5", "raspberry-pi-5"), ("intelcpu", "intel-cpu"), ("x86_64", "x86-64")]
 )
-def test_an_unknown_name_names_its_neighbours_and_the_way_out(asked: str, meant: str) -> None:
+def test_an_unknown_name_suggests_near_names_and_a_profile_of_ones_own(asked: str, meant: str) -> None:
     with pytest.raises(ProfileError, match=rf"(?s)did you mean .*{meant}.*\.toml"):
         load_profile(asked)
 
 
-def test_an_unknown_name_far_from_all_lists_those_there_are() -> None:
+def test_an_unknown_name_without_near_names_lists_all() -> None:
     with pytest.raises(ProfileError) as caught:
         load_profile("toaster")
     assert "did you mean" not in str(caught.value)
@@ -155,7 +155,7 @@ def test_a_scheme_no_engine_of_the_targets_can_hold_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 1\nname = 2"])
-def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     with pytest.raises(ProfileError, match=rf"{path} is not TOML"):

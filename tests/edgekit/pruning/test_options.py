@@ -1,4 +1,4 @@
-"""What may be asked of pruning: wrong values are refused before anything starts, naming the option."""
+"""Options of pruning: wrong values are refused before anything starts, with the option's name."""
 
 import re
 
@@ -43,7 +43,7 @@ def model(tmp_path, monkeypatch):
     return "net.keras"
 
 
-def test_goals_are_parts_left():
+def test_goals_are_fractions_left():
     assert plan_pruning(options_of(prune=0.3)).goal == Goal("channels", 0.7)
     assert plan_pruning(options_of(prune_to="latency=0.5")).goal == Goal("latency", 0.5)
     assert plan_pruning(options_of(prune_to="macs=.25")).goal == Goal("macs", 0.25)
@@ -51,7 +51,7 @@ def test_goals_are_parts_left():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"prune": 1.0}, "--prune 1.0: expected the fraction of channels"),
         ({"prune": float("nan")}, "--prune nan"),
@@ -78,24 +78,24 @@ def test_goals_are_parts_left():
         ({"write_latency_table": "t.json"}, "--write-latency-table goes with --prune"),
     ],
 )
-def test_what_contradicts_itself_is_refused(options, says, model):
-    with pytest.raises(PlanError, match=re.compile(says)):
+def test_contradicting_options_are_refused(options, message, model):
+    with pytest.raises(PlanError, match=re.compile(message)):
         plan_pruning(options_of(model=model, **options))
 
 
-def test_a_table_that_is_none_is_refused(model):
+def test_a_malformed_latency_table_is_refused(model):
     with pytest.raises(DataError, match=r"--latency-table half\.json: is no table"):
         plan_pruning(options_of(model=model, prune_to="latency=0.5", latency_table="half.json"))
 
 
-def test_a_command_that_asks_for_nothing_is_refused(model):
+def test_a_command_without_a_goal_is_refused(model):
     with pytest.raises(PlanError, match=r"give a goal: --prune 0\.5"):
         plan_prune(build(PruneOptions, {"model": model}))
     with pytest.raises(PlanError, match="this command already reads"):
         plan_prune(build(PruneOptions, {"model": model, "prune": 0.5, "output": model}))
 
 
-def test_a_model_is_trained_for_integers_alone(model, tmp_path):
+def test_quantization_aware_training_needs_no_goal(model, tmp_path):
     data = str(tmp_path / "train.npz")
     np.savez(data, x=np.zeros((2, 4)))
     made = plan_pruning(options_of(model=model, train=data, quantize_aware="int8"))
@@ -106,13 +106,13 @@ def test_a_model_is_trained_for_integers_alone(model, tmp_path):
     with pytest.raises(PlanError, match=r"--train goes with .*--quantize-aware SCHEME: there is nothing to recover"):
         plan_pruning(options_of(model=model, train=data))
     assert with_calibration(options_of(model=model, train=data, quantize_aware="int8")).calibrate == data
-    told = text(describe(plan_conversion(options_of(model=model)), made)).splitlines()
-    assert f"train      --quantize-aware int8-static, trained on {data} for 10 epochs" in told
+    lines = text(describe(plan_conversion(options_of(model=model)), made)).splitlines()
+    assert f"train      --quantize-aware int8-static, trained on {data} for 10 epochs" in lines
     pruned = plan_pruning(options_of(model=model, sparsity="0.5"))
     assert "prune      --sparsity 0.5" in text(describe(plan_conversion(options_of(model=model)), pruned)).splitlines()
 
 
-def test_training_data_calibrate_where_nothing_else_was_given(model):
+def test_training_data_calibrate_without_calibration_data(model):
     given = options_of(model=model, prune=0.5, train="train.npz")
     assert with_calibration(given).calibrate == "train.npz"
     assert with_calibration(given).samples == CALIBRATION_SAMPLES
@@ -130,12 +130,12 @@ def test_training_data_calibrate_where_nothing_else_was_given(model):
         ({"quantize": ("float16", "float32")}, ("litert", "float16")),
     ],
 )
-def test_times_are_of_what_the_first_device_would_run(options, expected, model):
+def test_latency_is_measured_in_the_engine_of_the_first_device(options, expected, model):
     plan = plan_conversion(options_of(model=model, **options))
     assert measured_in(plan.targets, calibrated=plan.data.calibrate is not None) == expected
 
 
-def test_a_plan_file_has_a_table_of_its_own(tmp_path, model):
+def test_a_plan_file_has_a_pruning_table(tmp_path, model):
     (tmp_path / "plan.toml").write_text(
         'model = "net.keras"\n[pruning]\nprune_to = "size=0.5"\nexclude_layer = "stem*"\nrounds = 2\nper_layer = true\n'
     )
@@ -144,7 +144,7 @@ def test_a_plan_file_has_a_table_of_its_own(tmp_path, model):
     assert (pruning.limits.keep, pruning.limits.per_layer) == (("stem*",), True)
 
 
-def test_sparsity_goes_alone_or_with_cutting_and_into_the_training(model):
+def test_sparsity_goes_with_or_without_pruning_and_into_the_training(model):
     alone = plan_pruning(options_of(model=model, sparsity="2:4", exclude_layer=("conv*",), train="train.npz"))
     assert (alone.goal, str(alone)) == (None, "--sparsity 2:4")
     assert (alone.training.settings.sparsity, alone.training.settings.keep) == ("2:4", ("conv*",))

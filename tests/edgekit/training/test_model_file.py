@@ -1,4 +1,4 @@
-"""Where a pruned or distilled model may go is known before it is opened, as far as its kind tells."""
+"""The output path of a pruned or distilled model is checked before the model is opened."""
 
 import json
 import zipfile
@@ -39,7 +39,7 @@ def requested(folder, model, output, *also, keras="3.8.0"):
         ("net.tflite", "small.tflite", ""),  # refused for what it is, by the stage that saves
     ],
 )
-def test_what_may_be(tmp_path, model, output, keras):
+def test_a_fitting_suffix_is_accepted(tmp_path, model, output, keras):
     assert requested(tmp_path, model, output, keras=keras) == tmp_path / output
 
 
@@ -54,13 +54,13 @@ def test_what_may_be(tmp_path, model, output, keras):
         ("net.h5", "small", "", r"\.keras or \.h5"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, model, output, keras, kinds):
+def test_another_suffix_is_refused(tmp_path, model, output, keras, kinds):
     with pytest.raises(PlanError, match=rf"-o .*{output}: the model is saved as {kinds}; give"):
         requested(tmp_path, model, output, keras=keras)
 
 
 @pytest.mark.parametrize("metadata", ["[]", "{}", "no JSON"])
-def test_what_is_no_keras_file_is_left_to_the_stage_that_opens_it(tmp_path, metadata):
+def test_a_malformed_keras_file_is_left_to_the_load_stage(tmp_path, metadata):
     path = tmp_path / "net.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", metadata)
@@ -68,18 +68,18 @@ def test_what_is_no_keras_file_is_left_to_the_stage_that_opens_it(tmp_path, meta
     assert model_file.requested_path(options, SourceRequest("keras", path)) == tmp_path / "small.h5"
 
 
-def test_a_file_that_is_read_is_not_written(tmp_path):
+def test_an_input_file_as_output_is_refused(tmp_path):
     with pytest.raises(PlanError, match=r"-o .*teacher\.keras: this command already reads"):
         requested(tmp_path, "net.keras", "teacher.keras", "teacher.keras")
 
 
-def test_without_a_place_the_name_has_the_kind_it_is_saved_as():
+def test_without_an_output_the_name_gets_the_suffix_of_the_saved_model():
     assert model_file.output_path(None, "net-pruned", Path("cache/model.h5")) == Path("net-pruned.h5")
     with pytest.raises(PlanError, match=r"saved as \.h5;"):
         model_file.output_path(Path("small.keras"), "net-pruned", Path("cache/model.h5"))
 
 
-def test_a_model_is_put_in_its_place_whole_or_not_at_all(tmp_path):
+def test_an_error_leaves_no_partial_file(tmp_path):
     (tmp_path / "made").write_bytes(b"model")
     model_file.copy_to(tmp_path / "made", tmp_path / "out.keras")
     assert (tmp_path / "out.keras").read_bytes() == b"model"

@@ -1,4 +1,4 @@
-"""What may be asked of a training, checked before anything starts."""
+"""Options of training, checked before anything starts."""
 
 import dataclasses
 
@@ -26,20 +26,20 @@ def options(tmp_path):
     return lambda **given: training_options(train=str(tmp_path / "train.npz"), **given)
 
 
-def test_what_is_not_said_is_as_settings_have_it(options):
+def test_options_that_are_not_given_have_the_defaults_of_settings(options):
     asked = training.plan_training(options())
     assert asked.settings == Settings()
     assert training.plan_training(training_options()) is None
 
 
-def test_what_is_said_is_taken_and_a_zero_is_said(options):
+def test_a_zero_is_a_given_value(options):
     given = options(epochs=3, augment=("flip",), distillation_weight=0.0, warmup_epochs=0.0, attention_transfer=True)
     asked = training.plan_training(given)
     assert asked.settings == Settings(epochs=3, augment=("flip",), teacher_share=0.0, warm_up=0.0, hints=True)
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("int8", "int8-static"), ("w4", "int4-weights"), ("int8-dynamic", None)])
-def test_integers_are_imitated_by_any_name_of_their_scheme(options, name, scheme):
+def test_quantize_aware_accepts_aliases_of_schemes(options, name, scheme):
     asked = training.plan_training(options(quantize_aware=name))
     assert asked.settings.quantize_aware == (scheme or name)
     assert training.quantize_aware_text(asked) == f"--quantize-aware {scheme or name}"
@@ -47,7 +47,7 @@ def test_integers_are_imitated_by_any_name_of_their_scheme(options, name, scheme
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"epochs": 0}, "--epochs 0: expected a whole number of 1 or more"),
         ({"optimizer": "adagrad"}, "--optimizer adagrad: expected one of adam, rmsprop, sgd"),
@@ -70,8 +70,8 @@ def test_integers_are_imitated_by_any_name_of_their_scheme(options, name, scheme
         ({"quantize_aware": "int7"}, "unknown quantization scheme 'int7'"),
     ],
 )
-def test_what_no_training_can_be_is_refused(options, given, said):
-    with pytest.raises(PlanError, match=said):
+def test_invalid_settings_are_refused(options, given, message):
+    with pytest.raises(PlanError, match=message):
         training.plan_training(options(**given))
 
 
@@ -88,14 +88,14 @@ def test_settings_without_data_to_train_on_are_refused(given):
         training.plan_training(training_options(**given))
 
 
-def test_data_that_are_not_there_are_refused(options, tmp_path):
+def test_missing_data_are_refused(options, tmp_path):
     with pytest.raises(DataError, match="--validate nowhere: no such file"):
         training.plan_training(options(validate="nowhere"))
     with pytest.raises(PlanError, match=r"--log-dir .*: is a file"):
         training.plan_training(options(log_dir=str(tmp_path / "train.npz")))
 
 
-def test_what_cannot_be_told_or_varied_is_refused_before_anything_is_made(options, monkeypatch):
+def test_impossible_augmentation_and_missing_wandb_are_refused_at_once(options, monkeypatch):
     vector = InputSpec("x", (1, 2), "float32")
     with pytest.raises(DataError, match=r"--augment flip is for images, but the inputs are x \(1, 2\)"):
         training.prepare_training_data(None, None, (vector,), training.plan_training(options(augment=("flip",))))
@@ -104,7 +104,7 @@ def test_what_cannot_be_told_or_varied_is_refused_before_anything_is_made(option
         training.plan_training(options(wandb="edges"))
 
 
-def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
+def test_resume_without_checkpoints_is_refused_but_for_one_of_several_trainings(tmp_path):
     (tmp_path / "net.py").write_text("")
     student = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (), (), ())
     data = DataSet((), None, (), 0, "digest", ())
@@ -114,7 +114,7 @@ def test_nothing_to_go_on_with_is_said_and_several_trainings_begin(tmp_path):
     assert not training._checkpoint_folder(request, None, resume=True, begin=True).exists()
 
 
-def test_more_epochs_for_which_a_teacher_says_more_are_the_same_training(tmp_path):
+def test_more_epochs_are_the_same_training(tmp_path):
     (tmp_path / "net.py").write_text("")
     (tmp_path / "teacher.tflite").write_text("")
     student = Source(SourceRequest("python", tmp_path / "net.py"), "torch", (), (), ())
