@@ -89,7 +89,7 @@ def test_what_comes_quantized_is_bundled_as_what_it_is(shared_data, tmp_path, mo
     assert set(by_name(report)) == schemes
     assert by_name(report)[min(schemes)].size_bytes == file.stat().st_size
     assert by_name(report)[min(schemes)].parity.snr_db == 150.0
-    assert any("bundled as it is" in note for note in report.notes)
+    assert any("bundled unchanged" in note for note in report.notes)
     with edgekit_runtime.load(tmp_path / "model.edgekit", require="litert") as loaded:
         x = np.zeros(loaded.inputs[0].shape, np.float32)
         assert loaded(x).dtype == np.float32
