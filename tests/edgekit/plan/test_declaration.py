@@ -73,6 +73,7 @@ def test_an_older_name_is_accepted_everywhere(name, alias, tmp_path):
     assert read_plan(tmp_path / "plan.toml") == {name: value}
 
 
+@pytest.mark.needs_rich
 @pytest.mark.parametrize(
     ("verb", "older", "newer"),
     [
