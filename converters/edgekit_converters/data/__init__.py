@@ -1,8 +1,7 @@
-"""The data stage: what the user names becomes plain arrays on disk that every worker can memory-map.
+"""Prepare data: convert the user's samples to arrays on disk, which every worker can memory-map.
 
-It runs in a child process and needs numpy alone, and Pillow where the data are images. Samples are checked,
-resized and laid out here, once; normalising waits until ``batches``, so that uint8 images stay a quarter of
-the size.
+Runs in a child process that needs numpy only, and Pillow for images. Samples are checked, resized and brought to the
+input's layout here, once. ``batches`` normalizes them later, so that uint8 images take a quarter of the space.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.data import arrays, generator, image_folder, layout
-from edgekit_converters.data.dataset_checks import Survey
+from edgekit_converters.data.dataset_checks import DatasetChecks
 from edgekit_converters.data.npy_writer import Column
 from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, SubsetRequest, nested
 from edgekit_converters.execution.stage import Stage
@@ -33,7 +32,7 @@ __all__ = [
     "SubsetRequest",
     "batches",
     "labels",
-    "normalise",
+    "normalize",
     "one_by_one",
     "pick",
     "prepare",
@@ -44,7 +43,7 @@ BLOCK = 256  # samples copied at a time
 Reads = Callable[[str], bool]
 Read = Callable[[DataRequest], Samples]
 
-# What a user may name: how it is said to people, how it is recognised, how it is read.
+# The kinds of data: description for messages, test for a spec, reader.
 READERS: tuple[tuple[str, Reads, Read], ...] = (
     (image_folder.ACCEPTS, image_folder.reads, image_folder.read),
     (arrays.ACCEPTS, arrays.reads, arrays.read),
@@ -55,11 +54,11 @@ READERS: tuple[tuple[str, Reads, Read], ...] = (
 def prepare(request: DataRequest, folder: Path) -> DataSet:
     """Read the data, check them, and write one .npy an input, and the labels, into ``folder``.
 
-    Equal requests on equal data give equal files and digests. A refusal leaves no file behind.
+    Equal requests on equal data give equal files and digests. After an error no file is left.
 
     Raises:
-        DataError: the data are missing, damaged, too few, without variation, or do not fit the model; the
-            message names file, sample and input.
+        DataError: the data are missing, damaged, too few, constant, or do not fit the model; the message names
+            file, sample and input.
         OSError: the disk is full.
     """
     samples = _read(request)
@@ -69,11 +68,11 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
             for index, spec in enumerate(request.inputs)
         ]
         targets = files.enter_context(Column(folder / "labels.npy", "the label"))
-        survey = Survey(request.inputs)
-        notes = _write(samples, request, columns, targets, survey)
-        _refuse_too_few(request, columns[0].count)
+        checks = DatasetChecks(request.inputs)
+        notes = _write(samples, request, columns, targets, checks)
+        _check_count(request, columns[0].count)
         for spec, column in zip(request.inputs, columns, strict=True):
-            _refuse_values(request, spec, column)
+            _check_values(request, spec, column)
         if targets.count not in (0, columns[0].count):
             raise DataError(f"{request.spec}: {targets.count} labels for {columns[0].count} samples")
     return DataSet(
@@ -82,7 +81,7 @@ def prepare(request: DataRequest, folder: Path) -> DataSet:
         classes=samples.classes,
         count=columns[0].count,
         sha256=hashlib.sha256(b"".join(column.digest() for column in [*columns, targets])).hexdigest(),
-        notes=(*samples.notes, *notes, *_worries(request, columns), *survey.notes(samples.classes)),
+        notes=(*samples.notes, *notes, *_warnings(request, columns), *checks.notes(samples.classes)),
     )
 
 
@@ -91,7 +90,7 @@ PREPARE = Stage(prepare, toolchain=lambda _: "data", pure=False)
 
 
 def subset(request: SubsetRequest, folder: Path) -> DataSet:
-    """Copy the first samples, in the order of ``nested``, and their labels into ``folder``; they keep the set's order.
+    """Copy the first samples, by the order of ``nested``, with their labels; the copies keep the order of the set.
 
     Raises:
         OSError: the disk is full.
@@ -114,7 +113,7 @@ def subset(request: SubsetRequest, folder: Path) -> DataSet:
         labels=str(columns[-1].path) if data.labels else None,
         count=len(rows),
         sha256=hashlib.sha256(b"".join(column.digest() for column in columns)).hexdigest(),
-        notes=(*data.notes, f"{len(rows)} of {data.count} samples taken: {request.why}"),
+        notes=(*data.notes, f"{len(rows)} of {data.count} samples taken: {request.reason}"),
     )
 
 
@@ -123,36 +122,36 @@ SUBSET = Stage(subset, toolchain=lambda _: "data", pure=False)
 
 
 def one_by_one(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Array]]:
-    """The samples in the order of ``nested``: one array an input, (1, *input shape without batch), normalised."""
+    """Yield the samples in the order of ``nested``, normalized: for each input (1, *input shape without batch)."""
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]
     for row in nested(data.count):
-        yield [normalise(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
+        yield [normalize(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def batches(
     data: DataSet, inputs: tuple[InputSpec, ...], size: int, first: int = 0, end: int | None = None
 ) -> Iterator[list[Array]]:
-    """The samples in order, at most ``size`` at a time: one array an input, (b, *input shape without batch).
+    """Yield at most ``size`` samples at a time, in order: for each input (b, *input shape without batch).
 
-    They are normalised by the runtime's own preprocessing, so a board computes the same, and have the
-    input's dtype. All of them, or those from ``first`` to before ``end``.
+    The runtime's own preprocessing normalizes them, so that a board computes the same values. They have the input's
+    dtype. ``first`` and ``end`` (exclusive) select a range of samples.
     """
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]  # an input: (count, *its shape[1:])
     end = data.count if end is None else min(end, data.count)
     for start in range(first, end, size):
         rows = slice(start, min(start + size, end))
-        yield [normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
+        yield [normalize(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def pick(data: DataSet, inputs: tuple[InputSpec, ...], count: int) -> list[Array]:
-    """Return ``count`` samples, or all there are, spread evenly over the set; normalised as by :func:`batches`."""
+    """Return ``count`` samples, or all there are, spread evenly over the set, normalized as by :func:`batches`."""
     rows = np.unique(np.linspace(0, data.count - 1, min(count, data.count)).astype(int))
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]
-    return [normalise(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
+    return [normalize(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
 def labels(data: DataSet) -> Array | None:
-    """The labels: int64 class indices (count,) or float targets (count, ...); None where there are none."""
+    """Return the labels: int64 class indices (count,) or float targets (count, ...), or None."""
     return None if data.labels is None else np.load(data.labels)
 
 
@@ -165,8 +164,10 @@ def _read(request: DataRequest) -> Samples:
     raise DataError(f"{request.spec}: {found}; {request.purpose} data may be: {accepted}")
 
 
-def _write(samples: Samples, request: DataRequest, columns: list[Column], targets: Column, survey: Survey) -> list[str]:
-    """Stream every block into the columns; the first sample decides how all are laid out. Gives what was done."""
+def _write(
+    samples: Samples, request: DataRequest, columns: list[Column], targets: Column, checks: DatasetChecks
+) -> list[str]:
+    """Write every block into the columns and return notes; the first sample decides the layout of all."""
     fits: list[layout.Fit] = []
     resized: set[layout.Fit] = set()
     for block in samples.blocks:
@@ -183,30 +184,30 @@ def _write(samples: Samples, request: DataRequest, columns: list[Column], target
             column.append(array, block.names)
         if labels is not None:
             targets.append(labels, block.names)
-        survey.see(arrays, labels)
+        checks.add(arrays, labels)
     return [note for way in fits for note in way.notes(resized=way in resized)]
 
 
-def _target(given: Array, block: Block) -> Array:
-    """Class indices as int64 (k,), also from a column (k, 1); float targets as they are."""
-    if given.dtype.kind not in "biu":
-        return given
-    if given.ndim == 2 and given.shape[1] == 1:
-        given = given[:, 0]
-    if given.ndim != 1:
+def _target(labels: Array, block: Block) -> Array:
+    """Return class indices as int64 (k,), also from a column (k, 1), and float targets unchanged."""
+    if labels.dtype.kind not in "biu":
+        return labels
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
         raise DataError(
-            f"{block.names[0]}: labels that are whole numbers are class indices, one a sample; these are "
-            f"{given.shape[1:]} a sample: take the argmax of one-hot labels, or save other targets as floats"
+            f"{block.names[0]}: integer labels are class indices, one a sample; these have the shape "
+            f"{labels.shape[1:]} a sample: take the argmax of one-hot labels, or save other targets as floats"
         )
-    if (given < 0).any():
-        name = block.names[int(np.argmin(given >= 0))]
+    if (labels < 0).any():
+        name = block.names[int(np.argmin(labels >= 0))]
         raise DataError(f"{name}: the label is negative; class indices start at 0")
-    return given.astype(np.int64)
+    return labels.astype(np.int64)
 
 
-def _refuse_too_few(request: DataRequest, count: int) -> None:
+def _check_count(request: DataRequest, count: int) -> None:
     if count == 0:
-        raise DataError(f"{request.spec}: no samples in it for {request.purpose}{_instead(Path(request.spec))}")
+        raise DataError(f"{request.spec}: no samples in it for {request.purpose}{_file_hint(Path(request.spec))}")
     if count < request.minimum:
         limit = f" (--samples {request.samples})" if count == request.samples else ""
         raise DataError(
@@ -215,19 +216,19 @@ def _refuse_too_few(request: DataRequest, count: int) -> None:
         )
 
 
-def _instead(folder: Path) -> str:
-    """Point to a file of samples in a folder where only images were looked for."""
+def _file_hint(folder: Path) -> str:
+    """Return a hint at a file of samples in a folder that has no images."""
     found = sorted(entry for entry in folder.iterdir() if arrays.reads(entry.name)) if folder.is_dir() else []
-    return f"; it holds {found[0].name}: give the file itself, {found[0]}" if found else ""
+    return f"; it holds {found[0].name}: give that file, {found[0]}" if found else ""
 
 
-def _refuse_values(request: DataRequest, spec: InputSpec, column: Column) -> None:
-    """Refuse values that tell nothing, or that the input's dtype cannot hold."""
+def _check_values(request: DataRequest, spec: InputSpec, column: Column) -> None:
+    """Reject constant values, and values that the input's dtype cannot hold."""
     wanted = np.dtype(spec.dtype)
     if wanted.kind == "f" and column.lowest == column.highest:
         raise DataError(
             f"{request.spec}: {column.title} is range-constant: every value of every sample is "
-            f"{column.lowest}; give data as the model meets them in use"
+            f"{column.lowest}; give data as in real use"
         )
     if wanted.kind not in "iu" or column.dtype is None or spec.preprocessing:
         return
@@ -239,18 +240,18 @@ def _refuse_values(request: DataRequest, spec: InputSpec, column: Column) -> Non
         )
 
 
-def _worries(request: DataRequest, columns: list[Column]) -> Iterator[str]:
+def _warnings(request: DataRequest, columns: list[Column]) -> Iterator[str]:
     count = columns[0].count
     if count < request.recommended:
         yield f"only {count} samples: {request.recommended} or more are advised for {request.purpose}"
     for spec, column in zip(request.inputs, columns, strict=True):
         scale = spec.preprocessing.scale if spec.preprocessing else 1.0
         if scale <= 1 / 16 and column.highest <= 1:
-            yield f"{column.title}: samples end at {column.highest}; is scaling them by {scale:.4g} meant?"
+            yield f"{column.title}: the largest value is {column.highest}; is a scale of {scale:.4g} intended?"
 
 
-def normalise(samples: Array, spec: InputSpec) -> Array:
-    """Return samples as they lie on disk, (b, *shape), as the model takes them: normalised, in the input's dtype."""
+def normalize(samples: Array, spec: InputSpec) -> Array:
+    """Normalize samples from disk, (b, *shape), and convert them to the input's dtype."""
     if spec.preprocessing is None:
         return np.array(samples, dtype=spec.dtype)
     return preprocess.apply(replace(spec.preprocessing, resize=None), samples, spec.dtype, spec.layout)

@@ -23,7 +23,7 @@ BLOCK_SAMPLES = 256
 
 
 def reads(spec: str) -> bool:
-    """Whether this reader is meant."""
+    """Return whether the spec names a file for this reader."""
     return Path(spec).suffix.lower() in (".npz", ".npy")
 
 
@@ -33,8 +33,8 @@ def read(request: DataRequest) -> Samples:
     A .npy file is memory-mapped. ``classes`` in a .npz may name the classes.
 
     Raises:
-        DataError: the file is missing, damaged, holds pickles, lacks an input, has keys that nobody would
-            read, or its arrays do not hold equally many samples.
+        DataError: the file is missing, damaged, holds pickles, lacks an input, has unknown keys, or its
+            arrays have different numbers of samples.
     """
     path = Path(request.spec)
     if not path.is_file():
@@ -54,7 +54,7 @@ def read(request: DataRequest) -> Samples:
 
 
 def _all(loaded: NpzFile) -> dict[str, Array]:
-    """Every array of a .npz; members that are no arrays become bytes, which no column takes."""
+    """Return every array of a .npz; members that are no arrays become bytes, which no column accepts."""
     with loaded:
         return {key: np.asarray(loaded[key]) for key in loaded.files}
 
@@ -64,7 +64,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise DataError(f"{path}: does not fit into memory; a .npy would be mapped instead") from error
+        raise DataError(f"{path}: does not fit into memory; save it as .npy, which is memory-mapped") from error
     except (
         ValueError,
         EOFError,
@@ -81,7 +81,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _only(array: Array, request: DataRequest, path: Path) -> tuple[list[Array], None]:
-    """The one array of a .npy file, without labels."""
+    """Return the one array of a .npy file, without labels."""
     if len(request.inputs) != 1:
         names = ", ".join(spec.name for spec in request.inputs)
         raise DataError(f"{path}: a .npy feeds one input; the model has {names}: use a .npz with these keys")
@@ -89,7 +89,7 @@ def _only(array: Array, request: DataRequest, path: Path) -> tuple[list[Array], 
 
 
 def _choose(arrays: Mapping[str, Any], request: DataRequest, path: Path) -> tuple[list[Array], Array | None]:
-    """The arrays of the inputs, in order, and the labels; every key must have its use."""
+    """Return the arrays of the inputs, in order, and the labels; unknown keys are rejected."""
     names = [spec.name for spec in request.inputs]
     inputs = names
     if not set(names) <= set(arrays) and len(names) == 1:
@@ -99,7 +99,7 @@ def _choose(arrays: Mapping[str, Any], request: DataRequest, path: Path) -> tupl
         wanted = "/".join((names[0], *IMAGE_KEYS)) if len(names) == 1 else ", ".join(names)
         raise DataError(
             f"{path}: the keys are {', '.join(sorted(arrays)) or 'none'}; wanted: {wanted} for the inputs, "
-            f"at most one of {'/'.join(LABEL_KEYS)} for labels, and {CLASS_KEY} for names, if there are any"
+            f"optionally {' or '.join(LABEL_KEYS)} for labels, and {CLASS_KEY} for class names"
         )
     return [arrays[key] for key in inputs], arrays[label] if label else None
 

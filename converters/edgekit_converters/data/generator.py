@@ -1,4 +1,4 @@
-"""Reads what the user's own function yields: FILE.py:callable."""
+"""Read the samples that a function of the user yields: FILE.py:callable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _END = object()
 
 
 def reads(spec: str) -> bool:
-    """Whether this reader is meant."""
+    """Return whether the spec names a function."""
     return spec.endswith(".py") or ".py:" in spec
 
 
@@ -34,16 +34,16 @@ def read(request: DataRequest) -> Samples:
     always ``(input, label)``; with several, a tuple is the inputs, unless it is a pair that starts with a
     tuple or dict.
 
-    Of something with a length and positions (a list, a dataset) ``request.samples`` takes an even spread; of
-    anything else the first ones, since how many there are cannot be known.
+    ``request.samples`` selects samples evenly spread over a sequence (a list, a dataset), and the first samples of
+    anything else, whose length is unknown.
 
     Raises:
         DataError: the file or function is missing, the function raised (with its file and line), or a sample
-            is not made of the model's inputs.
+            does not have the model's inputs.
     """
-    path, called = split(request.spec, ACCEPTS)
+    path, called = split_spec(request.spec, ACCEPTS)
     function = load_function(path, called, ACCEPTS)
-    with users_code(path):
+    with user_errors(path):
         yielded = function()
         sized = hasattr(yielded, "__len__") and hasattr(yielded, "__getitem__")
         total = len(yielded) if sized else None
@@ -57,11 +57,11 @@ def read(request: DataRequest) -> Samples:
     return Samples(_blocks(items, chosen, request.inputs, path), request.layout, notes=notes)
 
 
-def split(spec: str, wanted: str) -> tuple[Path, str]:
+def split_spec(spec: str, wanted: str) -> tuple[Path, str]:
     """Return the file and the name of ``FILE.py:function``.
 
     Raises:
-        DataError: it is not of that form, or there is no such file.
+        DataError: the text has another form, or there is no such file.
     """
     file, _, called = spec.rpartition(":")
     if not file.endswith(".py") or not called.isidentifier():
@@ -72,17 +72,17 @@ def split(spec: str, wanted: str) -> tuple[Path, str]:
 
 
 def load_function(path: Path, called: str, wanted: str) -> Any:
-    """Run the user's file as a module whose neighbours can be imported, as Python would run it.
+    """Run the user's file as a module; modules beside it can be imported, as when Python runs it.
 
     Raises:
-        DataError: it raises, or has no such function.
+        DataError: the file raises, or has no such function.
     """
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    with users_code(path):
+    with user_errors(path):
         spec.loader.exec_module(module)
     function = getattr(module, called, None)
     if not callable(function):
@@ -91,18 +91,18 @@ def load_function(path: Path, called: str, wanted: str) -> Any:
 
 
 @contextmanager
-def users_code(path: Path) -> Iterator[None]:
-    """Turn whatever the user's code raises into a DataError with the line it came from."""
+def user_errors(path: Path) -> Iterator[None]:
+    """Convert any error of the user's code to a DataError with its line."""
     try:
         yield
-    except (Exception, SystemExit) as error:  # anything can come out of code that is not ours
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
         line = _line(error, path)
         where = f"{path}:{line}" if line else str(path)
         raise DataError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _line(error: BaseException, path: Path) -> int | None:
-    """The innermost line of the user's file that the error passed through."""
+    """Return the innermost line of the user's file in the traceback."""
     if isinstance(error, SyntaxError):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -115,42 +115,42 @@ def _blocks(
 ) -> Iterator[Block]:
     taken = 0
     while True:
-        with users_code(path):
+        with user_errors(path):
             item = next(items, _END)
         if item is _END:
             return
         name = f"{path}: sample {chosen[taken] if chosen else taken}"
-        given, label = _pair(item, len(inputs))
-        values = _in_order(given, inputs, name)
-        arrays = tuple(_one(value, spec, name) for value, spec in zip(values, inputs, strict=True))
+        sample, label = _pair(item, len(inputs))
+        values = _in_order(sample, inputs, name)
+        arrays = tuple(_single(value, spec, name) for value, spec in zip(values, inputs, strict=True))
         yield Block(arrays, None if label is None else _array(label, f"{name}: label")[np.newaxis], (name,))
         taken += 1
 
 
 def _pair(item: Any, inputs: int) -> tuple[Any, Any]:
-    """The inputs and the label, or None, of what was yielded."""
+    """Return the inputs and the label, or None, of a yielded sample."""
     if isinstance(item, tuple) and len(item) == 2 and (inputs == 1 or isinstance(item[0], (tuple, dict))):
         return item[0], item[1]
     return item, None
 
 
-def _in_order(given: Any, inputs: tuple[InputSpec, ...], name: str) -> list[Any]:
-    """The values of the model's inputs, in the model's order."""
+def _in_order(sample: Any, inputs: tuple[InputSpec, ...], name: str) -> list[Any]:
+    """Return the values of the inputs in the model's order."""
     names = [spec.name for spec in inputs]
-    if isinstance(given, dict):
-        if set(given) != set(names):
+    if isinstance(sample, dict):
+        if set(sample) != set(names):
             raise DataError(
-                f"{name}: inputs are named {', '.join(map(str, given))}; the model's are {', '.join(names)}"
+                f"{name}: inputs are named {', '.join(map(str, sample))}; the model's are {', '.join(names)}"
             )
-        return [given[key] for key in names]
-    values = list(given) if isinstance(given, tuple) else [given]
+        return [sample[key] for key in names]
+    values = list(sample) if isinstance(sample, tuple) else [sample]
     if len(values) != len(names):
         raise DataError(f"{name}: {len(values)} inputs; the model has {len(names)}: {', '.join(names)}")
     return values
 
 
-def _one(value: Any, spec: InputSpec, name: str) -> Array:
-    """One sample of one input as a block of one, (1, *sample shape)."""
+def _single(value: Any, spec: InputSpec, name: str) -> Array:
+    """Return one sample of one input as a block, (1, *sample shape)."""
     array = _array(value, f"{name}: input {spec.name!r}")
     batched = array.ndim == len(spec.shape) and array.shape[0] == 1
     return array if batched else array[np.newaxis]

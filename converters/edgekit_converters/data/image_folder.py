@@ -1,4 +1,4 @@
-"""Reads a folder of images: one folder a class, or images alone without labels."""
+"""Read a folder of images: a subfolder for each class, or images without labels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the input → what Pillow t
 
 
 def reads(spec: str) -> bool:
-    """Whether this reader is meant."""
+    """Return whether the spec names a folder."""
     return Path(spec).is_dir()
 
 
 def read(request: DataRequest) -> Samples:
-    """Read images as uint8 NHWC, grey or colour as the input wants; classes count in order of folder name.
+    """Read images as uint8 NHWC, grey or colour by the input's channels.
 
-    Pixels are taken as they are stored, without turning them by their EXIF tag, as the loaders that models
-    are trained with do. Files whose suffix is no image's are passed over and counted in a note; hidden ones
-    too, uncounted.
+    Classes are numbered in the order of their folder names.
+
+    Images are not rotated by their EXIF tag, as in the loaders that models are trained with. Files without an image
+    suffix are skipped and counted in a note; hidden files are skipped without a note.
 
     Raises:
         DataError: Pillow is missing, there are no images, images lie beside class folders, the model does not
@@ -49,11 +50,11 @@ def read(request: DataRequest) -> Samples:
 
 
 def _mode(inputs: tuple[InputSpec, ...], folder: Path) -> str:
-    """Pillow's mode for the one image input."""
+    """Return Pillow's mode for the one image input."""
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 4:
         found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-        raise DataError(f"{folder}: a folder of images feeds one image input; the model has {found}")
+        raise DataError(f"{folder}: a folder of images is for one image input; the model has {found}")
     axes = {"NHWC": (3,), "NCHW": (1,), None: (3, 1)}[inputs[0].layout]
     for axis in axes:
         if shape[axis] in MODES:
@@ -69,10 +70,12 @@ def _require_pillow() -> None:
 
 
 def _list(folder: Path, classes: tuple[str, ...]) -> tuple[list[tuple[Path, int]], int]:
-    """Every image with its class index, in order of class and name, and how many files are no images."""
+    """Return every image with its class index, in order of class and name, and the number of other files."""
     loose = [entry for entry in folder.iterdir() if entry.is_file() and _visible(entry)]
     if classes and any(_is_image(entry) for entry in loose):
-        raise DataError(f"{folder}: images lie beside class folders; move them into a class folder or away")
+        raise DataError(
+            f"{folder}: there are images beside class folders; move them into a class folder, or out of this folder"
+        )
     found = [
         (entry, index)
         for index, name in enumerate(classes)
@@ -103,7 +106,7 @@ def _notes(folder: Path, classes: tuple[str, ...], images: list[tuple[Path, int]
     if empty:
         yield f"class folders without images: {', '.join(empty)}"
     if skipped:
-        yield f"files in {folder} that are no images, passed over: {skipped}"
+        yield f"files in {folder} that are no images, skipped: {skipped}"
 
 
 def _blocks(images: list[tuple[Path, int]], mode: str, labelled: bool) -> Iterator[Block]:
@@ -112,7 +115,7 @@ def _blocks(images: list[tuple[Path, int]], mode: str, labelled: bool) -> Iterat
 
 
 def _decode(path: Path, mode: str) -> Array:
-    """One image as (1, H, W, C) uint8."""
+    """Return an image as (1, H, W, C) uint8."""
     from PIL import Image
 
     with _decodable(path), Image.open(path) as image:

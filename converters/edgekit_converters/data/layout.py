@@ -1,8 +1,7 @@
-"""The layout rule: how a sample comes to have the shape an input wants.
+"""Convert samples to the shape of an input.
 
-A sample that fits as it is, is taken as it is. An image that fits only with its channels moved has them
-moved, and a grey one without a channel axis gets one; both are said. Where more than one way fits, the user
-is asked.
+A sample that fits stays unchanged. The channels of an image are moved if it fits only then, and a grey image without a
+channel axis gets one; notes list both. If several conversions fit, the user has to choose with ``--layout``.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Fit:
-    """The one way a data set's samples become an input's: chosen on the first sample, kept for all."""
+    """The conversion of a set's samples for an input, chosen for the first sample and used for all."""
 
     spec: InputSpec
-    sample_layout: str | None  # None where the sample is taken as it is
+    sample_layout: str | None  # None: the sample stays unchanged
     input_layout: str | None
     grey: bool = False  # samples are (H, W): a channel axis is added last
 
     def apply(self, samples: Array, name: str) -> Array:
-        """Bring ``samples`` (k, *sample shape) to (k, *input shape without batch), keeping their dtype.
+        """Convert ``samples`` (k, *sample shape) to (k, *input shape without batch) of the same dtype.
 
         Raises:
-            DataError: they have another shape than the first sample promised; ``name`` says which they are.
+            DataError: their shape differs from that of the first sample; the message starts with ``name``.
         """
         if not self._takes(samples.shape[1:]):
             raise DataError(_wrong_shape(self.spec, samples.shape[1:], name))
@@ -55,14 +54,14 @@ class Fit:
         )
 
     def resizes(self, shape: Shape) -> bool:
-        """Whether samples of ``shape`` (no batch) have another size than the input."""
+        """Return whether samples of ``shape`` (no batch) have to be resized."""
         size = _resize(self.spec)
         if not size or not self.sample_layout:
             return False
         return shape[:2] != size if self.grey else _height_width_channels(shape, self.sample_layout)[:2] != size
 
     def notes(self, *, resized: bool = False) -> tuple[str, ...]:
-        """What is done to the samples, for people; ``resized`` says whether any had another size."""
+        """Return notes on the conversion; ``resized`` tells whether a sample was resized."""
         found = []
         if self.grey:
             found.append(f"input {self.spec.name!r}: channel axis added: samples are grey images without one")
@@ -78,10 +77,10 @@ class Fit:
 
 
 def choose(spec: InputSpec, shape: Shape, layout: str | None, name: str) -> Fit:
-    """Choose how samples of ``shape`` (no batch) fit the input; ``layout`` is theirs, where it is known.
+    """Choose how samples of ``shape`` (no batch) fit the input; ``layout`` is that of the samples, if known.
 
     Raises:
-        DataError: no way fits, or more than one does and ``layout`` does not settle it.
+        DataError: no conversion fits, or several do and ``layout`` is unknown.
     """
     if len(spec.shape) != 4:
         if shape != spec.shape[1:]:
@@ -93,21 +92,21 @@ def choose(spec: InputSpec, shape: Shape, layout: str | None, name: str) -> Fit:
     ways = _ways(spec, shape, layout)
     if not ways and layout and _ways(spec, shape, None):
         raise DataError(
-            f"{name}: the sample is {_text(shape)}, which has not the layout {layout} that --layout says "
-            f"where input {spec.name!r} wants {_text(spec.shape[1:])}; leave --layout out, or say the other"
+            f"{name}: the sample is {_text(shape)}, which does not fit --layout {layout}: "
+            f"input {spec.name!r} wants {_text(spec.shape[1:])}; leave --layout out, or give the other one"
         )
     if not ways:
         raise DataError(_wrong_shape(spec, shape[:2] if grey else shape, name))
     if len(ways) > 1 and layout is None:
         raise DataError(
             f"{name}: the sample is {_text(shape)}, which fits input {spec.name!r} {_text(spec.shape[1:])} "
-            f"with channels first and with channels last; say which it has with --layout NCHW or NHWC"
+            f"with channels first and with channels last; choose with --layout NCHW or NHWC"
         )
     return Fit(spec, *ways[0], grey=grey)
 
 
 def _ways(spec: InputSpec, shape: Shape, layout: str | None) -> list[tuple[str, str]]:
-    """Every (sample layout, input layout) that fits and differs in what it does, as-it-is first."""
+    """Return every (sample layout, input layout) that fits and gives other values, the unchanged one first."""
     if len(shape) != 3:
         return []
     allowed = [
@@ -118,7 +117,7 @@ def _ways(spec: InputSpec, shape: Shape, layout: str | None) -> list[tuple[str, 
     ]
     same = [way for way in allowed if way[0] == way[1]]
     if not _resize(spec):
-        same = same[:1]  # nothing is done to the sample, so what its axes are called does not matter
+        same = same[:1]  # the sample stays unchanged in all of them
     return same + [way for way in allowed if way[0] != way[1]]
 
 
@@ -142,7 +141,7 @@ def _wrong_shape(spec: InputSpec, shape: Shape, name: str) -> str:
     message = f"{name}: the sample is {_text(shape)}, input {spec.name!r} wants {wanted}"
     size = _resize(spec)
     if size:
-        return f"{message}; --resize makes images {size[0]}x{size[1]}, which and whose channels must match"
+        return f"{message}; --resize makes images {size[0]}x{size[1]}; this size and the channels must match the input"
     if len(spec.shape) == 4 and len(shape) in (2, 3):
         height, width, _ = _height_width_channels(spec.shape[1:], spec.layout or "NHWC")
         return f"{message}; images of another size need --resize {height},{width}"

@@ -1,4 +1,4 @@
-"""A growing .npy file: samples are checked, hashed and written as they come, never all held in memory."""
+"""Write .npy files sample by sample: checks, hashes and writes each block, without keeping it in memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from edgekit_runtime.errors import DataError
 class Column:
     """The samples of one input, or the labels, as (count, *shape) on disk.
 
-    A context manager: leaving it completes the file, leaving it by an exception removes the file. Disk errors
-    (``OSError``) pass through.
+    A context manager that completes the file at the end, and removes it after an exception. Disk errors (``OSError``)
+    pass through.
 
     Attributes:
         count: samples written.
         lowest, highest: over all values written.
-        dtype: of the first samples, in this machine's byte order; all others must have it too.
+        dtype: of the first samples, in this machine's byte order; all others must have it, too.
     """
 
     def __init__(self, path: Path, title: str) -> None:
@@ -38,10 +38,10 @@ class Column:
         self._file = path.open("wb")
 
     def append(self, block: Array, names: tuple[str, ...]) -> None:
-        """Add ``block`` (k, *shape); ``names`` says of each of the k samples which it is.
+        """Write ``block`` (k, *shape); ``names`` holds a name of each of the k samples for messages.
 
         Raises:
-            DataError: values are not numbers, not finite, or differ in dtype or shape from those before.
+            DataError: values are not numbers, not finite, or differ in dtype or shape from earlier ones.
         """
         if block.dtype.kind not in "biuf":
             raise DataError(f"{names[0]}: {self.title} holds {block.dtype}, not numbers")
@@ -54,7 +54,7 @@ class Column:
                 f"{names[0]}: {self.title} is {dtype} of shape {block.shape[1:]}, "
                 f"the samples before it are {self.dtype} of shape {self._shape}"
             )
-        self._refuse_not_finite(block, names)
+        self._check_finite(block, names)
         self._measure(block)
         content = block.astype(dtype, copy=False).tobytes()
         self._digest.update(content)
@@ -62,12 +62,12 @@ class Column:
         self.count += len(block)
 
     def digest(self) -> bytes:
-        """SHA-256 of dtype, shape and every value, however they were cut into blocks."""
+        """Return the SHA-256 of dtype, shape and all values; it does not depend on the division into blocks."""
         whole = self._digest.copy()
         whole.update(repr((str(self.dtype), self.count, self._shape)).encode())
         return whole.digest()
 
-    def _refuse_not_finite(self, block: Array, names: tuple[str, ...]) -> None:
+    def _check_finite(self, block: Array, names: tuple[str, ...]) -> None:
         if block.dtype.kind != "f" or np.isfinite(block).all():
             return
         bad = int(np.argmin(np.isfinite(block).reshape(len(block), -1).all(axis=1)))
@@ -79,7 +79,7 @@ class Column:
         self.highest = high if self.highest is None else max(high, self.highest)
 
     def _write_header(self) -> None:
-        """Write the header, again at the end: numpy pads it so that a grown count still fits."""
+        """Write the header; it is written again at the end, and numpy pads it so that the final count fits."""
         assert self.dtype is not None
         descr = npy.dtype_to_descr(self.dtype)
         shape = (self.count, *self._shape)

@@ -1,4 +1,4 @@
-"""The records of the data stage: what is asked for, what a reader gives, and what is left on disk."""
+"""Records of the data: the request, the samples of a reader, and the prepared data on disk."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class DataRequest:
-    """The data a user named, and the model inputs they are for."""
+    """Read data of the user for the inputs of a model."""
 
-    spec: str  # what the user typed: a folder, .npz, .npy or FILE.py:callable
+    spec: str  # as typed: a folder, .npz, .npy or FILE.py:callable
     inputs: tuple[InputSpec, ...]  # shapes with batch 1 first
     samples: int | None = None  # at most so many
-    layout: str | None = None  # "NHWC" or "NCHW": the samples' layout, when the user says it
-    minimum: int = 1  # refused below
-    recommended: int = 1  # a note below
+    layout: str | None = None  # "NHWC" or "NCHW", of the samples, if the user gives it
+    minimum: int = 1  # with fewer samples an error
+    recommended: int = 1  # with fewer samples a note
     purpose: str = "calibration"  # or "evaluation", for messages
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Prepared data: files every worker can memory-map, in the samples' own dtype, not yet normalised."""
+    """Prepared data: files every worker can memory-map, in the samples' own dtype, not normalized."""
 
     inputs: tuple[str, ...]  # one .npy a model input, in order: (count, *input shape without batch)
-    labels: str | None  # .npy: int64 class indices (count,), or float targets (count, ...) as given
-    classes: tuple[str, ...]  # names by index, where the data have them
+    labels: str | None  # .npy: int64 class indices (count,), or float targets (count, ...) as in the data
+    classes: tuple[str, ...]  # names by index, if the data have them
     count: int
-    sha256: str  # of arrays and labels alone: file names and folders do not change it
-    notes: tuple[str, ...]  # for people: what was done, and what to worry about
+    sha256: str  # of arrays and labels; file names and folders do not change it
+    notes: tuple[str, ...]  # what was done to the samples, and warnings
 
 
 @dataclass(frozen=True)
 class SubsetRequest:
-    """The first samples of a set, in the order of :func:`nested`."""
+    """Take the first samples of a set, by the order of :func:`nested`."""
 
     data: DataSet
     count: int
-    why: str  # for the note
+    reason: str  # for the note
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some samples in a row."""
+    """Some consecutive samples."""
 
     inputs: tuple[Array, ...]  # one a model input: (k, *sample shape)
     labels: Array | None  # (k,) or (k, *target shape)
@@ -59,20 +59,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a reader gives: blocks of samples, and what it knows of them."""
+    """Blocks of samples from a reader, with their metadata."""
 
     blocks: Iterator[Block]
-    layout: str | None  # of images among them, where it is known
+    layout: str | None  # of images, if known
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def spread(total: int, limit: int | None) -> list[int]:
-    """At most ``limit`` positions out of ``total``, ascending, evenly spread and always the same.
+    """Return at most ``limit`` of ``total`` positions, ascending, evenly spread and always the same.
 
-    The range is cut into ``limit`` equal stretches and one position is taken from each, so data sorted by
-    class give every class its share. Within its stretch the position follows the golden ratio (Knuth's
-    multiplicative hash, TAOCP 6.4): a fixed step would meet only one class where classes alternate.
+    The range is divided into ``limit`` equal intervals with one position from each, so that of data sorted by class
+    every class has its share. Within an interval the position follows the golden ratio (Knuth's multiplicative hash,
+    TAOCP 6.4), because a fixed step could select one class only where classes alternate.
     """
     if limit is None or limit >= total:
         return list(range(total))
@@ -84,14 +84,14 @@ def spread(total: int, limit: int | None) -> list[int]:
 
 
 def nested(total: int) -> list[int]:
-    """All positions out of ``total``, in an order whose every beginning is spread evenly over the set.
+    """Return all positions of ``total`` in an order of which every prefix is spread evenly over the set.
 
-    They come by the fractional parts of their multiples of the golden ratio: below any bound lie about as many in
-    every stretch of the set, whatever its period (Weyl 1916), so a longer beginning holds a shorter one.
+    They are sorted by the fractional parts of their multiples of the golden ratio, which are evenly distributed in
+    every interval of the set (Weyl 1916). A longer prefix contains a shorter one.
     """
     return sorted(range(total), key=lambda position: position * 2654435769 % 2**32)
 
 
 def spread_note(taken: int, total: int) -> tuple[str, ...]:
-    """The note that says a spread was taken, when one was."""
+    """Return a note if not all samples were taken."""
     return () if taken == total else (f"{taken} of {total} samples taken, spread evenly over the set",)

@@ -1,1 +1,1 @@
-"""Schemes and recipes: the vocabulary of quantization."""
+"""Quantization schemes and recipes."""

@@ -1,4 +1,4 @@
-"""Short labels of recipes, for people."""
+"""Short labels of recipes for progress lines and reports."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A quantization recipe: what becomes of which layer, from which statistics, with which corrections.
+"""A quantization recipe: the scheme of each layer, the statistics of calibration ranges, and corrections.
 
-It speaks of the source's layers and of no toolchain; :func:`resolve` turns its rules into nodes of an artifact, and
-each quantizer compiles those to its own terms. ``recipe_file.py`` reads and writes it.
+A recipe names layers of the source and no toolchain. :func:`resolve` maps its rules to nodes of an artifact, which each
+quantizer translates to its own settings. ``toml.py`` reads and writes recipe files.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 
 from edgekit_runtime.errors import PlanError
 
-# How a tensor's range is drawn from what calibration saw of it.
+# How a tensor's calibration range is computed from its values.
 STATISTICS = ("min-max", "moving-average", "percentile", "mse", "histogram")
-# What is done about the error that quantization makes; each quantizer says which of them it knows.
+# Corrections of the quantization error; each format lists those that its quantizer supports.
 CORRECTIONS = ("equalize", "bias", "bias-fast", "smooth")
 BLOCK_SIZES = (0, 32, 64, 128)  # 4-bit weights that share a scale; 0 is a whole channel
 DEPTHS = ("first", "last")
@@ -23,41 +23,41 @@ DEPTHS = ("first", "last")
 
 @dataclass(frozen=True)
 class Rule:
-    """Another scheme for some layers: those that every one of the given criteria selects."""
+    """Another scheme for some layers: those that meet all of the given criteria."""
 
     scheme: str  # "float32" keeps them in float
     layers: tuple[str, ...] = ()  # names in the source, or patterns such as "head.*"
-    operators: tuple[str, ...] = ()  # types, such as "softmax", in any case
-    depth: tuple[str, ...] = ()  # "first", "last": of the layers that multiply by weights
+    operators: tuple[str, ...] = ()  # types, such as "softmax"; case is ignored
+    depth: tuple[str, ...] = ()  # "first" or "last" of the layers with weights
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is quantized. Later rules win over earlier ones, and all of them over ``scheme``."""
+    """How a model is quantized. Later rules override earlier ones, and all rules override ``scheme``."""
 
     scheme: str
     statistics: str = "min-max"
-    percentile: float = 99.99  # of the values seen that stay inside the range, for "percentile"
+    percentile: float = 99.99  # share of the values inside the range, for statistics "percentile"
     corrections: tuple[str, ...] = ()
     block_size: int = 0  # weights that share a scale, for int4; 0 is a whole channel
     rules: tuple[Rule, ...] = ()
 
     @property
     def schemes(self) -> tuple[str, ...]:
-        """Every scheme in it, each once."""
+        """Every scheme of the recipe, without duplicates."""
         return tuple(dict.fromkeys((self.scheme, *(rule.scheme for rule in self.rules))))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the source; a tuple of them is in the order of execution."""
+    """A layer of the source; tuples of layers are in the order of execution."""
 
     name: str
-    operator: str  # its type, as its framework calls it
+    operator: str  # its type, by the framework's name
     shape: tuple[int, ...]  # of its first output, batch 1
     parameters: int
     macs: int  # multiplications by weights for one sample
-    nodes: tuple[str, ...] = ()  # of the artifact: what computes it there
+    nodes: tuple[str, ...] = ()  # of the artifact, that compute it
 
     @property
     def weighted(self) -> bool:
@@ -66,12 +66,12 @@ class Layer:
 
 
 def resolve(recipe: Recipe, layers: Sequence[Layer]) -> tuple[tuple[str, str], ...]:
-    """Return ``(node, scheme)`` for every node that the rules give another scheme than the recipe's own.
+    """Return ``(node, scheme)`` for every node whose scheme, by the rules, is not the recipe's own.
 
-    Layers that an artifact computes in one node share its scheme: the last rule for any of them decides.
+    If an artifact computes several layers in one node, the last rule for any of them decides.
 
     Raises:
-        PlanError: a rule selects no layer, or only such as no node of the artifact computes.
+        PlanError: a rule selects no layer, or only layers that no node of the artifact computes.
     """
     schemes: dict[str, str] = {}
     for number, rule in enumerate(recipe.rules, 1):
@@ -90,8 +90,8 @@ def _select(rule: Rule, layers: Sequence[Layer], where: str) -> list[Layer]:
     deep = [layer for depth in rule.depth for layer in ends[depth]]
     if rule.depth and not deep:
         raise PlanError(f"{where}: depth: the model has no layer that multiplies by weights")
-    _refuse_strangers(f"{where}: layers", rule.layers, [layer.name for layer in layers], _matches)
-    _refuse_strangers(f"{where}: operators", rule.operators, [layer.operator for layer in layers], _matches_any_case)
+    _check_patterns(f"{where}: layers", rule.layers, [layer.name for layer in layers], _matches)
+    _check_patterns(f"{where}: operators", rule.operators, [layer.operator for layer in layers], _matches_any_case)
     chosen = [
         layer
         for layer in layers
@@ -112,13 +112,17 @@ def _matches_any_case(name: str, pattern: str) -> bool:
     return _matches(name.lower(), pattern.lower())
 
 
-def _refuse_strangers(
+def _check_patterns(
     where: str, patterns: Iterable[str], names: Sequence[str], matches: Callable[[str, str], bool]
 ) -> None:
-    """Refuse a pattern that fits no name, with the names that are nearest."""
+    """Check that each pattern matches a name.
+
+    Raises:
+        PlanError: a pattern matches none; the message suggests similar names.
+    """
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             by_case = {name.lower(): name for name in names}
             near = difflib.get_close_matches(pattern.lower(), by_case, n=3, cutoff=0.5)
-            told = f"; near it: {', '.join(by_case[name] for name in near)}" if near else ""
-            raise PlanError(f"{where}: nothing is called {pattern!r}{told}; `edgekit layers MODEL` lists all")
+            hint = f"; did you mean {', '.join(by_case[name] for name in near)}?" if near else ";"
+            raise PlanError(f"{where}: nothing is called {pattern!r}{hint} `edgekit layers MODEL` lists all")

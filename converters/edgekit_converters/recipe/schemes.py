@@ -1,4 +1,4 @@
-"""The quantization schemes: names, the names users bring, and how close they must stay."""
+"""The quantization schemes: names, aliases, and the signal-to-noise ratio that an artifact must reach."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Scheme:
 
     name: str
     calibrated: bool  # needs calibration data
-    floor_db: float  # signal-to-noise ratio against the source below which the artifact is refused
+    floor_db: float  # signal-to-noise ratio against the source, below which an artifact is rejected
 
 
-# Float floors are the contract. Integer floors separate "quantized" from "broken": the worst of the real models tried
-# (ResNet-8, ResNet-20, DS-CNN, the ad01 autoencoder, MobileNetV2) keeps 16.7 dB in int8-static, 21.7 with integer
-# weights alone and 26.9 in int16x8; permuted or transposed constants and scales off by half leave less than 10. What
-# lies between, an error below a third of the signal, only accuracy on evaluation data can judge. With 4 bits the good
-# ones keep 10.7 dB; ResNet-8 in TFLite keeps 1.2, gives other answers than before in half of all cases, and is refused.
+# Float artifacts must match. Integer floors separate quantization noise from errors: the worst of the tested models
+# (ResNet-8, ResNet-20, DS-CNN, the ad01 autoencoder, MobileNetV2) has 16.7 dB in int8-static, 21.7 with integer weights
+# only and 26.9 in int16x8; permuted or transposed constants, or scales wrong by half, give less than 10. Between these,
+# with an error below a third of the signal, only accuracy on evaluation data tells. With 4 bits good models have
+# 10.7 dB; ResNet-8 in TFLite has 1.2, predicts another class for half of the samples, and is rejected.
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
@@ -54,7 +54,7 @@ ALIASES = {
     "w8a16": "int16x8-static",
 }
 
-# From the finest to the coarsest arithmetic: what is verified of an artifact, and how it is run, goes by the coarsest.
+# From the most to the least precise; the least precise scheme in an artifact decides how it is verified and run.
 COARSER = (
     *("float32", "float16", "int8-weights", "int4-weights"),
     *("int8-dynamic", "int16x8-static", "int8-static"),
@@ -62,10 +62,10 @@ COARSER = (
 
 
 def scheme(name: str) -> Scheme:
-    """Return the scheme of a name or of a name users bring.
+    """Return the scheme of a name or an alias.
 
     Raises:
-        PlanError: nobody knows the name.
+        PlanError: the name is unknown.
     """
     found = SCHEMES.get(ALIASES.get(name.lower(), name.lower()))
     if found is None:

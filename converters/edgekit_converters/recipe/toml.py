@@ -1,4 +1,4 @@
-"""Recipes as TOML: read with every mistake refused, and written so that reading gives the same recipe again."""
+"""Read recipes from TOML, rejecting every mistake, and write them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(path: Path) -> Recipe:
     """Read a recipe file.
 
     Raises:
-        PlanError: it cannot be read, has a key or a word nobody knows, or contradicts itself.
+        PlanError: the file cannot be read, has an unknown key or value, or contradicts itself.
     """
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
@@ -35,27 +35,27 @@ def read(path: Path) -> Recipe:
 
 
 def parse(text: str, where: str = "recipe") -> Recipe:
-    """Read a recipe from TOML; ``where`` begins every message.
+    """Read a recipe from TOML; every message starts with ``where``.
 
     Raises:
-        PlanError: it has a key or a word nobody knows, or contradicts itself.
+        PlanError: the text has an unknown key or value, or contradicts itself.
     """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{where}: not TOML ({error})") from error
-    _refuse_keys(where, data, KEYS)
+    _check_keys(where, data, KEYS)
     rules = data.pop("rule", [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise PlanError(f"{where}: rule: write each as a table of its own, [[rule]]")
+        raise PlanError(f"{where}: rule: write each rule as a table [[rule]]")
     recipe = Recipe(**{key: _value(where, key, value) for key, value in ({"scheme": None} | data).items()})
     recipe = replace(recipe, rules=tuple(_rule(f"{where}: rule {n}", rule) for n, rule in enumerate(rules, 1)))
-    _refuse_contradictions(where, recipe, set(data))
+    _check_consistency(where, recipe, set(data))
     return recipe
 
 
 def write(recipe: Recipe) -> str:
-    """Return the recipe as TOML, without what is at its default; :func:`parse` gives the same recipe again."""
+    """Return the recipe as TOML, without default values; :func:`parse` returns the same recipe again."""
     lines = _assignments(recipe)
     for rule in recipe.rules:
         lines += ["", "[[rule]]", *_assignments(rule)]
@@ -69,58 +69,58 @@ def _assignments(record: Recipe | Rule) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """Return a text, a number or a list of texts; JSON writes them as TOML does, but for the delete character."""
+    """Return a string, a number or a list of strings in TOML; JSON differs for the delete character only."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _rule(where: str, data: dict[str, Any]) -> Rule:
-    _refuse_keys(where, data, ("scheme", *SELECTORS))
+    _check_keys(where, data, ("scheme", *SELECTORS))
     rule = Rule(**{key: _value(where, key, value) for key, value in ({"scheme": None} | data).items()})
     if not any(getattr(rule, selector) for selector in SELECTORS):
         raise PlanError(f"{where}: selects nothing; add one or more of {', '.join(SELECTORS)}")
     return rule
 
 
-def _refuse_keys(where: str, data: dict[str, Any], known: tuple[str, ...]) -> None:
+def _check_keys(where: str, data: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in data:
         if key not in known:
             raise PlanError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
 
 
 def _value(where: str, key: str, value: Any) -> Any:
-    """Check one entry, and bring it to the form the record has."""
+    """Check one value, and convert it to the type of the record's field."""
     if key == "scheme":
         if not isinstance(value, str):
-            raise PlanError(f'{where}: say the scheme, such as scheme = "int8-static"')
+            raise PlanError(f'{where}: the scheme is missing; add one, such as scheme = "int8-static"')
         return scheme(value).name
     if key == "percentile":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 50 < value < 100:
-            raise PlanError(f"{where}: percentile = {value!r}: a number between 50 and 100, such as 99.99")
+            raise PlanError(f"{where}: percentile = {value!r}: must be a number between 50 and 100, such as 99.99")
         return float(value)
     several = key in ("corrections", *SELECTORS)
     found = tuple(value) if several and isinstance(value, list) else (value,)
     wanted: type = int if key == "block_size" else str
     if not all(isinstance(item, wanted) and not isinstance(item, bool) for item in found):
-        raise PlanError(f"{where}: {key} = {value!r}: {'numbers' if wanted is int else 'texts'} are wanted")
+        raise PlanError(f"{where}: {key} = {value!r}: must be {'numbers' if wanted is int else 'strings'}")
     for item in found:
         if key in WORDS and item not in WORDS[key]:
-            raise PlanError(f"{where}: {key}: {item!r} is not known; there are {', '.join(map(str, WORDS[key]))}")
+            raise PlanError(f"{where}: {key}: unknown value {item!r}; known: {', '.join(map(str, WORDS[key]))}")
     return found if several else found[0]
 
 
-def _refuse_contradictions(where: str, recipe: Recipe, said: set[str]) -> None:
-    if "percentile" in said and recipe.statistics != "percentile":
-        raise PlanError(f'{where}: percentile goes with statistics = "percentile", which is not said')
+def _check_consistency(where: str, recipe: Recipe, keys: set[str]) -> None:
+    if "percentile" in keys and recipe.statistics != "percentile":
+        raise PlanError(f'{where}: percentile needs statistics = "percentile"')
     if recipe.block_size and not any(name.startswith("int4") for name in recipe.schemes):
-        raise PlanError(f"{where}: block_size goes with an int4 scheme, which is not there")
+        raise PlanError(f"{where}: block_size needs an int4 scheme")
     if {"bias", "bias-fast"} <= set(recipe.corrections):
-        raise PlanError(f"{where}: corrections: bias and bias-fast are two ways of one correction; take one")
+        raise PlanError(f"{where}: corrections: bias and bias-fast are two variants of one correction; choose one")
     seen: dict[tuple[Any, ...], tuple[int, str]] = {}
     for number, rule in enumerate(recipe.rules, 1):
         selector = tuple(frozenset(getattr(rule, name)) for name in SELECTORS)
         before, other = seen.setdefault(selector, (number, rule.scheme))
         if other != rule.scheme:
             raise PlanError(
-                f"{where}: rules {before} and {number} select the same and contradict each other: "
+                f"{where}: rules {before} and {number} select the same layers with different schemes: "
                 f"{other} and {rule.scheme}"
             )

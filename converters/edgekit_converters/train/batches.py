@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit_converters.data import DataSet, labels, normalise
+from edgekit_converters.data import DataSet, labels, normalize
 from edgekit_converters.data.samples import Array
 from edgekit_converters.train import TeacherOutputs
 from edgekit_converters.train.augment import Augmentation
@@ -52,7 +52,7 @@ class BatchLoader:
         """Return some samples in one of their variants."""
         return Batch(
             inputs=[
-                normalise(self._augmentation.apply(column[rows], spec, rows, variant), spec)
+                normalize(self._augmentation.apply(column[rows], spec, rows, variant), spec)
                 for column, spec in zip(self._columns, self._inputs, strict=True)
             ],
             labels=None if self.labels is None else self.labels[rows],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data import normalise
+from edgekit_converters.data import normalize
 from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks import framework
@@ -103,7 +103,7 @@ def _batches(request: TeacherOutputsRequest) -> Iterator[tuple[int, Array, Array
                 variant,
                 rows,
                 [
-                    normalise(_turned(augmentation.apply(column[rows], taken, rows, variant), taken, own), own)
+                    normalize(_turned(augmentation.apply(column[rows], taken, rows, variant), taken, own), own)
                     for column, taken, own in zip(columns, request.taken, request.inputs, strict=True)
                 ],
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.data.generator import load_function, split, users_code
+from edgekit_converters.data.generator import load_function, split_spec, user_errors
 from edgekit_converters.frameworks.user_code import own_files
 from edgekit_converters.records import UserMetric
 from edgekit_runtime.errors import DataError
@@ -25,7 +25,7 @@ def parse_metric(spec: str) -> UserMetric:
     Raises:
         DataError: the text has another form, or there is no such file.
     """
-    path, function = split(spec, WANTED)
+    path, function = split_spec(spec, WANTED)
     return UserMetric(path.absolute(), function)
 
 
@@ -71,7 +71,7 @@ def load(metric: UserMetric) -> tuple[Callable[..., Any], tuple[Path, ...]]:
 
 
 def _call(metric: UserMetric, function: Callable[..., Any], outputs: Outputs, labels: np.ndarray | None) -> np.ndarray:
-    with users_code(metric.path):
+    with user_errors(metric.path):
         returned = function(outputs, labels)
     try:
         if returned is None:  # numpy would convert None to NaN

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edgekit_converters.data.dataset_checks import Survey
+from edgekit_converters.data.dataset_checks import DatasetChecks
 from edgekit_runtime.format.manifest import InputSpec
 
 FEATURES = InputSpec("x", (1, 4), "float32")
@@ -24,7 +24,7 @@ def test_an_ordinary_set_is_passed_in_silence(prepared, npz):
 def test_copies_are_counted_across_blocks(prepared, npz):
     x = rows(600)  # several blocks of a reader
     x[590:] = x[0]
-    assert prepared(npz(x=x), FEATURES).notes == ("10 of 600 samples are copies of others: they tell nothing new",)
+    assert prepared(npz(x=x), FEATURES).notes == ("10 of 600 samples are duplicates of others",)
 
 
 def test_a_sample_is_a_copy_only_with_all_its_inputs(prepared, npz):
@@ -44,7 +44,7 @@ def test_a_still_channel_is_named(prepared, npz, layout, shape, place):
     spec = InputSpec("image", shape, "float32", layout)
     assert prepared(npz(x=x), spec).notes == ()
     x[place] = 7
-    assert prepared(npz(x=x), spec).notes == ("input 'image': 1 of 3 channels never change: 1",)
+    assert prepared(npz(x=x), spec).notes == ("input 'image': 1 of 3 channels are constant: 1",)
     for sample, value in ((0, 6), (0, 8), (299, 6), (299, 8)):  # of the first block, or of the last
         moved = x.copy()
         moved[place][sample] = value
@@ -54,7 +54,7 @@ def test_a_still_channel_is_named(prepared, npz, layout, shape, place):
 def test_of_many_still_features_a_few_are_named(prepared, npz):
     x = np.tile(rows(20), 3)
     x[:, :9] = 1
-    note = "input 'x': 9 of 12 features never change: 0, 1, 2 and 6 more"
+    note = "input 'x': 9 of 12 features are constant: 0, 1, 2 and 6 more"
     assert prepared(npz(x=x), InputSpec("x", (1, 12), "float32")).notes == (note,)
 
 
@@ -69,7 +69,7 @@ def test_missing_and_rare_classes_are_named(prepared, npz):
     names = np.array(["ant", "bee", "cat", "dog", "elk"])
     assert prepared(npz(x=rows(400), y=y, classes=names), FEATURES).notes == (
         "2 of 5 classes have no sample: cat, elk",
-        "classes are uneven: 200 samples of dog, 10 of bee",
+        "classes are unbalanced: 200 samples of dog, 10 of bee",
     )
 
 
@@ -83,11 +83,11 @@ def test_targets_are_no_classes(prepared, npz):
 
 
 def test_sixteen_bytes_are_kept_of_a_sample():
-    survey, block = Survey((InputSpec("x", (1, 256), "float32"),)), np.zeros((100, 256), np.float32)
+    checks, block = DatasetChecks((InputSpec("x", (1, 256), "float32"),)), np.zeros((100, 256), np.float32)
     tracemalloc.start()
     for part in range(200):
-        survey.see([block + part], None)
+        checks.add([block + part], None)
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 20_000 * 16 * 1.5
-    assert next(survey.notes(())).startswith("19800 of 20000")
+    assert next(checks.notes(())).startswith("19800 of 20000")

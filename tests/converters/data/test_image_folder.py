@@ -40,7 +40,7 @@ def test_one_folder_a_class(prepared, folder, image_input):
     assert list(labels(data)) == [0] * 4 + [1] * 4 + [2] * 4
     assert data.notes == (
         "3 classes, numbered in the order of their folder names: ant, bee, cat",
-        "input 'image': 1 of 3 channels never change: 2",
+        "input 'image': 1 of 3 channels are constant: 2",
     )
 
 
@@ -105,7 +105,7 @@ def test_all_formats_are_read_and_other_files_passed_over(prepared, tmp_path, im
     assert data.labels is None
     assert data.classes == ()
     assert "no class folders, so the images have no labels" in data.notes
-    assert any(note.endswith("that are no images, passed over: 1") for note in data.notes)
+    assert any(note.endswith("that are no images, skipped: 1") for note in data.notes)
 
 
 @pytest.mark.needs_image
@@ -137,7 +137,7 @@ def test_deep_images_are_refused(prepared, folder, image_input):
 @pytest.mark.needs_image
 def test_loose_images_beside_classes_are_refused(prepared, folder, image_input):
     (folder / "cat" / "0.png").rename(folder / "0.png")
-    with pytest.raises(DataError, match="images lie beside class folders"):
+    with pytest.raises(DataError, match="there are images beside class folders"):
         prepared(str(folder), image_input)
 
 
@@ -147,12 +147,12 @@ def test_an_empty_folder_has_no_samples(prepared, tmp_path, image_input):
     with pytest.raises(DataError, match=r"no samples in it for \w+$"):
         prepared(str(tmp_path / "empty"), image_input)
     np.savez(tmp_path / "empty" / "test.npz", x=np.zeros((4, 6, 8, 3), np.uint8))
-    with pytest.raises(DataError, match=r"no samples in it .*; it holds test\.npz: give the file itself, .*test\.npz$"):
+    with pytest.raises(DataError, match=r"no samples in it .*; it holds test\.npz: give that file, .*test\.npz$"):
         prepared(str(tmp_path / "empty"), image_input)
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"), [((1, 640), "feeds one image input"), ((1, 6, 8, 5), "1, 3 or 4 channels")]
+    ("shape", "message"), [((1, 640), "is for one image input"), ((1, 6, 8, 5), "1, 3 or 4 channels")]
 )
 def test_only_an_image_input_takes_images(prepared, tmp_path, shape, message):
     with pytest.raises(DataError, match=message):

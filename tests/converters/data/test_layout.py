@@ -72,7 +72,7 @@ def test_the_said_layout_settles_it(input_layout, said, axes):
 
 def test_the_said_layout_is_believed():
     spec = InputSpec("x", (1, 6, 8, 3), "float32", "NHWC")
-    with pytest.raises(DataError, match="sample is 6x8x3, which has not the layout NCHW that --layout says"):
+    with pytest.raises(DataError, match="sample is 6x8x3, which does not fit --layout NCHW"):
         choose(spec, (6, 8, 3), "NCHW", "sample 0")
     with pytest.raises(DataError, match=r"sample is 5x8x3, input 'x' wants 6x8x3 NHWC; .*--resize"):
         choose(spec, (5, 8, 3), "NCHW", "sample 0")
@@ -117,7 +117,7 @@ def test_resizing_keeps_one_dtype_whatever_the_size():
         ((6, 8, 3), None, (6, 8), r"the sample is 6x8, input 'x' wants 6x8x3"),
         ((6, 8, 3), None, (48,), r"the sample is 48,"),
         ((6, 8, 3), (6, 9), (12, 16, 3), r"--resize makes images 6x9"),
-        ((6, 8, 3), (6, 8), (12, 16, 1), r"whose channels must match"),
+        ((6, 8, 3), (6, 8), (12, 16, 1), r"the channels must match"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_both_shapes(shape, resize, sample, message):

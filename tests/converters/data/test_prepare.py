@@ -164,7 +164,7 @@ def test_scaling_what_is_scaled_already_is_noted(prepared, npz, images):
     spec = InputSpec("image", (1, 6, 8, 3), "float32", "NHWC", Preprocessing(scale=1 / 255))
     assert prepared(npz(x=images), spec).notes == ()
     (note,) = prepared(npz(x=images / 255.0), spec).notes
-    assert "is scaling them by 0.003922 meant?" in note
+    assert "is a scale of 0.003922 intended?" in note
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.npz", "missing.npy", "missing.py:samples"])

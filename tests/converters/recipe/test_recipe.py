@@ -56,9 +56,9 @@ def test_later_rules_win_and_what_comes_back_to_the_recipes_scheme_is_nothing_el
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (Rule("float32", layers=("stem.con",)), r"rule 1: layers: .*'stem.con'; near it: stem.conv"),
+        (Rule("float32", layers=("stem.con",)), r"rule 1: layers: .*'stem.con'; did you mean stem.conv"),
         (Rule("float32", layers=("stem.conv", "zzz")), "'zzz'; `edgekit layers"),
-        (Rule("float32", operators=("liner",)), "rule 1: operators: .*'liner'; near it: Linear"),
+        (Rule("float32", operators=("liner",)), "rule 1: operators: .*'liner'; did you mean Linear"),
         (Rule("float32", layers=("drop",)), "rule 1: no node of the artifact computes drop"),
         (Rule("float32", layers=("stem.*",), operators=("linear",)), "no layer meets all"),
     ],
