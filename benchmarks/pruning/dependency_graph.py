@@ -121,7 +121,6 @@ def cases() -> Iterator[Case]:
     yield Case("mean over channels, used element-wise", idioms.NormalizedChannels, (1, 3, 16, 16))
     yield Case("product of two feature matrices", idioms.ScoreMatrix, (1, 3, 8, 8))
     nets = _nets()
-    yield Case("exported program (torch.export)", lambda: _exported(nets.residual()), (1, 3, 8, 8))
     for name, shape in SMALL.items():
         dtype, heads = ("int64" if name == "encoder" else "float32"), HEADS.get(name, ())
         yield Case(f"small: {name}", getattr(nets, name), shape, dtype, heads, 4 if heads else 0)
@@ -144,10 +143,6 @@ def _nets() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _exported(module: nn.Module) -> nn.Module:
-    return torch.export.export(module.eval(), (torch.randn(1, 3, 8, 8),)).module()
 
 
 def _segmentation(models: Any) -> nn.Module:
