@@ -1,7 +1,8 @@
 """Is a training that was killed and resumed equal to one that was not? Keras ``fit``, Lightning and edgekit.
 
 Each training has dropout, shuffled batches, Adam and a seed. It runs twice to the end, which shows whether it can be
-repeated at all. A third run is ended at the start of epoch 4 and then started again. Lightning is measured if installed.
+repeated at all. A third run is ended at the start of epoch 4 and then started again. Lightning is measured where it is
+installed.
 """
 
 from __future__ import annotations
