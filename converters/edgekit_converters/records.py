@@ -65,7 +65,7 @@ class Source:
     """A loaded model: its inputs and outputs as an application sees them."""
 
     request: SourceRequest
-    framework: str  # "keras", "torch", "tflite" or "openvino" (IR and ONNX)
+    framework: str  # a key of FRAMEWORKS; "openvino" for IR and ONNX
     inputs: tuple[InputSpec, ...]  # batch 1, application layout, no preprocessing yet
     outputs: tuple[OutputSpec, ...]
     moved: tuple[bool, ...]  # for each input: the model takes NCHW where the application gives NHWC

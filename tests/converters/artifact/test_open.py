@@ -1,4 +1,4 @@
-"""Artifacts know their tensors' order and scales, whoever made the file."""
+"""Artifacts have the order and scales of their tensors, whichever toolchain wrote the file."""
 
 import shutil
 
@@ -44,7 +44,7 @@ def converted(tmp_path):
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("results", [("output_0", "output_1"), ("output_10", "output_2")])
-def test_names_that_carry_a_place_give_the_order(converted, results):
+def test_numbered_names_give_the_order(converted, results):
     artifact = bind("litert", "float32", (converted(("input_1", "input_0"), results),))
     opened = OpenArtifact(artifact)
     small, large = opened.run([Y, X])
@@ -56,7 +56,7 @@ def test_names_that_carry_a_place_give_the_order(converted, results):
 
 
 @pytest.mark.needs_keras
-def test_without_places_the_file_gives_the_order_to_names_and_tensors_alike(converted):
+def test_without_numbers_the_file_gives_the_order(converted):
     path = converted(("zeta", "alpha"), ("w", "z"))
     ports = signature(path)
     artifact = bind("litert", "float32", (path,))
@@ -97,7 +97,7 @@ def test_a_file_without_a_signature_gets_one_and_computes_the_same(converted, tm
 
 
 @pytest.mark.needs_litert
-def test_a_file_its_engine_refuses_is_the_toolchains_failure(tmp_path):
+def test_a_file_that_its_engine_refuses_is_a_toolchain_error(tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"garbage" * 99)
     with pytest.raises(ToolchainError, match=r"^quantize \(litert\): the toolchain wrote a int8-static model that"):
         bind_built("quantize", "litert", "int8-static", (tmp_path / "model.tflite",))
@@ -116,7 +116,7 @@ def test_a_quantized_file_is_copied_to_the_byte(converted, tmp_path):
 
 
 @pytest.mark.needs_openvino
-def test_loose_files_are_never_taken_for_one_another(tmp_path):
+def test_loose_files_have_no_digest(tmp_path):
     import openvino as ov
     from openvino import opset13
 

@@ -25,7 +25,7 @@ def test_an_artifact_that_cannot_run_needs_a_twin():
         Artifact("litert", "int8-static", (), (), (), executable=False)
 
 
-def test_an_artifact_that_can_run_is_its_own():
+def test_an_artifact_that_can_run_is_run_itself():
     artifact = Artifact("litert", "int8-static", (), (), ())
     assert artifact.runnable is artifact
     assert twin_notes(artifact) == ()
@@ -33,7 +33,7 @@ def test_an_artifact_that_can_run_is_its_own():
 
 @pytest.fixture(scope="module")
 def compiled(loaded, lowered, tmp_path_factory):
-    """A source, and its artifact as a compiler for an accelerator leaves it: one operator that only that one knows."""
+    """A source, and its artifact as compiled for an accelerator, with operators that only its delegate knows."""
     folder = tmp_path_factory.mktemp("twin")
     (folder / "net.py").write_text(MODULE)
     source = loaded(folder / "net.py", function="build", input_shapes=(InputShape((1, 3, 8, 8)),))
@@ -61,7 +61,7 @@ def test_the_engine_refuses_the_artifact_itself(compiled):
 
 
 @pytest.mark.needs_torch
-def test_parity_and_golden_outputs_are_the_twins(compiled, compared):
+def test_parity_and_golden_outputs_come_from_the_twin(compiled, compared):
     source, artifact = compiled
     found, of_twin = compared(source, artifact), compared(source, artifact.twin)
     check_parity(artifact, found, stage="lower")
@@ -70,7 +70,7 @@ def test_parity_and_golden_outputs_are_the_twins(compiled, compared):
 
 
 @pytest.mark.needs_torch
-def test_latency_is_the_twins(compiled, tmp_path):
+def test_latency_comes_from_the_twin(compiled, tmp_path):
     source, artifact = compiled
     reference = probe(ProbeRequest(source, source.inputs), tmp_path)
     assert measure(MeasureRequest(artifact, reference), tmp_path).runs > 0
@@ -78,6 +78,6 @@ def test_latency_is_the_twins(compiled, tmp_path):
 
 
 @pytest.mark.needs_torch
-def test_a_note_says_so(compiled):
+def test_a_note_reports_the_twin(compiled):
     (note,) = twin_notes(compiled[1])
     assert note.startswith("litert float32: this machine cannot run the artifact")

@@ -1,4 +1,4 @@
-"""Ranges that stand still are told from ranges that grow, and looking stops when nothing more is to be seen."""
+"""Settled ranges are distinguished from growing ones, and the run stops when ranges have settled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def uniform(count):
 
 @pytest.fixture
 def covered(loaded, lowered, prepared, tmp_path):
-    """Cover a small Keras model's artifact with samples (n, 8)."""
+    """Measure the coverage of samples (n, 8) on a small Keras model's artifact."""
 
     def run(engine, samples, **options):
         import keras
@@ -47,7 +47,7 @@ def test_bounded_samples_settle(covered, engine):
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_only_the_last_half_holds_is_growth(covered, engine):
+def test_values_of_only_the_last_half_count_as_growth(covered, engine):
     samples = uniform(500)
     samples[nested(500)[250:]] *= 2
     seen = covered(engine, samples)
@@ -59,14 +59,14 @@ def test_what_only_the_last_half_holds_is_growth(covered, engine):
 
 
 @pytest.mark.needs_keras
-def test_looking_stops_when_ranges_have_settled(covered):
+def test_the_run_stops_when_ranges_have_settled(covered):
     seen = covered("litert", uniform(500), stop=True)
     assert (seen.samples, seen.settled) == (125, 125)
     assert [doubling.samples for doubling in seen.doublings] == [31, 62, 125]
 
 
 @pytest.mark.needs_keras
-def test_growth_is_no_end(covered):
+def test_growing_ranges_do_not_stop_the_run(covered):
     samples = uniform(500)
     samples[nested(500)] *= 1.01 ** np.arange(500, dtype=np.float32)[:, np.newaxis]
     seen = covered("litert", samples, stop=True)
@@ -74,7 +74,7 @@ def test_growth_is_no_end(covered):
 
 
 @pytest.mark.needs_keras
-def test_samples_in_the_order_of_their_classes_are_seen_mixed(covered):
+def test_samples_sorted_by_class_are_run_mixed(covered):
     samples = uniform(500)
     samples[250:] *= 4
     assert covered("litert", samples, stop=True).settled in (125, 250)  # in the file's order, growth comes at the end
@@ -87,7 +87,7 @@ def test_the_last_doubling_is_the_last_half(total, looks):
     assert halves(total) == looks
 
 
-def test_few_samples_are_never_enough_and_a_late_growth_takes_it_back():
+def test_few_samples_never_settle_ranges_and_late_growth_unsettles_them():
     still = [CoverageStep(samples, 0.01, 0.0) for samples in (16, 32, 64, 128, 256)]
     assert settled(still[:2]) is None
     assert settled(still) == 64

@@ -9,7 +9,7 @@ from edgekit_converters.records import Split
 
 
 class Builder:
-    """Puts nodes one behind the other; a tensor is known by its name."""
+    """Builds a graph node by node; tensors are referred to by name."""
 
     def __init__(self):
         self.names, self.tensors, self.nodes, self.ranges = [], [], [], {}
@@ -61,7 +61,7 @@ def detector(builder, boxes=(0.0, 640.0)):
     return builder.node("other", "scores", "features", held=(0.0, 1.0))
 
 
-def test_boxes_beside_scores_are_cut_and_the_arithmetic_behind_them_is_kept_in_float(builder):
+def test_boxes_beside_scores_are_split_and_their_arithmetic_stays_in_float(builder):
     examined = detector(builder).node("concat", "all", "boxes", "scores", axis=2).examine("features", "all")
     assert kinds(examined) == ["wide-concat"]
     assert examined.splits == (Split(1, 2),)
@@ -71,14 +71,14 @@ def test_boxes_beside_scores_are_cut_and_the_arithmetic_behind_them_is_kept_in_f
     assert "the runtime joins them" in examined.findings[0].remedy
 
 
-def test_in_ir_parts_have_no_scale_and_are_held_by_themselves_all_the_same(builder):
+def test_in_ir_parts_have_no_scale_and_are_compared_separately(builder):
     examined = detector(builder).node("concat", "all", "boxes", "scores", axis=2).examine("all", engine="openvino")
     assert examined.splits == (Split(0, 2, (640.0, 1.0)),)
     assert kept(examined) == {"boxes", "scaled", "rows"}
     assert "each is compared with the model separately, and the runtime joins them" in examined.findings[0].remedy
 
 
-def test_in_ir_nothing_is_lost_where_it_cannot_be_cut(builder):
+def test_in_ir_an_output_that_cannot_be_split_loses_nothing(builder):
     detector(builder).node("concat", "all", "boxes", "scores", axis=2)
     examined = builder.node("shape", "moved", "all").examine("moved", engine="openvino")
     assert (examined.splits, kept(examined)) == ((), {"boxes", "scaled", "rows"})
@@ -90,13 +90,13 @@ def test_parts_of_similar_ranges_may_share_a_scale(builder, boxes):
     assert detector(builder, boxes).node("concat", "all", "boxes", "scores", axis=2).examine("all").findings == ()
 
 
-def test_features_that_are_concatenated_inside_a_model_reach_no_output(builder):
+def test_a_concatenation_that_reaches_no_output_is_ignored(builder):
     detector(builder).node("concat", "all", "boxes", "scores", axis=2)
     assert builder.node("conv", "more", "all", "weights").examine("more").findings == ()
 
 
 @pytest.mark.parametrize("how", ["transposed", "fused", "also", "twice", "constant", "taken"])
-def test_what_cannot_be_cut_is_kept_in_float(builder, how):
+def test_an_output_that_cannot_be_split_is_kept_in_float(builder, how):
     detector(builder)
     parts = ("boxes", "scores", "boxes") if how == "twice" else ("boxes", "scores")
     if how == "constant":
@@ -124,7 +124,7 @@ def bins(builder, count=16):
 COUNTING = np.arange(16, dtype=np.float32)
 
 
-def test_an_expectation_by_convolution_is_kept_in_float_with_what_follows(builder):
+def test_an_expectation_by_convolution_and_the_nodes_after_it_are_kept_in_float(builder):
     bins(builder).constant("count", COUNTING.reshape(1, 1, 1, 16)).constant("two", [2.0])
     builder.node("shape", "moved", "chances").node("conv", "expected", "moved", "count")
     builder.node("multiply", "distance", "expected", "two").node("conv", "refined", "distance", "weights")
@@ -150,12 +150,12 @@ def test_an_expectation_by_products_and_a_sum(builder):
         (1000, np.arange(1000)),  # a classifier's
     ],
 )
-def test_a_softmax_that_feeds_anything_else_is_no_expectation(builder, count, weights):
+def test_a_softmax_with_other_consumers_is_no_expectation(builder, count, weights):
     bins(builder, count).constant("w", weights)
     assert builder.node("conv", "out", "chances", "w").examine("out").findings == ()
 
 
-def test_a_detector_with_both_is_cut_and_the_cut_node_is_not_kept(builder):
+def test_with_both_patterns_the_output_is_split_and_its_node_is_not_kept(builder):
     bins(builder).constant("count", COUNTING).node("conv", "expected", "chances", "count", held=(0.0, 100.0))
     builder.node("other", "scores", "features", held=(0.0, 1.0))
     examined = builder.node("concat", "all", "expected", "scores", axis=2).examine("all")
@@ -164,7 +164,7 @@ def test_a_detector_with_both_is_cut_and_the_cut_node_is_not_kept(builder):
     assert kept(examined) == {"chances", "expected"}
 
 
-def test_rare_large_values_are_told_of_unbounded_activations_alone(builder):
+def test_rare_large_values_are_reported_for_unbounded_activations_only(builder):
     builder.node("relu", "rare", "features", held=(0.0, 90.0), percentile=10.0)
     builder.node("relu", "common", "rare", held=(0.0, 79.0), percentile=10.0)
     builder.node("other", "sigmoid", "common", held=(0.0, 1.0), percentile=0.01)
@@ -195,7 +195,7 @@ def test_padding_far_outside(builder, value, found):
 
 
 def normalization(builder, how):
-    """One as formats without an operator for it write it, between two residual additions."""
+    """Build a normalization from single operators, between two residual additions."""
     builder.constant("eps", 1e-6).constant("gain", np.ones(4)).node("dense", "new", "features", "weights")
     builder.node("add", "x", "features", "new")
     if how in ("deviation", "turned", "apart"):
@@ -237,7 +237,7 @@ def normalization(builder, how):
         *((how, None) for how in ("", "product", "statistics")),
     ],
 )
-def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is_not(builder, how, steps):
+def test_a_normalization_is_kept_in_float_and_residual_additions_are_not(builder, how, steps):
     examined = normalization(builder, how).examine("z")
     if steps is None:
         assert examined.findings == ()
@@ -247,26 +247,26 @@ def test_a_normalization_is_kept_in_float_and_what_is_added_before_and_behind_is
     assert "as LayerNorm does, in 1 place:" in examined.findings[0].description
 
 
-def test_squares_of_what_never_changes_are_none(builder):
+def test_squares_of_constants_are_no_normalization(builder):
     builder.constant("fixed", np.ones((1, 4))).node("square", "squares", "fixed").node("mean", "m", "squares")
     builder.node("root", "scale", "m").node("multiply", "y", "features", "scale")
     assert builder.examine("y").findings == ()
 
 
-def test_nodes_that_quantize_already(builder):
+def test_quantizing_nodes_are_reported(builder):
     builder.node("quantize", "q", "features").node("quantize", "dq", "q")
     examined = builder.examine("dq")
     assert kinds(examined) == ["quantized-already"]
     assert "2 quantizing nodes" in examined.findings[0].description
 
 
-def test_an_ordinary_model_is_left_alone(builder):
+def test_an_ordinary_model_has_no_findings(builder):
     builder.constant("dense", np.ones((10, 4))).node("dense", "logits", "features", "dense")
     examined = builder.node("softmax", "chances", "logits", shape=(1, 10), axis=1).examine("chances")
     assert (examined.findings, examined.splits, examined.nodes) == ((), (), ())
 
 
-def test_ranges_are_the_extremes_of_all_samples_and_the_tail_of_the_median_one():
+def test_ranges_are_the_extremes_and_the_median_percentile_of_all_samples():
     recorder = RangeRecorder()
     for largest in (1.0, 2.0, 50.0):
         values = np.linspace(-0.5, largest, 4001)

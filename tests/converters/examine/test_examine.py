@@ -1,4 +1,4 @@
-"""Models as the toolchains lower them: the same is found in either format, whoever made the model."""
+"""Models lowered by the toolchains: both formats have the same findings, for every framework."""
 
 import numpy as np
 import pytest
@@ -113,7 +113,7 @@ def test_padding_depthwise_spread_and_rare_values_of_keras(loaded, examined, tmp
 @KERAS
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("layer", ["Conv2D", "LSTM"])
-def test_an_ordinary_model_and_one_with_a_loop_have_nothing(loaded, examined, tmp_path, engine, layer):
+def test_an_ordinary_model_and_a_model_with_a_loop_have_no_findings(loaded, examined, tmp_path, engine, layer):
     import keras
     from keras import layers
 
@@ -125,7 +125,7 @@ def test_an_ordinary_model_and_one_with_a_loop_have_nothing(loaded, examined, tm
 
 
 @pytest.mark.needs_openvino
-def test_an_ir_that_quantizes_already_and_leaves_its_batch_open(tmp_path):
+def test_an_ir_with_quantizing_nodes_and_a_dynamic_batch(tmp_path):
     import openvino as ov
     from openvino import opset13 as op
 
@@ -150,7 +150,9 @@ def test_an_ir_that_quantizes_already_and_leaves_its_batch_open(tmp_path):
 @KERAS
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["LayerNormalization", "RMSNormalization", "UnitNormalization"])
-def test_a_normalization_of_keras_is_found_where_it_is_several_operators(loaded, examined, tmp_path, engine, kind):
+def test_a_normalization_of_keras_is_found_when_it_is_lowered_to_several_operators(
+    loaded, examined, tmp_path, engine, kind
+):
     import keras
     from keras import layers
 
@@ -166,7 +168,7 @@ def test_a_normalization_of_keras_is_found_where_it_is_several_operators(loaded,
 @TORCH
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["LayerNorm(8)", "RMSNorm(8)", "InstanceNorm1d(4)", "GroupNorm(2, 4)", "Unit()"])
-def test_a_normalization_of_pytorch_likewise(loaded, examined, tmp_path, engine, kind):
+def test_a_normalization_of_pytorch_is_found(loaded, examined, tmp_path, engine, kind):
     from edgekit_converters.records import InputShape
 
     (tmp_path / "net.py").write_text(

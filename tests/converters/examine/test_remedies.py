@@ -1,4 +1,4 @@
-"""What findings come to, tried: int8 with the nodes and splits of an examination is near the float artifact."""
+"""Remedies on real artifacts: int8 with the nodes and splits of an examination is near the float artifact."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def padded(keras, layers, image):
 
 
 def turned(keras, layers, image):
-    """Boxes beside scores, with a transpose behind them that is the last node."""
+    """Boxes beside scores, followed by a transpose as the last node."""
     x = layers.Conv2D(8, 3, 4, padding="same", activation="relu")(image)
     boxes = layers.Reshape((16, 4))(layers.Conv2D(4, 1)(x)) * 300.0 + 100
     scores = layers.Reshape((16, 2))(layers.Conv2D(2, 1, activation="sigmoid")(x))
@@ -40,7 +40,7 @@ def anchored(keras, layers, image):
 
 
 def normalized(keras, layers, image):
-    """A normalization of values of which one channel is far larger than the others."""
+    """A normalization of values with one channel far larger than the others."""
     x = layers.Conv2D(8, 3, kernel_initializer="glorot_normal")(image) * np.float32([20] + [1] * 7)
     return layers.Dense(10)(layers.Flatten()(layers.LayerNormalization(axis=(1, 2))(x)))
 

@@ -1,4 +1,4 @@
-"""Contracts of the table of formats: what each record names exists, and takes what the record says it takes."""
+"""Contracts of the table of formats: every function that a record names exists and takes the stated arguments."""
 
 import dataclasses
 import inspect
@@ -33,7 +33,7 @@ with_toolchains = [pytest.mark.needs_keras, pytest.mark.needs_torch, pytest.mark
 
 
 def takes(function: object, count: int) -> bool:
-    """Whether a function can be called with so many positional arguments and with the keywords it requires."""
+    """Return whether a function can be called with a number of positional arguments and its required keywords."""
     signature = inspect.signature(function)
     keywords = [name for name, one in signature.parameters.items() if one.kind is one.KEYWORD_ONLY]
     try:
@@ -44,7 +44,7 @@ def takes(function: object, count: int) -> bool:
 
 
 @engines
-def test_a_format_is_filed_under_its_engine_which_the_runtime_knows(engine):
+def test_the_runtime_knows_the_engine_of_every_format(engine):
     assert format_of(engine).engine == engine
     assert engine in ENGINES
 
@@ -88,7 +88,7 @@ def test_every_lowering_takes_a_model_and_a_folder(lowering):
 
 
 @engines
-def test_a_format_speaks_of_known_schemes_corrections_and_block_sizes(engine):
+def test_schemes_corrections_and_block_sizes_of_a_format_are_known(engine):
     found = format_of(engine)
     assert set(found.mixable_schemes) <= set(found.schemes) <= set(SCHEMES)
     assert set(found.corrections) <= set(CORRECTIONS)
@@ -102,7 +102,7 @@ def test_every_scheme_correction_and_block_size_has_a_format():
 
 
 @engines
-def test_candidates_of_a_race_are_recipes_that_the_format_holds(engine):
+def test_candidates_are_recipes_that_the_format_supports(engine):
     found, candidates = format_of(engine), format_of(engine).candidates
     recipes = (*candidates.first, *candidates.small, *candidates.last)
     assert {recipe.scheme for recipe in recipes} <= set(found.schemes)
@@ -112,7 +112,7 @@ def test_candidates_of_a_race_are_recipes_that_the_format_holds(engine):
 
 
 @engines
-def test_a_format_is_drawn_and_labelled(engine):
+def test_a_format_has_a_label_a_colour_and_a_suffix(engine):
     found = format_of(engine)
     assert re.fullmatch(r"#[0-9a-f]{6}", found.colour)
     assert found.label and found.suffix.startswith(".")
@@ -123,11 +123,11 @@ def test_formats_differ_in_label_and_colour():
 
 
 @engines
-def test_a_formats_toolchain_is_found_by_the_engines_name(engine):
+def test_the_toolchain_of_a_format_is_found_by_its_engine(engine):
     assert toolchains.toolchain(engine) == format_of(engine).toolchain
 
 
-def test_every_framework_of_a_lowering_is_one_that_some_file_is_loaded_with():
+def test_every_framework_has_a_lowering():
     frameworks = {framework for engine in FORMATS for framework in format_of(engine).lowerings}
     assert frameworks == set(FRAMEWORKS)
     assert all(engines_for_framework(framework) for framework in frameworks)
@@ -150,7 +150,7 @@ def test_settings_pin_the_arithmetic(engine, arguments, settings):
     assert format_of(engine).engine_settings(*arguments) == settings
 
 
-def test_reading_the_records_imports_no_toolchain():
+def test_importing_the_records_imports_no_toolchain():
     code = (
         "import sys; from edgekit_converters.formats import FORMATS, format_of; [format_of(one) for one in FORMATS];"
         "print(*{'tensorflow', 'torch', 'openvino', 'ai_edge_litert', 'nncf', 'numpy'} & set(sys.modules))"

@@ -1,4 +1,4 @@
-"""The lowest version of an engine that opens an artifact, read off the artifact."""
+"""The lowest version of an engine that opens an artifact, read from its file."""
 
 from importlib import metadata
 
@@ -18,26 +18,26 @@ def test_ir_needs_the_release_of_its_newest_operator_set(tmp_path, sets, version
 
 
 @pytest.mark.needs_openvino
-def test_an_operator_set_newer_than_known_needs_the_release_that_wrote_it(tmp_path):
+def test_an_unknown_operator_set_needs_the_installed_release(tmp_path):
     (tmp_path / "m.xml").write_text('<net version="11"><layer version="opset99" /></net>')
     assert ir_metadata.lowest_version(tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]
 
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_data
-def test_tflite_says_it_itself(shared_data):
+def test_tflite_states_its_version(shared_data):
     folder = shared_data / "mlperf_tiny" / "image_classification"
     assert tflite_metadata.lowest_version(folder / "pretrainedResnet.tflite") == "1.5.0"
 
 
 @pytest.mark.parametrize(("element", "version"), [("i4", "2024.0"), ("u4", "2024.0"), ("i8", "2022.1")])
-def test_ir_in_four_bits_needs_a_release_that_computes_with_them(tmp_path, element, version):
+def test_ir_with_four_bits_needs_a_release_that_supports_them(tmp_path, element, version):
     constant = f'<layer type="Const" version="opset1"><data element_type="{element}" /></layer>'
     (tmp_path / "m.xml").write_text(f'<net version="11">{constant}</net>')
     assert ir_metadata.lowest_version(tmp_path / "m.xml") == version
 
 
 @pytest.mark.needs_openvino
-def test_a_newer_operator_set_asks_for_more_than_four_bits_do(tmp_path):
+def test_a_newer_operator_set_needs_a_later_release_than_four_bits(tmp_path):
     (tmp_path / "m.xml").write_text('<net><layer version="opset99"><data element_type="i4" /></layer></net>')
     assert ir_metadata.lowest_version(tmp_path / "m.xml") == metadata.version("openvino").split("-")[0]

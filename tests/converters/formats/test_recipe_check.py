@@ -1,4 +1,4 @@
-"""Corrections that an engine's quantizer, or a scheme, cannot have are refused before anything runs."""
+"""Recipes that a format does not support are refused before anything runs."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from edgekit_converters.recipe.schemes import COARSER
 from edgekit_runtime.errors import PlanError
 
 
-def test_smoothing_is_nncfs_alone():
+def test_only_nncf_supports_smoothing():
     recipe = Recipe("int8-static", corrections=("smooth",))
     check_corrections("openvino", recipe)
     with pytest.raises(
@@ -19,7 +19,7 @@ def test_smoothing_is_nncfs_alone():
 
 
 @pytest.mark.parametrize("name", ["bias", "bias-fast", "smooth"])
-def test_what_needs_samples_goes_with_calibrated_schemes(name):
+def test_corrections_that_need_samples_need_a_calibrated_scheme(name):
     with pytest.raises(PlanError, match=rf"'{name}' needs a calibrated scheme.*the recipe has int8-weights"):
         check_corrections("openvino", Recipe("int8-weights", corrections=(name,)))
     check_corrections("openvino", Recipe("int8-static", corrections=(name,)))
@@ -30,7 +30,7 @@ def test_equalization_needs_no_samples(engine):
     check_corrections(engine, Recipe("int8-weights", corrections=("equalize",)))
 
 
-def test_every_correction_that_a_recipe_knows_can_be_done_somewhere():
+def test_some_format_supports_every_correction():
     assert {name for engine in FORMATS for name in format_of(engine).corrections} == set(CORRECTIONS)
 
 
@@ -48,12 +48,12 @@ def test_every_correction_that_a_recipe_knows_can_be_done_somewhere():
         ("litert", ("int8-weights", "float32", "int4-weights"), 'say scheme = "int4-weights"'),
     ],
 )
-def test_what_an_artifact_cannot_be_is_refused_with_what_it_can(engine, names, said):
+def test_unsupported_schemes_are_refused_with_the_supported_ones(engine, names, said):
     with pytest.raises(PlanError, match=said):
         check_schemes(engine, names)
 
 
-def test_what_an_artifact_can_be():
+def test_supported_mixtures_pass():
     check_schemes("openvino", ("float16",))
     for engine in FORMATS:
         held = format_of(engine)
@@ -61,6 +61,6 @@ def test_what_an_artifact_can_be():
         check_schemes(engine, coarsest_first, held.block_sizes[-1])
 
 
-def test_blocks_are_refused_where_there_are_only_channels():
+def test_block_sizes_are_refused_for_tflite():
     with pytest.raises(PlanError, match="litert cannot do block_size 32; it can do 0 "):
         check_schemes("litert", ("int4-weights",), 32)

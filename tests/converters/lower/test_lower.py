@@ -1,4 +1,4 @@
-"""Every framework to every format: what comes out computes what went in, in the source's order and layout."""
+"""Every framework to every format: the artifact computes what the source does, in its order and layout."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ torch_to = [
 
 @pytest.fixture
 def agrees(loaded, lowered, compared):
-    """Lower a model to an engine and hold it against the source; gives both."""
+    """Lower a model for an engine and compare it with the source; return both."""
 
     def check(path, engine, **fields):
         source = loaded(path, **fields)
@@ -43,7 +43,7 @@ def test_every_framework_has_an_engine():
 
 
 @pytest.mark.parametrize("engine", keras_to)
-def test_keras_inputs_and_outputs_out_of_alphabet(agrees, tmp_path, engine):
+def test_keras_inputs_and_outputs_in_no_alphabetical_order(agrees, tmp_path, engine):
     import keras
     from keras import layers
 
@@ -167,7 +167,7 @@ def _shapes(said):
         ),
     ],
 )
-def test_an_operator_of_torch_that_a_format_lacks(loaded, lowered, torch_file, engine, named):
+def test_an_unsupported_operator_of_torch(loaded, lowered, torch_file, engine, named):
     source = loaded(torch_file, function="Rare", input_shapes=(InputShape((1, 4)),))
     with pytest.raises(UnsupportedOperator, match=named) as refused:
         lowered(source, engine)
@@ -176,7 +176,7 @@ def test_an_operator_of_torch_that_a_format_lacks(loaded, lowered, torch_file, e
 
 
 @pytest.mark.parametrize("engine", keras_to)
-def test_an_operator_of_keras_that_a_format_lacks(loaded, lowered, tmp_path, engine):
+def test_an_unsupported_operator_of_keras(loaded, lowered, tmp_path, engine):
     import keras
     import tensorflow as tf
 
@@ -192,7 +192,7 @@ def test_an_operator_of_keras_that_a_format_lacks(loaded, lowered, tmp_path, eng
 
 
 @pytest.mark.needs_keras
-def test_a_model_file_of_tensorflow_keeps_no_weight_twice(loaded, lowered, tmp_path):
+def test_an_artifact_of_a_saved_model_stores_weights_once(loaded, lowered, tmp_path):
     import keras
 
     x = keras.Input((64,))

@@ -1,4 +1,4 @@
-"""Simpler TFLite files: the same values, without operators that are slow or do nothing."""
+"""Rewritten TFLite files: the same values, without operators that are slow or do nothing."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def computed(path, *arrays):
         (lambda x: relu(relu(x)), ["RELU"]),  # the last one is what the model gives
     ],
 )
-def test_what_can_be_simpler_is(tmp_path, taken, wanted):
+def test_rewrites(tmp_path, taken, wanted):
     import tensorflow as tf
 
     from edgekit_converters.lower.tflite_rewrites import simplify

@@ -1,4 +1,4 @@
-"""Keras models quantized by a recipe, and how near they stay."""
+"""Keras models quantized by a recipe, and their parity."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def snr_db(model, wanted):
     return 10 * np.log10(np.square(wanted).sum() / np.square(error).sum())
 
 
-def test_a_pool_that_nothing_quantized_follows_is_float_and_exact_again():
+def test_a_pool_without_quantized_consumers_is_float_and_exact():
     from edgekit_converters.quantize.average_pools import keep_average_pools_in_float
 
     model, wanted = net(behind=False)
@@ -42,7 +42,7 @@ def test_a_pool_that_nothing_quantized_follows_is_float_and_exact_again():
     assert snr_db(keep_average_pools_in_float(model), wanted) > rounded + 40
 
 
-def test_a_pool_with_a_scale_of_its_own_behind_it_stays_int8():
+def test_a_pool_with_a_quantized_consumer_stays_int8():
     from edgekit_converters.quantize.average_pools import keep_average_pools_in_float
 
     model, _ = net(behind=True)

@@ -1,4 +1,4 @@
-"""Bias correction: means of what a kernel sees, and int8 layers whose weights are rounded to one side."""
+"""Bias correction: mean inputs of a kernel, and int8 layers whose weights are all rounded to one side."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def test_tap_means_give_the_mean_of_a_convolution(stride, dilation, same):
 
 
 def convolution(taken, kernel, stride, dilation, same):
-    """Compute a convolution place by place, as TensorFlow defines it."""
+    """Compute a convolution position by position, as TensorFlow defines it."""
     rows, columns = taken.shape[:2]
     high, wide = ((size - 1) * dilation + 1 for size in kernel.shape[:2])
     counts = [
@@ -86,14 +86,14 @@ def test_weights_rounded_to_one_side(one_sided, scheme, word):
 
 
 @pytest.mark.needs_keras
-def test_the_float_file_stays_as_it_was(one_sided):
+def test_the_float_file_is_not_changed(one_sided):
     before = one_sided.artifact.files[0].read_bytes()
     one_sided.quantized(Recipe("int8-static", corrections=("equalize", "bias")))
     assert one_sided.artifact.files[0].read_bytes() == before
 
 
 @pytest.mark.needs_keras
-def test_a_file_laid_out_by_another_packer_is_corrected_as_well(one_sided, tmp_path):
+def test_a_file_of_another_flatbuffer_writer_is_corrected(one_sided, tmp_path):
     from edgekit_converters.quantize.correct_bias import correct_bias
 
     plain = one_sided.quantized(Recipe("int8-static")).files[0].read_bytes()

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: what two layers compute stays, and their channels become even."""
+"""Cross-layer equalization: two layers compute the same, and their channels become even."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def copied(constants):
     return {key: array.copy() for key, array in constants.items()}
 
 
-def test_nothing_changes_and_both_sides_become_even(layers):
+def test_the_function_stays_and_both_layers_become_even(layers):
     even, x = copied(layers), np.random.default_rng(1).standard_normal((100, 8))
     equalize(even, [LINK])
     np.testing.assert_allclose(compute(even, x), compute(layers, x), rtol=1e-9, atol=1e-9)
@@ -45,7 +45,7 @@ def test_nothing_changes_and_both_sides_become_even(layers):
     assert not np.allclose(even["b1"], layers["b1"])
 
 
-def test_how_they_were_spread_does_not_count(layers):
+def test_the_result_does_not_depend_on_the_initial_spread(layers):
     even, other = copied(layers), copied(layers)
     spread = np.random.default_rng(2).uniform(0.01, 100, CHANNELS)
     other["w1"] *= spread[:, np.newaxis]
@@ -57,7 +57,7 @@ def test_how_they_were_spread_does_not_count(layers):
         np.testing.assert_allclose(other[key], array, rtol=1e-9)
 
 
-def test_channels_that_are_not_made_or_not_taken_stay(layers):
+def test_channels_without_producing_or_consuming_weights_stay(layers):
     layers["w1"][3] = 0
     layers["w2"][:, 5] = 0
     even = copied(layers)
@@ -77,7 +77,7 @@ def test_a_bias_without_weights_does_not_take_the_range(layers):
     assert np.abs(even["b1"][3]) < 10 * np.abs(np.delete(even["b1"], 3)).max()
 
 
-def test_of_several_takers_the_widest_counts(layers):
+def test_of_several_consumers_the_largest_weights_count(layers):
     layers["w3"] = 50 * layers["w2"][:2]
     x, even = np.random.default_rng(1).standard_normal((100, 8)), copied(layers)
     equalize(even, [ChannelLink(LINK.weights, LINK.biases, (*LINK.consumers, ChannelAxis("w3", 1)))])
@@ -87,7 +87,7 @@ def test_of_several_takers_the_widest_counts(layers):
     np.testing.assert_allclose(np.abs(even["w1"]).max(axis=1), np.abs(even["w3"]).max(axis=0), rtol=1e-9)
 
 
-def test_relu6_is_passed_only_where_six_is_never_reached(layers):
+def test_relu6_is_scaled_through_only_when_six_is_never_reached(layers):
     scale = np.where(np.arange(CHANNELS) < 6, 1e-2, 10)
     layers["w1"] = np.abs(layers["w1"]) / np.abs(layers["w1"]).sum(axis=1, keepdims=True) * scale[:, np.newaxis]
     layers["b1"] *= 0
@@ -100,7 +100,7 @@ def test_relu6_is_passed_only_where_six_is_never_reached(layers):
     assert np.all(even["w1"][:6] > 1.5 * layers["w1"][:6])
 
 
-def test_a_layer_between_two_others_settles_in_both(layers):
+def test_a_layer_between_two_others_converges_in_both_links(layers):
     layers["w3"] = np.random.default_rng(3).standard_normal((4, 5)) * np.geomspace(1, 1e4, 5)
     even = copied(layers)
     equalize(even, [LINK, ChannelLink(ChannelAxis("w2", 0), (), (ChannelAxis("w3", 1),))])

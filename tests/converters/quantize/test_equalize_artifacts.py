@@ -75,7 +75,7 @@ def outputs(artifact):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "hard_silu", None])
-def test_the_float_function_stays(lowered_model, tmp_path, engine, activation):
+def test_the_float_model_computes_the_same(lowered_model, tmp_path, engine, activation):
     model = lowered_model(separable(activation), engine, samples())
     even, plain = outputs(equalized(model, tmp_path)), outputs(model.artifact)
     np.testing.assert_allclose(even, plain, rtol=0, atol=SAME * np.abs(plain).max())
@@ -83,13 +83,13 @@ def test_the_float_function_stays(lowered_model, tmp_path, engine, activation):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("scheme", ["int8-static", "int8-weights"])
-def test_channels_a_thousand_to_one_apart_become_usable(lowered_model, engine, scheme):
+def test_channels_that_differ_a_thousandfold_become_accurate(lowered_model, engine, scheme):
     model = lowered_model(separable(), engine, samples())
     plain, even = (model.snr_db(Recipe(scheme, corrections=names)) for names in ((), ("equalize",)))
     assert even > plain + GAIN_DB, (plain, even)
 
 
-def test_a_flattened_image_takes_its_channels_in_turns(lowered_model, tmp_path):
+def test_channels_of_a_flattened_image_are_equalized(lowered_model, tmp_path):
     import keras
     from keras import layers
 
@@ -111,7 +111,7 @@ def test_a_flattened_image_takes_its_channels_in_turns(lowered_model, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_hard_swish_is_left_alone(lowered_model, tmp_path, engine):
+def test_hard_swish_is_not_scaled_through(lowered_model, tmp_path, engine):
     model = lowered_model(separable("hard_silu"), engine, samples())
     even = equalized(model, tmp_path)
     before, after = (sorted(np.abs(kernels(artifact)).max(axis=(0, 1, 2))) for artifact in (model.artifact, even))
@@ -119,7 +119,7 @@ def test_hard_swish_is_left_alone(lowered_model, tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_relu6_is_passed_where_it_never_clips(lowered_model, tmp_path, engine):
+def test_relu6_that_never_clips_is_scaled_through(lowered_model, tmp_path, engine):
     net = separable("relu6")
     deep = net.layers[2]
     kernel, bias = deep.get_weights()
@@ -152,7 +152,7 @@ def kernels(artifact):
 
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("weights", [[(1, 6, 6), (6, 5)], [(6, 6, 6), (6, 6, 6)], [(6,), (4, 5)]])
-def test_weights_that_are_no_matrix_keep_the_function(weights):
+def test_weights_that_are_no_matrix_are_not_scaled(weights):
     from edgekit_converters.quantize.equalize_ir import equalize_model
 
     random = np.random.default_rng(0)

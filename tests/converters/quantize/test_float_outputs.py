@@ -1,4 +1,4 @@
-"""An output that is computed in float leaves in float, beside one that leaves in int8."""
+"""An output that is computed in float stays in float, beside an int8 output."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_one_output_in_float_beside_one_in_int8(request_for, tmp_path):
     np.testing.assert_array_equal(fine[1], coarse[1])
 
 
-def test_an_output_in_float_that_another_node_takes_in_int8(loaded, lowered, prepared, tmp_path):
+def test_a_float_output_that_another_node_uses_in_int8(loaded, lowered, prepared, tmp_path):
     import keras
     from keras import layers
 

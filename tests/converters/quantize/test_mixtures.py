@@ -1,4 +1,4 @@
-"""Several schemes in one artifact: what a recipe's rule says of a source's layer holds in the file that is made."""
+"""Several schemes in one artifact: the file has the scheme that a recipe's rule gives to each layer."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ LEAST_DB = 13.0
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A convolution, two dense layers, the first of them with a weight that is far from the others, and a softmax."""
+    """A convolution, two dense layers, the first with an outlier weight, and a softmax."""
     import keras
     from keras import layers
 
@@ -41,7 +41,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def net(file, loaded, lowered, prepared, compared, tmp_path_factory):
-    """Quantize the net as a recipe says, once; gives the artifact and its parity."""
+    """Quantize the net by a recipe, once; return the artifact and its parity."""
     from edgekit_converters.verify.probe import probe
 
     source = loaded(file)
@@ -70,7 +70,7 @@ def keeping(*layers, scheme="float32", base="int8-static", **more):
 
 
 def weights_of(made):
-    """The kernels of an artifact: (operator, what its weights are stored in, what its activations are), in order."""
+    """Return the kernels of an artifact in order: (operator, dtype of weights, dtypes of activations)."""
     return _of_tflite(made.files[0]) if made.engine == "litert" else _of_ir(made.files[0])
 
 
@@ -115,14 +115,14 @@ def _of_ir(path):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_layer_that_is_kept_computes_in_float_and_the_others_do_not(net, engine, kept):
+def test_only_a_kept_layer_computes_in_float(net, engine, kept):
     made, _ = net(engine, keeping(["conv", "wide", "head"][kept]))
     stored = [(weights, activations) for _, weights, activations in weights_of(made)]
     assert stored[kept] == ("FLOAT32", {"FLOAT32"})
     assert [one for place, one in enumerate(stored) if place != kept] == [("INT8", {"INT8"})] * 2
 
 
-def test_a_nodes_name_is_no_pattern(file, loaded, lowered, prepared, tmp_path):
+def test_the_name_of_a_node_is_not_read_as_a_pattern(file, loaded, lowered, prepared, tmp_path):
     from ai_edge_litert.tools import flatbuffer_utils
 
     source = loaded(file)
@@ -137,7 +137,7 @@ def test_a_nodes_name_is_no_pattern(file, loaded, lowered, prepared, tmp_path):
     assert [activations for _, _, activations in weights_of(made)] == [{"FLOAT32"}, {"INT8"}, {"INT8"}]
 
 
-def test_an_input_that_only_floats_take_stays_float(net):
+def test_an_input_that_only_float_nodes_use_stays_float(net):
     assert net("litert", keeping("head"))[0].inputs[0].dtype == "int8"
     assert net("litert", keeping("conv"))[0].inputs[0].dtype == "float32"
 
@@ -174,7 +174,7 @@ def test_every_mixture_runs(net, engine, base):
 
 
 @pytest.mark.parametrize("word", ["bias", "bias-fast"])
-def test_biases_are_corrected_beside_weights_that_are_only_stored_in_fewer_bits(net, word):
+def test_biases_are_corrected_beside_weight_only_layers(net, word):
     recipe = keeping("conv", scheme="int8-weights")
     plain, corrected = (net("litert", replace(recipe, corrections=names)) for names in ((), (word,)))
     assert weights_of(corrected[0]) == weights_of(plain[0])
@@ -183,7 +183,7 @@ def test_biases_are_corrected_beside_weights_that_are_only_stored_in_fewer_bits(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_four_bits_and_where_they_go(net, engine):
+def test_which_weights_are_stored_in_four_bits(net, engine):
     made, _ = net(engine, keeping("wide", scheme="int8-weights", base="int4-weights"))
     conv = "INT4" if engine == "litert" else "INT8"  # NNCF stores matrices alone in 4 bits
     assert [weights for _, weights, _ in weights_of(made)] == [conv, "INT8", "INT4"]
@@ -192,13 +192,13 @@ def test_four_bits_and_where_they_go(net, engine):
 
 
 @pytest.mark.needs_openvino
-def test_blocks_of_weights_have_scales_of_their_own(net):
+def test_each_block_of_weights_has_its_own_scale(net):
     rules = (Rule("float32", layers=("conv", "head")),)
     channels, blocks = (net("openvino", Recipe("int4-weights", block_size=size, rules=rules)) for size in (0, 32))
     assert blocks[1] > channels[1] + 6  # the outlier spoils its own block alone
     assert blocks[0].size_bytes > channels[0].size_bytes
 
 
-def test_a_scheme_that_none_of_the_operators_can_do_is_refused(net):
+def test_a_scheme_that_no_selected_operator_supports_is_refused(net):
     with pytest.raises(ConversionError, match=r"does not support int8-weights for SOFTMAX\n.*another scheme"):
         net("litert", keeping("probability", scheme="int8-weights"))

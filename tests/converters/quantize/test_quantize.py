@@ -1,4 +1,4 @@
-"""Every scheme of every engine on a convolutional and on a dense net: near enough, smaller, and bound as before."""
+"""Every scheme of every engine on a convolutional and a dense net: accurate, smaller, and bound as before."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def file(request, tmp_path_factory):
 
 @pytest.fixture
 def request_for(loaded, lowered, prepared):
-    """A source, and the request to quantize its artifact of an engine, with 32 samples where they are needed."""
+    """A source, and the request to quantize its artifact for an engine, with 32 samples if needed."""
 
     def make(path, engine, scheme, *, calibrated=True):
         source = loaded(path)
@@ -95,7 +95,7 @@ def test_a_thousand_classes_of_similar_probability_are_not_all_zero(request_for,
 
 
 @pytest.mark.parametrize("layer", ["LSTM", "GRU"])
-def test_static_ranges_inside_a_loop_cannot_be_seen(request_for, tmp_path, layer):
+def test_static_schemes_refuse_loops(request_for, tmp_path, layer):
     import keras
 
     series = keras.Input((5, 3))
@@ -105,7 +105,7 @@ def test_static_ranges_inside_a_loop_cannot_be_seen(request_for, tmp_path, layer
         quantize(request, tmp_path)
 
 
-def test_two_inputs_are_calibrated_each_with_its_own(loaded, lowered, prepared, compared, tmp_path):
+def test_each_of_two_inputs_is_calibrated_with_its_own_samples(loaded, lowered, prepared, compared, tmp_path):
     import keras
     from keras import layers
 
@@ -126,9 +126,7 @@ def test_two_inputs_are_calibrated_each_with_its_own(loaded, lowered, prepared, 
 
 
 @pytest.mark.needs_torch
-def test_token_numbers_of_pytorch_are_calibrated_as_the_artifact_takes_them(
-    loaded, lowered, prepared, compared, tmp_path
-):
+def test_token_ids_of_pytorch_are_calibrated_in_the_artifacts_dtype(loaded, lowered, prepared, compared, tmp_path):
     path = tmp_path / f"tokens_{tmp_path.name}.py"
     path.write_text(
         "import torch\n"

@@ -1,4 +1,4 @@
-"""Ranges from histograms against what numpy finds in the values themselves."""
+"""Ranges from histograms against numpy on the values."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ DISTRIBUTIONS = [laplace, relu, with_outliers]
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS)
 @pytest.mark.parametrize("kept", [90.0, 99.0, 99.9])
-def test_percentile_is_numpys_to_a_64th(draw, kept):
+def test_percentile_equals_numpys_within_a_64th(draw, kept):
     values = draw()
     expected = np.percentile(values, [(100 - kept) / 2, (100 + kept) / 2])
     np.testing.assert_allclose(percentile(histogram(values).bins(), kept), expected, rtol=1 / 64, atol=1e-6)
@@ -75,21 +75,21 @@ def test_mse_with_65536_levels_clips_next_to_nothing(draw):
     assert low <= min(values.min(), 0) * (1 - 1 / 64)
 
 
-def test_mse_leaves_exact_zeros_out():
+def test_mse_ignores_exact_zeros():
     rare = relu()
     many = np.concatenate([rare, np.zeros(10 * len(rare), np.float32)])
     assert mse(histogram(many).bins(), full(many), 16) == mse(histogram(rare).bins(), full(rare), 16)
 
 
 @pytest.mark.parametrize("rule", [mse, entropy])
-def test_a_rule_stays_inside_what_was_seen(rule):
+def test_a_range_stays_within_the_full_range(rule):
     values = np.random.default_rng(3).uniform(0.25, 0.99, 5000).astype(np.float32)
     low, high = rule(histogram(values).bins(), full(values), LEVELS)
     assert min(full(values)[0], 0) <= low
     assert high <= full(values)[1]
 
 
-def test_entropy_cuts_outliers_off_and_keeps_what_is_flat():
+def test_entropy_clips_outliers_and_keeps_flat_distributions():
     values = with_outliers() / 16  # three values of -31, 44 and 56 among others within 5
     values[3:] *= 16
     low, high = entropy(histogram(values).bins(), full(values), LEVELS)
@@ -104,7 +104,7 @@ def test_entropy_with_more_levels_than_bins_clips_nothing():
     assert entropy(histogram(values).bins(), full(values), 65536) == full(values)
 
 
-def test_nothing_but_zeros_has_no_range():
+def test_zeros_alone_have_no_range():
     zeros = np.zeros(10, np.float32)
     bins = histogram(zeros).bins()
     assert mse(bins, (0.0, 0.0), LEVELS) == (0, 0)
@@ -112,7 +112,7 @@ def test_nothing_but_zeros_has_no_range():
     np.testing.assert_allclose(percentile(bins, 99.0), 0, atol=1e-30)
 
 
-def test_the_order_and_the_grouping_of_samples_do_not_count():
+def test_the_order_and_the_grouping_of_samples_do_not_matter():
     values = laplace()
     whole, parts, other = histogram(values), Histogram(), Histogram()
     for part in np.split(values[::-1], 10):

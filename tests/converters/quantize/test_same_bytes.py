@@ -1,4 +1,4 @@
-"""Equal input gives equal bytes: IR made twice, in processes that have made other nodes before, is the same IR."""
+"""Equal input gives equal bytes: IR written in processes with different earlier nodes is identical."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def make(folder, nodes):
     return json.loads(done.stdout.rpartition("made:")[2])
 
 
-def test_what_the_process_made_before_does_not_show(tmp_path):
+def test_earlier_nodes_of_the_process_do_not_change_the_bytes(tmp_path):
     keras_net(tmp_path / "net.keras")
     keras_loop(tmp_path / "loop.keras")
     torch_net(tmp_path / "net.pt2")

@@ -11,7 +11,7 @@ GAIN_DB = 6.0
 
 
 def outlying_channels():
-    """Return dense layers after a layer normalization that makes two channels a hundred times the others."""
+    """Return dense layers after a layer normalization that makes two channels 100 times larger than the others."""
     import keras
     from keras import layers
 

@@ -20,7 +20,7 @@ GAIN_DB = 2.0  # over the extremes, at least
 
 @pytest.fixture
 def heavy_tailed(lowered_model):
-    """The exponential of one pixel in 131,072 is by far the greatest, and what is above 6 is cut off afterwards."""
+    """The exponential of one pixel in 131,072 is by far the largest, and values above 6 are clipped afterwards."""
     import keras
     from keras import layers
 
@@ -38,21 +38,21 @@ def heavy_tailed(lowered_model):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_cuts_rare_values_off_helps_where_they_do_not_matter(heavy_tailed, engine):
+def test_clipping_rare_values_helps_when_they_do_not_matter(heavy_tailed, engine):
     model = heavy_tailed(engine)
     extremes = model.snr_db(Recipe("int8-static"))
     won = {name: model.snr_db(Recipe("int8-static", name)) - extremes for name in STATISTICS}
     assert min(won.values()) > GAIN_DB, won
 
 
-def test_int16_keeps_what_it_has(heavy_tailed):
+def test_int16_keeps_its_accuracy(heavy_tailed):
     model = heavy_tailed("litert")
     plain = model.snr_db(Recipe("int16x8-static"))
     for name in ("mse", "histogram"):
         assert model.snr_db(Recipe("int16x8-static", name)) == pytest.approx(plain, abs=0.5)
 
 
-def test_what_the_model_takes_and_gives_keeps_its_extremes(heavy_tailed):
+def test_inputs_and_outputs_of_the_model_keep_their_extremes(heavy_tailed):
     model = heavy_tailed("litert")
     for name in ("percentile", "mse", "histogram"):
         made = model.quantized(Recipe("int8-static", name, percentile=90.0))
@@ -83,7 +83,7 @@ def test_memory_does_not_grow_with_samples(lowered_model):
 
 
 @pytest.mark.parametrize("statistics", ["min-max", "mse", "histogram"])
-def test_a_tensor_that_takes_infinite_values_is_named(lowered_model, statistics):
+def test_a_tensor_with_infinite_values_is_named(lowered_model, statistics):
     import keras
     from keras import layers
 

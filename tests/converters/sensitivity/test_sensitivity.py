@@ -1,4 +1,4 @@
-"""Layers that were spoiled on purpose are found, in both formats, and what is said of them is true."""
+"""Layers that were spoiled on purpose are found, in both formats, with correct figures."""
 
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ def net(keras, layers):
 
 
 def spoil_weights(layer):
-    """Weights so unequal that one scale cannot hold them: the great ones meet a channel that is always zero."""
+    """Weights too unequal for one scale: the large ones multiply a channel that is always zero."""
     kernel, *rest = layer.get_weights()
     kernel[:, :, 0, :] = 300 * np.abs(kernel).max()
     layer.set_weights([kernel, *rest])
@@ -45,7 +45,7 @@ def kill_channel(layer):
 
 @pytest.fixture
 def sensed(loaded, lowered, prepared, tmp_path):
-    """Lower, map, quantize and sense a Keras model; gives what was found, and a way to quantize again."""
+    """Measure the sensitivity of a Keras model; return the result, and functions to quantize and measure again."""
 
     def run(model, engine, scheme="int8-static", **options):
         from edgekit_converters.verify.probe import probe
@@ -92,7 +92,7 @@ def model():
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_layer_of_a_sound_net(sensed, model, engine):
+def test_every_layer_of_an_ordinary_net(sensed, model, engine):
     made = sensed(model, engine)
     assert made.found.engine == engine and made.found.samples == 24
     assert made.by_layer.keys() >= {"first", "second", "third", "fourth", "head"}
@@ -112,7 +112,7 @@ def test_every_layer_of_a_sound_net(sensed, model, engine):
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("scheme", ["int8-static", "int8-weights"])
-def test_a_layer_with_spoiled_weights_is_the_worst(sensed, model, engine, scheme):
+def test_a_layer_with_spoiled_weights_is_the_most_sensitive(sensed, model, engine, scheme):
     kill_channel(model.get_layer("second"))
     spoil_weights(model.get_layer("third"))
     made = sensed(model, engine, scheme)
@@ -127,7 +127,7 @@ def test_a_layer_with_spoiled_weights_is_the_worst(sensed, model, engine, scheme
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_layer_is_as_harmful_as_the_artifact_with_it_alone_quantized(sensed, model, engine):
+def test_alone_db_agrees_with_an_artifact_of_which_only_this_layer_is_quantized(sensed, model, engine):
     # inputs far from zero, and weights that cancel: rounded, they shift the mean, and IR corrects biases for that
     kernel, bias = model.get_layer("second").get_weights()
     model.get_layer("second").set_weights([kernel - kernel.mean((0, 1, 2)), bias])
@@ -141,7 +141,7 @@ def test_a_layer_is_as_harmful_as_the_artifact_with_it_alone_quantized(sensed, m
 
 @pytest.mark.needs_keras
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_value_of_too_wide_a_range_blames_who_takes_it(sensed, model, engine):
+def test_a_tensor_of_too_wide_a_range_counts_for_its_consumers(sensed, model, engine):
     kernel, bias = model.get_layer("second").get_weights()
     bias[0] = 300  # a channel far above all others, which nobody needs
     model.get_layer("second").set_weights([kernel, bias])
@@ -162,7 +162,7 @@ def layer(name, *nodes, weighted=True):
     return Layer(name, "Dense", (1, 2), 4 if weighted else 0, 4 if weighted else 0, nodes)
 
 
-def test_layers_that_share_nodes_are_one():
+def test_layers_that_share_nodes_are_one_unit():
     conv, norm = layer("conv", "a", "b"), layer("norm", "b", weighted=False)
     drop, add, relu = layer("drop"), layer("add", "c"), layer("relu", "d", "c", weighted=False)
     assert units_of([conv, norm, drop, add, relu]) == [(conv, norm), (add, relu)]

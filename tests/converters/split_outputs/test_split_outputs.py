@@ -1,4 +1,4 @@
-"""An output cut into its parts is, joined again, the same output; and each part gets a scale of its own."""
+"""A split output, joined again, is the same output; and each part has its own scale."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
 @pytest.fixture
 def source(loaded, tmp_path):
-    """Three outputs; the second is wide numbers beside narrow ones."""
+    """Three outputs; the second concatenates a wide and a narrow range."""
     import keras
     from keras import layers
 
@@ -50,7 +50,7 @@ def outputs_of(artifact, samples):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_path, engine):
+def test_the_joined_output_is_bit_identical(source, samples, lowered, tmp_path, engine):
     artifact = lowered(source, engine)
     made = split_outputs(SplitOutputsRequest(artifact, (Split(1, 2),)), tmp_path)
     assert [type(bound) for bound in made.outputs] == [TensorBinding, JoinedBinding, TensorBinding]
@@ -63,9 +63,7 @@ def test_the_joined_output_is_the_same_to_the_bit(source, samples, lowered, tmp_
 
 
 @pytest.mark.needs_openvino
-def test_in_ir_scores_are_held_by_themselves_and_to_what_int8_can_tell(
-    source, samples, lowered, prepared, compared, tmp_path
-):
+def test_in_ir_scores_are_compared_separately_within_int8_steps(source, samples, lowered, prepared, compared, tmp_path):
     artifact, data = lowered(source, "openvino"), prepared(source, samples)
     examined = examine(ExamineRequest(artifact, source.inputs, data), tmp_path)
     (found,) = examined.splits
@@ -91,7 +89,7 @@ def test_in_ir_scores_are_held_by_themselves_and_to_what_int8_can_tell(
 
 
 @pytest.mark.needs_openvino
-def test_in_ir_what_is_left_keeps_its_names(tmp_path):
+def test_in_ir_the_remaining_nodes_keep_their_names(tmp_path):
     import openvino as ov
     from openvino import opset13 as op
 
@@ -119,7 +117,7 @@ def names_in(artifact):
 
 
 def with_a_third_of(artifact, place, folder):
-    """The files of an IR in which one result is a third of what it was."""
+    """Write an IR with one result divided by three; return its files."""
     import openvino as ov
     from openvino import opset13
 
@@ -130,7 +128,7 @@ def with_a_third_of(artifact, place, folder):
     return (folder / "faulty.xml", folder / "faulty.bin")
 
 
-def test_a_part_may_have_a_longer_name_than_a_manifest_takes(loaded, lowered, tmp_path):
+def test_a_part_name_too_long_for_a_manifest_is_shortened(loaded, lowered, tmp_path):
     import keras
     from keras import layers
 
@@ -143,7 +141,7 @@ def test_a_part_may_have_a_longer_name_than_a_manifest_takes(loaded, lowered, tm
     assert [len(part.name) for part in made.outputs[0].parts] == [256, 256]
 
 
-def test_each_part_is_quantized_by_its_own_range_and_held_to_it(source, samples, lowered, prepared, compared, tmp_path):
+def test_each_part_is_quantized_and_verified_by_its_own_range(source, samples, lowered, prepared, compared, tmp_path):
     artifact, data = lowered(source, "litert"), prepared(source, samples)
     examined = examine(ExamineRequest(artifact, source.inputs, data), tmp_path)
     assert examined.splits == (Split(1, 2),)

@@ -1,4 +1,4 @@
-"""Pairing two traces by values alone: what is fused, what is split, what only rearranges values, and what is equal."""
+"""Match two traces by values only: fused steps, split steps, steps that rearrange values, equal values."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def test_values_are_found_in_another_layout_and_rounding():
     assert paired(source, artifact) == {"a": ("x",), "b": ("y",)}
 
 
-def test_what_was_fused_belongs_to_the_first_later_step_that_is_left():
+def test_a_fused_step_belongs_to_the_first_matched_step_after_it():
     conv, bn, relu, head = array(1, 9), array(1, 9), array(1, 9), array(1, 3)
     source = steps(("conv", (), conv), ("bn", (0,), bn), ("relu", (1,), relu), ("head", (2,), head))
     artifact = steps(("conv;relu", (), relu), ("out", (0,), head))
@@ -40,21 +40,21 @@ def test_what_was_fused_belongs_to_the_first_later_step_that_is_left():
     assert paired(source, artifact) == {"conv": fused, "bn": fused, "relu": fused, "head": ("out",)}
 
 
-def test_later_is_along_the_data_not_along_time():
+def test_after_means_along_the_data_flow():
     left, right, left_bn, right_bn = (array(1, 9) for _ in range(4))
     source = steps(("left", (), left), ("right", (), right), ("left_bn", (0,), left_bn), ("right_bn", (1,), right_bn))
     artifact = steps(("r", (), right_bn), ("l", (), left_bn))
     assert paired(source, artifact) == {"left": ("l",), "right": ("r",), "left_bn": ("l",), "right_bn": ("r",)}
 
 
-def test_nodes_the_source_never_had_belong_to_the_step_they_lead_to():
+def test_nodes_that_the_source_lacks_belong_to_the_step_they_lead_to():
     dense, out = array(1, 4), array(1, 2)
     source = steps(("dense", (), dense), ("out", (0,), out))
     artifact = steps(("MatMul", (), array(1, 4)), ("Add", (0,), dense), ("Mul", (1,), array(1, 2)), ("Sum", (2,), out))
     assert paired(source, artifact) == {"dense": ("MatMul", "Add"), "out": ("Mul", "Sum")}
 
 
-def test_a_step_that_only_moves_values_takes_no_node_that_computes():
+def test_a_step_that_rearranges_values_matches_no_node_that_computes():
     conv = array(1, 4, 4, 2)
     source = steps(("conv", (), conv), ("drop", (0,), conv), ("flatten", (1,), conv.reshape(1, -1)))
     assert paired(source, steps(("CONV", (), conv))) == {"conv": ("CONV",), "drop": (), "flatten": ()}
@@ -62,7 +62,7 @@ def test_a_step_that_only_moves_values_takes_no_node_that_computes():
     assert paired(source, moved) == {"conv": ("CONV",), "drop": ("RESHAPE",), "flatten": ()}
 
 
-def test_a_step_that_only_moves_values_has_nothing_to_do_with_what_comes_after():
+def test_a_step_that_rearranges_values_does_not_belong_to_later_nodes():
     conv, dense = array(1, 4, 4, 2), array(1, 3)
     source = steps(("conv", (), conv), ("drop", (0,), conv), ("dense", (1,), dense))
     artifact = steps(("CONV", (), conv), ("FULLY_CONNECTED", (0,), dense))
@@ -71,7 +71,7 @@ def test_a_step_that_only_moves_values_has_nothing_to_do_with_what_comes_after()
     assert paired(source, twice)["drop"] == ()
 
 
-def test_equal_values_are_told_apart_by_the_order_of_execution():
+def test_equal_values_are_matched_in_the_order_of_execution():
     same_twice = array(1, 6)
     source = steps(("first", (), same_twice), ("second", (), same_twice))
     assert paired(source, steps(("x", (), same_twice), ("y", (), same_twice))) == {"first": ("x",), "second": ("y",)}
@@ -79,12 +79,12 @@ def test_equal_values_are_told_apart_by_the_order_of_execution():
     assert paired(source, steps(("x", (), same_twice))) == {"first": ("x",), "second": ("x",)}
 
 
-def test_what_is_nowhere_is_nowhere():
+def test_a_step_without_a_match_has_no_nodes():
     source = steps(("lost", (), array(1, 6)))
     assert paired(source, steps(("other", (), array(1, 6)), ("size", (), array(1, 7)))) == {"lost": ()}
 
 
-def test_a_fingerprint_knows_values_and_not_their_places():
+def test_a_fingerprint_depends_on_values_not_on_their_positions():
     a = array(1, 20, 30, 3)
     assert same_values(fingerprint(a), fingerprint(a.transpose(0, 3, 2, 1)))
     assert not same_values(fingerprint(a), fingerprint(np.maximum(a, 0)))

@@ -14,7 +14,7 @@ ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
 @pytest.fixture(scope="module")
 def mapped(lowered, tmp_path_factory):
-    """Trace a source and match it in an engine's artifact, each once; gives the layers by name, and the artifact."""
+    """Trace a source and match it in an engine's artifact, each once; return the layers by name, and the artifact."""
 
     @functools.cache
     def traced(source):
@@ -130,7 +130,7 @@ def test_parameters_macs_and_shapes(keras_source, mapped):
 
 @pytest.fixture(scope="module")
 def loop_source(tmp_path_factory, loaded):
-    """Attention, and an LSTM behind it."""
+    """Attention, followed by an LSTM."""
     import keras
     from keras import layers
 
@@ -158,7 +158,7 @@ def test_loops_and_attention(loop_source, mapped, engine):
 
 
 @pytest.mark.needs_keras
-def test_what_a_layer_with_weights_calls_is_the_layer(loaded, mapped, tmp_path):
+def test_inner_calls_of_a_layer_with_weights_belong_to_the_layer(loaded, mapped, tmp_path):
     import keras
     from keras import layers
 
