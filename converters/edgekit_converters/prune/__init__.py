@@ -29,55 +29,52 @@ Widths = Mapping[str, int]  # by group: how many of its channels are left
 
 @dataclass(frozen=True)
 class Group:
-    """What can only be cut together: a channel is the same one wherever it is made, normalized, added and used."""
+    """Channels that can only be cut together, because additions or shared weights connect their producers."""
 
-    name: str  # of the first layer that makes it
+    name: str  # the first layer that produces the channels
     kind: str  # "channels", "neurons" or "heads"
-    width: int  # how many there are to choose among
-    producers: tuple[str, ...]  # layers with fewer outputs when it is cut
-    consumers: tuple[str, ...]  # layers with fewer inputs then
+    width: int  # number of channels
+    producers: tuple[str, ...]  # layers that have fewer outputs after a cut
+    consumers: tuple[str, ...]  # layers that have fewer inputs after a cut
 
 
 @dataclass(frozen=True)
 class Channels:
-    """How many entries a dimension has: ``fixed``, and for each group so many for each of its channels left."""
+    """The size of a dimension: ``fixed`` entries, and for each channel that a group keeps a number of entries."""
 
     fixed: int = 0
-    group_entries: tuple[
-        tuple[str, int], ...
-    ] = ()  # (group, entries a channel): 1, H*W after flattening, the size of a head
+    # (group, entries for each channel): 1, H*W after flattening, or the size of a head
+    group_entries: tuple[tuple[str, int], ...] = ()
 
     def count(self, widths: Widths) -> int:
-        """Return the number for given widths."""
+        """Return the size for given group widths."""
         return self.fixed + sum(widths[group] * each for group, each in self.group_entries)
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What a layer has to do, in terms of how many channels are left.
+    """The parameters and MACs of a layer as functions of the channels that are kept.
 
-    A layer called more than once is one labour, with the positions of all its calls. A layer whose parts compute one
-    after the other (a separable convolution) is one labour a part, under one name.
+    A layer that is called several times is one record with the positions of all calls. A layer of several operations,
+    such as a separable convolution, is one record for each, all with its name.
     """
 
     layer: str
-    operator: (
-        str  # "conv", "depthwise", "dense", "attention" (its two products), "elementwise" (only ``channel_parameters``)
-    )
+    operator: str  # "conv", "depthwise", "dense", "attention" (its two matrix products), or "elementwise"
     ins: Channels
     outs: Channels
-    positions: int  # at which it computes, for one sample: H*W of its output, or tokens
+    positions: int  # that one sample has: H*W of the output, or tokens
     kernel: tuple[int, ...] = ()  # (height, width); (width,) in one dimension; none for dense; (keys,) for attention
     stride: tuple[int, ...] = ()
-    channel_parameters: int = 0  # parameters for each output besides its weights: bias, normalization
-    divisions: int = 1  # of a grouped convolution
+    channel_parameters: int = 0  # parameters for each output channel besides weights: bias, normalization
+    divisions: int = 1  # groups of a grouped convolution
 
     def parameters(self, widths: Widths) -> int:
-        """Return how many there are for given widths."""
+        """Return the number of parameters for given group widths."""
         return self._weights(widths) + self.channel_parameters * self.outs.count(widths)
 
     def macs(self, widths: Widths) -> int:
-        """Return the multiplications by weights, and of attention those of queries by keys and scores by values."""
+        """Return the MACs for given group widths; for attention, those of queries by keys and of scores by values."""
         if self.operator == "attention":
             return self.positions * self.kernel[0] * (self.ins.count(widths) + self.outs.count(widths))
         return self.positions * self._weights(widths)
@@ -89,67 +86,67 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Branch:
-    """Layers whose output is only added to something of the same shape, so that they can go whole."""
+    """A residual branch: layers that can be removed because their output is only added to a tensor of equal shape."""
 
-    name: str  # of the addition
-    layers: tuple[str, ...]  # that go with it, as labours name them
-    groups: tuple[str, ...]  # of channels that lie within it alone
-    stream: str  # what it is added to; branches that are added to the same one make a stage
+    name: str  # of the addition that ends it
+    layers: tuple[str, ...]  # that are removed with it, as LayerCost names them
+    groups: tuple[str, ...]  # channel groups that are used only inside it
+    stream: str  # the residual stream that it is added to; branches of one stream are a stage
 
 
 @dataclass(frozen=True)
 class PruningGraph:
-    """What of a model may be cut, and what that saves."""
+    """The channel groups, branches and costs of a model."""
 
     groups: tuple[Group, ...]
     layer_costs: tuple[LayerCost, ...]  # in the order of execution
-    unprunable: tuple[tuple[str, str], ...]  # (layer that is left whole, why)
-    parameters: int  # of the model as it is, all of them
+    unprunable: tuple[tuple[str, str], ...]  # (layer, reason why it cannot be cut)
+    parameters: int  # of the whole model
     branches: tuple[Branch, ...] = ()
 
     @property
     def widths(self) -> dict[str, int]:
-        """Of the model as it is."""
+        """The widths of all groups, by name."""
         return {group.name: group.width for group in self.groups}
 
     def parameters_at(self, widths: Widths) -> int:
-        """Return the parameters of the whole model for given widths: what no labour tells of stays."""
+        """Return the parameters of the whole model for given group widths."""
         saved = sum(one.parameters(self.widths) - one.parameters(widths) for one in self.layer_costs)
         return self.parameters - saved
 
     def macs_at(self, widths: Widths) -> int:
-        """Return the MACs for given widths, of all layers whose labour is told."""
+        """Return the MACs of all layers for given group widths."""
         return sum(one.macs(widths) for one in self.layer_costs)
 
 
 @dataclass(frozen=True)
 class AnalyzeRequest:
-    """Find what can be cut."""
+    """Find the channel groups of a model."""
 
     source: Source
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Say what every channel is worth."""
+    """Score the importance of every channel."""
 
     source: Source
     inputs: tuple[InputSpec, ...]  # with preprocessing
     importance: str  # one of IMPORTANCES
-    data: DataSet | None = None  # for "taylor" and "gradient"; with labels where there are any
+    data: DataSet | None = None  # for "taylor" and "gradient"; labels are optional
     seed: int = 0  # of "random"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What every channel is worth: the least is cut first."""
+    """The importance of every channel; the lowest are cut first."""
 
     path: Path  # .npz: group's name -> (width,) float64
 
 
 @dataclass(frozen=True)
 class CutChannelsRequest:
-    """Make the smaller model."""
+    """Cut channels out of a model."""
 
     source: Source
     cuts: tuple[Cut, ...]
@@ -157,7 +154,7 @@ class CutChannelsRequest:
 
 @dataclass(frozen=True)
 class DropBranchesRequest:
-    """Make the model without some of its branches."""
+    """Remove residual branches from a model."""
 
     source: Source
     branches: tuple[str, ...]  # names
@@ -165,17 +162,17 @@ class DropBranchesRequest:
 
 @dataclass(frozen=True)
 class RecalibrateRequest:
-    """Repair a model that was cut, from samples without labels, towards what the dense one computes.
+    """Correct a pruned model with samples, without labels and without training.
 
-    BatchNorm statistics are estimated anew; with ``dense``, weights after a cut are solved for by least squares, so
-    that each layer's output comes closest to the dense model's (as He et al., Channel Pruning, ICCV 2017, eq. 3).
+    BatchNorm statistics are estimated again. With ``dense``, the weights after each cut are solved by least squares, so
+    that the output of each layer is closest to that of the original (He et al., Channel Pruning, ICCV 2017, eq. 3).
     """
 
     source: Source
     inputs: tuple[InputSpec, ...]
     data: DataSet
     dense: Source | None = None
-    cuts: tuple[Cut, ...] = ()  # that led from ``dense`` to ``source``
+    cuts: tuple[Cut, ...] = ()  # from ``dense`` to ``source``
 
 
 class Pruner(Protocol):
@@ -212,10 +209,10 @@ def _pruner(source: Source) -> Pruner:
 
 
 def analyze(request: AnalyzeRequest, _folder: Path) -> PruningGraph:
-    """The stage: find what of a model can be cut.
+    """Find the channel groups of a model, and what each layer costs.
 
     Raises:
-        SourceError: its computation cannot be followed, or nothing of it can be cut.
+        SourceError: the computation of the model cannot be traced, or no channel can be cut.
     """
     return _pruner(request.source).analyze(open_source(request.source.request))
 
@@ -224,10 +221,10 @@ ANALYZE = Stage(analyze, toolchain=lambda request: request.source.toolchain)
 
 
 def score(request: ScoreRequest, folder: Path) -> Scores:
-    """The stage: say what every channel is worth.
+    """Score the importance of every channel.
 
     Raises:
-        DataError: an importance that looks at gradients got no data, or labels that do not fit.
+        DataError: a gradient-based importance has no data, or the labels do not fit the model.
     """
     return _pruner(request.source).score(open_source(request.source.request), request, folder)
 
@@ -236,10 +233,10 @@ SCORE = Stage(score, toolchain=lambda request: request.source.toolchain)
 
 
 def cut_channels(request: CutChannelsRequest, folder: Path) -> SourceRequest:
-    """The stage: make the smaller model, and say how to open it.
+    """Cut channels out of a model, and return how to open the result.
 
     Raises:
-        ConversionError: a cut would leave nothing of a group, or took nothing away.
+        ConversionError: a cut would keep no channel of a group, or would remove none.
     """
     return _pruner(request.source).cut_channels(open_source(request.source.request), request, folder)
 
@@ -248,10 +245,10 @@ CUT_CHANNELS = Stage(cut_channels, toolchain=lambda request: request.source.tool
 
 
 def drop_branches(request: DropBranchesRequest, folder: Path) -> SourceRequest:
-    """The stage: make the model without some of its residual branches, and say how to open it.
+    """Remove residual branches from a model, and return how to open the result.
 
     Raises:
-        ConversionError: there is no such branch, or the model does not compute without it.
+        ConversionError: there is no such branch, or the model does not run without it.
     """
     return _pruner(request.source).drop_branches(open_source(request.source.request), request, folder)
 
@@ -260,7 +257,7 @@ DROP_BRANCHES = Stage(drop_branches, toolchain=lambda request: request.source.to
 
 
 def recalibrate(request: RecalibrateRequest, folder: Path) -> SourceRequest:
-    """The stage: repair a model that was cut, and say how to open it."""
+    """Correct a pruned model with samples, and return how to open the result."""
     return _pruner(request.source).recalibrate(open_source(request.source.request), request, folder)
 
 

@@ -1,10 +1,10 @@
-"""Depth: which residual branches go whole, before channels are chosen. It knows no framework.
+"""Select the residual branches to remove, before channels are selected; independent of frameworks.
 
-Kernels compute channels in blocks, so that below some width a narrower layer takes as long; a layer that is not there
-takes no time. What a branch is worth is what its channels are worth, so that leaving it out and thinning others are
-weighed with one measure: cutting a group to the share s of its importance costs -ln(s) times its weight, which is what
-the steps of ``choose.py`` add up to, and leaving out a branch its weight, times how many branches there were in its
-stage for each that is left. From the cheapest branch on, ever more are left out, as long as the whole costs less.
+Kernels compute channels in blocks. Below some width a narrower layer is not faster, but a removed layer takes no time.
+Removing a branch and cutting channels are compared by one measure, the loss of importance. Cutting a group to the share
+s of its importance loses -ln(s) times its weight, which is also the sum of the steps of ``channel_selection.py``.
+Removing a branch loses the weight of the branch, times the ratio of the branches that its stage had to those that are
+left. Branches are removed one after the other, the cheapest first, as long as the total loss decreases.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ TermsAt = Callable[[PruningGraph], Sequence[Term]]
 def select_branches(
     graph: PruningGraph, scores: ChannelScores, terms_at: TermsAt, goal: Goal, limits: Limits, baseline: Baseline
 ) -> tuple[str, ...]:
-    """Return the names of the branches to leave out, so that the goal costs the least; none where channels do better.
+    """Return the names of the branches whose removal meets the goal with the least loss of importance.
+
+    Returns none when cutting channels alone loses less.
 
     Raises:
-        PlanError: as :func:`~edgekit_converters.prune.channel_selection.choose`, where no branch helps either.
+        PlanError: the goal is out of reach with and without branches.
     """
     taken: tuple[str, ...] = ()
     best: tuple[float, tuple[str, ...]] = (_channel_loss(graph, scores, terms_at, goal, limits, baseline), ())
@@ -51,16 +53,16 @@ def select_branches(
         if loss >= best[0] or total(terms_at(left), left.widths) <= goal.left * baseline.cost:
             break
     if math.isinf(best[0]):
-        select_channels(graph, scores, terms_at(graph), goal, limits, baseline)  # which says why
+        select_channels(graph, scores, terms_at(graph), goal, limits, baseline)  # raises the error with the reason
     return best[1]
 
 
 def smallest_goal(graph: PruningGraph, terms_at: TermsAt, limits: Limits, baseline: Baseline) -> float:
-    """Return the smallest goal that can be met, as a part of the dense model's costs."""
+    """Return the smallest reachable goal, as a fraction of the cost of the original model."""
     left = without_branches(graph, [one.name for one in graph.branches if not _is_kept(one, limits)])
     try:
         return smallest_channel_goal(left, terms_at(left), limits, baseline)
-    except PlanError:  # nothing of what is left can be cut
+    except PlanError:  # no remaining channel can be cut
         return total(terms_at(left), left.widths) / baseline.cost
 
 
@@ -71,13 +73,13 @@ def _is_kept(branch: Branch, limits: Limits) -> bool:
 def _candidates(
     graph: PruningGraph, left: PruningGraph, scores: ChannelScores, terms_at: TermsAt, limits: Limits
 ) -> list[tuple[float, float, str]]:
-    """What may go next: harm for what it saves, harm, and name."""
+    """Return the branches that can be removed next: (loss for each unit of cost saved, loss, name)."""
     before, now = (Counter(one.stream for one in some.branches) for some in (graph, left))
     cost, found = total(terms_at(left), left.widths), []
     for one in left.branches:
         if not _is_kept(one, limits):
             shorter = without_branches(left, (one.name,))
-            if not shorter.groups:  # something has to be there that channels can be cut of
+            if not shorter.groups:  # at least one group must remain
                 continue
             saved = cost - total(terms_at(shorter), shorter.widths)
             loss = _branch_weight(one, left, scores) * before[one.stream] / now[one.stream]
@@ -86,14 +88,14 @@ def _candidates(
 
 
 def _branch_weight(branch: Branch, graph: PruningGraph, scores: ChannelScores) -> float:
-    """Of the groups within, the least: without any of them nothing gets through."""
+    """Return the lowest weight of the branch's groups: the branch passes nothing without any one of them."""
     return min(group_weight(one, scores) for one in graph.groups if one.name in branch.groups)
 
 
 def _channel_loss(
     graph: PruningGraph, scores: ChannelScores, terms_at: TermsAt, goal: Goal, limits: Limits, baseline: Baseline
 ) -> float:
-    """What it costs to reach the goal by cutting channels; infinite where that is not enough."""
+    """Return the loss of meeting the goal by cutting channels only; infinite if that cannot meet it."""
     terms = terms_at(graph)
     if total(terms, graph.widths) <= goal.left * baseline.cost:
         return 0.0

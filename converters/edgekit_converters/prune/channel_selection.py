@@ -1,11 +1,12 @@
-"""Choose: which channels go, so that a goal is met and the least is lost. It knows no framework.
+"""Select the channels to cut, so that a goal is met and the least importance is lost; independent of frameworks.
 
-A step takes the least important channels of one group. Its harm is the share of the importance left in the group that
-goes with them, for each layer that makes them: so halving a layer costs the same whatever its scores are counted in,
-the last channels are dear, and a stream that many layers add to is dearer than what one block keeps to itself.
-Importances that compare across groups, such as an effect on the loss, weigh groups by their sums instead. Steps are
-taken by the least ``harm / cost saved``, until the costs meet the goal: as in Molchanov et al., Importance Estimation
-for Neural Network Pruning (CVPR 2019), with the resource in the denominator as in Shen et al., HALP (NeurIPS 2022).
+A step cuts the least important channels of one group. Its loss is the fraction of the group's remaining importance that
+it removes, counted once for each producer. So halving a layer costs the same in any unit of importance, the last
+channels of a group are expensive, and a residual stream with many producers is more expensive than a channel group
+inside one block. Importances that are comparable across groups, such as an effect on the loss, weigh each group by its
+sum instead. The step with the least ``loss / cost saved`` is taken until the goal is met, as in Molchanov et al.,
+Importance Estimation for Neural Network Pruning (CVPR 2019), with the cost in the denominator as in Shen et al., HALP
+(NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from edgekit_converters.prune.cost_terms import Term, total
 from edgekit_converters.records import Cut
 from edgekit_runtime.errors import PlanError
 
-COMPARABLE = ("taylor",)  # importances of which a unit means the same in every group
-MAX_MULTIPLE, MIN_STEPS = 8, 8  # channels are kept by 8, by fewer where a group has less than 8 such steps
-LOOKAHEAD = 4  # steps of one group that are looked at together: one alone may save nothing where kernels come in blocks
+COMPARABLE = ("taylor",)  # importances that are comparable across groups
+MAX_MULTIPLE, MIN_STEPS = 8, 8  # multiples of 8 channels are kept, smaller ones if a group has fewer than 8 such steps
+LOOKAHEAD = 4  # steps of one group to compare: a single step may save nothing if kernels compute in blocks
 
 
 @dataclass(frozen=True)
 class Goal:
-    """How much is to be left of what the dense model has or takes."""
+    """The fraction of the original model's channels or cost that is to remain."""
 
     measure: str  # one of MEASURES
-    left: float  # a part: above 0, below 1
+    left: float  # a fraction: above 0, below 1
 
     def __str__(self) -> str:
         if self.measure == "channels":
@@ -43,28 +44,28 @@ class Goal:
 
 @dataclass(frozen=True)
 class ChannelScores:
-    """What every channel is worth."""
+    """The importance of every channel."""
 
-    by_group: Mapping[str, np.ndarray]  # by group (width,), none below 0
-    comparable: bool  # whether a unit means the same in every group
+    by_group: Mapping[str, np.ndarray]  # by group: (width,), never negative
+    comparable: bool  # whether scores are comparable across groups
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The dense model, of which goals and floors are parts."""
+    """The original model; goals and floors are fractions of it."""
 
-    widths: Widths  # a group that is none of its was as wide as it is
-    cost: float  # by the terms of the goal
+    widths: Widths  # a group that is not listed has its current width
+    cost: float  # in the unit of the goal
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What no choice goes beyond."""
+    """The limits of every selection."""
 
-    floor: float = 0.1  # of every group at least this part is left, and one channel
-    multiple: int | None = None  # channels left of a group are so many times a whole number; by width without
-    keep: tuple[str, ...] = ()  # patterns of the layers that keep all their outputs
-    per_layer: bool = False  # cut the same part of every group, instead of where it harms least
+    floor: float = 0.1  # the fraction of every group that is kept at least; one channel in any case
+    multiple: int | None = None  # of which the kept channels are a multiple; None: chosen by width
+    keep: tuple[str, ...] = ()  # name patterns of the layers that keep all their outputs
+    per_layer: bool = False  # cut the same fraction of every group
 
 
 def select_channels(
@@ -78,15 +79,15 @@ def select_channels(
     """Return the cuts that meet a goal.
 
     Args:
-        anatomy: of the model as it is.
-        worth: of its channels.
-        terms: what the goal is counted in; see :func:`~edgekit_converters.prune.cost_terms.terms_of`.
-        goal: what is wanted of them.
-        limits: what no choice goes beyond.
-        whole: what the goal and the floors are parts of; without, the model as it is.
+        graph: of the current model.
+        scores: of its channels.
+        terms: the cost that the goal limits; see :func:`~edgekit_converters.prune.cost_terms.terms_of`.
+        goal: to meet.
+        limits: of the selection.
+        baseline: the original model; without, the current one.
 
     Raises:
-        PlanError: no channel may be cut, the goal is out of reach, or a pattern matches no layer.
+        PlanError: no channel can be cut, the goal is out of reach, or a pattern matches no layer.
     """
     dense = graph.widths | dict(baseline.widths if baseline else {})
     allowed = _allowed_widths(graph, limits, dense)
@@ -105,10 +106,10 @@ def select_channels(
 
 
 def smallest_goal(graph: PruningGraph, terms: Sequence[Term], limits: Limits, baseline: Baseline) -> float:
-    """Return the smallest goal that can be met, as a part of the dense model's costs.
+    """Return the smallest reachable goal, as a fraction of the cost of the original model.
 
     Raises:
-        PlanError: no channel may be cut, or a pattern matches no layer.
+        PlanError: no channel can be cut, or a pattern matches no layer.
     """
     return (
         _minimum_cost(graph, terms, _allowed_widths(graph, limits, graph.widths | dict(baseline.widths)))
@@ -117,26 +118,27 @@ def smallest_goal(graph: PruningGraph, terms: Sequence[Term], limits: Limits, ba
 
 
 def read_scores(scores: Scores, importance: str) -> ChannelScores:
-    """Read what the stage ``score`` left."""
+    """Read the file of the stage ``score``."""
     with np.load(scores.path) as arrays:
         return ChannelScores({name: arrays[name] for name in arrays.files}, importance in COMPARABLE)
 
 
 def widths_after(graph: PruningGraph, cuts: Sequence[Cut]) -> dict[str, int]:
-    """Return how many channels cuts leave of each group."""
+    """Return the width of each group after cuts."""
     return graph.widths | {one.group: len(one.kept) for one in cuts}
 
 
 def group_weight(group: Group, scores: ChannelScores) -> float:
-    """Return what all of a group is worth."""
+    """Return the importance of a whole group."""
     return float(np.sum(scores.by_group[group.name])) if scores.comparable else float(max(1, len(group.producers)))
 
 
 def channel_multiple(group: Group, width: int, multiple: int | None) -> int:
-    """Return what the channels left of a group are a multiple of.
+    """Return the number that the kept channels of a group are a multiple of.
 
-    Without being asked, the largest power of two up to 8 that leaves a group of this width at least 8 steps: engines
-    compute channels in blocks of 8, but of 16 channels half would be too coarse a step. Heads are counted singly.
+    Without ``multiple``, it is the largest power of two up to 8 that leaves a group of this width at least 8 steps:
+    engines compute channels in blocks of 8, but for a group of 16 channels such steps are too coarse. Heads are counted
+    one by one.
     """
     if group.kind == "heads":
         return 1
@@ -146,10 +148,10 @@ def channel_multiple(group: Group, width: int, multiple: int | None) -> int:
 
 
 def _allowed_widths(graph: PruningGraph, limits: Limits, dense: Widths) -> dict[str, list[int]]:
-    """By group the widths it may be cut to, the greatest first.
+    """Return by group the widths that it may be cut to, the largest first.
 
     Raises:
-        PlanError: there is none for any group, or a pattern matches no layer.
+        PlanError: no group may be cut, or a pattern matches no layer.
     """
     kept = _kept_groups(graph, limits.keep)
     found = {}
@@ -161,15 +163,15 @@ def _allowed_widths(graph: PruningGraph, limits: Limits, dense: Widths) -> dict[
     if not any(found.values()):
         reasons = "".join(f"\n  {layer}: {why}" for layer, why in graph.unprunable[:5])
         raise PlanError(
-            f"nothing can be pruned: none of {len(graph.groups)} groups of channels may become narrower with these "
+            f"nothing can be pruned: none of the {len(graph.groups)} channel groups may become narrower with these "
             f"--exclude-layer, --round-to and --min-channel-ratio"
-            f"{reasons and '; layers that stay whole in any case:'}{reasons}"
+            f"{reasons and '; layers that cannot be cut:'}{reasons}"
         )
     return found
 
 
 def _kept_groups(graph: PruningGraph, patterns: Sequence[str]) -> set[str]:
-    """The groups of which a layer is to keep all its outputs."""
+    """Return the groups that have a layer whose outputs are all kept."""
     producers = {one.name: {one.name, *one.producers} for one in graph.groups}
     known = {name for names in producers.values() for name in names}
     known |= {one.layer for one in graph.layer_costs} | {layer for layer, _ in graph.unprunable}
@@ -185,16 +187,16 @@ def _kept_groups(graph: PruningGraph, patterns: Sequence[str]) -> set[str]:
 
 
 def _minimum_cost(graph: PruningGraph, terms: Sequence[Term], allowed: Mapping[str, list[int]]) -> float:
-    """The costs when everything is cut that may be."""
+    """Return the cost when every group is cut as far as allowed."""
     return total(terms, {one.name: (allowed[one.name] or [one.width])[-1] for one in graph.groups})
 
 
 def _check_reachable(goal: Goal, least: float) -> None:
-    """Refuse a goal that not even all that may be cut would meet."""
+    """Refuse a goal that even the smallest allowed model does not meet."""
     if least > goal.left + 1e-9:
         what = "channels are left" if goal.measure == "channels" else f"{goal.measure} is left"
         raise PlanError(
-            f"{goal}: out of reach; when everything is cut that may be, {100 * least:.1f} % of the {what}\n"
+            f"{goal}: out of reach; with all allowed cuts, {100 * least:.1f} % of the {what}\n"
             f"ask for less, lower --min-channel-ratio or --round-to, or exclude fewer layers"
         )
 
@@ -202,7 +204,7 @@ def _check_reachable(goal: Goal, least: float) -> None:
 def _uniform_widths(
     graph: PruningGraph, terms: Sequence[Term], budget: float, allowed: Mapping[str, list[int]], dense: Widths
 ) -> dict[str, int]:
-    """The widest model within the budget of which every group is cut to the same part, or to its least."""
+    """Return the widest model within the budget in which every group is cut to the same fraction, or to its minimum."""
     steps = {one.name: [one.width, *allowed[one.name]] for one in graph.groups}
     parts = sorted({width / dense[name] for name, widths in steps.items() for width in widths}, reverse=True)
     for part in parts:
@@ -217,7 +219,7 @@ def _uniform_widths(
 
 @dataclass
 class _Greedy:
-    """Step by step from the model as it is to one within a budget."""
+    """A greedy search, step by step from the current model to one within the budget."""
 
     graph: PruningGraph
     scores: ChannelScores
@@ -231,7 +233,7 @@ class _Greedy:
         for term in self.terms:
             for group in term.groups:
                 self.by_group[group].append(term)
-        # by group: the importance that is left when its n most important channels are
+        # by group: the importance of its n most important channels, at index n
         self.left = {
             one.name: np.concatenate([[0.0], np.cumsum(np.sort(self.scores.by_group[one.name])[::-1])])
             for one in self.graph.groups
@@ -239,7 +241,7 @@ class _Greedy:
         self.weights = {one.name: group_weight(one, self.scores) for one in self.graph.groups}
 
     def reduce_to(self, budget: float) -> dict[str, int]:
-        """Return the widths of the first model within the budget, with what fits into the rest of it put back."""
+        """Return the widths of the first model within the budget, widened again as far as the budget allows."""
         cost, best = total(self.terms, self.widths), {name: self._best_step(name) for name in self.allowed}
         while cost > budget * (1 + 1e-9):
             group = min((name for name in best if best[name]), key=lambda name: best[name][0])  # type: ignore[index]
@@ -250,7 +252,7 @@ class _Greedy:
         return self._widened(budget)
 
     def _best_step(self, group: str) -> tuple[float, int] | None:
-        """The least harm for what it saves of a group's next steps, and where it leads; None where there is none."""
+        """Return the step of a group with the least loss for its saving, as (ratio, width); None if none is allowed."""
         steps = [width for width in self.allowed[group] if width < self.widths[group]][:LOOKAHEAD]
         return min(((self._loss_per_saving(group, width), width) for width in steps), default=None)
 
@@ -264,11 +266,11 @@ class _Greedy:
         return self.weights[group] * (now - float(left[width])) / now if now > 0 else 0.0
 
     def _cost_of(self, group: str, width: int) -> float:
-        """All costs that depend on a group, at one of its widths."""
+        """Return all costs that depend on a group, at one of its widths."""
         return total(self.by_group[group], self.widths | {group: width})
 
     def _widened(self, budget: float) -> dict[str, int]:
-        """The widths, after putting back the most harmful last steps that the budget still has room for."""
+        """Return the widths after undoing the last steps with the largest loss that still fit into the budget."""
         for _, group, wider in sorted(self._last_steps(), reverse=True):
             widened = self.widths | {group: wider}
             if total(self.terms, widened) <= budget * (1 + 1e-9):
@@ -286,6 +288,6 @@ class _Greedy:
 
 
 def _highest(scores: np.ndarray, count: int) -> tuple[int, ...]:
-    """The places of the greatest scores, ascending; among equals the first."""
+    """Return the indices of the highest scores, ascending; of equal scores the first."""
     order = np.argsort(-scores, kind="stable")[:count]
     return tuple(sorted(int(place) for place in order))

@@ -1,4 +1,4 @@
-"""What a goal is counted in, as a sum of terms that each depend on the widths of a few groups."""
+"""The cost that a goal limits, as a sum of terms that each depend on the widths of a few groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEASURES = ("channels", "macs", "size", "latency")
 
 @dataclass(frozen=True)
 class Term:
-    """A part of the costs, and the groups it depends on."""
+    """A part of the cost, and the groups that it depends on."""
 
     groups: frozenset[str]
     cost: Callable[[Widths], float]
@@ -22,7 +22,7 @@ class Term:
 def terms_of(
     measure: str, graph: PruningGraph, milliseconds: Callable[[LayerCost, Widths], float] | None = None
 ) -> tuple[Term, ...]:
-    """Return what a measure adds up.
+    """Return the terms that a measure adds up.
 
     Args:
         measure: one of ``MEASURES``.
@@ -42,12 +42,12 @@ def terms_of(
 
 
 def overhead_terms(cost: float, graph: PruningGraph, dense: PruningGraph) -> tuple[Term, ...]:
-    """Return terms for what is no layer's own, such as additions and pools: it goes by how many values layers give.
+    """Return terms for costs outside of layers, such as additions and pooling, in proportion to output sizes.
 
     Args:
-        cost: of the dense model.
-        anatomy: of the model as it is.
-        dense: of the dense one.
+        cost: of the original model.
+        graph: of the current model.
+        dense: of the original model.
     """
     volume = sum(one.positions * one.outs.count(dense.widths) for one in dense.layer_costs)
     each = cost / volume if volume else 0.0
@@ -59,7 +59,7 @@ def _share(each: float, layer_cost: LayerCost, widths: Widths) -> float:
 
 
 def total(terms: Sequence[Term], widths: Widths) -> float:
-    """Return the costs at given widths."""
+    """Return the cost at given widths."""
     return sum(term.cost(widths) for term in terms)
 
 

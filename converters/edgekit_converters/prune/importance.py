@@ -1,20 +1,22 @@
-"""What a channel is worth, from the weights it lies on; no framework.
+"""Compute the importance of channels from the weights that hold them; independent of frameworks.
 
-A channel lies on many weights: those that make it, those that pass it on (a depthwise kernel, a normalization), and
-those that use it. With θ over the entries of them that belong to one channel, and L the loss of a batch:
+A channel is held by many weights: those that produce it, those that pass it on (a depthwise kernel, a normalization),
+and those that consume it. With θ for the entries of these weights that belong to one channel, and L for the loss of a
+batch:
 
 ==============  ==================================================================  =============================
-``l1``          Σ abs(θ) over the kernels that make and pass it                     Li et al., ICLR 2017
-``l2``          √Σ θ² over the same                                                 the same
-``taylor``      abs(Σ θ·∂L/∂θ) of each layer that uses it, mean over batches, sum   Molchanov et al., CVPR 2019
-``gradient``    ‖∂L/∂θ‖ / ‖θ‖ over those that make and pass it, mean over batches   what a relative change does
-``batch-norm``  abs(γ), mean over its normalizations; ``l2`` where there are none   Liu et al., ICCV 2017
-``random``      uniform in 0..1, by seed and group                                  the control
+``l1``          Σ abs(θ) over the kernels that produce and pass it                  Li et al., ICLR 2017
+``l2``          √Σ θ² over the same kernels                                         Li et al., ICLR 2017
+``taylor``      abs(Σ θ·∂L/∂θ) of each consumer, mean over batches, then sum        Molchanov et al., CVPR 2019
+``gradient``    ‖∂L/∂θ‖ / ‖θ‖ over those that produce and pass it, mean of batches  effect of a relative change
+``batch-norm``  abs(γ), mean over its normalizations; ``l2`` without any            Liu et al., ICCV 2017
+``random``      uniform in 0..1, by seed and group                                  the baseline
 ==============  ==================================================================  =============================
 
-Over the weights that use a channel, Σ θ·∂L/∂θ is Σ x·∂L/∂x over the channel's values x: to first order, what the loss
-changes by when that layer does without the channel. Layers are not set off against each other: gains in one that cancel
-losses in another hold to first order only, and a channel that a whole stage reads would look as if nobody needed it.
+Over the weights that consume a channel, Σ θ·∂L/∂θ equals Σ x·∂L/∂x over the channel's values x: to first order, the
+change of the loss when that layer does not read the channel. The absolute value is taken for each consumer. A sum over
+consumers before it would let gains in one layer cancel losses in another, and a channel that a whole stage reads would
+look unimportant.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ class WeightSums:
 
 
 def score_channels(importance: str, weights: Sequence[WeightSums], seed: tuple[int, str] = (0, "")) -> Array:
-    """Return what each channel of a group is worth, (width,) float64, none below 0.
+    """Return the importance of each channel of a group, (width,) float64, never negative.
 
     Args:
         importance: one of ``edgekit_converters.prune.IMPORTANCES``.
-        members: the weights the group's channels lie on; for those of WITH_GRADIENTS, with gradients.
-        seed: of "random", and the group's name.
+        weights: the weights that hold the group's channels; with gradients for the importances of WITH_GRADIENTS.
+        seed: for "random": the seed and the group's name.
     """
     if importance == "random":
         return np.random.default_rng([seed[0], *seed[1].encode()]).random(len(weights[0].squares))

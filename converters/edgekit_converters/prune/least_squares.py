@@ -1,8 +1,8 @@
-"""Least squares: the weights with which what is left of a layer's input gives most of what the whole input gave.
+"""Solve for the weights with which a pruned layer comes closest to the output of the original layer.
 
 ``min ‖Y - XW‖² + λ‖W - W₀‖²``, as He et al., Channel Pruning for Accelerating Very Deep Neural Networks (ICCV 2017),
-eq. 3 with the channels fixed. The ridge pulls towards the weights W₀ that are there, not towards zero, so that what the
-samples do not tell stays. No framework.
+eq. 3 with fixed channels. The penalty pulls towards the present weights W₀ and not towards zero: weights that the
+samples do not determine stay as they are. Independent of frameworks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ HELD_OUT = 4  # one row in so many is not solved on, but tells which ridge is be
 
 
 def solve_weights(read: Array, targets: Array, weights: Array) -> Array:
-    """Return better weights, (features, outputs); those given where none are better on rows that were held out.
+    """Return weights that fit better, (features, outputs); the old ones if none are better on held-out rows.
 
     Args:
         read: what the layer reads, (rows, features).
-        wanted: what it should give, (rows, outputs).
-        weights: those it has, (features, outputs).
+        targets: what it should compute, (rows, outputs).
+        weights: the present ones, (features, outputs).
     """
     read, residual = read.astype(np.float64), targets.astype(np.float64) - read @ weights
     held = np.arange(len(read)) % HELD_OUT == HELD_OUT - 1

@@ -1,4 +1,4 @@
-"""Sparsify: set the smallest weights of a model to zero at once, and re-estimate normalization statistics."""
+"""Set the smallest weights of a model to zero at once, without training; BatchNorm is corrected with samples."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Residual branches: what is only added to something else, so that it can go whole and the rest still computes.
+"""Find residual branches: operands of an addition that can be removed while the rest of the model still runs.
 
-No framework. A framework's file tells the calls of a model, each as a :class:`GraphNode`; what only one operand of an
-addition needs, and nothing else, is its branch.
+Independent of frameworks: a framework lists the calls of a model as :class:`GraphNode` records. The branch of an
+operand are the nodes that only this operand needs.
 """
 
 from __future__ import annotations
@@ -14,71 +14,71 @@ from edgekit_converters.prune import Branch, PruningGraph
 
 @dataclass(frozen=True)
 class GraphNode:
-    """A call of a model, in the order of execution."""
+    """One call of a layer or function, in the order of execution."""
 
     name: str  # of the layer
-    inputs: tuple[int, ...]  # places of the steps whose outputs it takes; none for what enters the model
-    shape: tuple[int, ...]  # of what it gives
+    inputs: tuple[int, ...]  # indices of the nodes that it reads; empty for an input of the model
+    shape: tuple[int, ...]  # of the output
     is_addition: bool = False
 
 
 @dataclass(frozen=True)
 class ResidualPath:
-    """An operand of an addition that can be left out."""
+    """An operand of an addition that can be removed."""
 
-    at: int  # the addition's place
+    index: int  # of the addition among the nodes
     operand: int  # 0 or 1
-    steps: frozenset[int]  # that nothing else needs
+    nodes: frozenset[int]  # indices of the nodes that nothing else reads
 
 
 @dataclass(frozen=True)
 class RemovableBranch:
-    """One that can be left out, in a model's own terms."""
+    """A removable branch, by the names that the model gives its layers."""
 
-    name: str  # of the addition; of two operands that can be left out, with its place
-    stream: str  # what it is added to
-    layers: frozenset[str]  # that go with it, or modules around them
+    name: str  # of the addition; with ":0" or ":1" if both operands can be removed
+    stream: str  # the residual stream that it is added to
+    layers: frozenset[str]  # that are removed with it, or modules that contain them
 
 
-def branch_name(addition: str, one: ResidualPath, all_of_them: Sequence[ResidualPath]) -> str:
-    """Name an operand after its addition."""
-    both = sum(other.at == one.at for other in all_of_them) > 1
+def branch_name(addition: str, one: ResidualPath, paths: Sequence[ResidualPath]) -> str:
+    """Return the name of an operand of an addition."""
+    both = sum(other.index == one.index for other in paths) > 1
     return f"{addition}:{one.operand}" if both else addition
 
 
-def removable_paths(steps: Sequence[GraphNode], outputs: Sequence[int]) -> Iterator[ResidualPath]:
-    """Yield the operands of additions of two equal shapes that can be left out.
+def removable_paths(nodes: Sequence[GraphNode], outputs: Sequence[int]) -> Iterator[ResidualPath]:
+    """Yield the operands of additions of two equal shapes that can be removed.
 
-    What is left must still take every input of the model, and give all its outputs.
+    The remaining model still reads every input and computes every output.
     """
-    whole = _needed(steps, outputs)
-    for at in sorted(whole):
-        one = steps[at]
+    needed = _needed(nodes, outputs)
+    for index in sorted(needed):
+        one = nodes[index]
         if (
             not one.is_addition
             or len(set(one.inputs)) != 2
-            or {steps[place].shape for place in one.inputs} != {one.shape}
+            or {nodes[index].shape for index in one.inputs} != {one.shape}
         ):
             continue
         for operand in (0, 1):
-            shorter = [*steps[:at], replace(one, inputs=(one.inputs[1 - operand],)), *steps[at + 1 :]]
-            gone = whole - _needed(shorter, outputs)
-            if one.inputs[operand] in gone and all(steps[place].inputs for place in gone):
-                yield ResidualPath(at, operand, frozenset(gone))
+            shorter = [*nodes[:index], replace(one, inputs=(one.inputs[1 - operand],)), *nodes[index + 1 :]]
+            removed = needed - _needed(shorter, outputs)
+            if one.inputs[operand] in removed and all(nodes[index].inputs for index in removed):
+                yield ResidualPath(index, operand, frozenset(removed))
 
 
-def _needed(steps: Sequence[GraphNode], outputs: Sequence[int]) -> set[int]:
-    found, todo = set(), list(outputs)
-    while todo:
-        place = todo.pop()
-        if place not in found:
-            found.add(place)
-            todo += steps[place].inputs
+def _needed(nodes: Sequence[GraphNode], outputs: Sequence[int]) -> set[int]:
+    found, pending = set(), list(outputs)
+    while pending:
+        index = pending.pop()
+        if index not in found:
+            found.add(index)
+            pending += nodes[index].inputs
     return found
 
 
 def find_branches(graph: PruningGraph, removable_branches: Sequence[RemovableBranch]) -> tuple[Branch, ...]:
-    """Return the branches with channels of their own; of two at one addition, the one with more to compute."""
+    """Return the branches that have channel groups of their own; of two at one addition, the one with more MACs."""
     best: dict[str, tuple[int, Branch]] = {}
     for one in removable_branches:
         addition = one.name.rpartition(":")[0] or one.name
@@ -96,17 +96,17 @@ def find_branches(graph: PruningGraph, removable_branches: Sequence[RemovableBra
 
 
 def is_inside(layer: str, layers: frozenset[str]) -> bool:
-    """Tell whether a layer is one of some, or a part of one: names are paths with slashes or dots."""
+    """Tell whether a layer is one of ``layers`` or inside one: names are paths with slashes or dots."""
     name = layer.partition(" ")[0]
-    places = [place for place, sign in enumerate(name) if sign in "/."]
-    return name in layers or any(name[:place] in layers for place in places)
+    places = [index for index, sign in enumerate(name) if sign in "/."]
+    return name in layers or any(name[:index] in layers for index in places)
 
 
 def without_branches(graph: PruningGraph, names: Sequence[str]) -> PruningGraph:
-    """Return what is known of a model beforehand when branches are gone."""
-    gone = [one for one in graph.branches if one.name in names]
-    layers = {layer for one in gone for layer in one.layers}
-    groups = {group for one in gone for group in one.groups}
+    """Return the graph of the model as it will be without some branches."""
+    removed = [one for one in graph.branches if one.name in names]
+    layers = {layer for one in removed for layer in one.layers}
+    groups = {group for one in removed for group in one.groups}
     lost = sum(one.parameters(graph.widths) for one in graph.layer_costs if one.layer in layers)
     return PruningGraph(
         tuple(one for one in graph.groups if one.name not in groups),

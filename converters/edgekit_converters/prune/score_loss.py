@@ -1,4 +1,4 @@
-"""What the loss is whose gradients tell what a channel is worth; no framework."""
+"""The loss whose gradients score channels; independent of frameworks."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ SAMPLES, VALUES = 256, 2**24  # at most, of samples and of input values: the ord
 
 @dataclass(frozen=True)
 class ScoreLoss:
-    """What the first output is held against, summed over samples.
+    """The loss of the first output, summed over samples.
 
-    ``classes``: cross-entropy towards class numbers, the labels or else the model's own answers; ``targets``: squared
-    error towards the labels; ``inputs``: towards the first input; ``nothing``: the output's square, so that what
-    changes the output most counts most.
+    ``classes``: cross-entropy with the labels, or without labels with the classes that the model predicts; ``targets``:
+    squared error to the labels; ``inputs``: squared error to the first input; ``nothing``: the square of the output, so
+    that the channels with the largest effect on the output score highest.
     """
 
     kind: str
     probabilities: bool = False  # the output ends in a softmax
 
     def target(self, taken: Any, given: Any) -> Any:
-        """Return what a squared error is taken to, of the first input and the labels; None is zero."""
+        """Return the target of the squared error; None stands for zero."""
         return {"inputs": taken, "targets": given}.get(self.kind)
 
 
 def score_loss(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
-    """Decide what the loss is.
+    """Choose the loss that fits the labels and the first output.
 
     Raises:
-        DataError: there are no data, or labels that do not fit the first output.
+        DataError: there are no data, or the labels do not fit the first output.
     """
     if request.data is None:
         raise DataError(
@@ -68,9 +68,9 @@ def score_loss(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
 
 
 def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]:
-    """Yield inputs and labels, BATCH samples each; the last ones only when they are as many, or there are no others.
+    """Yield inputs and labels in batches of BATCH samples.
 
-    They are SAMPLES at most, spread over the data.
+    At most SAMPLES samples, spread evenly over the data. An incomplete last batch is used only if it is the only one.
     """
     assert request.data is not None
     values = sum(math.prod(spec.shape) for spec in request.inputs)

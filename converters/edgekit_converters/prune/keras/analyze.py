@@ -1,4 +1,4 @@
-"""Dissect a Keras model: walk it once on one sample, and sort its channels into groups."""
+"""Analyze a Keras model: call its layers one by one on one sample, and sort its channels into groups."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ATTENTION_PARTS = {
 
 @dataclass(frozen=True)
 class _TracedTensor:
-    """A tensor, its tag, and the place of the step that gave it, which travel together."""
+    """A tensor, its channel axis, and the index of the node that computed it."""
 
     tensor: Any
     tag: TrackedAxis
@@ -52,14 +52,14 @@ class _TracedTensor:
 
 @dataclass(frozen=True)
 class ChannelAnalysis:
-    """What can be cut, in the model's own terms."""
+    """The channel groups of a model, with its own layer objects."""
 
     graph: PruningGraph
     tracing: Tracing
     channels: dict[str, Ids]  # group: what stands for each of its channels, (width,)
 
     def name(self, weight_axis: WeightAxis) -> str:
-        """Name the layer a slot is of, as ``edgekit layers`` does."""
+        """Return the name of the layer of a weight, as ``edgekit layers`` shows it."""
         name = self.tracing.names[id(weight_axis.layer)]
         return f"{name}/{ATTENTION_PARTS[weight_axis.weight.split('.')[0]]}" if "." in weight_axis.weight else name
 
@@ -100,7 +100,7 @@ def _not_followable(model: Any) -> str:
 
 
 def _trace(live: LoadedModel) -> Tracing:
-    """Walk the model on one sample of noise, and see that this computes what the model does."""
+    """Call the layers one by one on a random sample, and check that the result equals that of the model."""
     tracing = Tracing()
     generator = np.random.default_rng(0)
     arrays = [generator.random(spec.shape).astype(spec.dtype) for spec in live.inputs]
@@ -145,7 +145,7 @@ def _same(tensor: Any, wanted: Any) -> bool:
 
 
 def _groups(tracing: Tracing) -> dict[str, Ids]:
-    """Sort channels into groups: those that lie on the very same axes, equally often on each."""
+    """Sort channels into groups: channels of a group lie on the same axes, equally often on each."""
     partition = tracing.partition
     lies: dict[int, list[tuple[int, int]]] = {}
     for place, weight_axis in enumerate(tracing.weight_axes.values()):
@@ -171,19 +171,19 @@ def _groups(tracing: Tracing) -> dict[str, Ids]:
 
 
 def _step(call: Call, values: list[_TracedTensor], given: list[Any]) -> GraphNode:
-    """A call as a step; one with an axis of its own, or a constant, is no addition of two tensors."""
+    """Return a call as a node; an Add with one tensor and a constant is not an addition of two tensors."""
     shape = tuple(given[0].shape) if len(given) == 1 else ()
     return GraphNode(call.name, tuple(value.step for value in values), shape, is_addition=call.kind == "Add")
 
 
 def removable_branches(found: ChannelAnalysis) -> Iterator[tuple[ResidualPath, RemovableBranch]]:
-    """Yield the operands of additions that can be left out with layers that are called nowhere else."""
+    """Yield the operands of additions that can be removed with layers that are called only there."""
     steps = found.tracing.steps
     times = Counter(step.name for step in steps)
     paths = list(removable_paths(steps, found.tracing.outputs))
     for one in paths:
-        inside = Counter(steps[place].name for place in one.steps)
-        addition = steps[one.at]
+        inside = Counter(steps[place].name for place in one.nodes)
+        addition = steps[one.index]
         if all(times[name] == count for name, count in {**inside, addition.name: 1}.items()):
             yield one, RemovableBranch(branch_name(addition.name, one, paths), str(addition.shape), frozenset(inside))
 

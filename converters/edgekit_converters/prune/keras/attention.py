@@ -1,4 +1,4 @@
-"""Follow attention: its channels are heads, which projections of queries, keys and values make and another joins."""
+"""Track attention heads: the projections of queries, keys and values produce them, the output projection reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit_converters.prune.keras.layer_call import LayerCall
 
 
 def trace_attention(layer_call: LayerCall) -> TrackedAxis | None:
-    """Follow a MultiHeadAttention; None where the call cannot be followed."""
+    """Track channels through a MultiHeadAttention; None if the call cannot be followed."""
     layer, tracing = layer_call.layer, layer_call.tracing
     taken = _attention_inputs(layer_call)
     if taken is None:
@@ -52,7 +52,7 @@ def _projects(layer_call: LayerCall, names: tuple[str, str], sides: tuple[Ids, I
 
 
 def _attention_inputs(layer_call: LayerCall) -> list[tuple[TrackedAxis, tuple[int, ...]]] | None:
-    """Return tags and shapes of query, key and value; None where the call cannot be followed."""
+    """Return the channel axes and shapes of query, key and value; None if the call cannot be followed."""
     args, kwargs = layer_call.call.filled(range(len(layer_call.tags)))
     by_name = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs
     scores = by_name.get("return_attention_scores") or not isinstance(by_name.get("value"), int)

@@ -21,13 +21,13 @@ Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis
 
 @dataclass(frozen=True)
 class TrackedAxis:
-    """Whose channels a tensor holds, and where."""
+    """The axis of a tensor that holds channels, and their ids."""
 
     axis: int  # of the tensor with its batch
     ids: Ids
 
     def broadcast(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the channel of every value of one sample, in the form of the sample: ``shape[1:]``."""
+        """Return the channel id of every value of one sample, in the shape of the sample: ``shape[1:]``."""
         broadcast_shape = [1] * (len(shape) - 1)
         broadcast_shape[self.axis - 1] = -1
         return np.broadcast_to(self.ids.reshape(broadcast_shape), shape[1:])
@@ -35,7 +35,7 @@ class TrackedAxis:
 
 @dataclass(frozen=True)
 class WeightAxis:
-    """An axis of a weight on which channels lie: cutting them cuts it."""
+    """An axis of a weight that holds channels and is cut with them."""
 
     layer: Any
     weight: str  # attribute of the layer, dotted for a layer inside
@@ -46,7 +46,7 @@ class WeightAxis:
 
 @dataclass(frozen=True)
 class UngroupedCost:
-    """A labour before it is known what the groups are; fields as of :class:`edgekit_converters.prune.LayerCost`."""
+    """The cost of a layer before groups are known; fields as in :class:`edgekit_converters.prune.LayerCost`."""
 
     layer: str
     operator: str
@@ -61,7 +61,7 @@ class UngroupedCost:
 
 @dataclass(frozen=True)
 class ResizedShape:
-    """A layer whose own shape tells an axis of channels: a Reshape, or the input of a nested model."""
+    """A layer whose config stores the size of a channel axis: a Reshape, or the input of a nested model."""
 
     layer: str
     axis: int  # with the batch
@@ -70,13 +70,16 @@ class ResizedShape:
 
 @dataclass
 class Partition:
-    """Which channels are one (union-find with path halving, Tarjan 1975), and which are left whole, and why."""
+    """Sets of joined channels (union-find with path halving, Tarjan 1975).
+
+    A set that must stay has a reason.
+    """
 
     parents: list[int] = field(default_factory=list)
     held: dict[int, str] = field(default_factory=dict)  # root: why
 
     def fresh(self, count: int) -> Ids:
-        """Return channels that are none yet."""
+        """Return new channels, each in a set of its own."""
         start = len(self.parents)
         self.parents.extend(range(start, start + count))
         return np.arange(start, start + count)
@@ -88,12 +91,12 @@ class Partition:
         return np.repeat(one, count)
 
     def keep(self, ids: Ids, why: str) -> None:
-        """Leave channels whole; the first reason is kept."""
+        """Mark channels as not to be cut; the first reason is kept."""
         for one in {self.root(int(entry)) for entry in ids}:
             self.held.setdefault(one, why)
 
     def unite(self, a: Ids, b: Ids) -> None:
-        """Make channels one, entry by entry."""
+        """Join channels, entry by entry."""
         for one, other in zip(a.tolist(), b.tolist(), strict=True):
             first, second = sorted((self.root(one), self.root(other)))
             if first != second:
@@ -103,7 +106,7 @@ class Partition:
                     self.held.setdefault(first, why)
 
     def root(self, one: int) -> int:
-        """Return the channel that stands for all that are one with it."""
+        """Return the channel that represents the set of another."""
         parents = self.parents
         while parents[one] != one:
             parents[one] = parents[parents[one]]
@@ -111,13 +114,13 @@ class Partition:
         return one
 
     def roots(self, ids: Iterable[int]) -> Ids:
-        """Return for each entry the channel that stands for it."""
+        """Return for each entry the channel that represents its set."""
         return np.array([self.root(int(one)) for one in ids], dtype=np.int64)
 
 
 @dataclass
 class Tracing:
-    """What is found while a model is walked."""
+    """What is recorded while the layers of a model are called one by one."""
 
     partition: Partition = field(default_factory=Partition)
     weight_axes: dict[Key, WeightAxis] = field(default_factory=dict)  # by layer, weight, axis
@@ -130,7 +133,7 @@ class Tracing:
     outputs: tuple[int, ...] = ()  # places of the steps that give what the model gives
 
     def produced(self, layer: Any, weight: str, axis: int, kind: str) -> Ids:
-        """Return the channels that a layer's weight makes, the same at its every call."""
+        """Return the channels that an axis of a layer's weight produces, the same at every call."""
         known = self.weight_axes.get((id(layer), weight, axis))
         if known is not None:
             return known.ids
@@ -141,13 +144,13 @@ class Tracing:
         return ids
 
     def attach(self, layer: Any, weight: str, axis: int, role: str, ids: Ids) -> None:
-        """Note that channels lie on an axis of a weight; on one that is reached twice, both are one."""
+        """Record that channels lie on an axis of a weight; if it has channels already, both are joined."""
         key = (id(layer), weight, axis)
         known = self.weight_axes.setdefault(key, WeightAxis(layer, weight, axis, role, ids))
         self.partition.unite(known.ids, ids)
 
     def add_cost(self, layer: Any, cost: UngroupedCost, part: str = "") -> None:
-        """Note what a layer has to do; the calls of one layer are one labour."""
+        """Record the cost of a layer; the calls of one layer are added up."""
         key = (cost.operator, id(layer), part)
         before = self.costs.get(key)
         if before is None:
@@ -157,7 +160,7 @@ class Tracing:
 
 
 def weight_of(layer: Any, dotted: str) -> Any:
-    """Return a layer's weight by its attribute, dotted for a layer inside."""
+    """Return a weight of a layer by its attribute, dotted for a layer inside."""
     for name in dotted.split("."):
         layer = getattr(layer, name)
     return layer

@@ -1,4 +1,4 @@
-"""Cut a Keras model: the same architecture with fewer channels, and the weights that are left."""
+"""Cut a Keras model: build the same architecture with fewer channels, and copy the remaining weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Edits = dict[str, list[Edit]]  # by a layer's path of names
 
 
 def removed_channels(found: ChannelAnalysis, cuts: Sequence[Cut]) -> frozenset[int]:
-    """Return the channels to take out; of two cuts of a group, the second counts those that the first left.
+    """Return the channels to remove; of two cuts of one group, the second counts the channels that the first kept.
 
     Raises:
         ConversionError: a group is not there, nothing of one would be left, or nothing would be taken away.
@@ -71,7 +71,7 @@ def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
 
 
 def build_smaller(live: LoadedModel, found: ChannelAnalysis, gone: frozenset[int], request: SourceRequest) -> Any:
-    """Return a new model without the channels in ``gone``; the old one stays as it is.
+    """Return a new model without the channels in ``gone``; the original is not changed.
 
     Raises:
         SourceError: the smaller model cannot be built from the configs of its layers.
@@ -125,7 +125,7 @@ def _resize(config: dict[str, Any], axis: int, size: int) -> None:
 
 
 def _edit(config: dict[str, Any], model: Any, edits: Edits, prefix: str = "") -> None:
-    """Change the configs of layers, wherever they are nested; sizes they were built with are left out."""
+    """Change the configs of layers, also in nested models, and remove the sizes that they were built with."""
     nested = {layer.name: layer for layer in model.layers if is_followable(layer)}
     for entry in config["layers"]:
         name = entry["config"]["name"]
@@ -138,7 +138,7 @@ def _edit(config: dict[str, Any], model: Any, edits: Edits, prefix: str = "") ->
 
 
 def _fill(model: Any, smaller: Any, weight_axes: Mapping[Key, WeightAxis], masks: Mapping[Key, np.ndarray]) -> None:
-    """Give the smaller model what is left of the weights."""
+    """Copy the remaining weights to the smaller model."""
     cuts: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
     for key, weight_axis in weight_axes.items():
         cuts[id(weight_of(weight_axis.layer, weight_axis.weight))].append((weight_axis.axis, masks[key]))
@@ -152,7 +152,7 @@ def _fill(model: Any, smaller: Any, weight_axes: Mapping[Key, WeightAxis], masks
 
 
 def custom_objects(model: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which the model's own classes and functions are known by their names."""
+    """Return a context in which the model's own classes and functions are registered by name."""
     own = {type(layer).__name__: type(layer) for _, layer in layers_of(model)} | {type(model).__name__: type(model)}
     foreign = {name: kind for name, kind in own.items() if not is_own(kind)}
     generation = tf_keras if isinstance(model, tf_keras.Model) else keras

@@ -1,4 +1,4 @@
-"""Drop residual branches of a Keras model: the same layers, wired past them."""
+"""Remove residual branches of a Keras model: connect the same layers around them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit_runtime.errors import ConversionError
 
 
 def without_branches(live: LoadedModel, found: ChannelAnalysis, names: Sequence[str], request: SourceRequest) -> Any:
-    """Return a model without some branches, made of the old one's layers.
+    """Return a model without some branches, built from the layers of the original.
 
     Raises:
         ConversionError: there is no such branch.
@@ -31,7 +31,7 @@ def without_branches(live: LoadedModel, found: ChannelAnalysis, names: Sequence[
                 f"there is no branch {name!r}", stage="drop_branches", advice=f"there are {', '.join(known) or 'none'}"
             )
     steps = found.tracing.steps
-    left = {steps[at.at].name: 1 - at.operand for at, one in removable_branches(found) if one.name in names}
+    left = {steps[index.index].name: 1 - index.operand for index, one in removable_branches(found) if one.name in names}
 
     def visit(call: Call, values: list[Any]) -> list[Any]:
         return [values[left[call.name]]] if call.name in left else call.run(values)

@@ -1,4 +1,4 @@
-"""One call of a layer as the rules see it: what it takes, whose channels that holds, and what it gives."""
+"""One call of a layer: its inputs, their channels, and its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit_converters.prune.keras.channels import Tracing, TrackedAxis
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call as a rule sees it."""
+    """One call of a layer, as the propagation rules read it."""
 
     call: Call
     tags: tuple[TrackedAxis, ...]  # of what it takes
@@ -22,24 +22,24 @@ class LayerCall:
 
     @property
     def layer(self) -> Any:
-        """The layer called."""
+        """The layer that is called."""
         return self.call.layer
 
     @property
     def last(self) -> bool:
-        """Whether the channels of what it takes first lie last."""
+        """Whether the channels of the first input lie on its last axis."""
         return self.tags[0].axis == len(self.shapes[0]) - 1
 
     def keep(self, why: str) -> None:
-        """Leave all that it takes whole."""
+        """Mark the channels of all inputs as not to be cut."""
         for tag in self.tags:
             self.tracing.partition.keep(tag.ids, f"what it gives {why} {self.call.name!r}")
 
     def whole(self) -> TrackedAxis:
-        """Return a tag for what it gives, of channels that are never cut."""
+        """Return an axis for the output whose channels are never cut."""
         why = f"what it gives goes together with that of {self.call.name!r} ({self.call.kind}), which stays"
         return TrackedAxis(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
 
     def positions(self, shape: tuple[int, ...]) -> int:
-        """Return how often a kernel is applied to give, or to take, a tensor."""
+        """Return how often a kernel is applied to compute, or to read, a tensor."""
         return math.prod(shape[1:-1])

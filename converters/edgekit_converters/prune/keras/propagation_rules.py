@@ -1,7 +1,7 @@
-"""What each kind of layer does with channels: ``RULES``, a function a kind.
+"""The rules by which each kind of Keras layer passes channels on: ``RULES``, one function for each kind.
 
-A rule is told of one call and returns the tag of what the layer gives. A kind without a rule leaves what it takes
-whole, and says so.
+A rule gets one call and returns the channel axis of the output. The inputs of a layer without a rule are not cut, and
+the reason is recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rule = Callable[[LayerCall], TrackedAxis]
 
 
 def propagate(layer_call: LayerCall) -> TrackedAxis:
-    """Return the tag of what a call gives, and note what it does with the channels it takes."""
+    """Return the channel axis of a call's output, and record what the call does with the channels of its inputs."""
     rule = RULES.get(layer_call.call.kind)
     first = getattr(layer_call.layer, "data_format", None) == "channels_first"
     if rule is None or first or len(layer_call.call.constants) > 0 or not layer_call.tags:
@@ -43,7 +43,7 @@ def _unsupported(layer_call: LayerCall, what: str = "") -> TrackedAxis:
 
 
 def _activation(layer_call: LayerCall, tag: TrackedAxis) -> TrackedAxis:
-    """Leave whole what an activation looks at together: a softmax sums over all channels."""
+    """Keep channels that an activation mixes: a softmax sums over all of them."""
     activation = getattr(layer_call.layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__).lower().replace("_", "")
     if activation is not None and not POINTWISE.fullmatch(name):
@@ -58,7 +58,7 @@ def _elementwise(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _spatial(layer_call: LayerCall) -> TrackedAxis:
-    """Follow what works on each channel by itself, over the dimensions before it."""
+    """Handle layers that work on each channel alone, over the dimensions before it."""
     if layer_call.last:
         return TrackedAxis(len(layer_call.shape) - 1, layer_call.tags[0].ids)
     layer_call.keep("lies across")
@@ -73,7 +73,7 @@ def _softmax(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _rescale(layer_call: LayerCall) -> TrackedAxis:
-    """Follow a Rescaling or Normalization: scalars, or numbers a channel that its config holds and that stay."""
+    """Handle Rescaling and Normalization: scalars, or constants by channel, which are stored in the config and stay."""
     if any(np.ndim(getattr(layer_call.layer, name, 0)) for name in ("scale", "offset", "mean", "variance")):
         layer_call.keep("goes through")
     return layer_call.tags[0]
@@ -129,7 +129,10 @@ def _transposed_conv(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _grouped_conv(layer_call: LayerCall, divisions: int) -> TrackedAxis:
-    """Keep the number of divisions: the channels in one place of each are one; one a division is as depthwise."""
+    """Keep the number of groups: channels at the same index in each group are joined.
+
+    With one channel a group, the layer is handled as depthwise.
+    """
     ids, partition = layer_call.tags[0].ids, layer_call.tracing.partition
     if not layer_call.last or len(ids) == divisions:
         return _unsupported(layer_call, f"a convolution in {divisions} divisions of {len(ids)} channels")
@@ -186,7 +189,7 @@ def _separable(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _spread_depthwise(layer_call: LayerCall, weight: str) -> Ids:
-    """Each channel makes ``depth_multiplier`` others, which go with it."""
+    """Return the output channels: each input channel produces ``depth_multiplier`` of them."""
     if not layer_call.last:
         layer_call.keep("lies across")
     ids = layer_call.tags[0].ids if layer_call.last else layer_call.whole().ids
@@ -223,7 +226,7 @@ def _per_channel(layer_call: LayerCall, names: tuple[str, ...]) -> TrackedAxis:
 
 
 def _normalized(layer_call: LayerCall) -> TrackedAxis:
-    """Follow BatchNorm and LayerNorm over the channels; of another axis, only LayerNorm's statistics would change."""
+    """Handle BatchNorm and LayerNorm over the channel axis."""
     axes = tuple(np.atleast_1d(layer_call.layer.axis) % len(layer_call.shape))
     if axes != (layer_call.tags[0].axis,):
         return _unsupported(layer_call)
@@ -231,7 +234,7 @@ def _normalized(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _group_normalized(layer_call: LayerCall) -> TrackedAxis:
-    """Keep the number of groups: the channels in one place of each are one, so that all stay equally large."""
+    """Keep the number of groups: channels at the same index in each group are joined, so groups stay equally large."""
     tag, divisions = layer_call.tags[0], int(layer_call.layer.groups)
     if layer_call.layer.axis % len(layer_call.shape) != tag.axis or divisions in (-1, len(tag.ids)):
         return _unsupported(layer_call)
@@ -258,7 +261,7 @@ def _prelu(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _merge(layer_call: LayerCall) -> TrackedAxis:
-    """Channels that are added or multiplied become one; a single channel spread over all of them stays."""
+    """Join channels that are added or multiplied; a single channel that is broadcast over all of them stays."""
     rank, partition = len(layer_call.shape), layer_call.tracing.partition
     aligned = [
         (tag, tag.axis - len(shape), shape) for tag, shape in zip(layer_call.tags, layer_call.shapes, strict=True)
@@ -289,7 +292,7 @@ def _concatenated(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _reshaped(layer_call: LayerCall) -> TrackedAxis:
-    """Follow the values one by one; channels that would lie on more than one axis afterwards are left whole."""
+    """Track the values one by one; channels that would lie on several axes afterwards stay."""
     has_shape = any(hasattr(layer_call.layer, name) for name in ("target_shape", "newshape"))
     if not has_shape and layer_call.call.kind != "Flatten":
         return _unsupported(layer_call)
@@ -307,7 +310,7 @@ def _reshaped(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _nested_input(layer_call: LayerCall) -> TrackedAxis:
-    """Follow what a nested model takes; its input layer tells a shape."""
+    """Handle the input layer of a nested model, which stores a shape."""
     layer_call.tracing.resized.append(
         ResizedShape(layer_call.call.name, layer_call.tags[0].axis, layer_call.tags[0].ids)
     )

@@ -1,8 +1,8 @@
-"""Mend a Keras model that was cut: run it on some samples layer by layer, beside the dense one, and repair on the way.
+"""Correct a pruned Keras model with samples: run it layer by layer beside the original, and correct each layer.
 
-BatchNorm's statistics become the mean and variance of what the layer takes now; the weights of convolutions and dense
-layers are solved for by least squares, so that their outputs come closest to the dense model's. Every layer is repaired
-on what those before it give after their own repair. One that is called more than once stays as it is.
+BatchNorm's statistics become the mean and variance of the layer's present inputs. The weights of convolutions and dense
+layers are solved by least squares, so that their outputs come closest to those of the original. Each layer sees the
+outputs of the corrected layers before it. A layer that is called several times is not changed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SOLVED_LAYERS = ("Dense", "Conv1D", "Conv2D")
 
 @dataclass(frozen=True)
 class _Pair:
-    """What one tensor holds in both models, batch by batch; of the dense one nothing where it is not there."""
+    """A tensor in both models, batch by batch: pruned and original; the latter is empty without an original model."""
 
     ours: list[Any]
     theirs: list[Any]
@@ -43,7 +43,7 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Original:
-    """The dense model's calls, and which outputs of its layers are left."""
+    """The calls of the original model, and which outputs of its layers remain."""
 
     calls: dict[str, list[Call]]  # by name, in order
     kept: dict[str, np.ndarray]  # layer: mask over its outputs
@@ -88,13 +88,13 @@ def _run(call: Call, taken: list[list[Any]]) -> list[list[Any]]:
 
 
 def _by_output(ours: list[list[Any]], theirs: list[list[Any]]) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
-    """Turn what each batch gives, output by output, into what each output has, batch by batch."""
+    """Turn outputs listed by batch into batches listed by output."""
     columns = list(zip(*ours, strict=True))
     return zip(columns, zip(*theirs, strict=True) if theirs else [()] * len(columns), strict=True)
 
 
 def _calls(live: LoadedModel) -> tuple[dict[str, list[Call]], int]:
-    """Return a model's calls by name, and the bytes of the largest tensor they give for a sample."""
+    """Return the calls of a model by name, and the bytes of the largest tensor that they compute for a sample."""
     calls: dict[str, list[Call]] = defaultdict(list)
     sizes = [1]
 
@@ -142,7 +142,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
-    """Solve for a layer's weights and bias, on some places of what it gives."""
+    """Solve for the weights and bias of a layer, on some positions of its output."""
     wanted, read = [], []
     count = sum(len(one) for one in pair.ours)
     for ours, theirs in _parts(pair, layer.kernel.shape):
@@ -163,7 +163,7 @@ def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
 
 
 def _parts(pair: _Pair, kernel: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-    """Yield few samples at a time: all patches of many would not fit."""
+    """Yield few samples at a time: the patches of many need too much memory."""
     for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
         values = int(np.prod(ours.shape[1:])) * int(np.prod(kernel[:-2]))
         step = max(1, PATCHES // (4 * values))
@@ -172,7 +172,7 @@ def _parts(pair: _Pair, kernel: Sequence[int]) -> Iterator[tuple[Any, Any]]:
 
 
 def _linear(layer: Any, tensor: Any) -> np.ndarray:
-    """Return what a layer gives before its activation, (places, outputs)."""
+    """Return what a layer computes before its activation, (positions, outputs)."""
     activation, layer.activation = layer.activation, None
     try:
         given = layer(tensor).numpy()
@@ -182,7 +182,7 @@ def _linear(layer: Any, tensor: Any) -> np.ndarray:
 
 
 def _patches(layer: Any, tensor: Any) -> np.ndarray:
-    """Return what a layer's kernel is multiplied by at each place of its output, (places, features)."""
+    """Return what a layer's kernel is multiplied by at each output position, (positions, features)."""
     if not hasattr(layer, "kernel_size"):
         return np.asarray(tensor.numpy().reshape(-1, tensor.shape[-1]))
     if len(tensor.shape) == 3:  # one dimension, as an image of one row
@@ -195,7 +195,7 @@ def _patches(layer: Any, tensor: Any) -> np.ndarray:
 
 
 def _places(count: int, wanted: int) -> np.ndarray:
-    """Return some rows, the same for the same count."""
+    """Return some row indices, always the same for the same count."""
     if count <= wanted:
         return np.arange(count)
     return np.sort(np.random.default_rng(count).choice(count, wanted, replace=False))

@@ -1,4 +1,4 @@
-"""Score the channels of a Keras model: sums over its weights, and over their gradients where they are wanted."""
+"""Score the channels of a Keras model from its weights, and from their gradients if the importance needs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AxisSums = tuple[np.ndarray, np.ndarray]  # sums of a slot's θ·∂L/∂θ and 
 
 
 def channel_scores(live: LoadedModel, found: ChannelAnalysis, request: ScoreRequest) -> dict[str, np.ndarray]:
-    """Return by group what each of its channels is worth, (width,) float64.
+    """Return by group the importance of each channel, (width,) float64.
 
     Raises:
         DataError: gradients are wanted of no data, or labels do not fit the model.
@@ -69,7 +69,7 @@ def _weight_sums(found: ChannelAnalysis, group: str, gradients: dict[Key, AxisSu
 
 
 def _gradients(live: LoadedModel, found: ChannelAnalysis, request: ScoreRequest) -> dict[Key, AxisSums]:
-    """Return what the gradients of the loss are along each slot, batch by batch."""
+    """Return for each weight axis the sums of θ·∂L/∂θ and (∂L/∂θ)², batch by batch."""
     weight_axes = found.tracing.weight_axes
     weights = [_variable(weight_of(weight_axis.layer, weight_axis.weight)) for weight_axis in weight_axes.values()]
     loss = _loss(score_loss(live, request))
@@ -105,7 +105,7 @@ def _sum_along(weight_axis: WeightAxis, values: Any) -> Any:
 
 
 def _loss(what: ScoreLoss) -> Callable[[Any, Any, Any], Any]:
-    """Return the loss of the first output, as a function of output, input and labels; summed over samples."""
+    """Return the loss of the first output, as a function of output, input and labels, summed over samples."""
 
     def cross_entropy(output: Any, _: Any, given: Any) -> Any:
         logits = tf.math.log(tf.maximum(output, TINY)) if what.probabilities else output

@@ -1,4 +1,4 @@
-"""Prune Keras models of both generations, Functional and Sequential: one function a stage."""
+"""Prune Keras models of both generations, Functional and Sequential: one function for each stage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from edgekit_runtime.errors import ConversionError
 
 
 def analyze(live: LoadedModel) -> PruningGraph:
-    """Find what can be cut.
+    """Find the channel groups of a model.
 
     Raises:
         SourceError: its computation cannot be followed, or nothing of it can be cut.
@@ -39,7 +39,7 @@ def analyze(live: LoadedModel) -> PruningGraph:
 
 
 def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
-    """Say what every channel is worth; formulas in ``importance.py``.
+    """Score the importance of every channel; the formulas are in ``importance.py``.
 
     Raises:
         DataError: an importance that looks at gradients got no data, or labels that do not fit.
@@ -52,7 +52,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
 
 
 def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path) -> SourceRequest:
-    """Make the model without some of its branches, as a file of its own.
+    """Remove residual branches, and save the model.
 
     Raises:
         ConversionError: there is no such branch.
@@ -62,7 +62,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
 
 
 def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -> SourceRequest:
-    """Make the smaller model, as a file of its own.
+    """Cut channels, and save the model.
 
     Raises:
         ConversionError: a cut would leave nothing of a group, took nothing away, or saved less than was predicted.
@@ -76,7 +76,7 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
 
 
 def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
-    """Repair a model that was cut, as a file of its own; see ``keras_mend.py``."""
+    """Correct a pruned model with samples, and save it; see ``recalibrate.py``."""
     source = request.source.request
     live = reopen(source)
     recalibrate_model(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
@@ -84,7 +84,7 @@ def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> So
 
 
 def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
-    """Save a model that was made of ``source``, and say how to open it."""
+    """Save a model that was made from ``source``, and return how to open it."""
     custom = any(not is_own(type(layer)) for _, layer in layers_of(model))
     return replace(
         source,

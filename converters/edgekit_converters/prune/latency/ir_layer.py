@@ -1,4 +1,4 @@
-"""A layer alone as OpenVINO IR, with random weights: what it computes does not matter, how long it takes does."""
+"""Write a single layer as OpenVINO IR, with random weights: only its latency matters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgekit_converters.prune.latency.table import LayerTiming
 
 
 def write_layer(layer: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
-    """Write the layer; with ``int8`` its input is fake-quantized and its weights are integers, as NNCF leaves them.
+    """Write the layer; with ``int8``, its input is fake-quantized and its weights are integers, as NNCF leaves them.
 
-    There are ``FORMAT.layer_copies`` of it, side by side.
+    The file holds ``FORMAT.layer_copies`` of it, side by side.
     """
     random = np.random.default_rng(0)
     if layer.operator in ("dense", "attention"):

@@ -1,4 +1,4 @@
-"""Tabulate: time each layer of a model alone at several widths, in the engine and arithmetic that it will run in."""
+"""Time each layer of a model outside of it, at several widths, in the engine and arithmetic that it will run in."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class TimeLayersRequest:
 
     @property
     def engine(self) -> str:
-        """That is timed."""
+        """The engine that is timed."""
         return self.whole.engine
 
 
 def time_layers(request: TimeLayersRequest, folder: Path) -> LatencyTable:
-    """The stage: make and time every layer at every width of its grid; layers that are alike are timed once.
+    """Write and time every layer at every width of its grid; equal layers are timed once.
 
     Raises:
         EngineError: the engine cannot run one of them.

@@ -1,8 +1,8 @@
-"""A table of how long layers take alone at several widths, and what it says of a model at any.
+"""A table of layer latencies at several widths, and the latency of a model that follows from it.
 
-Multiplications are not time: kernels compute channels in blocks, and narrow layers wait for memory. So layers are
-timed (``tabulate.py``), and between the widths that were timed it is interpolated. A table is a JSON file, so that it
-may come from another machine.
+Latency is not proportional to MACs: kernels compute channels in blocks, and narrow layers wait for memory. So layers
+are timed (``profile.py``), and times between the timed widths are interpolated. A table is a JSON file, so it can come
+from another machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """A layer at one width, apart from its model."""
+    """A layer with fixed widths, outside of its model."""
 
     operator: str
     ins: int
@@ -37,26 +37,26 @@ class LayerTiming:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """Height and width of its output: as near to a square as its positions allow."""
+        """Height and width of the output: as close to a square as the positions allow."""
         high = next(side for side in range(math.isqrt(self.positions), 0, -1) if self.positions % side == 0)
         return (1, self.positions) if len(self.kernel) == 1 else (high, self.positions // high)
 
     @property
     def window(self) -> tuple[int, int]:
-        """Of its kernel; a dimension more than two is taken into the last."""
+        """Height and width of the kernel; further dimensions are multiplied into the last."""
         high, *wide = (1, *self.kernel) if len(self.kernel) < 2 else self.kernel
         return high, math.prod(wide)
 
     @property
     def strides(self) -> tuple[int, int]:
-        """In height and width."""
+        """Strides in height and width."""
         strides = self.stride or (1, 1)
         return (1, strides[0]) if len(strides) == 1 else (strides[0], strides[1])
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Times of one layer over a grid of widths."""
+    """The times of one layer over a grid of widths."""
 
     operator: str  # as of a Labour
     positions: int
@@ -68,7 +68,7 @@ class LayerTimes:
     ms: tuple[tuple[float, ...], ...]  # [ins][outs], one call on one thread, without what an empty call takes
 
     def holds(self, layer_cost: LayerCost, ins: int, outs: int) -> bool:
-        """Tell whether it is about such a layer, of at most its greatest widths."""
+        """Tell whether the times are of such a layer, with at least these widths."""
         mine = self.operator, self.positions, self.kernel, self.stride, self.divisions
         same = mine == (
             layer_cost.operator,
@@ -80,13 +80,13 @@ class LayerTimes:
         return same and outs <= self.outs[-1] and (ins <= self.ins[-1] or len(self.ins) == 1)
 
     def at(self, ins: int, outs: int) -> float:
-        """Interpolate between widths, linearly in both; below the least it goes on as between the least two."""
+        """Interpolate linearly in both widths; below the smallest width, extrapolate from the two smallest."""
         return max(0.0, _along(self.ins, [_along(self.outs, row, outs) for row in self.ms], ins))
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Times of layers in one engine and arithmetic, on one machine with one thread."""
+    """The times of layers in one engine and arithmetic, on one thread of one machine."""
 
     machine: str  # as platform.machine() says
     engine: str
@@ -97,7 +97,7 @@ class LatencyTable:
     format: int = FORMAT
 
     def layer_latency(self, graph: PruningGraph, dense: Widths) -> Callable[[LayerCost, Widths], float]:
-        """Return what tells the milliseconds of a layer of ``anatomy`` at given widths, none wider than ``dense``.
+        """Return a function that gives the milliseconds of a layer of ``graph`` at widths up to ``dense``.
 
         Raises:
             DataError: a layer is not in the table.
@@ -121,19 +121,19 @@ class LatencyTable:
         return milliseconds
 
     def overhead_ms(self, graph: PruningGraph) -> float:
-        """Return the milliseconds of a dense model that are none of its layers'; of another model, nobody knows."""
+        """Return the milliseconds that the original model spends outside of its layers; 0 for another model."""
         if graph.parameters != self.parameters:
             return 0.0
         latency = self.layer_latency(graph, graph.widths)
         return max(0.0, self.whole_ms - sum(latency(one, graph.widths) for one in graph.layer_costs))
 
     def to_json(self) -> str:
-        """Return it as JSON."""
+        """Return the table as JSON."""
         return json.dumps(asdict(self)) + "\n"
 
 
 def timed_layers(graph: PruningGraph) -> Iterator[LayerCost]:
-    """Yield the layers that take time of their own; elementwise ones are computed with those before them."""
+    """Yield the layers that are timed; elementwise ones are fused into those before them."""
     yield from (one for one in graph.layer_costs if one.operator != "elementwise")
 
 
@@ -141,7 +141,7 @@ def read_table(path: Path) -> LatencyTable:
     """Read a table.
 
     Raises:
-        DataError: it cannot be read, or is none.
+        DataError: the file cannot be read, or is not a latency table.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def read_table(path: Path) -> LatencyTable:
 
 
 def _is_complete(row: LayerTimes) -> bool:
-    """Whether a row has a finite time for every pair of its widths, which ascend."""
+    """Tell whether the row has a finite time for every pair of its widths, and the widths ascend."""
     times = np.array(row.ms, float)
     ascending = all(list(side) == sorted(set(side)) and side[0] > 0 for side in (row.ins, row.outs))
     return ascending and times.shape == (len(row.ins), len(row.outs)) and bool(np.isfinite(times).all())

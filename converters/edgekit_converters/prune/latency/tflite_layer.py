@@ -1,4 +1,4 @@
-"""A layer alone as a ``.tflite`` file, with random weights: it does not matter what it computes, only how long."""
+"""Write a single layer as a ``.tflite`` file, with random weights: only its latency matters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACTIVATION_SCALE, WEIGHT_SCALE = 0.05, 0.01
 
 
 def write_layer(layer: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ...]:
-    """Write the layer; with ``int8`` in full integer arithmetic, its weights in one scale a channel."""
+    """Write the layer; with ``int8`` in integer arithmetic, with weight scales by channel."""
     built = _Built(int8=int8)
     high, wide = layer.extent
     if layer.operator == "dense":
@@ -38,7 +38,7 @@ def write_layer(layer: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ..
 
 
 class _Built:
-    """A model under construction: one graph, whose tensors and operators are added one by one."""
+    """A model with one graph, to which tensors and operators are added."""
 
     def __init__(self, *, int8: bool) -> None:
         self.int8 = int8
@@ -50,12 +50,12 @@ class _Built:
         self.model.buffers, self.model.operatorCodes = [schema.BufferT()], []
 
     def activation(self, shape: tuple[int, ...]) -> int:
-        """Add what is computed, and return its place."""
+        """Add an activation tensor, and return its index."""
         kind = schema.TensorType.INT8 if self.int8 else schema.TensorType.FLOAT32
         return self._tensor(shape, kind, np.array([ACTIVATION_SCALE]))
 
     def dense(self, tensor: int, positions: int, ins: int, outs: int) -> int:
-        """Add a matrix."""
+        """Add a fully connected operator."""
         options = schema.FullyConnectedOptionsT()
         given = self.activation((positions, outs))
         operands = [tensor, self._weights((outs, ins), 0), self._bias(outs)]
@@ -63,7 +63,7 @@ class _Built:
         return given
 
     def convolution(self, tensor: int, layer: LayerTiming) -> int:
-        """Add a convolution, depthwise or not, that keeps the extent but for its strides."""
+        """Add a convolution, depthwise or not, with 'same' padding."""
         depthwise = layer.operator == "depthwise"
         options: Any = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
         options.padding = schema.Padding.SAME

@@ -1,4 +1,4 @@
-"""What each layer of a PyTorch module has to do, in terms of the channels that are left."""
+"""The cost of each layer of a PyTorch module as a function of the kept channels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Conv = nn.modules.conv._ConvNd
 
 
 def pruning_graph(model: nn.Module, channel_groups: ChannelGroups) -> PruningGraph:
-    """Say what of a module may be cut, and what each layer has to do."""
+    """Return the channel groups of a module and the cost of each layer."""
     parameters = sum(one.numel() for one in model.parameters())
     groups = tuple(group.info for group in channel_groups.groups)
     return PruningGraph(groups, tuple(_layer_costs(channel_groups)), channel_groups.unprunable, parameters)
 
 
 def _layer_costs(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
-    """The labours of operations in the order of execution, one a layer, and of parameters that multiply nothing."""
+    """Yield the costs of layers in the order of execution, then of parameters that multiply nothing."""
     found: dict[str, LayerCost] = {}
     for node in channel_groups.channel_map.program.graph.nodes:
         layer_cost = _layer_cost(channel_groups, node) if node.op == "call_function" else None
@@ -71,7 +71,7 @@ def _in_out_channels(channel_groups: ChannelGroups, layer: str) -> tuple[Channel
 
 
 def _convolution(channel_groups: ChannelGroups, node: fx.Node, layer: str) -> LayerCost:
-    """A group of a grouped convolution is cut whole: an output goes on taking as many inputs as before."""
+    """Return the cost of a convolution; in a grouped one, an output reads as many inputs after a cut as before."""
     module: Any = channel_groups.channel_map.modules[layer]
     ins, outs = _in_out_channels(channel_groups, layer)
     block = module.in_channels // module.groups
@@ -88,7 +88,7 @@ def _convolution(channel_groups: ChannelGroups, node: fx.Node, layer: str) -> La
 
 
 def _product(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
-    """A product of two activations: (..., m, k) by (..., k, n)."""
+    """Return the cost of a product of two activations: (..., m, k) by (..., k, n)."""
     channel_map = channel_groups.channel_map
     one, other = node.args[:2]
     if min(len(channel_map.shape(one)), len(channel_map.shape(other))) < 2:
@@ -104,7 +104,7 @@ def _product(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost | None:
 
 
 def _attention(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost:
-    """Queries by keys, and what comes of it by values."""
+    """Return the cost of attention: queries by keys, and scores by values."""
     channel_map = channel_groups.channel_map
     query, key, value = node.args[:3]
     ins = channel_groups.channels(_features(channel_map, query))
@@ -113,7 +113,7 @@ def _attention(channel_groups: ChannelGroups, node: fx.Node) -> LayerCost:
 
 
 def _features(channel_map: ChannelMap, node: Any) -> Ids:
-    """The ids of one token of all heads: (heads * head size,)."""
+    """Return the ids of one token of all heads: (heads * head size,)."""
     return np.broadcast_to(channel_map.ids(node), channel_map.shape(node))[..., 0, :].ravel()
 
 
@@ -122,7 +122,7 @@ def _attention_product(node: fx.Node, ins: Channels, outs: Channels, tokens: tup
 
 
 def _elementwise_costs(channel_groups: ChannelGroups) -> Iterator[LayerCost]:
-    """Parameters that go with channels and multiply nothing together: normalization, slopes, tables, scales."""
+    """Yield the costs of per-channel parameters: normalization, slopes, embedding tables, scales."""
     for (layer, side), ids in channel_groups.channel_map.layer_ids.items():
         module: Any = channel_groups.channel_map.modules.get(layer)
         if isinstance(module, nn.Embedding):

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with as many heads as are left, which PyTorch's own cannot have."""
+"""``nn.MultiheadAttention`` whose heads can be cut; PyTorch's own fixes their number to the embedding width."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OPTIONS = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weight
 
 
 class HeadAttention(nn.Module):
-    """Computes what ``nn.MultiheadAttention`` does, with heads whose number is free of the width around them.
+    """Computes ``nn.MultiheadAttention`` with any number of heads, independent of the embedding width.
 
-    It takes and gives the same, but no masks that differ from head to head.
+    It has the same inputs and outputs, but accepts no mask that differs between heads.
     """
 
     def __init__(self, dense: nn.MultiheadAttention) -> None:
@@ -32,14 +32,14 @@ class HeadAttention(nn.Module):
 
     @property
     def num_heads(self) -> int:
-        """How many are left."""
+        """The number of heads."""
         heads: int = self.q.out_features // self.head_size
         return heads
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, tokens, width) each, or (tokens, batch, width) → the same, and the weights when they are needed."""
+        """(batch, tokens, width) each, or (tokens, batch, width) → the same, and the attention weights if requested."""
         options = dict(zip(OPTIONS, given, strict=False)) | named
         unbatched = query.dim() == 2
         if unbatched:
@@ -64,9 +64,9 @@ class HeadAttention(nn.Module):
 
 
 def make_heads_prunable(model: nn.Module) -> nn.Module:
-    """Replace each ``nn.MultiheadAttention`` that can be; the model computes the same.
+    """Replace each ``nn.MultiheadAttention`` by an equivalent whose heads can be cut.
 
-    One with keys or values of its own, or with zeros for keys, stays: nothing of it is cut.
+    Attention with its own key or value bias, or with added zero keys, is not replaced and not cut.
     """
     if isinstance(model, nn.MultiheadAttention):
         return _replacement(model, {})
@@ -87,7 +87,7 @@ def _replacement(module: nn.MultiheadAttention, made: dict[nn.Module, nn.Module]
 
 
 def _projections(dense: nn.MultiheadAttention) -> list[tuple[Any, Any]]:
-    """The weights and biases of queries, keys and values."""
+    """Return the weights and biases of queries, keys and values."""
     joint = dense.in_proj_weight
     weights = joint.chunk(3) if joint is not None else (dense.q_proj_weight, dense.k_proj_weight, dense.v_proj_weight)
     biases = dense.in_proj_bias.chunk(3) if dense.in_proj_bias is not None else (None, None, None)
@@ -107,7 +107,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 
 def _mask(attention: torch.Tensor | None, padding: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Return what is added to the scores, (tokens, keys) or (batch, 1, 1, keys): -inf where nothing is read."""
+    """Return the mask to add to the scores, (tokens, keys) or (batch, 1, 1, keys): -inf at keys that are not read."""
     masks = []
     if attention is not None:
         if attention.dim() != 2:

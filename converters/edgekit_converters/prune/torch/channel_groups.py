@@ -1,4 +1,4 @@
-"""Where a PyTorch module can be cut: its units sorted into groups, and what each group's channels are of each layer."""
+"""Sort the element sets of a PyTorch module into channel groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit_converters.prune.torch.union_find import UNTRACKED, Ids
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """A group, and the unit that each of its channels is."""
+    """A group, and for each of its channels the set of elements that are cut with it."""
 
     info: Group
     roots: tuple[int, ...]  # by channel
@@ -24,18 +24,18 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """All groups of a module, and the layers that stay whole."""
+    """All channel groups of a module, and the layers that cannot be cut."""
 
     channel_map: ChannelMap
     groups: tuple[ChannelGroup, ...]
     unprunable: tuple[tuple[str, str], ...]  # (layer, why)
 
     def layer_roots(self) -> dict[tuple[str, str], Ids]:
-        """Return the units of what each layer takes, gives or lets through: (layer, side) -> (n,)."""
+        """Return the sets of the elements that each layer reads, produces or passes on: (layer, side) -> (n,)."""
         return {key: self.channel_map.union_find.roots(ids) for key, ids in self.channel_map.layer_ids.items()}
 
     def channels(self, axis_ids: Ids) -> Channels:
-        """Return how many entries there are along a line of units, in terms of the groups."""
+        """Return the size of an axis as a function of the widths of the groups."""
         roots = self.channel_map.union_find.roots(axis_ids)
         known = {root: group.info for group in self.groups for root in group.roots}
         counts = Counter(known[root].name for root in roots.tolist() if root in known)
@@ -44,13 +44,13 @@ class ChannelGroups:
         return Channels(len(roots) - sum(counts.values()), parts)
 
     def without(self, refused: Mapping[str, str]) -> ChannelGroups:
-        """Return the same with some groups, by name, left whole, each for a reason."""
+        """Return the same without some groups, by name, each with a reason."""
         left = tuple(group for group in self.groups if group.info.name not in refused)
         added = [(layer, why) for s in self.groups if (why := refused.get(s.info.name)) for layer in s.info.producers]
         return ChannelGroups(self.channel_map, left, (*self.unprunable, *added))
 
     def removed_roots(self, kept: Mapping[str, Iterable[int]]) -> set[int]:
-        """Return the units that go where of some groups, by name, only some channels stay."""
+        """Return the sets to remove if only some channels of some groups are kept."""
         found: set[int] = set()
         for group in self.groups:
             if group.info.name in kept:
@@ -60,7 +60,7 @@ class ChannelGroups:
 
 
 def group_channels(channel_map: ChannelMap) -> ChannelGroups:
-    """Sort a module's units into groups: units are alike when they are as many entries of the same layers."""
+    """Sort the sets into groups: sets of one group have equally many elements in the same layers."""
     layer_ids = {key: channel_map.union_find.roots(ids) for key, ids in channel_map.layer_ids.items()}
     entries: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
     for key, axis_ids in layer_ids.items():
@@ -119,5 +119,5 @@ def _unprunable(
 
 
 def positions(axis_ids: Ids, removed: set[int]) -> list[int]:
-    """Return where along a line of units there are some that go."""
+    """Return the positions along an axis whose elements are removed."""
     return np.flatnonzero(np.isin(axis_ids, list(removed))).tolist() if removed else []

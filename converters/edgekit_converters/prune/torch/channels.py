@@ -1,4 +1,4 @@
-"""The channels of a PyTorch module: which elements each of its layers and operations takes and gives."""
+"""The channels of a PyTorch module: which elements each of its layers and operations reads and produces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SizeUse:
-    """A place where a forward pass may hold a number of channels that was right before they were cut."""
+    """A place where the code of a forward pass may use a number of channels that a cut changes."""
 
     owner: str  # the module whose ``forward`` it is in
     ids: Ids  # (n,): the number is n, and becomes as many as are left
@@ -26,7 +26,7 @@ class SizeUse:
 
 @dataclass
 class ChannelMap:
-    """A module's layers and operations with the ids of what they take and give."""
+    """The ids of the elements that each layer and operation of a module reads and produces."""
 
     program: fx.GraphModule
     modules: dict[str, torch.nn.Module]  # by path
@@ -44,19 +44,22 @@ class ChannelMap:
 
     @staticmethod
     def shape(node: Any) -> Shape:
-        """Return a tensor's shape."""
+        """Return the shape of a tensor."""
         value = node.meta.get("val") if isinstance(node, fx.Node) else None
         return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
     def layer(self, weight: Any, kinds: type | tuple[type, ...]) -> str | None:
-        """Return the path of the layer that a parameter or buffer belongs to; None when it is none of ``kinds``."""
+        """Return the path of the layer that owns a parameter or buffer; None if it is not one of ``kinds``."""
         if not isinstance(weight, fx.Node) or weight.op != "get_attr":
             return None
         path = str(weight.target).removeprefix("module.").rpartition(".")[0]
         return path if isinstance(self.modules.get(path), kinds) else None
 
     def join_layer(self, layer: str, side: str, ids: Ids) -> Ids:
-        """Note what a layer takes or gives, (n,); a layer that runs twice has the same channels both times."""
+        """Record the channels that a layer reads or produces, (n,).
+
+        A layer that runs twice has the same channels both times.
+        """
         known = self.layer_ids.setdefault((layer, side), ids)
         if known is not ids:
             for mine, other in ((known, ids), (ids, known)):
@@ -65,19 +68,20 @@ class ChannelMap:
         return known
 
     def keep_inputs(self, node: fx.Node, why: str) -> None:
-        """Let whatever goes into an operation stay."""
+        """Mark all inputs of an operation as not to be cut."""
         for one in node.all_input_nodes:
             self.keep(self.tensor_ids.get(one), why)
 
     def keep(self, state: TensorIds | None, why: str) -> None:
-        """Let the elements of a tensor stay, or of several."""
+        """Mark the elements of one or several tensors as not to be cut."""
         for ids in state if isinstance(state, list) else [state] if state is not None else []:
             self.union_find.keep(ids, why)
 
     def mix(self, ids: Ids, axes: list[int], why: str) -> Ids:
         """Return the ids after an operation that mixes all elements along ``axes``.
 
-        What varies along these alone must stay; where there is another axis, whole slices of it are units.
+        Elements that vary only along these axes must stay. If they also vary along another axis, whole slices of it are
+        joined.
         """
         mixed = [axis for axis in varying_axes(ids) if axis in axes]
         if mixed == varying_axes(ids) and mixed:
@@ -86,7 +90,7 @@ class ChannelMap:
         return compact(self.union_find.join_along(ids, mixed))
 
     def combine(self, operands: list[tuple[Ids, Shape]], axes: int, why: str) -> Ids:
-        """Join what an element-wise operation combines, each given as (ids, shape) and broadcast to ``axes`` axes."""
+        """Join the operands of an element-wise operation, each (ids, shape), broadcast to ``axes`` axes."""
         aligned = [(_with_rank(ids, axes), (1,) * (axes - len(shape)) + shape) for ids, shape in operands]
         common = np.broadcast_shapes(*(ids.shape for ids, _ in aligned))
         full = [np.broadcast_to(ids, common) for ids, _ in aligned]
@@ -106,24 +110,24 @@ Rule = Callable[[ChannelMap, fx.Node], TensorIds]
 
 
 def operator(node: fx.Node) -> str:
-    """Return an operation's plain name: ``add`` for ``aten.add.Tensor``."""
+    """Return the plain name of an operation: ``add`` for ``aten.add.Tensor``."""
     return str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.name))).split(".")[0]
 
 
 def owner(node: fx.Node) -> str:
-    """Return the path of the module whose ``forward`` an operation is in."""
+    """Return the path of the module whose ``forward`` contains an operation."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = str(stack[-1][0]) if stack else ""
     return path.removeprefix("L['self'].").removeprefix("L['self']").removeprefix("module").removeprefix(".")
 
 
 def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
-    """Return an argument of an operation, wherever it was given."""
+    """Return an argument of an operation, given by position or by name."""
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
 def axes_of(said: Any, count: int) -> list[int]:
-    """Return the axes that an argument names, counted from the front; all of them where it names none."""
+    """Return the axes that an argument names, counted from the front; all axes if it names none."""
     if said is None or said == []:
         return list(range(count))
     return [axis % count for axis in ([said] if isinstance(said, int) else said)]

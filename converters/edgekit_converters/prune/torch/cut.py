@@ -1,8 +1,8 @@
-"""Cut a PyTorch module, and prove that what is left computes what it should.
+"""Cut a PyTorch module, and check the result by running it.
 
-Forward passes hold numbers of channels (``x.view(-1, self.hidden)``): where one does, the attribute that holds it is
-looked for and set. Whether a cut is right is not believed but tried, before it is offered: a module without some
-channels has to give what the whole module gives when no layer reads those channels.
+A forward pass may use a number of channels (``x.view(-1, self.hidden)``). The attribute that stores it is found by
+trial and set after a cut. Every group is tried before it is offered: a module without some channels must compute the
+same as the original module in which no layer reads these channels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True)
 class StoredSize:
-    """An attribute that holds a number of channels."""
+    """An attribute of a module that stores a number of channels."""
 
     owner: str  # path of the module
     attribute: str
@@ -47,7 +47,7 @@ class StoredSize:
 def slice_weights(
     model: nn.Module, channel_groups: ChannelGroups, removed: set[int], stored_sizes: Sequence[StoredSize] = ()
 ) -> None:
-    """Take units out of a module, and set the attributes that hold their number."""
+    """Slice the removed channels out of all weights, and set the attributes that store their number."""
     for (layer, side), axis_ids in channel_groups.layer_roots().items():
         out = positions(axis_ids, removed)
         if out:
@@ -59,10 +59,10 @@ def slice_weights(
 def find_stored_sizes(
     model: nn.Module, channel_groups: ChannelGroups, inputs: Tensors
 ) -> tuple[ChannelGroups, tuple[StoredSize, ...]]:
-    """Return the groups that can really be cut, and the attributes to set then.
+    """Return the groups that can be cut, and the attributes to set after a cut.
 
-    Each group whose number of channels may be held somewhere is tried by itself, then all together; every other
-    channel goes.
+    Each group whose size may be stored somewhere is tried alone, then all groups together, with every other channel
+    removed.
     """
     found: dict[str, tuple[StoredSize, ...]] = {}
     refused: dict[str, str] = {}
@@ -87,9 +87,9 @@ def find_mismatch(
     stored_sizes: Sequence[StoredSize],
     inputs: Tensors,
 ) -> str | None:
-    """Say why a module without some units is not what it should be; None when it is.
+    """Return why a pruned module computes something wrong; None if it is correct.
 
-    It should give what the whole one gives whose layers read nothing of these units.
+    It must compute the same as the original module whose layers do not read the removed channels.
     """
     zeroed = copy.deepcopy(model)
     for (layer, side), axis_ids in channel_groups.layer_roots().items():
@@ -101,14 +101,14 @@ def find_mismatch(
 
 
 def run(model: nn.Module, inputs: Tensors) -> list[torch.Tensor]:
-    """Return a module's outputs."""
+    """Return the outputs of a module."""
     with torch.no_grad():
         leaves = torch.utils._pytree.tree_leaves(model(*inputs))
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def output_mismatch(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensors) -> str | None:
-    """Say how far a module is from giving what is wanted; None when it gives that."""
+    """Return how the outputs of a module differ from the expected ones; None if they are equal."""
     try:
         got = run(model, inputs)
     except FORWARD_ERRORS as error:
@@ -130,7 +130,7 @@ def _try_group(
     found: dict[str, tuple[StoredSize, ...]],
     refused: dict[str, str],
 ) -> None:
-    """Try a group by itself, first without setting anything, then with all candidates, then with fewer of them."""
+    """Try a group alone: first without setting attributes, then with all candidates, then with fewer of them."""
     removed = _every_other([group])
     candidates = list(_candidates(model, channel_groups, group))
     combinations = (
@@ -151,7 +151,7 @@ def _try_group(
 
 
 def _candidates(model: nn.Module, channel_groups: ChannelGroups, group: ChannelGroup) -> Iterator[StoredSize]:
-    """The attributes that hold a number which cutting a group changes, in modules whose forward pass may read it."""
+    """Yield the attributes that store a number which a cut of the group changes, in modules that may read them."""
     seen = set()
     for use in channel_groups.channel_map.size_uses:
         roots = _units(channel_groups, use)

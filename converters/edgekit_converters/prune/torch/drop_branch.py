@@ -1,7 +1,7 @@
-"""Residual branches of PyTorch modules: the forward pass of a module that adds, without one of the operands.
+"""Remove residual branches of PyTorch modules: the forward pass of the adding module, without one of the operands.
 
-Only the module whose own forward pass has the addition is traced (``torch.fx``), its children are called as they are.
-Where its Python decides by values, it cannot be traced, and its branches stay.
+Only the module whose own forward pass has the addition is traced (``torch.fx``); its child modules are called as they
+are. A forward pass whose Python code depends on values cannot be traced, and its branches are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Edit = Callable[[fx.Graph, fx.Node, fx.Node], None]  # graph, addition, the oper
 
 
 class _Shallow(fx.Tracer):
-    """Traces one forward pass, and none of the children's."""
+    """Traces one forward pass, but not those of child modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Call every child as it is."""
@@ -44,17 +44,17 @@ class _Shallow(fx.Tracer):
 
 
 def removable_branches(model: nn.Module, inputs: Tensors) -> tuple[RemovableBranch, ...]:
-    """Return the operands of additions that can be left out of a module."""
+    """Return the operands of additions that can be removed from a module."""
     return tuple(operand for _, operand, _ in _found(model, inputs))
 
 
 def without_branches(model: nn.Module, inputs: Tensors, names: Sequence[str]) -> nn.Module:
-    """Return a copy of a module without some branches, after proving that this is all that it is without.
+    """Return a copy of a module without some branches, after checking that nothing else changed.
 
     Raises:
-        ConversionError: there is no such branch, or something else of the module changes with it.
+        ConversionError: there is no such branch, or another part of the module changes with it.
     """
-    known = {one.name: (path, at) for path, one, at in _found(model, inputs)}
+    known = {one.name: (path, index) for path, one, index in _found(model, inputs)}
     for name in names:
         if name not in known:
             raise ConversionError(
@@ -69,7 +69,7 @@ def without_branches(model: nn.Module, inputs: Tensors, names: Sequence[str]) ->
 
 
 def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, RemovableBranch, ResidualPath]]:
-    """Yield the path of a module, an operand in its forward pass, and where."""
+    """Yield the path of a module, a removable operand in its forward pass, and its position."""
     for path, taken in _calls(model, inputs).items():
         module = model.get_submodule(path)
         graph = _traced(module, taken)
@@ -79,18 +79,15 @@ def _found(model: nn.Module, inputs: Tensors) -> Iterator[tuple[str, RemovableBr
         times = Counter(node.target for node in nodes if node.op == "call_module")
         paths = list(removable_paths(steps, [place for place, node in enumerate(nodes) if node.op == "output"]))
         for one in paths:
-            inside = Counter(nodes[place].target for place in one.steps if nodes[place].op == "call_module")
+            inside = Counter(nodes[place].target for place in one.nodes if nodes[place].op == "call_module")
             if inside and all(times[name] == count for name, count in inside.items()):
-                addition = branch_name(f"{path}.{nodes[one.at].name}".lstrip("."), one, paths)
+                addition = branch_name(f"{path}.{nodes[one.index].name}".lstrip("."), one, paths)
                 layers = frozenset(f"{path}.{name}".lstrip(".") for name in inside)
-                yield path, RemovableBranch(addition, str(steps[one.at].shape), layers), one
+                yield path, RemovableBranch(addition, str(steps[one.index].shape), layers), one
 
 
 def _calls(model: nn.Module, inputs: Tensors) -> dict[str, tuple[Any, Any]]:
-    """What each module with children takes, by path; of those that are called once.
-
-    Lists are copied: DenseNet appends to the list of features that its layers were called with.
-    """
+    """Return the inputs of each module with children, by path, if it is called once."""
     taken: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)
     hooks = [
         module.register_forward_pre_hook(
@@ -125,7 +122,7 @@ def _traced(module: nn.Module, taken: tuple[Any, Any]) -> fx.Graph | None:
 
 
 def _steps(graph: fx.Graph) -> list[GraphNode]:
-    """Return the nodes of a forward pass as steps; a parameter takes nothing, and goes with the steps that read it."""
+    """Return the nodes of a forward pass; a parameter reads nothing, and is removed with its readers."""
     places = {node: place for place, node in enumerate(graph.nodes)}
     steps = []
     for node in graph.nodes:
@@ -155,7 +152,7 @@ def _edited(model: nn.Module, places: Sequence[tuple[str, ResidualPath]], edit: 
         graph = _Shallow().trace(module)
         nodes = list(graph.nodes)
         for one in paths:
-            edit(graph, nodes[one.at], nodes[one.at].args[one.operand])
+            edit(graph, nodes[one.index], nodes[one.index].args[one.operand])
         short = RewiredModule(module, graph).train(module.training)
         short.delete_all_unused_submodules()
         if not path:
@@ -178,7 +175,7 @@ def _leave_out(graph: fx.Graph, addition: fx.Node, operand: fx.Node) -> None:
 
 
 def _silence(graph: fx.Graph, addition: fx.Node, operand: fx.Node) -> None:
-    """Add nothing instead, without leaving anything out."""
+    """Add zeros instead of the operand, without removing anything."""
     with graph.inserting_before(addition):
         nothing = graph.call_function(torch.zeros_like, (operand,))
         addition.replace_input_with(operand, nothing)

@@ -1,9 +1,9 @@
-"""Layers with fewer channels, by torch-pruning: the one file that knows it.
+"""Layers with fewer channels, by torch-pruning: the only file that uses it.
 
-Of torch-pruning we take how a layer is made smaller, not how layers hang together: its graph comes from autograd, so
-it loses frozen layers without a word, and takes every operation it does not know (padding, a product of matrices, a
-split of the last axis) for an element-wise one. What else it does to a layer is made good here: it thaws frozen
-parameters, and leaves the groups of a convolution or GroupNorm and the statistics of InstanceNorm as they were.
+torch-pruning makes single layers smaller here. Its dependency graph is not used: it comes from autograd, so it misses
+frozen layers without a warning, and it treats unknown operations (padding, a matrix product, a split of the last axis)
+as element-wise. This file also corrects side effects on layers: torch-pruning unfreezes parameters, and does not update
+the groups of a convolution or GroupNorm and the statistics of InstanceNorm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ InstanceNorm = nn.modules.instancenorm._InstanceNorm
 
 @functools.cache
 def _cutters() -> tuple[tuple[type, Any, Any], ...]:
-    """Return for each kind of layer what makes it give less, and what makes it take less."""
+    """Return for each kind of layer the functions that cut its outputs and its inputs."""
     import torch_pruning as pruning
 
     return (
@@ -37,9 +37,9 @@ def _cutters() -> tuple[tuple[type, Any, Any], ...]:
 
 
 def cut_layer(model: nn.Module, path: str, side: str, removed: list[int]) -> None:
-    """Take some of the channels that a layer takes ("in"), gives ("out") or lets through ("through").
+    """Remove channels that a layer reads ("in"), produces ("out") or passes on ("through").
 
-    ``path`` may also name a parameter of a module; ``side`` is "axis N" then.
+    ``path`` may also name a parameter of a module; ``side`` is then "axis N".
 
     Raises:
         ConversionError: the layer is as large as before.
@@ -80,7 +80,7 @@ def _cut(layer: Any, side: str, removed: list[int]) -> None:
 
 
 def _cut_grouped(layer: Any, side: str, removed: list[int], give: Any) -> None:
-    """Take whole groups: the weights lie by output, so what it takes is but a number."""
+    """Remove whole groups: the weights are stored by output, so the input side only changes the sizes."""
     if side == "in":
         layer.groups -= len(removed) * layer.groups // layer.in_channels
         layer.in_channels -= len(removed)
@@ -89,7 +89,7 @@ def _cut_grouped(layer: Any, side: str, removed: list[int], give: Any) -> None:
 
 
 def _cut_parameter(holder: nn.Module, name: str, axis: int, removed: list[int]) -> None:
-    """Take entries of a module's own parameter along an axis."""
+    """Remove entries of a module's own parameter along an axis."""
     from torch_pruning.pruner.function import ParameterPruner
 
     cutter = ParameterPruner(pruning_dim=axis)
@@ -98,7 +98,7 @@ def _cut_parameter(holder: nn.Module, name: str, axis: int, removed: list[int]) 
 
 
 def zero_inputs(model: nn.Module, path: str, unread: list[int]) -> None:
-    """Let a layer read nothing of some of the channels that it takes, without making it smaller."""
+    """Zero the weights with which a layer reads some channels, without making it smaller."""
     layer: Any = model.get_submodule(path)
     if isinstance(layer, Conv) and layer.groups > 1:
         return  # lets channels through, one beside the other: what comes after it does not read them

@@ -1,8 +1,8 @@
-"""Follow channels through a PyTorch module: which elements of which layer are the same channel of which other layer.
+"""Track channels through a PyTorch module: which elements of which layers are the same channel.
 
-The module is exported (``torch.export``), so that what is followed is what it computes, operation by operation. Each
-layer's outputs are elements of their own; operations join elements (an addition, a head's dot product), carry them
-on, or mix them (``torch_rules.py``). What an operation without a rule takes is never cut, and the reason is kept.
+The module is exported with ``torch.export``, so the operations are those that it computes. Each layer produces new
+elements. Operations join elements (an addition, the dot product of a head), move them, or mix them; the rules are in
+``propagation_rules.py``. Elements that go into an operation without a rule are never cut, and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgekit_converters.prune.torch.union_find import Ids, compact, varying_axes
 
 
 def propagate_channels(program: fx.GraphModule, module: torch.nn.Module) -> ChannelMap:
-    """Follow the channels of an exported module; ``module`` is what ``program`` was exported from."""
+    """Track the channels of an exported module; ``module`` is the one that ``program`` was exported from."""
     channels = ChannelMap(program, dict(module.named_modules(remove_duplicate=False)))
     for node in program.graph.nodes:
         if node.op == "output":
@@ -48,7 +48,7 @@ def _as_list(state: TensorIds | None) -> list[Ids]:
 
 
 def _keep_shared(channels: ChannelMap, module: torch.nn.Module) -> None:
-    """Let layers stay whose parameters are those of another layer as well."""
+    """Mark layers that share their parameters with another layer as not to be cut."""
     owners: dict[int, set[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), set()).add(name)
@@ -61,7 +61,10 @@ def _keep_shared(channels: ChannelMap, module: torch.nn.Module) -> None:
 
 
 def _unify_slices(channels: ChannelMap) -> None:
-    """Make every unit a slice of each tensor it is in: whatever varies along two axes is cut along the outer one."""
+    """Make every set a slice of each tensor that holds it.
+
+    Elements that vary along two axes are cut along the outer one.
+    """
     tensors = [ids for state in channels.tensor_ids.values() for ids in _as_list(state) if varying_axes(ids)]
     settled = False
     while not settled:
@@ -88,14 +91,14 @@ def _find_size_uses(channels: ChannelMap) -> None:
 
 
 def cut_axis_ids(channels: ChannelMap, ids: Ids) -> Iterator[Ids]:
-    """The ids along the axis that a tensor is cut along, (n,): none or one."""
+    """Yield the ids along the axis that a tensor is cut along, (n,): none or one."""
     roots = compact(channels.union_find.roots(ids))
     for axis in varying_axes(roots):
         yield np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)[:, 0]
 
 
 def _pads(channels: ChannelMap, node: fx.Node) -> Iterator[Ids]:
-    """The elements that padding has added: before, after, and both."""
+    """Yield the elements that padding adds: before, after, and both."""
     for axis_ids in cut_axis_ids(channels, channels.ids(node)):
         old = channels.ids(node.args[0])
         inner = next(iter(cut_axis_ids(channels, old)), np.empty(0, np.int64))

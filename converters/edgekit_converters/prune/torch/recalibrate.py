@@ -1,10 +1,10 @@
-"""Repair a PyTorch module that was cut, from samples without labels.
+"""Correct a pruned PyTorch module with samples, without labels.
 
 Least squares (He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, eq. 3): a layer that
-reads fewer channels gets the weights W with which its output on them comes closest to the dense module's,
-``min ‖Y - XW‖² + λ‖W - W₀‖²``, where X are the channels that are left, Y what the dense layer gives at the same places,
-and W₀ its weights for them. Layers are solved in the order in which they run, each on what those before it give now.
-BatchNorm's statistics are taken anew after that: plain means and variances over all samples.
+reads fewer channels gets the weights W whose output comes closest to that of the original layer,
+``min ‖Y - XW‖² + λ‖W - W₀‖²``. X are the remaining channels, Y the outputs of the original layer at the same positions,
+and W₀ the present weights. Layers are solved in the order of execution, each on the outputs of the corrected layers
+before it. After that, BatchNorm's statistics are estimated again as means and variances over all samples.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Conv = nn.modules.conv._ConvNd
 
 @dataclass(frozen=True)
 class OriginalModule:
-    """The module as it was, and the units that it has more."""
+    """The module before the cut, and the element sets that were removed from it."""
 
     model: nn.Module
     groups: ChannelGroups
@@ -47,7 +47,7 @@ class OriginalModule:
 def reconstruct_weights(
     small: nn.Module, dense: OriginalModule, live: LoadedModel, request: RecalibrateRequest
 ) -> None:
-    """Solve for the weights of each layer that reads fewer channels than in the dense module."""
+    """Solve for the weights of each layer that reads fewer channels than in the original module."""
     batch = input_tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
         return  # a batch is what the equations are made of
@@ -72,7 +72,10 @@ def reconstruct_weights(
 
 
 def update_batch_norm(small: nn.Module, live: LoadedModel, request: RecalibrateRequest) -> None:
-    """Take BatchNorm's means and variances anew, over all samples, each layer's on what those before it give now."""
+    """Estimate BatchNorm's means and variances over all samples.
+
+    Each layer sees the outputs of the pruned layers before it.
+    """
     layers = [one for one in small.modules() if isinstance(one, BatchNorm) and one.running_mean is not None]
     if not layers:
         return
@@ -98,7 +101,7 @@ def update_batch_norm(small: nn.Module, live: LoadedModel, request: RecalibrateR
 
 
 def takes_batches(model: nn.Module, batch: Tensors) -> bool:
-    """Tell whether two samples together give what they give alone: forward passes may fix their batch."""
+    """Tell whether two samples in a batch give the same results as one by one: some modules fix their batch size."""
     pair = tuple(one[:2] for one in batch)
     if len(pair[0]) < 2:
         return False
@@ -111,7 +114,7 @@ def takes_batches(model: nn.Module, batch: Tensors) -> bool:
 
 @dataclass
 class _Sums:
-    """Sums over all that a normalization has seen, by channel."""
+    """Sums over all inputs of a normalization, by channel."""
 
     count: int = 0
     total: Any = 0.0
@@ -138,7 +141,7 @@ class _Sums:
 
 @dataclass
 class _TargetOutputs:
-    """What the dense layers give at some places: layer -> (rows, outputs)."""
+    """Outputs of the original layers at some positions: layer -> (rows, outputs)."""
 
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -199,20 +202,23 @@ def _count(live: LoadedModel, request: RecalibrateRequest) -> int:
 
 
 def _places(count: int) -> np.ndarray:
-    """Return some rows, the same for the same count."""
+    """Return some row indices, always the same for the same count."""
     if count <= ROWS:
         return np.arange(count)
     return np.sort(np.random.default_rng(count).choice(count, ROWS, replace=False))
 
 
 def _read_linear(module: nn.Linear, taken: torch.Tensor) -> torch.Tensor:
-    """What a linear layer reads: (rows, features)."""
+    """Return what a linear layer reads: (rows, features)."""
     flat = taken.reshape(-1, taken.shape[-1])
     return flat[_places(len(flat))]
 
 
 def _read_convolution(module: Any, taken: torch.Tensor) -> torch.Tensor:
-    """What a convolution reads at some places of its output: (rows, channels * kernel), in the order of its weights."""
+    """Return what a convolution reads at some output positions.
+
+    The shape is (rows, channels * kernel), in the order of the weights.
+    """
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = functional.pad(taken, module._reversed_padding_repeated_twice, mode=mode)
     reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
@@ -224,7 +230,7 @@ def _read_convolution(module: Any, taken: torch.Tensor) -> torch.Tensor:
 
 
 def _offsets(module: Any, at: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """The places that each entry of a kernel reads."""
+    """Yield the input positions that each entry of a kernel reads."""
     for entry in itertools.product(*(range(size) for size in module.kernel_size)):
         yield [
             place * stride + step * dilation

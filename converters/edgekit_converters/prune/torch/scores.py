@@ -1,4 +1,4 @@
-"""Score the channels of a PyTorch module: sums over its weights, and over their gradients where they are wanted."""
+"""Score the channels of a PyTorch module from its weights, and from their gradients if the importance needs them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Norm = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, 
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """How the channels of a layer lie on one of its parameters."""
+    """The axis of a parameter that holds channels of a layer."""
 
     parameter: nn.Parameter
     axis: int
@@ -40,7 +40,7 @@ class ParameterSlice:
 def channel_scores(
     live: LoadedModel, model: nn.Module, channel_groups: ChannelGroups, request: ScoreRequest
 ) -> dict[str, np.ndarray]:
-    """Return by group what each of its channels is worth, (width,) float64; ``model`` is a copy of the module.
+    """Return by group the importance of each channel, (width,) float64; ``model`` is a copy of the module.
 
     Raises:
         DataError: gradients are wanted of no data, or labels do not fit the module.
@@ -119,7 +119,7 @@ def _sum_along(weight_slice: ParameterSlice, values: torch.Tensor) -> np.ndarray
 def _gradients(
     live: LoadedModel, model: nn.Module, slices: list[ParameterSlice], request: ScoreRequest
 ) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
-    """Return sums along each lie of θ·∂L/∂θ and of (∂L/∂θ)², batch by batch, each (size of the axis,)."""
+    """Return for each slice the sums of θ·∂L/∂θ and of (∂L/∂θ)² along its axis, by batch, each (size of the axis,)."""
     loss = _loss(score_loss(live, request))
     for one in model.parameters():
         one.requires_grad_(True)  # frozen ones tell as much as others
@@ -156,7 +156,7 @@ def _summed(model: nn.Module, batch: tuple[torch.Tensor, ...], loss: Loss, given
 
 
 def _loss(what: ScoreLoss) -> Loss:
-    """Return the loss of the first output, as a function of output, input and labels; summed over samples."""
+    """Return the loss of the first output, as a function of output, input and labels, summed over samples."""
 
     def cross_entropy(output: torch.Tensor, _: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
         logits = output.clamp_min(TINY).log() if what.probabilities else output

@@ -1,7 +1,7 @@
-"""Structured pruning of PyTorch modules.
+"""Prune PyTorch modules: one function for each stage.
 
-A cut module is the user's own with smaller layers: its request is the dense one's with the cuts and the weights that
-are left, and opening it cuts the freshly built module in the same way again (:func:`repeat_cuts`).
+A pruned module is the user's own module with smaller layers. Its request is that of the original module plus the cuts
+and the remaining weights. Opening it builds the module again and repeats the cuts (:func:`repeat_cuts`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class ModuleAnalysis:
-    """What is known of a module: where it can be cut, and what has to be set then."""
+    """The channel groups of a module, and the attributes to set after a cut."""
 
     groups: ChannelGroups
     stored_sizes: tuple[StoredSize, ...]
@@ -59,7 +59,7 @@ _analyses: weakref.WeakKeyDictionary[nn.Module, ModuleAnalysis] = weakref.WeakKe
 
 
 def analyze(live: LoadedModel) -> PruningGraph:
-    """Find what of a module can be cut.
+    """Find the channel groups of a module.
 
     Raises:
         SourceError: it cannot be exported, or nothing of it can be cut; the message says why.
@@ -68,7 +68,7 @@ def analyze(live: LoadedModel) -> PruningGraph:
 
 
 def analysis_of(live: LoadedModel) -> ModuleAnalysis:
-    """Return what is known of an open module, found once.
+    """Return the analysis of an open module, computed once.
 
     Raises:
         SourceError: as :func:`analyze`.
@@ -85,12 +85,12 @@ def analysis_of(live: LoadedModel) -> ModuleAnalysis:
 
 
 def prunable_copy(live: LoadedModel) -> nn.Module:
-    """Return a copy of an open module, in evaluation mode, whose attention can have any number of heads."""
+    """Return a copy of an open module, in evaluation mode, whose attention heads can be cut."""
     return make_heads_prunable(copy.deepcopy(live.handle.module)).eval()
 
 
 def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
-    """Say what every channel is worth; formulas in ``importance.py``.
+    """Score the importance of every channel; the formulas are in ``importance.py``.
 
     Raises:
         DataError: an importance that looks at gradients got no data, or labels that do not fit.
@@ -103,7 +103,7 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
 
 
 def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -> SourceRequest:
-    """Make the smaller module, prove it, and leave its weights in ``folder``.
+    """Cut channels, check the result, and write the remaining weights into ``folder``.
 
     Raises:
         ConversionError: a cut does not fit, takes nothing away, or leaves a module that does not compute or cost what
@@ -121,7 +121,7 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
 
 
 def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path) -> SourceRequest:
-    """Make the module without some of its branches, prove it, and leave its weights in ``folder``.
+    """Remove residual branches, check the result, and write the remaining weights into ``folder``.
 
     Raises:
         ConversionError: there is no such branch, or something else of the module changes with it.
@@ -134,7 +134,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
 
 
 def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
-    """Repair a cut module from samples, and leave its weights in ``folder``; see ``torch_mend.py``."""
+    """Correct a pruned module with samples, and write its weights into ``folder``; see ``recalibrate.py``."""
     small = copy.deepcopy(live.handle.module)
     if request.dense is not None and request.cuts:
         dense = reopen(request.dense.request)
@@ -152,12 +152,12 @@ def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) ->
 
 
 def repeat_cuts(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.Module:
-    """Cut a freshly built module as :func:`cut_channels` and :func:`drop_branches` cut one like it.
+    """Cut a freshly built module as :func:`cut_channels` and :func:`drop_branches` did.
 
-    Its weights are loaded afterwards.
+    The weights are loaded afterwards.
 
     Raises:
-        ConversionError: the module is not built as it was then.
+        ConversionError: the module differs from the one that was cut.
     """
     model = make_heads_prunable(model).eval()
     run(model, inputs)  # weights that are computed before each pass can be copied after one without gradients
@@ -187,7 +187,7 @@ def _analyze(model: nn.Module, inputs: Tensors) -> ModuleAnalysis:
 
 
 def _with_random_weights(model: nn.Module) -> nn.Module:
-    """Return a copy with seeded weights: what is found out by trying must not depend on which weights are loaded."""
+    """Return a copy with seeded weights, so that trials give the same result for any loaded weights."""
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(SEED)
     for one in (*model.parameters(), *model.buffers()):
@@ -202,7 +202,7 @@ def _with_random_weights(model: nn.Module) -> nn.Module:
 
 
 def reasons(whole: Sequence[tuple[str, str]], count: int = 8) -> str:
-    """Return a line a layer that is left whole, and why."""
+    """Return a line for each layer that cannot be cut, with the reason."""
     told_of = [f"\n  {layer or 'the module itself'}: {why}" for layer, why in whole[:count]]
     more = [f"\n  and {len(whole) - count} more"] if len(whole) > count else []
     return "".join((*told_of, *more)) or " it has no convolution or linear layer with a layer after it"
@@ -249,7 +249,7 @@ def _removed_roots(groups: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
 
 
 def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], inputs: Tensors) -> None:
-    """Refuse a module that does not compute what it should, cannot be exported, or costs more than was said."""
+    """Refuse a pruned module that computes something wrong, cannot be exported, or has another cost than predicted."""
     removed, cut_groups = _removed_roots(analysis.groups, cuts), {one.group for one in cuts}
     producers = [
         layer for group in analysis.groups.groups if group.info.name in cut_groups for layer in group.info.producers
@@ -274,7 +274,7 @@ def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: 
 
 
 def _merged_cuts(before: Sequence[Cut | Drop], after: Sequence[Cut]) -> tuple[Cut | Drop, ...]:
-    """Return the cuts that are the same as first ``before``, then ``after``; a branch that goes between stays there."""
+    """Return the cuts that equal first ``before``, then ``after``; a removed branch between them stays between them."""
     last = list(itertools.takewhile(lambda one: isinstance(one, Cut), reversed(before)))
     kept = {one.group: one.kept for one in reversed(last) if isinstance(one, Cut)}
     for one in after:

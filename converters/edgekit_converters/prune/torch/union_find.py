@@ -1,4 +1,4 @@
-"""Elements of tensors that can only be cut together, and the arrays that say which element of a tensor is which."""
+"""Union-find over the elements of tensors, and arrays of element ids."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ Ids = np.ndarray  # ids of a tensor's elements: as many axes as it has, of size 
 
 
 class UnionFind:
-    """Classes of elements, as a union-find (Tarjan 1975), and those that must stay, each with the reason."""
+    """Sets of elements that are cut together (union-find, Tarjan 1975).
+
+    A set that must stay has a reason.
+    """
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._why: dict[int, str] = {}  # by root
 
     def new(self, count: int) -> Ids:
-        """Return so many new elements, (count,)."""
+        """Return new elements, (count,), each in a set of its own."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return np.arange(start, start + count)
 
     def join(self, one: Ids, other: Ids) -> None:
-        """Make elements at the same place one unit; arrays broadcast, and NONE joins nothing."""
+        """Join the sets of elements at the same position; arrays broadcast, and UNTRACKED elements join nothing."""
         pairs = np.stack([each.ravel() for each in np.broadcast_arrays(one, other)])
         for a, b in np.unique(pairs[:, (pairs >= 0).all(axis=0)], axis=1).T.tolist():
             self._unite(self._root(a), self._root(b))
 
     def join_along(self, ids: Ids, axes: Iterable[int]) -> Ids:
-        """Make elements one unit that differ in nothing but their place along ``axes``; return the ids without them."""
+        """Join elements that differ only in their position along ``axes``; return the ids without these axes."""
         for axis in axes:
             first = ids.take([0], axis)
             self.join(ids, first)
@@ -39,18 +42,18 @@ class UnionFind:
         return ids
 
     def keep(self, ids: Ids, why: str, *, last: bool = False) -> None:
-        """Let nobody cut these elements; the first reason is remembered, unless this is the last word."""
+        """Mark the sets of elements as not to be cut; the first reason is kept, unless ``last`` is set."""
         for root in self.roots(ids[ids >= 0]).tolist():
             self._why[root] = why if last else self._why.get(root, why)
 
     def roots(self, ids: Ids) -> Ids:
-        """Return the unit of each element, by the least of its elements; NONE stays NONE."""
+        """Return the lowest element of each element's set; UNTRACKED stays UNTRACKED."""
         distinct, places = np.unique(ids, return_inverse=True)
         found = np.array([self._root(one) if one >= 0 else UNTRACKED for one in distinct.tolist()], dtype=np.int64)
         return found[places].reshape(ids.shape) if distinct.size else ids.astype(np.int64)
 
     def why(self, root: int) -> str | None:
-        """Say why a unit stays; None when it may be cut."""
+        """Return the reason why a set must stay; None if it can be cut."""
         return self._why.get(root)
 
     def _root(self, one: int) -> int:
@@ -69,7 +72,7 @@ class UnionFind:
 
 
 def untracked(axes: int) -> Ids:
-    """Return the ids of a tensor that no cut touches."""
+    """Return the ids of a tensor with elements that no cut touches."""
     return np.full((1,) * axes, UNTRACKED, dtype=np.int64)
 
 
@@ -88,5 +91,5 @@ def compact(ids: Ids) -> Ids:
 
 
 def along_axis(ids: Ids, axis: int, axes: int) -> Ids:
-    """Return (n,) ids as those along one axis of a tensor."""
+    """Return ids (n,) laid along one axis of a tensor."""
     return ids.reshape([-1 if one == axis else 1 for one in range(axes)])
