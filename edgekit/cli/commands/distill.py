@@ -67,11 +67,12 @@ def command(teacher: str, student: str, as_json: bool, quiet: bool, **typed: Any
       edgekit distill --teacher big.keras --student small.keras --train train.npz --quantize-aware int8 -o ready.keras
       edgekit distill --teacher big.onnx --student small.h5 --train train.npz --log-dir runs/1 --resume
     """
-    from edgekit.cli import terminal
     from edgekit.training.distill import distill, plan_distill
 
     own = {name.removeprefix("teacher_"): typed.pop(name) for name in list(typed) if name in TEACHER}
     plan = plan_distill(build(StudentOptions, typed | {"model": student}), _teacher(teacher, own, typed))
+    from edgekit.cli import terminal
+
     with terminal.progress(enabled=not quiet) as watch, epochs_kept():
         report = distill(plan, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_distillation(report)

@@ -72,10 +72,11 @@ def command(as_json: bool, quiet: bool, **typed: Any) -> None:
       edgekit prune model.keras --prune 0.5 --train train.npz --quantize-aware int8
       edgekit prune model.keras --sparsity 0.8 --train train.npz --epochs 20 --evaluate test.npz
     """
-    from edgekit.cli import terminal
     from edgekit.pruning.command import plan_prune, prune
 
     plan = plan_prune(build(PruneOptions, typed))
+    from edgekit.cli import terminal
+
     with terminal.progress(enabled=not quiet) as watch, epochs_kept() if plan.pruning.training else nullcontext():
         report = prune(plan, watch)
     click.echo(report.to_json(), nl=False) if as_json else terminal.show_pruning(report)
