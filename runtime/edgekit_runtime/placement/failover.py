@@ -14,7 +14,7 @@ from edgekit_runtime.placement.place import place
 if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.placement.load_options import LoadOptions
-    from edgekit_runtime.placement.place import Placed, Placement, VariantKey
+    from edgekit_runtime.placement.place import PlacedSession, Placement, VariantKey
     from edgekit_runtime.tensors import Array
 
 MAX_EVENTS = 100  # the latest are kept
@@ -28,7 +28,7 @@ class Failover:
 
     run_one: Callable[[Any], Array] | None = None  # a session's shortcut is bound to one engine, which may be lost
 
-    def __init__(self, bundle: Bundle, placed: Placed, options: LoadOptions) -> None:
+    def __init__(self, bundle: Bundle, placed: PlacedSession, options: LoadOptions) -> None:
         self._bundle, self._placed, self._options = bundle, placed, options
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._lost: dict[VariantKey, str] = {}
@@ -82,7 +82,7 @@ class Failover:
             self._closed = True
             self._placed.close()
 
-    def _replaced(self, placed: Placed, error: EngineError) -> bool:
+    def _replaced(self, placed: PlacedSession, error: EngineError) -> bool:
         """Replace the session that raised the error if it was lost; return whether another one runs now.
 
         Another thread may have replaced it already.
@@ -113,7 +113,7 @@ class Failover:
         lost.close()
         return Event(name, reason, self._placed.placement.variant, delegate)
 
-    def _next(self) -> Placed:
+    def _next(self) -> PlacedSession:
         try:
             return place(self._bundle, self._options, dict(self._lost))
         except EngineError:  # no other variant is left: open the lost ones again

@@ -78,7 +78,7 @@ class CheckedVariant:
     probe: Probe | None
 
 
-class Placed:
+class PlacedSession:
     """The session of the selected variant, with its placement."""
 
     events: tuple[Event, ...] = ()  # a session in this process cannot lose its variant
@@ -88,7 +88,9 @@ class Placed:
         self.run, self.run_one, self.share, self.close = session.run, session.run_one, session.share, session.close
 
 
-def place(bundle: Bundle, options: LoadOptions = DEFAULTS, lost: Mapping[VariantKey, str] | None = None) -> Placed:
+def place(
+    bundle: Bundle, options: LoadOptions = DEFAULTS, lost: Mapping[VariantKey, str] | None = None
+) -> PlacedSession:
     """Open the best variant that runs on this machine and gives its golden outputs.
 
     Args:
@@ -114,7 +116,7 @@ def place(bundle: Bundle, options: LoadOptions = DEFAULTS, lost: Mapping[Variant
             refused.append((variant, error))
             continue
         refusals = tuple(Refusal(other.name, str(error)) for other, error in refused)
-        return Placed(checked.session, _placement(bundle.manifest, variant, checked, refusals))
+        return PlacedSession(checked.session, _placement(bundle.manifest, variant, checked, refusals))
     raise _no_variant_error(bundle.manifest, refused, options.require)
 
 

@@ -15,11 +15,11 @@ from edgekit_runtime.record import replace
 if TYPE_CHECKING:
     from edgekit_runtime.bundle.reader import Bundle
     from edgekit_runtime.placement.load_options import LoadOptions
-    from edgekit_runtime.placement.place import Placed
+    from edgekit_runtime.placement.place import PlacedSession
 
 TOPIC = "threads"  # in the state cache
 MEASURED_S = 0.1  # for each number of threads
-MIN_GAIN = 0.9  # more threads are taken if a call then takes at most this much of the time
+MAX_TIME_RATIO = 0.9  # more threads are taken if a call then takes at most this much of the time
 
 
 def best_threads(bundle: Bundle, options: LoadOptions) -> int:
@@ -48,7 +48,7 @@ def best_threads(bundle: Bundle, options: LoadOptions) -> int:
             call_s = _call_s(placed, bundle)
         finally:
             placed.close()
-        if call_s < MIN_GAIN * best_s:
+        if call_s < MAX_TIME_RATIO * best_s:
             best, best_s = count, call_s
     state_cache.put(TOPIC, key, {"threads": best})
     return best
@@ -59,7 +59,7 @@ def thread_counts(most: int) -> list[int]:
     return sorted({1 << power for power in range(most.bit_length())} | {most})
 
 
-def _call_s(placed: Placed, bundle: Bundle) -> float:
+def _call_s(placed: PlacedSession, bundle: Bundle) -> float:
     """Return the seconds of the fastest call within ``MEASURED_S``: disturbances only ever make a call slower."""
     values = [bundle.array(path)[0] for path in bundle.manifest.golden_inputs]
     placed.run(values)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Manifest
 
 
-class Loaded(Protocol):
+class LoadedGeneration(Protocol):
     """A generation that was loaded and can run."""
 
     @property
@@ -23,10 +23,10 @@ class Loaded(Protocol):
         """Close the engines and the bundle."""
 
 
-AnyLoaded = TypeVar("AnyLoaded", bound=Loaded)
+AnyGeneration = TypeVar("AnyGeneration", bound=LoadedGeneration)
 
 
-def newer(bundle: Bundle, load: Callable[[str], AnyLoaded], failed: set[str]) -> AnyLoaded | None:
+def newer(bundle: Bundle, load: Callable[[str], AnyGeneration], failed: set[str]) -> AnyGeneration | None:
     """Load the store's current generation if it is not the one that runs.
 
     Args:
