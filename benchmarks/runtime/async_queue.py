@@ -36,11 +36,11 @@ def main() -> None:
 
 def measure(name: str, path: Path, folder: Path, frames: int) -> None:
     """Measure one model on all sides in turns."""
-    judge = interpreter(path)
-    detail = judge.get_input_details()[0]
+    reference = interpreter(path)
+    detail = reference.get_input_details()[0]
     images = np.random.default_rng(0).integers(0, 256, (frames, *detail["shape"])).astype(np.uint8)
     inputs = images.view(np.dtype(detail["dtype"]))
-    write_bundle_of(ir(path, folder), folder / "model.edgekit", judge)
+    write_bundle_of(ir(path, folder), folder / "model.edgekit", reference)
     queues = {key: queue(folder / "model.xml", jobs, options, inputs) for key, (jobs, options) in QUEUES.items()}
     models = {key: edgekit_runtime.load(folder / "model.edgekit", **how) for key, how in MODELS.items()}
     theirs = {f"queue, {key}": go for key, go in queues.items()}

@@ -30,26 +30,26 @@ def interpreter(path: Path) -> Any:
 
 
 def write_bundle_of(
-    model: Path, bundle: Path, judge: Any, steps: Preprocessing | None = None, *, as_directory: bool = False
+    model: Path, bundle: Path, reference: Any, steps: Preprocessing | None = None, *, as_directory: bool = False
 ) -> None:
     """Write a bundle of one image model of one input and one output, both quantized.
 
     Args:
         model: a ``.tflite``, or an ``.xml`` with its ``.bin`` beside it.
         bundle: where to.
-        judge: an interpreter of the model's ``.tflite``, which gives the golden outputs and the quantization.
+        reference: an interpreter of the model's ``.tflite``, which gives the golden outputs and the quantization.
         steps: preprocessing to declare.
         as_directory: write a folder.
     """
-    details = judge.get_input_details()[0], judge.get_output_details()[0]
+    details = reference.get_input_details()[0], reference.get_output_details()[0]
     (scale, zero), (out_scale, out_zero) = (detail["quantization"] for detail in details)
     dtypes = [np.dtype(detail["dtype"]) for detail in details]
     limits = np.iinfo(dtypes[0])
     shape = tuple(map(int, details[0]["shape"]))
     quantized = np.random.default_rng(0).integers(limits.min, limits.max + 1, shape).astype(dtypes[0])
-    judge.set_tensor(details[0]["index"], quantized)
-    judge.invoke()
-    y = (judge.get_tensor(details[1]["index"]).astype(np.float32) - out_zero) * np.float32(out_scale)
+    reference.set_tensor(details[0]["index"], quantized)
+    reference.invoke()
+    y = (reference.get_tensor(details[1]["index"]).astype(np.float32) - out_zero) * np.float32(out_scale)
     x = (quantized.astype(np.float32) - zero) * np.float32(scale)
     artifacts = {f"variants/v/{path.name}": path for path in (model, model.with_suffix(".bin")) if path.exists()}
     bindings = [
