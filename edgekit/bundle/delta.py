@@ -81,6 +81,7 @@ class _EncodedFile:
     contents: list[bytes]
 
     def report(self) -> FileDelta:
+        """Return the sizes of the file."""
         size_bytes, delta_bytes = self.file.size_bytes, sum(map(len, self.contents))
         reused = max(0.0, 1 - delta_bytes / size_bytes) if size_bytes else 1.0
         return FileDelta(self.file.path, size_bytes, delta_bytes, reused)

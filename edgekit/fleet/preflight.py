@@ -77,7 +77,7 @@ def preflight(bundle: BundleSummary, boards: list[BoardRecord], require: str | N
     """Return for each board what it can run of a bundle.
 
     Args:
-        offer: what is to be sent.
+        bundle: summary of the bundle.
         boards: the inventory.
         require: as for ``load``; consider only variants that match this word.
 
@@ -121,7 +121,7 @@ def check_bundle(bundle: BundleSummary, board: BoardRecord) -> None:
             f"{board.format_version}: update it first"
         )
     if board.trusted is not None and not {*board.trusted, ""} & set(bundle.signers):
-        signed = ", ".join(key[:16] for key in bundle.signers) or "nobody"
+        signed = ", ".join(key[:16] for key in bundle.signers) or "no key"
         trusted = ", ".join(key[:16] for key in board.trusted) or "no key that could be read"
         raise SignatureInvalid(f"is signed by {signed}, trusted are {trusted}: sign it with a trusted key")
     check_board(bundle.manifest, other=(board.arch, board.memory_bytes))
