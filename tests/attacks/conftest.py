@@ -1,4 +1,4 @@
-"""A tiny valid bundle, and the means to spell hostile ones: raw files, raw manifest, raw archive."""
+"""A small valid bundle, and fixtures to write hostile ones: raw files, raw manifest, raw archive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 
 def npy(array: Any) -> bytes:
-    """An array as the bytes of an .npy file."""
+    """Return an array as the bytes of an .npy file."""
     file = io.BytesIO()
     np.save(file, np.asarray(array))
     return file.getvalue()
@@ -26,7 +26,7 @@ def npy(array: Any) -> bytes:
 
 @dataclass
 class Entry:
-    """One file of the archive, with every header field an attacker can choose."""
+    """A file of the archive, with all header fields that an attacker can set."""
 
     path: bytes
     content: bytes
@@ -39,20 +39,20 @@ class Entry:
 
 @dataclass
 class Tiny:
-    """A bundle in the making: a dict of files and a manifest as plain JSON, both free to be spoiled."""
+    """An unwritten bundle: its files and its manifest as JSON, both to be modified."""
 
     files: dict[str, bytes]
     document: dict[str, Any]
 
     def list_files(self) -> None:
-        """Make the manifest list the files as they are."""
+        """List the current files in the manifest."""
         self.document["files"] = [
             {"path": path, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for path, data in sorted(self.files.items())
         ]
 
     def entries(self, manifest: bytes | None = None) -> list[Entry]:
-        """The entries of an honest archive."""
+        """Return the entries of a valid archive."""
         text = json.dumps(self.document).encode() if manifest is None else manifest
         files = [(b"manifest.json", text)]
         files += [(path.encode(), data) for path, data in sorted(self.files.items())]
@@ -60,7 +60,7 @@ class Tiny:
 
 
 def spell(entries: list[Entry], *, before: bytes = b"", end: dict[str, int] | None = None) -> bytes:
-    """Lay out an archive as docs/bundle-format.md says, but for the fields that are chosen otherwise."""
+    """Return an archive as in docs/bundle-format.md, except for the fields that were changed."""
     data, records = bytearray(before), bytearray()
     for entry in entries:
         data += entry.between
@@ -121,14 +121,14 @@ def tiny() -> Tiny:
 
 @pytest.fixture
 def signed(repository: Path) -> dict[str, bytes]:
-    """The files of a bundle that is honest and signed, in their order, to be spoiled."""
+    """The files of a valid signed bundle in their order, to be modified."""
     with zipfile.ZipFile(repository / "tests" / "compat" / "0.1.0.edgekit") as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 @pytest.fixture
 def lay_out() -> Callable[..., bytes]:
-    """Spell entries, or files by path, as an archive."""
+    """Return entries, or files by path, as an archive."""
 
     def spelled(what: list[Entry] | dict[str, bytes], **how: Any) -> bytes:
         if isinstance(what, dict):

@@ -1,4 +1,4 @@
-"""Feed the reader of bundles what nobody would write: it opens it, or refuses it with a BundleError, and nothing else.
+"""Fuzz the bundle reader: it must open each input or refuse it with a BundleError.
 
     python tests/attacks/fuzz.py --inputs 1000000 --jobs 2
 
@@ -49,7 +49,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def array(values: Any) -> bytes:
-    """An array as the bytes of an .npy file."""
+    """Return an array as the bytes of an .npy file."""
     file = io.BytesIO()
     np.save(file, np.asarray(values))
     return file.getvalue()
@@ -64,7 +64,7 @@ FILES = {
 
 
 def document() -> dict[str, Any]:
-    """A sound manifest that uses nearly every key."""
+    """Return a valid manifest with nearly every key."""
     quantized = {"index": 0, "name": "y", "dtype": "int8", "scale": 0.5, "zero_point": 3}
     part = {"index": 1, "name": "p", "dtype": "uint8", "scale": 0.25, "zero_point": 0}
     plain = {"index": 0, "name": "x", "dtype": "float32"}
@@ -106,7 +106,7 @@ def document() -> dict[str, Any]:
 
 
 def statement() -> dict[str, Any]:
-    """A sound statement, as a signature has it."""
+    """Return a valid statement of a signature."""
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests.values())).hexdigest()
     resources = [{"name": path, "algorithm": "sha256", "digest": digest} for path, digest in digests.items()]
@@ -119,7 +119,7 @@ def statement() -> dict[str, Any]:
 
 
 def envelope() -> dict[str, Any]:
-    """A sound envelope, with two signatures that are none."""
+    """Return a valid envelope with two invalid signatures."""
     payload = base64.b64encode(json.dumps(statement()).encode()).decode()
     signatures = [{"sig": "c2ln", "keyid": ""}, {"sig": "AAAA", "keyid": "ab" * 32}]
     return {
@@ -130,7 +130,7 @@ def envelope() -> dict[str, Any]:
 
 
 def spelled(files: dict[str, bytes]) -> bytes:
-    """The archive of some files, with the checksums that they have."""
+    """Return an archive of files, with their checksums."""
     entries: list[Entry] = []
     data = bytearray()
     for path, content in files.items():
@@ -143,7 +143,7 @@ def spelled(files: dict[str, bytes]) -> bytes:
 
 
 def changed_bytes(random: Random, data: bytes) -> bytes:
-    """One to four changes: bits, bytes, numbers, pieces, tokens, an end."""
+    """Apply one to four changes: bits, bytes, numbers, ranges, tokens, truncation."""
     out = bytearray(data)
     for _ in range(random.randint(1, 4)):
         at = random.randrange(len(out)) if out else 0
@@ -168,7 +168,7 @@ def changed_bytes(random: Random, data: bytes) -> bytes:
 
 
 def nodes(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key) of a document."""
+    """Yield every (container, key) of a document."""
     keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in list(keys):
         yield value, key
@@ -176,7 +176,7 @@ def nodes(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def changed_document(random: Random, sound: bytes) -> bytes:
-    """One to three values that are others, gone, there twice, or from elsewhere."""
+    """Change one to three values: replace, remove, repeat or copy them."""
     out = json.loads(sound)
     for _ in range(random.randint(1, 3)):
         places = list(nodes(out))
@@ -199,7 +199,7 @@ def changed_document(random: Random, sound: bytes) -> bytes:
 
 
 def changed_json(random: Random, sound: bytes) -> bytes:
-    """As a document, as bytes, or both."""
+    """Change a document, its bytes, or both."""
     kind = random.randrange(3)
     data = changed_document(random, sound) if kind else sound
     return changed_bytes(random, data) if kind != 1 else data
@@ -213,7 +213,7 @@ ARCHIVE = spelled(SOUND)
 
 
 def open_and_hold(path: Path, data: bytes) -> None:
-    """Open an archive and hold every digest, and look at its arrays."""
+    """Open an archive, check all digests and view its arrays."""
     path.write_bytes(data)
     with open_bundle(path, trust=False) as bundle:
         for name in bundle.manifest.golden_inputs:
@@ -222,17 +222,17 @@ def open_and_hold(path: Path, data: bytes) -> None:
 
 
 def read_manifest(random: Random, _: Path) -> None:
-    """A manifest alone."""
+    """Read a changed manifest."""
     parse_manifest(changed_json(random, MANIFEST))
 
 
 def read_archive(random: Random, path: Path) -> None:
-    """An archive with wrong bytes anywhere."""
+    """Read an archive with changed bytes."""
     open_and_hold(path, changed_bytes(random, ARCHIVE))
 
 
 def read_files(random: Random, path: Path) -> None:
-    """A sound archive of wrong files: other manifests, other contents, other names."""
+    """Read a valid archive of changed files: manifests, contents, names."""
     files = {
         **SOUND,
         "manifest.json": changed_json(random, MANIFEST) if random.random() < 0.5 else SOUND["manifest.json"],
@@ -246,7 +246,7 @@ def read_files(random: Random, path: Path) -> None:
 
 
 def read_signature(random: Random, _: Path) -> None:
-    """A signature's envelope, and the statement in it."""
+    """Read a changed envelope and its statement."""
     if random.random() < 0.5:
         signature.statement_digests(changed_json(random, STATEMENT))
     else:
@@ -255,7 +255,7 @@ def read_signature(random: Random, _: Path) -> None:
 
 
 def read_array(random: Random, _: Path) -> None:
-    """An array whose digest would be right."""
+    """Read a changed array with a correct digest."""
     data = changed_bytes(random, FILES[random.choice(["golden/x.npy", "golden/y.npy"])])
     npy.view(np.frombuffer(data, np.uint8), "x.npy")
 
@@ -270,7 +270,7 @@ READERS: tuple[Callable[[Random, Path], None], ...] = (
 
 
 def feed(first: int, inputs: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
-    """Read so many inputs; count what became of them, and tell of each that ended otherwise than it may."""
+    """Read a number of inputs, count the results and report every unexpected exception."""
     ended: Counter[str] = Counter()
     wrong: list[str] = []
     for number in range(first, first + inputs):
@@ -292,7 +292,7 @@ def _share(work: tuple[int, int, int]) -> tuple[Counter[str], list[str]]:
 
 
 def main() -> None:
-    """Feed as many inputs as asked; ends with 1 when one was not refused as it must be."""
+    """Run the fuzzer; exit with 1 after an unexpected exception."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")

@@ -1,4 +1,4 @@
-"""Archives that lie: each is refused when it is opened, by an error of the bundle's family."""
+"""Hostile archives: each is refused with a BundleError when it is opened."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def refused(path: Path, said: str) -> None:
     assert path.name in str(refusal.value)
 
 
-def test_the_honest_one_opens_and_runs(tiny: Any, archive: Archive) -> None:
+def test_the_valid_archive_opens_and_runs(tiny: Any, archive: Archive) -> None:
     with edgekit_runtime.load(archive(tiny.entries())) as model:
         assert model([[[1.0, 2.0]]]).tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize("path", ["../../escaped", "/etc/cron.d/escaped", "variants/../../escaped", "C:\\escaped"])
-def test_a_path_that_leads_out(tiny: Any, archive: Archive, path: str, tmp_path: Path) -> None:
+def test_a_path_outside_the_bundle(tiny: Any, archive: Archive, path: str, tmp_path: Path) -> None:
     tiny.files[path] = b"payload"
     tiny.list_files()
     refused(archive(tiny.entries()), r"path")
     assert not list(tmp_path.parent.rglob("escaped"))
 
 
-def test_a_path_that_only_the_local_header_bends(tiny: Any, archive: Archive) -> None:
+def test_a_path_changed_only_in_the_local_header(tiny: Any, archive: Archive) -> None:
     entries = tiny.entries()
     entries[1].local_path = b"../olden/x.npy"[: len(entries[1].path)]
     refused(archive(entries), "header of golden/x.npy")
@@ -108,7 +108,7 @@ def test_bytes_in_the_padding(tiny: Any, archive: Archive) -> None:
     ("field", "value"),
     [("compression", 8), ("flags", 1), ("flags", 8), ("version", 45), ("date", 34), ("comment", 3), ("disk", 1)],
 )
-def test_a_header_field_of_another_kind_of_archive(tiny: Any, archive: Archive, field: str, value: int) -> None:
+def test_an_unexpected_header_field(tiny: Any, archive: Archive, field: str, value: int) -> None:
     entries = tiny.entries()
     entries[1].central[field] = value
     if field not in ("comment", "disk"):
@@ -124,7 +124,7 @@ def test_a_compressed_bomb(tiny: Any, archive: Archive) -> None:
     refused(archive(entries), "compression is 8")
 
 
-def test_a_size_that_is_not_there(tiny: Any, archive: Archive) -> None:
+def test_a_size_beyond_the_end_of_the_file(tiny: Any, archive: Archive) -> None:
     entries = tiny.entries()
     for header in (entries[-1].local, entries[-1].central):
         header |= {"size": 0xFFFFFFFF, "stored": 0xFFFFFFFF}
@@ -144,15 +144,15 @@ def test_a_size_that_is_not_there(tiny: Any, archive: Archive) -> None:
     ],
     ids=str,
 )
-def test_an_end_record_that_lies(tiny: Any, archive: Archive, end: dict[str, int]) -> None:
+def test_a_wrong_end_record(tiny: Any, archive: Archive, end: dict[str, int]) -> None:
     refused(archive(tiny.entries(), end=end), "hostile")
 
 
-def test_an_archive_of_nothing(archive: Archive) -> None:
+def test_an_empty_archive(archive: Archive) -> None:
     refused(archive([]), r"manifest\.json is not its first file")
 
 
-def test_a_manifest_that_is_not_first(tiny: Any, archive: Archive) -> None:
+def test_a_manifest_that_is_not_the_first_entry(tiny: Any, archive: Archive) -> None:
     manifest, *others = tiny.entries()
     refused(archive([*others, manifest]), r"manifest\.json is not its first file")
 
@@ -166,7 +166,7 @@ def test_every_truncation(tiny: Any, archive: Archive) -> None:
             open_bundle(path)
 
 
-def test_bytes_behind_the_end(tiny: Any, archive: Archive) -> None:
+def test_bytes_after_the_end(tiny: Any, archive: Archive) -> None:
     path = archive(tiny.entries())
     path.write_bytes(path.read_bytes() + b"\0")
     refused(path, "no end record")
@@ -206,5 +206,5 @@ def test_refusing_costs_no_memory(tiny: Any, archive: Archive) -> None:
     assert done.returncode == 42, done.stderr
 
 
-def test_a_pipe_in_the_place_of_a_bundle(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_bundle(tmp_path: Path) -> None:
     refused(Path("/dev/null"), "null")

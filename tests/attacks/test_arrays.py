@@ -1,4 +1,4 @@
-"""Arrays that lie, in files whose digests are right."""
+"""Hostile arrays in files with correct digests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def with_header(text: str, body: bytes = bytes(8), version: bytes = b"\x01\x00")
 
 
 class Payload:
-    """Unpickling it would be an arbitrary call."""
+    """An object whose unpickling calls an arbitrary function."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pytest.fail, ("a pickle was run",)
@@ -62,7 +62,7 @@ def pickled() -> bytes:
     ],
     ids=lambda content: repr(content[10:70]),
 )
-def test_it_is_refused_and_never_run(tiny: Any, archive: Archive, content: bytes) -> None:
+def test_a_hostile_array_is_refused_and_never_evaluated(tiny: Any, archive: Archive, content: bytes) -> None:
     tiny.files[GOLDEN] = content
     tiny.list_files()
     path = archive(tiny.entries())

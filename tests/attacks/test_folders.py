@@ -1,4 +1,4 @@
-"""Folders that lie: what a board keeps may have been touched by others."""
+"""Hostile folders: other users may have changed the bundle on a board."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgekit_runtime.errors import DigestMismatch, MalformedBundle
 Folder = Callable[[Any], Path]
 
 
-def test_the_honest_one_opens(tiny: Any, folder: Folder) -> None:
+def test_the_valid_folder_opens(tiny: Any, folder: Folder) -> None:
     open_bundle(folder(tiny)).verify_all()
 
 
 @pytest.mark.parametrize("victim", ["golden/x.npy", "manifest.json"])
-def test_a_link_in_the_place_of_a_file(tiny: Any, folder: Folder, tmp_path: Path, victim: str) -> None:
+def test_a_link_instead_of_a_file(tiny: Any, folder: Folder, tmp_path: Path, victim: str) -> None:
     root = folder(tiny)
     (tmp_path / "elsewhere").write_bytes((root / victim).read_bytes())
     (root / victim).unlink()
@@ -29,7 +29,7 @@ def test_a_link_in_the_place_of_a_file(tiny: Any, folder: Folder, tmp_path: Path
         open_bundle(root)
 
 
-def test_a_link_in_the_place_of_a_folder(tiny: Any, folder: Folder, tmp_path: Path) -> None:
+def test_a_link_instead_of_a_folder(tiny: Any, folder: Folder, tmp_path: Path) -> None:
     root = folder(tiny)
     (root / "golden").rename(tmp_path / "elsewhere")
     (root / "golden").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -52,14 +52,14 @@ def test_a_pipe_that_would_hang_the_reader(tiny: Any, folder: Folder) -> None:
         open_bundle(root)
 
 
-def test_a_file_that_is_not_listed(tiny: Any, folder: Folder) -> None:
+def test_an_unlisted_file(tiny: Any, folder: Folder) -> None:
     root = folder(tiny)
     (root / "variants/v/libdelegate.so").write_bytes(b"\x7fELF")
     with pytest.raises(MalformedBundle, match=r"libdelegate\.so' is in the bundle and not in its manifest"):
         open_bundle(root)
 
 
-def test_a_file_that_is_missing_or_a_folder(tiny: Any, folder: Folder) -> None:
+def test_a_missing_file_or_a_folder_instead(tiny: Any, folder: Folder) -> None:
     root = folder(tiny)
     (root / "golden/x.npy").unlink()
     (root / "golden/x.npy").mkdir()
@@ -67,21 +67,21 @@ def test_a_file_that_is_missing_or_a_folder(tiny: Any, folder: Folder) -> None:
         open_bundle(root)
 
 
-def test_a_file_of_another_content(tiny: Any, folder: Folder) -> None:
+def test_a_file_with_other_content(tiny: Any, folder: Folder) -> None:
     root = folder(tiny)
     (root / "golden/x.npy").write_bytes(bytes(136))
     with pytest.raises(DigestMismatch, match=r"golden/x\.npy"):
         open_bundle(root).verify_all()
 
 
-def test_folders_without_end(tiny: Any, folder: Folder) -> None:
+def test_deeply_nested_folders(tiny: Any, folder: Folder) -> None:
     root = folder(tiny)
     (root / "/".join("abcdefghijkl")).mkdir(parents=True)
     with pytest.raises(MalformedBundle, match="nested deeper"):
         open_bundle(root)
 
 
-def test_a_sparse_giant_in_the_place_of_the_manifest(tiny: Any, folder: Folder) -> None:
+def test_a_huge_sparse_manifest(tiny: Any, folder: Folder) -> None:
     root = folder(tiny)
     with (root / "manifest.json").open("ab") as file:
         file.truncate(1 << 40)

@@ -1,4 +1,4 @@
-"""Some thousands of inputs that nobody would write; `python tests/attacks/fuzz.py --inputs 1000000` feeds a million."""
+"""A few thousand fuzzed inputs; `python tests/attacks/fuzz.py --inputs 1000000` runs a million."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INPUTS = 2_000
 
 @pytest.fixture(scope="module")
 def fuzz() -> ModuleType:
-    """The fuzzer, which is a script."""
+    """The fuzzer script as a module."""
     found = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
     assert found is not None
     assert found.loader is not None
@@ -23,13 +23,13 @@ def fuzz() -> ModuleType:
     return module
 
 
-def test_what_the_inputs_are_made_from_is_sound(fuzz: ModuleType, tmp_path: Path) -> None:
+def test_the_seeds_of_the_fuzzer_are_valid(fuzz: ModuleType, tmp_path: Path) -> None:
     fuzz.open_and_hold(tmp_path / "sound.edgekit", fuzz.ARCHIVE)
     assert fuzz.signature.statement_digests(fuzz.STATEMENT).keys() == fuzz.FILES.keys()
     assert len(fuzz.signature.read_envelope(fuzz.ENVELOPE).signatures) == 2
 
 
-def test_whatever_comes_is_opened_or_refused_as_a_bundle(fuzz: ModuleType, tmp_path: Path) -> None:
+def test_fuzzed_input_is_opened_or_refused_with_a_bundle_error(fuzz: ModuleType, tmp_path: Path) -> None:
     ended, wrong = fuzz.feed(0, INPUTS, 0, tmp_path)
     assert not wrong, "\n".join(wrong[:3])
     assert sum(ended.values()) == INPUTS
@@ -37,9 +37,7 @@ def test_whatever_comes_is_opened_or_refused_as_a_bundle(fuzz: ModuleType, tmp_p
     assert {"opened", "MalformedBundle", "DigestMismatch", "SignatureInvalid", "UnsupportedVersion"} <= ended.keys()
 
 
-def test_an_exception_of_another_kind_is_told(
-    fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_exceptions_are_reported(fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_random: Random, _path: Path) -> None:
         raise KeyError("unguarded")
 

@@ -1,4 +1,4 @@
-"""One hostile bundle a function: each is refused with a BundleError, in less than a second and 50 MB.
+"""Hostile bundles, one per function: each is refused with a BundleError, in less than a second and 50 MB.
 
 The other files of this folder try the variations; here are the kinds, and what refusing them costs.
 """
@@ -33,38 +33,38 @@ MOST_S, MOST_BYTES = 1.0, 50_000_000
 
 @dataclass
 class Craft:
-    """What a hostile bundle is made of: honest ones, and the means to lay out dishonest ones."""
+    """The parts of hostile bundles: valid bundles and functions to modify them."""
 
     tiny: Any
     signed: dict[str, bytes]
     lay_out: LayOut
 
     def plain(self, **how: Any) -> bytes:
-        """The tiny bundle as it has become, its files listed."""
+        """Return the modified small bundle with all files listed."""
         self.tiny.list_files()
         return self.lay_out(self.tiny.entries(), **how)
 
     def manifest(self, text: str | bytes) -> bytes:
-        """The tiny bundle with a manifest of this text."""
+        """Return the small bundle with this manifest text."""
         return self.lay_out(self.tiny.entries(text.encode() if isinstance(text, str) else text))
 
     def replaced(self, old: str, new: str) -> bytes:
-        """The tiny bundle with a manifest that says something else in one place."""
+        """Return the small bundle with one change in its manifest."""
         text = json.dumps(self.tiny.document)
         assert text.count(old) >= 1
         return self.manifest(text.replace(old, new, 1))
 
     def envelope(self) -> dict[str, Any]:
-        """The signature of the signed one."""
+        """Return the envelope of the signed bundle."""
         found: dict[str, Any] = json.loads(self.signed["model.sig"])
         return found
 
     def with_envelope(self, envelope: dict[str, Any]) -> bytes:
-        """The signed bundle with another signature."""
+        """Return the signed bundle with another envelope."""
         return self.lay_out({**self.signed, "model.sig": json.dumps(envelope).encode()})
 
     def with_statement(self, change: Callable[[dict[str, Any]], None], **sealed: Any) -> bytes:
-        """The signed bundle with a statement that was changed after it was signed."""
+        """Return the signed bundle with a statement changed after signing."""
         envelope = self.envelope()
         statement = json.loads(base64.b64decode(envelope["dsseEnvelope"]["payload"]))
         change(statement)
@@ -246,7 +246,7 @@ def flipped_signature(craft: Craft) -> bytes:
 
 
 def signature_of_zeros(craft: Craft) -> bytes:
-    """CVE-2022-21449's: r and s of nothing."""
+    """CVE-2022-21449: r and s are 0."""
     envelope = craft.envelope()
     zeros = base64.b64encode(bytes.fromhex("3006020100020100")).decode()
     envelope["dsseEnvelope"]["signatures"] = [{"sig": zeros, "keyid": ""}]
@@ -311,13 +311,13 @@ SIGNED: dict[Callable[[Craft], bytes], type[BundleError]] = {
 
 @pytest.fixture
 def craft(tiny: Any, signed: dict[str, bytes], lay_out: LayOut) -> Craft:
-    """Fresh material."""
+    """Unmodified parts."""
     return Craft(tiny, signed, lay_out)
 
 
 @pytest.fixture
 def trusted(repository: Path) -> Path:
-    """The key that signed the honest one."""
+    """The key of the valid bundle."""
     return repository / "tests" / "compat" / "for-tests-only-p256.pub.pem"
 
 
@@ -326,7 +326,7 @@ def named(attack: Callable[[Craft], bytes]) -> str:
 
 
 @pytest.mark.parametrize("attack", PLAIN, ids=named)
-def test_it_is_refused(craft: Craft, tmp_path: Path, attack: Callable[[Craft], bytes]) -> None:
+def test_a_hostile_bundle_is_refused(craft: Craft, tmp_path: Path, attack: Callable[[Craft], bytes]) -> None:
     hostile = tmp_path / "hostile.edgekit"
     hostile.write_bytes(attack(craft))
     with pytest.raises(PLAIN[attack]) as refusal:
@@ -337,7 +337,9 @@ def test_it_is_refused(craft: Craft, tmp_path: Path, attack: Callable[[Craft], b
 
 @pytest.mark.needs_cryptography
 @pytest.mark.parametrize("attack", SIGNED, ids=named)
-def test_it_is_not_trusted(craft: Craft, tmp_path: Path, trusted: Path, attack: Callable[[Craft], bytes]) -> None:
+def test_a_hostile_signature_is_refused(
+    craft: Craft, tmp_path: Path, trusted: Path, attack: Callable[[Craft], bytes]
+) -> None:
     hostile = tmp_path / "hostile.edgekit"
     hostile.write_bytes(attack(craft))
     with pytest.raises(SIGNED[attack]) as refusal:
@@ -346,7 +348,7 @@ def test_it_is_not_trusted(craft: Craft, tmp_path: Path, trusted: Path, attack: 
 
 
 @pytest.mark.needs_cryptography
-def test_the_honest_one_is_trusted_and_by_nobody_else(craft: Craft, tmp_path: Path, trusted: Path) -> None:
+def test_the_valid_bundle_is_trusted_only_with_its_key(craft: Craft, tmp_path: Path, trusted: Path) -> None:
     from edgekit.bundle.signing import make_key
 
     honest = tmp_path / "honest.edgekit"
@@ -380,7 +382,7 @@ print(json.dumps([told, memory_bytes("VmHWM") - before]))
 
 
 def cost_of_refusing(folder: Path, trust: str) -> tuple[dict[str, tuple[str, float]], int]:
-    """What became of each bundle of a folder and in how many seconds of the processor, and the most memory of all."""
+    """Return the result and CPU seconds for each bundle of a folder, and the peak memory."""
     child = subprocess.run([sys.executable, "-c", CHILD, folder, trust], capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr
     told, most_bytes = json.loads(child.stdout)

@@ -1,4 +1,4 @@
-"""One hostile update a function, bundle or delta, sent to a board that has an honest generation in its store.
+"""Hostile updates, bundles or deltas, one per function, for a board with a valid generation in its store.
 
 Each is refused with a BundleError, in less than a second and 50 MB, and the store stays as it was.
 """
@@ -27,19 +27,19 @@ MOST_S, MOST_BYTES = 1.0, 50_000_000
 
 @dataclass
 class Craft:
-    """What a hostile update is made of."""
+    """The parts of hostile updates."""
 
     tiny: Any
     lay_out: Callable[..., bytes]
     old: str  # the generation that the board has
 
     def bundle(self) -> bytes:
-        """The tiny bundle as it has become, its files listed."""
+        """Return the modified small bundle with all files listed."""
         self.tiny.list_files()
         return self.lay_out(self.tiny.entries())
 
     def delta(self, *steps: tuple[int, int, int, int], contents: bytes = b"", **header: Any) -> bytes:
-        """A delta that makes a manifest of so many steps, or what else the header says."""
+        """Return a delta that builds a manifest with these steps, or with other header fields."""
         size = sum(step[2] for step in steps)
         piece = {"path": "manifest.json", "size_bytes": size, "base": "manifest.json", "steps": len(steps)}
         told = {"format_version": 1, "codec": "zlib", "old": self.old, "new": "0" * 16, "pieces": [piece], **header}
@@ -195,7 +195,7 @@ print(json.dumps([told, memory_bytes("VmHWM") - before]))
 
 @pytest.fixture
 def store(tiny: Any, lay_out: Callable[..., bytes], tmp_path: Path) -> str:
-    """A store that has version 2.0 of the tiny bundle."""
+    """A store with version 2.0 of the small bundle."""
     tiny.document["model"]["version"] = "2.0"
     tiny.list_files()
     (tmp_path / "honest").write_bytes(lay_out(tiny.entries()))
@@ -207,7 +207,7 @@ def names(store: str) -> set[str]:
     return {str(path) for path in Path(store).rglob("*")}
 
 
-def test_refusing_costs_little_and_leaves_the_store_as_it_was(
+def test_refusing_costs_little_and_does_not_change_the_store(
     tiny: Any, lay_out: Callable[..., bytes], store: str, tmp_path: Path
 ) -> None:
     hostile, before = tmp_path / "hostile", names(store)
@@ -225,7 +225,7 @@ def test_refusing_costs_little_and_leaves_the_store_as_it_was(
     assert names(store) == before
 
 
-def test_an_honest_update_is_taken(tiny: Any, lay_out: Callable[..., bytes], store: str, tmp_path: Path) -> None:
+def test_a_valid_update_is_installed(tiny: Any, lay_out: Callable[..., bytes], store: str, tmp_path: Path) -> None:
     tiny.document["model"]["version"] = "2.1"
     (tmp_path / "update").write_bytes(lay_out(tiny.entries()))
     assert install_from(tmp_path / "update", None, store, InstallOptions())[0].changed

@@ -1,4 +1,4 @@
-"""Write this release's bundle, once: `python tests/compat/make.py`. Every later runtime must open it.
+"""Write the bundle of this release, once: `python tests/compat/make.py`. Every later runtime must open it.
 
 It uses what the format has and needs numpy alone to run: classes of 2x2 images, clear and encrypted, signed twice.
 """
@@ -38,14 +38,14 @@ GOLDEN = Golden(("golden/y.npy",), (1e-5,))
 
 
 def npy(array: np.ndarray) -> bytes:
-    """An array as the bytes of an .npy file."""
+    """Return an array as the bytes of an .npy file."""
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
 
 
 def variants() -> tuple[Variant, ...]:
-    """One that a machine of another kind would take, one in clear, one encrypted."""
+    """Return a variant for another architecture, an unencrypted one and an encrypted one."""
     parts = TensorBinding(0, "a", "int8", 0.5, 3), TensorBinding(1, "b", "uint8", 0.25, 128)
     quantized = TensorBinding(0, "x", "int8", 0.0078125, 0)
     other = Variant(
@@ -66,7 +66,7 @@ def variants() -> tuple[Variant, ...]:
 
 
 def main() -> None:
-    """Write the bundle; one that is there stays as it is."""
+    """Write the bundle; never overwrite one."""
     out = HERE / f"{__version__}.edgekit"
     if out.exists():
         sys.exit(f"{out} is there, and is kept as it is")

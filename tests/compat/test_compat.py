@@ -1,4 +1,4 @@
-"""A bundle of each release is kept for ever, and opened, proven, trusted and decrypted by every later runtime."""
+"""Every runtime opens, checks, verifies and decrypts the bundles of all earlier releases."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MOST_BYTES = 16 << 10
 
 @pytest.fixture(params=BUNDLES, ids=lambda path: path.stem)
 def bundle(request: pytest.FixtureRequest) -> Path:
-    """A release's bundle."""
+    """The bundle of a release."""
     path: Path = request.param
     return path
 
 
-def test_this_release_has_left_its_bundle() -> None:
+def test_this_release_has_a_bundle() -> None:
     assert f"{__version__}.edgekit" in {path.name for path in BUNDLES}, "python tests/compat/make.py"
 
 
-def test_it_is_small_and_whole(bundle: Path) -> None:
+def test_the_bundle_is_small_and_intact(bundle: Path) -> None:
     assert bundle.stat().st_size <= MOST_BYTES
     with open_bundle(bundle) as opened:
         opened.verify_all()
@@ -36,7 +36,7 @@ def test_it_is_small_and_whole(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
-def test_it_computes_what_it_computed_and_means_the_same(bundle: Path, tmp_path: Path, form: str) -> None:
+def test_the_bundle_gives_its_golden_outputs_and_results(bundle: Path, tmp_path: Path, form: str) -> None:
     if form == "folder":
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(tmp_path / "unpacked")
@@ -51,12 +51,12 @@ def test_it_computes_what_it_computed_and_means_the_same(bundle: Path, tmp_path:
 
 @pytest.mark.needs_cryptography
 @pytest.mark.parametrize("kind", ["p256", "ed25519"])
-def test_its_signatures_are_believed(bundle: Path, kind: str) -> None:
+def test_its_signatures_are_accepted(bundle: Path, kind: str) -> None:
     open_bundle(bundle, trust=HERE / f"for-tests-only-{kind}.pub.pem").close()
 
 
 @pytest.mark.needs_cryptography
-def test_another_key_is_not_believed(bundle: Path, tmp_path: Path) -> None:
+def test_another_key_is_refused(bundle: Path, tmp_path: Path) -> None:
     from edgekit.bundle.signing import make_key
 
     with pytest.raises(SignatureInvalid):

@@ -1,4 +1,4 @@
-"""The examples for fleets run: against a store and a shell as they are, against servers as far as what they are sent.
+"""The fleet examples run: with a real store and shell, and with a listener in place of the servers.
 
 No hawkBit and no Mender server is here: a listener records the requests and answers in the form of their documentation.
 """
@@ -31,7 +31,7 @@ def fleet(repository) -> Path:
 
 @pytest.fixture
 def listener():
-    """A server that records (method, path, body) and answers what it is told to, by path."""
+    """A server that records (method, path, body) and returns prepared responses by path."""
     heard, answers = [], {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -49,7 +49,7 @@ def listener():
         do_GET = do_POST = answer
 
         def log_message(self, *_: object) -> None:
-            """Be quiet."""
+            """Print nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -66,7 +66,7 @@ def run(script: Path, *arguments: object, **environment: str) -> str:
     return done.stdout
 
 
-def test_hawkbit_is_told_of_the_package_and_of_the_boards_that_can_run_it(fleet, listener, tmp_path):
+def test_hawkbit_gets_the_package_and_the_boards_that_can_run_it(fleet, listener, tmp_path):
     server, heard, answers = listener
     (tmp_path / "model.raucb").write_bytes(b"a package")
     (tmp_path / "boards.json").write_text(json.dumps(VERDICTS))
@@ -97,7 +97,7 @@ def test_hawkbit_is_told_of_the_package_and_of_the_boards_that_can_run_it(fleet,
 @pytest.mark.parametrize(
     ("name", "runs", "said"), [("x) or id==*", ["v"], "part of its query"), ("cam", [], "no board")]
 )
-def test_hawkbit_is_not_asked_by_names_that_mean_more_nor_for_nobody(name, runs, said, fleet, listener, tmp_path):
+def test_hawkbit_gets_no_request_for_invalid_names_or_without_boards(name, runs, said, fleet, listener, tmp_path):
     server, heard, _ = listener
     (tmp_path / "boards.json").write_text(json.dumps({"boards": [{"board": name, "runs": runs}]}))
     command = [sys.executable, fleet / "hawkbit_rollout.py", server, "model.raucb", "1.3", tmp_path / "boards.json"]
@@ -108,7 +108,7 @@ def test_hawkbit_is_not_asked_by_names_that_mean_more_nor_for_nobody(name, runs,
     assert not heard
 
 
-def test_mender_is_told_of_the_artifact_and_of_the_boards_that_can_run_it(fleet, listener, tmp_path):
+def test_mender_gets_the_artifact_and_the_boards_that_can_run_it(fleet, listener, tmp_path):
     server, heard, _ = listener
     (tmp_path / "model.mender").write_bytes(b"an artifact")
     (tmp_path / "boards.json").write_text(json.dumps(VERDICTS))
@@ -124,7 +124,7 @@ def test_mender_is_told_of_the_artifact_and_of_the_boards_that_can_run_it(fleet,
     assert json.loads(heard[1][3])["devices"] == ["cam-1", "cam-3"]
 
 
-def test_boards_are_asked_one_after_the_other_and_the_silent_are_named(fleet, tmp_path):
+def test_reports_are_collected_and_silent_boards_are_listed(fleet, tmp_path):
     ssh = tmp_path / "ssh"
     ssh.write_text(f'#!/bin/sh\n[ "$1" != cam-2 ] || exit 255\nshift 2\nexec {sys.executable} "$@"\n')
     ssh.chmod(0o755)
@@ -138,7 +138,7 @@ def test_boards_are_asked_one_after_the_other_and_the_silent_are_named(fleet, tm
     assert [board.name for board in read_inventory(tmp_path / "fleet")] == ["cam-1", "cam-3"]
 
 
-def test_the_application_switches_while_it_runs_and_keeps_what_works(fleet, linear, tmp_path):
+def test_the_application_reloads_while_it_runs_and_commits_the_trial(fleet, linear, tmp_path):
     ones = np.ones((1, 4), np.float32)
     store, runtime = tmp_path / "store", (sys.executable, "-m", "edgekit_runtime")
     np.save(tmp_path / "sample.npy", ones)

@@ -1,4 +1,4 @@
-"""OpenSSF's own command accepts what we sign and refuses what was changed, and we accept what it signs."""
+"""The `model_signing` command of OpenSSF accepts our signatures and refuses changes, and we accept its signatures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bundle(linear: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    """A private key and its public one."""
+    """A private key and its public key."""
     private, public = make_key(tmp_path / "key.pem", "p256")
     return private, public
 
@@ -44,7 +44,7 @@ def judged(model_signing: str, folder: Path, public: Path) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_it_accepts_what_we_sign_and_refuses_what_was_changed(
+def test_model_signing_accepts_our_signature_and_refuses_changes(
     bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
 ) -> None:
     sign(bundle, [read_private_key(keys[0])])
@@ -57,13 +57,15 @@ def test_it_accepts_what_we_sign_and_refuses_what_was_changed(
     assert "golden/x.npy" in refused.stdout + refused.stderr
 
 
-def test_it_refuses_another_key(bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str) -> None:
+def test_model_signing_refuses_another_key(
+    bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
+) -> None:
     sign(bundle, [read_private_key(keys[0])])
     _, other = make_key(tmp_path / "other.pem", "p256")
     assert judged(model_signing, unpacked(bundle, tmp_path / "unpacked"), other).returncode != 0
 
 
-def test_we_accept_what_it_signs_and_refuse_what_was_changed(
+def test_we_accept_signatures_of_model_signing_and_refuse_changes(
     bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
 ) -> None:
     folder = unpacked(bundle, tmp_path / "unpacked")
@@ -77,7 +79,7 @@ def test_we_accept_what_it_signs_and_refuse_what_was_changed(
         open_bundle(folder, trust=[keys[1]])
 
 
-def test_a_signature_of_ours_beside_one_of_its(
+def test_our_signature_and_one_of_model_signing_in_one_file(
     bundle: Path, keys: tuple[Path, Path], tmp_path: Path, model_signing: str
 ) -> None:
     folder = unpacked(bundle, tmp_path / "unpacked")

@@ -1,4 +1,4 @@
-"""Deltas: what they make is the new bundle to the last byte, they are small where little changed, and say where not."""
+"""Deltas: they give exactly the new bundle, are small after small changes, and report if they are not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def old(write, tmp_path):
 
 @pytest.fixture
 def head_only(write, tmp_path):
-    """The last rows are others; a row came before all others, so that nothing is where it was."""
+    """The last rows changed, and a new first row shifts all others."""
     weights = np.concatenate([BODY[:1] * 2, BODY])
     weights[-8:] += 0.01
     return write(tmp_path / "new.edgekit", weights, "1.1", {"notes/empty.txt": b"", "notes/kept.txt": b"short"})
@@ -64,7 +64,7 @@ def store(old, tmp_path):
 
 
 def assert_is(store, bundle):
-    """What is current in the store is the bundle: the same files, with the same bytes."""
+    """Check that the current generation has the same files and bytes as the bundle."""
     with open_bundle(store) as have, open_bundle(bundle) as want:
         have.verify_all()
         assert have.unlisted() == want.unlisted()
@@ -72,7 +72,7 @@ def assert_is(store, bundle):
 
 
 @pytest.mark.parametrize("codec", ["zlib", pytest.param("zstd", marks=pytest.mark.needs_zstandard)])
-def test_what_a_delta_makes_is_the_new_bundle(codec, old, head_only, store, tmp_path):
+def test_a_delta_gives_the_new_bundle(codec, old, head_only, store, tmp_path):
     report = make_delta(old, head_only, tmp_path / "x.delta", codec=codec)
     assert report.delta_bytes == (tmp_path / "x.delta").stat().st_size
     assert report.share < 0.1
@@ -90,7 +90,7 @@ def test_the_same_bundles_give_the_same_delta(old, head_only, tmp_path):
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
-def test_the_signature_is_made_too(old, head_only, store, tmp_path):
+def test_a_delta_includes_the_signature(old, head_only, store, tmp_path):
     from edgekit_runtime.format.archive import Entry, directory, local_header
 
     # Signed afterwards by any tool: an archive with a model.sig, as bundles are laid out.
@@ -112,7 +112,7 @@ def test_the_signature_is_made_too(old, head_only, store, tmp_path):
     assert_is(store, signed)
 
 
-def test_a_variant_under_another_name_is_found(write, old, store, tmp_path):
+def test_a_renamed_variant_is_not_sent_again(write, old, store, tmp_path):
     new = write(tmp_path / "new.edgekit", BODY, "1.1", name="renamed")
     report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
     assert next(one for one in report.files if "renamed" in one.path).delta_bytes == 0
@@ -120,7 +120,7 @@ def test_a_variant_under_another_name_is_found(write, old, store, tmp_path):
     assert_is(store, new)
 
 
-def test_weights_that_moved_a_little_are_sent_as_differences(write, tmp_path):
+def test_small_weight_changes_are_sent_as_differences(write, tmp_path):
     weights = RNG.integers(-128, 128, (256, 256)).astype(np.int8)
     moved = weights + RNG.choice([-1, 0, 0, 0, 0, 0, 0, 1], weights.shape).astype(np.int8)
     old = write(tmp_path / "a.edgekit", BODY, "1", {"w.bin": weights.tobytes()})
@@ -129,7 +129,7 @@ def test_weights_that_moved_a_little_are_sent_as_differences(write, tmp_path):
     assert next(one for one in report.files if one.path == "w.bin").delta_bytes < 0.25 * weights.size
 
 
-def test_a_delta_says_when_it_is_pointless(write, old, tmp_path):
+def test_a_pointless_delta_is_reported(write, old, tmp_path):
     new = write(tmp_path / "new.edgekit", RNG.normal(size=BODY.shape).astype(np.float32), "2")
     report = make_delta(old, new, tmp_path / "x.delta", codec="zlib")
     assert "send the bundle itself" in report.pointless
@@ -144,7 +144,7 @@ def test_the_same_bundle_twice_is_refused(old, tmp_path):
 
 
 @pytest.mark.needs_rich
-def test_the_command_says_what_is_sent(old, head_only, tmp_path):
+def test_the_command_prints_the_sizes(old, head_only, tmp_path):
     from click.testing import CliRunner
 
     from edgekit.cli import cli
@@ -160,7 +160,7 @@ def test_the_command_says_what_is_sent(old, head_only, tmp_path):
 # What does not fit. ----------------------------------------------------------------------------------
 
 
-def test_a_store_with_another_bundle_takes_the_whole_one(write, old, head_only, tmp_path, capsys):
+def test_a_store_without_the_old_bundle_installs_the_full_one(write, old, head_only, tmp_path, capsys):
     make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
     other, store = write(tmp_path / "other.edgekit", BODY * 3, "1.0"), str(tmp_path / "another")
     install_from(other, None, store, AT_ONCE)
@@ -171,7 +171,7 @@ def test_a_store_with_another_bundle_takes_the_whole_one(write, old, head_only, 
     assert_is(store, head_only)
 
 
-def test_a_damaged_old_file_is_noticed(old, head_only, store, tmp_path):
+def test_a_damaged_old_file_is_detected(old, head_only, store, tmp_path):
     make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
     weights = Path(store, "current", "variants/v/weights.npy")
     data = bytearray(weights.read_bytes())
@@ -184,7 +184,7 @@ def test_a_damaged_old_file_is_noticed(old, head_only, store, tmp_path):
     assert_is(store, head_only)
 
 
-def test_a_board_without_zstandard_is_told_what_to_do(old, head_only, store, tmp_path, monkeypatch):
+def test_a_board_without_zstandard_gets_advice(old, head_only, store, tmp_path, monkeypatch):
     make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
     data = (tmp_path / "x.delta").read_bytes().replace(b'"codec":"zlib"', b'"codec":"zstd"')
     (tmp_path / "x.delta").write_bytes(data)
@@ -228,7 +228,7 @@ def piece(**changes):
     return {"path": "manifest.json", "size_bytes": 10, "base": "manifest.json", "steps": 1, **changes}
 
 
-def test_where_a_delta_is_of_a_newer_format_the_whole_bundle_is_taken(head_only, store, tmp_path):
+def test_a_delta_of_a_newer_format_installs_the_full_bundle(head_only, store, tmp_path):
     delta = hostile_delta(tmp_path / "x.delta", {"format_version": 2})
     assert main(["install", str(delta), store]) == 6
     _, note = install_from(delta, head_only, store, AT_ONCE)
@@ -236,7 +236,7 @@ def test_where_a_delta_is_of_a_newer_format_the_whole_bundle_is_taken(head_only,
     assert_is(store, head_only)
 
 
-def test_what_is_current_and_damaged_is_mended_by_the_whole_bundle(old, head_only, store, tmp_path):
+def test_a_damaged_current_generation_is_repaired_by_the_full_bundle(old, head_only, store, tmp_path):
     make_delta(old, head_only, tmp_path / "x.delta", codec="zlib")
     install_from(tmp_path / "x.delta", None, store, AT_ONCE)
     weights = Path(store, "current", "variants/v/weights.npy")
@@ -281,7 +281,7 @@ def test_a_delta_that_breaks_the_format_is_refused(header, step, error, store, t
 
 
 @pytest.mark.parametrize("codec", ["zlib", pytest.param("zstd", marks=pytest.mark.needs_zstandard)])
-def test_a_bomb_is_refused_before_it_expands(codec):
+def test_a_decompression_bomb_is_refused(codec):
     from edgekit_runtime.store.delta.codec import CODECS
 
     packer = CODECS[codec]()
@@ -294,7 +294,7 @@ def test_a_bomb_is_refused_before_it_expands(codec):
 
 
 def applied(steps, contents, old, codec):
-    """What a board builds of these steps."""
+    """Return the file that a board builds from these steps."""
     header = Header("zlib", "", "", 0, (DeltaFile("new.bin", sum(step.size_bytes for step in steps), "", len(steps)),))
     built = b""
     for step, content in zip(read_steps(steps_bytes(steps), header, "x")["new.bin"], contents, strict=True):
@@ -330,14 +330,14 @@ def test_bytes_inserted_anywhere_cost_little_more_than_themselves(place, codec):
 
 
 @pytest.mark.parametrize("codec", [Zlib, pytest.param(Zstd, marks=pytest.mark.needs_zstandard)])
-def test_what_moved_within_a_file_is_found(codec):
+def test_content_that_moved_within_a_file_is_found(codec):
     old = RNG.bytes(200_000)
     new = old[150_000:] + RNG.bytes(1000) + old[:150_000]
     _, contents = encode(new, old, codec())
     assert sum(map(len, contents)) <= 20_000
 
 
-def test_a_large_file_keeps_to_the_number_of_steps_that_a_delta_may_have(monkeypatch):
+def test_a_large_file_has_at_most_the_allowed_number_of_steps(monkeypatch):
     monkeypatch.setattr("edgekit.bundle.delta.MAX_STEPS", 64)
     monkeypatch.setattr(Zlib, "block_bytes", 1)
     new = RNG.bytes(10_000)

@@ -1,4 +1,4 @@
-"""Encrypted artifacts: nothing of them is in clear on the disk, and with the key all works as before."""
+"""Encrypted artifacts: no decrypted bytes on the disk, and everything works with the key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def clear(linear: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secret(clear: Path, tmp_path: Path) -> Path:
-    """The same, encrypted with KEY."""
+    """The same bundle, encrypted with KEY."""
     encrypt(clear, KEY, tmp_path / "secret.edgekit")
     return tmp_path / "secret.edgekit"
 
@@ -55,7 +55,7 @@ def edgekit(*arguments: str | Path) -> int:
 
 
 @pytest.mark.parametrize("isolate", [False, True])
-def test_with_the_key_it_runs_and_leaves_no_clear_byte_on_the_disk(
+def test_with_the_key_it_runs_and_writes_no_decrypted_bytes_to_disk(
     secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate: bool
 ) -> None:
     scratch = tmp_path / "scratch"
@@ -77,7 +77,7 @@ def test_no_descriptor_stays_open(secret: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["bytes", "file", "EDGEKIT_KEY", "EDGEKIT_KEY_FILE"])
-def test_the_key_comes_from_the_caller_or_the_environment(
+def test_the_key_is_read_from_the_argument_or_the_environment(
     secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     file = tmp_path / "a.key"
@@ -88,7 +88,7 @@ def test_the_key_comes_from_the_caller_or_the_environment(
     edgekit_runtime.load(secret, decryption_key=given).close()
 
 
-def test_without_the_key_all_but_running_works(secret: Path) -> None:
+def test_without_the_key_everything_except_running_works(secret: Path) -> None:
     with open_bundle(secret) as bundle:
         bundle.verify_all()
         assert bundle.array("golden/x.npy").shape == (1, 1, 2)
@@ -98,13 +98,13 @@ def test_without_the_key_all_but_running_works(secret: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [OTHER, KEY[:31], b""])
-def test_another_key_opens_nothing(secret: Path, key: bytes) -> None:
+def test_a_wrong_key_is_refused(secret: Path, key: bytes) -> None:
     with pytest.raises(DecryptionFailed, match=r"cannot be decrypted with this key|bytes, not 32"):
         edgekit_runtime.load(secret, decryption_key=key)
 
 
 @pytest.mark.parametrize("text", ["", "zz" * 32, "00" * 31, "\udcff" * 64])
-def test_a_key_file_that_holds_none_is_refused_and_not_shown(secret: Path, tmp_path: Path, text: str) -> None:
+def test_an_invalid_key_file_is_refused_and_not_printed(secret: Path, tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.key"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DecryptionFailed, match=r"a\.key") as refusal:
@@ -114,7 +114,7 @@ def test_a_key_file_that_holds_none_is_refused_and_not_shown(secret: Path, tmp_p
         edgekit_runtime.load(secret, decryption_key=tmp_path / "missing.key")
 
 
-def test_a_changed_ciphertext_is_another_file(clear: Path, tmp_path: Path) -> None:
+def test_a_changed_ciphertext_has_another_digest(clear: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     with open_bundle(clear) as bundle:
         files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
@@ -126,7 +126,7 @@ def test_a_changed_ciphertext_is_another_file(clear: Path, tmp_path: Path) -> No
         edgekit_runtime.load(tmp_path / "secret", decryption_key=KEY)
 
 
-def test_a_ciphertext_of_another_path_or_none_at_all_is_refused(clear: Path, tmp_path: Path) -> None:
+def test_a_ciphertext_of_another_path_or_a_short_one_is_refused(clear: Path, tmp_path: Path) -> None:
     with open_bundle(clear) as bundle:
         files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
         for name, content in (
@@ -174,7 +174,7 @@ def test_the_command(clear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "keyless.edgekit").exists()
 
 
-def test_a_delta_is_of_what_is_stored_and_needs_no_key(clear: Path, secret: Path, tmp_path: Path) -> None:
+def test_a_delta_of_encrypted_bundles_needs_no_key(clear: Path, secret: Path, tmp_path: Path) -> None:
     store, delta = str(tmp_path / "store"), tmp_path / "x.delta"
     report = make_delta(clear, secret, delta, codec="zlib")
     assert next(file for file in report.files if file.path == ARTIFACT).delta_bytes > 0
@@ -186,12 +186,12 @@ def test_a_delta_is_of_what_is_stored_and_needs_no_key(clear: Path, secret: Path
         assert made.unlisted() == wanted.unlisted()
 
 
-def test_a_bundle_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_bundle_is_reported(tmp_path: Path) -> None:
     with pytest.raises(MalformedBundle, match=r"nowhere\.edgekit: cannot be read"):
         encrypt(tmp_path / "nowhere.edgekit", KEY, tmp_path / "out.edgekit")
 
 
-def test_without_the_package_that_encrypts_it_is_named(
+def test_a_missing_cryptography_package_is_reported(
     clear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
@@ -202,7 +202,7 @@ def test_without_the_package_that_encrypts_it_is_named(
 
 @pytest.mark.parametrize("out", ["no/such/folder/out", "a folder"])
 @pytest.mark.parametrize("verb", ["encrypt", "sign", "delta"])
-def test_an_output_that_cannot_be_written_is_said(
+def test_an_unwritable_output_is_reported(
     verb: str, out: str, clear: Path, secret: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a folder").mkdir()

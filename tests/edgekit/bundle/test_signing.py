@@ -1,4 +1,4 @@
-"""Keys are made and bundles signed: the same bytes each time, whole or not at all."""
+"""Making keys and signing bundles: reproducible, and complete or not written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def edgekit(*arguments: str | Path) -> int:
 
 @pytest.fixture(params=["p256", "ed25519"])
 def key(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A private key, its public one beside it."""
+    """A private key, with its public key."""
     assert edgekit("keygen", tmp_path / "key.pem", "--type", request.param) == 0
     return tmp_path / "key.pem"
 
@@ -88,7 +88,7 @@ def test_the_signature_covers_every_file(write: Write, tmp_path: Path, key: Path
     open_bundle(bundle, trust=[public(key)]).verify_all()
 
 
-def test_a_key_is_replaced_by_another_in_two_steps(write: Write, tmp_path: Path, key: Path) -> None:
+def test_a_key_is_replaced_in_two_steps(write: Write, tmp_path: Path, key: Path) -> None:
     bundle, new = write(tmp_path / "m.edgekit"), tmp_path / "new.pem"
     assert edgekit("keygen", new) == 0
     assert edgekit("sign", bundle, "--key", key) == 0
@@ -100,7 +100,7 @@ def test_a_key_is_replaced_by_another_in_two_steps(write: Write, tmp_path: Path,
         assert edgekit("verify", bundle, "--key", public(key), *also) == SignatureInvalid.exit_code
 
 
-def test_a_signature_of_other_contents_is_not_added_to(
+def test_no_signature_is_added_to_one_of_other_contents(
     write: Write, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = write(tmp_path / "m", folder=True)
@@ -131,7 +131,7 @@ def test_keys_are_private_and_never_overwritten(tmp_path: Path, key: Path, capsy
     assert "key.pem" in capsys.readouterr().err
 
 
-def test_a_key_may_be_kept_encrypted(
+def test_a_private_key_can_be_encrypted(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle, key = write(tmp_path / "m.edgekit"), tmp_path / "sealed.pem"
@@ -145,7 +145,7 @@ def test_a_key_may_be_kept_encrypted(
         assert "EDGEKIT_KEY_PASSWORD" in capsys.readouterr().err
 
 
-def test_a_key_of_another_kind_is_no_key_for_bundles(
+def test_a_private_key_of_an_unsupported_type_is_refused(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from cryptography.hazmat.primitives import serialization as form
@@ -158,7 +158,9 @@ def test_a_key_of_another_kind_is_no_key_for_bundles(
     assert "other.pem: is a private key of an unsupported type" in capsys.readouterr().err
 
 
-def test_what_was_signed_is_told(write: Write, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_the_signature(
+    write: Write, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = write(tmp_path / "m.edgekit")
     capsys.readouterr()
     assert edgekit("sign", bundle, "--key", key, "--json") == 0

@@ -1,4 +1,4 @@
-"""Writing a bundle: the same bytes every time, whole or not at all."""
+"""Writing bundles: reproducible, and complete or not written."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FILES = {
 
 
 def left(folder: Path) -> list[str]:
-    """Everything in a folder, hidden or not."""
+    """Return all names in a folder, including hidden ones."""
     return sorted(os.listdir(folder))
 
 
@@ -83,7 +83,7 @@ def test_the_manifest_comes_back_with_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["slash", "asked"])
-def test_a_folder_holds_the_same_tree(tmp_path: Path, how: str) -> None:
+def test_a_folder_has_the_same_files(tmp_path: Path, how: str) -> None:
     out = f"{tmp_path / 'tree'}/" if how == "slash" else tmp_path / "tree"
     written = write_bundle(MANIFEST, FILES, out, as_directory=how == "asked")
     with open_bundle(tmp_path / "tree") as bundle:
@@ -92,7 +92,7 @@ def test_a_folder_holds_the_same_tree(tmp_path: Path, how: str) -> None:
     assert left(tmp_path) == ["tree"]
 
 
-def test_the_modes_are_what_the_user_would_get(tmp_path: Path) -> None:
+def test_the_file_modes_follow_the_umask(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:
         write_bundle(MANIFEST, FILES, tmp_path / "a.edgekit")
@@ -124,7 +124,7 @@ def test_an_older_bundle_is_replaced_and_a_folder_is_not(tmp_path: Path) -> None
         (replace(MANIFEST, recipe={"loss": float("nan")}), FILES, "cannot be written"),
     ],
 )
-def test_what_a_board_would_refuse_is_not_written(
+def test_invalid_bundles_are_not_written(
     tmp_path: Path, manifest: Manifest, files: dict[str, bytes], said: str
 ) -> None:
     (tmp_path / "a.edgekit").write_bytes(b"old")
@@ -135,7 +135,7 @@ def test_what_a_board_would_refuse_is_not_written(
     assert (tmp_path / "a.edgekit").read_bytes() == b"old"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_input_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_bundle(MANIFEST, {**FILES, "extra": tmp_path / "nowhere"}, tmp_path / "a.edgekit")
     assert left(tmp_path) == []
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_directory", [False, True])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_at_any_flush_leaves_the_old_bundle_or_the_new_one_whole(
+def test_a_failure_at_any_flush_leaves_the_old_or_the_new_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_directory: bool, error: BaseException
 ) -> None:
     real = os.fsync
@@ -170,8 +170,8 @@ def test_a_failure_at_any_flush_leaves_the_old_bundle_or_the_new_one_whole(
         assert left(folder) in ([], ["bundle"])
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    """A real one: the process may write no file beyond 100 kB."""
+def test_a_full_disk_leaves_no_files(tmp_path: Path) -> None:
+    """The process may write no file larger than 100 kB."""
     code = (
         "import resource, signal, sys\n"
         f"sys.path[:0] = {sys.path!r}\n"
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "big.bin").write_bytes(b"")
@@ -210,7 +210,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert left(out) == []
 
 
-def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_during_writing_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moving = tmp_path / "moving"
     moving.write_bytes(b"one")
     real = writer.manifest_to_json

@@ -1,4 +1,4 @@
-"""Preflight says of boards that are described what the runtime says on them; inventories of every form are read."""
+"""Preflight gives the same results for described boards as the runtime on them; all forms of inventories are read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VARIANTS = (
 
 @pytest.fixture
 def bundle(linear, tmp_path: Path):
-    """Write a bundle of variants that differ from the null engine's, called "null", in these fields."""
+    """Write a bundle with variants that differ in these fields from the variant "null" of the null engine."""
 
     def write(*variants: dict[str, object], **parts: object) -> Path:
         manifest, files = linear(np.eye(4, dtype=np.float32), name="null", model_name="identity", **parts)
@@ -49,7 +49,7 @@ def bundle(linear, tmp_path: Path):
 
 @pytest.fixture
 def become(make_board, monkeypatch):
-    """Make this process believe that it runs on a board: what it asks the system for, and where it looks."""
+    """Make this process report the properties of a board."""
 
     def pretend(name: str, arch: str = "aarch64") -> Path:
         root = make_board(name)
@@ -74,7 +74,7 @@ def verdicts(bundle: Path, inventory: Path, **options: object):
 
 
 @pytest.mark.parametrize(("name", "arch"), [*((name, "aarch64") for name in BOARDS), ("imx8m-plus", "x86_64")])
-def test_preflight_says_what_the_runtime_says_on_the_board(bundle, become, tmp_path, name, arch):
+def test_preflight_agrees_with_the_runtime_on_the_board(bundle, become, tmp_path, name, arch):
     path = bundle(*VARIANTS[arch == "x86_64" :])
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become(name, arch))))])
     with load(path) as model:
@@ -87,7 +87,7 @@ def test_preflight_says_what_the_runtime_says_on_the_board(bundle, become, tmp_p
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-3", "jetson-orin-nano"])
-def test_where_nothing_can_run_both_refuse_for_the_same_reasons(bundle, become, tmp_path, name):
+def test_preflight_and_runtime_refuse_for_the_same_reasons(bundle, become, tmp_path, name):
     path = bundle(*VARIANTS[:-2])
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become(name))))])
     with pytest.raises(EngineUnavailable) as caught:
@@ -97,7 +97,7 @@ def test_where_nothing_can_run_both_refuse_for_the_same_reasons(bundle, become, 
     assert all(f"{each.variant}: {each.reason}" in str(caught.value) for each in verdict.refused)
 
 
-def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, become, tmp_path):
+def test_preflight_refuses_bundles_for_other_boards_like_the_store(bundle, become, tmp_path):
     from edgekit_runtime.store.install_checks import check_board
 
     path = bundle(devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
@@ -108,7 +108,7 @@ def test_a_bundle_for_other_boards_is_refused_as_the_store_refuses_it(bundle, be
     assert (verdict.runs, verdict.reason) == ((), str(caught.value))
 
 
-def test_the_order_is_that_of_the_boards_own_profile(bundle, become, tmp_path):
+def test_variants_are_in_the_order_of_the_device_profile(bundle, become, tmp_path):
     devices = tuple(
         {"name": arch, "arch": arch, "variants": [first]} for arch, first in (("aarch64", "other"), ("armv7l", "null"))
     )
@@ -117,7 +117,7 @@ def test_the_order_is_that_of_the_boards_own_profile(bundle, become, tmp_path):
     assert [each.runs[0] for each in verdicts(path, tell(tmp_path / "fleet.json", records))] == ["other", "null"]
 
 
-def test_an_older_runtime_and_a_full_disk_are_told(bundle, tmp_path):
+def test_an_older_runtime_and_a_full_disk_are_reported(bundle, tmp_path):
     record = {**asdict(diagnose()), "format_version": 0, "runtime": "0.0.9", "disk_free_bytes": 10}
     (verdict,) = verdicts(bundle(), tell(tmp_path / "fleet.json", [record]))
     assert "edgekit-runtime 0.0.9 reads up to 0: update it first" in verdict.reason
@@ -125,7 +125,7 @@ def test_an_older_runtime_and_a_full_disk_are_told(bundle, tmp_path):
 
 
 @pytest.mark.needs_cryptography
-def test_a_board_that_asks_for_a_signature_refuses_what_its_keys_did_not_sign(bundle, tmp_path, monkeypatch):
+def test_a_board_that_requires_a_signature_refuses_other_keys(bundle, tmp_path, monkeypatch):
     def keygen(name: str) -> Path:
         edgekit("keygen", tmp_path / name)
         return tmp_path / name
@@ -153,7 +153,7 @@ def test_a_board_that_asks_for_a_signature_refuses_what_its_keys_did_not_sign(bu
     assert "trusted are no key that could be read" in verdicts(path, inventory)[-1].reason
 
 
-def test_what_is_required_counts_alone(bundle, tmp_path):
+def test_require_considers_only_matching_variants(bundle, tmp_path):
     inventory = tell(tmp_path / "fleet.json", [asdict(diagnose())])
     (verdict,) = verdicts(bundle(*VARIANTS), inventory, require="for-later")
     assert (verdict.runs, [each.variant for each in verdict.refused]) == ((), ["for-later"])
@@ -161,7 +161,7 @@ def test_what_is_required_counts_alone(bundle, tmp_path):
         verdicts(bundle(*VARIANTS), inventory, require="tpu")
 
 
-def test_inventories_of_every_form(tmp_path):
+def test_inventories_of_all_forms_are_read(tmp_path):
     one = asdict(diagnose())
     named = {**one, "name": "cam-1"}
     forms = {
@@ -191,7 +191,7 @@ def test_inventories_of_every_form(tmp_path):
         ("[3]", "board 1: is not a doctor report of this version"),
     ],
 )
-def test_what_is_no_inventory_is_said(tmp_path, text, said):
+def test_an_invalid_inventory_is_reported(tmp_path, text, said):
     (tmp_path / "fleet.json").write_text(text)
     with pytest.raises(DataError, match=said):
         read_inventory(tmp_path / "fleet.json")
@@ -208,7 +208,7 @@ def test_what_is_no_inventory_is_said(tmp_path, text, said):
         (("trusted",), [7]),
     ],
 )
-def test_a_diagnosis_of_other_types_is_said_before_anything_is_compared(tmp_path, where, value):
+def test_a_report_with_wrong_types_is_refused(tmp_path, where, value):
     diagnosis = asdict(diagnose())
     place = diagnosis
     for step in where[:-1]:
@@ -219,7 +219,7 @@ def test_a_diagnosis_of_other_types_is_said_before_anything_is_compared(tmp_path
         read_inventory(tmp_path / "fleet.json")
 
 
-def test_names_are_unique_and_fit_for_a_terminal(tmp_path):
+def test_board_names_are_unique_and_printable(tmp_path):
     names = ("cam", "cam#2", "cam", "cam", "\x1b[2Jgate\n 1")
     (tmp_path / "fleet.json").write_text(json.dumps([{**asdict(diagnose()), "name": name} for name in names]))
     assert [each.name for each in read_inventory(tmp_path / "fleet.json")] == [
@@ -228,12 +228,12 @@ def test_names_are_unique_and_fit_for_a_terminal(tmp_path):
     ]
 
 
-def test_an_inventory_that_is_not_there_is_said(tmp_path):
+def test_a_missing_inventory_is_reported(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_inventory(tmp_path / "fleet.json")
 
 
-def test_the_command_ends_with_6_and_names_who_can_run_nothing(bundle, tmp_path):
+def test_the_command_exits_with_6_and_lists_boards_that_cannot_run_it(bundle, tmp_path):
     good, bad = asdict(diagnose()), asdict(diagnose())
     bad["board"] = {**bad["board"], "arch": "riscv64"}
     here = platform.machine()

@@ -1,4 +1,4 @@
-"""A bundle that needs nothing but numpy, keys that sign packages, and the tools that judge them."""
+"""A bundle that needs only numpy, keys that sign packages, and the tools that test them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARTIFACT = "variants/v/weights.npy"
 
 @pytest.fixture(scope="session")
 def make_bundle(linear: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Write a linear classifier of 2x2 RGB images; other parts of the manifest if told."""
+    """Write a linear classifier of 2x2 RGB images, optionally with changes to the manifest."""
     described = {
         "model_name": "Quarters of Images",
         "model_version": "1.2",
@@ -49,7 +49,7 @@ def bundle(make_bundle: Make) -> Path:
 
 @pytest.fixture
 def write(bundle: Path, tmp_path: Path) -> Make:
-    """Package the classifier, called "quarters"; give where."""
+    """Package the classifier "quarters" and return the path."""
 
     def make(kind: str, out: str, of: Path = bundle, board: Path | None = None, **options: Any) -> Path:
         package(kind, make_request(of, **{"name": "quarters", **options}), tmp_path / out, board)
@@ -60,7 +60,7 @@ def write(bundle: Path, tmp_path: Path) -> Make:
 
 @dataclass(frozen=True)
 class Signer:
-    """A key that signs, and what proves its signatures."""
+    """A signing key and its certificate."""
 
     key: Path
     cert: Path
@@ -69,7 +69,7 @@ class Signer:
 
 @pytest.fixture(scope="session")
 def make_signer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Signer]:
-    """Make a new RSA key with a certificate as RAUC and SWUpdate want it."""
+    """Make a new RSA key with a certificate for RAUC and SWUpdate."""
 
     def make() -> Signer:
         folder = tmp_path_factory.mktemp("signer")
@@ -87,13 +87,13 @@ def make_signer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Signer
 
 @pytest.fixture(scope="session")
 def signer(make_signer: Callable[[], Signer]) -> Signer:
-    """Who signs the packages of the tests."""
+    """The key that signs the packages."""
     return make_signer()
 
 
 @pytest.fixture(scope="session")
 def stranger(make_signer: Callable[[], Signer]) -> Signer:
-    """Somebody else."""
+    """Another key."""
     return make_signer()
 
 
@@ -103,7 +103,7 @@ def openssl(*arguments: object) -> None:
 
 @pytest.fixture
 def call() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a program; it may fail, and what it says comes together."""
+    """Run a program, which may fail, and return its combined output."""
 
     def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -122,7 +122,7 @@ def call() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def flip() -> Callable[[Path, bytes], None]:
-    """Change one bit of a file, where some bytes of it are."""
+    """Flip one bit of a file at the position of some bytes."""
 
     def change(path: Path, where: bytes) -> None:
         content = bytearray(path.read_bytes())

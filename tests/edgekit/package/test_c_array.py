@@ -1,4 +1,4 @@
-"""The C array: compiled by cc, and its arena held against what TFLite Micro itself allocates."""
+"""The C array: compiled with cc, and its arena compared with the allocations of TFLite Micro."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ runtime.Interpreter.from_bytes(open(sys.argv[1], "rb").read(), arena_size=64 << 
 
 @pytest.fixture(scope="session")
 def tflite(repository) -> bytes:
-    """The digits of `edgekit/demo`, as `edgekit convert --quantize int8-static` made them."""
+    """The digits model of `edgekit/demo`, converted with `--quantize int8-static`."""
     return (repository / "tests/edgekit/package/digits.tflite").read_bytes()
 
 
 @pytest.fixture
 def tiny(make_bundle, tflite):
-    """A bundle whose only variant is that model."""
+    """A bundle with this model as its only variant."""
     with open_bundle(make_bundle()) as opened:
         variant = opened.manifest.variants[0]
     binding = TensorBinding(0, "x", "int8", 0.5, 3)
@@ -70,7 +70,7 @@ def test_it_compiles_and_is_the_model(write, call, tiny, tflite, compiler):
 
 
 @pytest.mark.needs_judges
-def test_the_arena_is_what_tflite_micro_takes_and_little_more(call, judges, repository, tflite, tmp_path):
+def test_the_arena_estimate_is_close_to_that_of_tflite_micro(call, judges, repository, tflite, tmp_path):
     (tmp_path / "digits.tflite").write_bytes(tflite)
     done = call(judges / "python", "-c", ALLOCATE, tmp_path / "digits.tflite")
     assert done.returncode == 0, done.stdout
@@ -97,13 +97,13 @@ def test_a_bundle_without_a_tflite_is_refused(write):
         write("c-array", "quarters")
 
 
-def test_a_variant_that_is_not_there_is_refused(write, tiny):
+def test_a_missing_variant_is_refused(write, tiny):
     with pytest.raises(PlanError, match=r"no variant 'float' .* it has litert-int8-static"):
         write("c-array", "quarters", of=tiny, variant="float")
 
 
 @pytest.mark.parametrize("data", [b"", b"TFL3", struct.pack("<I", 1 << 30), bytes(64), b"\xff" * 64])
-def test_what_is_no_tflite_is_said_to_be_none(data):
+def test_invalid_tflite_data_is_refused(data):
     with pytest.raises(ConversionError, match="cannot be read"):
         estimate(data)
 

@@ -1,4 +1,4 @@
-"""The Debian package, installed by dpkg into a root folder: its scripts call the runtime's store."""
+"""The Debian package, installed with dpkg into a root folder; its scripts install into a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORE = "var/lib/edgekit/quarters"
 
 @pytest.fixture
 def dpkg(tmp_path, call):
-    """Run dpkg on a root folder of its own; its scripts find the runtime of this Python."""
+    """Run dpkg with a separate root folder; its scripts use the runtime of this Python."""
     root = tmp_path / "root"
     for folder in ("info", "updates", "triggers"):
         (root / "var/lib/dpkg" / folder).mkdir(parents=True)
@@ -29,7 +29,7 @@ def dpkg(tmp_path, call):
     return root, lambda *rest: call("dpkg", f"--root={root}", *how, *rest, env={**os.environ, **seen})
 
 
-def test_dpkg_installs_and_the_store_is_what_applications_open(write, dpkg, bundle):
+def test_dpkg_installs_into_the_store(write, dpkg, bundle):
     root, run = dpkg
     done = run("-i", write("deb", "quarters.deb"))
     assert done.returncode == 0, done.stdout
@@ -39,7 +39,7 @@ def test_dpkg_installs_and_the_store_is_what_applications_open(write, dpkg, bund
     assert run("--verify", "edgekit-model-quarters").stdout == ""
 
 
-def test_a_package_stays_installable_and_purging_takes_the_store_away(write, dpkg):
+def test_removing_keeps_the_store_and_purging_removes_it(write, dpkg):
     root, run = dpkg
     package = write("deb", "quarters.deb")
     assert run("-i", package).returncode == run("-i", package).returncode == 0
@@ -49,7 +49,7 @@ def test_a_package_stays_installable_and_purging_takes_the_store_away(write, dpk
     assert not (root / STORE).exists()
 
 
-def test_purging_leaves_a_folder_alone_that_the_store_refused(write, dpkg):
+def test_purging_keeps_a_folder_that_is_not_a_store(write, dpkg):
     root, run = dpkg
     mine = root / "srv/photographs/1.jpg"
     mine.parent.mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_purging_leaves_a_folder_alone_that_the_store_refused(write, dpkg):
     assert mine.exists()
 
 
-def test_purging_takes_a_store_behind_a_link_and_leaves_what_lies_beside_it(write, dpkg):
+def test_purging_removes_a_linked_store_and_keeps_other_files(write, dpkg):
     root, run = dpkg
     (root / "data").mkdir()
     (root / "data/notes").touch()
@@ -101,7 +101,7 @@ def test_a_board_that_trusts_another_key_refuses_it(write, make_bundle, dpkg, tm
     assert (root / STORE / "current").exists()
 
 
-def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_bundle, dpkg):
+def test_a_wrong_board_leaves_the_package_unconfigured(write, make_bundle, dpkg):
     from dataclasses import replace
 
     from edgekit_runtime import open_bundle
@@ -117,7 +117,7 @@ def test_a_wrong_board_is_refused_and_the_package_is_not_configured(write, make_
     assert not (root / STORE / "current").exists()
 
 
-def test_a_newer_version_becomes_current_and_the_board_says_how(write, dpkg, make_bundle, monkeypatch):
+def test_a_newer_version_is_installed_with_the_options_of_the_board(write, dpkg, make_bundle, monkeypatch):
     root, run = dpkg
     assert run("-i", write("deb", "old.deb")).returncode == 0
     assert status(str(root / STORE)).trial is not None
@@ -128,7 +128,7 @@ def test_a_newer_version_becomes_current_and_the_board_says_how(write, dpkg, mak
         assert model.manifest.model_version == "1.3"
 
 
-def test_a_python_without_the_runtime_is_told_what_to_do(write, dpkg, tmp_path, call):
+def test_a_python_without_the_runtime_gets_advice(write, dpkg, tmp_path, call):
     root, _ = dpkg
     bare = tmp_path / "bare-python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
@@ -140,7 +140,7 @@ def test_a_python_without_the_runtime_is_told_what_to_do(write, dpkg, tmp_path, 
     assert "pip install edgekit-runtime" in done.stdout
 
 
-def test_the_unit_is_what_systemd_understands(write, call, tmp_path):
+def test_systemd_accepts_the_unit(write, call, tmp_path):
     call("dpkg-deb", "-x", write("deb", "quarters.deb", systemd=True), tmp_path / "tree")
     unit = tmp_path / "tree/lib/systemd/system/edgekit-model-quarters.service"
     assert "edgekit_runtime boot /var/lib/edgekit/quarters" in unit.read_text()

@@ -1,4 +1,4 @@
-"""The Mender artifact, validated by mender-artifact and installed by a real client that has the update module."""
+"""The Mender artifact, validated with mender-artifact and installed by a real client with the update module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULES = "/usr/share/mender/modules/v3"
 
 @pytest.fixture
 def make(write, signer, tmp_path):
-    """Write a signed artifact for the device type cam, into tmp_path/store."""
+    """Write a signed artifact for the device type cam and the store tmp_path/store."""
 
     def artifact(out="quarters.mender", **options):
         usual = {"compatible": ("cam",), "key": signer.key, "store": str(tmp_path / "store")}
@@ -31,7 +31,7 @@ def make(write, signer, tmp_path):
 
 @pytest.fixture
 def mender(make, call, signer, tmp_path):
-    """Run the client of a board that has the board files, in a mount namespace of its own."""
+    """Run the client of a board with the board files, in a mount namespace."""
     folder = tmp_path / "mender"
     (folder / "data").mkdir(parents=True)
     (folder / "etc").mkdir()
@@ -50,7 +50,7 @@ def mender(make, call, signer, tmp_path):
     return run
 
 
-def test_it_says_what_it_is_for_and_what_it_provides(make, call, signer):
+def test_the_artifact_has_its_device_types_and_provides(make, call, signer):
     artifact = make(compatible=("cam", "gate"))
     assert call("mender-artifact", "validate", "--key", signer.public, artifact).returncode == 0
     told = call("mender-artifact", "read", "--key", signer.public, artifact).stdout
@@ -76,7 +76,7 @@ def test_the_client_installs_into_the_store_and_commits(make, mender, tmp_path):
 
 
 @AS_ROOT
-def test_the_client_rolls_back_to_the_generation_before(make, mender, make_bundle, tmp_path):
+def test_the_client_rolls_back_to_the_previous_generation(make, mender, make_bundle, tmp_path):
     assert mender("install", make("old.mender")).returncode == 0
     assert mender("commit").returncode == 0
     before = os.readlink(tmp_path / "store/current")
@@ -87,7 +87,7 @@ def test_the_client_rolls_back_to_the_generation_before(make, mender, make_bundl
 
 
 @AS_ROOT
-def test_what_the_store_has_given_up_is_not_committed(make, mender, make_bundle, tmp_path):
+def test_a_generation_that_was_given_up_is_not_committed(make, mender, make_bundle, tmp_path):
     assert mender("install", make("old.mender")).returncode == 0
     assert mender("commit").returncode == 0
     before = os.readlink(tmp_path / "store/current")
@@ -101,7 +101,7 @@ def test_what_the_store_has_given_up_is_not_committed(make, mender, make_bundle,
 
 
 @AS_ROOT
-def test_another_device_type_a_stranger_and_no_signature_are_refused(make, mender, stranger, tmp_path):
+def test_wrong_device_types_keys_and_missing_signatures_are_refused(make, mender, stranger, tmp_path):
     for name, options, said in (
         ("type", {"compatible": ("gate",)}, "not compatible with device"),
         ("stranger", {"key": stranger.key}, "invalid signature"),
@@ -114,7 +114,7 @@ def test_another_device_type_a_stranger_and_no_signature_are_refused(make, mende
 
 
 @AS_ROOT
-def test_a_tampered_artifact_leaves_what_was_there(make, mender, flip, tmp_path):
+def test_a_tampered_artifact_does_not_change_the_store(make, mender, flip, tmp_path):
     assert mender("install", make("good.mender")).returncode == 0
     assert mender("commit").returncode == 0
     before = os.readlink(tmp_path / "store/current")
@@ -124,14 +124,14 @@ def test_a_tampered_artifact_leaves_what_was_there(make, mender, flip, tmp_path)
     assert os.readlink(tmp_path / "store/current") == before
 
 
-def test_a_key_that_mender_artifact_cannot_read_is_said_how_to_convert(make, signer):
+def test_an_unreadable_key_gets_advice_how_to_convert_it(make, signer):
     modern = Path(signer.key).with_name("pkcs8.pem")
     with pytest.raises(PlanError, match=f"openssl pkey -traditional -in {modern}"):
         make(key=modern)
 
 
 @AS_ROOT
-def test_behind_the_first_artifact_there_is_nothing_to_go_back_to(make, mender, tmp_path):
+def test_the_first_artifact_cannot_be_rolled_back(make, mender, tmp_path):
     assert mender("install", make()).returncode == 0
     done = mender("rollback")
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The OCI layout: what the specification says of artifacts, and what skopeo makes of it."""
+"""The OCI layout: it follows the specification, and skopeo reads it."""
 
 from __future__ import annotations
 

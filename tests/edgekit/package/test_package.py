@@ -1,4 +1,4 @@
-"""What holds for every format: reproducible, whole or not at all, and told what is missing."""
+"""All package formats: reproducible, complete or not written, with messages about missing options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_same_bundle_gives_the_same_bytes_from_a_file_and_from_a_folder(writ
     assert sum(map(len, first.values())) > 1000
 
 
-def test_what_is_current_in_a_store_is_packaged_as_the_bundle(write, bundle, tmp_path):
+def test_the_current_generation_of_a_store_can_be_packaged(write, bundle, tmp_path):
     install_from(bundle, None, str(tmp_path / "store"), InstallOptions(commit=True))
     assert write("tar", "a.tar", of=tmp_path / "store").read_bytes() == write("tar", "b.tar").read_bytes()
 
@@ -53,14 +53,14 @@ def test_the_date_is_that_of_the_build(write, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("date", ["yesterday", "4294967296"])
-def test_a_date_that_is_none_is_refused(write, monkeypatch, date):
+def test_an_invalid_date_is_refused(write, monkeypatch, date):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
     with pytest.raises(PlanError, match=f"SOURCE_DATE_EPOCH is '{date}'"):
         write("tar", "x.tar")
 
 
 @pytest.mark.needs_cryptography
-def test_signatures_and_encrypted_artifacts_go_along(write, make_bundle, call, tmp_path):
+def test_signatures_and_encrypted_artifacts_are_packaged(write, make_bundle, call, tmp_path):
     bundle = make_bundle()
     make_key(tmp_path / "key.pem", "p256")
     encrypt(bundle, bytes(32), tmp_path / "signed.edgekit")
@@ -80,7 +80,7 @@ def test_signatures_and_encrypted_artifacts_go_along(write, make_bundle, call, t
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_damaged_bundle_is_packaged_by_no_format(bundle, tmp_path, kind):
+def test_a_damaged_bundle_is_refused_by_all_formats(bundle, tmp_path, kind):
     damaged = tmp_path / "damaged.edgekit"
     content = bytearray(bundle.read_bytes())
     with open_bundle(bundle) as opened:
@@ -93,7 +93,7 @@ def test_a_damaged_bundle_is_packaged_by_no_format(bundle, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if FORMATS[kind].programs])
-def test_a_program_that_is_missing_is_named_with_its_package(write, signer, monkeypatch, tmp_path, kind):
+def test_a_missing_program_is_reported_with_its_package(write, signer, monkeypatch, tmp_path, kind):
     monkeypatch.setenv("PATH", "/nowhere")
     options = {"compatible": ("cam",), "key": signer.key}
     if kind == "rauc":
@@ -104,7 +104,7 @@ def test_a_program_that_is_missing_is_named_with_its_package(write, signer, monk
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_a_format_wants_and_what_it_does_not_take_is_said(bundle, tmp_path, kind):
+def test_missing_and_unaccepted_options_are_reported(bundle, tmp_path, kind):
     known = FORMATS[kind]
     assert set(known.required) <= set(known.options) <= OPTIONS.keys()
     if known.required:
@@ -127,28 +127,28 @@ def test_what_a_format_wants_and_what_it_does_not_take_is_said(bundle, tmp_path,
         ({"key": Path("/no/key.pem")}, "--key /no/key.pem: there is no such file"),
     ],
 )
-def test_a_request_that_no_format_could_take_is_refused(bundle, options, said):
+def test_an_invalid_request_is_refused(bundle, options, said):
     with pytest.raises(PlanError, match=said):
         make_request(bundle, **options)
 
 
-def test_the_name_and_the_version_are_the_models(bundle):
+def test_the_default_name_and_version_are_those_of_the_model(bundle):
     request = make_request(bundle)
     assert (request.name, request.version) == ("quarters-of-images", "1.2")
 
 
-def test_a_folder_that_is_there_is_not_written_over(write):
+def test_an_existing_folder_is_not_overwritten(write):
     write("oci", "layout")
     with pytest.raises(PlanError, match="exists already"):
         write("oci", "layout")
 
 
-def test_a_place_that_cannot_be_written_is_said(write):
+def test_an_unwritable_folder_is_reported(write):
     with pytest.raises(PlanError, match="create its folder, or choose another"):
         write("tar", "no/such/folder/x.tar")
 
 
-def test_a_full_disk_leaves_nothing(bundle, tmp_path):
+def test_a_full_disk_leaves_no_files(bundle, tmp_path):
     script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\nimport signal\n" + (
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom edgekit.cli import main; main(sys.argv[1:])"
     )
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_nothing(bundle, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_command_tells_people_and_programs(bundle, tmp_path):
+def test_the_command_prints_text_and_json(bundle, tmp_path):
     def edgekit(*arguments: object) -> str:
         done = CliRunner().invoke(cli, ["package", *map(str, arguments)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
@@ -178,7 +178,7 @@ def test_a_usage_error_names_the_list():
     assert (done.exit_code, "edgekit package --list" in done.output) == (2, True)
 
 
-def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
+def test_board_files_do_not_overwrite_other_files(write, tmp_path):
     board = tmp_path / "overlay"
     write("swupdate", "x.swu", board=board, compatible=("cam:1.0",))
     assert (board / "etc/hwrevision").read_text() == "cam 1.0\n"
@@ -190,7 +190,7 @@ def test_board_files_are_written_once_and_not_over_others(write, tmp_path):
 
 
 @pytest.mark.parametrize(("there", "said"), [("etc", "etc: "), ("etc/hwrevision", "exists already")])
-def test_board_files_that_are_in_the_way_are_said_before_anything_is_written(write, tmp_path, there, said):
+def test_conflicting_board_files_are_reported_before_writing(write, tmp_path, there, said):
     file = tmp_path / "overlay" / there
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\xa7")
@@ -199,10 +199,10 @@ def test_board_files_that_are_in_the_way_are_said_before_anything_is_written(wri
     assert not (tmp_path / "x.swu").exists()
 
 
-def test_a_format_without_board_files_says_so(write, tmp_path):
+def test_a_format_without_board_files_is_reported(write, tmp_path):
     with pytest.raises(PlanError, match="--format tar needs nothing on the board"):
         write("tar", "x.tar", board=tmp_path / "overlay")
 
 
-def test_every_program_is_in_the_table_of_packages():
+def test_every_program_has_a_debian_package():
     assert {program for each in FORMATS.values() for program in each.programs} <= PACKAGES.keys()

@@ -1,4 +1,4 @@
-"""The RAUC bundle, read, unpacked and installed by the real rauc, with a bus of its own.
+"""The RAUC bundle, read, extracted and installed with the real rauc on a private bus.
 
 Mounting a bundle of the format "verity" takes the kernel's device mapper. Where that is missing, what is installed is
 the same content in RAUC's format "plain"; the signed bundle is read and unpacked all the same.
@@ -43,7 +43,7 @@ def make(write, signer):
 
 @pytest.fixture
 def extract(call, signer, tmp_path):
-    """Have rauc verify a bundle and unpack it."""
+    """Verify and extract a bundle with rauc."""
 
     def run(bundle, folder="content"):
         done = call("rauc", "extract", f"--keyring={signer.cert}", bundle, tmp_path / folder)
@@ -55,7 +55,7 @@ def extract(call, signer, tmp_path):
 
 @pytest.fixture
 def install(call, signer, repository, tmp_path):
-    """Install a bundle on the board of the example, its slots files; give what rauc said and the slots."""
+    """Install a bundle on the board of the example, with files as slots. Return the output of rauc and the slots."""
 
     def run(bundle):
         board = tmp_path / "board"
@@ -93,7 +93,7 @@ def test_the_image_is_the_same_each_time(make, extract):
 
 
 def _installable(content: Path, signer, call) -> Path:
-    """What was unpacked, in the format that a kernel without device mapper can mount."""
+    """Repack the content in the format that a kernel without device mapper can mount."""
     manifest = content / "manifest.raucm"
     manifest.write_text(manifest.read_text().replace("format=verity", "format=plain"))
     out = content.with_suffix(".raucb")
@@ -103,7 +103,7 @@ def _installable(content: Path, signer, call) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_rauc_installs_it_into_the_slot_that_does_not_run(make, extract, install, signer, call, tmp_path):
+def test_rauc_installs_it_into_the_inactive_slot(make, extract, install, signer, call, tmp_path):
     signed = make()
     content = extract(signed)
     image = (content / "quarters.squashfs").read_bytes()
@@ -127,7 +127,7 @@ def test_another_board_refuses_it(make, extract, install, signer, call):
     assert not any(slots["model-b"].read_bytes())
 
 
-def test_a_stranger_and_a_tampered_bundle_are_refused(make, call, signer, stranger, tmp_path):
+def test_a_foreign_key_and_a_tampered_bundle_are_refused(make, call, signer, stranger, tmp_path):
     foreign = make("foreign.raucb", key=stranger.key, cert=stranger.cert)
     assert "signature verification failed" in call("rauc", "info", f"--keyring={signer.cert}", foreign).stdout
     tampered = make("tampered.raucb")
@@ -142,7 +142,7 @@ def test_a_stranger_and_a_tampered_bundle_are_refused(make, call, signer, strang
 @pytest.mark.parametrize(
     ("options", "section"), [({}, "[slot.model.1]"), ({"repository": "models"}, "[artifacts.models]")]
 )
-def test_the_board_files_are_the_part_of_a_configuration(make, tmp_path, options, section):
+def test_the_board_files_are_valid_configuration(make, tmp_path, options, section):
     make(board=tmp_path / "overlay", **options)
     text = (tmp_path / "overlay/etc/rauc/edgekit-system.conf").read_text()
     assert section in re.findall(r"^\[.*\]$", text, re.MULTILINE)
@@ -158,19 +158,19 @@ def test_the_board_files_are_the_part_of_a_configuration(make, tmp_path, options
         ({"repository": "models", "name": "quarters.eu"}, "give a --name without dots"),
     ],
 )
-def test_names_that_mean_something_else_in_a_manifest_are_refused(make, tmp_path, options, said):
+def test_names_with_a_special_meaning_are_refused(make, tmp_path, options, said):
     with pytest.raises(PlanError, match=re.escape(said)):
         make(**options)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_may_be_called_anything(make, make_bundle, call, signer):
+def test_any_model_name_is_accepted(make, make_bundle, call, signer):
     bundle = make(of=make_bundle(model_name="C:\\models\\x = [y] # größer"))
     assert call("rauc", "info", f"--keyring={signer.cert}", bundle).returncode == 0
 
 
-def test_an_artifact_repository_takes_the_tree(make, extract, call, make_bundle, tmp_path):
-    """Debian's rauc 1.8 reads and unpacks it; 1.13 and newer install it."""
+def test_an_artifact_repository_gets_the_tree(make, extract, call, make_bundle, tmp_path):
+    """Debian's rauc 1.8 extracts it; 1.13 and newer install it."""
     content = extract(make(repository="models"))
     assert "[image.models/quarters]" in (content / "manifest.raucm").read_text()
     (tmp_path / "tree").mkdir(0o700)

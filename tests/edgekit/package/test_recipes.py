@@ -1,4 +1,4 @@
-"""What build systems get: an overlay, a recipe and a package; read by tar, oelint-adv, kconfiglib and make."""
+"""Packages for build systems: overlay, recipe and Buildroot package; tested with tar, oelint-adv, kconfiglib, make."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_overlay_is_the_bundle_as_a_folder(write, call, make_bundle, tmp_pat
         assert model.manifest.model_version == "1.2"
 
 
-def test_an_overlay_goes_where_it_is_told(write, call):
+def test_an_overlay_is_written_to_the_given_path(write, call):
     listed = call("tar", "-tf", write("tar", "overlay.tar", path="/opt/models/quarters")).stdout.split()
     assert listed[:2] == ["opt/", "opt/models/"]
     assert "opt/models/quarters/manifest.json" in listed
@@ -31,7 +31,7 @@ def test_an_overlay_goes_where_it_is_told(write, call):
 
 @pytest.mark.needs_judges
 @pytest.mark.parametrize("options", [{}, {"path": "/opt/models/quarters", "version": "2.0.1"}])
-def test_the_recipe_is_one_that_oelint_has_nothing_against(write, call, judges, options):
+def test_oelint_accepts_the_recipe(write, call, judges, options):
     (recipe,) = write("yocto", "recipe", **options).glob("*.bb")
     done = call(judges / "oelint-adv", "--quiet", "--suppress", "oelint.vars.homepageping", "--", recipe)
     found = [line for line in done.stdout.splitlines() if ":warning:" in line or ":error:" in line]
@@ -39,13 +39,13 @@ def test_the_recipe_is_one_that_oelint_has_nothing_against(write, call, judges, 
     assert call(judges / "oelint-adv", "--quiet", "--", "/nowhere.bb").returncode != 0
 
 
-def test_the_recipe_has_the_bundle_beside_it(write, call, make_bundle):
+def test_the_recipe_is_next_to_the_bundle(write, call, make_bundle):
     folder = write("yocto", "recipe")
     assert [path.name for path in folder.glob("*.bb")] == ["edgekit-model-quarters_1.2.bb"]
     assert call("diff", "-r", folder / "files/quarters", make_bundle(folder=True)).returncode == 0
 
 
-def test_a_name_that_would_run_in_a_recipe_is_written_without_its_signs(write, make_bundle):
+def test_special_characters_are_removed_from_names_in_recipes(write, make_bundle):
     evil = make_bundle(model_name='a"; FOO = "${@os.system(1)}`x`')
     text = next(write("yocto", "recipe", of=evil).glob("*.bb")).read_text()
     assert "${@" not in text
@@ -63,7 +63,7 @@ def test_the_package_installs_the_folder(write, call, make_bundle, tmp_path):
 
 
 @pytest.mark.needs_judges
-def test_kconfig_reads_the_packages_question(write, call, judges):
+def test_kconfig_reads_the_option_of_the_package(write, call, judges):
     package = write("buildroot", "package")
     script = (
         "import kconfiglib, sys; print(*(s.name for s in kconfiglib.Kconfig(sys.argv[1], warn=False).defined_syms))"

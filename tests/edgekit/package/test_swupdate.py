@@ -1,4 +1,4 @@
-"""The .swu, installed into a folder by the real swupdate."""
+"""The .swu, installed into a folder with the real swupdate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make(write, signer, tmp_path):
 
 @pytest.fixture
 def install(call, signer, tmp_path):
-    """Run swupdate as a board would; give what it said."""
+    """Run swupdate as on a board and return its output."""
 
     def run(image, board="cam:2.0", cert=signer.cert):
         seen = {"EDGEKIT_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
@@ -49,13 +49,13 @@ def test_the_file_on_the_board_is_the_bundle(make, install, bundle, tmp_path):
     assert [path.name for path in (tmp_path / "board").iterdir()] == ["quarters.edgekit"]
 
 
-def test_a_store_is_installed_into_after_the_file(make, install, tmp_path):
+def test_the_store_is_updated_after_the_file(make, install, tmp_path):
     assert DONE in install(make(store=str(tmp_path / "store")))
     with load(tmp_path / "store") as model:
         assert model.manifest.model_version == "1.2"
 
 
-def test_several_boards_are_told_apart(make, install):
+def test_several_boards_are_distinguished(make, install):
     image = make(compatible=("cam:2.0", "cam:2.1", "gate:1"))
     assert DONE in install(image, "cam:2.1")
     assert DONE in install(image, "gate:1")
@@ -64,7 +64,7 @@ def test_several_boards_are_told_apart(make, install):
 
 
 @pytest.mark.parametrize("where", [b"NUMPY", b"hardware-compatibility"], ids=["payload", "description"])
-def test_a_tampered_image_is_refused_and_what_was_there_stays(make, install, flip, tmp_path, where):
+def test_a_tampered_image_is_refused_and_changes_nothing(make, install, flip, tmp_path, where):
     image = make()
     flip(image, where)
     (tmp_path / "board").mkdir()
@@ -75,14 +75,14 @@ def test_a_tampered_image_is_refused_and_what_was_there_stays(make, install, fli
     assert (tmp_path / "board/quarters.edgekit").read_text() == "as it was"
 
 
-def test_the_signature_of_a_stranger_and_none_are_refused(make, install, stranger, tmp_path):
+def test_foreign_and_missing_signatures_are_refused(make, install, stranger, tmp_path):
     assert FAILED in install(make(key=stranger.key, cert=stranger.cert))
     assert FAILED in install(make("unsigned.swu", key=None, cert=None))
     assert not (tmp_path / "board").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_board_with_the_board_files_takes_it_once(make, call, signer, tmp_path):
+def test_a_board_with_the_board_files_installs_it_once(make, call, signer, tmp_path):
     overlay = tmp_path / "overlay"
     image = make(overlay=overlay)
     mount = f'mount -t overlay overlay -o lowerdir={overlay}/etc:/etc /etc && exec swupdate "$@"'
@@ -99,7 +99,7 @@ def test_signed_images_are_the_same_each_time(make):
 
 
 @pytest.mark.parametrize("board", ["cam", "2cam:1", "-x:1", "cam a:1", "version:1", "cam:1 2"])
-def test_a_board_that_swupdate_could_not_read_is_asked_for_by_its_name_and_revision(make, board):
+def test_an_invalid_board_name_is_reported(make, board):
     from edgekit_runtime.errors import PlanError
 
     with pytest.raises(PlanError, match="SWUpdate needs NAME:REVISION"):

@@ -1,4 +1,4 @@
-"""The archive is a ZIP that others read, and only the one spelling is read here. tests/attacks/ has the rest."""
+"""The archive is a ZIP that other programs read; the runtime reads only the one valid form. See also tests/attacks/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit_runtime.errors import MalformedBundle
 from edgekit_runtime.format.archive import ALIGNMENT_BYTES, read_entries
 
 
-def test_python_reads_it_whole(bundle_path: Path, files: dict[str, bytes]) -> None:
+def test_zipfile_reads_the_archive(bundle_path: Path, files: dict[str, bytes]) -> None:
     with zipfile.ZipFile(bundle_path) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["manifest.json", *sorted(files)]
@@ -29,7 +29,7 @@ def test_contents_are_aligned_and_stored(bundle_path: Path, files: dict[str, byt
         assert data[entry.data_offset : entry.end_offset] == files[entry.path]
 
 
-def test_what_others_write_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+def test_archives_of_other_programs_are_refused(bundle_path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.edgekit"
     with zipfile.ZipFile(bundle_path) as source, zipfile.ZipFile(other, "w") as target:
         for name in source.namelist():

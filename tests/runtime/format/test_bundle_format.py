@@ -1,4 +1,4 @@
-"""docs/bundle-format.md says what the parser does."""
+"""docs/bundle-format.md agrees with the parser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(repository: Path) -> str:
 
 
 def keys(page: str, title: str) -> dict[str, str]:
-    """The keys of a record's table, and the default shown for each."""
+    """Return the keys of a record's table with their defaults."""
     section = page.partition(f"\n### {title}\n")[2].partition("\n#")[0]
     return dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
 
@@ -51,7 +51,7 @@ def test_a_record_has_the_documented_keys_and_needs_those_without_default(page: 
     assert {key for key, default in documented.items() if default == "—"} == needed
 
 
-def test_every_table_is_held_to_a_record(page: str) -> None:
+def test_every_table_has_a_record(page: str) -> None:
     assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == {"manifest", *RECORDS}
 
 
@@ -64,7 +64,7 @@ def test_the_example_parses_and_uses_every_key(page: str) -> None:
     assert list(document["variants"][0]) == list(keys(page, "variant"))
 
 
-def test_the_documented_bounds_are_the_codes(page: str) -> None:
+def test_the_documented_limits_are_those_of_the_code(page: str) -> None:
     assert records.MAX_FILES == 1024
     assert (manifest_json.MAX_TOLERANCE, "at most 10^9" in page) == (1e9, True)
     assert consistency.MAX_TOTAL_BYTES == 2**32 - 2**24

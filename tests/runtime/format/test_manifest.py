@@ -1,4 +1,4 @@
-"""manifest.json: what it may say, and what is said about what it may not."""
+"""manifest.json: valid values, and the messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIGEST = "0" * 64
 
 @pytest.fixture
 def whole(manifest: Manifest, files: dict[str, bytes]) -> Manifest:
-    """The classifier's manifest with every record in use."""
+    """The manifest of the classifier, with every record in use."""
     variant = replace(
         manifest.variants[0],
         requirements=Requirements(("x86_64", "aarch64"), "1.2", 1 << 20),
@@ -38,7 +38,7 @@ def whole(manifest: Manifest, files: dict[str, bytes]) -> Manifest:
 
 @pytest.fixture
 def edited(whole: Manifest) -> Callable[..., bytes]:
-    """The manifest's bytes with one value replaced, or removed where there is none, at a path of keys."""
+    """Return the manifest with the value at a path of keys replaced, or removed."""
 
     def edit(path: str, *value: Any) -> bytes:
         document = json.loads(manifest_to_json(whole))
@@ -55,7 +55,7 @@ def edited(whole: Manifest) -> Callable[..., bytes]:
     return edit
 
 
-def test_what_is_written_reads_back_equal(whole: Manifest) -> None:
+def test_a_written_manifest_reads_back_equal(whole: Manifest) -> None:
     assert parse_manifest(manifest_to_json(whole)) == whole
 
 
@@ -128,9 +128,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("path", "value", "said"), REFUSED, ids=lambda value: str(value)[:40])
-def test_a_wrong_value_is_refused_and_its_key_named(
-    edited: Callable[..., bytes], path: str, value: Any, said: str
-) -> None:
+def test_a_wrong_value_is_refused_with_its_key(edited: Callable[..., bytes], path: str, value: Any, said: str) -> None:
     with pytest.raises(MalformedBundle) as refusal:
         parse_manifest(edited(path, value))
     assert said in str(refusal.value)
@@ -146,7 +144,7 @@ def test_a_missing_key_is_named(edited: Callable[..., bytes], path: str) -> None
 
 
 @pytest.mark.parametrize("path", ["devices", "recipe", "calibration", "versions", "variants.0.settings"])
-def test_what_has_a_default_may_be_left_out(edited: Callable[..., bytes], path: str) -> None:
+def test_keys_with_a_default_may_be_missing(edited: Callable[..., bytes], path: str) -> None:
     assert parse_manifest(edited(path)).model_name == "quarters"
 
 
@@ -157,7 +155,7 @@ def test_what_has_a_default_may_be_left_out(edited: Callable[..., bytes], path: 
         *(".hidden", "a/.hidden", "-rf", "ü.npy", "~/a", "", "a" * 241, "/".join("abcdefghi")),
     ],
 )
-def test_a_path_is_plain_or_refused(edited: Callable[..., bytes], path: str) -> None:
+def test_unusual_paths_are_refused(edited: Callable[..., bytes], path: str) -> None:
     with pytest.raises(MalformedBundle, match=r"files\[0\]\.path"):
         parse_manifest(edited("files.0.path", path))
 
@@ -198,7 +196,7 @@ def test_names_are_unique(whole: Manifest) -> None:
         (TensorBinding(0, "x", "int32"), "dtype"),
     ],
 )
-def test_a_quantization_that_cannot_be_is_refused(whole: Manifest, binding: TensorBinding, said: str) -> None:
+def test_an_invalid_quantization_is_refused(whole: Manifest, binding: TensorBinding, said: str) -> None:
     variant = replace(whole.variants[0], inputs=(binding,))
     with pytest.raises(MalformedBundle, match=rf"variants\[0\].inputs\[0\].{said}"):
         parse_manifest(manifest_to_json(replace(whole, variants=(variant,))))
@@ -211,6 +209,6 @@ def test_a_newer_format_is_refused_as_newer(edited: Callable[..., bytes]) -> Non
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_is_not_written(whole: Manifest, value: float) -> None:
+def test_numbers_that_are_not_finite_are_not_written(whole: Manifest, value: float) -> None:
     with pytest.raises(MalformedBundle, match="cannot be written"):
         manifest_to_json(replace(whole, recipe={"loss": value}))

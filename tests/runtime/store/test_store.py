@@ -1,4 +1,4 @@
-"""The store on a board: what is installed, tried, kept, gone back to and removed, and what a running model sees."""
+"""The store on a board: installation, trial, rollback, pruning, and reloading a running model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ IMAGE = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
 
 @pytest.fixture
 def version(manifest: Manifest, files: dict[str, bytes], npy: Callable[[Any], bytes], tmp_path: Path) -> Bundles:
-    """Write a version of the classifier, each with other weights; its golden outputs are others if it is broken."""
+    """Write a version of the classifier with its own weights; ``broken`` gives it wrong golden outputs."""
 
     def write(number: str, *, broken: bool = False, **parts: Any) -> Path:
         factor = 1 + int.from_bytes(number.encode(), "big") % 97
@@ -71,7 +71,7 @@ def load_npy(data: bytes) -> np.ndarray:
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    """Where a store is to be."""
+    """The path of a store that does not exist yet."""
     return str(tmp_path / "store")
 
 
@@ -81,7 +81,7 @@ def put(path: Path, store: str, options: InstallOptions = AT_ONCE) -> Installed:
 
 
 def tree(folder: str) -> dict[str, tuple[bytes, int]]:
-    """Content and time of change of every file."""
+    """Return content and modification time of every file."""
     found = {}
     for path in Path(folder).rglob("*"):
         if path.is_file():
@@ -92,7 +92,7 @@ def tree(folder: str) -> dict[str, tuple[bytes, int]]:
 # What is installed. ----------------------------------------------------------------------------------
 
 
-def test_what_is_installed_is_the_bundle_as_a_folder_and_load_opens_it(version: Bundles, store: str) -> None:
+def test_installing_writes_the_bundle_as_a_folder_that_load_opens(version: Bundles, store: str) -> None:
     path = version("1.0")
     done = put(path, store)
     assert done.changed
@@ -103,13 +103,13 @@ def test_what_is_installed_is_the_bundle_as_a_folder_and_load_opens_it(version: 
     assert status(store).generations[0].role == "current"
 
 
-def test_little_more_is_written_than_the_bundle(version: Bundles, store: str) -> None:
+def test_installing_writes_little_more_than_the_bundle(version: Bundles, store: str) -> None:
     done = put(version("1.0"), store)
     assert done.bundle_bytes == sum(len(content) for content, _ in tree(f"{store}/current").values())
     assert done.written_bytes == done.bundle_bytes + Path(store, "state.json").stat().st_size
 
 
-def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> None:
+def test_installing_the_current_generation_writes_nothing(version: Bundles, store: str) -> None:
     path = version("1.0")
     put(path, store)
     before = tree(store)
@@ -121,7 +121,7 @@ def test_what_is_there_is_not_written_again(version: Bundles, store: str) -> Non
     assert tree(store) == before
 
 
-def test_an_older_generation_that_is_there_is_taken_as_it_is(version: Bundles, store: str) -> None:
+def test_an_existing_older_generation_is_not_rewritten(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     put(version("1.1"), store)
     done = put(version("1.0"), store, InstallOptions(allow_downgrade=True, commit=True))
@@ -143,7 +143,7 @@ def test_an_older_generation_that_is_there_is_taken_as_it_is(version: Bundles, s
         ("0.9", "1", True),
     ],
 )
-def test_an_older_version_is_refused_unless_it_is_allowed(
+def test_an_older_version_is_refused_unless_allowed(
     new: str, have: str, older: bool, version: Bundles, store: str
 ) -> None:
     put(version(have), store)
@@ -159,7 +159,7 @@ def test_versions_that_cannot_be_compared_are_refused(version: Bundles, store: s
         put(version("newest"), store)
 
 
-def test_another_model_is_refused_unless_it_is_allowed(version: Bundles, store: str) -> None:
+def test_another_model_is_refused_unless_allowed(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     other = version("1.1", model_name="halves")
     with pytest.raises(NotAnUpdate, match="'quarters', this is 'halves'"):
@@ -183,13 +183,13 @@ def test_a_bundle_for_other_boards_is_refused(devices: Any, device: str | None, 
     assert put(path, store, InstallOptions(any_board=True)).changed
 
 
-def test_a_bundle_of_which_no_variant_can_run_is_refused(version: Bundles, store: str, manifest: Manifest) -> None:
+def test_a_bundle_without_a_runnable_variant_is_refused(version: Bundles, store: str, manifest: Manifest) -> None:
     needs = replace(manifest.variants[0].requirements, memory_bytes=1 << 49)
     with pytest.raises(IncompatibleDevice, match="MiB of memory"):
         put(version("1.0", variants=(replace(manifest.variants[0], requirements=needs),)), store)
 
 
-def test_a_damaged_bundle_leaves_the_store_as_it_was(version: Bundles, store: str) -> None:
+def test_a_damaged_bundle_does_not_change_the_store(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     before = tree(store)
     path = version("1.1")
@@ -202,7 +202,7 @@ def test_a_damaged_bundle_leaves_the_store_as_it_was(version: Bundles, store: st
     assert current(store) in generations(store)
 
 
-def test_an_installation_that_is_interrupted_leaves_nothing(version: Bundles, store: str) -> None:
+def test_an_interrupted_installation_leaves_no_files(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     before = tree(store)
 
@@ -215,7 +215,7 @@ def test_an_installation_that_is_interrupted_leaves_nothing(version: Bundles, st
     assert os.listdir(f"{store}/generations") == generations(store)
 
 
-def test_too_little_room_is_found_before_anything_is_written(
+def test_missing_disk_space_is_detected_before_writing(
     version: Bundles, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(version("1.0"), store)
@@ -226,20 +226,20 @@ def test_too_little_room_is_found_before_anything_is_written(
     assert tree(store) == before
 
 
-def test_a_folder_of_something_else_is_no_store(version: Bundles, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(version: Bundles, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(StoreError, match="is not a store, and not empty"):
         put(version("1.0"), str(tmp_path / "photos"))
 
 
-def test_a_store_that_cannot_be_written_says_so(version: Bundles, tmp_path: Path) -> None:
+def test_a_read_only_store_raises_an_error(version: Bundles, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be a store"):
         put(version("1.0"), str(tmp_path / "file"))
 
 
-def test_installers_side_by_side_leave_one_whole_generation_current(version: Bundles, store: str) -> None:
+def test_concurrent_installers_leave_one_intact_current_generation(version: Bundles, store: str) -> None:
     paths = [version(f"1.{number}") for number in range(6)]
     command = [sys.executable, "-m", "edgekit_runtime", "install", "--allow-downgrade"]
     children = [subprocess.Popen([*command, str(path), store], stdout=subprocess.DEVNULL) for path in paths]
@@ -249,7 +249,7 @@ def test_installers_side_by_side_leave_one_whole_generation_current(version: Bun
     assert not [name for name in os.listdir(f"{store}/generations") if name.startswith(".")]
 
 
-def test_progress_goes_from_nothing_to_all(version: Bundles, store: str) -> None:
+def test_progress_goes_from_zero_to_the_total(version: Bundles, store: str) -> None:
     told: list[tuple[int, int]] = []
     with open_bundle(version("1.0")) as bundle:
         install_bundle(bundle, store, AT_ONCE, lambda done, total: told.append((done, total)))
@@ -257,12 +257,12 @@ def test_progress_goes_from_nothing_to_all(version: Bundles, store: str) -> None
     assert told[-1][0] == told[-1][1]
 
 
-def test_more_tries_than_can_be_counted_are_refused(version: Bundles, store: str) -> None:
+def test_too_many_tries_are_refused(version: Bundles, store: str) -> None:
     assert main(["install", str(version("1.0")), store, "--tries", "5000"]) == PlanError.exit_code
     assert not os.path.exists(store)
 
 
-def test_a_link_that_leads_elsewhere_is_refused(version: Bundles, store: str, tmp_path: Path) -> None:
+def test_a_link_to_another_folder_is_refused(version: Bundles, store: str, tmp_path: Path) -> None:
     put(version("1.0"), store)
     os.unlink(f"{store}/current")
     os.symlink(tmp_path, f"{store}/current")
@@ -277,7 +277,7 @@ def good(_: str) -> str:
     return ""
 
 
-def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(version: Bundles, store: str) -> None:
+def test_a_trial_is_committed_after_the_required_number_of_checks(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     put(version("1.1"), store, InstallOptions(wanted=2))
     assert boot(store, good).did == trial.COUNTED
@@ -286,7 +286,7 @@ def test_a_trial_is_committed_after_as_many_good_checks_as_were_asked_for(versio
     assert boot(store, good).did == trial.NOTHING
 
 
-def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, store: str) -> None:
+def test_a_failed_check_rolls_back_to_the_last_good_generation(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     second = put(version("1.1"), store, InstallOptions()).generation
     turn = boot(store, lambda folder: f"{os.path.basename(folder)} smokes")
@@ -297,7 +297,7 @@ def test_a_check_that_fails_brings_the_last_good_one_back(version: Bundles, stor
     assert put(version("1.1"), store, InstallOptions(again=True)).changed
 
 
-def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundles, store: str) -> None:
+def test_too_many_starts_roll_back_to_the_last_good_generation(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     put(version("1.1"), store, InstallOptions(most_tries=2, confirm=state.HEARTBEAT))
 
@@ -312,7 +312,7 @@ def test_starts_that_never_end_well_bring_the_last_good_one_back(version: Bundle
     assert turn.why == "2 starts, and only 0 of 1 successful checks"
 
 
-def test_heartbeats_count_where_checks_do_not(version: Bundles, store: str) -> None:
+def test_only_heartbeats_count_with_confirm_heartbeat(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     put(version("1.1"), store, InstallOptions(confirm=state.HEARTBEAT, wanted=2))
     assert boot(store, good).did == trial.COUNTED
@@ -331,14 +331,14 @@ def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: 
     assert status(store).state == "committed"
 
 
-def test_a_trial_over_a_trial_goes_back_to_what_was_good(version: Bundles, store: str) -> None:
+def test_a_trial_during_a_trial_rolls_back_to_the_last_good_generation(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     put(version("1.1"), store, InstallOptions())
     put(version("1.2"), store, InstallOptions())
     assert rollback(store).generation == first
 
 
-def test_going_back_passes_over_what_is_damaged(version: Bundles, store: str) -> None:
+def test_a_rollback_skips_damaged_generations(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store, InstallOptions(commit=True, keep=9)).generation
     second = put(version("1.1"), store, InstallOptions(commit=True, keep=9)).generation
     put(version("1.2"), store, InstallOptions(commit=True, keep=9))
@@ -347,7 +347,7 @@ def test_going_back_passes_over_what_is_damaged(version: Bundles, store: str) ->
     assert rollback(store).generation == first
 
 
-def test_a_damaged_generation_is_written_anew_when_it_is_installed_again(version: Bundles, store: str) -> None:
+def test_installing_a_damaged_generation_rewrites_it(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     put(version("1.1"), store)
     weights = Path(store, "generations", first, "variants/null-float32/weights.npy")
@@ -362,7 +362,7 @@ def test_a_damaged_generation_is_written_anew_when_it_is_installed_again(version
 
 @pytest.mark.parametrize("damage", ["variants/null-float32/weights.npy", "manifest.json", "."])
 @pytest.mark.parametrize("number", ["1.0", "1.1"])
-def test_a_current_generation_that_is_damaged_is_mended_by_installing(
+def test_installing_a_damaged_current_generation_repairs_it(
     number: str, damage: str, version: Bundles, store: str
 ) -> None:
     put(version("1.0"), store)
@@ -380,7 +380,7 @@ def test_a_current_generation_that_is_damaged_is_mended_by_installing(
     assert os.listdir(f"{store}/generations") == [done.generation]
 
 
-def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(version: Bundles, store: str) -> None:
+def test_a_generation_on_trial_is_not_good_when_the_next_one_begins(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     second = put(version("1.1"), store, InstallOptions()).generation
     third = state.Trial("0" * 16, None, state.SELF_CHECK, 1, 3)
@@ -389,21 +389,21 @@ def test_what_is_tried_is_not_taken_for_good_before_the_next_one_is_current(vers
     assert state.current_trial(both, second) is not None
 
 
-def test_there_may_be_nothing_to_go_back_to(version: Bundles, store: str) -> None:
+def test_a_rollback_without_an_older_generation_is_refused(version: Bundles, store: str) -> None:
     done = put(version("1.0"), store, InstallOptions())
     with pytest.raises(StoreError, match="no good generation before it"):
         rollback(store)
     assert current(store) == done.generation
 
 
-def test_without_its_memory_a_store_takes_what_is_current_as_good(version: Bundles, store: str) -> None:
+def test_without_a_state_file_the_current_generation_is_good(version: Bundles, store: str) -> None:
     first = put(version("1.0"), store).generation
     Path(store, "state.json").write_bytes(b"\0" * 100)
     put(version("1.1"), store, InstallOptions())
     assert rollback(store).generation == first
 
 
-def test_a_memory_that_cannot_be_read_is_said_and_not_written_over(version: Bundles, store: str) -> None:
+def test_an_unreadable_state_file_raises_an_error_and_is_not_overwritten(version: Bundles, store: str) -> None:
     generation = put(version("1.0"), store).generation
     Path(store, "state.json").unlink()
     Path(store, "state.json").mkdir()
@@ -413,13 +413,13 @@ def test_a_memory_that_cannot_be_read_is_said_and_not_written_over(version: Bund
     assert generations(store) == [generation]
 
 
-def test_a_memory_beyond_all_bounds_is_not_read(version: Bundles, store: str) -> None:
+def test_an_oversized_state_file_is_ignored(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     os.truncate(f"{store}/state.json", 1 << 33)
     assert status(store).trial is None
 
 
-def test_the_self_check_runs_the_bundle_in_a_process_of_its_own(version: Bundles, store: str) -> None:
+def test_the_self_check_runs_in_a_child_process(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     assert self_check(f"{store}/current") == ""
     put(version("1.1", broken=True), store)
@@ -430,7 +430,7 @@ def test_the_self_check_runs_the_bundle_in_a_process_of_its_own(version: Bundles
 # What is removed. ------------------------------------------------------------------------------------
 
 
-def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: str) -> None:
+def test_pruning_keeps_current_good_and_used_generations(version: Bundles, store: str) -> None:
     names = [put(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3)]
     with load(store) as model:
         names += [put(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3, 5)]
@@ -443,7 +443,7 @@ def test_pruning_keeps_what_is_current_good_or_in_use(version: Bundles, store: s
     assert prune(store, keep=1).removed == (names[3],)
 
 
-def test_an_installation_keeps_no_more_than_is_asked(version: Bundles, store: str) -> None:
+def test_an_installation_prunes_to_the_requested_number(version: Bundles, store: str) -> None:
     for number in range(5):
         put(version(f"1.{number}"), store, InstallOptions(commit=True, keep=1))
     assert len(generations(store)) == 2
@@ -454,14 +454,14 @@ def test_an_installation_keeps_no_more_than_is_asked(version: Bundles, store: st
 
 @pytest.fixture
 def restless() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Make threads switch as often as possible."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(usual)
 
 
-def test_no_call_is_lost_while_models_are_switched(version: Bundles, store: str, restless: None) -> None:
+def test_no_call_is_lost_during_a_reload(version: Bundles, store: str, restless: None) -> None:
     paths = [version("1.0"), version("1.1")]
     put(paths[0], store)
     answers: list[tuple[float, ...]] = []
@@ -494,7 +494,7 @@ def test_no_call_is_lost_while_models_are_switched(version: Bundles, store: str,
     assert set(answers) == expected
 
 
-def test_a_call_that_has_begun_when_models_are_switched_is_made_on_the_new_one(version: Bundles, store: str) -> None:
+def test_a_call_that_overlaps_a_reload_runs_on_the_new_model(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     with load(store) as model, load(version("1.1")) as new:
         put(version("1.1"), store)
@@ -507,7 +507,7 @@ def test_a_call_that_has_begun_when_models_are_switched_is_made_on_the_new_one(v
         assert np.array_equal(model({"image": Late()}), new(IMAGE))
 
 
-def test_streams_and_isolated_models_are_switched_too(version: Bundles, store: str) -> None:
+def test_streams_and_isolated_models_can_reload(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     with load(store, isolate=20.0) as model:
         before = model(IMAGE)
@@ -518,7 +518,7 @@ def test_streams_and_isolated_models_are_switched_too(version: Bundles, store: s
         assert all(np.array_equal(after[0], one) for one in after)
 
 
-def test_what_cannot_be_switched_to_leaves_the_old_one_running(version: Bundles, store: str) -> None:
+def test_a_generation_that_fails_to_load_leaves_the_old_one_running(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     with load(store) as model:
         before = model(IMAGE)
@@ -532,7 +532,7 @@ def test_what_cannot_be_switched_to_leaves_the_old_one_running(version: Bundles,
         assert model.manifest.model_version == "1.2"
 
 
-def test_a_generation_with_other_outputs_is_not_switched_to(version: Bundles, store: str, manifest: Manifest) -> None:
+def test_a_generation_with_other_outputs_is_not_loaded(version: Bundles, store: str, manifest: Manifest) -> None:
     put(version("1.0"), store)
     with load(store) as model:
         put(version("1.1", outputs=(replace(manifest.outputs[0], name="others"),)), store)
@@ -540,14 +540,14 @@ def test_a_generation_with_other_outputs_is_not_switched_to(version: Bundles, st
             model.reload_if_changed()
 
 
-def test_a_bundle_in_no_store_has_nothing_to_switch_to(bundle_path: Path) -> None:
+def test_reload_without_a_store_is_refused(bundle_path: Path) -> None:
     with load(bundle_path) as model:
         assert model.generation is None
         with pytest.raises(StoreError, match="not loaded from a store"):
             model.reload_if_changed()
 
 
-def test_a_closed_model_is_not_switched(version: Bundles, store: str) -> None:
+def test_a_closed_model_does_not_reload(version: Bundles, store: str) -> None:
     put(version("1.0"), store)
     model = load(store)
     model.close()
@@ -560,7 +560,7 @@ def test_a_closed_model_is_not_switched(version: Bundles, store: str) -> None:
 # The command line. -----------------------------------------------------------------------------------
 
 
-def test_the_life_of_a_store_by_commands(version: Bundles, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_store_commands_work_together(version: Bundles, store: str, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*arguments: object) -> dict[str, Any]:
         assert main([*map(str, arguments), "--json"]) == 0
         return json.loads(capsys.readouterr().out)
@@ -578,7 +578,7 @@ def test_the_life_of_a_store_by_commands(version: Bundles, store: str, capsys: p
     assert told("prune", store)["removed"] == [second["generation"]]
 
 
-def test_a_broken_update_undoes_itself_at_the_next_start(
+def test_a_broken_update_rolls_back_at_the_next_start(
     version: Bundles, store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["install", str(version("1.0")), store, "--commit"]) == 0
@@ -587,7 +587,7 @@ def test_a_broken_update_undoes_itself_at_the_next_start(
     assert "rolled back: the self-check failed" in capsys.readouterr().out
 
 
-def test_errors_have_the_exit_code_of_their_family(
+def test_errors_have_the_exit_code_of_their_class(
     version: Bundles, store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", store]) == StoreError.exit_code

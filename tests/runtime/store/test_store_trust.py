@@ -1,4 +1,4 @@
-"""A store takes what a trusted key signed, as a bundle or as a delta, and goes on when keys are replaced."""
+"""A store installs bundles and deltas signed by a trusted key, also after keys were replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.needs_cryptography
 
 @pytest.fixture
 def keys(tmp_path: Path) -> dict[str, Path]:
-    """Two private keys by name, their public ones beside them."""
+    """Two private keys by name, with their public keys."""
     for name in ("old", "new"):
         make_key(tmp_path / f"{name}.pem", "ed25519")
     return {name: tmp_path / f"{name}.pem" for name in ("old", "new")}
@@ -30,7 +30,7 @@ def keys(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def signed(manifest: Manifest, files: dict[str, bytes], keys: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    """Versions by number: 1 is signed by the old key, 2 and 3 by the new one, 4 by nobody."""
+    """Versions by number: 1 is signed with the old key, 2 and 3 with the new one, 4 is unsigned."""
     found = {}
     for number, key in (("1", "old"), ("2", "new"), ("3", "new"), ("4", None)):
         found[number] = tmp_path / f"{number}.edgekit"
@@ -45,7 +45,7 @@ def public(key: Path) -> str:
     return str(key.with_name(f"{key.stem}.pub.pem"))
 
 
-def test_only_what_a_trusted_key_signed_is_installed(
+def test_only_bundles_signed_by_a_trusted_key_are_installed(
     signed: dict[str, Path], keys: dict[str, Path], tmp_path: Path
 ) -> None:
     store = str(tmp_path / "store")
@@ -57,7 +57,7 @@ def test_only_what_a_trusted_key_signed_is_installed(
     assert current(store) == first
 
 
-def test_a_key_that_was_replaced_does_not_keep_updates_out(
+def test_updates_work_after_a_key_was_replaced(
     signed: dict[str, Path], keys: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = str(tmp_path / "store")
@@ -69,7 +69,7 @@ def test_a_key_that_was_replaced_does_not_keep_updates_out(
         assert bundle.signed_by
 
 
-def test_going_back_to_what_is_not_trusted_any_more_is_refused(
+def test_a_rollback_to_an_untrusted_generation_is_refused(
     signed: dict[str, Path],
     keys: dict[str, Path],
     tmp_path: Path,
@@ -84,7 +84,7 @@ def test_going_back_to_what_is_not_trusted_any_more_is_refused(
     assert "no good generation before it" in capsys.readouterr().err
 
 
-def test_a_delta_is_believed_by_the_new_bundle_s_signature(
+def test_a_delta_is_verified_with_the_signature_of_the_new_bundle(
     signed: dict[str, Path], keys: dict[str, Path], tmp_path: Path
 ) -> None:
     store, delta = str(tmp_path / "store"), tmp_path / "x.delta"
@@ -104,7 +104,7 @@ def test_a_delta_is_believed_by_the_new_bundle_s_signature(
 def test_a_delta_with_a_manifest_swapped_under_its_signature_is_refused(
     signed: dict[str, Path], keys: dict[str, Path], manifest: Manifest, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Made with the tool by whoever has no key: the signature of version 3 around another manifest."""
+    """An attacker without a key puts the signature of version 3 next to another manifest."""
     store, forged = str(tmp_path / "store"), tmp_path / "forged"
     install_from(signed["2"], None, store, InstallOptions(commit=True))
     write_bundle(replace(manifest, model_version="5"), files, forged, as_directory=True)

@@ -1,4 +1,4 @@
-"""LiteRT and OpenVINO open encrypted artifacts from memory, here and in a child process, and keep nothing of them."""
+"""LiteRT and OpenVINO open encrypted artifacts from memory, also in a child process, and store nothing of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, and what machines remember: all that a runtime writes."""
+    """The folders for temporary files and caches: everything that a runtime writes."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -32,7 +32,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def encrypted(path: Path, npy: Callable[[Any], bytes], engine: str, *artifacts: Path) -> Path:
-    """A bundle of one encrypted variant, x @ WEIGHTS."""
+    """A bundle with one encrypted variant, x @ WEIGHTS."""
     from edgekit.bundle.encryption import encrypt
 
     files = {f"v/{artifact.name}": artifact for artifact in artifacts}

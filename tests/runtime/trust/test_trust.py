@@ -1,4 +1,4 @@
-"""Whose signature opens a bundle: the caller's keys, the machine's, and nobody's."""
+"""Trusted keys: those of the caller, those of the machine, or none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
-    """The public key of whoever signs here."""
+    """The public key of the signer."""
     from edgekit.bundle.signing import make_key
 
     return make_key(tmp_path / "ours.pem", "p256")[1]
@@ -29,7 +29,7 @@ def ours(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """The public key of somebody else."""
+    """Another public key."""
     from edgekit.bundle.signing import make_key
 
     return make_key(tmp_path / "other.pem", "ed25519")[1]
@@ -54,7 +54,7 @@ def test_a_key_is_a_file_a_folder_or_pem(signed: Path, ours: Path, tmp_path: Pat
         assert model.placement.variant == "null-float32"
 
 
-def test_one_of_several_keys_is_enough_and_told(signed: Path, ours: Path, other: Path, tmp_path: Path) -> None:
+def test_one_of_several_keys_is_enough_and_reported(signed: Path, ours: Path, other: Path, tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(other.read_bytes() + b"# ours\n" + ours.read_bytes())
     told = open_bundle(signed, trust=[both]).signed_by
@@ -63,12 +63,12 @@ def test_one_of_several_keys_is_enough_and_told(signed: Path, ours: Path, other:
     assert len(told) == 64
 
 
-def test_another_key_is_not_believed(signed: Path, other: Path) -> None:
+def test_another_key_is_refused(signed: Path, other: Path) -> None:
     with pytest.raises(SignatureInvalid, match="trusted are"):
         edgekit_runtime.load(signed, trust=[other])
 
 
-def test_what_is_not_signed_is_not_believed(bundle_path: Path, ours: Path) -> None:
+def test_an_unsigned_bundle_is_refused(bundle_path: Path, ours: Path) -> None:
     with pytest.raises(SignatureInvalid, match="is not signed"):
         edgekit_runtime.load(bundle_path, trust=[ours])
 
@@ -77,7 +77,7 @@ def test_what_is_not_signed_is_not_believed(bundle_path: Path, ours: Path) -> No
 def machine_trusts_us(
     ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """The environment names our key, or a folder with it."""
+    """Set the environment variable to our key, or to a folder with it."""
     folder = tmp_path / "trust.d"
     folder.mkdir()
     (folder / "ours.pem").write_bytes(ours.read_bytes())
@@ -85,7 +85,7 @@ def machine_trusts_us(
 
 
 @pytest.mark.usefixtures("machine_trusts_us")
-def test_the_machine_says_whom_it_trusts(signed: Path, make: Make, other: Path) -> None:
+def test_the_environment_names_the_trusted_keys(signed: Path, make: Make, other: Path) -> None:
     edgekit_runtime.load(signed).close()
     edgekit_runtime.load(signed, isolate=True).close()  # the child takes the parent's word
     with pytest.raises(SignatureInvalid):
@@ -96,7 +96,7 @@ def test_the_machine_says_whom_it_trusts(signed: Path, make: Make, other: Path) 
     edgekit_runtime.load(unsigned, trust=False).close()
 
 
-def test_the_machines_folder_is_used_where_it_is(
+def test_the_trust_folder_of_the_machine_is_used(
     bundle_path: Path, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(policy.NAME, raising=False)
@@ -110,7 +110,7 @@ def test_the_machines_folder_is_used_where_it_is(
         open_bundle(bundle_path)
 
 
-def test_trust_that_is_broken_lets_nothing_in(signed: Path, ours: Path, tmp_path: Path) -> None:
+def test_a_broken_trust_configuration_refuses_everything(signed: Path, ours: Path, tmp_path: Path) -> None:
     empty, junk = tmp_path / "empty.pem", tmp_path / "junk.pem"
     empty.write_bytes(b"")
     junk.write_bytes(ours.read_bytes().replace(b"M", b"N"))
@@ -122,7 +122,7 @@ def test_trust_that_is_broken_lets_nothing_in(signed: Path, ours: Path, tmp_path
             open_bundle(signed, trust=keys)
 
 
-def test_a_key_of_a_kind_that_nobody_checks_here(signed: Path) -> None:
+def test_a_key_of_an_unsupported_type_is_refused(signed: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -133,7 +133,7 @@ def test_a_key_of_a_kind_that_nobody_checks_here(signed: Path) -> None:
 
 
 @pytest.mark.parametrize("curve", ["SECP256R1", "SECP384R1", "SECP521R1"])
-def test_a_key_is_read_as_the_library_reads_it(curve: str) -> None:
+def test_a_key_is_read_as_by_the_library(curve: str) -> None:
     from hashlib import sha256
 
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -152,7 +152,7 @@ def test_a_key_is_read_as_the_library_reads_it(curve: str) -> None:
     assert not key.verifies(b"", b"message")
 
 
-def test_a_point_on_no_curve_is_no_key(signed: Path, ours: Path) -> None:
+def test_a_point_outside_the_curve_is_refused(signed: Path, ours: Path) -> None:
     from base64 import b64decode, b64encode
 
     der = bytearray(b64decode("".join(ours.read_text().splitlines()[1:-1])))
@@ -162,7 +162,7 @@ def test_a_point_on_no_curve_is_no_key(signed: Path, ours: Path) -> None:
         open_bundle(signed, trust=pem)
 
 
-def test_verifying_needs_two_packages_besides_numpy(signed: Path, ours: Path) -> None:
+def test_verifying_needs_two_packages_in_addition_to_numpy(signed: Path, ours: Path) -> None:
     code = (
         "import sys, numpy, edgekit_runtime; edgekit_runtime.load; before = set(sys.modules)\n"
         "sys.modules['pycparser'] = None  # pip brings it for cffi, which needs it to compile alone\n"
@@ -174,7 +174,7 @@ def test_verifying_needs_two_packages_besides_numpy(signed: Path, ours: Path) ->
     assert set(done.stdout.split()) - {"pycparser"} - ours_or_cryptographys <= {"_cffi_backend"}
 
 
-def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cryptography_everything_is_refused(signed: Path, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cryptography", None)
@@ -182,7 +182,7 @@ def test_without_the_package_nothing_is_believed(signed: Path, ours: Path, monke
         open_bundle(signed, trust=[ours])
 
 
-def test_a_child_refuses_what_was_put_in_its_place(signed: Path, ours: Path, make: Make) -> None:
+def test_a_child_process_refuses_a_replaced_bundle(signed: Path, ours: Path, make: Make) -> None:
     from edgekit_runtime.engines.child_request import bundle_of, make_request
 
     bundle = open_bundle(signed, trust=[ours])
@@ -194,7 +194,9 @@ def test_a_child_refuses_what_was_put_in_its_place(signed: Path, ours: Path, mak
         bundle_of(request)
 
 
-def test_the_command_line_takes_keys(signed: Path, ours: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_accepts_keys(
+    signed: Path, ours: Path, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["verify", str(signed), "--key", str(other), "--key", str(ours)]) == 0
     assert "signed by the trusted key" in capsys.readouterr().out
     assert main(["inspect", str(signed), "--key", str(other)]) == SignatureInvalid.exit_code

@@ -1,4 +1,4 @@
-"""A disk as it may be after a power cut: what was not flushed may be there or not, in part, and in any order.
+"""The possible states of a disk after a power cut: unflushed changes may be missing, partial, or in another order.
 
 POSIX promises only this: a file's content is on the disk after fsync of the file, the names in a folder after fsync of
 the folder. Everything else of the log may have happened or not.
@@ -63,14 +63,14 @@ def read_log(log: bytes) -> list[Change]:
 
 
 class Disk:
-    """Everything below a folder, beginning with what is there now, all of it flushed."""
+    """The content of a folder, starting with its current files as flushed."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
         self.top = _read(root)
 
     def apply(self, change: Change) -> None:
-        """Do what a line of the log says was done."""
+        """Apply a change of the log."""
         above, name = self._above(change.path)
         if change.kind in ("create", "mkdir", "symlink"):
             _make(change, above, name)
@@ -95,15 +95,15 @@ class Disk:
         return node, name
 
     def as_it_is(self) -> Tree:
-        """What a running system sees."""
+        """Return the files that a running system sees."""
         return dict(_told(self.top, lambda folder: folder.names, lambda file: file.content))
 
     def is_flushed(self) -> bool:
-        """Whether nothing would be lost."""
+        """Return whether everything is flushed."""
         return self.as_it_is() == self._flushed()
 
     def after_a_cut(self) -> Iterator[tuple[str, Tree]]:
-        """What a system may see that starts again now.
+        """Return the possible states that a system sees after a restart.
 
         Nothing of what was not flushed; all names, without the contents; each single change of names alone.
         """
@@ -180,7 +180,7 @@ def _told(folder: Folder, names: Callable, content: Callable, above: str = "") -
 
 
 def tree_of(root: Path) -> Tree:
-    """What is below a folder."""
+    """Return the content of a folder."""
     found: Tree = {}
     for path in root.rglob("*"):
         inside = str(path.relative_to(root))
@@ -192,7 +192,7 @@ def tree_of(root: Path) -> Tree:
 
 
 def write_tree(tree: Tree, root: Path) -> None:
-    """Make it so."""
+    """Write this content to a folder."""
     root.mkdir()
     for path, what in tree.items():
         place = root / path

@@ -1,4 +1,4 @@
-"""Cut the power at every change that a store's operation makes to the disk. Runs with cut.c preloaded.
+"""Cut the power at every change that a store command makes to the disk. Runs with cut.c preloaded.
 
     python driver.py BUNDLES SCENARIO WAY...
 
@@ -54,7 +54,7 @@ def boot(problem: str) -> Step:
 
 
 def leftovers(store: str) -> None:
-    """What an installer leaves that was killed in the midst."""
+    """Create the leftovers of a killed installer."""
     shutil.copytree(Path(store, "current"), Path(store, "generations", ".new"))
     Path(store, "state.json.new").write_bytes(b"{")
     Path(store, "current.new").symlink_to("generations/0000000000000000")
@@ -66,7 +66,7 @@ def damage(store: str) -> None:
 
 
 def damage_current(store: str) -> None:
-    """Flip bits in the current one."""
+    """Flip bits in the current generation."""
     spoil(store, current(store))
 
 
@@ -111,7 +111,7 @@ SCENARIOS = {
 
 @functools.cache
 def names() -> dict[str, str]:
-    """The generation of each bundle."""
+    """Return the generation of each bundle."""
     found = {}
     for letter in "abc":
         with open_bundle(BUNDLES / f"{letter}.edgekit") as bundle:
@@ -120,7 +120,7 @@ def names() -> dict[str, str]:
 
 
 def wrong_with(store: str, scenario: Scenario) -> str:
-    """What is wrong with a store after a cut.
+    """Return the problem of a store after a power cut; empty if there is none.
 
     Empty when an allowed generation is current, is whole and on trial if it has to be, and there is a whole one to go
     back to where one was remembered.
@@ -144,7 +144,7 @@ def wrong_with(store: str, scenario: Scenario) -> str:
 
 
 def prepared(root: Path, scenario: Scenario) -> str:
-    """A store as it is before the step, in a folder of its own."""
+    """Create a store in the state before the step, in a new folder."""
     store = str(root / "store")
     os.mkdir(root)
     for step in scenario.before:
@@ -153,7 +153,7 @@ def prepared(root: Path, scenario: Scenario) -> str:
 
 
 def run_cut(step: Step, store: str, cut: int, mode: str, log: Path | None = None) -> str:
-    """Run a step in a child process that is stopped at a change of the disk: KILLED, REFUSED, or "" if it was not."""
+    """Run a step in a child process and stop it at a change of the disk. Return KILLED, REFUSED or "" (not stopped)."""
     child = os.fork()
     if child == 0:
         if log is not None:
@@ -179,7 +179,7 @@ def run_cut(step: Step, store: str, cut: int, mode: str, log: Path | None = None
 
 
 def traced(scenario: Scenario, root: Path) -> tuple[Disk, list[Change]]:
-    """Every change of a step that nothing stops, and the disk it begins with; the log misses nothing that it does."""
+    """Return all changes of a complete step and the disk before it, after checking that the log is complete."""
     store = prepared(root, scenario)
     disk, log = Disk(root), root.with_suffix(".log")
     assert run_cut(scenario.step, store, 0, "kill", log) == ""
@@ -187,7 +187,7 @@ def traced(scenario: Scenario, root: Path) -> tuple[Disk, list[Change]]:
 
 
 def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
-    """Stop the step at each of its changes in turn, and give what is wrong afterwards."""
+    """Stop the step at each change in turn; yield the problems afterwards."""
     _, changes = traced(scenario, root / "traced")
     prepared(root / "before", scenario)
     beyond = Change("none", "", "", b"")  # there, nothing is stopped any more: the log has all that is counted
@@ -206,7 +206,7 @@ def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
 
 
 def after(store: str, scenario: Scenario) -> str:
-    """What is wrong when the board goes on with its life: another installation, and going back."""
+    """Return the problem after another installation and a rollback; empty if there is none."""
     try:
         putting("c.edgekit", again=True, allow_downgrade=True, keep=1)(store)
     except EdgekitError as error:
@@ -218,7 +218,7 @@ def after(store: str, scenario: Scenario) -> str:
 
 
 def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
-    """Cut the power before each change of the step, and lose what was not flushed by then."""
+    """Cut the power before each change of the step, and lose all unflushed changes."""
     disk, changes = traced(scenario, root / "traced")
     seen: set[str] = set()
     for place, change in enumerate([*changes, Change("end", "", "", b"")]):
@@ -240,7 +240,7 @@ def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
 
 
 def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
-    """Kill one after each change of names, before that is flushed; do a step, and cut the power meanwhile."""
+    """Kill a step after each unflushed rename; run another step, and cut the power during it."""
     _, changes = traced(scenario, root / "traced")
     for cut in (place + 2 for place, change in enumerate(changes) if change.kind in AFTER):
         begun = root / f"killed at {cut}"
@@ -263,12 +263,12 @@ def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
 
 
 def pruned(scenario: Scenario, root: Path) -> Iterator[str]:
-    """Prune after one that was killed."""
+    """Prune after a killed step."""
     yield from then(scenario, root, lambda store: prune(store, 1))
 
 
 def retried(scenario: Scenario, root: Path) -> Iterator[str]:
-    """Do the same again after one that was killed."""
+    """Repeat a step after it was killed."""
     yield from then(scenario, root, scenario.step)
 
 

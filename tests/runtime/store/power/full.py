@@ -1,4 +1,4 @@
-"""Install into file systems that are really too small, each a page larger than the last. Runs in a mount namespace.
+"""Install into file systems that are too small, each one page larger. Runs in a mount namespace.
 
     python full.py BUNDLES FOLDER
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def install_both(bundles: Path, store: str) -> str | None:
-    """Install one bundle after the other; None when there was room for both, else what is wrong, empty if nothing."""
+    """Install two bundles. Return None if there was space for both, else the problem, empty if there is none."""
     done = []
     for name in ("a.edgekit", "b.edgekit"):
         try:

@@ -1,4 +1,4 @@
-"""A power cut, or a full disk, at every change that a store's operation makes: what is current is always whole."""
+"""A power cut or a full disk at every change of every store command: the current generation stays intact."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bundles(linear: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """cut.c, to be preloaded."""
+    """The compiled cut.c, to be preloaded."""
     library = tmp_path_factory.mktemp("shim") / "cut.so"
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, HERE / "cut.c", "-ldl"], check=True)
     return library
@@ -74,7 +74,7 @@ def drive(shim: Path, bundles: Path, scenario: str, *ways: str) -> dict[str, Any
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_whatever_is_cut_off_what_is_current_is_whole(scenario: str, shim: Path, bundles: Path) -> None:
+def test_after_every_power_cut_the_current_generation_is_intact(scenario: str, shim: Path, bundles: Path) -> None:
     told = drive(shim, bundles, scenario, "kill", "half", "full", "fail", "lost")
     changes = told["changes"]
     assert changes["rename"] >= 1
@@ -94,7 +94,7 @@ def test_whatever_is_cut_off_what_is_current_is_whole(scenario: str, shim: Path,
         ("install what is there", "retried"),
     ],
 )
-def test_what_a_killed_one_had_not_flushed_is_not_built_upon(
+def test_a_command_after_a_killed_one_flushes_its_changes_first(
     scenario: str, way: str, shim: Path, bundles: Path
 ) -> None:
     found = drive(shim, bundles, scenario, way)["ways"][way]
@@ -102,13 +102,13 @@ def test_what_a_killed_one_had_not_flushed_is_not_built_upon(
     assert found["wrong"] == []
 
 
-def test_a_store_that_does_not_flush_would_be_found_out(shim: Path, bundles: Path) -> None:
+def test_a_store_without_flushes_fails_these_tests(shim: Path, bundles: Path) -> None:
     found = drive(shim, bundles, "install", "careless")["ways"]["careless"]
     assert any("all names, and contents as flushed" in problem for problem in found["wrong"])
     assert any("change" in problem and "alone" in problem for problem in found["wrong"])
 
 
-def test_a_file_system_that_is_really_full_keeps_what_was_current(bundles: Path, tmp_path: Path) -> None:
+def test_a_full_file_system_keeps_the_current_generation(bundles: Path, tmp_path: Path) -> None:
     own = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*own, "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system of its own")
