@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit import pipeline
 from edgekit.conversion import live_model
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ConversionOptions, PruneOptions
 from edgekit.pruning import command
 from edgekit.pruning.command import PruneReport

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgekit.plan.declaration import Declaration, declarations, plain, words
+from edgekit.plan.option_declaration import Declaration, declarations, plain, words
 
 Command = Callable[..., None]
 
@@ -80,27 +80,27 @@ def options_of(
     chosen = [one for one in declarations(part) if (not names or one.name in names) and one.name not in omit]
     made = []
     for one in chosen:
-        help_text = (text or {}).get(one.name, one.option.help)
+        help_text = (text or {}).get(one.name, one.metadata.help)
         made.append(_option(one, one.name, help_text, prefix=prefix, required=one.name in required))
         if one.name in integers:
             made[-1] = click.option(one.flag, one.name, type=int, metavar="N", help=help_text)
-        made += [_option(one, alias, help_text, prefix=prefix, hidden=True) for alias in one.option.aliases]
+        made += [_option(one, alias, help_text, prefix=prefix, hidden=True) for alias in one.metadata.aliases]
     return together(*made)
 
 
 def _option(declaration: Declaration, name: str, text: str, *, prefix: str, **settings: Any) -> Any:
     """Make a click option whose value is None, or (), where it is not given."""
-    option, kind = declaration.option, declaration.kind
+    metadata, kind = declaration.metadata, declaration.kind
     parameter = f"{prefix}_{name}" if prefix else name
     flag = f"--{parameter.replace('_', '-')}"
     settings |= {"help": text, "default": None}
     if kind is bool and declaration.default is None:
         return click.option(f"{flag}/--no-{flag[2:]}", parameter, **settings)
     if kind is bool:
-        named = f"--no-{flag[2:]}" if option.negative else flag
-        return click.option(named, parameter, flag_value=not option.negative, type=bool, **settings)
-    flags = (flag, *([option.short] if option.short and not prefix and not settings.get("hidden") else []))
-    settings |= {"type": _type(declaration), "metavar": option.metavar}
+        named = f"--no-{flag[2:]}" if metadata.negative else flag
+        return click.option(named, parameter, flag_value=not metadata.negative, type=bool, **settings)
+    flags = (flag, *([metadata.short] if metadata.short and not prefix and not settings.get("hidden") else []))
+    settings |= {"type": _type(declaration), "metavar": metadata.metavar}
     if declaration.repeatable:
         settings |= {"multiple": True, "default": ()}
     return click.option(*flags, parameter, **settings)
@@ -108,12 +108,12 @@ def _option(declaration: Declaration, name: str, text: str, *, prefix: str, **se
 
 def _type(declaration: Declaration) -> Any:
     """Return the click type. It reads text; bounds are checked together with those of plan files."""
-    option, kind = declaration.option, declaration.kind
+    metadata, kind = declaration.metadata, declaration.kind
     if declaration.repeatable or kind == str | float:
         return str
-    if option.choices:
-        return click.Choice(option.choices)
-    return kind if kind in (str, int, float) else Values(kind, option.metavar or "")
+    if metadata.choices:
+        return click.Choice(metadata.choices)
+    return kind if kind in (str, int, float) else Values(kind, metadata.metavar or "")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

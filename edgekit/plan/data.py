@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.plan.declaration import check_paths
+from edgekit.plan.option_declaration import check_paths
 from edgekit.plan.options import AUTO, DataOptions, PreprocessingOptions
 from edgekit_converters.records import UserMetric
 from edgekit_converters.verify import user_metric

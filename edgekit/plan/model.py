@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.plan.declaration import check_paths
 from edgekit.plan.input_shape import parse_input_shape
+from edgekit.plan.option_declaration import check_paths
 from edgekit.plan.options import ModelInput
 from edgekit_converters.load import kind_of
 from edgekit_converters.records import SourceRequest

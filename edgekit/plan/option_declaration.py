@@ -56,7 +56,7 @@ class Declaration:
     name: str
     annotation: Any  # the type with its bounds, without the Option
     default: Any
-    option: Option
+    metadata: Option
 
     @property
     def flag(self) -> str:
@@ -101,18 +101,18 @@ class Declaration:
             value = msgspec.convert(value, self.annotation)
         except msgspec.ValidationError as error:
             raise PlanError(f"{subject}: expected {self.accepts}") from error
-        if self.option.choices and not set(_items(value)) <= set(self.option.choices):
+        if self.metadata.choices and not set(_items(value)) <= set(self.metadata.choices):
             raise PlanError(f"{subject}: expected {self.accepts}")
         return value
 
     @property
     def accepts(self) -> str:
         """Describe the accepted values, such as ``a whole number of 1 or more``."""
-        if self.option.choices:
-            return f"one of {', '.join(self.option.choices)}"
-        if self.option.path:
+        if self.metadata.choices:
+            return f"one of {', '.join(self.metadata.choices)}"
+        if self.metadata.path:
             return "a path"
-        return self.option.accepts or _describe(msgspec.inspect.type_info(self.annotation))
+        return self.metadata.accepts or _describe(msgspec.inspect.type_info(self.annotation))
 
 
 def flag(name: str) -> str:
@@ -159,7 +159,7 @@ def parts(record: Any) -> dict[str, type]:
 def names(record: type) -> dict[str, Declaration]:
     """Return every option of a command by its name and by its aliases."""
     options = [option for part in parts(record).values() for option in declarations(part)]
-    return {name: option for option in options for name in (option.name, *option.option.aliases)}
+    return {name: option for option in options for name in (option.name, *option.metadata.aliases)}
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
@@ -221,8 +221,8 @@ def check_paths(part: object) -> None:
     """
     for option in given_options(part):
         path = getattr(part, option.name)
-        if option.option.missing and not file_of(path).exists():
-            raise option.option.missing(f"{option.flag} {path}: no such file or folder")
+        if option.metadata.missing and not file_of(path).exists():
+            raise option.metadata.missing(f"{option.flag} {path}: no such file or folder")
 
 
 def file_of(value: str) -> Path:

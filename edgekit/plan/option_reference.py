@@ -1,10 +1,10 @@
-"""The reference of all options as Markdown: ``python -m edgekit.plan.reference > docs/options.md``."""
+"""The reference of all options as Markdown: ``python -m edgekit.plan.option_reference > docs/options.md``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekit.plan.declaration import Declaration, declarations, parts
+from edgekit.plan.option_declaration import Declaration, declarations, parts
 from edgekit.plan.options import ConversionOptions
 
 HEAD = """# Options
@@ -19,7 +19,7 @@ The options of `edgekit convert`. The other commands take some of them: `edgekit
 
 The command line takes precedence over the plan file. Paths in a plan file are relative to its folder. An option that
 can be repeated is a list in a plan file and in Python. Older names still work and are in parentheses. This page is
-generated: `python -m edgekit.plan.reference > docs/options.md`.
+generated: `python -m edgekit.plan.option_reference > docs/options.md`.
 """
 
 
@@ -37,9 +37,9 @@ def _lines() -> Iterator[str]:
 
 
 def _row(option: Declaration) -> str:
-    aliases = f" ({', '.join(f'`{name}`' for name in option.option.aliases)})" if option.option.aliases else ""
-    text = f"{option.option.help.replace('|', chr(92) + '|')}"
-    if option.option.negative:
+    aliases = f" ({', '.join(f'`{name}`' for name in option.metadata.aliases)})" if option.metadata.aliases else ""
+    text = f"{option.metadata.help.replace('|', chr(92) + '|')}"
+    if option.metadata.negative:
         text = f"On by default; `--no-{option.flag[2:]}`: {text[0].lower()}{text[1:]}"
     return f"| `{option.name}`{aliases} | {option.accepts.replace('|', chr(92) + '|')} | {text} |"
 

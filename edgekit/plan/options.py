@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from edgekit.plan.budget import OBJECTIVES
-from edgekit.plan.declaration import Count, Finite, NotNegative, Option, Positive
+from edgekit.plan.option_declaration import Count, Finite, NotNegative, Option, Positive
 from edgekit_converters.prune import IMPORTANCES
 from edgekit_converters.train import OPTIMIZERS, SCHEDULES
 from edgekit_converters.train.augment import AUGMENTATIONS

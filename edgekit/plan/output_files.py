@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.plan.declaration import file_of, given_options
+from edgekit.plan.option_declaration import file_of, given_options
 from edgekit_runtime.errors import PlanError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def check_outputs(options: DataclassInstance, output: Path | None = None, also: 
     parts = (getattr(options, field.name) for field in dataclasses.fields(options))
     paths = [(one, getattr(part, one.name)) for part in parts for one in given_options(part)]
     written = {"-o": output} if output else {}
-    written |= {one.flag: Path(value) for one, value in paths if one.option.path == "writes" and one.name != "output"}
-    read = [value for one, value in paths if one.option.path == "reads"]
+    written |= {one.flag: Path(value) for one, value in paths if one.metadata.path == "writes" and one.name != "output"}
+    read = [value for one, value in paths if one.metadata.path == "reads"]
     taken = {file_of(text).resolve() for text in (*read, *also)}
     for flag, path in written.items():
         if not path.absolute().parent.is_dir():

@@ -8,9 +8,9 @@ from pathlib import Path
 from edgekit.plan import postprocessing
 from edgekit.plan.budget import Budget
 from edgekit.plan.data import DataPlan, plan_data
-from edgekit.plan.declaration import given_options
 from edgekit.plan.execution import ExecutionPlan, plan_execution
 from edgekit.plan.model import ModelPlan, plan_model
+from edgekit.plan.option_declaration import given_options
 from edgekit.plan.options import (
     AUTO,
     BudgetOptions,

@@ -6,13 +6,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from edgekit.plan.declaration import Declaration, declarations, names, near_names, parts
+from edgekit.plan.option_declaration import Declaration, declarations, names, near_names, parts
 from edgekit.plan.options import ConversionOptions
 from edgekit_runtime.errors import PlanError
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """Read a plan file: names and values of options, as :func:`edgekit.plan.declaration.build` takes them.
+    """Read a plan file: names and values of options, as :func:`edgekit.plan.option_declaration.build` takes them.
 
     Relative paths in it are relative to the folder of the file.
 
@@ -47,12 +47,12 @@ def _known(table: str) -> dict[str, Declaration]:
     if not table:
         return names(ConversionOptions)
     part = parts(ConversionOptions)[table]
-    return {name: one for one in declarations(part) for name in (one.name, *one.option.aliases)}
+    return {name: one for one in declarations(part) for name in (one.name, *one.metadata.aliases)}
 
 
 def _beside(path: Path, option: Declaration, value: Any) -> Any:
     """Return a value with paths relative to the folder of the plan file; an absolute path stays as it is."""
-    if option.option.path:
+    if option.metadata.path:
         return str(path.parent / value)
     if option.name == "device":
         return tuple(str(path.parent / name) if name.endswith(".toml") else name for name in value)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from edgekit.plan.declaration import Count, Declaration, Option, declarations, near_names
+from edgekit.plan.option_declaration import Count, Declaration, Option, declarations, near_names
 from edgekit_converters.formats import FORMATS, engines_for_scheme, format_of
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_runtime.engines.delegates import DELEGATES

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.plan.declaration import given_options
+from edgekit.plan.option_declaration import given_options
 from edgekit.plan.options import ConversionOptions, DataOptions, PruningOptions, TrainingOptions
 from edgekit.plan.plan import ConversionPlan, plan_conversion
 from edgekit.plan.targets import TargetPlan

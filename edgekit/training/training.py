@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.conversion import stages
 from edgekit.conversion.context import DataSplit
 from edgekit.plan.data import DataPlan
-from edgekit.plan.declaration import check_paths, flag, given_options
+from edgekit.plan.option_declaration import check_paths, flag, given_options
 from edgekit.plan.options import TrainingOptions
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution import stage_cache, toolchains

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import StudentOptions, TeacherOptions
 from edgekit.training import distill as distilling
 from edgekit_runtime.errors import PlanError

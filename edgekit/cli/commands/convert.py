@@ -11,7 +11,7 @@ import click
 
 from edgekit.cli.dry_run import describe, text
 from edgekit.cli.model_options import epochs_kept, json_option, options_of, quiet_option
-from edgekit.plan.declaration import build, by_name
+from edgekit.plan.option_declaration import build, by_name
 from edgekit.plan.options import (
     BudgetOptions,
     ConversionOptions,

@@ -8,8 +8,8 @@ import click
 
 from edgekit.cli.model_options import ONLY_FORMATS, json_option, options_of, quiet_option
 from edgekit.plan.data import DataPlan
-from edgekit.plan.declaration import build
 from edgekit.plan.model import plan_model
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ExecutionOptions, LayersOptions, ModelInput, TargetOptions
 from edgekit.plan.plan import plan_artifacts
 

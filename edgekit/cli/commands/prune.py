@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgekit.cli.model_options import epochs_kept, json_option, options_of, quiet_option
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import (
     DataOptions,
     ExecutionOptions,

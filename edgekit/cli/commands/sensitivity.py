@@ -9,8 +9,8 @@ import click
 
 from edgekit.cli.model_options import ONLY_FORMATS, json_option, options_of, quiet_option
 from edgekit.plan.data import plan_data
-from edgekit.plan.declaration import build
 from edgekit.plan.model import plan_model
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import (
     DataOptions,
     ExecutionOptions,

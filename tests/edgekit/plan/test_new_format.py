@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import plan_conversion
 from edgekit_converters.formats import FORMATS, tflite

@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli import cli
-from edgekit.plan.declaration import build, declarations, names, parts
+from edgekit.plan.option_declaration import build, declarations, names, parts
+from edgekit.plan.option_reference import reference
 from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan_file import read_plan
-from edgekit.plan.reference import reference
 from edgekit_runtime.errors import PlanError
 
 OPTIONS = [one for part in parts(ConversionOptions).values() for one in declarations(part)]
@@ -39,7 +39,7 @@ def value_of(options, name):
 
 
 def test_names_of_options_and_tables_are_unique():
-    spellings = [name for one in OPTIONS for name in (one.name, *one.option.aliases)]
+    spellings = [name for one in OPTIONS for name in (one.name, *one.metadata.aliases)]
     assert len(spellings) == len(set(spellings))
     assert not set(parts(ConversionOptions)) & set(spellings)
 
@@ -47,10 +47,10 @@ def test_names_of_options_and_tables_are_unique():
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda one: one.name)
 def test_convert_has_every_option_and_describes_it(option):
     shown = CliRunner().invoke(cli, ["convert", "--help"], terminal_width=300).output
-    flag = f"--no-{option.flag[2:]}" if option.option.negative else option.flag
-    assert option.option.help
+    flag = f"--no-{option.flag[2:]}" if option.metadata.negative else option.flag
+    assert option.metadata.help
     assert option.name == "model" or flag in shown
-    assert all(f"--{alias.replace('_', '-')} " not in shown for alias in option.option.aliases)
+    assert all(f"--{alias.replace('_', '-')} " not in shown for alias in option.metadata.aliases)
 
 
 @pytest.mark.parametrize("option", [one for one in OPTIONS if one.kind in (int, float)], ids=lambda one: one.name)
@@ -61,7 +61,7 @@ def test_every_number_has_bounds_and_none_is_infinite(option):
 
 
 def test_the_aliases_are_those_of_the_last_release():
-    assert {one.name: one.option.aliases[0] for one in OPTIONS if one.option.aliases} == ALIASES
+    assert {one.name: one.metadata.aliases[0] for one in OPTIONS if one.metadata.aliases} == ALIASES
 
 
 @pytest.mark.parametrize(("name", "alias"), ALIASES.items())
@@ -140,8 +140,8 @@ TYPED = {str: "x", int: "3", float: "0.5", str | float: "0.5", tuple[str, ...]: 
 
 @pytest.mark.parametrize("option", [one for one in OPTIONS if one.name != "model"], ids=lambda one: one.name)
 def test_what_the_command_line_reads_has_the_declared_type(option):
-    flag = f"--no-{option.flag[2:]}" if option.option.negative else option.flag
-    word = option.option.choices[0] if option.option.choices else TYPED.get(option.kind, "2,3")
+    flag = f"--no-{option.flag[2:]}" if option.metadata.negative else option.flag
+    word = option.metadata.choices[0] if option.metadata.choices else TYPED.get(option.kind, "2,3")
     typed = [flag] if option.kind is bool else [flag, "auto" if option.name == "samples" else word]
     context = cli.get_command(None, "convert").make_context("convert", typed)
     value = context.params[option.name]

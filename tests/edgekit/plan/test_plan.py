@@ -5,9 +5,9 @@ import json
 import pytest
 
 from edgekit.cli.dry_run import describe
-from edgekit.plan.declaration import build
 from edgekit.plan.execution import MAX_DEFAULT_JOBS, default_jobs
 from edgekit.plan.input_shape import parse_input_shape
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ConversionOptions
 from edgekit.plan.plan import plan_conversion
 from edgekit.plan.plan_file import read_plan

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ConversionOptions
 from edgekit.plan.postprocessing import declare, requested, suggest
 from edgekit_runtime.errors import PlanError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgekit.plan.data import DataPlan
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import PruneOptions
 from edgekit.pruning.checkpoints import RoundCheckpoints
 from edgekit.pruning.options import plan_pruning

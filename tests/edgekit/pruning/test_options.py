@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.cli.dry_run import describe, text
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ConversionOptions, PruneOptions
 from edgekit.plan.plan import plan_conversion
 from edgekit.plan.plan_file import read_plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.plan.declaration import build
+from edgekit.plan.option_declaration import build
 from edgekit.plan.options import PruneOptions
 from edgekit.training import model_file
 from edgekit_converters.load import kind_of

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit.plan.declaration import build, declarations
+from edgekit.plan.option_declaration import build, declarations
 from edgekit.plan.options import ConversionOptions, TrainingOptions
 from edgekit.training import training
 from edgekit_converters.data import DataSet
