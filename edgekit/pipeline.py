@@ -1,4 +1,4 @@
-"""``edgekit convert``, read from top to bottom: the stages in order, and what travels between them."""
+"""``edgekit convert``: the stages in order, and the records that pass between them."""
 
 from __future__ import annotations
 
@@ -37,34 +37,35 @@ from edgekit_runtime.format.manifest import Postprocessing
 def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPlan | None = None) -> Report:
     """Convert, verify, and write the bundle, and the report when the plan asks for one.
 
-    What is to be pruned is pruned first; then artifacts are held against the pruned model, and what is lost is counted
-    from the dense one.
+    With ``pruning`` the model is pruned first. Artifacts are then compared with the pruned model, and accuracy drops
+    are measured against the original model.
 
     Raises:
-        EdgekitError: a stage refused; nothing is left behind.
+        EdgekitError: a stage failed; no file is left.
     """
     started = time.monotonic()
     with open_model.start_runner(plan.execution, watch) as runner, open_model.start_executor(runner, plan) as executor:
         source = open_model.load_source(runner, plan, QUANTIZE.name)
         plan = replace(plan, targets=keep_scheme(plan.targets, plan.model.source.path.name, source.scheme))
         declared = _declared(source, plan)
-        dense = replace(open_model.prepare_context(runner, plan, source, executor), classes=_has_classes(plan))
-        _check_enough(plan, dense.evaluation)
-        labels, declared, notes = _meaning(plan, dense, declared)
-        made = prune_model(dense, pruning) if pruning else None
-        context = _pruned(dense, made) if made else dense
+        original = replace(open_model.prepare_context(runner, plan, source, executor), classes=_has_classes(plan))
+        _check_sample_count(plan, original.evaluation)
+        labels, declared, notes = _labels_and_postprocessing(plan, original, declared)
+        pruned = prune_model(original, pruning) if pruning else None
+        context = _pruned_context(original, pruned) if pruned else original
         lowered = [stages.lower(context, engine) for engine in plan.targets.engines]
         context, coverage = stages.check_coverage(context, lowered)
-        outcome = _search(plan, context, lowered) if plan.targets.search else _make_all(context, lowered, plan.max_drop)
+        build = _search if plan.targets.search else _build_all
+        outcome = build(plan, context, lowered)
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
-        contents = _contents(plan, context, outcome, labels, declared, notes)
-        told = _told(dense, pruning, made, outcome)
+        parts = _bundle_parts(plan, context, outcome, labels, declared, notes)
+        pruning_report = _pruning_report(original, pruning, pruned, outcome)
         with reports.report_writer(plan.report) as write_report:
-            _write(contents)
-            report = _report(context, contents, outcome, started, told)
+            _write(parts)
+            report = _report(context, parts, outcome, started, pruning_report)
             write_report(_text(report, plan.report))
-        if made and made.checkpoints:
-            made.checkpoints.remove()
+        if pruned and pruned.checkpoints:
+            pruned.checkpoints.remove()
     return report
 
 
@@ -79,15 +80,15 @@ def _has_classes(plan: ConversionPlan) -> bool:
     return plan.labels is not None or (plan.postprocessing is not None and plan.postprocessing.boxes is None)
 
 
-def _check_enough(plan: ConversionPlan, evaluation: DataSet | None) -> None:
+def _check_sample_count(plan: ConversionPlan, evaluation: DataSet | None) -> None:
     if evaluation and plan.max_drop is not None:
         stages.check_sample_count(evaluation, plan.data.evaluate, f"whether --max-drop {plan.max_drop} holds")
 
 
-def _meaning(
+def _labels_and_postprocessing(
     plan: ConversionPlan, context: ConversionContext, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], Postprocessing | None, tuple[str, ...]]:
-    """Names of the classes, what the outputs mean, and notes; names alone may tell the meaning of the first output."""
+    """Return the class names, the postprocessing and notes; class names alone can suggest a postprocessing."""
     labels, notes = manifest.labels(plan, context.source, context.evaluation or context.calibration, declared)
     if labels and declared is None:
         declared, more = postprocessing.suggest(context.source.outputs[0], context.probe.outputs[0])
@@ -95,12 +96,11 @@ def _meaning(
     return labels, declared, notes
 
 
-def _pruned(dense: ConversionContext, made: PrunedModel) -> ConversionContext:
-    """The work that goes on with the pruned model."""
-    probe = open_model.run_probe(
-        dense.runner, made.source, dense.inputs, (dense.calibration, dense.evaluation), "pruned"
-    )
-    return replace(dense, source=made.source, probe=probe, unpruned=dense.source)
+def _pruned_context(original: ConversionContext, pruned: PrunedModel) -> ConversionContext:
+    """Return the context of the pruned model."""
+    data = original.calibration, original.evaluation
+    probe = open_model.run_probe(original.runner, pruned.source, original.inputs, data, "pruned")
+    return replace(original, source=pruned.source, probe=probe, unpruned=original.source)
 
 
 def _search(plan: ConversionPlan, context: ConversionContext, lowered: list[Artifact]) -> Outcome:
@@ -110,45 +110,45 @@ def _search(plan: ConversionPlan, context: ConversionContext, lowered: list[Arti
     return quantize_auto.search_candidates(context, lowered, plan.budget, wait=wait)
 
 
-def _make_all(context: ConversionContext, lowered: list[Artifact], max_drop: float | None) -> Outcome:
-    """Make every variant of the plan: the formats side by side, while the source is evaluated in its own process."""
-    branches = ThreadPoolExecutor(len(lowered))
+def _build_all(plan: ConversionPlan, context: ConversionContext, lowered: list[Artifact]) -> Outcome:
+    """Build every artifact of the plan: the formats in parallel, while the source is evaluated in its own process."""
+    threads = ThreadPoolExecutor(len(lowered))
     try:
-        making = [branches.submit(_make, context, artifact) for artifact in lowered]
+        futures = [threads.submit(_build, context, artifact) for artifact in lowered]
         baseline = stages.evaluate_source(context)
-        made = {key: one for branch in making for key, one in branch.result().items()}
+        built = {key: artifact for future in futures for key, artifact in future.result().items()}
     finally:
-        branches.shutdown(wait=False, cancel_futures=True)
-    check_drop(max_drop, baseline, {one.name: one.evaluation for one in made.values()})
-    # timed one after the other, when nothing else of ours runs
-    made = {key: replace(one, latency=stages.measure_latency(context, one)) for key, one in made.items()}
-    return Outcome(context.targets, baseline, made)
+        threads.shutdown(wait=False, cancel_futures=True)
+    check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in built.values()})
+    # timed one after the other, while edgekit runs nothing else
+    built = {key: replace(one, latency=stages.measure_latency(context, one)) for key, one in built.items()}
+    return Outcome(context.targets, baseline, built)
 
 
-def _told(
-    dense: ConversionContext, pruning: PruningPlan | None, made: PrunedModel | None, outcome: Outcome
+def _pruning_report(
+    original: ConversionContext, pruning: PruningPlan | None, pruned: PrunedModel | None, outcome: Outcome
 ) -> PruningReport | None:
-    """What pruning bought, where anything was pruned."""
-    if pruning is None or made is None:
+    """Compare the pruned model with the original one, if there was pruning."""
+    if pruning is None or pruned is None:
         return None
     artifacts = {key: one.artifact for key, one in outcome.built.items()}
-    return compare(replace(dense, targets=outcome.targets), pruning, made, artifacts)
+    return compare(replace(original, targets=outcome.targets), pruning, pruned, artifacts)
 
 
-def _contents(
+def _bundle_parts(
     plan: ConversionPlan,
     context: ConversionContext,
     outcome: Outcome,
     labels: tuple[str, ...],
     declared: Postprocessing | None,
     notes: tuple[str, ...],
-) -> manifest.Contents:
-    return manifest.Contents(
+) -> manifest.BundleParts:
+    return manifest.BundleParts(
         plan=replace(plan, targets=outcome.targets),
         source=context.source,
         inputs=context.inputs,
         probe=context.probe,
-        made=outcome.built,
+        built=outcome.built,
         baseline=outcome.baseline,
         calibration=context.calibration,
         labels=labels,
@@ -160,27 +160,29 @@ def _contents(
 
 def _report(
     context: ConversionContext,
-    contents: manifest.Contents,
+    parts: manifest.BundleParts,
     outcome: Outcome,
     started: float,
     pruning: PruningReport | None,
 ) -> Report:
-    plan, source, made, baseline = contents.plan, context.source, contents.made, contents.baseline
+    plan, source, built, baseline = parts.plan, context.source, parts.built, parts.baseline
     notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(context)]
-    notes += [*reports.coverage_notes(outcome.coverage), *contents.notes]
-    notes += [note for one in made.values() for note in parity_warnings(source, one.artifact, one.comparison)]
-    notes += [note for one in made.values() for note in twin_notes(one.artifact)]
+    notes += [*reports.coverage_notes(outcome.coverage), *parts.notes]
+    notes += [note for one in built.values() for note in parity_warnings(source, one.artifact, one.comparison)]
+    notes += [note for one in built.values() for note in twin_notes(one.artifact)]
     notes += pruning.notes if pruning else ()
     return Report(
         edgekit=__version__,
         source=_source_report(plan, source, baseline),
-        variants=tuple(_variant_report(variant, made[variant.artifact], baseline) for variant in plan.targets.variants),
+        variants=tuple(
+            _variant_report(variant, built[variant.artifact], baseline) for variant in plan.targets.variants
+        ),
         bundle=BundleReport(str(plan.output), plan.output.stat().st_size, digest(plan.output)),
-        versions=contents.versions,
+        versions=parts.versions,
         stages=tuple(context.runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
         notes=tuple(notes),
-        findings=tuple(dict.fromkeys(found for one in made.values() for found in one.findings)),
+        findings=tuple(dict.fromkeys(found for one in built.values() for found in one.findings)),
         coverage=outcome.coverage,
         trials=reports.trial_reports(outcome.trials),
         choices=outcome.choices,
@@ -188,43 +190,43 @@ def _report(
     )
 
 
-def _write(contents: manifest.Contents) -> None:
-    """Write the bundle, whole or not at all.
+def _write(parts: manifest.BundleParts) -> None:
+    """Write the bundle completely, or nothing.
 
     Raises:
-        ConversionError: the disk is full, or the place cannot be written to.
+        ConversionError: the disk is full, or the folder cannot be written to.
     """
-    output = contents.plan.output
+    output = parts.plan.output
     try:
-        write_bundle(manifest.manifest(contents), manifest.files(contents), output)
+        write_bundle(manifest.manifest(parts), manifest.files(parts), output)
     except OSError as error:
         raise ConversionError(
             f"{output} cannot be written: {error.strerror or error}",
             stage="bundle",
-            advice="free some space, or give another place with -o",
+            advice="free some space, or write to another folder with -o",
         ) from error
 
 
-def _make(context: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], BuiltArtifact]:
-    """One format: prove the float artifact, then quantize, verify and evaluate each scheme of the plan."""
+def _build(context: ConversionContext, artifact: Artifact) -> dict[tuple[str, str], BuiltArtifact]:
+    """Verify the float artifact of one format, then quantize, verify and evaluate each scheme of the plan."""
     engine = artifact.engine
     schemes = context.targets.schemes_of(engine)
     lowered = stages.verify_float(context, artifact, schemes)
-    if context.source.quantized:  # there is nothing left to quantize
+    if context.source.quantized:  # it is bundled unchanged
         return {
             (engine, artifact.scheme): BuiltArtifact(
                 artifact, lowered.comparison, stages.evaluate_artifact(context, artifact)
             )
         }
-    made = {}
+    built = {}
     for recipe in map(context.targets.recipe_of, schemes):
         one = stages.verify_quantized(context, stages.quantize(context, lowered, recipe))
-        made[engine, one.artifact.scheme] = replace(one, findings=lowered.examination.findings, recipe=recipe)
-    return made
+        built[engine, one.artifact.scheme] = replace(one, findings=lowered.examination.findings, recipe=recipe)
+    return built
 
 
 def _declared(source: Source, plan: ConversionPlan) -> Postprocessing | None:
-    """What was asked for of the outputs, held against those there are."""
+    """Check the requested postprocessing against the model's outputs."""
     if plan.postprocessing is None:
         return None
     return postprocessing.declare(
@@ -239,18 +241,18 @@ def _source_report(plan: ConversionPlan, source: Source, baseline: Evaluation | 
     )
 
 
-def _variant_report(variant: VariantPlan, made: BuiltArtifact, baseline: Evaluation | None) -> VariantReport:
-    value = made.evaluation.value if made.evaluation else None
-    assert made.latency is not None
+def _variant_report(variant: VariantPlan, built: BuiltArtifact, baseline: Evaluation | None) -> VariantReport:
+    value = built.evaluation.value if built.evaluation else None
+    assert built.latency is not None
     return VariantReport(
         name=variant.name,
         engine=variant.engine,
         device=variant.device,
         scheme=variant.scheme,
-        size_bytes=made.artifact.size_bytes,
+        size_bytes=built.artifact.size_bytes,
         accuracy=value if baseline and baseline.metric == "accuracy" else None,
         value=value,
-        drop=drop(baseline, made.evaluation) if baseline and made.evaluation else None,
-        parity=made.comparison.worst,
-        latency_ms=made.latency,
+        drop=drop(baseline, built.evaluation) if baseline and built.evaluation else None,
+        parity=built.comparison.worst,
+        latency_ms=built.latency,
     )

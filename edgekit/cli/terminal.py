@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from edgekit.conversion.layers import LayersReport
-from edgekit.conversion.sensitivity import Figures, SensitivityReport
+from edgekit.conversion.sensitivity import LayerResult, SensitivityReport
 from edgekit.pruning.command import PruneReport
 from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import Report, finding_lines, metric_text, size_text, value_text, variant_rows
@@ -249,15 +249,15 @@ def show_sensitivity(report: SensitivityReport) -> None:
     _print_notes(console, report.notes)
 
 
-def _columns(report: SensitivityReport, *, narrow: bool) -> dict[str, Callable[[Figures], str]]:
+def _columns(report: SensitivityReport, *, narrow: bool) -> dict[str, Callable[[LayerResult], str]]:
     """Return the columns of one format: heading -> cell of a layer."""
-    columns: dict[str, Callable[[Figures], str]] = {
-        "alone": lambda one: _decibels(one.harm.alone_db),
+    columns: dict[str, Callable[[LayerResult], str]] = {
+        "alone": lambda one: _decibels(one.sensitivity.alone_db),
         "share": lambda one: f"{100 * one.share:3.0f} % {'█' * round(BAR_WIDTH * one.share)}",
     }
     if not narrow:
-        columns["its own"] = lambda one: _decibels(one.harm.own_db)
-        columns["in model"] = lambda one: _decibels(one.harm.layer_db)
+        columns["its own"] = lambda one: _decibels(one.sensitivity.own_db)
+        columns["in model"] = lambda one: _decibels(one.sensitivity.layer_db)
     if report.exact:
         columns["made alone"] = lambda one: _decibels(one.alone.snr_db if one.alone else None)
         columns["all but it"] = lambda one: _decibels(one.kept.snr_db if one.kept else None)

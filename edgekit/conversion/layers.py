@@ -15,7 +15,7 @@ from edgekit_converters.trace import MATCH, LayerMap
 
 @dataclass(frozen=True)
 class LayersReport:
-    """What ``edgekit layers`` tells: one layer a row, in the order of execution."""
+    """The report of ``edgekit layers``: the layers in the order of execution."""
 
     model: str
     framework: str

@@ -1,4 +1,4 @@
-"""Live models become files that the pipeline can open in processes of their own; the model itself stays as it was."""
+"""Save live models as files that worker processes can open; the model itself stays unchanged."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edgekit_runtime.errors import SourceError
 def save(model: Any, input_shapes: tuple[str, ...], folder: Path) -> Path:
     """Save a live model into ``folder`` and return what to open.
 
-    Only frameworks that the caller has imported are asked: a live model has imported its own.
+    Only frameworks that the caller has imported are tried: the model's own is among them.
 
     Raises:
-        SourceError: it is no model, does not say what it takes, or its framework cannot save it.
+        SourceError: the object is no model, its input shape is unknown, or its framework cannot save it.
     """
     shapes = [parse_input_shape(text) for text in input_shapes]
     torch = sys.modules.get("torch")
@@ -37,7 +37,7 @@ def save(model: Any, input_shapes: tuple[str, ...], folder: Path) -> Path:
 
 
 def _save_keras(model: Any, shapes: list[InputShape], folder: Path) -> Path:
-    """Save as ``.keras``; a model with layers of the caller's own as a SavedModel, which needs none of their code."""
+    """Save as ``.keras``; with custom layers as a SavedModel, which does not need their code."""
     with _saving(model):
         if not model.built and len(shapes) == 1:
             model.build(shapes[0].shape)
@@ -59,14 +59,14 @@ def _layers(model: Any) -> Iterator[Any]:
 
 
 def _is_known(layer: Any) -> bool:
-    """Tell whether Keras can make a layer from a file alone; a Lambda holds the caller's code."""
+    """Tell whether Keras can load a layer from a file alone; a Lambda layer holds code of the caller."""
     return type(layer).__module__.split(".")[0] in ("keras", "tf_keras") and type(layer).__name__ != "Lambda"
 
 
 def _save_module(torch: Any, model: Any, shapes: list[InputShape], folder: Path) -> Path:
     """Save as an exported program, traced in inference mode."""
     if not shapes:
-        raise SourceError("a torch.nn.Module does not say what it takes; give input_shape=(1, 3, 224, 224)")
+        raise SourceError("the input shape of a torch.nn.Module is unknown; give input_shape=(1, 3, 224, 224)")
     examples = tuple(
         torch.from_numpy(np.zeros(said.shape, said.dtype or "float32")) for said in _in_order(model, shapes)
     )
@@ -76,7 +76,7 @@ def _save_module(torch: Any, model: Any, shapes: list[InputShape], folder: Path)
             program = torch.export.export(model.eval(), examples)
             torch.export.save(program, folder / "model.pt2")
     finally:
-        for module, training in was_training:  # each for itself: some are frozen on purpose
+        for module, training in was_training:  # for each module: some may be frozen
             module.training = training
     return folder / "model.pt2"
 
@@ -92,12 +92,12 @@ def _in_order(model: Any, shapes: list[InputShape]) -> list[InputShape]:
 
 @contextlib.contextmanager
 def _saving(model: Any) -> Iterator[None]:
-    """Map whatever the framework raises about a model it cannot save."""
+    """Convert the errors of a framework that cannot save a model."""
     try:
         yield
     except SourceError:
         raise
-    except Exception as error:  # what is saved may run the caller's own code, which raises anything
+    except Exception as error:  # saving may run code of the caller, which can raise anything
         raise SourceError(
             f"{type(model).__name__} cannot be saved to be converted: {short_message(error)}\n"
             f"pass a function that builds it instead: FILE.py:function"

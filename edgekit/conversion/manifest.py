@@ -1,4 +1,4 @@
-"""What goes into the bundle: the manifest and the files, put together from what the stages left."""
+"""Build the manifest and the list of files of a bundle from the results of the stages."""
 
 from __future__ import annotations
 
@@ -32,88 +32,88 @@ from edgekit_runtime.format.manifest import (
 
 GOLDEN_SAMPLES, GOLDEN_BYTES = 4, 2**20  # at most so many samples, and about so many bytes of inputs
 LABELS = "labels.txt"
-# How far another machine may be off, as a fraction of an output's largest golden value: other kernels round elsewhere.
+# Allowed difference on another machine, relative to an output's largest golden value: its kernels round differently.
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 6e-2}
 TOLERANCE_INT8 = 5e-2
 
 
 @dataclass(frozen=True)
 class BuiltArtifact:
-    """One artifact with everything measured of it."""
+    """An artifact with its measurements."""
 
     artifact: Artifact
     comparison: Comparison
     evaluation: Evaluation | None
     latency: Latency | None = None
-    findings: tuple[Finding, ...] = ()  # of what it was made from
-    recipe: Recipe | None = None  # how it was made; None of what came quantized
+    findings: tuple[Finding, ...] = ()  # of the float artifact
+    recipe: Recipe | None = None  # None if the model file was quantized
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Engine and scheme, for messages."""
         return f"{self.artifact.engine} {self.artifact.scheme}"
 
 
 @dataclass(frozen=True)
-class Contents:
-    """Everything a bundle is made of."""
+class BundleParts:
+    """Everything that a bundle is built from."""
 
     plan: ConversionPlan
     source: Source
     inputs: tuple[InputSpec, ...]
     probe: Probe
-    made: dict[tuple[str, str], BuiltArtifact]  # by (engine, scheme)
+    built: dict[tuple[str, str], BuiltArtifact]  # by (engine, scheme)
     baseline: Evaluation | None
     calibration: DataSet | None
     labels: tuple[str, ...]
     postprocessing: Postprocessing | None
-    notes: tuple[str, ...]  # what assembling it decided
+    notes: tuple[str, ...]  # of the choice of labels and postprocessing, and of the search
     versions: dict[str, str]
 
 
-def manifest(contents: Contents) -> Manifest:
+def manifest(parts: BundleParts) -> Manifest:
     """Return the manifest; the writer fills in the list of files."""
-    plan = contents.plan
+    plan = parts.plan
     return Manifest(
         model_name=plan.model.name,
         model_version=plan.version,
-        inputs=contents.inputs,
-        outputs=_outputs(contents),
-        variants=tuple(_variant(contents, variant) for variant in plan.targets.variants),
+        inputs=parts.inputs,
+        outputs=_outputs(parts),
+        variants=tuple(_variant(parts, variant) for variant in plan.targets.variants),
         files=(),
-        golden_inputs=tuple(_golden_input(index) for index in range(len(contents.inputs))),
+        golden_inputs=tuple(_golden_input(index) for index in range(len(parts.inputs))),
         devices=tuple(
             device.to_dict() | {"variants": list(plan.targets.preferred[device.name])}
             for device in plan.targets.devices
         ),
-        recipe=_recipe(contents),
-        calibration=_calibration(contents.calibration),
-        versions=contents.versions,
-        postprocessing=contents.postprocessing,
+        recipe=_recipe(parts),
+        calibration=_calibration(parts.calibration),
+        versions=parts.versions,
+        postprocessing=parts.postprocessing,
     )
 
 
-def files(contents: Contents) -> dict[str, Path | bytes]:
-    """Return the bundle's files: path in the bundle → where they are, or what they hold."""
-    count = _golden_count(contents)
+def files(parts: BundleParts) -> dict[str, Path | bytes]:
+    """Return the bundle's files: path in the bundle -> path on disk, or content."""
+    count = _golden_count(parts)
     found: dict[str, Path | bytes] = {}
-    for index, path in enumerate(contents.probe.inputs):
+    for index, path in enumerate(parts.probe.inputs):
         found[_golden_input(index)] = _first(path, count)
-    for made in contents.made.values():
-        folder = _folder(made.artifact)
-        for path in made.artifact.files:
+    for built in parts.built.values():
+        folder = _folder(built.artifact)
+        for path in built.artifact.files:
             found[f"variants/{folder}/{path.name}"] = path
-        for index, path in enumerate(made.comparison.computed):
+        for index, path in enumerate(built.comparison.computed):
             found[f"golden/{folder}/output-{index}.npy"] = _first(path, count)
-    if contents.labels:
-        found[LABELS] = ("\n".join(contents.labels) + "\n").encode()
+    if parts.labels:
+        found[LABELS] = ("\n".join(parts.labels) + "\n").encode()
     return found
 
 
 def labels(
     plan: ConversionPlan, source: Source, data: DataSet | None, declared: Postprocessing | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the class names of the output that has the scores, and notes: from ``--labels``, else from the data.
+    """Return the class names of the output with the scores, and notes; the names are from ``--labels`` or the data.
 
     Raises:
         DataError: the file does not name each class once.
@@ -128,49 +128,48 @@ def labels(
     names = data.classes if data else ()
     if names and len(names) != classes:
         return (), (
-            f"the data name {len(names)} classes, the output {output.name!r} has {classes}: no labels were taken",
+            f"the data name {len(names)} classes, the output {output.name!r} has {classes}: its labels are not used",
         )
     return names, ()
 
 
 def _labelled(source: Source, declared: Postprocessing | None) -> int:
-    """Which output the class names are for: that of the scores, else the first."""
+    """Return the index of the output that the class names are for: that with the scores, else the first."""
     return [output.name for output in source.outputs].index(declared.scores) if declared else 0
 
 
-def _variant(contents: Contents, variant: VariantPlan) -> Variant:
-    made = contents.made[variant.artifact]
-    folder = _folder(made.artifact)
+def _variant(parts: BundleParts, variant: VariantPlan) -> Variant:
+    built = parts.built[variant.artifact]
+    folder = _folder(built.artifact)
     return Variant(
         name=variant.name,
         engine=variant.engine,
         device=variant.device,
         delegate=variant.delegate,
         scheme=variant.scheme,
-        files=tuple(f"variants/{folder}/{path.name}" for path in made.artifact.files),
-        inputs=made.artifact.inputs,
-        outputs=made.artifact.outputs,
+        files=tuple(f"variants/{folder}/{path.name}" for path in built.artifact.files),
+        inputs=built.artifact.inputs,
+        outputs=built.artifact.outputs,
         golden=Golden(
-            outputs=tuple(f"golden/{folder}/output-{index}.npy" for index in range(len(made.comparison.computed))),
-            max_abs=tuple(_tolerance(made, output, variant) for output in contents.source.outputs),
+            outputs=tuple(f"golden/{folder}/output-{index}.npy" for index in range(len(built.comparison.computed))),
+            max_abs=tuple(_tolerance(built, output, variant) for output in parts.source.outputs),
         ),
-        # any processor the engine runs on; in memory, at the least the artifact itself
-        requirements=Requirements(engine_version=made.artifact.engine_version, memory_bytes=made.artifact.size_bytes),
-        accuracy=_accuracy(contents.baseline, made.evaluation),
+        # any processor that the engine runs on, and memory for at least the artifact itself
+        requirements=Requirements(engine_version=built.artifact.engine_version, memory_bytes=built.artifact.size_bytes),
+        accuracy=_accuracy(parts.baseline, built.evaluation),
         settings=format_of(variant.engine).engine_settings(variant.scheme, variant.precision, variant.device),
     )
 
 
-def _tolerance(made: BuiltArtifact, output: OutputSpec, variant: VariantPlan) -> float | tuple[float, ...]:
-    """Return how far an output may be off elsewhere, of a joined one each of its parts.
+def _tolerance(built: BuiltArtifact, output: OutputSpec, variant: VariantPlan) -> float | tuple[float, ...]:
+    """Return the allowed difference of an output on another machine, for a joined output that of each part.
 
-    At least the fraction of its largest value that other kernels of the same precision cost, at least two steps of
-    its own quantization, and at least half of what quantization itself has cost: nearer than that, the board
-    computes what was verified.
+    The largest of: a fraction of its largest value, for other kernels of the same precision; two steps of its
+    quantization; half of the error that quantization caused. Within this, the board computes what was verified.
     """
     integer = variant.scheme.startswith("int") and not variant.scheme.endswith("weights")
     fraction = TOLERANCE_INT8 if integer else TOLERANCE[_precision(variant)]
-    found = [one for one in made.comparison.parity if one.output == output.name]
+    found = [one for one in built.comparison.parity if one.output == output.name]
     limits = (max(fraction * one.largest, 2 * one.step, one.max_abs_error / 2, 1e-6) for one in found)
     rounded = tuple(float(f"{limit:.6g}") for limit in limits)
     return rounded if found[0].part is not None else rounded[0]
@@ -186,26 +185,26 @@ def _accuracy(baseline: Evaluation | None, evaluation: Evaluation | None) -> Acc
     return Accuracy(evaluation.value, round(drop(baseline, evaluation), 9), evaluation.samples)
 
 
-def _outputs(contents: Contents) -> tuple[OutputSpec, ...]:
-    outputs = list(contents.source.outputs)
-    if contents.labels:
-        place = _labelled(contents.source, contents.postprocessing)
+def _outputs(parts: BundleParts) -> tuple[OutputSpec, ...]:
+    outputs = list(parts.source.outputs)
+    if parts.labels:
+        place = _labelled(parts.source, parts.postprocessing)
         outputs[place] = replace(outputs[place], labels=LABELS)
     return tuple(outputs)
 
 
-def _recipe(contents: Contents) -> dict[str, Any]:
-    """Return what was asked for, without the paths and times that would make equal bundles differ."""
-    plan, baseline = contents.plan, contents.baseline
+def _recipe(parts: BundleParts) -> dict[str, Any]:
+    """Return the options of the conversion, without paths and times, which would make equal bundles differ."""
+    plan, baseline = parts.plan, parts.baseline
     return {
-        "framework": contents.source.framework,
+        "framework": parts.source.framework,
         "schemes": list(plan.targets.schemes),
         "max_drop": plan.max_drop,
         "evaluation": _evaluation(baseline) if baseline else None,
         "recipes": {
-            variant.name: toml.write(made.recipe)
+            variant.name: toml.write(built.recipe)
             for variant in plan.targets.variants
-            if (made := contents.made[variant.artifact]).recipe not in (None, Recipe(variant.scheme))
+            if (built := parts.built[variant.artifact]).recipe not in (None, Recipe(variant.scheme))
         },
     }
 
@@ -222,13 +221,13 @@ def _golden_input(index: int) -> str:
     return f"golden/input-{index}.npy"
 
 
-def _golden_count(contents: Contents) -> int:
-    sample_bytes = sum(int(np.load(path, mmap_mode="r")[:1].nbytes) for path in contents.probe.inputs)
+def _golden_count(parts: BundleParts) -> int:
+    sample_bytes = sum(int(np.load(path, mmap_mode="r")[:1].nbytes) for path in parts.probe.inputs)
     return max(1, min(GOLDEN_SAMPLES, GOLDEN_BYTES // max(1, sample_bytes)))
 
 
 def _first(path: Path, count: int) -> bytes:
-    """Return the first samples as a bundle keeps them: (samples, 1, ...), each with its batch."""
+    """Return the first samples as bundles store them: (samples, 1, ...), each with its batch dimension."""
     buffer = io.BytesIO()
     np.save(buffer, np.load(path)[:count, np.newaxis])
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Begin: what commands begin with, from a plan to an opened model, its data, and what it computes."""
+"""Open a model and prepare its data: the first steps of every command."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def prepare_context(
 
 
 def data_notes(context: ConversionContext) -> tuple[str, ...]:
-    """Return what is to be said of the data for calibration and evaluation; what holds for both is said once."""
-    ours, theirs = (data.notes if data else () for data in (context.calibration, context.evaluation))
-    both = tuple(note for note in ours if note in theirs)
+    """Return notes on the calibration and evaluation data; notes on both are listed once."""
+    calibration, evaluation = (data.notes if data else () for data in (context.calibration, context.evaluation))
+    both = tuple(note for note in calibration if note in evaluation)
     return (
         *both,
-        *(f"calibration: {note}" for note in ours if note not in both),
-        *(f"evaluation: {note}" for note in theirs if note not in both),
+        *(f"calibration: {note}" for note in calibration if note not in both),
+        *(f"evaluation: {note}" for note in evaluation if note not in both),
     )
 
 
@@ -91,19 +91,19 @@ def run_probe(
     data: tuple[DataSet | None, ...],
     name: str = "",
 ) -> Probe:
-    """What a model computes for a few samples.
+    """Run the model on a few samples.
 
-    They are of all sets there are: artifacts whose ranges come from a calibration set too narrow are right on that set
-    alone.
+    The samples are taken from all data sets: an artifact with calibration ranges that are too narrow is correct on
+    calibration samples only.
     """
-    return runner.run(PROBE, ProbeRequest(source, inputs, tuple(one for one in data if one)), name)
+    return runner.run(PROBE, ProbeRequest(source, inputs, tuple(filter(None, data))), name)
 
 
 def with_preprocessing(source: Source, preprocessing: Preprocessing | None) -> tuple[InputSpec, ...]:
     """Give the declared preprocessing to the model's image input, or to its only one.
 
     Raises:
-        PlanError: it is not clear which input is meant, or its channels are not as many as the values given.
+        PlanError: the model has several such inputs, or the number of channels differs from that of the values.
     """
     if preprocessing is None:
         return source.inputs

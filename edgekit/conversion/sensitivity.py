@@ -21,172 +21,171 @@ from edgekit_converters.sensitivity import SENSITIVITY, LayerSensitivity, Sensit
 from edgekit_converters.verify.probe import PROBE
 from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
-SAMPLES = 64  # that artifacts are compared on
-SHARE = 0.1  # of the error: a layer that brings this much is kept in float unless it is said how many
+SAMPLES = 64  # of the probe
+MIN_SHARE = 0.1  # of the error of all layers, from which a layer stays in float by default
 
 
 @dataclass(frozen=True)
-class Trial:
-    """An artifact that was really made, with only one layer quantized or all but it; None where it cannot be made."""
+class MeasuredArtifact:
+    """Quality of an artifact with one layer quantized, or all but one; None if it cannot be quantized like that."""
 
     snr_db: float | None = None  # of the model's worst output
     value: float | None = None  # of the metric
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What quantizing a layer does in one format."""
+class LayerResult:
+    """The effect of quantizing a layer in one format."""
 
-    harm: LayerSensitivity
+    sensitivity: LayerSensitivity
     share: float  # of the error of all layers at the model's output, 0..1
-    alone: Trial | None = None  # with --exact: only it is quantized
-    kept: Trial | None = None  # with --exact: only it stays in float
+    alone: MeasuredArtifact | None = None  # with --exact: only it is quantized
+    kept: MeasuredArtifact | None = None  # with --exact: only it stays in float
 
     @property
     def alone_db(self) -> float:
-        """The model's worst output when only this layer is quantized: measured, else as it was sensed."""
-        return self.harm.alone_db if self.alone is None or self.alone.snr_db is None else self.alone.snr_db
+        """Signal-to-noise ratio of the worst output if only this layer is quantized; estimated unless measured."""
+        return self.sensitivity.alone_db if self.alone is None or self.alone.snr_db is None else self.alone.snr_db
 
 
 @dataclass(frozen=True)
-class Row:
-    """A layer in each format where it does harm."""
+class LayerRow:
+    """A layer, in each format where quantizing it changes the model."""
 
     layer: str
     operator: str
     parameters: int
     macs: int
-    figures: dict[str, Figures]  # by engine
+    figures: dict[str, LayerResult]  # by engine
 
     @property
     def worst_db(self) -> float:
-        """``alone_db`` in the format that is harmed most."""
-        return min(one.alone_db for one in self.figures.values())
+        """The lowest ``alone_db`` of all formats."""
+        return min(result.alone_db for result in self.figures.values())
 
     @property
     def share(self) -> float:
-        """In the format where it is largest."""
-        return max(one.share for one in self.figures.values())
+        """The largest share of all formats."""
+        return max(result.share for result in self.figures.values())
 
 
 @dataclass(frozen=True)
 class SensitivityReport:
-    """What ``edgekit sensitivity`` tells: one layer a row, the most harmful first."""
+    """The report of ``edgekit sensitivity``: one row for each layer, the most sensitive first."""
 
     model: str
     recipe: Recipe
     exact: bool
     metric: str | None
-    source: float | None  # what the metric gives the source
-    whole: dict[str, Trial]  # by engine: all of it quantized
+    source: float | None  # the source's value of the metric
+    whole: dict[str, MeasuredArtifact]  # by engine: the fully quantized model
     samples: int
-    rows: tuple[Row, ...]
+    rows: tuple[LayerRow, ...]
     stages: tuple[StageCost, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
         """Return it as JSON."""
-        whole = dataclasses.asdict(self)
-        for row, told in zip(self.rows, whole["rows"], strict=True):
-            told["figures"] = {engine: _told(one) for engine, one in row.figures.items()}
-        return json.dumps(whole, indent=2, allow_nan=False) + "\n"
+        report = dataclasses.asdict(self)
+        for row, values in zip(self.rows, report["rows"], strict=True):
+            values["figures"] = {engine: _layer_json(result) for engine, result in row.figures.items()}
+        return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 
-def _told(one: Figures) -> dict[str, object]:
-    told: dict[str, object] = {
-        name: getattr(one.harm, name) for name in ("merged_layers", "layer_db", "own_db", "alone_db")
-    }
-    told["share"] = one.share
-    return told | {name: dataclasses.asdict(trial) for name in ("alone", "kept") if (trial := getattr(one, name))}
+def _layer_json(result: LayerResult) -> dict[str, object]:
+    estimated = ("merged_layers", "layer_db", "own_db", "alone_db")
+    values: dict[str, object] = {name: getattr(result.sensitivity, name) for name in estimated}
+    measured = {name: getattr(result, name) for name in ("alone", "kept")}
+    values["share"] = result.share
+    return values | {name: dataclasses.asdict(artifact) for name, artifact in measured.items() if artifact}
 
 
-def sense(plan: ArtifactPlan, *, exact: bool = False, watch: Watch | None = None) -> SensitivityReport:
-    """Quantize the model for every engine of the plan, and tell what that does to each layer.
+def measure_sensitivity(plan: ArtifactPlan, *, exact: bool = False, watch: Watch | None = None) -> SensitivityReport:
+    """Quantize the model for every engine of the plan, and measure the effect on each layer.
 
     Args:
-        plan: its recipe, else its one scheme, is what layers are quantized to.
-        exact: make two artifacts for each layer besides, and measure them.
-        watch: told of progress.
+        plan: layers are quantized with its recipe, or with its only scheme.
+        exact: also build and measure two artifacts for each layer.
+        watch: called with the progress.
 
     Raises:
         EdgekitError: a stage refused.
     """
-    recipe = recipe_of(plan.targets)
+    recipe = recipe_to_measure(plan.targets)
     with open_model.start_runner(plan.execution, watch) as runner:
-        context = _work(runner, plan)
+        context = _prepare_context(runner, plan)
         with ThreadPoolExecutor(len(plan.targets.engines)) as formats:
             running = [
-                formats.submit(_sense_one, context, recipe, engine, exact=exact) for engine in plan.targets.engines
+                formats.submit(_measure_engine, context, recipe, engine, exact=exact) for engine in plan.targets.engines
             ]
             baseline = stages.evaluate_source(context)
-            found = [one.result() for one in running]
+            found = [future.result() for future in running]
     return SensitivityReport(
         model=plan.model.name,
         recipe=recipe,
         exact=exact,
         metric=baseline.metric if baseline else None,
         source=baseline.value if baseline else None,
-        whole={one.sensed.engine: one.whole for one in found},
-        samples=found[0].sensed.samples,
-        rows=merge({one.sensed.engine: one.figures for one in found}),
+        whole={result.measured.engine: result.whole for result in found},
+        samples=found[0].measured.samples,
+        rows=merge_engines({result.measured.engine: result.layers for result in found}),
         stages=tuple(runner.costs),
         notes=(*plan.targets.notes, *context.source.notes),
     )
 
 
-def keeping(report: SensitivityReport, *, count: int | None = None, below_db: float | None = None) -> Recipe:
-    """Return the report's recipe with its worst layers in float.
+def with_float_layers(report: SensitivityReport, *, count: int | None = None, below_db: float | None = None) -> Recipe:
+    """Return the report's recipe with the most sensitive layers in float.
 
     Args:
-        report: what was sensed.
-        count: how many layers; without, and without ``below_db``, those that bring a tenth of the error or more in one
-            of the formats, and the worst one in any case.
-        below_db: every layer that alone leaves the model's output with less.
+        report: of the sensitivity of the layers.
+        count: how many layers. Without ``count`` and ``below_db``: layers with a tenth of the error or more in one of
+            the formats, at least the most sensitive one.
+        below_db: all layers that alone reduce the model's output below this ratio.
 
     Raises:
-        PlanError: no layer does harm, so none is to be kept.
+        PlanError: no layer is that sensitive.
     """
-    chosen: Sequence[Row]
+    chosen: Sequence[LayerRow]
     if count is not None:
         chosen = report.rows[:count]
     elif below_db is not None:
         chosen = [row for row in report.rows if row.worst_db < below_db]
     else:
-        chosen = [row for row in report.rows if row.share >= SHARE] or report.rows[:1]
+        chosen = [row for row in report.rows if row.share >= MIN_SHARE] or report.rows[:1]
     if not chosen:
-        raise PlanError("--write-recipe: no layer does that much harm, so there is none to keep in float")
+        raise PlanError("--write-recipe: no layer is that sensitive, so none stays in float")
     rule = Rule("float32", layers=tuple(row.layer for row in chosen))
     return dataclasses.replace(report.recipe, rules=(*report.recipe.rules, rule))
 
 
-def merge(found: dict[str, Sequence[Figures]]) -> tuple[Row, ...]:
-    """Bring the engines' layers together, the most harmful first; a layer may be a part of another in one of them."""
-    rows: dict[str, Row] = {}
-    for figures in found.values():
-        for one in figures:
-            harm = one.harm
-            if harm.layer not in rows:
-                by_engine = {engine: twin for engine, others in found.items() if (twin := _of(harm.layer, others))}
-                rows[harm.layer] = Row(harm.layer, harm.operator, harm.parameters, harm.macs, by_engine)
+def merge_engines(found: dict[str, Sequence[LayerResult]]) -> tuple[LayerRow, ...]:
+    """Merge the layers of all engines, the most sensitive first; an engine may merge a layer into another."""
+    rows: dict[str, LayerRow] = {}
+    for layer in (result.sensitivity for results in found.values() for result in results):
+        if layer.layer not in rows:
+            by_engine = {engine: _find_layer(layer.layer, results) for engine, results in found.items()}
+            present = {engine: result for engine, result in by_engine.items() if result}
+            rows[layer.layer] = LayerRow(layer.layer, layer.operator, layer.parameters, layer.macs, present)
     return tuple(sorted(rows.values(), key=lambda row: row.worst_db))
 
 
-def _of(layer: str, figures: Sequence[Figures]) -> Figures | None:
-    own = next((one for one in figures if one.harm.layer == layer), None)
-    return own or next((one for one in figures if layer in one.harm.merged_layers), None)
+def _find_layer(layer: str, results: Sequence[LayerResult]) -> LayerResult | None:
+    own = next((result for result in results if result.sensitivity.layer == layer), None)
+    return own or next((result for result in results if layer in result.sensitivity.merged_layers), None)
 
 
-def shares(decibels: Sequence[float]) -> list[float]:
-    """Return which part of the noise each of several ratios to one signal brings; they add up as powers do."""
-    powers = [10 ** (-one / 10) for one in decibels]
+def error_shares(decibels: Sequence[float]) -> list[float]:
+    """Return the share of the total noise power for each of several signal-to-noise ratios to one signal."""
+    powers = [10 ** (-ratio / 10) for ratio in decibels]
     return [power / sum(powers) for power in powers]
 
 
-def recipe_of(targets: TargetPlan) -> Recipe:
+def recipe_to_measure(targets: TargetPlan) -> Recipe:
     """Return the one recipe that the layers are quantized by.
 
     Raises:
-        PlanError: there are several, or it quantizes nothing.
+        PlanError: the plan has several recipes, or quantizes nothing.
     """
     if targets.search:
         raise PlanError("sensitivity is measured for one scheme: give -q int8-static, or a --recipe")
@@ -196,7 +195,7 @@ def recipe_of(targets: TargetPlan) -> Recipe:
     return recipe
 
 
-def _work(runner: Runner, plan: ArtifactPlan) -> ConversionContext:
+def _prepare_context(runner: Runner, plan: ArtifactPlan) -> ConversionContext:
     source = open_model.load_source(runner, plan, SENSITIVITY.name)
     if source.quantized:
         raise PlanError(f"{plan.model.source.path.name} is already {source.scheme}: there is nothing left to quantize")
@@ -211,50 +210,48 @@ def _work(runner: Runner, plan: ArtifactPlan) -> ConversionContext:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One engine's part of the report."""
+class _EngineResult:
+    """The results of one engine."""
 
-    sensed: Sensitivity
-    whole: Trial
-    figures: tuple[Figures, ...]
+    measured: Sensitivity
+    whole: MeasuredArtifact
+    layers: tuple[LayerResult, ...]
 
 
-def _sense_one(context: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _Found:
+def _measure_engine(context: ConversionContext, recipe: Recipe, engine: str, *, exact: bool) -> _EngineResult:
     lowered = stages.verify_float(context, stages.lower(context, engine), (recipe.scheme,))
-    sensed = stages.measure_sensitivity(context, lowered, recipe)
-    whole = Trial(sensed.model_db)
+    measured = stages.measure_sensitivity(context, lowered, recipe)
+    whole = MeasuredArtifact(measured.model_db)
     if exact or context.evaluation:
-        whole = _tried(context, lambda: stages.quantize(context, lowered, recipe))
-    figures = [
-        Figures(harm, share)
-        for harm, share in zip(sensed.layers, shares([harm.alone_db for harm in sensed.layers]), strict=True)
-    ]
+        whole = _measure(context, lambda: stages.quantize(context, lowered, recipe))
+    shares = error_shares([layer.alone_db for layer in measured.layers])
+    results = [LayerResult(layer, share) for layer, share in zip(measured.layers, shares, strict=True)]
     if exact:
-        figures = context.executor.map(partial(_exact, context, lowered, recipe), figures, lambda _: "")
-    return _Found(sensed, whole, tuple(figures))
+        results = context.executor.map(partial(_measure_layer, context, lowered, recipe), results, lambda _: "")
+    return _EngineResult(measured, whole, tuple(results))
 
 
-def _exact(
-    context: ConversionContext, lowered: VerifiedArtifact, recipe: Recipe, figures: Figures, _reason: str
-) -> Figures:
-    layer = Rule(recipe.scheme, layers=(figures.harm.layer,))
+def _measure_layer(
+    context: ConversionContext, lowered: VerifiedArtifact, recipe: Recipe, result: LayerResult, _skip_reason: str
+) -> LayerResult:
+    layer = Rule(recipe.scheme, layers=(result.sensitivity.layer,))
     everything = Rule("float32", layers=("*",))
     alone = dataclasses.replace(recipe, rules=(everything, layer))
     kept = dataclasses.replace(recipe, rules=(*recipe.rules, dataclasses.replace(layer, scheme="float32")))
     return dataclasses.replace(
-        figures,
-        alone=_tried(context, lambda: stages.quantize(context, lowered, alone)),
-        kept=_tried(context, lambda: stages.quantize(context, lowered, kept)),
+        result,
+        alone=_measure(context, lambda: stages.quantize(context, lowered, alone)),
+        kept=_measure(context, lambda: stages.quantize(context, lowered, kept)),
     )
 
 
-def _tried(context: ConversionContext, make: Callable[[], Artifact]) -> Trial:
-    """Make an artifact and measure it; what a quantizer refuses of a single layer is no more than unknown."""
+def _measure(context: ConversionContext, quantize: Callable[[], Artifact]) -> MeasuredArtifact:
+    """Quantize and measure an artifact; return no values if the quantizer rejects the recipe."""
     try:
-        artifact = make()
+        artifact = quantize()
     except DiskFull:
         raise
     except ConversionError:
-        return Trial()
+        return MeasuredArtifact()
     evaluation = stages.evaluate_artifact(context, artifact)
-    return Trial(stages.compare(context, artifact).worst.snr_db, evaluation.value if evaluation else None)
+    return MeasuredArtifact(stages.compare(context, artifact).worst.snr_db, evaluation.value if evaluation else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.conversion.sensitivity import Figures, Row, SensitivityReport, Trial
+from edgekit.conversion.sensitivity import LayerResult, LayerRow, MeasuredArtifact, SensitivityReport
 from edgekit.report.drawing import Bar, Drawing, Label
 from edgekit.report.template import render
 from edgekit_converters.formats import format_of
@@ -34,14 +34,14 @@ def _columns(report: SensitivityReport) -> list[str]:
     return columns
 
 
-def _row(row: Row, report: SensitivityReport, columns: int) -> list[str]:
+def _row(row: LayerRow, report: SensitivityReport, columns: int) -> list[str]:
     cells = [row.layer, row.operator, f"{row.parameters:,}", f"{row.macs:,}"]
     for engine in report.whole:
         cells += _cells(row.figures[engine], report) if engine in row.figures else [""] * columns
     return cells
 
 
-def _chart(rows: tuple[Row, ...], engines: tuple[str, ...]) -> Drawing:
+def _chart(rows: tuple[LayerRow, ...], engines: tuple[str, ...]) -> Drawing:
     """Draw bars of the error amplitude, which is 100 · 10^(−SNR/20) per cent."""
     step = BAR_HEIGHT * len(engines) + 8
     largest = max((_percent(figures) for row in rows for figures in row.figures.values()), default=1.0)
@@ -62,16 +62,16 @@ def _chart(rows: tuple[Row, ...], engines: tuple[str, ...]) -> Drawing:
     return Drawing(CHART_WIDTH, step * len(rows) + 30, labels=labels, bars=bars)
 
 
-def _cells(figures: Figures, report: SensitivityReport) -> list[str]:
-    harm = figures.harm
+def _cells(figures: LayerResult, report: SensitivityReport) -> list[str]:
+    harm = figures.sensitivity
     cells = [_decibels(harm.alone_db), f"{100 * figures.share:.0f} %", _decibels(harm.own_db), _decibels(harm.layer_db)]
-    trials = [trial or Trial() for trial in (figures.alone, figures.kept)] if report.exact else []
+    trials = [trial or MeasuredArtifact() for trial in (figures.alone, figures.kept)] if report.exact else []
     cells += [_decibels(trial.snr_db) for trial in trials]
     cells += [f"{trial.value:.4f}" if trial.value is not None else "–" for trial in trials] if report.metric else []
     return cells
 
 
-def _percent(figures: Figures) -> float:
+def _percent(figures: LayerResult) -> float:
     return float(min(1000.0, 100 * 10 ** (-figures.alone_db / 20)))
 
 

@@ -68,7 +68,7 @@ def test_the_worst_layer_in_float_brings_both_formats_nearer_to_the_source(conve
 
 
 def test_a_rule_that_selects_nothing_leaves_nothing_behind(convert, tmp_path):
-    with pytest.raises(PlanError, match="rule 1: layers: nothing is called 'weid'; near it: wide"):
+    with pytest.raises(PlanError, match="rule 1: layers: nothing is called 'weid'; did you mean wide"):
         convert(f'{PLAIN}[[rule]]\nscheme = "float32"\nlayers = ["weid"]\n')
     assert not (tmp_path / "net.edgekit").exists()
 

@@ -73,16 +73,16 @@ def command(**typed: Any) -> None:
     check_outputs(options)
     data = plan_data(options.data, options.preprocessing)
     plan = plan_artifacts(plan_model(options.model_input), data, options.targets, options.execution)
-    from edgekit.conversion.sensitivity import keeping, recipe_of, sense
+    from edgekit.conversion.sensitivity import measure_sensitivity, recipe_to_measure, with_float_layers
 
-    recipe_of(plan.targets)  # refuse before the model is loaded
+    recipe_to_measure(plan.targets)  # refuse before the model is loaded
     from edgekit.cli import terminal
     from edgekit.report.sensitivity_html import page
 
     with terminal.progress(enabled=not own["quiet"]) as watch:
-        report = sense(plan, exact=own["exact"], watch=watch)
+        report = measure_sensitivity(plan, exact=own["exact"], watch=watch)
     if own["write_recipe"]:
-        recipe = keeping(report, count=own["count"], below_db=own["below_db"])
+        recipe = with_float_layers(report, count=own["count"], below_db=own["below_db"])
         _write(Path(own["write_recipe"]), toml.write(recipe))
     if options.outputs.report:
         path = Path(options.outputs.report)

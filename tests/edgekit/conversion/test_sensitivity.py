@@ -7,7 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli import cli
-from edgekit.conversion.sensitivity import Figures, SensitivityReport, Trial, keeping, merge, shares
+from edgekit.conversion.sensitivity import (
+    LayerResult,
+    MeasuredArtifact,
+    SensitivityReport,
+    error_shares,
+    merge_engines,
+    with_float_layers,
+)
 from edgekit.report.sensitivity_html import page
 from edgekit_converters.recipe.recipe import Recipe, Rule
 from edgekit_converters.recipe.toml import read
@@ -130,18 +137,27 @@ def test_what_contradicts_itself_is_refused_at_once(arguments, said, demo, tmp_p
 
 
 def figures(layer, alone_db, *also, share=0.0):
-    return Figures(LayerSensitivity(layer, "Conv2D", also, 10, 100, alone_db - 5, alone_db + 5, alone_db), share)
+    return LayerResult(LayerSensitivity(layer, "Conv2D", also, 10, 100, alone_db - 5, alone_db + 5, alone_db), share)
 
 
 def report(**engines):
-    rows = merge(engines)
+    rows = merge_engines(engines)
     return SensitivityReport(
-        "net", Recipe("int8-static"), False, None, None, {name: Trial(20.0) for name in engines}, 64, rows, (), ()
+        "net",
+        Recipe("int8-static"),
+        False,
+        None,
+        None,
+        {name: MeasuredArtifact(20.0) for name in engines},
+        64,
+        rows,
+        (),
+        (),
     )
 
 
 def test_layers_of_both_formats_are_brought_together():
-    rows = merge(
+    rows = merge_engines(
         {
             "litert": [figures("a", 10, "relu"), figures("b", 20)],
             "openvino": [figures("b", 5), figures("a", 30), figures("relu", 40)],
@@ -149,27 +165,27 @@ def test_layers_of_both_formats_are_brought_together():
     )
     assert [row.layer for row in rows] == ["b", "a", "relu"]
     assert [row.worst_db for row in rows] == [5, 10, 10]
-    assert rows[2].figures["litert"].harm.layer == "a"  # which computes it there
-    assert rows[2].figures["openvino"].harm.layer == "relu"
+    assert rows[2].figures["litert"].sensitivity.layer == "a"  # which computes it there
+    assert rows[2].figures["openvino"].sensitivity.layer == "relu"
 
 
 def test_shares_add_up_as_powers():
-    assert shares([10, 20, 20]) == pytest.approx([10 / 12, 1 / 12, 1 / 12])
-    assert shares([]) == []
+    assert error_shares([10, 20, 20]) == pytest.approx([10 / 12, 1 / 12, 1 / 12])
+    assert error_shares([]) == []
 
 
 def test_which_layers_a_recipe_keeps():
     rows = report(litert=[figures("a", 10, share=0.8), figures("b", 20, share=0.08), figures("c", 30, share=0.12)])
 
     def kept(**chosen):
-        return keeping(rows, **chosen).rules[-1].layers
+        return with_float_layers(rows, **chosen).rules[-1].layers
 
     assert kept() == ("a", "c")
     assert kept(count=2) == ("a", "b")
     assert kept(below_db=25) == ("a", "b")
-    assert keeping(report(litert=[figures("a", 10)])).rules == (Rule("float32", layers=("a",)),)
+    assert with_float_layers(report(litert=[figures("a", 10)])).rules == (Rule("float32", layers=("a",)),)
     with pytest.raises(PlanError, match="none to keep"):
-        keeping(rows, below_db=5)
+        with_float_layers(rows, below_db=5)
 
 
 @pytest.mark.needs_jinja2
