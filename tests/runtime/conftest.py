@@ -1,4 +1,4 @@
-"""A small bundle that needs nothing but numpy: a linear classifier of 2x2 RGB images into four classes."""
+"""A small bundle that needs only numpy: a linear classifier of 2x2 RGB images into four classes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights() -> np.ndarray:
 
 @pytest.fixture
 def manifest(linear: Callable[..., Any]) -> Manifest:
-    """The classifier's manifest, its files not yet filled in."""
+    """The classifier's manifest, still without its files."""
     preprocessing = Preprocessing(resize=(2, 2), scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.25,))
     return linear(
         WEIGHTS,
@@ -64,7 +64,7 @@ def files(linear: Callable[..., Any]) -> dict[str, bytes]:
 
 @pytest.fixture
 def make(manifest: Manifest, files: dict[str, bytes], tmp_path: Path) -> Make:
-    """Write the classifier, with other variants, other parts of the manifest or other files if told."""
+    """Write the classifier, with other variants, other parts of the manifest or other files."""
 
     def write(*variants: Variant, folder: bool = False, also: dict[str, bytes] | None = None, **parts: Any) -> Path:
         changed = replace(manifest, **parts, **({"variants": variants} if variants else {}))
@@ -83,7 +83,7 @@ def bundle_path(make: Make) -> Path:
 
 @pytest.fixture
 def make_identity(npy: Npy, tmp_path: Path) -> Make:
-    """Write a bundle whose model gives back its four numbers, in the artifact's dtype and quantization."""
+    """Write a bundle whose model returns its four inputs, in the artifact's dtype and quantization."""
 
     def write(
         dtype: str = "int8", scale: float | None = 0.5, zero_point: int | None = 3, real: str = "float32"
@@ -163,9 +163,9 @@ def make_tflite(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def gpu_driver(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of SwiftShader's Vulkan driver, which LiteRT then finds, in child processes too."""
+    """The file of SwiftShader's Vulkan driver, which LiteRT then finds, also in child processes."""
     driver = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
-    assert find_library("vulkan"), "the driver is there, but nothing that loads it: apt-get install libvulkan1"
+    assert find_library("vulkan"), "the Vulkan loader is missing: apt-get install libvulkan1"
     monkeypatch.setenv("VK_DRIVER_FILES", str(driver))
     return driver
 

@@ -1,4 +1,4 @@
-"""The tree at the top of errors.py is the tree of the classes."""
+"""The tree in the docstring of errors.py matches the classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAMILIES = [line for line in (errors.__doc__ or "").splitlines() if re.search(r"
 
 
 def drawn() -> list[tuple[str, str, int | None]]:
-    """(class, parent, exit code if drawn) of each line of the picture."""
+    """Return (class, parent, exit code if given) of each line of the tree."""
     found, family = [], ""
     for line in FAMILIES:
         name = re.search(r"── (\w+)", line).group(1)
@@ -36,7 +36,7 @@ def test_each_class_is_in_the_picture() -> None:
     assert classes == {name for name, _, _ in drawn()} | {"EdgekitError"}
 
 
-def test_a_conversion_error_crosses_a_process_border_whole() -> None:
+def test_a_conversion_error_is_pickled_completely() -> None:
     error = errors.UnsupportedOperator("no Foo", stage="lower", subject="layer 3", advice="replace it")
     other = pickle.loads(pickle.dumps(error))
     assert (type(other), str(other)) == (errors.UnsupportedOperator, "lower (layer 3): no Foo\nreplace it")

@@ -1,4 +1,4 @@
-"""Importing the runtime is free, and it needs numpy and the standard library only."""
+"""Importing the runtime is fast, and it needs only numpy and the standard library."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_the_package_loads_nothing() -> None:
+def test_importing_the_package_imports_no_other_module() -> None:
     assert loaded_by("import edgekit_runtime") <= {"edgekit_runtime", "__future__"}
 
 
-def test_loading_the_api_loads_nothing_heavy() -> None:
+def test_importing_load_imports_no_slow_module() -> None:
     loaded = loaded_by("import edgekit_runtime; edgekit_runtime.load")
     heavy = {"argparse", "json", "zipfile", "zlib", "tempfile", "hashlib", "ctypes", "subprocess", "inspect", "asyncio"}
     assert not loaded & heavy
@@ -62,7 +62,7 @@ def test_loading_the_api_loads_nothing_heavy() -> None:
     assert not {name for name in ours if name.startswith("edgekit_runtime.engines.")}
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     for name in edgekit_runtime.__all__:
         assert getattr(edgekit_runtime, name) is not None
         assert name in dir(edgekit_runtime)

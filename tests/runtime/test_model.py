@@ -1,4 +1,4 @@
-"""A model takes what fits, refuses what does not by name, and gives the declared shapes and dtypes."""
+"""A model accepts matching inputs, refuses others by name, and returns the declared shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it_computes(model: Any, x: np.ndarray, weights: np.ndarray) -> None:
         np.testing.assert_allclose(model(same), y, rtol=1e-6)
 
 
-def test_it_says_what_it_is(model: Any) -> None:
+def test_repr_names_the_variant_and_device(model: Any) -> None:
     assert [spec.name for spec in model.inputs] == ["image"]
     assert [spec.name for spec in model.outputs] == ["scores"]
     assert model.labels == {"scores": ("north", "east", "south", "west")}
@@ -69,12 +69,12 @@ def test_it_says_what_it_is(model: Any) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused_by_name(model: Any, value: Any, said: str) -> None:
+def test_a_wrong_input_is_refused_by_name(model: Any, value: Any, said: str) -> None:
     with pytest.raises(InputMismatch, match=said):
         model(value)
 
 
-def test_raw_images_go_through_the_declared_preprocessing(model: Any) -> None:
+def test_raw_images_are_preprocessed_as_declared(model: Any) -> None:
     image = np.random.default_rng(2).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     steps = model.inputs[0].preprocessing
     prepared = preprocess.apply(steps, image[None], "float32", "NHWC")
@@ -94,12 +94,12 @@ def test_raw_images_go_through_the_declared_preprocessing(model: Any) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_raw_image_is_refused(model: Any, image: Any) -> None:
+def test_a_raw_image_of_wrong_shape_or_dtype_is_refused(model: Any, image: Any) -> None:
     with pytest.raises(InputMismatch, match="input 'image'"):
         model(image, raw=True)
 
 
-def test_two_images_are_not_one(model: Any) -> None:
+def test_a_batch_of_two_images_is_refused(model: Any) -> None:
     with pytest.raises(InputMismatch, match="its shape is"):
         model(np.zeros((2, 4, 4, 3), np.uint8), raw=True)
 
@@ -113,7 +113,7 @@ def test_a_raw_image_of_another_size_needs_a_resize(make: Make, manifest: Manife
             model(np.zeros((4, 4, 3), np.uint8), raw=True)
 
 
-def test_channels_move_for_a_model_that_wants_them_first(make: Make, manifest: Manifest, npy: Any) -> None:
+def test_raw_images_are_transposed_for_a_channels_first_model(make: Make, manifest: Manifest, npy: Any) -> None:
     first = replace(manifest.inputs[0], shape=(1, 3, 2, 2), layout="NCHW")
     order = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)
     zeros = {"golden/x.npy": npy(np.zeros((1, 1, 3, 2, 2), np.float32))}
@@ -127,7 +127,7 @@ def test_channels_move_for_a_model_that_wants_them_first(make: Make, manifest: M
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
-def test_quantized_edges_take_and_give_real_numbers(make_identity: Make, dtype: str) -> None:
+def test_a_quantized_model_takes_and_returns_floats(make_identity: Make, dtype: str) -> None:
     with edgekit_runtime.load(make_identity(dtype)) as model:
         x = np.array([[-0.3, 0.25, 7.1, 1e6]], np.float32)
         steps = quantize(x, 0.5, 3, dtype)
@@ -141,7 +141,7 @@ def test_quantized_edges_take_and_give_real_numbers(make_identity: Make, dtype: 
             model(steps.astype(np.int32))
 
 
-def test_integer_models_take_any_integers_that_fit(make_identity: Make) -> None:
+def test_an_integer_model_accepts_any_integer_dtype_in_range(make_identity: Make) -> None:
     with edgekit_runtime.load(make_identity("int32", None, None, "int32")) as model:
         x = np.array([[1, -2, 3, 2**31 - 1]])
         np.testing.assert_array_equal(model(x), x)
@@ -160,7 +160,7 @@ def test_a_half_precision_artifact_gives_the_declared_dtype(make_identity: Make)
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_what_is_no_array_is_a_mismatch(bundle_path: Path, raw: bool) -> None:
+def test_a_value_that_is_not_an_array_is_an_input_mismatch(bundle_path: Path, raw: bool) -> None:
     with (
         edgekit_runtime.load(bundle_path) as model,
         pytest.raises(InputMismatch, match=r"'image' .* is not an array"),
@@ -168,7 +168,7 @@ def test_what_is_no_array_is_a_mismatch(bundle_path: Path, raw: bool) -> None:
         model([[[1, 2], [3]]], raw=raw)
 
 
-def test_a_closed_model_says_so(bundle_path: Path, x: np.ndarray) -> None:
+def test_a_closed_model_raises_an_error(bundle_path: Path, x: np.ndarray) -> None:
     model = edgekit_runtime.load(bundle_path)
     model.close()
     model.close()
@@ -176,7 +176,7 @@ def test_a_closed_model_says_so(bundle_path: Path, x: np.ndarray) -> None:
         model(x)
 
 
-def test_nothing_is_left_behind(
+def test_close_removes_temporary_files(
     bundle_path: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: Variant
 ) -> None:
     temporary = tmp_path / "temporary"
@@ -210,19 +210,19 @@ def test_threads_share_a_model(model: Any) -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -1])
-def test_a_number_of_threads_that_is_none_is_refused(bundle_path: Path, threads: int) -> None:
+def test_an_invalid_number_of_threads_is_refused(bundle_path: Path, threads: int) -> None:
     with pytest.raises(ValueError, match="threads"):
         edgekit_runtime.load(bundle_path, threads=threads)
 
 
 @pytest.mark.parametrize("labels", [b"north\neast\n", b"\xff\xfe\nb\nc\nd\n"])
-def test_labels_that_do_not_fit_are_refused(make: Make, labels: bytes) -> None:
+def test_a_wrong_number_of_labels_is_refused(make: Make, labels: bytes) -> None:
     with pytest.raises(MalformedBundle, match=r"labels\.txt"):
         edgekit_runtime.load(make(also={"labels.txt": labels}))
 
 
 @pytest.mark.needs_litert
-def test_several_inputs_and_outputs_by_name_whatever_the_artifacts_order(
+def test_inputs_and_outputs_are_matched_by_name_in_any_order_of_tensors(
     make_tflite: Make, npy: Callable[..., bytes], tmp_path: Path
 ) -> None:
     from edgekit.bundle.writer import write_bundle

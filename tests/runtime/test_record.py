@@ -1,4 +1,4 @@
-"""A record behaves as a frozen dataclass does, and the dataclasses module takes it for one."""
+"""A record behaves like a frozen dataclass, and the dataclasses module accepts it as one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit_runtime.record import dataclass, field, replace, required_fields
 
 @dataclass(frozen=True)
 class Ours:
-    """Two fields with defaults, one of them made anew."""
+    """Two fields with defaults, one from a factory."""
 
     name: str
     size: int = 3
@@ -28,14 +28,14 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Theirs:
-    """The same, as the standard library makes it."""
+    """The same as a standard dataclass."""
 
     name: str
     size: int = 3
     words: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def test_it_is_made_compared_and_shown_as_a_dataclass() -> None:
+def test_init_eq_and_repr_equal_those_of_a_dataclass() -> None:
     one, same, other = Ours("a"), Ours(name="a", size=3), Ours("a", 4, {"b": "c"})
     assert one == same
     assert one != other
@@ -55,7 +55,7 @@ def test_wrong_fields_are_refused(given: tuple[object, ...], named: dict[str, ob
             kind(*given, **named)
 
 
-def test_it_cannot_be_changed() -> None:
+def test_a_record_is_frozen() -> None:
     with pytest.raises(AttributeError):
         Ours("a").size = 4  # type: ignore[misc]
     with pytest.raises(AttributeError):
@@ -63,7 +63,7 @@ def test_it_cannot_be_changed() -> None:
     assert replace(Ours("a"), size=4) == Ours("a", 4)
 
 
-def test_the_dataclasses_module_knows_it() -> None:
+def test_functions_of_dataclasses_work_with_a_record() -> None:
     assert dataclasses.is_dataclass(Ours)
     assert dataclasses.asdict(Ours("a", words={"b": "c"})) == {"name": "a", "size": 3, "words": {"b": "c"}}
     assert dataclasses.replace(Ours("a"), size=4) == Ours("a", 4)

@@ -1,4 +1,4 @@
-"""A bundle opens from a file and from a folder alike, and gives out nothing unchecked."""
+"""A bundle can be opened from a file or a folder, and its files are checked before they are returned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def path(make: Make, request: pytest.FixtureRequest) -> Path:
     return make(folder=request.param == "folder")
 
 
-def test_read_array_and_local_path_give_the_content(path: Path, files: dict[str, bytes], weights: np.ndarray) -> None:
+def test_read_array_and_local_path_return_the_content(path: Path, files: dict[str, bytes], weights: np.ndarray) -> None:
     with open_bundle(path) as bundle:
         assert bundle.manifest.model_name == "quarters"
         assert bundle.read("labels.txt") == files["labels.txt"]
@@ -41,7 +41,7 @@ def test_arrays_outlive_the_bundle(path: Path, weights: np.ndarray) -> None:
     np.testing.assert_array_equal(array, weights)
 
 
-def test_files_of_an_archive_are_taken_out_privately_and_removed(bundle_path: Path) -> None:
+def test_files_of_an_archive_are_copied_to_a_private_folder_and_removed(bundle_path: Path) -> None:
     with open_bundle(bundle_path) as bundle:
         taken = Path(bundle.local_path(WEIGHTS))
         assert taken == Path(bundle.local_path(WEIGHTS))
@@ -54,13 +54,13 @@ def test_files_of_an_archive_are_taken_out_privately_and_removed(bundle_path: Pa
         assert Path(bundle.local_path(WEIGHTS)).exists()  # it may be opened again
 
 
-def test_a_folder_gives_its_own_files(make: Make) -> None:
+def test_a_folder_returns_paths_of_its_own_files(make: Make) -> None:
     path = make(folder=True)
     with open_bundle(path) as bundle:
         assert bundle.local_path(WEIGHTS) == os.path.join(os.path.realpath(path), WEIGHTS)
 
 
-def test_a_folder_may_be_reached_by_a_link(make: Make, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_can_be_opened(make: Make, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(make(folder=True), target_is_directory=True)
     with open_bundle(link) as bundle:
@@ -68,7 +68,7 @@ def test_a_folder_may_be_reached_by_a_link(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("use", ["read", "array", "local_path", "verify_all"])
-def test_a_changed_file_is_not_given_out(make: Make, files: dict[str, bytes], use: str) -> None:
+def test_a_changed_file_is_refused(make: Make, files: dict[str, bytes], use: str) -> None:
     path = make(folder=True)
     changed = bytearray(files[WEIGHTS])
     changed[-1] ^= 1
@@ -96,7 +96,7 @@ def test_a_file_that_vanishes_after_opening_is_named(make: Make) -> None:
             bundle.read(WEIGHTS)
 
 
-def test_only_listed_paths_are_given_out(bundle_path: Path) -> None:
+def test_only_listed_paths_can_be_read(bundle_path: Path) -> None:
     with open_bundle(bundle_path) as bundle:
         for path in ("manifest.json", "nowhere", "../bundle.edgekit"):
             with pytest.raises(MalformedBundle, match="is not in the manifest's files"):
@@ -112,7 +112,7 @@ def test_arrays_of_any_order_and_size(make: Make, npy: Callable[..., bytes], arr
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK", b"not a bundle at all, but longer than a record"])
-def test_what_is_no_bundle_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_bundle_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "model.edgekit"
     if content is not None:
         path.write_bytes(content)
@@ -120,6 +120,6 @@ def test_what_is_no_bundle_is_refused_by_name(tmp_path: Path, content: bytes | N
         open_bundle(path)
 
 
-def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MalformedBundle, match=r"no manifest\.json"):
         open_bundle(tmp_path)

@@ -1,4 +1,4 @@
-"""A private folder that is gone afterwards, however the process ends, and never another's."""
+"""The private temporary folder is removed however the process ends, and no other folder is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORGOTTEN = (
 )
 
 
-def test_it_is_private_and_goes_with_all_that_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_private_and_removed_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     scratch = TempFolder()
     path = Path(scratch.path)
@@ -36,13 +36,13 @@ def test_it_is_private_and_goes_with_all_that_is_in_it(tmp_path: Path, monkeypat
     assert not path.exists()
 
 
-def test_it_goes_with_the_process() -> None:
+def test_the_folder_is_removed_when_the_process_ends() -> None:
     done = subprocess.run([sys.executable, "-c", FORGOTTEN], check=True, capture_output=True, text=True)
     assert done.stdout.strip()
     assert not os.path.exists(done.stdout.strip())
 
 
-def test_a_link_to_a_folder_goes_and_the_folder_stays(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_removed_but_not_its_target(tmp_path: Path) -> None:
     scratch = TempFolder()
     (tmp_path / "kept").mkdir()
     os.symlink(tmp_path / "kept", os.path.join(scratch.path, "link"))
@@ -51,7 +51,7 @@ def test_a_link_to_a_folder_goes_and_the_folder_stays(tmp_path: Path) -> None:
     assert (tmp_path / "kept").is_dir()
 
 
-def test_a_process_whose_own_folder_has_gone_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_working_folder_gets_a_temp_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -60,7 +60,7 @@ def test_a_process_whose_own_folder_has_gone_has_one(tmp_path: Path, monkeypatch
     scratch.remove()
 
 
-def test_without_room_it_says_what_and_where_and_takes_none() -> None:
+def test_a_full_disk_is_reported_and_the_partial_file_removed() -> None:
     scratch = TempFolder()
 
     def fill(write: Callable[[bytes], Any]) -> None:
@@ -74,7 +74,7 @@ def test_without_room_it_says_what_and_where_and_takes_none() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_a_full_disk_is_no_damaged_bundle(bundle_path: Path) -> None:
+def test_a_full_disk_is_not_reported_as_a_damaged_bundle(bundle_path: Path) -> None:
     with open_bundle(bundle_path) as bundle:
         full = os.path.join(bundle.temp_folder(), "variants", "null-float32")
         os.makedirs(full)
@@ -83,7 +83,7 @@ def test_a_full_disk_is_no_damaged_bundle(bundle_path: Path) -> None:
             bundle.local_path("variants/null-float32/weights.npy")
 
 
-def test_a_place_that_takes_nothing_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     scratch = TempFolder()
     assert os.path.isdir(scratch.path)

@@ -1,4 +1,4 @@
-"""`measure`: percentiles only when they are justified, every scenario, and energy where there is a rail."""
+"""`measure`: percentiles only with enough samples, every scenario, and energy if there is a power rail."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def chance(most: int, samples: int, percentile: float) -> float:
 
 
 @pytest.mark.parametrize(("percentile", "least"), [(0.5, 11), (0.9, 64), (0.99, 662)])
-def test_a_percentile_takes_as_many_samples_as_mlperf_says(percentile: float, least: int) -> None:
+def test_a_percentile_needs_as_many_samples_as_in_mlperf(percentile: float, least: int) -> None:
     assert overlatencies(least - 1, percentile) < 1
     assert overlatencies(least, percentile) == 1
 
 
 @pytest.mark.parametrize("samples", [1, 10, 64, 300, 1000])
 @pytest.mark.parametrize("percentile", [0.5, 0.9, 0.99])
-def test_the_bound_is_the_binomial_one(samples: int, percentile: float) -> None:
+def test_overlatencies_is_the_binomial_bound(samples: int, percentile: float) -> None:
     most = overlatencies(samples, percentile)
     assert most < 0 or chance(most, samples, percentile) <= 0.01
     assert chance(most + 1, samples, percentile) > 0.01
 
 
-def test_what_is_told_is_the_percentile_or_above_it_in_99_of_100_runs() -> None:
+def test_the_reported_value_is_at_least_the_percentile_in_99_of_100_runs() -> None:
     rng = np.random.default_rng(3)
     runs = [percentiles(list(rng.exponential(size=200))) for _ in range(400)]
     assert all(run.keys() == {"p50", "p90"} for run in runs)
@@ -43,13 +43,13 @@ def test_what_is_told_is_the_percentile_or_above_it_in_99_of_100_runs() -> None:
         assert below <= 12  # 4 are expected
 
 
-def test_few_samples_give_no_percentiles() -> None:
+def test_too_few_samples_give_no_percentiles() -> None:
     assert percentiles([1.0] * 10) == {}
     assert percentiles([float(i) for i in range(11)]) == {"p50": 10.0}
     assert percentiles([]) == {}
 
 
-def test_every_part_is_measured(bundle_path: Path) -> None:
+def test_a_measurement_has_every_figure(bundle_path: Path) -> None:
     found = measure(str(bundle_path), seconds=0.05)
     assert (found.variant, found.runs_on) == ("null-float32", "null:cpu")
     assert found.cold_ms is not None
@@ -69,12 +69,12 @@ def test_every_part_is_measured(bundle_path: Path) -> None:
     assert "energy" in told
 
 
-def test_offline_tells_how_many_engines_share_the_work(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_reports_the_number_of_engines(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit_runtime.model.cores", lambda: 3)
     assert measure(str(bundle_path), seconds=0.05).scenarios[2].callers == 3
 
 
-def test_the_golden_inputs_are_what_is_run(bundle_path: Path) -> None:
+def test_golden_samples_are_the_inputs_by_name(bundle_path: Path) -> None:
     samples = golden_samples(str(bundle_path))
     assert len(samples) == 3
     assert {name: array.shape for name, array in samples[0].items()} == {"image": (1, 2, 2, 3)}
@@ -138,7 +138,7 @@ def test_ina_sensors_are_read(tmp_path: Path, files: dict[str, str], rail: str) 
     assert meter.joules[rail] > 0
 
 
-def test_without_a_rail_nothing_is_told(tmp_path: Path) -> None:
+def test_without_a_rail_no_energy_is_reported(tmp_path: Path) -> None:
     with PowerMeter(str(tmp_path)) as meter:
         pass
     assert meter.joules == {}

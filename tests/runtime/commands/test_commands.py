@@ -1,4 +1,4 @@
-"""`python -m edgekit_runtime`: what it prints, and the exit codes."""
+"""`python -m edgekit_runtime`: the output and the exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(*args: Any) -> int:
     return command.main([str(arg) for arg in args])
 
 
-def test_info_says_what_it_is_and_what_runs(bundle_path: Path, capsys: Capture) -> None:
+def test_inspect_describes_the_bundle_and_the_placement(bundle_path: Path, capsys: Capture) -> None:
     assert run("inspect", bundle_path) == 0
     told = capsys.readouterr().out
     assert "quarters 1.0" in told
@@ -49,7 +49,7 @@ def test_info_says_what_it_is_and_what_runs(bundle_path: Path, capsys: Capture) 
     assert f"runs null-float32 on null:cpu (numpy {np.__version__})" in told
 
 
-def test_info_as_json(make: Make, capsys: Capture) -> None:
+def test_inspect_as_json(make: Make, capsys: Capture) -> None:
     path = make(folder=True)
     assert run("inspect", path, "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -58,7 +58,7 @@ def test_info_as_json(make: Make, capsys: Capture) -> None:
     assert record["placement"]["variant"] == "null-float32"
 
 
-def test_check_tells_of_every_variant(make: Make, variant: Variant, capsys: Capture) -> None:
+def test_verify_reports_every_variant(make: Make, variant: Variant, capsys: Capture) -> None:
     path = make(variant, replace(variant, name="future", engine="future"))
     assert run("verify", path) == 0
     told = capsys.readouterr().out.splitlines()
@@ -67,7 +67,7 @@ def test_check_tells_of_every_variant(make: Make, variant: Variant, capsys: Capt
     assert told[2].startswith("future: cannot run: there is no engine 'future'")
 
 
-def test_check_fails_when_a_variant_is_wrong(make: Make, variant: Variant, npy: Any, capsys: Capture) -> None:
+def test_verify_fails_when_a_variant_is_wrong(make: Make, variant: Variant, npy: Any, capsys: Capture) -> None:
     other = replace(variant, name="wrong", golden=Golden(("odd.npy",), (0.1,)))
     path = make(variant, other, also={"odd.npy": npy(np.ones((3, 1, 4), np.float32))})
     assert run("verify", path, "--json") == 5
@@ -78,12 +78,12 @@ def test_check_fails_when_a_variant_is_wrong(make: Make, variant: Variant, npy: 
     assert run("verify", path, "--require", "null-float32") == 0
 
 
-def test_check_fails_when_none_can_run(make: Make, variant: Variant, capsys: Capture) -> None:
+def test_verify_fails_when_no_variant_can_run(make: Make, variant: Variant, capsys: Capture) -> None:
     assert run("verify", make(replace(variant, engine="future"))) == 7
     assert "no variant can run" in capsys.readouterr().err
 
 
-def test_check_fails_on_a_damaged_file_that_no_variant_uses(make: Make, capsys: Capture) -> None:
+def test_verify_fails_on_a_damaged_file_that_no_variant_uses(make: Make, capsys: Capture) -> None:
     path = make(also={"extra.bin": b"abc"}, folder=True)
     (path / "extra.bin").write_bytes(b"abd")
     assert run("inspect", path) == 0
@@ -106,7 +106,7 @@ def test_run_prints_the_best_labels(bundle_path: Path, x_path: Path, weights: np
     assert record["outputs"]["scores"]["top"][0]["label"] == label
 
 
-def test_info_says_what_a_bundle_is_that_cannot_run_here(make: Make, variant: Variant, capsys: Capture) -> None:
+def test_inspect_describes_a_bundle_that_cannot_run_here(make: Make, variant: Variant, capsys: Capture) -> None:
     path = make(replace(variant, engine="abacus"))
     assert run("inspect", path) == 7
     out, err = capsys.readouterr()
@@ -120,14 +120,14 @@ def test_info_says_what_a_bundle_is_that_cannot_run_here(make: Make, variant: Va
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
-def test_json_is_json_whatever_the_numbers(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_json_is_valid_with_numbers_that_are_not_finite(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
     np.save(tmp_path / "large.npy", np.full((1, 2, 2, 3), 3e38, np.float32))
     assert run("run", bundle_path, tmp_path / "large.npy", "--json") == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert {best["value"] for best in found["outputs"]["scores"]["top"]} & {"Infinity", "-Infinity", "NaN"}
 
 
-def test_run_answers_as_the_bundle_declares(make: Make, x_path: Path, weights: np.ndarray, capsys: Capture) -> None:
+def test_run_prints_the_declared_postprocessing(make: Make, x_path: Path, weights: np.ndarray, capsys: Capture) -> None:
     scores = np.load(x_path).reshape(12) @ weights.reshape(12, 4)
     shares = np.exp(scores) / np.exp(scores).sum()
     order = np.argsort(-shares)
@@ -144,7 +144,7 @@ def test_run_answers_as_the_bundle_declares(make: Make, x_path: Path, weights: n
     assert "  answers  classes by softmax of scores, at most 3, of 0 or more" in capsys.readouterr().out.splitlines()
 
 
-def test_run_tells_where_boxes_are(
+def test_run_prints_the_coordinates_of_boxes(
     make: Make, files: dict[str, bytes], npy: Any, x_path: Path, capsys: Capture
 ) -> None:
     weights = np.zeros((2, 2, 3, 5), np.float32)
@@ -191,7 +191,7 @@ def test_run_takes_inputs_by_name(bundle_path: Path, x_path: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("shape", [(5, 5, 3), (1, 2, 2, 3)])
-def test_run_preprocesses_arrays_when_asked(
+def test_run_preprocesses_arrays_with_raw(
     bundle_path: Path, tmp_path: Path, capsys: Capture, shape: tuple[int, ...]
 ) -> None:
     np.save(tmp_path / "image.npy", np.zeros(shape, np.uint8))
@@ -202,7 +202,7 @@ def test_run_preprocesses_arrays_when_asked(
     assert "; for a raw image use --raw, which applies the declared preprocessing" in err
 
 
-def test_run_asks_for_raw_where_nothing_is_to_be_preprocessed_too(
+def test_run_advises_raw_even_without_preprocessing(
     make: Make, manifest: Manifest, tmp_path: Path, capsys: Capture
 ) -> None:
     path = make(inputs=(replace(manifest.inputs[0], preprocessing=None),))
@@ -216,7 +216,7 @@ def test_run_asks_for_raw_where_nothing_is_to_be_preprocessed_too(
     ("options", "said"),
     [(["--threads", "fast"], "'fast' is not N|auto"), (["--isolate", "0"], "0 is not a time above 0")],
 )
-def test_the_tool_says_what_it_wants(bundle_path: Path, options: list[str], said: str) -> None:
+def test_the_tool_refuses_wrong_option_values(bundle_path: Path, options: list[str], said: str) -> None:
     from click.testing import CliRunner
 
     from edgekit.cli import cli
@@ -227,7 +227,7 @@ def test_the_tool_says_what_it_wants(bundle_path: Path, options: list[str], said
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_cut_off_or_changed_npz_is_refused(x_path: Path, tmp_path: Path, save: Callable[..., None]) -> None:
+def test_a_truncated_or_changed_npz_is_refused(x_path: Path, tmp_path: Path, save: Callable[..., None]) -> None:
     path = tmp_path / "broken.npz"
     save(path, image=np.load(x_path))
     whole = path.read_bytes()
@@ -247,7 +247,7 @@ def test_a_npy_whose_header_does_not_close_is_refused(x_path: Path) -> None:
         read_sample(str(x_path), ())
 
 
-def test_run_refuses_a_cut_off_npz_without_a_traceback(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_run_refuses_a_truncated_npz_without_a_traceback(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
     np.savez(tmp_path / "x.npz", image=np.zeros((1, 2, 2, 3), np.float32))
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:100])
     assert run("run", bundle_path, tmp_path / "x.npz") == 3
@@ -264,7 +264,7 @@ def test_run_takes_images_of_any_mode(bundle_path: Path, tmp_path: Path, mode: s
 
 
 @pytest.mark.needs_image
-def test_run_refuses_what_is_no_image(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_run_refuses_a_file_that_is_not_an_image(bundle_path: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "image.png").write_bytes(b"not a picture")
     assert run("run", bundle_path, tmp_path / "image.png") == 3
     assert "image.png: cannot be read as an image" in capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_an_error_is_one_clear_line_and_its_familys_code(
 
 
 @pytest.mark.parametrize("verb", ["inspect", "run", "verify", "measure"])
-def test_where_it_runs_may_be_a_child_process(verb: str, bundle_path: Path, x_path: Path, capsys: Capture) -> None:
+def test_isolate_runs_in_a_child_process(verb: str, bundle_path: Path, x_path: Path, capsys: Capture) -> None:
     asked = {"run": [x_path], "measure": ["--seconds", "0.05"]}.get(verb, [])
     threads = "1" if verb == "verify" else "auto"
     assert run(verb, bundle_path, *asked, "--isolate", "20", "--threads", threads, "--json") == 0
@@ -312,7 +312,7 @@ def test_where_it_runs_may_be_a_child_process(verb: str, bundle_path: Path, x_pa
         assert record["peak_memory_bytes"] is None
 
 
-def test_an_isolated_model_that_is_lost_is_told_of(
+def test_a_lost_variant_is_reported_on_stderr_and_in_json(
     make: Make, variant: Variant, x_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_its_child(path: str, specs: Any) -> Any:
@@ -338,7 +338,7 @@ def test_an_isolated_model_that_is_lost_is_told_of(
     ],
 )
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
-def test_options_of_a_delegate_are_refused_with_what_to_write(
+def test_wrong_delegate_options_are_refused_with_the_right_form(
     verb: str, bundle_path: Path, capsys: Capture, options: list[str], said: str
 ) -> None:
     assert run(verb, bundle_path, *options) == 3
@@ -346,7 +346,7 @@ def test_options_of_a_delegate_are_refused_with_what_to_write(
 
 
 @pytest.mark.parametrize("verb", ["run", "verify"])
-def test_the_tools_verb_takes_the_same_options(verb: str, capsys: Capture) -> None:
+def test_the_tools_command_has_the_same_options(verb: str, capsys: Capture) -> None:
     from edgekit.cli import cli
 
     with pytest.raises(SystemExit):
@@ -372,14 +372,14 @@ def test_the_tools_verb_takes_the_same_options(verb: str, capsys: Capture) -> No
         ["inspect", "x", "--top", "1"],
     ],
 )
-def test_wrong_usage_is_2(args: list[str], capsys: Capture) -> None:
+def test_a_usage_error_has_exit_code_2(args: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit) as end:
         run(*args)
     assert end.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_early_hears_no_complaint(bundle_path: Path) -> None:
+def test_a_closed_pipe_is_not_reported(bundle_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:

@@ -1,4 +1,4 @@
-"""`doctor`: what it finds on boards described by their files, and on this machine."""
+"""`doctor` on boards described by their files, and on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_accelerators_of_a_board_are_found(make_board: MakeBoard, board: str
     assert list(accelerators(diagnose(str(make_board(board))))) == found
 
 
-def test_an_accelerator_is_told_with_its_sign_and_what_it_lacks(make_board: MakeBoard) -> None:
+def test_an_accelerator_has_its_signs_and_the_reason_why_it_cannot_run(make_board: MakeBoard) -> None:
     found = diagnose(str(make_board("raspberry-pi-4")))
     (coral,) = (accelerator for accelerator in found.accelerators if accelerator.what == CORAL)
     assert (coral.signs, coral.delegate) == (("usb:1a6e:089a",), "edgetpu")
@@ -59,7 +59,7 @@ def test_an_accelerator_is_told_with_its_sign_and_what_it_lacks(make_board: Make
         ("sys/bus/usb/devices/1-1/idVendor", "03e7 2485", "Intel Neural Compute Stick 2"),
     ],
 )
-def test_every_sign_is_known(tmp_path: Path, path: str, text: str, what: str) -> None:
+def test_every_sign_has_a_known_form(tmp_path: Path, path: str, text: str, what: str) -> None:
     vendor, _, product = text.partition(" ")
     write(tmp_path, path, f"{vendor}\n")
     if product:
@@ -67,7 +67,7 @@ def test_every_sign_is_known(tmp_path: Path, path: str, text: str, what: str) ->
     assert list(accelerators(diagnose(str(tmp_path)))) == [what]
 
 
-def test_heat_and_a_powersave_governor_are_warned_of(make_board: MakeBoard) -> None:
+def test_heat_and_a_powersave_governor_give_warnings(make_board: MakeBoard) -> None:
     root = make_board("raspberry-pi-3")
     write(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "powersave\n")
     assert diagnose(str(root)).warnings[:2] == (
@@ -76,13 +76,13 @@ def test_heat_and_a_powersave_governor_are_warned_of(make_board: MakeBoard) -> N
     )
 
 
-def test_little_memory_is_warned_of(make_board: MakeBoard) -> None:
+def test_low_memory_gives_a_warning(make_board: MakeBoard) -> None:
     root = make_board("raspberry-pi-5")
     write(root, "proc/meminfo", "MemTotal: 450000 kB\nMemAvailable: 20480 kB\n")
     assert "only 20 MiB of memory are free" in diagnose(str(root)).warnings
 
 
-def test_the_lines_say_what_a_person_asks(make_board: MakeBoard) -> None:
+def test_the_lines_describe_the_machine(make_board: MakeBoard) -> None:
     told = "\n".join(lines(diagnose(str(make_board("jetson-orin-nano")))))
     for words in (
         "NVIDIA Jetson Orin Nano Developer Kit",
@@ -104,7 +104,7 @@ def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(engine["library"] or (engine["reason"] and engine["install"]) for engine in record["engines"])
 
 
-def test_without_any_engine_it_says_what_to_install() -> None:
+def test_without_an_engine_doctor_names_what_to_install() -> None:
     hide = "import sys; sys.modules.update(dict.fromkeys(('ai_edge_litert', 'tflite_runtime', 'openvino')))"
     code = f"{hide}; from edgekit_runtime.__main__ import main; sys.exit(main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What is said of a bundle, in plain lines."""
+"""The description of a bundle in lines of text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgekit_runtime.format.manifest import FileRecord, Manifest, Preprocessing,
 
 @pytest.fixture
 def told_manifest(manifest: Manifest) -> Manifest:
-    """The classifier's manifest with its file's size, which the lines add up."""
+    """The classifier's manifest with the size of its file."""
     return replace(manifest, files=(FileRecord("variants/null-float32/weights.npy", 320, "0" * 64),))
 
 
-def test_it_says_what_goes_in_and_what_comes_out(told_manifest: Manifest) -> None:
+def test_inputs_and_outputs_are_described(told_manifest: Manifest) -> None:
     lines = list(manifest_lines(told_manifest))
     formula = "resized to 2x2, as (x * 0.00392157 - [0.5, 0.4, 0.3]) / 0.25"
     assert lines == [
@@ -39,21 +39,21 @@ def test_it_says_what_goes_in_and_what_comes_out(told_manifest: Manifest) -> Non
         (Preprocessing(mean=(1.0,) * 100), "as x - [1, 1, 1, 1, ...]"),
     ],
 )
-def test_preprocessing_is_told_without_the_steps_that_change_nothing(
+def test_preprocessing_is_described_without_steps_that_change_nothing(
     told_manifest: Manifest, steps: Preprocessing, said: str
 ) -> None:
     spec = replace(told_manifest.inputs[0], preprocessing=steps)
     assert list(manifest_lines(replace(told_manifest, inputs=(spec,))))[1].endswith(f"  NHWC  {said}")
 
 
-def test_it_says_what_a_variant_needs(told_manifest: Manifest) -> None:
+def test_the_requirements_of_a_variant_are_described(told_manifest: Manifest) -> None:
     needs = Requirements(("aarch64", "armv7l"), "2.14", 64 << 20)
     variant = replace(told_manifest.variants[0], requirements=needs)
     lines = list(manifest_lines(replace(told_manifest, variants=(variant,))))
     assert lines[4] == "           needs aarch64 or armv7l, null 2.14 or newer, 64 MiB of memory"
 
 
-def test_it_says_where_the_bundle_comes_from(told_manifest: Manifest) -> None:
+def test_the_origin_of_the_bundle_is_described(told_manifest: Manifest) -> None:
     calibration = {"sha256": "53b40e98fac1ff9d" * 4, "samples": 256}
     versions = {"edgekit": "0.1.0", "keras": "3.15.1"}
     lines = list(manifest_lines(replace(told_manifest, calibration=calibration, versions=versions)))
@@ -63,6 +63,6 @@ def test_it_says_where_the_bundle_comes_from(told_manifest: Manifest) -> None:
     ]
 
 
-def test_what_the_writer_may_say_freely_cannot_steer_the_terminal(told_manifest: Manifest) -> None:
+def test_free_text_cannot_send_control_characters_to_the_terminal(told_manifest: Manifest) -> None:
     told = "\n".join(manifest_lines(replace(told_manifest, calibration={"sha256": "\x1b[2Jabc", "samples": None})))
     assert told.endswith("calibrated on None samples, sha256 [2Jabc")

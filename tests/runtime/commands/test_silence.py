@@ -1,4 +1,4 @@
-"""What engines print does not reach the user of a command, unless it is needed."""
+"""The output of engines is hidden from the user of a command, unless an engine fails."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OWN, HELD, END = ["Python's own"], ["ERROR: a library is not", "ERROR: nor is it
         ("raise ZeroDivisionError('a bug')", [*OWN, *HELD, "error: a bug", *END]),
     ],
 )
-def test_engines_are_heard_only_when_one_fails(then: str, told: list[str]) -> None:
+def test_the_output_of_engines_is_shown_only_when_one_fails(then: str, told: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(then=then)], capture_output=True, text=True, check=True, timeout=60
     )
@@ -69,7 +69,7 @@ def test_a_closed_stderr_stays_closed(bundle_path: Path) -> None:
 
 @pytest.fixture
 def litert_bundle(make_tflite: Callable[..., Path], npy: Callable[..., bytes], tmp_path: Path) -> Path:
-    """A product of LiteRT, which says on stderr that it has a delegate for the CPU."""
+    """A product of LiteRT, which logs on stderr that it has a delegate for the CPU."""
     weights = np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
     x = np.random.default_rng(4).normal(size=(2, 1, 4)).astype(np.float32)
     ends = [(end, (1, n), "float32", None, None) for end, n in (("x", 4), ("y", 3))]
@@ -84,7 +84,7 @@ def litert_bundle(make_tflite: Callable[..., Path], npy: Callable[..., bytes], t
 
 
 @pytest.mark.needs_litert
-def test_the_library_leaves_an_applications_stderr_alone(litert_bundle: Path) -> None:
+def test_load_does_not_redirect_an_applications_stderr(litert_bundle: Path) -> None:
     program = "import sys, edgekit_runtime; edgekit_runtime.load(sys.argv[1]).close()"
     done = subprocess.run([sys.executable, "-c", program, litert_bundle], capture_output=True, text=True, check=True)
     assert "INFO: " in done.stderr
@@ -92,7 +92,7 @@ def test_the_library_leaves_an_applications_stderr_alone(litert_bundle: Path) ->
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_gpu_driver
-def test_the_gpu_leaves_json_whole(litert_bundle: Path, gpu_driver: Path) -> None:
+def test_output_of_the_gpu_does_not_break_json(litert_bundle: Path, gpu_driver: Path) -> None:
     with open_bundle(litert_bundle) as bundle:
         (cpu,) = bundle.manifest.variants
         files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
@@ -118,7 +118,7 @@ def test_the_gpu_leaves_json_whole(litert_bundle: Path, gpu_driver: Path) -> Non
     ],
     ids=" ".join,
 )
-def test_no_command_repeats_what_the_engine_chats(litert_bundle: Path, command: list[str]) -> None:
+def test_no_command_prints_log_lines_of_an_engine(litert_bundle: Path, command: list[str]) -> None:
     places = {"BUNDLE": str(litert_bundle), "INPUT": str(litert_bundle.with_name("input.npy"))}
     typed = [sys.executable, "-m", *(places.get(word, word) for word in command)]
     done = subprocess.run(typed, capture_output=True, text=True, check=False, timeout=120)

@@ -1,4 +1,4 @@
-"""What engines keep is used while it is what was kept, stays within its bound, and is never missed."""
+"""The compile cache returns only unchanged entries, stays within its limit, and is optional."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ X = np.random.default_rng(4).normal(size=(1, 4)).astype(np.float32)
 
 
 def entries() -> list[Path]:
-    """What is kept, the oldest first."""
+    """The entries of the cache, the oldest first."""
     return sorted(Path(compile_cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime)
 
 
-def test_what_was_kept_is_found_under_its_key_alone() -> None:
+def test_an_entry_is_found_only_under_its_key() -> None:
     compile_cache.add_content(KEY, b"compiled")
     found = compile_cache.find(KEY)
     assert found is not None
@@ -33,7 +33,7 @@ def test_what_was_kept_is_found_under_its_key_alone() -> None:
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_a_flipped_bit_is_not_used_and_not_kept(place: int) -> None:
+def test_a_damaged_entry_is_removed(place: int) -> None:
     compile_cache.add_content(KEY, b"compiled")
     (entry,) = entries()
     content = bytearray(entry.read_bytes())
@@ -43,7 +43,7 @@ def test_a_flipped_bit_is_not_used_and_not_kept(place: int) -> None:
     assert entries() == []
 
 
-def test_what_was_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_entry_is_removed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compile_cache.LIMIT_NAME, "1")
     for number in range(3):
         compile_cache.add_content({"number": str(number)}, bytes([number]) * 400_000)
@@ -54,7 +54,9 @@ def test_what_was_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatc
     assert compile_cache.find(KEY) is None
 
 
-def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_folder_nothing_is_cached_and_one_warning_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
     with warnings.catch_warnings(record=True) as said:
@@ -66,9 +68,7 @@ def test_without_a_place_nothing_is_kept_and_that_is_said_once(monkeypatch: pyte
     assert "compiled models are not cached on this machine" in str(said[0].message)
 
 
-def test_a_limit_of_nothing_keeps_and_finds_nothing_and_says_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_limit_of_0_turns_the_cache_off_without_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compile_cache.add_content(KEY, b"compiled")
     monkeypatch.setenv(compile_cache.LIMIT_NAME, "0")
     assert compile_cache.find(KEY) is None
@@ -81,7 +81,7 @@ def test_a_limit_of_nothing_keeps_and_finds_nothing_and_says_nothing(
     assert compile_cache.find(KEY) is None
 
 
-def test_what_another_process_writes_or_removes_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_another_process_writes_or_removes_are_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compile_cache.LIMIT_NAME, "1")
     others = compile_cache.temporary_path()
     assert others is not None
@@ -108,7 +108,7 @@ class TestOpenVINO:
 
     @pytest.fixture
     def opened(self, make_ir: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
-        """Open the product, hold it against numpy, and tell what it was opened from."""
+        """Open the product, compare it with numpy, and return the libraries that it was opened from."""
         monkeypatch.setattr(openvino, "MAX_IMPORT_TIME", float("inf"))
         path = make_ir(WEIGHTS)
 
@@ -120,14 +120,14 @@ class TestOpenVINO:
 
         return open_it
 
-    def test_the_second_time_it_is_imported(self, opened: Callable[..., dict[str, str]]) -> None:
+    def test_the_second_start_imports_the_compiled_model(self, opened: Callable[..., dict[str, str]]) -> None:
         assert opened() == {}
         assert opened() == {"compiled model": str(entries()[0])}
         assert opened(threads=2) == {}
         assert opened("another") == {}
         assert opened("") == {}
 
-    def test_a_damaged_one_is_compiled_anew(self, opened: Callable[..., dict[str, str]]) -> None:
+    def test_a_damaged_entry_is_compiled_again(self, opened: Callable[..., dict[str, str]]) -> None:
         opened()
         (entry,) = entries()
         content = bytearray(entry.read_bytes())
@@ -136,14 +136,14 @@ class TestOpenVINO:
         assert opened() == {}
         assert list(opened()) == ["compiled model"]
 
-    def test_what_openvino_refuses_is_compiled(
+    def test_an_entry_that_openvino_refuses_is_compiled_again(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(compile_cache, "add_content", lambda key, _: KEPT(key, b"no compiled model"))
         opened()
         assert opened() == {}
 
-    def test_where_nothing_can_be_kept_nothing_is_exported(
+    def test_without_a_cache_nothing_is_exported(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         kept: list[bytes] = []
@@ -155,7 +155,7 @@ class TestOpenVINO:
         opened()
         assert len(kept) == 1
 
-    def test_what_does_not_pay_is_not_kept(
+    def test_a_model_that_imports_slowly_is_not_cached(
         self, opened: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(openvino, "MAX_IMPORT_TIME", 0.0)
@@ -169,7 +169,7 @@ KEPT = compile_cache.add_content
 
 @pytest.mark.needs_litert
 class TestLiteRT:
-    """Packed weights."""
+    """Repacked weights."""
 
     @pytest.fixture
     def engine(self, make_tflite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> LiteRTEngine:
@@ -194,7 +194,7 @@ class TestLiteRT:
         assert clone.facts.libraries == {}
         np.testing.assert_array_equal(clone.run([X])[0], engine.run([X])[0])
 
-    def test_damaged_weights_are_packed_anew(self, engine: LiteRTEngine) -> None:
+    def test_damaged_weights_are_packed_again(self, engine: LiteRTEngine) -> None:
         engine.clone().close()
         (entry,) = entries()
         content = bytearray(entry.read_bytes())

@@ -1,4 +1,4 @@
-"""Delegates for real: a small library that works, refuses, crashes, hangs, lies or dawdles, as it is told."""
+"""A small delegate library that works, refuses, crashes, hangs, or computes wrong or slowly, by its options."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def plain() -> Variant:
 
 @pytest.fixture
 def bundle(plain: Variant, make_tflite: Callable[..., Path], npy: Callable[..., bytes], tmp_path: Path) -> Path:
-    """A bundle of that variant alone."""
+    """A bundle with only that variant."""
     ends = [(end, (1, n), "float32", None, None) for end, n in (("x", 4), ("y", 3))]
     weights = ("w", (3, 4), "float32", None, np.ascontiguousarray(WEIGHTS.T))
     artifact = make_tflite("FULLY_CONNECTED", ends[0], weights, ends[1]).read_bytes()
@@ -62,7 +62,7 @@ def bundle(plain: Variant, make_tflite: Callable[..., Path], npy: Callable[..., 
 
 @pytest.fixture
 def placed(bundle: Path, library: Path) -> Callable[..., Placement]:
-    """Load with the delegate in a mode, run once, and tell where it was placed."""
+    """Load with the delegate in a mode, run once, and return the placement."""
 
     def load(mode: str, **how: object) -> Placement:
         options = {"mode": mode, **how.pop("options", {})}
@@ -76,7 +76,7 @@ def placed(bundle: Path, library: Path) -> Callable[..., Placement]:
 @pytest.mark.needs_litert
 @pytest.mark.needs_cc
 class TestADelegateThat:
-    def test_works_is_taken_and_shown(self, placed: Callable[..., Placement], library: Path) -> None:
+    def test_works_is_selected_and_in_the_placement(self, placed: Callable[..., Placement], library: Path) -> None:
         placement = placed("works", require=str(library))
         assert (placement.variant, placement.delegate, placement.delegated) == ("plain", str(library), (1, 1))
         assert placement.libraries[str(library)] == str(library)
@@ -100,23 +100,21 @@ class TestADelegateThat:
             ("slow", r"slow in its probe: a run takes 2\d.* ms with the delegate"),
         ],
     )
-    def test_does_not_is_passed_over_with_its_reason(
-        self, placed: Callable[..., Placement], mode: str, reason: str
-    ) -> None:
+    def test_fails_is_skipped_with_its_reason(self, placed: Callable[..., Placement], mode: str, reason: str) -> None:
         placement = placed(mode)
         assert (placement.delegate, placement.probe) == (None, None)
         (refusal,) = placement.refused
         assert refusal.variant == "plain"
         assert re.search(reason, refusal.reason), refusal.reason
 
-    def test_can_be_had_once_by_a_process_is_taken(self, placed: Callable[..., Placement], library: Path) -> None:
+    def test_can_be_opened_once_in_a_process_is_selected(self, placed: Callable[..., Placement], library: Path) -> None:
         assert placed("once").delegate == str(library)
 
     @pytest.mark.parametrize(
         ("name", "said"),
         [(probe.TIMEOUT_NAME, "soon"), (probe.TIMEOUT_NAME, "0"), (probe.TIMEOUT_NAME, "nan"), (MEMORY_NAME, "all")],
     )
-    def test_a_limit_that_is_none_is_named(
+    def test_an_invalid_limit_is_named(
         self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch, name: str, said: str
     ) -> None:
         monkeypatch.setenv(name, said)
@@ -125,7 +123,7 @@ class TestADelegateThat:
         monkeypatch.delenv(name)
         assert placed("works").delegate is not None  # and nothing false is remembered
 
-    def test_hangs_costs_the_timeout_once(
+    def test_hangs_takes_the_timeout_only_once(
         self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(probe.TIMEOUT_NAME, "2")
@@ -136,22 +134,20 @@ class TestADelegateThat:
         monkeypatch.setenv(probe.TIMEOUT_NAME, "2.5")  # it may have been slow alone
         assert "hung in its probe: no answer within 2.5 s" in placed("hang-run").refused[0].reason
 
-    def test_eats_the_memory_is_stopped(
+    def test_exceeds_the_memory_limit_is_stopped(
         self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(probe.MEMORY_NAME, "2048")
         assert "crashed in its probe: its process was ended by SIGSEGV" in placed("eat-memory").refused[0].reason
 
-    def test_is_slow_may_be_required(self, placed: Callable[..., Placement], library: Path) -> None:
+    def test_is_slow_can_be_required(self, placed: Callable[..., Placement], library: Path) -> None:
         assert placed("slow", require=str(library)).probe.verdict == "slow"
 
     def test_is_required_and_cannot_run_fails_closed(self, placed: Callable[..., Placement], library: Path) -> None:
         with pytest.raises(DelegateUnavailable, match=r"plain: crashed in its probe"):
             placed("crash-create", require=str(library))
 
-    def test_works_is_not_probed_again_until_something_changes(
-        self, placed: Callable[..., Placement], library: Path
-    ) -> None:
+    def test_works_is_probed_again_only_after_a_change(self, placed: Callable[..., Placement], library: Path) -> None:
         content = library.read_bytes()
         try:
             assert not placed("works").probe.remembered
@@ -165,14 +161,14 @@ class TestADelegateThat:
             library.with_suffix(".new").write_bytes(content)
             library.with_suffix(".new").replace(library)
 
-    def test_a_verdict_that_is_none_is_not_believed(self, placed: Callable[..., Placement]) -> None:
+    def test_an_invalid_verdict_in_the_cache_is_ignored(self, placed: Callable[..., Placement]) -> None:
         placed("works")
         (entry,) = (Path(state_cache.folder()) / probe.TOPIC).iterdir()
         entry.write_text(entry.read_text().replace('"verdict": "ok"', '"verdict": "oj"'))
         assert not placed("works").probe.remembered
         assert placed("works").probe.remembered
 
-    def test_refused_is_asked_again(self, placed: Callable[..., Placement]) -> None:
+    def test_refused_is_probed_again(self, placed: Callable[..., Placement]) -> None:
         for _ in range(2):  # its hardware may have been plugged in since
             assert "found earlier" not in placed("refuse").refused[0].reason
 
@@ -199,7 +195,7 @@ class TestADelegateThat:
     @pytest.mark.parametrize(
         ("mode", "how"), [("crash-later", "SIGABRT"), ("hang-later", "hung: no answer within 2 s")]
     )
-    def test_goes_wrong_later_is_followed_by_the_cpu(
+    def test_fails_while_it_runs_is_replaced_by_the_cpu(
         self, bundle: Path, library: Path, tmp_path: Path, mode: str, how: str
     ) -> None:
         trouble = tmp_path / "trouble"
@@ -213,14 +209,16 @@ class TestADelegateThat:
             assert how in event.reason
             assert how in model.placement.refused[0].reason
 
-    def test_crashes_is_told_of_by_check(self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_crashes_is_reported_by_verify(
+        self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         asked = ["--delegate", str(library), "--delegate-options", "mode=crash-run"]
         assert command.main(["verify", str(bundle), *asked]) == 0
         first, second, _ = capsys.readouterr().out.splitlines()
         assert first.startswith(f"plain ({library}): cannot run: crashed in its probe")
         assert second == "plain: proven"
 
-    def test_is_asked_for_on_the_command_line_is_shown(
+    def test_is_named_on_the_command_line_is_in_the_placement(
         self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         asked = ["--delegate", str(library), "--delegate-options", "mode=works,other=1", "--isolate", "--json"]
@@ -229,7 +227,7 @@ class TestADelegateThat:
         assert (placement["delegate"], placement["delegate_asked"]) == (str(library), True)
         assert placement["delegate_options"] == {"mode": "works", "other": "1"}
 
-    def test_prints_leaves_stdout_to_the_application(self, bundle: Path, library: Path) -> None:
+    def test_prints_does_not_write_to_the_applications_stdout(self, bundle: Path, library: Path) -> None:
         code = (
             "import sys, edgekit_runtime as r\n"
             "with r.load(sys.argv[1], delegate=sys.argv[2], delegate_options='mode=crash-run') as model:\n"
@@ -266,7 +264,7 @@ def test_a_bare_option_needs_a_delegate_that_knows_it() -> None:
         pytest.param(("litert", "gpu"), marks=pytest.mark.needs_litert),
     ],
 )
-def test_the_library_that_drives_an_accelerator_is_known(plain: Variant, unit: tuple[str, str]) -> None:
+def test_the_library_of_an_accelerator_is_found(plain: Variant, unit: tuple[str, str]) -> None:
     variant = replace(plain, engine=unit[0], device=unit[1])
     (found,) = delegates.libraries_of(variant, engines.library(unit[0]).path)
     assert Path(found).stat().st_size > 1 << 20
@@ -295,12 +293,12 @@ def test_a_plugin_is_probed_again_once_its_content_changes(
     assert {name for name in first if first[name] != changed[name]} == {"library"}
 
 
-def test_options_without_a_delegate_are_a_mistake(bundle_path: Path) -> None:
+def test_options_without_a_delegate_are_refused(bundle_path: Path) -> None:
     with pytest.raises(ValueError, match="need a delegate"):
         edgekit_runtime.load(bundle_path, delegate_options="device=usb")
 
 
-def test_an_unknown_delegate_is_refused_with_those_there_are(bundle_path: Path) -> None:
+def test_an_unknown_delegate_is_refused_with_the_known_ones(bundle_path: Path) -> None:
     with pytest.raises(DelegateUnavailable, match=r"'tpu'.*edgetpu, ethosu, vx, neutron, qnn.*path of its library"):
         edgekit_runtime.load(bundle_path, delegate="tpu")
 
@@ -312,7 +310,7 @@ def test_a_delegate_that_is_not_installed_is_named_with_its_file(name: str) -> N
         delegates.library_path(name)
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_library_is_named_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(DelegateUnavailable, match=r"there is no delegate library .*/libnone\.so"):
         delegates.library_path(str(tmp_path / "libnone.so"))
 
@@ -333,7 +331,7 @@ def test_the_neural_compute_stick_is_explained(bundle_path: Path) -> None:
 @pytest.mark.needs_litert
 @pytest.mark.needs_data
 @pytest.mark.parametrize("delegated", [True, False])
-def test_a_model_compiled_for_coral_falls_back_to_its_twin(
+def test_a_model_compiled_for_coral_falls_back_to_its_cpu_variant(
     shared_data: Path, tmp_path: Path, npy: Callable[..., bytes], delegated: bool
 ) -> None:
     models = shared_data / "coral" / "models"

@@ -1,4 +1,4 @@
-"""The contract of an engine, held over the table, and what is special to each."""
+"""The contract of all engines in the table, and tests of each engine."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_foreign_errors_are_translated_in_one_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_the_library_says_its_version(name: str) -> None:
+def test_the_library_has_a_version(name: str) -> None:
     found = library(name)
     assert found.name
     assert all(part[0].isdigit() for part in (found.version, found.level))
@@ -125,14 +125,14 @@ def test_it_refuses_a_damaged_artifact(
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_it_refuses_a_device_that_is_not_here_and_a_delegate(name: str, opening: Callable[..., Variant]) -> None:
+def test_a_missing_device_and_a_delegate_are_refused(name: str, opening: Callable[..., Variant]) -> None:
     with pytest.raises(EngineUnavailable):
         open_engine(opening(name, device="npu"), Loose())
     with pytest.raises((DelegateUnavailable, EngineUnavailable)):
         open_engine(opening(name, delegate="edgetpu"), Loose())
 
 
-def test_an_unknown_engine_is_refused_with_those_there_are(variant: Variant) -> None:
+def test_an_unknown_engine_is_refused_with_the_known_ones(variant: Variant) -> None:
     with pytest.raises(EngineUnavailable, match=r"'future'.*null, litert, openvino.*pip install -U"):
         open_engine(replace(variant, engine="future"), Loose())
 
@@ -145,7 +145,7 @@ def test_a_missing_library_is_named_with_its_extra(name: str, monkeypatch: pytes
         library(name)
 
 
-def test_a_library_built_for_numpy_1_is_told_so(
+def test_a_library_built_for_numpy_1_is_explained(
     opening: Callable[..., Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What tflite-runtime 2.14 does when numpy 2 is installed; the two cannot be installed beside LiteRT here.
@@ -163,7 +163,7 @@ def test_a_library_built_for_numpy_1_is_told_so(
 
 
 @pytest.mark.needs_litert
-def test_litert_tells_scales_of_whole_tensors(make_tflite: Callable[..., Path], variant: Variant) -> None:
+def test_litert_has_scales_of_whole_tensors_only(make_tflite: Callable[..., Path], variant: Variant) -> None:
     path = make_tflite("QUANTIZE", ("x", (1, 4), "float32", None, None), ("q", (1, 4), "uint8", (0.25, 9), None))
     engine = open_engine(replace(variant, engine="litert", files=(str(path),)), Loose())
     assert engine.outputs == (TensorInfo(0, "q", (1, 4), "uint8", 0.25, 9),)
@@ -180,9 +180,7 @@ def test_litert_names_the_operator_it_cannot_run(variant: Variant, shared_data: 
 
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("settings", [{}, {"INFERENCE_PRECISION_HINT": "f32"}])
-def test_openvino_computes_in_float32_unless_told_otherwise(
-    opening: Callable[..., Variant], settings: dict[str, str]
-) -> None:
+def test_openvino_computes_in_float32_by_default(opening: Callable[..., Variant], settings: dict[str, str]) -> None:
     engine = open_engine(opening("openvino", settings=settings), Loose(), 1)
     x = np.full((1, 4), 1 + 2**-12, np.float32)  # bfloat16 and float16 would round it to 1
     np.testing.assert_allclose(engine.run([x])[0], x @ WEIGHTS, rtol=1e-6)
@@ -190,13 +188,13 @@ def test_openvino_computes_in_float32_unless_told_otherwise(
 
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("threads", [1, None])
-def test_openvinos_twins_wait_for_each_other_only_where_each_takes_the_whole_processor(
+def test_openvinos_clones_share_one_compiled_model_unless_threads_are_limited(
     opening: Callable[..., Variant], threads: int | None
 ) -> None:
     engine = open_engine(opening("openvino"), Loose(), threads)
-    twin = engine.clone()
-    assert twin is not None
-    assert (twin._compiled is engine._compiled) is (threads is None)
+    clone = engine.clone()
+    assert clone is not None
+    assert (clone._compiled is engine._compiled) is (threads is None)
 
 
 @pytest.mark.needs_openvino

@@ -1,4 +1,4 @@
-"""LiteRT on a GPU for real: Debian's chromium package brings SwiftShader, a Vulkan driver that needs none."""
+"""LiteRT on a GPU, with SwiftShader, a Vulkan driver without hardware, from Debian's chromium package."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def bundle(make_tflite: Callable[..., Path], npy: Callable[..., bytes], tmp_path
 
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that shows no GPU."""
+    """A machine on which no GPU is found."""
     monkeypatch.setattr(delegates, "SIGNS", {key: "/dev/none*" for key in delegates.SIGNS})
 
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_gpu_driver
-def test_the_gpu_runs_and_is_proven(bundle: Path, gpu_driver: Path) -> None:
+def test_the_gpu_runs_and_passes_its_golden_check(bundle: Path, gpu_driver: Path) -> None:
     with edgekit_runtime.load(bundle, require="litert:gpu") as model:
         placement = model.placement
         np.testing.assert_allclose(model(X[1]), X[1] @ WEIGHTS, rtol=1e-5)
@@ -55,7 +55,7 @@ def test_the_gpu_runs_and_is_proven(bundle: Path, gpu_driver: Path) -> None:
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_gpu_driver
-def test_a_gpu_in_a_child_of_its_own(bundle: Path, gpu_driver: Path) -> None:
+def test_the_gpu_runs_in_an_isolated_child(bundle: Path, gpu_driver: Path) -> None:
     with edgekit_runtime.load(bundle, require="gpu", isolate=20) as model:
         np.testing.assert_allclose(model(X[1]), X[1] @ WEIGHTS, rtol=1e-5)
 
@@ -63,7 +63,7 @@ def test_a_gpu_in_a_child_of_its_own(bundle: Path, gpu_driver: Path) -> None:
 @pytest.mark.needs_litert
 @pytest.mark.needs_gpu_driver
 @pytest.mark.needs_data
-def test_a_quantized_model_gives_on_the_gpu_what_it_gives_on_the_cpu(
+def test_a_quantized_model_gives_the_same_on_gpu_and_cpu(
     shared_data: Path, gpu_driver: Path, tmp_path: Path, npy: Callable[..., bytes]
 ) -> None:
     from ai_edge_litert.interpreter import Interpreter
@@ -87,7 +87,7 @@ def test_a_quantized_model_gives_on_the_gpu_what_it_gives_on_the_cpu(
 
 
 @pytest.mark.needs_litert
-def test_without_a_gpu_the_cpu_runs_and_no_child_is_asked(bundle: Path, without_gpu: None) -> None:
+def test_without_a_gpu_the_cpu_runs_and_no_child_is_started(bundle: Path, without_gpu: None) -> None:
     with edgekit_runtime.load(bundle) as model:
         assert model.placement.variant == "cpu"
         assert model.placement.refused[0].reason.startswith("no GPU was found that ai-edge-litert could use")
@@ -97,7 +97,7 @@ def test_without_a_gpu_the_cpu_runs_and_no_child_is_asked(bundle: Path, without_
 
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("device", ["gpu", "npu"])
-def test_openvino_names_the_devices_there_are(
+def test_openvino_names_the_available_devices(
     device: str, variant: Variant, make_ir: Callable[..., Path], npy: Callable[..., bytes]
 ) -> None:
     from edgekit_runtime.engines import openvino

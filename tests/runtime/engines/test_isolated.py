@@ -1,4 +1,4 @@
-"""Isolated inference: whatever becomes of the child, the application lives and the next variant takes over."""
+"""Isolated inference: the application survives any failure of the child, and the next variant runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ X = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
 
 @pytest.fixture
 def wanted(weights: np.ndarray) -> np.ndarray:
-    """What the classifier gives for X: (1, 4)."""
+    """The classifier's output for X: (1, 4)."""
     return X.reshape(1, 12) @ weights.reshape(12, 4)
 
 
@@ -50,7 +50,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_it_gives_the_same_from_another_process(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_an_isolated_model_gives_the_same_outputs(bundle_path: Path, wanted: np.ndarray) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model, edgekit_runtime.load(bundle_path) as plain:
         first = model(X)
         np.testing.assert_array_equal(first, plain(X))
@@ -65,7 +65,7 @@ def test_it_gives_the_same_from_another_process(bundle_path: Path, wanted: np.nd
     assert gone(pid)
 
 
-def test_a_mistake_of_the_caller_costs_nothing(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_a_wrong_input_does_not_lose_the_variant(bundle_path: Path, wanted: np.ndarray) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         with pytest.raises(InputMismatch):
             model(X[0])
@@ -73,7 +73,7 @@ def test_a_mistake_of_the_caller_costs_nothing(bundle_path: Path, wanted: np.nda
         assert model.events == ()
 
 
-def test_a_killed_child_is_followed_by_the_next_variant(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+def test_the_next_variant_replaces_a_killed_child(make: Make, variant: Variant, wanted: np.ndarray) -> None:
     events: list[Event] = []
     path = make(variant, replace(variant, name="second"), replace(variant, name="third"))
     with edgekit_runtime.load(path, isolate=True, on_event=events.append) as model:
@@ -99,7 +99,7 @@ def test_the_only_variant_is_opened_again(bundle_path: Path, wanted: np.ndarray)
 @pytest.mark.parametrize(
     ("printed", "told"), [(b"INFO: all is well\n", ""), (b"ERROR: hot\nINFO: a\n\n", "ERROR: hot")]
 )
-def test_chatter_is_no_last_word(bundle_path: Path, printed: bytes, told: str) -> None:
+def test_log_lines_are_not_reported_as_the_last_output(bundle_path: Path, printed: bytes, told: str) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         engine_of(model)._stderr.write(printed)
         os.kill(child_of(model), signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_chatter_is_no_last_word(bundle_path: Path, printed: bytes, told: str) -
         assert model.events[0].reason.endswith(f"SIGKILL, its last output: {told}" if told else "SIGKILL")
 
 
-def test_a_child_that_hangs_costs_the_timeout(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+def test_a_hung_child_is_replaced_after_the_timeout(make: Make, variant: Variant, wanted: np.ndarray) -> None:
     with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=1.5) as model:
         pid = child_of(model)
         os.kill(pid, signal.SIGSTOP)
@@ -119,11 +119,11 @@ def test_a_child_that_hangs_costs_the_timeout(make: Make, variant: Variant, want
 
 
 class Left(Exception):
-    """What a signal's handler raises."""
+    """Raised by a signal handler."""
 
 
 @pytest.mark.usefixtures("takes_signals")
-def test_a_call_that_was_left_gives_its_answer_to_no_other(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_the_answer_of_an_interrupted_call_is_discarded(bundle_path: Path, wanted: np.ndarray) -> None:
     def leave(*_: object) -> None:
         raise Left
 
@@ -146,7 +146,7 @@ def test_a_call_that_was_left_gives_its_answer_to_no_other(bundle_path: Path, wa
 
 
 def children() -> set[int]:
-    """The processes that this one has started, whichever thread did, and that have not ended."""
+    """Return the running processes that any thread of this one has started."""
     found = set()
     for told in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):  # the thread, or the process, has just gone
@@ -160,7 +160,7 @@ KILLS = 30
 
 
 @pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs Linux's /proc")
-def test_killed_at_any_moment_no_answer_is_lost_or_anothers(bundle_path: Path, weights: np.ndarray) -> None:
+def test_a_kill_at_any_moment_loses_or_mixes_no_result(bundle_path: Path, weights: np.ndarray) -> None:
     random = np.random.default_rng(2)
     done = threading.Event()
     others = children()
@@ -196,7 +196,7 @@ def test_killed_at_any_moment_no_answer_is_lost_or_anothers(bundle_path: Path, w
     assert children() <= others
 
 
-def test_many_threads_lose_one_child_once(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+def test_many_threads_report_one_lost_child_once(make: Make, variant: Variant, wanted: np.ndarray) -> None:
     with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=True) as model:
 
         def work(_: int) -> int:
@@ -208,7 +208,7 @@ def test_many_threads_lose_one_child_once(make: Make, variant: Variant, wanted: 
         assert (list(right), [event.lost for event in model.events]) == ([200] * 4, ["null-float32"])
 
 
-def test_who_finds_it_replaced_again_and_again_is_not_told_that_it_is_closed(bundle_path: Path) -> None:
+def test_repeated_replacement_is_not_reported_as_a_closed_model(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         failover = model._current.runnable
         real = failover._placed
@@ -238,7 +238,7 @@ def test_when_nothing_can_be_opened_the_next_call_tries_again(
         assert model.events[1].now == model.placement.variant
 
 
-def test_what_the_child_refuses_is_refused_here(make: Make, variant: Variant) -> None:
+def test_an_error_of_the_child_is_raised_in_the_parent(make: Make, variant: Variant) -> None:
     path = make(replace(variant, files=("odd.npy",)), also={"odd.npy": b"nonsense" * 4})
     with pytest.raises(EngineUnavailable, match=r"null-float32: the null engine cannot read odd\.npy"):
         edgekit_runtime.load(path, isolate=True)
@@ -254,14 +254,14 @@ def test_a_closed_model_stays_closed(bundle_path: Path) -> None:
         model(X)
 
 
-def test_the_child_leaves_when_its_parent_has_gone(bundle_path: Path) -> None:
+def test_the_child_ends_when_its_parent_has_ended(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         child = engine_of(model)._child
         child.stdin.close()  # which is what a dead parent looks like
         assert child.wait(timeout=20) == 0
 
 
-def test_what_a_chatty_library_prints_is_bounded(bundle_path: Path) -> None:
+def test_the_captured_stderr_is_bounded(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         stderr = engine_of(model)._stderr
         stderr.write(b"x" * (isolate.MAX_STDERR_BYTES + 1))

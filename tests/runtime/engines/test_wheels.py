@@ -30,7 +30,7 @@ from edgekit_runtime.format.manifest import Golden, Variant
         ("manylinux_2_28", "x86_64", ("x86_64", None), "glibc 2.28, but this system has another C library"),
     ],
 )
-def test_a_wheel_fits_or_says_what_it_needs(
+def test_incompatibility_names_what_a_wheel_needs(
     platform: str, arch: str, have: tuple[str, str | None], said: str | None
 ) -> None:
     assert incompatibility(platform, arch, *have) == said
@@ -48,7 +48,7 @@ def test_a_wheel_fits_or_says_what_it_needs(
         ("openvino", "x86_64", None, (3, 12), "this system has another C library"),
     ],
 )
-def test_advice_names_what_can_be_installed(
+def test_install_advice_names_what_can_be_installed(
     engine: str, arch: str, glibc: str | None, python: tuple[int, ...], said: str
 ) -> None:
     assert said in install_advice(engine, arch, glibc, python)

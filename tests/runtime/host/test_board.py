@@ -1,4 +1,4 @@
-"""What a machine is, and the state it is in, read from files that describe real boards."""
+"""The properties and the thermal state of boards, read from files of real boards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOARDS = {
 
 
 @pytest.mark.parametrize("board", BOARDS)
-def test_a_board_is_known_by_its_files(make_board: MakeBoard, board: str) -> None:
+def test_a_board_is_read_from_its_files(make_board: MakeBoard, board: str) -> None:
     found = read_board(str(make_board(board)))
     assert found.memory_bytes is not None
     assert found.available_bytes is not None
@@ -40,11 +40,11 @@ def test_a_board_is_known_by_its_files(make_board: MakeBoard, board: str) -> Non
     assert found.available_bytes < found.memory_bytes
 
 
-def test_every_described_board_is_held(repository: Path) -> None:
+def test_every_described_board_is_tested(repository: Path) -> None:
     assert {path.stem for path in (repository / "tests" / "boards").glob("*.toml")} == BOARDS.keys()
 
 
-def test_features_are_those_that_every_core_has(tmp_path: Path) -> None:
+def test_features_are_common_to_all_cores(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     cores = ("asimd asimddp i8mm", "0xd46"), ("asimd asimddp", "0xd05")
     blocks = [f"processor: {i}\nFeatures: {words}\nCPU part: {part}\n\n" for i, (words, part) in enumerate(cores)]
@@ -54,14 +54,14 @@ def test_features_are_those_that_every_core_has(tmp_path: Path) -> None:
     assert found.processor == "Cortex-A510, Cortex-A55"
 
 
-def test_a_machine_that_says_nothing_is_not_refused(tmp_path: Path) -> None:
+def test_a_machine_without_any_files_can_be_read(tmp_path: Path) -> None:
     found = read_board(str(tmp_path))
     assert (found.name, found.soc, found.processor, found.features) == (None, None, None, ())
     assert found.cores == os.cpu_count()
     assert read_thermal_state(str(tmp_path)) == ThermalState({}, {}, (), 0)
 
 
-def test_the_condition_is_read(make_board: MakeBoard) -> None:
+def test_the_thermal_state_is_read(make_board: MakeBoard) -> None:
     hot = read_thermal_state(str(make_board("raspberry-pi-3")))
     assert hot.temperatures_c == {"cpu-thermal": 82.706}
     assert hot.clocks == {"policy0": Clock(1200, 1400, 1400, "ondemand")}
@@ -70,7 +70,7 @@ def test_the_condition_is_read(make_board: MakeBoard) -> None:
     assert set(orin.temperatures_c) == {"cpu-thermal", "gpu-thermal"}
 
 
-def test_files_that_say_nonsense_say_nothing(tmp_path: Path) -> None:
+def test_files_with_invalid_content_are_ignored(tmp_path: Path) -> None:
     for path, text in {
         "sys/devices/platform/soc/soc:firmware/get_throttled": "throttled=no\n",
         "sys/class/thermal/thermal_zone0/temp": "nan\n",
@@ -83,7 +83,7 @@ def test_files_that_say_nonsense_say_nothing(tmp_path: Path) -> None:
     assert read_board(str(tmp_path)).memory_bytes is None
 
 
-def test_what_holds_a_processor_back_is_named(make_board: MakeBoard) -> None:
+def test_reasons_for_throttling_are_named(make_board: MakeBoard) -> None:
     root = make_board("raspberry-pi-4")
     for path, text in {
         "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",  # now, and since the start
@@ -112,5 +112,5 @@ def test_what_holds_a_processor_back_is_named(make_board: MakeBoard) -> None:
         (replace(CALM, clocks={}), []),
     ],
 )
-def test_changes_for_the_worse_are_told(after: ThermalState, told: list[str]) -> None:
+def test_problems_between_two_states_are_listed(after: ThermalState, told: list[str]) -> None:
     assert problems(CALM, after) == told

@@ -1,4 +1,4 @@
-"""What the machine has learned is found under its key, and never needed."""
+"""The state cache finds values under their keys, and is optional."""
 
 import os
 
@@ -14,7 +14,7 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "state"
 
 
-def test_what_is_kept_is_found_under_its_key_alone():
+def test_a_value_is_found_only_under_its_key():
     assert state_cache.get("probe", {"library": "a"}) is None
     assert state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
     assert state_cache.get("probe", {"library": "a"}) == {"verdict": "ok"}
@@ -22,7 +22,7 @@ def test_what_is_kept_is_found_under_its_key_alone():
     assert state_cache.get("threads", {"library": "a"}) is None
 
 
-def test_what_is_forgotten_is_gone():
+def test_a_deleted_value_is_not_found():
     state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
     state_cache.delete("probe", {"library": "a"})
     state_cache.delete("probe", {"library": "a"})
@@ -41,21 +41,21 @@ def test_nothing_is_written_when_nothing_changed(state):
     "content",
     ["", "{", "[]", "null", "[" * 100_000, '{"key": {}, "value": 1}', '{"key": {"library": "b"}, "value": {}}'],
 )
-def test_a_damaged_entry_is_as_none(state, content):
+def test_a_damaged_entry_is_not_found(state, content):
     state_cache.put("probe", {"library": "a"}, {"verdict": "ok"})
     (file,) = (state / "probe").iterdir()
     file.write_text(content)
     assert state_cache.get("probe", {"library": "a"}) is None
 
 
-def test_where_nothing_can_be_written_nothing_is_known(monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_written_caches_nothing(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
     assert state_cache.put("probe", {"library": "a"}, {"verdict": "ok"}) is False
     assert state_cache.get("probe", {"library": "a"}) is None
 
 
-def test_without_a_home_nothing_is_kept_and_doctor_says_so(monkeypatch, tmp_path):
+def test_without_a_home_nothing_is_cached_and_doctor_warns(monkeypatch, tmp_path):
     for name in ("EDGEKIT_STATE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is for a user that the system does not know
@@ -66,7 +66,7 @@ def test_without_a_home_nothing_is_kept_and_doctor_says_so(monkeypatch, tmp_path
     assert any("EDGEKIT_STATE" in warning for warning in doctor.diagnose().warnings)
 
 
-def test_it_is_bounded(state, monkeypatch):
+def test_the_number_of_entries_is_limited(state, monkeypatch):
     monkeypatch.setattr(state_cache, "MAX_ENTRIES", 3)
     for number in range(6):
         state_cache.put("probe", {"n": str(number)}, {"n": number})

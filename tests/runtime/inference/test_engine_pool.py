@@ -1,4 +1,4 @@
-"""Engines are lent to one thread at a time, grow up to a bound, and are all closed in the end."""
+"""The pool lends engines to one thread at a time, grows up to a limit, and closes all of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Counted:
 
 
 def at_once(count: int, work: Callable[[int], Any]) -> list[BaseException]:
-    """Run ``work(0..count-1)`` in as many threads; what they raised."""
+    """Run ``work(0..count-1)`` in as many threads, and return their exceptions."""
     raised: list[BaseException] = []
 
     def guarded(which: int) -> None:
@@ -78,7 +78,7 @@ def test_one_thread_needs_one_engine() -> None:
     assert len(family) == 1
 
 
-def test_it_grows_when_threads_meet() -> None:
+def test_the_pool_grows_with_concurrent_threads() -> None:
     family: list[Counted] = []
     pool = EnginePool(Counted(family, hold=threading.Barrier(3)))  # every call waits until three run at once
     pool.max_engines = 3
@@ -87,7 +87,7 @@ def test_it_grows_when_threads_meet() -> None:
 
 
 @pytest.mark.parametrize(("most", "clones", "engines"), [(1, 99, 1), (3, 99, 3), (8, 0, 1), (8, 1, 2), (8, -1, 1)])
-def test_it_never_grows_over_its_bound_and_everybody_gets_a_turn(most: int, clones: int, engines: int) -> None:
+def test_the_pool_stays_within_its_limit_and_every_thread_runs(most: int, clones: int, engines: int) -> None:
     family: list[Counted] = []
     pool = EnginePool(Counted(family, clones))
     pool.max_engines = most

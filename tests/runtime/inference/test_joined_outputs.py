@@ -1,4 +1,4 @@
-"""An output in several tensors: what the manifest may say of it, and how its parts become one array again."""
+"""An output that is joined from several tensors: valid manifests, and the conversion to one array."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INDICES = {"scores": 0, "boxes": 1, "count": 2}
 
 
 class Detector:
-    """An engine that gives scores, boxes and a count, whatever it is asked."""
+    """An engine that returns the same scores, boxes and count for every input."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         self.inputs = (TensorInfo(0, "image", (1, 2), "float32"),)
@@ -80,7 +80,7 @@ def test_the_parts_are_dequantized_each_by_its_own_scale_and_joined(described: M
     assert count == [3.0]
 
 
-def test_a_single_joined_output_takes_the_way_of_several_tensors(described: Manifest) -> None:
+def test_a_single_joined_output_has_no_shortcut(described: Manifest) -> None:
     alone = replace(described.variants[0], outputs=(JOINED,))
     detector = Detector()
     detector.outputs, detector.results = detector.outputs[:2], detector.results[:2]
@@ -101,7 +101,7 @@ def test_a_single_joined_output_takes_the_way_of_several_tensors(described: Mani
         {"scores": (1,)},
     ],
 )
-def test_parts_that_do_not_make_up_the_output_are_refused(described: Manifest, shapes: Any) -> None:
+def test_parts_that_do_not_add_up_to_the_output_are_refused(described: Manifest, shapes: Any) -> None:
     detector = Detector(**shapes)
     with pytest.raises(EngineUnavailable, match="'detections': the artifact has"):
         Session(described, described.variants[0], detector)
@@ -163,7 +163,7 @@ def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp
         ([[0.1, -0.1], 0.1], "golden.max_abs[0][1]"),
     ],
 )
-def test_tolerances_that_fit_no_parts_are_refused(described: Manifest, limits: Any, said: str) -> None:
+def test_a_wrong_number_of_tolerances_is_refused(described: Manifest, limits: Any, said: str) -> None:
     document = json.loads(_listed(described))
     document["variants"][0]["golden"]["max_abs"] = limits
     with pytest.raises(MalformedBundle) as refusal:
@@ -190,7 +190,7 @@ def test_tolerances_that_fit_no_parts_are_refused(described: Manifest, limits: A
         ({"parts": [{"axis": 0, "parts": []}, {"axis": 0, "parts": []}]}, "outputs[0].parts[0].axis: unknown key"),
     ],
 )
-def test_joined_outputs_that_cannot_be_are_refused(described: Manifest, change: dict[str, Any], said: str) -> None:
+def test_invalid_joined_outputs_are_refused(described: Manifest, change: dict[str, Any], said: str) -> None:
     document = json.loads(_listed(described))
     document["variants"][0]["outputs"][0] |= change
     with pytest.raises(MalformedBundle) as refusal:
@@ -206,7 +206,7 @@ def test_an_input_is_never_joined(described: Manifest) -> None:
 
 
 def _listed(described: Manifest) -> bytes:
-    """The manifest's bytes, every file it speaks of listed."""
+    """Return the manifest's bytes, with a record of every file that it names."""
     document = json.loads(manifest_to_json(described))
     paths = {"labels.txt", "golden/x.npy", "golden/y.npy", "variants/null-float32/weights.npy"}
     document["files"] = [{"path": path, "size_bytes": 1, "sha256": "0" * 64} for path in sorted(paths)]

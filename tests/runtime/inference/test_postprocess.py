@@ -1,4 +1,4 @@
-"""Answers held to numbers worked out by hand, and suppression to the definition written as loops."""
+"""Postprocessing equals results computed by hand, and suppression equals its definition in loops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def classes(scores: list[float], **how: Any) -> list[tuple[str, float]]:
     return [(answer.label, round(answer.score, 6)) for answer in found]
 
 
-def test_classes_come_best_first() -> None:
+def test_classes_are_sorted_by_score() -> None:
     assert classes([0.25, 0.5, 0.125]) == [("dog", 0.5), ("cat", 0.25), ("owl", 0.125)]
     assert classes([0.25, 0.5, 0.125], top=1) == [("dog", 0.5)]
     assert classes([0.25, 0.5, 0.125], threshold=0.25) == [("dog", 0.5), ("cat", 0.25)]
@@ -34,7 +34,7 @@ def test_classes_come_best_first() -> None:
     assert classes([0.1, 0.2, 0.3], threshold=0.9) == []
 
 
-def test_activations_are_the_formulas() -> None:
+def test_activations_equal_their_formulas() -> None:
     # e^0 : e^ln2 : e^ln5 = 1 : 2 : 5
     assert classes([0.0, math.log(2), math.log(5)], activation="softmax") == [
         ("owl", 0.625),
@@ -61,13 +61,13 @@ def test_without_labels_the_index_is_the_name() -> None:
     ("box_format", "numbers"),
     [("yxyx", [2, 4, 10, 8]), ("xyxy", [4, 2, 8, 10]), ("cxcywh", [6, 6, 4, 8])],
 )
-def test_a_box_is_top_left_bottom_right_whatever_the_format(box_format: str, numbers: list[float]) -> None:
+def test_boxes_of_every_format_become_top_left_bottom_right(box_format: str, numbers: list[float]) -> None:
     declared = Postprocessing("scores", boxes="boxes", box_format=box_format)
     outputs = {"scores": np.array([[[0.1, 0.8, 0.3]]]), "boxes": np.array([[numbers]], np.float32)}
     assert postprocess(declared, outputs, LABELS) == (Answer(1, "dog", pytest.approx(0.8), (2.0, 4.0, 10.0, 8.0)),)
 
 
-def test_detection_by_hand() -> None:
+def test_a_detection_equals_one_computed_by_hand() -> None:
     # The second box covers 80 of the first's 100 and has 80 itself: 80 / 100. The third touches both nowhere.
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30], [0, 0, 10, 9]]], np.float32)
     scores = np.array([[[0.9, 0, 0], [0.8, 0, 0], [0, 0, 0.7], [0, 0.6, 0]]], np.float32)
@@ -85,7 +85,7 @@ def test_detection_by_hand() -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("boxes_last", [False, True])
-def test_boxes_may_lie_along_the_last_axis_and_with_their_scores_in_one_output(joint: bool, boxes_last: bool) -> None:
+def test_boxes_can_be_on_the_last_axis_and_share_an_output_with_scores(joint: bool, boxes_last: bool) -> None:
     rng = np.random.default_rng(3)
     corner = rng.uniform(0, 40, (50, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(1, 25, (50, 2))], axis=1)[None].astype(np.float32)
@@ -116,7 +116,7 @@ def test_labels_are_as_many_as_there_are_classes_beside_boxes(make: Callable[...
 
 
 def naive(boxes: Any, scores: Any, of: Any, iou: float, threshold: float) -> list[int]:
-    """The definition: walk down the scores, keep what no kept box of its class covers by more than ``iou``."""
+    """The definition: in the order of the scores, keep boxes that no kept box of their class overlaps too far."""
     kept: list[int] = []
     for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
         if scores[i] < threshold:
@@ -134,7 +134,7 @@ def naive(boxes: Any, scores: Any, of: Any, iou: float, threshold: float) -> lis
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_suppression_is_its_definition(seed: int) -> None:
+def test_non_max_suppression_equals_its_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
     count = int(rng.integers(0, 120))
     corner = rng.integers(0, 40, (count, 2))
@@ -145,7 +145,7 @@ def test_suppression_is_its_definition(seed: int) -> None:
         assert non_max_suppression(boxes, scores, of, iou, 0.2) == naive(boxes, scores, of, iou, 0.2)
 
 
-def test_a_model_answers_as_its_bundle_declares(make: Callable[..., Path], weights: np.ndarray) -> None:
+def test_a_model_postprocesses_as_its_bundle_declares(make: Callable[..., Path], weights: np.ndarray) -> None:
     with edgekit_runtime.load(make(postprocessing=Postprocessing("scores", "softmax", top=2))) as model:
         x = np.random.default_rng(5).normal(size=(1, 2, 2, 3)).astype(np.float32)
         y = model(x)
@@ -157,7 +157,7 @@ def test_a_model_answers_as_its_bundle_declares(make: Callable[..., Path], weigh
         assert found[0].score == pytest.approx(shares.max(), rel=1e-5)
 
 
-def test_a_bundle_that_declares_nothing_says_so(bundle_path: Path) -> None:
+def test_a_bundle_without_postprocessing_is_refused(bundle_path: Path) -> None:
     with edgekit_runtime.load(bundle_path) as model, pytest.raises(MalformedBundle, match="does not declare"):
         model.postprocess(np.zeros((1, 4), np.float32))
 
@@ -182,7 +182,7 @@ def test_a_bundle_that_declares_nothing_says_so(bundle_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_fit_the_outputs_is_refused(
+def test_postprocessing_that_does_not_match_the_outputs_is_refused(
     make: Callable[..., Path], manifest: Manifest, steps: Postprocessing, said: str
 ) -> None:
     more = (OutputSpec("grid", (1, 7, 3), "float32"), OutputSpec("count", (1,), "int32"))

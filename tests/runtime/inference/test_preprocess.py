@@ -1,4 +1,4 @@
-"""One implementation of resizing and normalising, held to Pillow and to the formula."""
+"""Resizing and normalization equal Pillow and the formula."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def images(height: int, width: int, count: int = 1) -> np.ndarray:
 
 @pytest.mark.needs_image
 @pytest.mark.parametrize(("source", "target"), SIZES)
-def test_resize_is_pillows_bilinear_within_one_level(source: tuple[int, int], target: tuple[int, int]) -> None:
+def test_resize_equals_pillows_bilinear_within_one_level(source: tuple[int, int], target: tuple[int, int]) -> None:
     from PIL import Image
 
     batch = images(*source, count=2)
@@ -35,7 +35,7 @@ def test_resize_keeps_a_constant_and_the_dtype(source: tuple[int, int], target: 
 
 
 @pytest.mark.parametrize(("source", "target"), [*SIZES, ((480, 640), (224, 224)), ((20, 30), (480, 500))])
-def test_resize_is_the_triangle_filter_written_out(source: tuple[int, int], target: tuple[int, int]) -> None:
+def test_resize_equals_the_triangle_filter(source: tuple[int, int], target: tuple[int, int]) -> None:
     def matrix(have: int, want: int) -> np.ndarray:
         step = have / want
         rows = np.zeros((want, have))
@@ -57,7 +57,7 @@ def test_resize_to_a_half_averages_with_triangle_weights() -> None:
     np.testing.assert_allclose(resize(row, (1, 2)).ravel(), [40 / 7, 128 / 7], rtol=1e-6)
 
 
-def test_normalising_is_the_formula_per_channel() -> None:
+def test_normalization_equals_the_formula_per_channel() -> None:
     steps = Preprocessing(scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
     x = images(4, 5, count=2)
     wanted = (x.astype(np.float64) / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.3]
@@ -66,7 +66,7 @@ def test_normalising_is_the_formula_per_channel() -> None:
     np.testing.assert_array_equal(moved, np.moveaxis(apply(steps, x, "float32", "NHWC"), 3, 1))
 
 
-def test_resize_works_in_either_layout() -> None:
+def test_resize_works_in_both_layouts() -> None:
     steps = Preprocessing(resize=(3, 2))
     x = images(9, 8)
     last, first = apply(steps, x, "uint8", "NHWC"), apply(steps, np.moveaxis(x, 3, 1), "uint8", "NCHW")
@@ -74,13 +74,13 @@ def test_resize_works_in_either_layout() -> None:
     np.testing.assert_array_equal(np.moveaxis(first, 1, 3), last)
 
 
-def test_no_steps_only_cast() -> None:
+def test_without_steps_values_are_only_cast() -> None:
     x = np.array([[1.5, -2.5, 300.0]])
     np.testing.assert_array_equal(apply(Preprocessing(), x, "float32"), x)
     np.testing.assert_array_equal(apply(Preprocessing(), x, "uint8"), [[2, 0, 255]])
 
 
-def test_the_input_is_left_as_it_was() -> None:
+def test_the_input_is_not_changed() -> None:
     x = np.ones((1, 2, 2, 3), np.float32)
     apply(Preprocessing(scale=3.0, mean=(1.0,), std=(2.0,)), x, "float32", "NHWC")
     np.testing.assert_array_equal(x, np.ones((1, 2, 2, 3)))

@@ -1,4 +1,4 @@
-"""The folded chain gives, bit by bit, what the naive chain gives: on chosen cases and on thousands of random ones."""
+"""Fused preprocessing equals the separate steps bit by bit, for chosen and for thousands of random cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sides(steps: Preprocessing | None, binding: TensorBinding, channels: int = 3
 
 
 def naive(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> np.ndarray:
-    """The chain as it is declared: no folding, each step on the whole image."""
+    """Run the separate steps on the whole image."""
     moved = np.moveaxis(images, 3, 1) if spec.layout == "NCHW" else images
     prepared = preprocess.apply(spec.preprocessing or Preprocessing(), moved, spec.dtype, spec.layout)
     return tensor_io.to_tensor(spec, binding)(prepared)
@@ -42,7 +42,7 @@ def quantized(dtype: str, scale: float, zero_point: int) -> TensorBinding:
 
 
 def kind(spec: InputSpec, binding: TensorBinding) -> str:
-    """Which way was taken: the name of the function or class that made it."""
+    """Return the method that was selected: the name of its function or class."""
     found = raw_input.fuse_preprocessing(spec, binding, tensor_io.value_converter(spec, binding))
     if found is None:
         return "chain"
@@ -67,7 +67,7 @@ def kind(spec: InputSpec, binding: TensorBinding) -> str:
         (Preprocessing(None, 1e38), quantized("int8", 1.0, 0), "chain"),
     ],
 )
-def test_each_way_is_taken_where_it_should_be_and_equals_the_naive_chain(
+def test_each_method_is_used_where_expected_and_equals_separate_steps(
     steps: Preprocessing | None, binding: TensorBinding, way: str
 ) -> None:
     spec, _ = sides(steps, binding)
@@ -84,7 +84,9 @@ def test_each_way_is_taken_where_it_should_be_and_equals_the_naive_chain(
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "float32", "float16"])
-def test_random_chains_equal_the_naive_one(layout: str, channels: int, dtype: str) -> None:
+def test_fused_preprocessing_equals_separate_steps_for_random_parameters(
+    layout: str, channels: int, dtype: str
+) -> None:
     rng = np.random.default_rng([channels, *map(ord, layout + dtype)])
     for _ in range(150):
         several = int(rng.choice([0, 1, channels]))
@@ -102,12 +104,12 @@ def test_random_chains_equal_the_naive_one(layout: str, channels: int, dtype: st
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
-def test_a_model_that_takes_integers_gets_what_the_chain_rounds_to(dtype: str) -> None:
+def test_an_integer_input_gets_the_rounded_values(dtype: str) -> None:
     spec, binding = sides(Preprocessing(None, 0.37, (11.0,)), TensorBinding(0, "x", dtype), dtype=dtype)
     assert_equal(spec, binding, LEVELS[..., :3])
 
 
-def test_images_larger_than_a_block_are_whole() -> None:
+def test_images_larger_than_a_block_are_computed_completely() -> None:
     spec = InputSpec("image", (1, 200, 300, 3), "float32", "NHWC", IMAGENET)
     binding = quantized("int8", 0.0187, -14)
     image = np.random.default_rng(3).integers(0, 256, spec.shape).astype(np.uint8)
@@ -115,7 +117,7 @@ def test_images_larger_than_a_block_are_whole() -> None:
     assert_equal(spec, binding, image)
 
 
-def test_resizing_comes_first() -> None:
+def test_images_are_resized_before_the_fused_step() -> None:
     steps = Preprocessing((16, 16), IMAGENET.scale, IMAGENET.mean, IMAGENET.std)
     binding = quantized("int8", 0.0187, -14)
     image = np.random.default_rng(4).integers(0, 256, (1, 40, 30, 3)).astype(np.uint8)
@@ -124,7 +126,7 @@ def test_resizing_comes_first() -> None:
         assert_equal(spec, binding, image)
 
 
-def test_the_image_is_left_as_it_was() -> None:
+def test_the_image_is_not_changed() -> None:
     image = LEVELS[..., :3].copy()
     for scale, zero_point in ((1 / 255, -128), (0.0187, -14), (1.0, 0)):
         steps = IMAGENET if scale == 0.0187 else Preprocessing(None, 1 / 255)

@@ -1,4 +1,4 @@
-"""Many inputs, many threads: results in order, errors in their turn, nothing wrong and nothing left over."""
+"""Many inputs and threads: results in order, errors after earlier results, no leaks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_results_come_in_the_order_of_the_inputs(model: Any, depth: int | None) 
         np.testing.assert_array_equal(given, model(x))
 
 
-def test_order_holds_when_later_calls_are_quicker() -> None:
+def test_results_stay_in_order_when_later_calls_are_faster() -> None:
     with ThreadPoolExecutor(4) as threads:
 
         def submit(x: int) -> Any:
@@ -49,7 +49,7 @@ def test_order_holds_when_later_calls_are_quicker() -> None:
         assert list(stream(submit, range(20), 4)) == list(range(20))
 
 
-def test_it_reads_no_further_ahead_than_its_depth(model: Any) -> None:
+def test_inputs_are_read_at_most_depth_ahead(model: Any) -> None:
     read: list[int] = []
 
     def source() -> Iterator[np.ndarray]:
@@ -72,7 +72,7 @@ def test_raw_images_are_preprocessed(model: Any) -> None:
         np.testing.assert_array_equal(given, model(image, raw=True))
 
 
-def test_a_call_that_fails_raises_in_its_turn(model: Any) -> None:
+def test_the_error_of_a_call_is_raised_after_earlier_results(model: Any) -> None:
     many = [*inputs(5), np.zeros((3, 3), np.float32), *inputs(5)]
     results = model.stream(many, depth=4)
     for x in many[:5]:
@@ -84,7 +84,7 @@ def test_a_call_that_fails_raises_in_its_turn(model: Any) -> None:
     model(many[0])  # and the model is as good as before
 
 
-def test_a_source_that_fails_raises_after_the_results_of_what_it_gave(model: Any) -> None:
+def test_the_error_of_the_inputs_is_raised_after_earlier_results(model: Any) -> None:
     def source() -> Iterator[np.ndarray]:
         yield from inputs(5)
         raise OSError("the camera is gone")
@@ -96,12 +96,12 @@ def test_a_source_that_fails_raises_after_the_results_of_what_it_gave(model: Any
 
 
 @pytest.mark.parametrize("depth", [0, -3])
-def test_a_depth_that_is_none_is_refused(model: Any, depth: int) -> None:
+def test_an_invalid_depth_is_refused(model: Any, depth: int) -> None:
     with pytest.raises(ValueError, match="depth"):
         model.stream([], depth=depth)
 
 
-def test_submit_gives_a_future(model: Any) -> None:
+def test_submit_returns_a_future(model: Any) -> None:
     many = inputs(30)
     futures = [model.submit(x) for x in many]
     for future, x in zip(futures, many):
@@ -109,7 +109,7 @@ def test_submit_gives_a_future(model: Any) -> None:
     assert isinstance(model.submit(np.zeros(3)).exception(timeout=20), InputMismatch)
 
 
-def test_the_event_loop_goes_on_meanwhile(model: Any) -> None:
+def test_arun_does_not_block_the_event_loop(model: Any) -> None:
     many = inputs(30)
 
     async def gather() -> list[Any]:
@@ -119,7 +119,7 @@ def test_the_event_loop_goes_on_meanwhile(model: Any) -> None:
         np.testing.assert_array_equal(given, model(x))
 
 
-def test_a_closed_model_takes_nothing_more(bundle_path: Path) -> None:
+def test_a_closed_model_refuses_calls(bundle_path: Path) -> None:
     model = edgekit_runtime.load(bundle_path)
     model.submit(inputs(1)[0]).result(timeout=20)
     model.close()
@@ -186,7 +186,7 @@ def product(
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_openvino
-def test_eight_threads_get_their_own_answers(product: Any) -> None:
+def test_eight_threads_get_their_own_results(product: Any) -> None:
     many = np.random.default_rng(2).normal(size=(8, 1, 12)).astype(np.float32)
     wanted = [product(x) for x in many]
     wrong: list[int] = []
@@ -202,7 +202,7 @@ def test_eight_threads_get_their_own_answers(product: Any) -> None:
 @pytest.mark.needs_litert
 @pytest.mark.needs_openvino
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_many_calls_keep_no_memory(product: Any) -> None:
+def test_many_calls_leak_no_memory(product: Any) -> None:
     x = np.ones((1, 12), np.float32)
     for _ in range(2000):
         product(x)
@@ -214,7 +214,7 @@ def test_many_calls_keep_no_memory(product: Any) -> None:
 
 @pytest.mark.needs_litert
 @pytest.mark.needs_openvino
-def test_a_results_array_is_the_callers(product: Any) -> None:
+def test_a_result_array_belongs_to_the_caller(product: Any) -> None:
     first = product(np.ones((1, 12), np.float32))
     kept = first.copy()
     product(np.zeros((1, 12), np.float32))

@@ -1,4 +1,4 @@
-"""The self-check: asked once for each machine, never believed blindly, and caught are the faults that matter."""
+"""The golden check runs once on a machine, ignores invalid cache entries, and detects real faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ X = np.random.default_rng(6).normal(size=(3, 1, 64)).astype(np.float32)
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the variants whose golden outputs were really computed."""
+    """The names of the variants whose golden outputs were computed, not cached."""
     names: list[str] = []
     original = golden_check.golden_differences
 
@@ -43,14 +43,14 @@ def differences(path: Path, **how: object) -> tuple[Difference, ...]:
         return model.placement.checked
 
 
-def test_it_is_computed_once_and_then_remembered(bundle_path: Path, computed: list[str]) -> None:
+def test_the_golden_check_runs_once_and_is_then_cached(bundle_path: Path, computed: list[str]) -> None:
     first = differences(bundle_path)
     assert differences(bundle_path) == first
     assert [each.output for each in first] == ["scores"]
     assert computed == ["null-float32"]
 
 
-def test_it_is_computed_when_told_and_left_out_when_told(bundle_path: Path, computed: list[str]) -> None:
+def test_check_always_runs_and_check_never_skips_it(bundle_path: Path, computed: list[str]) -> None:
     assert differences(bundle_path, check="never") == ()
     assert computed == []
     for _ in range(2):
@@ -60,13 +60,13 @@ def test_it_is_computed_when_told_and_left_out_when_told(bundle_path: Path, comp
         edgekit_runtime.load(bundle_path, check="sometimes")
 
 
-def test_verify_asks_again_every_time(bundle_path: Path, computed: list[str]) -> None:
+def test_verify_ignores_the_cached_check(bundle_path: Path, computed: list[str]) -> None:
     with edgekit_runtime.open_bundle(bundle_path) as bundle:
         assert {result.state for _ in range(3) for result in verify_bundle(bundle)} == {PROVEN}
     assert len(computed) == 3
 
 
-def test_another_processor_library_or_tolerance_is_asked_anew(
+def test_another_processor_library_or_tolerance_runs_the_check_again(
     make: Make, variant: Variant, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     differences(make())
@@ -79,7 +79,7 @@ def test_another_processor_library_or_tolerance_is_asked_anew(
 
 
 @pytest.mark.parametrize("place", ["kernels.so", "libs/kernels.so.2"])
-def test_another_build_of_the_same_version_is_asked_anew(
+def test_another_build_of_the_same_version_runs_the_check_again(
     bundle_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     monkeypatch.setattr(np, "__path__", [str(tmp_path)])
@@ -92,9 +92,7 @@ def test_another_build_of_the_same_version_is_asked_anew(
 
 
 @pytest.mark.parametrize("value", [{}, {"scores": "0"}, {"scores": None}, {"other": 0.0}])
-def test_a_memory_that_makes_no_sense_is_not_believed(
-    bundle_path: Path, computed: list[str], value: dict[str, object]
-) -> None:
+def test_an_invalid_cache_entry_is_ignored(bundle_path: Path, computed: list[str], value: dict[str, object]) -> None:
     differences(bundle_path)
     (entry,) = (Path(state_cache.folder()) / golden_check.TOPIC).iterdir()
     content = json.loads(entry.read_text())
@@ -103,7 +101,7 @@ def test_a_memory_that_makes_no_sense_is_not_believed(
     assert len(computed) == 2
 
 
-def test_a_remembered_difference_beyond_the_tolerance_is_not_forgiven(bundle_path: Path, computed: list[str]) -> None:
+def test_a_cached_difference_above_the_tolerance_fails(bundle_path: Path, computed: list[str]) -> None:
     differences(bundle_path)
     (entry,) = (Path(state_cache.folder()) / golden_check.TOPIC).iterdir()
     entry.write_text(json.dumps({**json.loads(entry.read_text()), "value": {"scores": 9.0}}))
@@ -112,9 +110,7 @@ def test_a_remembered_difference_beyond_the_tolerance_is_not_forgiven(bundle_pat
     assert differences(bundle_path)[0].holds  # it was forgotten, so it was asked again
 
 
-def test_int8_arithmetic_that_is_off_is_caught_with_the_difference(
-    make_identity: Make, npy: Callable[..., bytes]
-) -> None:
+def test_wrong_int8_arithmetic_is_detected_with_its_difference(make_identity: Make, npy: Callable[..., bytes]) -> None:
     with edgekit_runtime.open_bundle(make_identity()) as bundle:
         files = {record.path: bundle.read(record.path) for record in bundle.manifest.files}
         manifest = bundle.manifest
@@ -127,7 +123,7 @@ def test_int8_arithmetic_that_is_off_is_caught_with_the_difference(
 
 @pytest.fixture
 def product(make_ir: Callable[[np.ndarray], Path], npy: Callable[..., bytes], tmp_path: Path) -> Callable[..., Path]:
-    """A bundle with an IR of x @ WEIGHTS, pinned to a precision, and held to what float32 gives."""
+    """A bundle with an IR of x @ WEIGHTS, with a fixed precision, and golden outputs from float32."""
 
     def make(precision: str) -> Path:
         ir = make_ir(WEIGHTS)
@@ -147,14 +143,14 @@ def product(make_ir: Callable[[np.ndarray], Path], npy: Callable[..., bytes], tm
 
 @pytest.mark.needs_openvino
 @pytest.mark.parametrize("precision", ["bf16", "f16"])
-def test_a_precision_that_changes_the_numbers_is_caught(product: Callable[..., Path], precision: str) -> None:
+def test_a_precision_that_changes_the_outputs_is_detected(product: Callable[..., Path], precision: str) -> None:
     # Where the processor lacks the precision, OpenVINO takes another without a word, and that is caught as well.
     with pytest.raises(EngineUnavailable, match=r"output 'y' differs by 0\.0|computes in \w+ instead of"):
         edgekit_runtime.load(product(precision))
 
 
 @pytest.mark.needs_openvino
-def test_the_precision_that_was_taken_is_shown(product: Callable[..., Path]) -> None:
+def test_the_placement_has_the_precision(product: Callable[..., Path]) -> None:
     with edgekit_runtime.load(product("f32"), threads=1, require="openvino:CPU") as model:
         placement = model.placement
     assert (placement.runs_on, placement.precision, placement.threads) == ("CPU", "float32", 1)

@@ -1,4 +1,4 @@
-"""Placement: the first variant that is possible and proven, and a reason for every other."""
+"""Placement selects the first variant that runs and passes its golden check, with a reason for every other."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OTHER_WEIGHTS = "variants/other/weights.npy"
 
 @pytest.fixture
 def other(variant: Variant) -> Variant:
-    """The same artifact by another name."""
+    """The same artifact with another name."""
     return replace(variant, name="other", scheme="float16")
 
 
 @pytest.fixture
 def wrong(variant: Variant) -> Variant:
-    """An artifact that computes something else than its golden outputs."""
+    """An artifact whose outputs differ from its golden outputs."""
     return replace(variant, name="wrong", files=(OTHER_WEIGHTS,))
 
 
@@ -48,7 +48,7 @@ def refusals(placement: place.Placement) -> dict[str, str]:
     return {refusal.variant: refusal.reason for refusal in placement.refused}
 
 
-def test_the_first_variant_that_works_is_taken(make: Make, variant: Variant, other: Variant) -> None:
+def test_the_first_variant_that_works_is_selected(make: Make, variant: Variant, other: Variant) -> None:
     placement = placed(make(variant, other))
     assert (placement.variant, placement.engine, placement.device) == ("null-float32", "null", "cpu")
     assert placement.versions == {"numpy": np.__version__}
@@ -90,7 +90,7 @@ def test_a_library_that_is_too_old_is_an_incompatible_device(make: Make, variant
         edgekit_runtime.load(make(newer))
 
 
-def test_an_artifact_that_is_no_model_is_passed_over(make: Make, variant: Variant, wrong: Variant) -> None:
+def test_an_invalid_artifact_is_skipped(make: Make, variant: Variant, wrong: Variant) -> None:
     placement = placed(make(wrong, variant, also={OTHER_WEIGHTS: b"nonsense"}))
     assert "weights.npy" in refusals(placement)["wrong"]
 
@@ -104,13 +104,15 @@ def test_a_profile_of_this_machine_comes_first(make: Make, variant: Variant, oth
     assert placed(path, device="elsewhere").variant == "null-float32"
 
 
-def test_without_a_profile_of_this_machine_the_manifest_decides(make: Make, variant: Variant, other: Variant) -> None:
+def test_without_a_profile_of_this_machine_the_manifests_order_is_used(
+    make: Make, variant: Variant, other: Variant
+) -> None:
     elsewhere = {"name": "elsewhere", "arch": "riscv64", "variants": ["other"]}
     bare = {"name": "bare", "arch": machine.architecture()}
     assert placed(make(variant, other, devices=(elsewhere, bare))).variant == "null-float32"
 
 
-def test_an_unknown_device_is_refused_with_those_there_are(make: Make) -> None:
+def test_an_unknown_device_is_refused_with_the_known_ones(make: Make) -> None:
     path = make(devices=({"name": "board", "arch": "aarch64"},))
     with pytest.raises(ProfileError, match=r"no device 'bord', only auto, board"):
         edgekit_runtime.load(path, device="bord")
@@ -126,7 +128,7 @@ def test_an_unknown_device_is_refused_with_those_there_are(make: Make) -> None:
         ("other", "other"),
     ],
 )
-def test_what_is_required_is_taken(make: Make, variant: Variant, other: Variant, require: str, taken: str) -> None:
+def test_a_required_variant_is_selected(make: Make, variant: Variant, other: Variant, require: str, taken: str) -> None:
     placement = placed(make(variant, other), require=require)
     assert (placement.variant, placement.refused) == (taken, ())
 
@@ -143,20 +145,20 @@ def test_a_requirement_fails_closed(make: Make, variant: Variant, other: Variant
         edgekit_runtime.load(path, require="npu")
 
 
-def test_a_required_delegate_that_is_not_here_is_a_delegate_error(make: Make, variant: Variant) -> None:
+def test_a_missing_required_delegate_is_a_delegate_error(make: Make, variant: Variant) -> None:
     path = make(replace(variant, name="tpu", delegate="edgetpu"), variant)
     assert placed(path).variant == "null-float32"
     with pytest.raises(DelegateUnavailable, match="tpu: "):
         edgekit_runtime.load(path, require="edgetpu")
 
 
-def test_a_machine_that_no_variant_is_made_for_is_incompatible(make: Make, variant: Variant) -> None:
+def test_a_machine_without_a_variant_is_an_incompatible_device(make: Make, variant: Variant) -> None:
     path = make(replace(variant, requirements=Requirements(arch=("riscv64", "s390x"))))
     with pytest.raises(IncompatibleDevice, match="null-float32: is made for riscv64 or s390x"):
         edgekit_runtime.load(path)
 
 
-def test_none_left_lists_every_reason(make: Make, variant: Variant, wrong: Variant) -> None:
+def test_an_error_lists_the_reason_of_every_variant(make: Make, variant: Variant, wrong: Variant) -> None:
     path = make(replace(variant, engine="future"), wrong, also={OTHER_WEIGHTS: b"nonsense"})
     with pytest.raises(EngineUnavailable) as refusal:
         edgekit_runtime.load(path)
@@ -174,14 +176,16 @@ def test_a_damaged_artifact_ends_the_loading(make: Make, variant: Variant, other
 
 
 @pytest.mark.parametrize("samples", [0, 2])
-def test_golden_arrays_must_be_as_many(make: Make, variant: Variant, npy: Callable[..., bytes], samples: int) -> None:
+def test_golden_arrays_must_have_the_same_number_of_samples(
+    make: Make, variant: Variant, npy: Callable[..., bytes], samples: int
+) -> None:
     golden = replace(variant, golden=Golden(("few.npy",), (1.0,)))
     with pytest.raises(MalformedBundle, match="same number of samples"):
         edgekit_runtime.load(make(golden, also={"few.npy": npy(np.zeros((samples, 1, 4), np.float32))}))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_golden_value_that_is_no_number_never_passes(
+def test_a_golden_nan_never_passes(
     make: Make, variant: Variant, npy: Callable[..., bytes], files: dict[str, bytes], value: float
 ) -> None:
     broken = np.zeros((3, 1, 4), np.float32)

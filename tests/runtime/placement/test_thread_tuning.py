@@ -1,4 +1,4 @@
-"""``threads="auto"`` measures once, takes what is worth it, and remembers."""
+"""``threads="auto"`` measures once and caches the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgekit_runtime.placement.load_options import DEFAULTS
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that has learned nothing."""
+    """A machine with an empty state cache."""
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
     monkeypatch.setattr(thread_tuning, "MEASURED_S", 0.001)
     return tmp_path / "state"
@@ -33,7 +33,7 @@ def bundle(bundle_path: Path) -> Iterator[Bundle]:
 
 
 @pytest.mark.parametrize(("cores", "wanted"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
-def test_candidates_are_powers_of_two_and_all_cores(cores: int, wanted: list[int]) -> None:
+def test_thread_counts_are_powers_of_two_and_all_cores(cores: int, wanted: list[int]) -> None:
     assert thread_tuning.thread_counts(cores) == wanted
 
 
@@ -47,7 +47,7 @@ def test_candidates_are_powers_of_two_and_all_cores(cores: int, wanted: list[int
         ((1.0, 0.95, 0.5), 4),
     ],
 )
-def test_more_threads_must_be_worth_it_and_the_answer_is_remembered(
+def test_more_threads_must_gain_a_tenth_and_the_result_is_cached(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, times_s: tuple[float, ...], best: int
 ) -> None:
     measured = iter(times_s)
@@ -78,14 +78,14 @@ def test_another_version_of_a_library_is_measured_again(
     assert measured == [1, 2, 1, 2]
 
 
-def test_a_memory_that_makes_no_sense_is_not_believed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_cache_entry_is_ignored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     for nonsense in ({"threads": 64}, {"threads": "two"}, {"threads": 0}, {}):
         monkeypatch.setattr(state_cache, "get", lambda topic, key, nonsense=nonsense: nonsense)
         assert thread_tuning.best_threads(bundle, DEFAULTS) in (1, 2)
 
 
-def test_load_takes_auto(bundle_path: Path, state: Path) -> None:
+def test_load_accepts_auto(bundle_path: Path, state: Path) -> None:
     for _ in range(2):
         with edgekit_runtime.load(bundle_path, threads="auto") as model:
             assert model(np.zeros((1, 2, 2, 3), np.float32)).shape == (1, 4)
@@ -93,6 +93,6 @@ def test_load_takes_auto(bundle_path: Path, state: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", ["fast", "2"])
-def test_another_word_is_refused(bundle_path: Path, threads: str) -> None:
+def test_other_words_than_auto_are_refused(bundle_path: Path, threads: str) -> None:
     with pytest.raises(ValueError, match="threads"):
         edgekit_runtime.load(bundle_path, threads=threads)
