@@ -59,7 +59,7 @@ class Tiny:
         return [Entry(path, data) for path, data in files]
 
 
-def spell(entries: list[Entry], *, before: bytes = b"", end: dict[str, int] | None = None) -> bytes:
+def archive_bytes(entries: list[Entry], *, before: bytes = b"", end: dict[str, int] | None = None) -> bytes:
     """Return an archive as in docs/bundle-format.md, except for the fields that were changed."""
     data, records = bytearray(before), bytearray()
     for entry in entries:
@@ -133,7 +133,7 @@ def lay_out() -> Callable[..., bytes]:
     def spelled(what: list[Entry] | dict[str, bytes], **how: Any) -> bytes:
         if isinstance(what, dict):
             what = [Entry(path.encode(), content) for path, content in what.items()]
-        return spell(what, **how)
+        return archive_bytes(what, **how)
 
     return spelled
 
@@ -144,7 +144,7 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
 
     def write(entries: list[Entry], **how: Any) -> Path:
         path = tmp_path / "hostile.edgekit"
-        path.write_bytes(spell(entries, **how))
+        path.write_bytes(archive_bytes(entries, **how))
         return path
 
     return write

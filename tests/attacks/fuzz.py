@@ -129,7 +129,7 @@ def envelope() -> dict[str, Any]:
     }
 
 
-def spelled(files: dict[str, bytes]) -> bytes:
+def archive_bytes(files: dict[str, bytes]) -> bytes:
     """Return an archive of files, with their checksums."""
     entries: list[Entry] = []
     data = bytearray()
@@ -209,7 +209,7 @@ def changed_json(random: Random, sound: bytes) -> bytes:
 
 MANIFEST, STATEMENT, ENVELOPE = (json.dumps(sound).encode() for sound in (document(), statement(), envelope()))
 SOUND = {"manifest.json": MANIFEST, **FILES}
-ARCHIVE = spelled(SOUND)
+ARCHIVE = archive_bytes(SOUND)
 
 
 def open_and_hold(path: Path, data: bytes) -> None:
@@ -242,7 +242,7 @@ def read_files(random: Random, path: Path) -> None:
         files[name] = changed_bytes(random, files[name])
     if random.random() < 0.3:
         files[random.choice(("model.sig", "x", "../x", "a/" * 100 + "b", "MANIFEST.JSON", "labels.txt/x"))] = b"x"
-    open_and_hold(path, spelled(files))
+    open_and_hold(path, archive_bytes(files))
 
 
 def read_signature(random: Random, _: Path) -> None:

@@ -48,7 +48,7 @@ def bundle(linear, tmp_path: Path):
 
 
 @pytest.fixture
-def become(make_board, monkeypatch):
+def run_as_board(make_board, monkeypatch):
     """Make this process report the properties of a board."""
 
     def pretend(name: str, arch: str = "aarch64") -> Path:
@@ -64,22 +64,22 @@ def become(make_board, monkeypatch):
     return pretend
 
 
-def tell(path: Path, boards: list[object]) -> Path:
+def write_inventory(path: Path, boards: list[object]) -> Path:
     path.write_text(json.dumps(boards), encoding="utf-8")
     return path
 
 
-def verdicts(bundle: Path, inventory: Path, **options: object):
+def results(bundle: Path, inventory: Path, **options: object):
     return preflight(read_bundle_summary(bundle), read_inventory(inventory), **options)
 
 
 @pytest.mark.parametrize(("name", "arch"), [*((name, "aarch64") for name in BOARDS), ("imx8m-plus", "x86_64")])
-def test_preflight_agrees_with_the_runtime_on_the_board(bundle, become, tmp_path, name, arch):
+def test_preflight_agrees_with_the_runtime_on_the_board(bundle, run_as_board, tmp_path, name, arch):
     path = bundle(*VARIANTS[arch == "x86_64" :])
-    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become(name, arch))))])
+    inventory = write_inventory(tmp_path / "fleet.json", [asdict(diagnose(str(run_as_board(name, arch))))])
     with load(path) as model:
         taken, refused = model.placement.variant, {each.variant: each.reason for each in model.placement.refused}
-    (verdict,) = verdicts(path, inventory)
+    (verdict,) = results(path, inventory)
     large = name not in ("coral-dev-board", "raspberry-pi-3")
     assert (taken, verdict.runs) == (("for-large", ("for-large", "null")) if large else ("null", ("null",)))
     assert {each.variant: each.reason for each in verdict.refused} == refused
@@ -87,39 +87,42 @@ def test_preflight_agrees_with_the_runtime_on_the_board(bundle, become, tmp_path
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-3", "jetson-orin-nano"])
-def test_preflight_and_runtime_refuse_for_the_same_reasons(bundle, become, tmp_path, name):
+def test_preflight_and_runtime_refuse_for_the_same_reasons(bundle, run_as_board, tmp_path, name):
     path = bundle(*VARIANTS[:-2])
-    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become(name))))])
+    inventory = write_inventory(tmp_path / "fleet.json", [asdict(diagnose(str(run_as_board(name))))])
     with pytest.raises(EngineUnavailable) as caught:
         load(path)
-    (verdict,) = verdicts(path, inventory)
+    (verdict,) = results(path, inventory)
     assert verdict.runs == ()
     assert all(f"{each.variant}: {each.reason}" in str(caught.value) for each in verdict.refused)
 
 
-def test_preflight_refuses_bundles_for_other_boards_like_the_store(bundle, become, tmp_path):
+def test_preflight_refuses_bundles_for_other_boards_like_the_store(bundle, run_as_board, tmp_path):
     from edgekit_runtime.store.install_checks import check_board
 
     path = bundle(devices=({"name": "intel-cpu", "arch": "x86_64", "variants": ["null"]},))
-    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose(str(become("raspberry-pi-5"))))])
+    inventory = write_inventory(tmp_path / "fleet.json", [asdict(diagnose(str(run_as_board("raspberry-pi-5"))))])
     with open_bundle(path) as opened, pytest.raises(IncompatibleDevice) as caught:
         check_board(opened.manifest)
-    (verdict,) = verdicts(path, inventory)
+    (verdict,) = results(path, inventory)
     assert (verdict.runs, verdict.reason) == ((), str(caught.value))
 
 
-def test_variants_are_in_the_order_of_the_device_profile(bundle, become, tmp_path):
+def test_variants_are_in_the_order_of_the_device_profile(bundle, run_as_board, tmp_path):
     devices = tuple(
         {"name": arch, "arch": arch, "variants": [first]} for arch, first in (("aarch64", "other"), ("armv7l", "null"))
     )
     path = bundle({}, {"name": "other"}, devices=devices)
-    records = [asdict(diagnose(str(become("raspberry-pi-4", arch)))) for arch in ("aarch64", "armv7l")]
-    assert [each.runs[0] for each in verdicts(path, tell(tmp_path / "fleet.json", records))] == ["other", "null"]
+    records = [asdict(diagnose(str(run_as_board("raspberry-pi-4", arch)))) for arch in ("aarch64", "armv7l")]
+    assert [each.runs[0] for each in results(path, write_inventory(tmp_path / "fleet.json", records))] == [
+        "other",
+        "null",
+    ]
 
 
 def test_an_older_runtime_and_a_full_disk_are_reported(bundle, tmp_path):
     record = {**asdict(diagnose()), "format_version": 0, "runtime": "0.0.9", "disk_free_bytes": 10}
-    (verdict,) = verdicts(bundle(), tell(tmp_path / "fleet.json", [record]))
+    (verdict,) = results(bundle(), write_inventory(tmp_path / "fleet.json", [record]))
     assert "edgekit-runtime 0.0.9 reads up to 0: update it first" in verdict.reason
     assert "0 KiB of disk are free" in verdict.warnings[0]
 
@@ -144,21 +147,21 @@ def test_a_board_that_requires_a_signature_refuses_other_keys(bundle, tmp_path, 
         monkeypatch.setenv("EDGEKIT_TRUST", trust and str(tmp_path / trust))
         trusting[name] = {**asdict(diagnose()), "name": name}
     monkeypatch.delenv("EDGEKIT_TRUST")
-    inventory = tell(tmp_path / "fleet.json", list(trusting.values()))
-    assert [each.board for each in verdicts(path, inventory) if each.runs] == ["careless"]
+    inventory = write_inventory(tmp_path / "fleet.json", list(trusting.values()))
+    assert [each.board for each in results(path, inventory) if each.runs] == ["careless"]
     edgekit("sign", path, "--key", ours)
-    assert [each.board for each in verdicts(path, inventory) if each.runs] == ["careless", "ours"]
+    assert [each.board for each in results(path, inventory) if each.runs] == ["careless", "ours"]
     edgekit("sign", path, "--key", theirs, "--add")
-    assert [each.board for each in verdicts(path, inventory) if each.runs] == ["careless", "ours", "theirs"]
-    assert "trusted are no key that could be read" in verdicts(path, inventory)[-1].reason
+    assert [each.board for each in results(path, inventory) if each.runs] == ["careless", "ours", "theirs"]
+    assert "trusted are no key that could be read" in results(path, inventory)[-1].reason
 
 
 def test_require_considers_only_matching_variants(bundle, tmp_path):
-    inventory = tell(tmp_path / "fleet.json", [asdict(diagnose())])
-    (verdict,) = verdicts(bundle(*VARIANTS), inventory, require="for-later")
+    inventory = write_inventory(tmp_path / "fleet.json", [asdict(diagnose())])
+    (verdict,) = results(bundle(*VARIANTS), inventory, require="for-later")
     assert (verdict.runs, [each.variant for each in verdict.refused]) == ((), ["for-later"])
     with pytest.raises(EngineUnavailable, match="no variant of 'identity' matches require='tpu'"):
-        verdicts(bundle(*VARIANTS), inventory, require="tpu")
+        results(bundle(*VARIANTS), inventory, require="tpu")
 
 
 def test_inventories_of_all_forms_are_read(tmp_path):
@@ -239,7 +242,7 @@ def test_the_command_exits_with_6_and_lists_boards_that_cannot_run_it(bundle, tm
     here = platform.machine()
     path = bundle(devices=({"name": "here", "arch": here, "variants": ["null"]},))
     records = [*({**good, "name": f"cam-{n}"} for n in range(7)), {**bad, "name": "odd-1"}]
-    inventory = tell(tmp_path / "fleet.json", records)
+    inventory = write_inventory(tmp_path / "fleet.json", records)
     command = [sys.executable, "-m", "edgekit", "preflight", str(path), "--fleet", str(inventory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 6
@@ -247,5 +250,5 @@ def test_the_command_exits_with_6_and_lists_boards_that_cannot_run_it(bundle, tm
     assert done.stdout.splitlines()[0] == "7 x null: cam-0, cam-1, cam-2, cam-3, cam-4 and 2 more"
     told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=False).stdout)
     assert [board["runs"] for board in told["boards"]] == [["null"]] * 7 + [[]]
-    tell(inventory, records[:7])
+    write_inventory(inventory, records[:7])
     assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0

@@ -75,7 +75,7 @@ def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-def put(path: Path, store: str, options: InstallOptions = AT_ONCE) -> Installed:
+def install(path: Path, store: str, options: InstallOptions = AT_ONCE) -> Installed:
     with open_bundle(path) as bundle:
         return install_bundle(bundle, store, options)
 
@@ -94,7 +94,7 @@ def tree(folder: str) -> dict[str, tuple[bytes, int]]:
 
 def test_installing_writes_the_bundle_as_a_folder_that_load_opens(version: Bundles, store: str) -> None:
     path = version("1.0")
-    done = put(path, store)
+    done = install(path, store)
     assert done.changed
     with open_bundle(path) as bundle, load(store) as model:
         assert model.manifest == bundle.manifest
@@ -104,16 +104,16 @@ def test_installing_writes_the_bundle_as_a_folder_that_load_opens(version: Bundl
 
 
 def test_installing_writes_little_more_than_the_bundle(version: Bundles, store: str) -> None:
-    done = put(version("1.0"), store)
+    done = install(version("1.0"), store)
     assert done.bundle_bytes == sum(len(content) for content, _ in tree(f"{store}/current").values())
     assert done.written_bytes == done.bundle_bytes + Path(store, "state.json").stat().st_size
 
 
 def test_installing_the_current_generation_writes_nothing(version: Bundles, store: str) -> None:
     path = version("1.0")
-    put(path, store)
+    install(path, store)
     before = tree(store)
-    again = put(path, store, InstallOptions())
+    again = install(path, store, InstallOptions())
     assert (again.changed, again.written_bytes) == (False, 0)
     for step in (commit, heartbeat, lambda s: boot(s, lambda _: "")):
         assert step(store).written_bytes == 0
@@ -122,9 +122,9 @@ def test_installing_the_current_generation_writes_nothing(version: Bundles, stor
 
 
 def test_an_existing_older_generation_is_not_rewritten(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
-    put(version("1.1"), store)
-    done = put(version("1.0"), store, InstallOptions(allow_downgrade=True, commit=True))
+    install(version("1.0"), store)
+    install(version("1.1"), store)
+    done = install(version("1.0"), store, InstallOptions(allow_downgrade=True, commit=True))
     assert done.changed
     assert done.written_bytes < 1000  # the state alone
 
@@ -146,25 +146,25 @@ def test_an_existing_older_generation_is_not_rewritten(version: Bundles, store: 
 def test_an_older_version_is_refused_unless_allowed(
     new: str, have: str, older: bool, version: Bundles, store: str
 ) -> None:
-    put(version(have), store)
+    install(version(have), store)
     if older:
         with pytest.raises(NotAnUpdate, match="allow a downgrade"):
-            put(version(new), store)
-    assert put(version(new), store, InstallOptions(allow_downgrade=older)).changed
+            install(version(new), store)
+    assert install(version(new), store, InstallOptions(allow_downgrade=older)).changed
 
 
 def test_versions_that_cannot_be_compared_are_refused(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     with pytest.raises(NotAnUpdate, match="cannot be compared"):
-        put(version("newest"), store)
+        install(version("newest"), store)
 
 
 def test_another_model_is_refused_unless_allowed(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     other = version("1.1", model_name="halves")
     with pytest.raises(NotAnUpdate, match="'quarters', this is 'halves'"):
-        put(other, store)
-    assert put(other, store, InstallOptions(allow_other_model=True)).changed
+        install(other, store)
+    assert install(other, store, InstallOptions(allow_other_model=True)).changed
 
 
 @pytest.mark.parametrize(
@@ -178,32 +178,32 @@ def test_another_model_is_refused_unless_allowed(version: Bundles, store: str) -
 def test_a_bundle_for_other_boards_is_refused(devices: Any, device: str | None, version: Bundles, store: str) -> None:
     path = version("1.0", devices=devices)
     with pytest.raises(IncompatibleDevice, match="'quarters' is made for"):
-        put(path, store, InstallOptions(device=device))
+        install(path, store, InstallOptions(device=device))
     assert not os.path.exists(store)
-    assert put(path, store, InstallOptions(any_board=True)).changed
+    assert install(path, store, InstallOptions(any_board=True)).changed
 
 
 def test_a_bundle_without_a_runnable_variant_is_refused(version: Bundles, store: str, manifest: Manifest) -> None:
     needs = replace(manifest.variants[0].requirements, memory_bytes=1 << 49)
     with pytest.raises(IncompatibleDevice, match="MiB of memory"):
-        put(version("1.0", variants=(replace(manifest.variants[0], requirements=needs),)), store)
+        install(version("1.0", variants=(replace(manifest.variants[0], requirements=needs),)), store)
 
 
 def test_a_damaged_bundle_does_not_change_the_store(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     before = tree(store)
     path = version("1.1")
     data = bytearray(path.read_bytes())
     data[data.index(b"\x93NUMPY") + 140] ^= 1
     path.write_bytes(data)
     with pytest.raises(DigestMismatch):
-        put(path, store)
+        install(path, store)
     assert tree(store) == before
     assert current(store) in generations(store)
 
 
 def test_an_interrupted_installation_leaves_no_files(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     before = tree(store)
 
     def interrupt(*_: int) -> None:
@@ -218,11 +218,11 @@ def test_an_interrupted_installation_leaves_no_files(version: Bundles, store: st
 def test_missing_disk_space_is_detected_before_writing(
     version: Bundles, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     before = tree(store)
     monkeypatch.setattr("edgekit_runtime.store.install.free_bytes", lambda _: 70_000)
     with pytest.raises(StoreError, match="nothing was written"):
-        put(version("1.1"), store)
+        install(version("1.1"), store)
     assert tree(store) == before
 
 
@@ -230,13 +230,13 @@ def test_a_folder_with_other_files_is_refused(version: Bundles, tmp_path: Path) 
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(StoreError, match="is not a store, and not empty"):
-        put(version("1.0"), str(tmp_path / "photos"))
+        install(version("1.0"), str(tmp_path / "photos"))
 
 
 def test_a_read_only_store_raises_an_error(version: Bundles, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be a store"):
-        put(version("1.0"), str(tmp_path / "file"))
+        install(version("1.0"), str(tmp_path / "file"))
 
 
 def test_concurrent_installers_leave_one_intact_current_generation(version: Bundles, store: str) -> None:
@@ -250,11 +250,11 @@ def test_concurrent_installers_leave_one_intact_current_generation(version: Bund
 
 
 def test_progress_goes_from_zero_to_the_total(version: Bundles, store: str) -> None:
-    told: list[tuple[int, int]] = []
+    run_json: list[tuple[int, int]] = []
     with open_bundle(version("1.0")) as bundle:
-        install_bundle(bundle, store, AT_ONCE, lambda done, total: told.append((done, total)))
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1]
+        install_bundle(bundle, store, AT_ONCE, lambda done, total: run_json.append((done, total)))
+    assert run_json == sorted(run_json)
+    assert run_json[-1][0] == run_json[-1][1]
 
 
 def test_too_many_tries_are_refused(version: Bundles, store: str) -> None:
@@ -263,7 +263,7 @@ def test_too_many_tries_are_refused(version: Bundles, store: str) -> None:
 
 
 def test_a_link_to_another_folder_is_refused(version: Bundles, store: str, tmp_path: Path) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     os.unlink(f"{store}/current")
     os.symlink(tmp_path, f"{store}/current")
     with pytest.raises(MalformedBundle, match="not to a generation"):
@@ -278,8 +278,8 @@ def good(_: str) -> str:
 
 
 def test_a_trial_is_committed_after_the_required_number_of_checks(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
-    put(version("1.1"), store, InstallOptions(wanted=2))
+    install(version("1.0"), store)
+    install(version("1.1"), store, InstallOptions(wanted=2))
     assert boot(store, good).did == trial.COUNTED
     assert boot(store, good).did == trial.COMMITTED
     assert status(store).state == "committed"
@@ -287,19 +287,19 @@ def test_a_trial_is_committed_after_the_required_number_of_checks(version: Bundl
 
 
 def test_a_failed_check_rolls_back_to_the_last_good_generation(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store).generation
-    second = put(version("1.1"), store, InstallOptions()).generation
+    first = install(version("1.0"), store).generation
+    second = install(version("1.1"), store, InstallOptions()).generation
     turn = boot(store, lambda folder: f"{os.path.basename(folder)} smokes")
     assert (turn.did, turn.generation, turn.why) == (trial.ROLLED_BACK, first, f"{second} smokes")
     assert current(store) == first
     with pytest.raises(StoreError, match="smokes: to install it all the same, use --again"):
-        put(version("1.1"), store)
-    assert put(version("1.1"), store, InstallOptions(again=True)).changed
+        install(version("1.1"), store)
+    assert install(version("1.1"), store, InstallOptions(again=True)).changed
 
 
 def test_too_many_starts_roll_back_to_the_last_good_generation(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store).generation
-    put(version("1.1"), store, InstallOptions(most_tries=2, confirm=state.HEARTBEAT))
+    first = install(version("1.0"), store).generation
+    install(version("1.1"), store, InstallOptions(most_tries=2, confirm=state.HEARTBEAT))
 
     def crash(_: str) -> str:
         raise KeyboardInterrupt  # the power goes, or the board hangs
@@ -313,8 +313,8 @@ def test_too_many_starts_roll_back_to_the_last_good_generation(version: Bundles,
 
 
 def test_only_heartbeats_count_with_confirm_heartbeat(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
-    put(version("1.1"), store, InstallOptions(confirm=state.HEARTBEAT, wanted=2))
+    install(version("1.0"), store)
+    install(version("1.1"), store, InstallOptions(confirm=state.HEARTBEAT, wanted=2))
     assert boot(store, good).did == trial.COUNTED
     assert status(store).trial.good == 0
     assert heartbeat(store).did == trial.COUNTED
@@ -322,9 +322,9 @@ def test_only_heartbeats_count_with_confirm_heartbeat(version: Bundles, store: s
 
 
 def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     with load(store) as model:
-        put(version("1.1"), store, InstallOptions())
+        install(version("1.1"), store, InstallOptions())
         assert not model.heartbeat()
         assert model.reload_if_changed()
         assert model.heartbeat()
@@ -332,28 +332,28 @@ def test_heartbeats_of_the_old_generation_do_not_count(version: Bundles, store: 
 
 
 def test_a_trial_during_a_trial_rolls_back_to_the_last_good_generation(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store).generation
-    put(version("1.1"), store, InstallOptions())
-    put(version("1.2"), store, InstallOptions())
+    first = install(version("1.0"), store).generation
+    install(version("1.1"), store, InstallOptions())
+    install(version("1.2"), store, InstallOptions())
     assert rollback(store).generation == first
 
 
 def test_a_rollback_skips_damaged_generations(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store, InstallOptions(commit=True, keep=9)).generation
-    second = put(version("1.1"), store, InstallOptions(commit=True, keep=9)).generation
-    put(version("1.2"), store, InstallOptions(commit=True, keep=9))
+    first = install(version("1.0"), store, InstallOptions(commit=True, keep=9)).generation
+    second = install(version("1.1"), store, InstallOptions(commit=True, keep=9)).generation
+    install(version("1.2"), store, InstallOptions(commit=True, keep=9))
     weights = Path(store, "generations", second, "variants/null-float32/weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert rollback(store).generation == first
 
 
 def test_installing_a_damaged_generation_rewrites_it(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store).generation
-    put(version("1.1"), store)
+    first = install(version("1.0"), store).generation
+    install(version("1.1"), store)
     weights = Path(store, "generations", first, "variants/null-float32/weights.npy")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert (
-        put(version("1.0"), store, InstallOptions(commit=True, allow_downgrade=True)).written_bytes
+        install(version("1.0"), store, InstallOptions(commit=True, allow_downgrade=True)).written_bytes
         > weights.stat().st_size
     )
     with open_bundle(store) as bundle:
@@ -365,13 +365,13 @@ def test_installing_a_damaged_generation_rewrites_it(version: Bundles, store: st
 def test_installing_a_damaged_current_generation_repairs_it(
     number: str, damage: str, version: Bundles, store: str
 ) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     what = Path(store, "current", damage)
     if what.is_dir():
         shutil.rmtree(what.resolve())
     else:
         what.write_bytes(what.read_bytes()[:-1] + b"?")
-    done = put(version(number), store)
+    done = install(version(number), store)
     assert (done.changed, done.on_trial) == (True, False)
     with open_bundle(store) as bundle:
         bundle.verify_all()
@@ -381,8 +381,8 @@ def test_installing_a_damaged_current_generation_repairs_it(
 
 
 def test_a_generation_on_trial_is_not_good_when_the_next_one_begins(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store).generation
-    second = put(version("1.1"), store, InstallOptions()).generation
+    first = install(version("1.0"), store).generation
+    second = install(version("1.1"), store, InstallOptions()).generation
     third = state.Trial("0" * 16, None, state.SELF_CHECK, 1, 3)
     both = state.with_trial(state.read_state(store), second, third)
     assert state.rollback_targets(both, second) == state.rollback_targets(both, third.generation) == (first,)
@@ -390,39 +390,39 @@ def test_a_generation_on_trial_is_not_good_when_the_next_one_begins(version: Bun
 
 
 def test_a_rollback_without_an_older_generation_is_refused(version: Bundles, store: str) -> None:
-    done = put(version("1.0"), store, InstallOptions())
+    done = install(version("1.0"), store, InstallOptions())
     with pytest.raises(StoreError, match="no good generation before it"):
         rollback(store)
     assert current(store) == done.generation
 
 
 def test_without_a_state_file_the_current_generation_is_good(version: Bundles, store: str) -> None:
-    first = put(version("1.0"), store).generation
+    first = install(version("1.0"), store).generation
     Path(store, "state.json").write_bytes(b"\0" * 100)
-    put(version("1.1"), store, InstallOptions())
+    install(version("1.1"), store, InstallOptions())
     assert rollback(store).generation == first
 
 
 def test_an_unreadable_state_file_raises_an_error_and_is_not_overwritten(version: Bundles, store: str) -> None:
-    generation = put(version("1.0"), store).generation
+    generation = install(version("1.0"), store).generation
     Path(store, "state.json").unlink()
     Path(store, "state.json").mkdir()
-    for step in (status, commit, heartbeat, rollback, prune, lambda s: put(version("1.1"), s)):
+    for step in (status, commit, heartbeat, rollback, prune, lambda s: install(version("1.1"), s)):
         with pytest.raises(StoreError, match=r"its state\.json cannot be read"):
             step(store)
     assert generations(store) == [generation]
 
 
 def test_an_oversized_state_file_is_ignored(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     os.truncate(f"{store}/state.json", 1 << 33)
     assert status(store).trial is None
 
 
 def test_the_self_check_runs_in_a_child_process(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     assert self_check(f"{store}/current") == ""
-    put(version("1.1", broken=True), store)
+    install(version("1.1", broken=True), store)
     assert "the outputs differ" in self_check(f"{store}/current")
     assert "longer than 0.001 s" in self_check(f"{store}/current", 0.001)
 
@@ -431,9 +431,11 @@ def test_the_self_check_runs_in_a_child_process(version: Bundles, store: str) ->
 
 
 def test_pruning_keeps_current_good_and_used_generations(version: Bundles, store: str) -> None:
-    names = [put(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3)]
+    names = [install(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3)]
     with load(store) as model:
-        names += [put(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3, 5)]
+        names += [
+            install(version(f"1.{n}"), store, InstallOptions(commit=True, keep=9)).generation for n in range(3, 5)
+        ]
         done = prune(store)
         assert set(done.removed) == set(names[:2])
         assert done.in_use == (names[2],)
@@ -445,7 +447,7 @@ def test_pruning_keeps_current_good_and_used_generations(version: Bundles, store
 
 def test_an_installation_prunes_to_the_requested_number(version: Bundles, store: str) -> None:
     for number in range(5):
-        put(version(f"1.{number}"), store, InstallOptions(commit=True, keep=1))
+        install(version(f"1.{number}"), store, InstallOptions(commit=True, keep=1))
     assert len(generations(store)) == 2
 
 
@@ -463,7 +465,7 @@ def restless() -> Iterator[None]:
 
 def test_no_call_is_lost_during_a_reload(version: Bundles, store: str, restless: None) -> None:
     paths = [version("1.0"), version("1.1")]
-    put(paths[0], store)
+    install(paths[0], store)
     answers: list[tuple[float, ...]] = []
     problems: list[Exception] = []
     over = threading.Event()
@@ -484,7 +486,7 @@ def test_no_call_is_lost_during_a_reload(version: Bundles, store: str, restless:
         for thread in threads:
             thread.start()
         for turn in range(SWITCHES):
-            put(paths[1 - turn % 2], store, InstallOptions(commit=True, allow_downgrade=True))
+            install(paths[1 - turn % 2], store, InstallOptions(commit=True, allow_downgrade=True))
             assert model.reload_if_changed()
             assert not model.reload_if_changed()
         over.set()
@@ -495,9 +497,9 @@ def test_no_call_is_lost_during_a_reload(version: Bundles, store: str, restless:
 
 
 def test_a_call_that_overlaps_a_reload_runs_on_the_new_model(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     with load(store) as model, load(version("1.1")) as new:
-        put(version("1.1"), store)
+        install(version("1.1"), store)
 
         class Late:
             def __array__(self, *_: Any, **__: Any) -> np.ndarray:
@@ -508,10 +510,10 @@ def test_a_call_that_overlaps_a_reload_runs_on_the_new_model(version: Bundles, s
 
 
 def test_streams_and_isolated_models_can_reload(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     with load(store, isolate=20.0) as model:
         before = model(IMAGE)
-        put(version("1.1"), store)
+        install(version("1.1"), store)
         assert model.reload_if_changed()
         after = list(model.stream([IMAGE] * 3))
         assert not np.allclose(before, after[0])
@@ -519,23 +521,23 @@ def test_streams_and_isolated_models_can_reload(version: Bundles, store: str) ->
 
 
 def test_a_generation_that_fails_to_load_leaves_the_old_one_running(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     with load(store) as model:
         before = model(IMAGE)
-        put(version("1.1", broken=True), store, InstallOptions())
+        install(version("1.1", broken=True), store, InstallOptions())
         with pytest.raises(EngineError, match="golden outputs"):
             model.reload_if_changed()
         assert not model.reload_if_changed()  # not tried again
         assert np.array_equal(model(IMAGE), before)
-        put(version("1.2"), store, InstallOptions())
+        install(version("1.2"), store, InstallOptions())
         assert model.reload_if_changed()
         assert model.manifest.model_version == "1.2"
 
 
 def test_a_generation_with_other_outputs_is_not_loaded(version: Bundles, store: str, manifest: Manifest) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     with load(store) as model:
-        put(version("1.1", outputs=(replace(manifest.outputs[0], name="others"),)), store)
+        install(version("1.1", outputs=(replace(manifest.outputs[0], name="others"),)), store)
         with pytest.raises(StoreError, match="other inputs or outputs"):
             model.reload_if_changed()
 
@@ -548,10 +550,10 @@ def test_reload_without_a_store_is_refused(bundle_path: Path) -> None:
 
 
 def test_a_closed_model_does_not_reload(version: Bundles, store: str) -> None:
-    put(version("1.0"), store)
+    install(version("1.0"), store)
     model = load(store)
     model.close()
-    put(version("1.1"), store)
+    install(version("1.1"), store)
     with pytest.raises(EngineError, match="closed"):
         model.reload_if_changed()
     assert prune(store, 1).in_use == ()
@@ -561,21 +563,21 @@ def test_a_closed_model_does_not_reload(version: Bundles, store: str) -> None:
 
 
 def test_the_store_commands_work_together(version: Bundles, store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*arguments: object) -> dict[str, Any]:
+    def run_json(*arguments: object) -> dict[str, Any]:
         assert main([*map(str, arguments), "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    first = told("install", version("1.0"), store)
+    first = run_json("install", version("1.0"), store)
     assert (first["changed"], first["on_trial"]) == (True, True)
-    assert told("boot", store)["did"] == "committed"
-    second = told("install", version("1.1"), store, "--confirm", "heartbeat", "--good", 2, "--tries", 5)
-    assert told("status", store)["trial"]["most_tries"] == 5
-    assert told("heartbeat", store)["did"] == "counted"
-    assert told("commit", store)["did"] == "committed"
-    assert told("rollback", store, "--why", "misses bicycles")["generation"] == first["generation"]
-    given_up = [one for one in told("status", store)["generations"] if one["role"] == "given up"]
+    assert run_json("boot", store)["did"] == "committed"
+    second = run_json("install", version("1.1"), store, "--confirm", "heartbeat", "--good", 2, "--tries", 5)
+    assert run_json("status", store)["trial"]["most_tries"] == 5
+    assert run_json("heartbeat", store)["did"] == "counted"
+    assert run_json("commit", store)["did"] == "committed"
+    assert run_json("rollback", store, "--why", "misses bicycles")["generation"] == first["generation"]
+    given_up = [one for one in run_json("status", store)["generations"] if one["role"] == "given up"]
     assert [(one["name"], one["why"]) for one in given_up] == [(second["generation"], "misses bicycles")]
-    assert told("prune", store)["removed"] == [second["generation"]]
+    assert run_json("prune", store)["removed"] == [second["generation"]]
 
 
 def test_a_broken_update_rolls_back_at_the_next_start(

@@ -96,7 +96,7 @@ class Disk:
 
     def as_it_is(self) -> Tree:
         """Return the files that a running system sees."""
-        return dict(_told(self.top, lambda folder: folder.names, lambda file: file.content))
+        return dict(_entries(self.top, lambda folder: folder.names, lambda file: file.content))
 
     def is_flushed(self) -> bool:
         """Return whether everything is flushed."""
@@ -108,7 +108,7 @@ class Disk:
         Nothing of what was not flushed; all names, without the contents; each single change of names alone.
         """
         yield "nothing that was not flushed", self._flushed()
-        yield "all names, and contents as flushed", dict(_told(self.top, lambda f: f.names, lambda f: f.flushed))
+        yield "all names, and contents as flushed", dict(_entries(self.top, lambda f: f.names, lambda f: f.flushed))
         for folder in _folders(self.top):
             for place in range(len(folder.pending)):
                 yield f"change {place} of a folder's names alone", self._flushed(folder, place)
@@ -120,7 +120,7 @@ class Disk:
                 folder.pending[place](found)
             return found
 
-        return dict(_told(self.top, names, lambda file: file.flushed))
+        return dict(_entries(self.top, names, lambda file: file.flushed))
 
 
 def _make(change: Change, above: Folder, name: str) -> None:
@@ -169,12 +169,12 @@ def _folders(folder: Folder) -> Iterator[Folder]:
             yield from _folders(node)
 
 
-def _told(folder: Folder, names: Callable, content: Callable, above: str = "") -> Iterator[tuple]:
+def _entries(folder: Folder, names: Callable, content: Callable, above: str = "") -> Iterator[tuple]:
     for name, node in names(folder).items():
         path = f"{above}{name}"
         if isinstance(node, Folder):
             yield path, None
-            yield from _told(node, names, content, f"{path}/")
+            yield from _entries(node, names, content, f"{path}/")
         else:
             yield path, node.target if isinstance(node, Link) else content(node)
 
@@ -194,11 +194,11 @@ def tree_of(root: Path) -> Tree:
 def write_tree(tree: Tree, root: Path) -> None:
     """Write this content to a folder."""
     root.mkdir()
-    for path, what in tree.items():
+    for path, content in tree.items():
         place = root / path
-        if what is None:
+        if content is None:
             place.mkdir(exist_ok=True)
-        elif isinstance(what, str):
-            place.symlink_to(what)
+        elif isinstance(content, str):
+            place.symlink_to(content)
         else:
-            place.write_bytes(what)
+            place.write_bytes(content)

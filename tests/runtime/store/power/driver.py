@@ -41,12 +41,12 @@ KILLED, REFUSED = "killed", "refused"
 Step = Callable[[str], object]
 
 
-def putting(name: str, **options: object) -> Step:
+def install(name: str, **options: object) -> Step:
     return lambda store: install_from(BUNDLES / name, None, store, InstallOptions(any_board=True, **options))
 
 
-A, B, C = (putting(f"{name}.edgekit", commit=True) for name in "abc")
-B_ON_TRIAL = putting("b.edgekit", wanted=2)
+A, B, C = (install(f"{name}.edgekit", commit=True) for name in "abc")
+B_ON_TRIAL = install("b.edgekit", wanted=2)
 
 
 def boot(problem: str) -> Step:
@@ -86,25 +86,25 @@ class Scenario:
 
 
 SCENARIOS = {
-    "first install": Scenario((), putting("a.edgekit"), "-a", "a"),
-    "install": Scenario((A,), putting("b.edgekit"), "ab", "b"),
+    "first install": Scenario((), install("a.edgekit"), "-a", "a"),
+    "install": Scenario((A,), install("b.edgekit"), "ab", "b"),
     "install without a trial": Scenario((A,), B, "ab"),
     "install without a trial over one": Scenario((A, B_ON_TRIAL), C, "bc", "b"),
-    "install over a trial": Scenario((A, B_ON_TRIAL), putting("c.edgekit"), "bc", "bc"),
-    "install after a cut, pruning": Scenario((A, B, leftovers), putting("c.edgekit", keep=1), "bc", "c"),
-    "install what is there": Scenario((A, B), putting("a.edgekit", allow_downgrade=True), "ab", "a"),
+    "install over a trial": Scenario((A, B_ON_TRIAL), install("c.edgekit"), "bc", "bc"),
+    "install after a cut, pruning": Scenario((A, B, leftovers), install("c.edgekit", keep=1), "bc", "c"),
+    "install what is there": Scenario((A, B), install("a.edgekit", allow_downgrade=True), "ab", "a"),
     "install what is there and damaged": Scenario(
-        (A, B, damage), putting("a.edgekit", allow_downgrade=True), "ab", "a", back=False
+        (A, B, damage), install("a.edgekit", allow_downgrade=True), "ab", "a", back=False
     ),
-    "install what is current and damaged": Scenario((A, damage_current), putting("a.edgekit"), "a", sound=False),
-    "delta": Scenario((A,), putting("ab.delta"), "ab", "b"),
+    "install what is current and damaged": Scenario((A, damage_current), install("a.edgekit"), "a", sound=False),
+    "delta": Scenario((A,), install("ab.delta"), "ab", "b"),
     "commit": Scenario((A, B_ON_TRIAL), trial.commit, "b"),
     "heartbeat": Scenario((A, B_ON_TRIAL), trial.heartbeat, "b"),
     "rollback of a trial": Scenario((A, B_ON_TRIAL), trial.rollback, "ab", "b"),
     "rollback of what was good": Scenario((A, B), trial.rollback, "ab"),
     "boot": Scenario((A, B_ON_TRIAL), boot(""), "b"),
     "boot that fails": Scenario((A, B_ON_TRIAL), boot("wrong numbers"), "ab", "b"),
-    "boot once too often": Scenario((A, putting("b.edgekit", wanted=2, most_tries=1), boot("")), boot(""), "ab", "b"),
+    "boot once too often": Scenario((A, install("b.edgekit", wanted=2, most_tries=1), boot("")), boot(""), "ab", "b"),
     "prune": Scenario((A, B, C, leftovers), lambda store: prune(store, 1), "c"),
 }
 
@@ -143,7 +143,7 @@ def wrong_with(store: str, scenario: Scenario) -> str:
     return ""
 
 
-def prepared(root: Path, scenario: Scenario) -> str:
+def prepare_store(root: Path, scenario: Scenario) -> str:
     """Create a store in the state before the step, in a new folder."""
     store = str(root / "store")
     os.mkdir(root)
@@ -178,18 +178,18 @@ def run_cut(step: Step, store: str, cut: int, mode: str, log: Path | None = None
     return REFUSED if code else ""
 
 
-def traced(scenario: Scenario, root: Path) -> tuple[Disk, list[Change]]:
+def trace_step(scenario: Scenario, root: Path) -> tuple[Disk, list[Change]]:
     """Return all changes of a complete step and the disk before it, after checking that the log is complete."""
-    store = prepared(root, scenario)
+    store = prepare_store(root, scenario)
     disk, log = Disk(root), root.with_suffix(".log")
     assert run_cut(scenario.step, store, 0, "kill", log) == ""
     return disk, read_log(log.read_bytes())
 
 
-def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
+def cut_each_change(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
     """Stop the step at each change in turn; yield the problems afterwards."""
-    _, changes = traced(scenario, root / "traced")
-    prepared(root / "before", scenario)
+    _, changes = trace_step(scenario, root / "traced")
+    prepare_store(root / "before", scenario)
     beyond = Change("none", "", "", b"")  # there, nothing is stopped any more: the log has all that is counted
     for cut, change in enumerate([*changes, beyond], start=1):
         if change.kind not in AT.get(mode, change.kind):
@@ -208,7 +208,7 @@ def cuts(scenario: Scenario, root: Path, mode: str) -> Iterator[str]:
 def after(store: str, scenario: Scenario) -> str:
     """Return the problem after another installation and a rollback; empty if there is none."""
     try:
-        putting("c.edgekit", again=True, allow_downgrade=True, keep=1)(store)
+        install("c.edgekit", again=True, allow_downgrade=True, keep=1)(store)
     except EdgekitError as error:
         return f"nothing can be installed any more: {error}"
     prune(store)  # nothing was installed, nor cleared away, where that was current
@@ -217,9 +217,9 @@ def after(store: str, scenario: Scenario) -> str:
     return f"leftovers: {left}" if left else wrong_with(store, Scenario((), prune, "c", back=scenario.sound))
 
 
-def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
+def lose_unflushed(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
     """Cut the power before each change of the step, and lose all unflushed changes."""
-    disk, changes = traced(scenario, root / "traced")
+    disk, changes = trace_step(scenario, root / "traced")
     seen: set[str] = set()
     for place, change in enumerate([*changes, Change("end", "", "", b"")]):
         for what, tree in disk.after_a_cut():
@@ -239,19 +239,19 @@ def lost(scenario: Scenario, root: Path, flushes: bool = True) -> Iterator[str]:
         yield "" if disk.is_flushed() else "what was done is not on the disk when the command ends"
 
 
-def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
+def cut_after_killed_step(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
     """Kill a step after each unflushed rename; run another step, and cut the power during it."""
-    _, changes = traced(scenario, root / "traced")
+    _, changes = trace_step(scenario, root / "traced")
     for cut in (place + 2 for place, change in enumerate(changes) if change.kind in AFTER):
-        begun = root / f"killed at {cut}"
-        store = prepared(begun, scenario)
-        disk, log = Disk(begun), begun.with_suffix(".log")
+        killed = root / f"killed at {cut}"
+        store = prepare_store(killed, scenario)
+        disk, log = Disk(killed), killed.with_suffix(".log")
         assert run_cut(scenario.step, store, cut, "kill", log) == KILLED
         for change in read_log(log.read_bytes()):
             disk.apply(change)
         log.unlink()
         assert run_cut(step, store, 0, "kill", log) == ""
-        for place, change in enumerate([*read_log(log.read_bytes()), Change("failed", str(begun / "end"), "", b"")]):
+        for place, change in enumerate([*read_log(log.read_bytes()), Change("failed", str(killed / "end"), "", b"")]):
             for number, (what, tree) in enumerate(disk.after_a_cut()):
                 again = root / f"{cut} {place} {number}"
                 write_tree(tree, again)
@@ -262,36 +262,36 @@ def then(scenario: Scenario, root: Path, step: Step) -> Iterator[str]:
         yield "" if disk.is_flushed() else f"killed at {cut}: what was done is not on the disk when the next one ends"
 
 
-def pruned(scenario: Scenario, root: Path) -> Iterator[str]:
+def prune_after_killed_step(scenario: Scenario, root: Path) -> Iterator[str]:
     """Prune after a killed step."""
-    yield from then(scenario, root, lambda store: prune(store, 1))
+    yield from cut_after_killed_step(scenario, root, lambda store: prune(store, 1))
 
 
-def retried(scenario: Scenario, root: Path) -> Iterator[str]:
+def retry_after_killed_step(scenario: Scenario, root: Path) -> Iterator[str]:
     """Repeat a step after it was killed."""
-    yield from then(scenario, root, scenario.step)
+    yield from cut_after_killed_step(scenario, root, scenario.step)
 
 
 WAYS: dict[str, Callable[[Scenario, Path], Iterator[str]]] = {
-    **{mode: functools.partial(cuts, mode=mode) for mode in MODES},
-    "lost": lost,
-    "pruned": pruned,
-    "retried": retried,
-    "careless": functools.partial(lost, flushes=False),
+    **{mode: functools.partial(cut_each_change, mode=mode) for mode in MODES},
+    "lost": lose_unflushed,
+    "pruned": prune_after_killed_step,
+    "retried": retry_after_killed_step,
+    "careless": functools.partial(lose_unflushed, flushes=False),
 }
 
 
 def main() -> None:
-    scenario, told = SCENARIOS[SCENARIO], {}
+    scenario, results = SCENARIOS[SCENARIO], {}
     fast = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=fast) as folder:
         root = Path(folder)
-        _, changes = traced(scenario, root / "counted")
+        _, changes = trace_step(scenario, root / "counted")
         for way in sys.argv[3:]:
             (root / way).mkdir()
             problems = list(WAYS[way](scenario, root / way))
-            told[way] = {"states": len(problems), "wrong": [problem for problem in problems if problem]}
-    print(json.dumps({"changes": Counter(change.kind for change in changes), "ways": told}))
+            results[way] = {"states": len(problems), "wrong": [problem for problem in problems if problem]}
+    print(json.dumps({"changes": Counter(change.kind for change in changes), "ways": results}))
 
 
 if __name__ == "__main__":

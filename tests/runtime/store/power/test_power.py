@@ -69,19 +69,19 @@ def drive(shim: Path, bundles: Path, scenario: str, *ways: str) -> dict[str, Any
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_after_every_power_cut_the_current_generation_is_intact(scenario: str, shim: Path, bundles: Path) -> None:
-    told = drive(shim, bundles, scenario, "kill", "half", "full", "fail", "lost")
-    changes = told["changes"]
+    results = drive(shim, bundles, scenario, "kill", "half", "full", "fail", "lost")
+    changes = results["changes"]
     assert changes["rename"] >= 1
     assert changes["fsync"] >= 2
-    assert {way: found["wrong"] for way, found in told["ways"].items()} == {way: [] for way in told["ways"]}
-    assert told["ways"]["kill"]["states"] == told["ways"]["fail"]["states"] == sum(changes.values()) + 1
-    assert told["ways"]["half"]["states"] == changes.get("write", 0)
+    assert {way: found["wrong"] for way, found in results["ways"].items()} == {way: [] for way in results["ways"]}
+    assert results["ways"]["kill"]["states"] == results["ways"]["fail"]["states"] == sum(changes.values()) + 1
+    assert results["ways"]["half"]["states"] == changes.get("write", 0)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_full_file_system_keeps_the_current_generation(bundles: Path, tmp_path
     command = [*own, sys.executable, HERE / "full.py", bundles, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["wrong"] == []
-    assert told["refused"] > 10
-    assert told["fitted"]
+    results = json.loads(done.stdout)
+    assert results["wrong"] == []
+    assert results["refused"] > 10
+    assert results["fitted"]
