@@ -18,7 +18,7 @@ from edgekit_runtime.errors import EdgekitError, InputMismatch
 from edgekit_runtime.format.manifest_json import manifest_to_json
 from edgekit_runtime.inference.tensor_io import CALL_RAW
 from edgekit_runtime.model import load_model
-from edgekit_runtime.placement.place import REASONS
+from edgekit_runtime.placement.place import VARIANT_ERRORS
 from edgekit_runtime.store.open import open_bundle
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def inspect(args: argparse.Namespace) -> int:
     try:
         with load_model(args.bundle, options) as model:
             placement = model.placement
-    except REASONS:  # the bundle can be described even if no variant runs
+    except VARIANT_ERRORS:  # the bundle can be described even if no variant runs
         _print(args, record, lines)
         raise
     _print(args, {**record, "placement": asdict(placement)}, [*lines, *render.placement_lines(placement)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import edgekit_runtime
 from edgekit_runtime.errors import EngineError, InputMismatch, MalformedBundle
 from edgekit_runtime.format.manifest import Golden, InputSpec, Manifest, OutputSpec, TensorBinding, Variant
 from edgekit_runtime.inference import preprocess
+from edgekit_runtime.placement.load_options import LoadOptions
 from edgekit_runtime.tensors import dequantize, quantize
 
 Make = Callable[..., Path]
@@ -280,3 +282,8 @@ def test_an_ir_runs_from_an_archive_with_its_weights_beside_it(
         assert (model.placement.variant, model.placement.refused) == ("ir", ())
         x = np.random.default_rng(4).normal(size=(1, 12)).astype(np.float32)
         np.testing.assert_allclose(model(x), x @ weights.reshape(12, 4), rtol=1e-4, atol=1e-5)
+
+
+def test_load_options_are_the_parameters_of_load_with_their_defaults() -> None:
+    parameters = inspect.signature(edgekit_runtime.load).parameters
+    assert {name: parameter.default for name, parameter in parameters.items() if name != "path"} == vars(LoadOptions())

@@ -8,7 +8,7 @@ from edgekit_runtime.errors import EdgekitError, EngineUnavailable, Verification
 from edgekit_runtime.placement.candidates import candidates
 from edgekit_runtime.placement.golden_check import Difference
 from edgekit_runtime.placement.load_options import DEFAULTS, LoadOptions
-from edgekit_runtime.placement.place import REASONS, open_variant
+from edgekit_runtime.placement.place import VARIANT_ERRORS, open_variant
 from edgekit_runtime.record import dataclass, replace
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def verify_bundle(bundle: Bundle, options: LoadOptions = DEFAULTS) -> tuple[Vari
             checked = open_variant(
                 bundle, variant, replace(options, check="always"), probe_again=True, accept_slow=True
             )
-        except REASONS as error:
+        except VARIANT_ERRORS as error:
             state = WRONG if isinstance(error, VerificationError) else CANNOT_RUN
             results.append(VariantResult(variant.name, state, str(error), delegate=variant.delegate))
             continue

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     VariantKey = tuple[str, Union[str, None]]  # a variant's name and its delegate
 
 # Errors that rule out one variant. A damaged or malformed bundle is not among them: it ends the loading.
-REASONS = (EngineError, IncompatibleDevice, VerificationError)
+VARIANT_ERRORS = (EngineError, IncompatibleDevice, VerificationError)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def place(
             if reason is not None:
                 raise DelegateCrashed(f"was lost while it ran: {reason}")
             checked = open_variant(bundle, variant, options, accept_slow=options.require is not None)
-        except REASONS as error:
+        except VARIANT_ERRORS as error:
             refused.append((variant, error))
             continue
         refusals = tuple(Refusal(other.name, str(error)) for other, error in refused)

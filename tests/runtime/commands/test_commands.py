@@ -42,11 +42,25 @@ def run(*args: Any) -> int:
 
 def test_inspect_describes_the_bundle_and_the_placement(bundle_path: Path, capsys: Capture) -> None:
     assert run("inspect", bundle_path) == 0
-    told = capsys.readouterr().out
-    assert "quarters 1.0" in told
-    assert "image  float32 [1, 2, 2, 3]" in told
-    assert "null-float32  null:cpu  float32" in told
-    assert f"runs null-float32 on null:cpu (numpy {np.__version__})" in told
+    printed = capsys.readouterr().out
+    assert "quarters 1.0" in printed
+    assert "image  float32 [1, 2, 2, 3]" in printed
+    assert "null-float32  null:cpu  float32" in printed
+    assert f"runs null-float32 on null:cpu (numpy {np.__version__})" in printed
+
+
+@pytest.mark.parametrize(("old", "new"), [("info", "inspect"), ("check", "verify")])
+def test_the_old_name_of_a_command_is_accepted_but_not_listed(
+    old: str, new: str, bundle_path: Path, capsys: Capture
+) -> None:
+    outputs = []
+    for name in (old, new):
+        assert run(name, bundle_path) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert f"{old}|" not in capsys.readouterr().out
 
 
 def test_inspect_as_json(make: Make, capsys: Capture) -> None:
