@@ -184,7 +184,7 @@ def test_which_layers_a_recipe_keeps():
     assert kept(count=2) == ("a", "b")
     assert kept(below_db=25) == ("a", "b")
     assert with_float_layers(report(litert=[figures("a", 10)])).rules == (Rule("float32", layers=("a",)),)
-    with pytest.raises(PlanError, match="none to keep"):
+    with pytest.raises(PlanError, match="none stays in float"):
         with_float_layers(rows, below_db=5)
 
 
