@@ -35,7 +35,7 @@ from edgekit_runtime.format.manifest import Postprocessing
 
 
 def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPlan | None = None) -> Report:
-    """Convert, verify, and write the bundle, and the report when the plan asks for one.
+    """Run the stages of a conversion, and write the bundle and the report.
 
     With ``pruning`` the model is pruned first. Artifacts are then compared with the pruned model, and accuracy drops
     are measured against the original model.
@@ -119,9 +119,11 @@ def _build_all(plan: ConversionPlan, context: ConversionContext, lowered: list[A
         built = {key: artifact for future in futures for key, artifact in future.result().items()}
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
-    check_drop(plan.max_drop, baseline, {one.name: one.evaluation for one in built.values()})
+    check_drop(plan.max_drop, baseline, {artifact.name: artifact.evaluation for artifact in built.values()})
     # timed one after the other, while edgekit runs nothing else
-    built = {key: replace(one, latency=stages.measure_latency(context, one)) for key, one in built.items()}
+    built = {
+        key: replace(artifact, latency=stages.measure_latency(context, artifact)) for key, artifact in built.items()
+    }
     return Outcome(context.targets, baseline, built)
 
 
@@ -131,7 +133,7 @@ def _pruning_report(
     """Compare the pruned model with the original one, if there was pruning."""
     if pruning is None or pruned is None:
         return None
-    artifacts = {key: one.artifact for key, one in outcome.built.items()}
+    artifacts = {key: built.artifact for key, built in outcome.built.items()}
     return compare(replace(original, targets=outcome.targets), pruning, pruned, artifacts)
 
 
@@ -168,8 +170,10 @@ def _report(
     plan, source, built, baseline = parts.plan, context.source, parts.built, parts.baseline
     notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(context)]
     notes += [*reports.coverage_notes(outcome.coverage), *parts.notes]
-    notes += [note for one in built.values() for note in parity_warnings(source, one.artifact, one.comparison)]
-    notes += [note for one in built.values() for note in twin_notes(one.artifact)]
+    for artifact in built.values():
+        notes += parity_warnings(source, artifact.artifact, artifact.comparison)
+    for artifact in built.values():
+        notes += twin_notes(artifact.artifact)
     notes += pruning.notes if pruning else ()
     return Report(
         edgekit=__version__,
@@ -182,7 +186,7 @@ def _report(
         stages=tuple(context.runner.costs),
         wall_seconds=round(time.monotonic() - started, 3),
         notes=tuple(notes),
-        findings=tuple(dict.fromkeys(found for one in built.values() for found in one.findings)),
+        findings=tuple(dict.fromkeys(finding for artifact in built.values() for finding in artifact.findings)),
         coverage=outcome.coverage,
         trials=reports.trial_reports(outcome.trials),
         choices=outcome.choices,
@@ -213,15 +217,13 @@ def _build(context: ConversionContext, artifact: Artifact) -> dict[tuple[str, st
     schemes = context.targets.schemes_of(engine)
     lowered = stages.verify_float(context, artifact, schemes)
     if context.source.quantized:  # it is bundled unchanged
-        return {
-            (engine, artifact.scheme): BuiltArtifact(
-                artifact, lowered.comparison, stages.evaluate_artifact(context, artifact)
-            )
-        }
+        unchanged = BuiltArtifact(artifact, lowered.comparison, stages.evaluate_artifact(context, artifact))
+        return {(engine, artifact.scheme): unchanged}
     built = {}
     for recipe in map(context.targets.recipe_of, schemes):
-        one = stages.verify_quantized(context, stages.quantize(context, lowered, recipe))
-        built[engine, one.artifact.scheme] = replace(one, findings=lowered.examination.findings, recipe=recipe)
+        quantized = stages.verify_quantized(context, stages.quantize(context, lowered, recipe))
+        findings = lowered.examination.findings
+        built[engine, quantized.artifact.scheme] = replace(quantized, findings=findings, recipe=recipe)
     return built
 
 

@@ -58,12 +58,16 @@ def list_layers(plan: ArtifactPlan, watch: Watch | None = None) -> LayersReport:
         model=plan.model.name,
         framework=context.source.framework,
         layers=tuple(dataclasses.replace(layer, nodes=()) for layer in maps[0].layers),
-        nodes={one.engine: tuple(layer.nodes for layer in one.layers) for one in maps},
-        notes=(*plan.targets.notes, *context.source.notes, *(note for one in maps for note in lost(one))),
+        nodes={found.engine: tuple(layer.nodes for layer in found.layers) for found in maps},
+        notes=(
+            *plan.targets.notes,
+            *context.source.notes,
+            *(note for found in maps for note in unmatched_layers(found)),
+        ),
     )
 
 
-def lost(found: LayerMap) -> tuple[str, ...]:
-    """Return a note on the layers with weights that were not found."""
-    names = ", ".join(layer.name for layer in found.lost)
-    return (f"{found.engine}: not found there, so no rule of a recipe reaches them: {names}",) if names else ()
+def unmatched_layers(found: LayerMap) -> tuple[str, ...]:
+    """Return a note on the layers with weights that no node was found for."""
+    names = ", ".join(layer.name for layer in found.unmatched)
+    return (f"{found.engine}: no node was found for {names}, so recipe rules do not apply to them",) if names else ()

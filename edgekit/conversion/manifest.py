@@ -169,8 +169,8 @@ def _tolerance(built: BuiltArtifact, output: OutputSpec, variant: VariantPlan) -
     """
     integer = variant.scheme.startswith("int") and not variant.scheme.endswith("weights")
     fraction = TOLERANCE_INT8 if integer else TOLERANCE[_precision(variant)]
-    found = [one for one in built.comparison.parity if one.output == output.name]
-    limits = (max(fraction * one.largest, 2 * one.step, one.max_abs_error / 2, 1e-6) for one in found)
+    found = [parity for parity in built.comparison.parity if parity.output == output.name]
+    limits = (max(fraction * part.largest, 2 * part.step, part.max_abs_error / 2, 1e-6) for part in found)
     rounded = tuple(float(f"{limit:.6g}") for limit in limits)
     return rounded if found[0].part is not None else rounded[0]
 

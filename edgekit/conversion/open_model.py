@@ -119,7 +119,7 @@ def with_preprocessing(source: Source, preprocessing: Preprocessing | None) -> t
     if preprocessing.resize:
         _check_resize(spec, preprocessing.resize)
     declared = replace(spec, preprocessing=preprocessing)
-    return tuple(declared if one is spec else one for one in source.inputs)
+    return tuple(declared if each is spec else each for each in source.inputs)
 
 
 def _check_resize(spec: InputSpec, size: tuple[int, int]) -> None:

@@ -103,10 +103,10 @@ def subset(request: SubsetRequest, folder: Path) -> DataSet:
             for path in (*data.inputs, *((data.labels,) if data.labels else ()))
         ]
         for column in columns:
-            whole = np.load(column.title, mmap_mode="r")
+            samples = np.load(column.title, mmap_mode="r")
             for start in range(0, len(rows), BLOCK):
-                some = rows[start : start + BLOCK]
-                column.append(whole[some], tuple(map(str, some)))
+                block = rows[start : start + BLOCK]
+                column.append(samples[block], tuple(map(str, block)))
     return replace(
         data,
         inputs=tuple(str(column.path) for column in columns[: len(data.inputs)]),

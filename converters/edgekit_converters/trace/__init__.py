@@ -58,7 +58,7 @@ class LayerMap:
     layers: tuple[Layer, ...]
 
     @property
-    def lost(self) -> tuple[Layer, ...]:
+    def unmatched(self) -> tuple[Layer, ...]:
         """Layers with weights that match no node of the artifact."""
         return tuple(layer for layer in self.layers if layer.weighted and not layer.nodes)
 

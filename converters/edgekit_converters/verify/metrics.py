@@ -175,13 +175,13 @@ def evaluate(request: EvaluateRequest, folder: Path) -> Evaluation:
     columns = []
     for arrays in _in_order(request, metric, labels, known):
         columns.append(arrays)
-        report_progress(sum(len(one[0]) for one in columns), request.data.count)
-    whole = [np.concatenate(column) for column in zip(*columns, strict=True)]
+        report_progress(sum(len(arrays[0]) for arrays in columns), request.data.count)
+    results = [np.concatenate(column) for column in zip(*columns, strict=True)]
     if isinstance(metric, UserMetric):
-        by_name = dict(zip([spec.name for spec in request.outputs], whole, strict=True))
+        by_name = dict(zip([spec.name for spec in request.outputs], results, strict=True))
         value = user_metric.score(metric, by_name, labels)
         return Evaluation(metric.name, value, request.data.count, user_metric.load(metric)[1])
-    (scores,) = whole
+    (scores,) = results
     np.save(folder / "scores.npy", scores)
     return Evaluation(metric.name, float(scores.mean()), len(scores), scores=folder / "scores.npy")
 
@@ -253,8 +253,8 @@ def _computed(
         if isinstance(metric, UserMetric):
             yield outputs
         else:
-            some = None if labels is None else labels[first : first + len(inputs[0])]
-            yield [metric.score(inputs, outputs, some)]
+            batch_labels = None if labels is None else labels[first : first + len(inputs[0])]
+            yield [metric.score(inputs, outputs, batch_labels)]
         first += len(inputs[0])
 
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgekit.cli import cli
-from edgekit.conversion.layers import LayersReport, lost
+from edgekit.conversion.layers import LayersReport, unmatched_layers
 from edgekit_converters.recipe.recipe import Layer
 from edgekit_converters.trace import LayerMap
 
@@ -42,7 +42,9 @@ def test_what_was_not_found_is_said():
         Layer("b", "Dense", (1, 2), 4, 4, ("x",)),
         Layer("c", "Drop", (1,), 0, 0),
     )
-    assert lost(LayerMap("litert", layers)) == ("litert: not found there, so no rule of a recipe reaches them: a",)
-    assert lost(LayerMap("litert", layers[1:])) == ()
+    assert unmatched_layers(LayerMap("litert", layers)) == (
+        "litert: no node was found for a, so recipe rules do not apply to them",
+    )
+    assert unmatched_layers(LayerMap("litert", layers[1:])) == ()
     report = LayersReport("m", "keras", layers, {"litert": ((), ("x",), ())}, ())
     assert report.totals == {"parameters": 8, "macs": 8}
