@@ -91,7 +91,7 @@ def keras_source(tmp_path_factory, loaded):
 def test_a_keras_net(keras_source, mapped, engine):
     made = mapped(keras_source, engine)
     layers, kind = made.layers, kinds(made.artifact)
-    assert made.found.lost == ()
+    assert made.found.unmatched == ()
     assert {name for name, layer in layers.items() if not layer.nodes} <= {"drop", "flat"}
 
     def operators(name):
@@ -146,7 +146,7 @@ def loop_source(tmp_path_factory, loaded):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_loops_and_attention(loop_source, mapped, engine):
     made = mapped(loop_source, engine)
-    assert made.found.lost == ()
+    assert made.found.unmatched == ()
     assert made.layers.keys() == {*(f"attention/{one}" for one in ("query", "key", "value", "attention_output"))} | {
         "lstm",
         "head",
@@ -172,7 +172,7 @@ def test_inner_calls_of_a_layer_with_weights_belong_to_the_layer(loaded, mapped,
     made = mapped(loaded(tmp_path / "series.keras"), "litert")
     found = {name: (one.parameters, one.macs) for name, one in made.layers.items()}
     assert found == {"causal": (104, 16 * 96), "active": (150, 14 * 144), "flat": (0, 0), "head": (170, 168)}
-    assert made.found.lost == ()
+    assert made.found.unmatched == ()
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def saved_source(tmp_path_factory, keras_source, loaded):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_saved_model_by_its_operations(saved_source, mapped, engine):
     made = mapped(saved_source, engine)
-    assert made.found.lost == ()
+    assert made.found.unmatched == ()
     assert sum(layer.weighted for layer in made.found.layers) == 8
     assert sum(layer.macs for layer in made.found.layers if layer.operator == "MatMul") == 5 * 392
 
@@ -234,7 +234,7 @@ def torch_source(request, loaded, tmp_path_factory):
 def test_a_torch_net(torch_source, mapped, engine):
     made = mapped(torch_source, engine)
     layers = made.layers
-    assert made.found.lost == ()
+    assert made.found.unmatched == ()
     assert {"0", "1", "2", "3.conv", "3.bn", "3.hardswish", "3.add", "4.conv", "4.add", "5", "7"} <= layers.keys()
     assert [layers[name].operator for name in ("0", "1", "3.conv", "7")] == [
         "Conv2d",
@@ -259,7 +259,7 @@ def test_a_torch_net(torch_source, mapped, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_tflite_is_its_own_layers(keras_source, loaded, mapped, engine):
     made = mapped(loaded(mapped(keras_source, "litert").artifact.files[0]), engine)
-    assert made.found.lost == ()
+    assert made.found.unmatched == ()
     assert sum(layer.weighted for layer in made.found.layers) == 8
     if engine == "litert":
         assert all(layer.nodes == (layer.name,) for layer in made.found.layers)
