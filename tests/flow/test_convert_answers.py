@@ -1,4 +1,4 @@
-"""What outputs mean travels from the command line into the bundle, and answers come out of it."""
+"""Postprocessing from the command line to the bundle and its results."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_boxes_and_their_scores_in_one_output(folder):
     assert "answers  boxes (cxcywh) in output0 by sigmoid of output0, at most 100, of 0.25 or more" in shown.stdout
 
 
-def test_classes_of_logits_are_declared_when_it_is_said_what_makes_scores_of_them(folder):
+def test_classes_of_logits_are_declared_with_an_activation(folder):
     (folder / "plan.toml").write_text(
         'model = "net.xml"\noutput = "net.edgekit"\nlabels = "names.txt"\n'
         '[postprocessing]\nactivation = "softmax"\ntop = 2\n'
@@ -76,7 +76,7 @@ def test_classes_of_logits_are_declared_when_it_is_said_what_makes_scores_of_the
         assert model.labels == {"output0": NAMES}
 
 
-def test_what_the_model_does_not_have_is_refused_and_nothing_is_written(folder):
+def test_an_unknown_output_is_refused_and_no_bundle_is_written(folder):
     with pytest.raises(PlanError, match="--scores: there is no float output 'logits'; the model's outputs: output0"):
         edgekit.convert(folder / "net.xml", folder / "net.edgekit", scores="logits", activation="softmax")
     (folder / "four.txt").write_text("a\nb\nc\nd")

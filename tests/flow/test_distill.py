@@ -1,4 +1,4 @@
-"""`edgekit distill`, from the command line to a file: across frameworks, without labels, and through a kill."""
+"""`edgekit distill`: across frameworks, without labels, and resumed after a kill."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_a_keras_student_learns_from_a_pytorch_teacher_without_labels(folder):
     assert (found == test["y"]).mean() == pytest.approx(report["evaluated"]["after"], abs=0.011)
 
 
-def test_killed_and_resumed_it_ends_with_the_same_history(folder):
+def test_a_killed_and_resumed_training_has_the_same_history(folder):
     asked = ["--student", "student.py:build", "--train", "train.npz", "--epochs", "25", "--batch-size", "16"]
     asked += ["--augment", "shift", "--learning-rate", "0.01", "--input-shape", f"1,3,{SIDE},{SIDE}"]
     asked += ["--quantize-aware", "int8"]  # whose ranges go on, too

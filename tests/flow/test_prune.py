@@ -1,4 +1,4 @@
-"""Pruning from a dense model to a bundle in one command, and to a file that its framework loads without edgekit."""
+"""Pruning as part of a conversion, and to a model file that its framework loads without edgekit."""
 
 import json
 import subprocess
@@ -103,7 +103,7 @@ def converted(folder, keras_net, _own_cache):
 
 @pytest.mark.needs_keras
 @pytest.mark.needs_jsonschema
-def test_one_command_from_the_dense_model_to_the_bundle(folder, repository, converted):
+def test_one_command_prunes_and_converts(folder, repository, converted):
     import jsonschema
 
     written = json.loads((folder / "report.json").read_text())
@@ -131,7 +131,7 @@ def test_one_command_from_the_dense_model_to_the_bundle(folder, repository, conv
 
 
 @pytest.mark.needs_keras
-def test_a_table_of_another_machine_is_believed(folder, converted, monkeypatch):
+def test_a_latency_table_of_another_machine_is_used(folder, converted, monkeypatch):
     import keras
 
     monkeypatch.chdir(folder)
@@ -151,9 +151,9 @@ def test_a_table_of_another_machine_is_believed(folder, converted, monkeypatch):
 
 @pytest.mark.needs_keras
 @pytest.mark.needs_openvino
-def test_a_table_of_another_engine_is_not(folder, converted, monkeypatch):
+def test_a_latency_table_of_another_engine_is_refused(folder, converted, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(PlanError, match="--latency-table is of litert, and what is pruned will run in openvino"):
+    with pytest.raises(PlanError, match="--latency-table is of litert, but the pruned model runs in openvino"):
         edgekit.prune("net.keras", prune_to="latency=0.5", latency_table="table.json", device="intel-cpu")
 
 
@@ -183,7 +183,7 @@ def test_a_module_is_pruned_in_rounds_and_made_sparse_from_the_command_line(fold
 
 
 @pytest.mark.needs_litert
-def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
+def test_a_model_without_training_framework_is_not_pruned(tmp_path, _own_cache):
     from edgekit_converters.prune.latency.table import LayerTiming
     from edgekit_converters.prune.latency.tflite_layer import write_layer
 
@@ -193,7 +193,7 @@ def test_what_can_only_be_run_is_not_pruned(tmp_path, _own_cache):
 
 
 @pytest.mark.needs_torch
-def test_what_cannot_be_is_said_and_nothing_is_left(folder, tmp_path, monkeypatch, _own_cache):
+def test_impossible_goals_are_refused_and_no_file_is_left(folder, tmp_path, monkeypatch, _own_cache):
     monkeypatch.chdir(folder)
     given = {"input_shape": (1, 3, 16, 16)}
     with pytest.raises(PlanError, match=r"--exclude-layer neck: no layer has such a name"):
@@ -208,7 +208,7 @@ def test_what_cannot_be_is_said_and_nothing_is_left(folder, tmp_path, monkeypatc
 
 
 @pytest.mark.needs_torch
-def test_what_no_format_takes_is_written_all_the_same_and_then_there_is_nothing_to_go_on_with(folder, _own_cache):
+def test_a_model_that_no_format_supports_is_written_and_cannot_be_resumed(folder, _own_cache):
     (folder / "rare.py").write_text(TORCH.format(classes=CLASSES).replace("return self.head", "return 2 * self.rare"))
     with (folder / "rare.py").open("a") as file:
         file.write("Net.rare = lambda self, x: torch.special.i1e(self.head(x))\n")
@@ -229,7 +229,7 @@ def test_what_no_format_takes_is_written_all_the_same_and_then_there_is_nothing_
 
 @pytest.mark.needs_keras
 @pytest.mark.needs_jsonschema
-def test_a_conversion_tells_what_zeros_bought(folder, keras_net, repository, monkeypatch, _own_cache):
+def test_a_conversion_reports_the_effect_of_sparsity(folder, keras_net, repository, monkeypatch, _own_cache):
     import jsonschema
 
     monkeypatch.chdir(folder)
