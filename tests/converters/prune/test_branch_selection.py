@@ -25,41 +25,41 @@ from edgekit_runtime.errors import PlanError
 SHAPE = (1, 8, 8, 4)
 
 
-def step(name: str, *takes: int, shape: tuple[int, ...] = SHAPE) -> GraphNode:
+def node(name: str, *takes: int, shape: tuple[int, ...] = SHAPE) -> GraphNode:
     return GraphNode(name, takes, shape, is_addition=name.startswith("add"))
 
 
 def test_an_operand_that_nothing_else_needs_can_be_left_out() -> None:
-    steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4)]
-    assert list(removable_paths(steps, [5])) == [ResidualPath(4, 1, frozenset({2, 3}))]
+    nodes = [node("x"), node("stem", 0), node("a", 1), node("b", 2), node("add", 1, 3), node("out", 4)]
+    assert list(removable_paths(nodes, [5])) == [ResidualPath(4, 1, frozenset({2, 3}))]
 
 
 @pytest.mark.parametrize(
-    ("steps", "outputs"),
+    ("nodes", "outputs"),
     [
         # one value a channel is added everywhere
-        ([step("x"), step("stem", 0), step("a", 1, shape=(1, 1, 1, 4)), step("add", 1, 2), step("out", 3)], [4]),
+        ([node("x"), node("stem", 0), node("a", 1, shape=(1, 1, 1, 4)), node("add", 1, 2), node("out", 3)], [4]),
         # an input of the model would go, too
-        ([step("x"), step("y"), step("a", 0), step("b", 1), step("add", 2, 3), step("out", 4)], [5]),
+        ([node("x"), node("y"), node("a", 0), node("b", 1), node("add", 2, 3), node("out", 4)], [5]),
         # a tensor is added to itself
-        ([step("x"), step("a", 0), step("add", 1, 1), step("out", 2)], [3]),
+        ([node("x"), node("a", 0), node("add", 1, 1), node("out", 2)], [3]),
     ],
 )
-def test_what_something_needs_stays(steps: list[GraphNode], outputs: list[int]) -> None:
-    assert list(removable_paths(steps, outputs)) == []
+def test_what_something_needs_stays(nodes: list[GraphNode], outputs: list[int]) -> None:
+    assert list(removable_paths(nodes, outputs)) == []
 
 
 def test_what_something_else_reads_stays() -> None:
-    steps = [step("x"), step("stem", 0), step("a", 1), step("b", 2), step("add", 1, 3), step("out", 4, 2)]
-    assert [one.steps for one in removable_paths(steps, [5])] == [{3}]
-    steps[-1] = step("out", 4)
-    assert [one.steps for one in removable_paths(steps, [5, 2])] == [{3}]
+    nodes = [node("x"), node("stem", 0), node("a", 1), node("b", 2), node("add", 1, 3), node("out", 4, 2)]
+    assert [path.nodes for path in removable_paths(nodes, [5])] == [{3}]
+    nodes[-1] = node("out", 4)
+    assert [path.nodes for path in removable_paths(nodes, [5, 2])] == [{3}]
 
 
 def test_two_operands_have_names_of_their_own() -> None:
-    steps = [step("x"), step("a", 0), step("b", 0), step("add", 1, 2), step("out", 3)]
-    ways = list(removable_paths(steps, [4]))
-    assert [branch_name("add", one, ways) for one in ways] == ["add:0", "add:1"]
+    nodes = [node("x"), node("a", 0), node("b", 0), node("add", 1, 2), node("out", 3)]
+    paths = list(removable_paths(nodes, [4]))
+    assert [branch_name("add", one, paths) for one in paths] == ["add:0", "add:1"]
 
 
 def stages(*blocks: int, width: int = 16) -> PruningGraph:

@@ -81,15 +81,18 @@ def analyze_model(live: LoadedModel) -> ChannelAnalysis:
     if not any(is_followable(layer) for layer in model.layers):  # what is nested is wired by itself
         graph = replace(graph, branches=find_branches(graph, [operand for _, operand in removable_branches(found)]))
     if not channels:
-        reasons = "\n".join(f"  {layer}: {why}" for layer, why in graph.unprunable[:8]) or "  it has no layers to cut"
-        raise SourceError(f"{model.name}: nothing in this model can be pruned:\n{reasons}")
+        reasons = (
+            "\n".join(f"  {layer}: {why}" for layer, why in graph.unprunable[:8])
+            or "  it has no layers that can be cut"
+        )
+        raise SourceError(f"{model.name}: no layer of the model can be pruned:\n{reasons}")
     return ChannelAnalysis(graph, tracing, channels)
 
 
 def _not_followable(model: Any) -> str:
     if model is None:
         return (
-            "a SavedModel tells operations, not layers, so that nothing of it can be cut; "
+            "a SavedModel has operations but no layers, so it cannot be cut; "
             "give the .keras or .h5 file, or FILE.py:function, which builds the model"
         )
     return (
@@ -116,7 +119,7 @@ def _trace(live: LoadedModel) -> Tracing:
             for tensor in given
         ]
 
-    why = "what it gives is joined with what the model takes"
+    why = "its output is joined with an input of the model"
     entries = [
         _TracedTensor(
             tf.constant(array), TrackedAxis(array.ndim - 1, tracing.partition.whole(array.shape[-1], why)), place
@@ -130,11 +133,11 @@ def _trace(live: LoadedModel) -> Tracing:
         expected = live.handle.serve(*[tf.constant(array) for array in arrays])
     tracing.outputs = tuple(result.step for result in results)
     for result, wanted in zip(results, expected, strict=True):
-        tracing.partition.keep(result.tag.ids, "what it gives is what the model gives")
+        tracing.partition.keep(result.tag.ids, "its output is an output of the model")
         if not _same(result.tensor, wanted):
             raise SourceError(
-                f"{model.name}: calling its layers one by one gives something else than the model does, so that "
-                f"its channels cannot be followed; pruning needs a model that is nothing but its graph of layers"
+                f"{model.name}: calling its layers one by one computes something else than the model, so "
+                f"its channels cannot be traced; pruning needs a Functional or Sequential model"
             )
     return tracing
 
@@ -160,7 +163,7 @@ def _groups(tracing: Tracing) -> dict[str, Ids]:
     for signature, roots in groups.items():
         producers = [weight_axes[place] for place, _ in signature if weight_axes[place].role == "produces"]
         if len(roots) == 1 or not producers:
-            partition.keep(np.array(roots), "there is only one channel of its kind")
+            partition.keep(np.array(roots), "it has a single channel")
             continue
         name = tracing.names[id(producers[0].layer)]
         if producers[0].weight.startswith("_output_dense"):

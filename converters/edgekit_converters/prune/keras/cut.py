@@ -55,14 +55,14 @@ def removed_channels(found: ChannelAnalysis, cuts: Sequence[Cut]) -> frozenset[i
         if roots is None:
             raise _refused(cut.group, f"there is no such group of channels; there are {', '.join(found.channels)}")
         if not cut.kept:
-            raise _refused(cut.group, f"nothing of its {len(roots)} channels would be left", "cut less of it")
+            raise _refused(cut.group, f"none of its {len(roots)} channels would be kept", "keep some of its channels")
         if min(cut.kept) < 0 or max(cut.kept) >= len(roots):
             raise _refused(cut.group, f"it has {len(roots)} channels; {max(cut.kept)} is none of them")
         left[cut.group] = roots[list(cut.kept)]
     gone = set(np.concatenate(list(found.channels.values())).tolist())
     gone -= set(np.concatenate(list(left.values())).tolist())
     if not gone:
-        raise _refused("", "nothing would be taken away: every channel is among those kept", "cut at least one")
+        raise _refused("", "no channel would be removed: every channel is kept", "cut at least one")
     return frozenset(gone)
 
 

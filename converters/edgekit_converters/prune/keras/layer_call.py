@@ -33,11 +33,11 @@ class LayerCall:
     def keep(self, why: str) -> None:
         """Mark the channels of all inputs as not to be cut."""
         for tag in self.tags:
-            self.tracing.partition.keep(tag.ids, f"what it gives {why} {self.call.name!r}")
+            self.tracing.partition.keep(tag.ids, f"its output {why} {self.call.name!r}")
 
     def whole(self) -> TrackedAxis:
         """Return an axis for the output whose channels are never cut."""
-        why = f"what it gives goes together with that of {self.call.name!r} ({self.call.kind}), which stays"
+        why = f"its channels are joined with those of {self.call.name!r} ({self.call.kind}), which cannot be cut"
         return TrackedAxis(len(self.shape) - 1, self.tracing.partition.whole(self.shape[-1], why))
 
     def positions(self, shape: tuple[int, ...]) -> int:

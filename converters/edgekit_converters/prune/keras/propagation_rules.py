@@ -48,7 +48,7 @@ def _activation(layer_call: LayerCall, tag: TrackedAxis) -> TrackedAxis:
     name = getattr(activation, "__name__", type(activation).__name__).lower().replace("_", "")
     if activation is not None and not POINTWISE.fullmatch(name):
         layer_call.tracing.partition.keep(
-            tag.ids, f"the {name} of {layer_call.call.name!r} looks at all of it together"
+            tag.ids, f"the {name} of {layer_call.call.name!r} is computed over all channels"
         )
     return tag
 
@@ -83,7 +83,7 @@ def _consume(layer_call: LayerCall, weight: str, axis: int) -> Ids:
     ids = layer_call.tags[0].ids
     if not layer_call.last:
         layer_call.keep("lies across")
-        ids = layer_call.tracing.partition.whole(layer_call.shapes[0][-1], "it goes across channels")
+        ids = layer_call.tracing.partition.whole(layer_call.shapes[0][-1], "it is computed across channels")
     layer_call.tracing.attach(layer_call.layer, weight, axis, "consumes", ids)
     return ids
 
@@ -135,7 +135,7 @@ def _grouped_conv(layer_call: LayerCall, divisions: int) -> TrackedAxis:
     """
     ids, partition = layer_call.tags[0].ids, layer_call.tracing.partition
     if not layer_call.last or len(ids) == divisions:
-        return _unsupported(layer_call, f"a convolution in {divisions} divisions of {len(ids)} channels")
+        return _unsupported(layer_call, f"a convolution with {divisions} groups of {len(ids)} channels")
     outs = layer_call.tracing.produced(layer_call.layer, "kernel", -1, "channels")
     for side in (ids, outs):
         by_division = side.reshape(divisions, -1)
@@ -277,7 +277,7 @@ def _merge(layer_call: LayerCall) -> TrackedAxis:
         partition.unite(ids, tag.ids)
     for tag, other, shape in aligned:
         if shape[other] == 1 and layer_call.shape[other] > 1:
-            partition.keep(tag.ids, f"what it gives is spread over all channels in {layer_call.call.name!r}")
+            partition.keep(tag.ids, f"its output is broadcast over all channels in {layer_call.call.name!r}")
     return TrackedAxis(rank + axis, ids)
 
 

@@ -30,7 +30,7 @@ def channel_scores(live: LoadedModel, found: ChannelAnalysis, request: ScoreRequ
     weight_axes = found.tracing.weight_axes.values()
     if request.importance == "batch-norm" and not any(_kind(weight_axis) == "scale" for weight_axis in weight_axes):
         raise SourceError(
-            f"{live.handle.model.name}: no channels that can be cut pass a BatchNormalization with a scale; "
+            f"{live.handle.model.name}: no prunable channel passes through a BatchNormalization with a scale; "
             f"choose another importance, such as l2"
         )
     gradients = _gradients(live, found, request) if request.importance in WITH_GRADIENTS else {}

@@ -103,7 +103,7 @@ def _check_prediction(smaller: Any, graph: PruningGraph, cuts: tuple[Cut, ...]) 
     left = smaller.count_params()
     if left != predicted:
         raise ConversionError(
-            f"{left} parameters are left, where {predicted} were predicted of {graph.parameters}",
+            f"{left} parameters remain, but {predicted} of {graph.parameters} were predicted",
             stage="cut_channels",
             subject=smaller.name,
             advice="this is a bug of edgekit: please report it with the model's architecture",

@@ -114,7 +114,7 @@ def _unprunable(
         roots = set(axis_ids.tolist())
         if side == "out" and not roots & cut:
             reasons = [why for root in sorted(roots) if (why := channel_map.union_find.why(root))]
-            yield layer, reasons[0] if reasons else "has a single channel that could go"
+            yield layer, reasons[0] if reasons else "has a single channel"
     yield from channel_map.unsupported.items()
 
 

@@ -63,7 +63,7 @@ class ChannelMap:
         known = self.layer_ids.setdefault((layer, side), ids)
         if known is not ids:
             for mine, other in ((known, ids), (ids, known)):
-                self.union_find.keep(mine[other < 0], f"{layer} is used twice, once with what is not followed")
+                self.union_find.keep(mine[other < 0], f"{layer} is used twice, once with untracked inputs")
             self.union_find.join(known, ids)
         return known
 

@@ -112,13 +112,13 @@ def output_mismatch(wanted: list[torch.Tensor], model: nn.Module, inputs: Tensor
     try:
         got = run(model, inputs)
     except FORWARD_ERRORS as error:
-        return f"its forward pass holds their number ({short_message(error)})"
+        return f"its forward pass stores their number ({short_message(error)})"
     for one, other in zip(wanted, got, strict=True):
         if one.shape != other.shape:
-            return f"an output would change from {tuple(one.shape)} to {tuple(other.shape)}"
+            return f"an output shape would change from {tuple(one.shape)} to {tuple(other.shape)}"
         limit = CLOSE * max(1e-6, float(one.abs().max())) if one.is_floating_point() else 0.0
         if not bool(((one - other).abs() <= limit).all()) and bool(one.isfinite().all()):
-            return "its forward pass depends on their number in a way that is not followed"
+            return "its forward pass depends on their number in an unsupported way"
     return None
 
 

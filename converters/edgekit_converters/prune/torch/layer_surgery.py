@@ -57,7 +57,7 @@ def cut_layer(model: nn.Module, path: str, side: str, removed: list[int]) -> Non
         one.requires_grad_(name not in frozen)
     if not has_nothing and sum(one.numel() for one in holder.parameters()) >= before:
         raise ConversionError(
-            f"{path} is as large as before", stage="cut_channels", advice=f"keep it whole: --exclude-layer {path}"
+            f"{path} is as large as before", stage="cut_channels", advice=f"exclude it: --exclude-layer {path}"
         )
 
 

@@ -38,7 +38,7 @@ def _apply_rule(channels: ChannelMap, node: fx.Node, rule: Rule | None) -> None:
     ):
         return
     if rule is None:
-        channels.keep_inputs(node, f"goes into {operator(node)}, through which channels are not followed")
+        channels.keep_inputs(node, f"goes into {operator(node)}, which has no propagation rule")
         return
     channels.tensor_ids[node] = rule(channels, node)
 
@@ -76,7 +76,7 @@ def _unify_slices(channels: ChannelMap) -> None:
                 channels.union_find.join_along(roots, axes[1:])
                 settled = False
             elif not axes:
-                channels.union_find.keep(ids, "is one with all others of its layer")
+                channels.union_find.keep(ids, "is joined with all channels of its layer")
 
 
 def _find_size_uses(channels: ChannelMap) -> None:

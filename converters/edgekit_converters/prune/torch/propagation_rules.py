@@ -52,7 +52,7 @@ def convolution(channels: ChannelMap, node: fx.Node) -> TensorIds:
         channels.union_find.join_along(outer, [1])
         channels.union_find.join(inner, outer[:, :1])
         if module.transposed or (inner < 0).any():
-            channels.union_find.keep(given, f"{layer} is a grouped convolution of what is not followed")
+            channels.union_find.keep(given, f"{layer} is a grouped convolution with untracked inputs")
     return along_axis(given, 1, len(channels.shape(node)))
 
 
@@ -83,14 +83,17 @@ def embedding(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 def unsupported_weights(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Let a layer stay whose weights are computed, as by ``weight_norm``, or are a module's own parameters."""
-    channels.unsupported.setdefault(owner(node), f"the weights of its {operator(node)} are no plain layer's")
+    channels.unsupported.setdefault(
+        owner(node), f"the weights of its {operator(node)} are not those of a supported layer"
+    )
     return keep_operands(channels, node)
 
 
 def keep_operands(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Let what goes into an operation stay when its weights are no layer's of its kind."""
     channels.keep_inputs(
-        node, f"goes into {operator(node)} in {owner(node) or 'the model'}, whose weights are no plain layer's"
+        node,
+        f"goes into {operator(node)} in {owner(node) or 'the model'}, whose weights are not those of a supported layer",
     )
     return untracked(len(channels.shape(node)))
 
@@ -145,7 +148,7 @@ def prelu(channels: ChannelMap, node: fx.Node) -> TensorIds:
 def elementwise(channels: ChannelMap, node: fx.Node) -> TensorIds:
     """Join what is combined."""
     axes = len(channels.shape(node))
-    why = f"is combined by {operator(node)} in {owner(node) or 'the model'} with what stays whole"
+    why = f"is combined by {operator(node)} in {owner(node) or 'the model'} with untracked elements"
     tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("val"), torch.Tensor)]
     labelled = [one for one in tensors if varying_axes(channels.ids(one))]
     for one in tensors:

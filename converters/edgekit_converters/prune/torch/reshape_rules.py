@@ -60,7 +60,7 @@ def concatenation(channels: ChannelMap, node: fx.Node) -> TensorIds:
         shapes = [
             tuple(1 if each == axis else size for each, size in enumerate(channels.shape(one))) for one in tensors
         ]
-        why = f"is put beside what stays whole in {owner(node) or 'the model'}"
+        why = f"is concatenated with untracked elements in {owner(node) or 'the model'}"
         mixed = [channels.mix(ids, [axis], why) for ids in operands]
         return channels.combine(list(zip(mixed, shapes, strict=True)), axes, why)
     sizes = [channels.shape(one)[axis] for one in tensors]
@@ -94,7 +94,7 @@ def selection(channels: ChannelMap, node: fx.Node) -> TensorIds:
     axis = int(argument(node, 1, "dim", 0)) % ids.ndim
     others = [one for one in varying_axes(ids) if one != axis]
     if ids.shape[axis] > 1 and not others:
-        channels.union_find.keep(ids, f"is taken by its number in {owner(node) or 'the model'}")
+        channels.union_find.keep(ids, f"is indexed in {owner(node) or 'the model'}")
     return channels.union_find.join_along(ids, [axis]).squeeze(axis)
 
 
@@ -103,7 +103,7 @@ def range_of(channels: ChannelMap, node: fx.Node) -> TensorIds:
     ids = channels.ids(node.args[0])
     axis = int(argument(node, 1, "dim", 0)) % ids.ndim
     if ids.shape[axis] > 1 and channels.shape(node) != channels.shape(node.args[0]):
-        channels.union_find.keep(ids, f"is taken in part in {owner(node) or 'the model'}")
+        channels.union_find.keep(ids, f"is sliced in {owner(node) or 'the model'}")
         return untracked(ids.ndim)
     return ids
 

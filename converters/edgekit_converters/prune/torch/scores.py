@@ -56,7 +56,7 @@ def channel_scores(
         one.kind == "scale" and np.isin(one.ids, cut).any() for one in slices
     ):
         raise SourceError(
-            f"{live.handle.module._get_name()}: no channels that can be cut pass a normalization with a scale; "
+            f"{live.handle.module._get_name()}: no prunable channel passes through a normalization with a scale; "
             f"choose another importance, such as l2"
         )
     gradients_by_slice = _gradients(live, model, slices, request) if request.importance in WITH_GRADIENTS else {}

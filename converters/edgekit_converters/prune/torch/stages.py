@@ -77,7 +77,7 @@ def analysis_of(live: LoadedModel) -> ModuleAnalysis:
     if live.handle not in _analyses:
         if is_exported_program(live.handle.module):
             raise SourceError(
-                "a program of torch.export holds the sizes of all its layers, so that none can be cut; give the module "
+                "a torch.export program has fixed layer sizes, so no layer can be cut; give the module "
                 "it was made from: FILE.py:function --weights FILE --input-shape 1,3,224,224"
             )
         _analyses[live.handle] = _analyze(prunable_copy(live), example_inputs(live))
@@ -179,7 +179,7 @@ def _analyze(model: nn.Module, inputs: Tensors) -> ModuleAnalysis:
     found = group_channels(propagate_channels(export(model, inputs), model))
     left, stored_sizes = find_stored_sizes(_with_random_weights(model), found, inputs)
     if not left.groups:
-        raise SourceError(f"nothing of the module can be cut:{reasons(left.unprunable)}")
+        raise SourceError(f"no layer of the module can be cut:{reasons(left.unprunable)}")
     whole = pruning_graph(model, left)
     return ModuleAnalysis(
         left, stored_sizes, replace(whole, branches=find_branches(whole, removable_branches(model, inputs)))
@@ -205,7 +205,7 @@ def reasons(whole: Sequence[tuple[str, str]], count: int = 8) -> str:
     """Return a line for each layer that cannot be cut, with the reason."""
     told_of = [f"\n  {layer or 'the module itself'}: {why}" for layer, why in whole[:count]]
     more = [f"\n  and {len(whole) - count} more"] if len(whole) > count else []
-    return "".join((*told_of, *more)) or " it has no convolution or linear layer with a layer after it"
+    return "".join((*told_of, *more)) or " it has no convolution or linear layer that another layer reads"
 
 
 def export(model: nn.Module, inputs: Tensors) -> Any:
@@ -218,8 +218,8 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
         program = torch.export.export(FlatModule(model), inputs).module()
     except FORWARD_ERRORS as error:
         raise SourceError(
-            f"torch.export cannot follow the module's forward pass ({short_message(error)}); channels are followed "
-            f"through the exported program: let no value of a tensor decide what is computed"
+            f"torch.export cannot follow the module's forward pass ({short_message(error)}); channels are traced "
+            f"through the exported program: remove control flow that depends on tensor values"
         ) from error
     program.graph.eliminate_dead_code()  # attention's weights, where nobody reads them
     return program
@@ -230,21 +230,21 @@ def _removed_roots(groups: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
     for one in cuts:
         if one.group not in widths:
             whys = dict(groups.unprunable)
-            why = f"{one.group} is left whole: {whys[one.group]}" if one.group in whys else f"no group {one.group!r}"
+            why = f"{one.group} cannot be cut: {whys[one.group]}" if one.group in whys else f"no group {one.group!r}"
             raise ConversionError(why, stage="cut_channels", advice=f"there are {', '.join(widths)}")
         if not one.kept:
             raise ConversionError(
-                f"a cut would leave nothing of {one.group}", stage="cut_channels", advice="keep a channel"
+                f"a cut would remove all channels of {one.group}", stage="cut_channels", advice="keep a channel"
             )
         if sorted(set(one.kept)) != list(one.kept) or not 0 <= one.kept[0] <= one.kept[-1] < widths[one.group]:
             raise ConversionError(
-                f"{one.group} has channels 0 to {widths[one.group] - 1}; those kept are not some of them, ascending",
+                f"{one.group} has channels 0 to {widths[one.group] - 1}; the kept ones must be among them, ascending",
                 stage="cut_channels",
-                advice="choose the channels again from the module as it is",
+                advice="select the channels again from the current module",
             )
     removed = groups.removed_roots({one.group: one.kept for one in cuts})
     if not removed:
-        raise ConversionError("the cuts take nothing away", stage="cut_channels", advice="prune more, or not at all")
+        raise ConversionError("the cuts remove no channel", stage="cut_channels", advice="prune more, or do not prune")
     return removed
 
 
@@ -259,7 +259,7 @@ def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: 
         raise ConversionError(
             f"cutting {producers[0]}: {why}",
             stage="cut_channels",
-            advice=f"keep it whole: --exclude-layer {producers[0]}",
+            advice=f"exclude it: --exclude-layer {producers[0]}",
         )
     widths = analysis.graph.widths | {one.group: len(one.kept) for one in cuts}
     again = pruning_graph(small, group_channels(propagate_channels(export(small, inputs), small)))
@@ -269,7 +269,7 @@ def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: 
             f"the module has {again.parameters} parameters and {again.macs_at(again.widths)} MACs after cutting "
             f"{', '.join(producers[:3])}; {wanted[0]} and {wanted[1]} were predicted",
             stage="cut_channels",
-            advice=f"keep them whole: --exclude-layer {producers[0]}",
+            advice=f"exclude them: --exclude-layer {producers[0]}",
         )
 
 

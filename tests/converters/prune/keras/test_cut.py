@@ -346,7 +346,7 @@ def test_a_layer_nobody_knows_leaves_its_neighbours_whole_and_says_so(tmp_path):
     whole = dict(graph.unprunable)
     assert "LSTM" in whole["memory"]
     assert "'memory'" in whole["before"]
-    assert "what the model gives" in whole["head"]
+    assert "is an output of the model" in whole["head"]
 
 
 def _open_net(tmp_path):
@@ -360,9 +360,9 @@ def test_what_cannot_be_cut_is_refused(tmp_path):
     live, source = _open_net(tmp_path)
     name = stages.analyze(live).groups[0].name
     for cuts, says in (
-        ((Cut(name, ()),), "nothing of its 8 channels would be left"),
+        ((Cut(name, ()),), "none of its 8 channels would be kept"),
         ((Cut("nowhere", (0,)),), "no such group of channels; there are stem"),
-        ((Cut(name, tuple(range(8))),), "nothing would be taken away"),
+        ((Cut(name, tuple(range(8))),), "no channel would be removed"),
         ((Cut(name, (0, 8)),), "8 is none of them"),
     ):
         with pytest.raises(ConversionError, match=says):
@@ -399,7 +399,7 @@ def test_models_whose_channels_cannot_be_followed_are_refused(tmp_path):
     with pytest.raises(SourceError, match=r"Subclassed is a subclassed model.*keras.Model\(inputs, outputs\)"):
         stages.analyze(from_model(Subclassed(), said))
     alone, _ = opened(built("keras", lambda layers, x: layers.Dense(3, name="scores")(layers.Flatten()(x))), tmp_path)
-    with pytest.raises(SourceError, match=r"nothing in this model can be pruned:\n  scores: what it gives is what"):
+    with pytest.raises(SourceError, match=r"no layer of the model can be pruned:\n  scores: its output is an output"):
         stages.analyze(alone)
     signature = replace(alone, handle=replace(alone.handle, model=None))
     with pytest.raises(SourceError, match=r"SavedModel.*give the .keras or .h5 file"):
