@@ -148,9 +148,9 @@ def _write_folder(contents: Mapping[str, Content], target: Path) -> None:
     with _temporary_path(target) as temporary:
         temporary.mkdir()
         for path, content in contents.items():
-            place = temporary / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("wb") as file:
+            target_file = temporary / path
+            target_file.parent.mkdir(parents=True, exist_ok=True)
+            with target_file.open("wb") as file:
                 _copy(content, None, file)
                 _sync(file)
         for folder in {parent for path in contents for parent in (temporary / path).parents}:

@@ -110,15 +110,15 @@ def package(kind: str, request: PackageRequest, out: str | Path, board: str | Pa
 
 def _check(kind: str, request: PackageRequest) -> None:
     """Check that the format accepts all options, and that none it requires is missing."""
-    known = FORMATS[kind]
-    given = {name for name in OPTIONS if getattr(request, name)}
-    for name in sorted(given - set(known.options)):
-        takers = ", ".join(other for other, each in FORMATS.items() if name in each.options)
-        raise PlanError(f"--format {kind} does not accept --{name}, only {takers} do: leave it out")
-    for name in known.required:
-        if name not in given:
+    package_format = FORMATS[kind]
+    used = {name for name in OPTIONS if getattr(request, name)}
+    for name in sorted(used - set(package_format.options)):
+        accepting = ", ".join(other for other, each in FORMATS.items() if name in each.options)
+        raise PlanError(f"--format {kind} does not accept --{name}, only {accepting} do: leave it out")
+    for name in package_format.required:
+        if name not in used:
             raise PlanError(f"--format {kind} needs --{name}: {OPTIONS[name]}")
-    if ("cert" in given) != ("key" in given) and "cert" in known.options:
+    if ("cert" in used) != ("key" in used) and "cert" in package_format.options:
         raise PlanError("--key and --cert go together: the private key that signs, and its certificate")
 
 

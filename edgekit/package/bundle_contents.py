@@ -77,9 +77,9 @@ class BundleContents:
     def write_folder(self, target: Path) -> None:
         """Write the bundle as a folder."""
         for path, piece in self.files.items():
-            place = target / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("wb") as file:
+            target_file = target / path
+            target_file.parent.mkdir(parents=True, exist_ok=True)
+            with target_file.open("wb") as file:
                 file.writelines(piece.chunks())
 
     def _entries(self, crcs: Mapping[str, int]) -> list[Entry]:

@@ -179,13 +179,13 @@ def _check_update(new: Manifest, store: str, now: str | None, options: InstallOp
     if now is None or (options.allow_downgrade and options.allow_other_model):
         return
     try:
-        have = read_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced
+        installed = read_bundle(os.path.join(store, GENERATIONS, now), trust=False)  # its key may have been replaced
     except BundleError:  # the current bundle is damaged: any bundle may replace it
         return
-    with have:
+    with installed:
         check_update(
             new,
-            have.manifest,
+            installed.manifest,
             allow_downgrade=options.allow_downgrade,
             allow_other_model=options.allow_other_model,
         )
@@ -203,10 +203,10 @@ class _Installation:
 
 def _write_generation(installation: _Installation, store: str, name: str, disk: Disk) -> None:
     """Write the generation, flushed to the disk. Use an existing one if it is intact."""
-    place = os.path.join(store, GENERATIONS, name)
+    target = os.path.join(store, GENERATIONS, name)
     if name in generations(store):
-        if is_intact(place, installation.trust):
-            disk.sync(os.path.dirname(place))  # the process that wrote it may have been killed before it flushed
+        if is_intact(target, installation.trust):
+            disk.sync(os.path.dirname(target))  # the process that wrote it may have been killed before it flushed
             return
         if name != current(store):
             remove(store, name, disk)
@@ -222,8 +222,8 @@ def _write_generation(installation: _Installation, store: str, name: str, disk: 
         disk.sync_tree(fresh)
         damaged = name in generations(store)  # the current one: keep it until the new one is complete
         if damaged:
-            os.rename(place, os.path.join(store, GENERATIONS, REMOVED_PREFIX + name))
-        disk.move(fresh, place)
+            os.rename(target, os.path.join(store, GENERATIONS, REMOVED_PREFIX + name))
+        disk.move(fresh, target)
     if damaged:
         clear_leftovers(store, disk)
 
@@ -232,7 +232,7 @@ def _write_files(installation: _Installation, fresh: str, disk: Disk) -> None:
     source, progress = installation.source, installation.progress
     total = sum(record.size_bytes for record in source.manifest.files)
 
-    def copied(path: str) -> Callable[[Callable[[bytes], Any]], None]:
+    def file_writer(path: str) -> Callable[[Callable[[bytes], Any]], None]:
         def fill(write: Callable[[bytes], Any]) -> None:
             def write_and_report(piece: bytes) -> None:
                 write(piece)
@@ -246,18 +246,18 @@ def _write_files(installation: _Installation, fresh: str, disk: Disk) -> None:
     for path, content in installation.unlisted.items():
         disk.write(os.path.join(fresh, path), content_writer(content))
     for record in source.manifest.files:
-        place = os.path.join(fresh, *record.path.split("/"))
-        if not os.path.isdir(os.path.dirname(place)):
-            os.makedirs(os.path.dirname(place))
-        disk.write(place, copied(record.path))
+        target = os.path.join(fresh, *record.path.split("/"))
+        if not os.path.isdir(os.path.dirname(target)):
+            os.makedirs(os.path.dirname(target))
+        disk.write(target, file_writer(record.path))
 
 
 def _check_free_space(store: str, sizes: list[int]) -> None:
     needed = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes) + SLACK_BYTES
-    have = free_bytes(store)
-    if have < needed:
+    free = free_bytes(store)
+    if free < needed:
         raise StoreError(
-            f"{store}: the bundle needs {needed:,} bytes and {have:,} are free; nothing was written: free some space, "
+            f"{store}: the bundle needs {needed:,} bytes and {free:,} are free; nothing was written: free some space, "
             "or prune the store with --keep 1"
         )
 
