@@ -52,7 +52,7 @@ def test_repr_names_the_variant_and_device(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (np.zeros((2, 2, 3), np.float32), r"input 'image' must be float32 \[1, 2, 2, 3\]: its shape is \[2, 2, 3\]"),
         (np.zeros((1, 3, 2, 2), np.float32), r"its shape is \[1, 3, 2, 2\]"),
@@ -71,8 +71,8 @@ def test_repr_names_the_variant_and_device(model: Any) -> None:
     ],
     ids=str,
 )
-def test_a_wrong_input_is_refused_by_name(model: Any, value: Any, said: str) -> None:
-    with pytest.raises(InputMismatch, match=said):
+def test_a_wrong_input_is_refused_by_name(model: Any, value: Any, message: str) -> None:
+    with pytest.raises(InputMismatch, match=message):
         model(value)
 
 
@@ -124,8 +124,8 @@ def test_raw_images_are_transposed_for_a_channels_first_model(make: Make, manife
     image = np.random.default_rng(1).integers(0, 256, (2, 2, 3)).astype(np.uint8)
     with edgekit_runtime.load(path) as model:
         last = preprocess.apply(manifest.inputs[0].preprocessing, image[None], "float32", "NHWC")
-        wanted = np.moveaxis(last, 3, 1).reshape(1, 12) @ order.reshape(12, 4)
-        np.testing.assert_allclose(model(image, raw=True), wanted, rtol=1e-5)
+        expected = np.moveaxis(last, 3, 1).reshape(1, 12) @ order.reshape(12, 4)
+        np.testing.assert_allclose(model(image, raw=True), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
@@ -195,12 +195,12 @@ def test_close_removes_temporary_files(
 
 def test_threads_share_a_model(model: Any) -> None:
     inputs = np.random.default_rng(9).normal(size=(8, 1, 2, 2, 3)).astype(np.float32)
-    wanted = [model(one) for one in inputs]
+    expected = [model(one) for one in inputs]
     wrong: list[int] = []
 
     def work(which: int) -> None:
         for _ in range(50):
-            if not np.array_equal(model(inputs[which]), wanted[which]):
+            if not np.array_equal(model(inputs[which]), expected[which]):
                 wrong.append(which)
 
     threads = [threading.Thread(target=work, args=(which,)) for which in range(8)]

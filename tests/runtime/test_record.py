@@ -47,12 +47,12 @@ def test_init_eq_and_repr_equal_those_of_a_dataclass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"), [((), {}), (("a", 1, {}, 2), {}), (("a",), {"name": "b"}), (("a",), {"sise": 2})]
+    ("result", "named"), [((), {}), (("a", 1, {}, 2), {}), (("a",), {"name": "b"}), (("a",), {"sise": 2})]
 )
-def test_wrong_fields_are_refused(given: tuple[object, ...], named: dict[str, object]) -> None:
+def test_wrong_fields_are_refused(result: tuple[object, ...], named: dict[str, object]) -> None:
     for kind in (Ours, Theirs):
         with pytest.raises(TypeError):
-            kind(*given, **named)
+            kind(*result, **named)
 
 
 def test_a_record_is_frozen() -> None:

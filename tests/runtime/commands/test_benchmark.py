@@ -64,9 +64,9 @@ def test_a_measurement_has_every_figure(bundle_path: Path) -> None:
     assert single.mean_ms is not None
     assert multi.mean_ms is not None
     assert (offline.mean_ms, offline.percentiles_ms) == (None, {})
-    told = "\n".join(lines(found))
-    assert "multi-stream" in told
-    assert "energy" in told
+    printed = "\n".join(lines(found))
+    assert "multi-stream" in printed
+    assert "energy" in printed
 
 
 def test_offline_reports_the_number_of_engines(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,10 @@ def test_inspect_as_json(make: Make, capsys: Capture) -> None:
 def test_verify_reports_every_variant(make: Make, variant: Variant, capsys: Capture) -> None:
     path = make(variant, replace(variant, name="future", engine="future"))
     assert run("verify", path) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "null-float32: proven"
-    assert told[1].startswith("  output 'scores' differs by ")
-    assert told[2].startswith("future: cannot run: there is no engine 'future'")
+    report = capsys.readouterr().out.splitlines()
+    assert report[0] == "null-float32: proven"
+    assert report[1].startswith("  output 'scores' differs by ")
+    assert report[2].startswith("future: cannot run: there is no engine 'future'")
 
 
 def test_verify_fails_when_a_variant_is_wrong(make: Make, variant: Variant, npy: Any, capsys: Capture) -> None:
@@ -164,13 +164,13 @@ def test_run_prints_the_coordinates_of_boxes(
     weights = np.zeros((2, 2, 3, 5), np.float32)
     weights[0, 0, 0] = [30, 20, 8, 4, 0.75]  # centre, size and score of a box, for the first pixel's red
     inputs = np.load(io.BytesIO(files["golden/x.npy"]))
-    made = {
+    built = {
         "labels.txt": b"thing\n",
         "variants/null-float32/weights.npy": npy(weights),
         "golden/y.npy": npy(inputs.reshape(3, 1, 12) @ weights.reshape(12, 5)),
     }
     means = Postprocessing("found", boxes="found", box_format="cxcywh", threshold=0.5)
-    path = make(also=made, outputs=(OutputSpec("found", (1, 5), "float32", "labels.txt"),), postprocessing=means)
+    path = make(also=built, outputs=(OutputSpec("found", (1, 5), "float32", "labels.txt"),), postprocessing=means)
     np.save(x_path, np.ones((1, 2, 2, 3), np.float32))
     assert run("run", path, x_path) == 0
     assert capsys.readouterr().out.splitlines()[-1].split(maxsplit=1) == [
@@ -188,9 +188,9 @@ def test_run_prints_the_coordinates_of_boxes(
 def test_run_prints_values_without_labels(make: Make, x_path: Path, capsys: Capture) -> None:
     path = make(outputs=(OutputSpec("scores", (1, 4), "float32"),))
     assert run("run", path, x_path, "--top", 3) == 0
-    told = capsys.readouterr().out
-    assert "scores  float32 [1, 4]" in told
-    assert len(told.partition("first ")[2].split(", ")) == 3
+    report = capsys.readouterr().out
+    assert "scores  float32 [1, 4]" in report
+    assert len(report.partition("first ")[2].split(", ")) == 3
 
 
 def test_run_writes_the_outputs(bundle_path: Path, x_path: Path, tmp_path: Path) -> None:
@@ -227,17 +227,17 @@ def test_run_advises_raw_even_without_preprocessing(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [(["--threads", "fast"], "'fast' is not N|auto"), (["--isolate", "0"], "0 is not a time above 0")],
 )
-def test_the_tool_refuses_wrong_option_values(bundle_path: Path, options: list[str], said: str) -> None:
+def test_the_tool_refuses_wrong_option_values(bundle_path: Path, options: list[str], message: str) -> None:
     from click.testing import CliRunner
 
     from edgekit.cli import cli
 
     done = CliRunner().invoke(cli, ["run", str(bundle_path), "x.npy", *options])
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -293,7 +293,7 @@ def test_run_names_the_extra_for_images(
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (["inspect", "nowhere.edgekit"], 6, "error: nowhere.edgekit: cannot be read: No such file or directory"),
         (["run", "BUNDLE", "X", "--require", "gpu"], 7, "matches require='gpu'"),
@@ -305,21 +305,21 @@ def test_run_names_the_extra_for_images(
     ],
 )
 def test_an_error_is_one_clear_line_and_its_familys_code(
-    bundle_path: Path, x_path: Path, capsys: Capture, args: list[str], code: int, said: str
+    bundle_path: Path, x_path: Path, capsys: Capture, args: list[str], code: int, message: str
 ) -> None:
     places = {"BUNDLE": str(bundle_path), "X": str(x_path)}
     assert run(*(places.get(arg, arg) for arg in args)) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize("verb", ["inspect", "run", "verify", "measure"])
 def test_isolate_runs_in_a_child_process(verb: str, bundle_path: Path, x_path: Path, capsys: Capture) -> None:
-    asked = {"run": [x_path], "measure": ["--seconds", "0.05"]}.get(verb, [])
+    arguments = {"run": [x_path], "measure": ["--seconds", "0.05"]}.get(verb, [])
     threads = "1" if verb == "verify" else "auto"
-    assert run(verb, bundle_path, *asked, "--isolate", "20", "--threads", threads, "--json") == 0
+    assert run(verb, bundle_path, *arguments, "--isolate", "20", "--threads", threads, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record.get("events", []) == []
     if verb == "measure":
@@ -345,7 +345,7 @@ def test_a_lost_variant_is_reported_on_stderr_and_in_json(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--delegate-options", "usb"], "--delegate-options needs a --delegate: name one"),
         (["--delegate", "vx", "--delegate-options", "fast"], "--delegate-options: delegate options are written name="),
@@ -353,10 +353,10 @@ def test_a_lost_variant_is_reported_on_stderr_and_in_json(
 )
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
 def test_wrong_delegate_options_are_refused_with_the_right_form(
-    verb: str, bundle_path: Path, capsys: Capture, options: list[str], said: str
+    verb: str, bundle_path: Path, capsys: Capture, options: list[str], message: str
 ) -> None:
     assert run(verb, bundle_path, *options) == 3
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["run", "verify"])

@@ -83,7 +83,7 @@ def test_low_memory_gives_a_warning(make_board: MakeBoard) -> None:
 
 
 def test_the_lines_describe_the_machine(make_board: MakeBoard) -> None:
-    told = "\n".join(lines(diagnose(str(make_board("jetson-orin-nano")))))
+    printed = "\n".join(lines(diagnose(str(make_board("jetson-orin-nano")))))
     for words in (
         "NVIDIA Jetson Orin Nano Developer Kit",
         "Cortex-A78AE, 6 cores",
@@ -93,7 +93,7 @@ def test_the_lines_describe_the_machine(make_board: MakeBoard) -> None:
         "engine       litert: ",
         "accelerator  GPU (/dev/dri/renderD*)",
     ):
-        assert words in told
+        assert words in printed
 
 
 def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,13 @@ from edgekit_runtime.format.manifest import FileRecord, Manifest, Preprocessing,
 
 
 @pytest.fixture
-def told_manifest(manifest: Manifest) -> Manifest:
+def described_manifest(manifest: Manifest) -> Manifest:
     """The classifier's manifest with the size of its file."""
     return replace(manifest, files=(FileRecord("variants/null-float32/weights.npy", 320, "0" * 64),))
 
 
-def test_inputs_and_outputs_are_described(told_manifest: Manifest) -> None:
-    lines = list(manifest_lines(told_manifest))
+def test_inputs_and_outputs_are_described(described_manifest: Manifest) -> None:
+    lines = list(manifest_lines(described_manifest))
     formula = "resized to 2x2, as (x * 0.00392157 - [0.5, 0.4, 0.3]) / 0.25"
     assert lines == [
         "quarters 1.0",
@@ -28,7 +28,7 @@ def test_inputs_and_outputs_are_described(told_manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "message"),
     [
         (Preprocessing(), "as it is"),
         (Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0,)), "as it is"),
@@ -40,29 +40,31 @@ def test_inputs_and_outputs_are_described(told_manifest: Manifest) -> None:
     ],
 )
 def test_preprocessing_is_described_without_steps_that_change_nothing(
-    told_manifest: Manifest, steps: Preprocessing, said: str
+    described_manifest: Manifest, steps: Preprocessing, message: str
 ) -> None:
-    spec = replace(told_manifest.inputs[0], preprocessing=steps)
-    assert list(manifest_lines(replace(told_manifest, inputs=(spec,))))[1].endswith(f"  NHWC  {said}")
+    spec = replace(described_manifest.inputs[0], preprocessing=steps)
+    assert list(manifest_lines(replace(described_manifest, inputs=(spec,))))[1].endswith(f"  NHWC  {message}")
 
 
-def test_the_requirements_of_a_variant_are_described(told_manifest: Manifest) -> None:
+def test_the_requirements_of_a_variant_are_described(described_manifest: Manifest) -> None:
     needs = Requirements(("aarch64", "armv7l"), "2.14", 64 << 20)
-    variant = replace(told_manifest.variants[0], requirements=needs)
-    lines = list(manifest_lines(replace(told_manifest, variants=(variant,))))
+    variant = replace(described_manifest.variants[0], requirements=needs)
+    lines = list(manifest_lines(replace(described_manifest, variants=(variant,))))
     assert lines[4] == "           needs aarch64 or armv7l, null 2.14 or newer, 64 MiB of memory"
 
 
-def test_the_origin_of_the_bundle_is_described(told_manifest: Manifest) -> None:
+def test_the_origin_of_the_bundle_is_described(described_manifest: Manifest) -> None:
     calibration = {"sha256": "53b40e98fac1ff9d" * 4, "samples": 256}
     versions = {"edgekit": "0.1.0", "keras": "3.15.1"}
-    lines = list(manifest_lines(replace(told_manifest, calibration=calibration, versions=versions)))
+    lines = list(manifest_lines(replace(described_manifest, calibration=calibration, versions=versions)))
     assert lines[-2:] == [
         "  data     calibrated on 256 samples, sha256 53b40e98fac1",
         "  made by  edgekit 0.1.0, keras 3.15.1",
     ]
 
 
-def test_free_text_cannot_send_control_characters_to_the_terminal(told_manifest: Manifest) -> None:
-    told = "\n".join(manifest_lines(replace(told_manifest, calibration={"sha256": "\x1b[2Jabc", "samples": None})))
-    assert told.endswith("calibrated on None samples, sha256 [2Jabc")
+def test_free_text_cannot_send_control_characters_to_the_terminal(described_manifest: Manifest) -> None:
+    printed = "\n".join(
+        manifest_lines(replace(described_manifest, calibration={"sha256": "\x1b[2Jabc", "samples": None}))
+    )
+    assert printed.endswith("calibrated on None samples, sha256 [2Jabc")

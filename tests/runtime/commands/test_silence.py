@@ -43,7 +43,7 @@ OWN, HELD, END = ["Python's own"], ["ERROR: a library is not", "ERROR: nor is it
 
 
 @pytest.mark.parametrize(
-    ("then", "told"),
+    ("then", "printed"),
     [
         ("pass", OWN + END),
         ("raise errors.InputMismatch('the shape')", [*OWN, "error: the shape", *END]),
@@ -52,11 +52,11 @@ OWN, HELD, END = ["Python's own"], ["ERROR: a library is not", "ERROR: nor is it
         ("raise ZeroDivisionError('a bug')", [*OWN, *HELD, "error: a bug", *END]),
     ],
 )
-def test_the_output_of_engines_is_shown_only_when_one_fails(then: str, told: list[str]) -> None:
+def test_the_output_of_engines_is_shown_only_when_one_fails(then: str, printed: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(then=then)], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stderr.splitlines() == told
+    assert done.stderr.splitlines() == printed
     assert done.stdout.splitlines() == ["an answer", "another"]
 
 

@@ -59,13 +59,13 @@ def test_without_a_folder_nothing_is_cached_and_one_warning_is_given(
 ) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(3):
             compile_cache.add_content(KEY, b"compiled")
             assert compile_cache.find(KEY) is None
-    assert len(said) == 1
-    assert "compiled models are not cached on this machine" in str(said[0].message)
+    assert len(caught) == 1
+    assert "compiled models are not cached on this machine" in str(caught[0].message)
 
 
 def test_a_limit_of_0_turns_the_cache_off_without_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

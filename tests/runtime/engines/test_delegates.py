@@ -111,14 +111,14 @@ class TestADelegateThat:
         assert placed("once").delegate == str(library)
 
     @pytest.mark.parametrize(
-        ("name", "said"),
+        ("name", "message"),
         [(probe.TIMEOUT_NAME, "soon"), (probe.TIMEOUT_NAME, "0"), (probe.TIMEOUT_NAME, "nan"), (MEMORY_NAME, "all")],
     )
     def test_an_invalid_limit_is_named(
-        self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch, name: str, said: str
+        self, placed: Callable[..., Placement], monkeypatch: pytest.MonkeyPatch, name: str, message: str
     ) -> None:
-        monkeypatch.setenv(name, said)
-        with pytest.raises(PlanError, match=f"{name} is '{said}', wanted"):
+        monkeypatch.setenv(name, message)
+        with pytest.raises(PlanError, match=f"{name} is '{message}', wanted"):
             placed("works")
         monkeypatch.delenv(name)
         assert placed("works").delegate is not None  # and nothing false is remembered
@@ -212,8 +212,8 @@ class TestADelegateThat:
     def test_crashes_is_reported_by_verify(
         self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        asked = ["--delegate", str(library), "--delegate-options", "mode=crash-run"]
-        assert command.main(["verify", str(bundle), *asked]) == 0
+        arguments = ["--delegate", str(library), "--delegate-options", "mode=crash-run"]
+        assert command.main(["verify", str(bundle), *arguments]) == 0
         first, second, _ = capsys.readouterr().out.splitlines()
         assert first.startswith(f"plain ({library}): cannot run: crashed in its probe")
         assert second == "plain: proven"
@@ -221,8 +221,8 @@ class TestADelegateThat:
     def test_is_named_on_the_command_line_is_in_the_placement(
         self, bundle: Path, library: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        asked = ["--delegate", str(library), "--delegate-options", "mode=works,other=1", "--isolate", "--json"]
-        assert command.main(["inspect", str(bundle), *asked]) == 0
+        arguments = ["--delegate", str(library), "--delegate-options", "mode=works,other=1", "--isolate", "--json"]
+        assert command.main(["inspect", str(bundle), *arguments]) == 0
         placement = json.loads(capsys.readouterr().out)["placement"]
         assert (placement["delegate"], placement["delegate_asked"]) == (str(library), True)
         assert placement["delegate_options"] == {"mode": "works", "other": "1"}
@@ -339,11 +339,11 @@ def test_a_model_compiled_for_coral_falls_back_to_its_cpu_variant(
     image = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
     from ai_edge_litert.interpreter import Interpreter
 
-    twin = Interpreter(model_path=str(models / f"{name}.tflite"))
-    twin.allocate_tensors()
-    twin.set_tensor(twin.get_input_details()[0]["index"], image)
-    twin.invoke()
-    want = twin.get_tensor(twin.get_output_details()[0]["index"])
+    clone = Interpreter(model_path=str(models / f"{name}.tflite"))
+    clone.allocate_tensors()
+    clone.set_tensor(clone.get_input_details()[0]["index"], image)
+    clone.invoke()
+    want = clone.get_tensor(clone.get_output_details()[0]["index"])
     binding, golden = TensorBinding(0, "x", "uint8"), Golden(("y.npy",), (1.0,))
     cpu = Variant("twin", "litert", "cpu", "int8-static", ("cpu.tflite",), (binding,), (binding,), golden)
     edgetpu = replace(cpu, name="tpu", device="npu", delegate="edgetpu", files=("edgetpu.tflite",))

@@ -149,11 +149,11 @@ def test_a_library_built_for_numpy_1_is_explained(
     opening: Callable[..., Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What tflite-runtime 2.14 does when numpy 2 is installed; the two cannot be installed beside LiteRT here.
-    said = "returned a result with an exception set"
+    message = "returned a result with an exception set"
     package = tmp_path / "tflite_runtime"
     package.mkdir()
     (package / "__init__.py").write_text("__version__ = '2.14.0'\n")
-    (package / "interpreter.py").write_text(f"def Interpreter(**options):\n    raise SystemError({said!r})\n")
+    (package / "interpreter.py").write_text(f"def Interpreter(**options):\n    raise SystemError({message!r})\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     for name in ("tflite_runtime", "tflite_runtime.interpreter"):

@@ -27,7 +27,7 @@ X = np.random.default_rng(1).normal(size=(1, 2, 2, 3)).astype(np.float32)
 
 
 @pytest.fixture
-def wanted(weights: np.ndarray) -> np.ndarray:
+def expected(weights: np.ndarray) -> np.ndarray:
     """The classifier's output for X: (1, 4)."""
     return X.reshape(1, 12) @ weights.reshape(12, 4)
 
@@ -42,7 +42,7 @@ def child_of(model: edgekit_runtime.Model) -> int:
     return engine_of(model)._child.pid
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -50,37 +50,37 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_an_isolated_model_gives_the_same_outputs(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_an_isolated_model_gives_the_same_outputs(bundle_path: Path, expected: np.ndarray) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model, edgekit_runtime.load(bundle_path) as plain:
         first = model(X)
         np.testing.assert_array_equal(first, plain(X))
         model(X * 2)
-        np.testing.assert_allclose(first, wanted, rtol=1e-5)  # the second run has not touched it
+        np.testing.assert_allclose(first, expected, rtol=1e-5)  # the second run has not touched it
         image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         np.testing.assert_array_equal(model(image, raw=True), plain(image, raw=True))
         pid = child_of(model)
         assert pid != os.getpid()
         assert replace(model.placement, checked=()) == replace(plain.placement, checked=())
         assert model.events == ()
-    assert gone(pid)
+    assert has_ended(pid)
 
 
-def test_a_wrong_input_does_not_lose_the_variant(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_a_wrong_input_does_not_lose_the_variant(bundle_path: Path, expected: np.ndarray) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         with pytest.raises(InputMismatch):
             model(X[0])
-        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        np.testing.assert_allclose(model(X), expected, rtol=1e-5)
         assert model.events == ()
 
 
-def test_the_next_variant_replaces_a_killed_child(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+def test_the_next_variant_replaces_a_killed_child(make: Make, variant: Variant, expected: np.ndarray) -> None:
     events: list[Event] = []
     path = make(variant, replace(variant, name="second"), replace(variant, name="third"))
     with edgekit_runtime.load(path, isolate=True, on_event=events.append) as model:
         for name in ("null-float32", "second"):
             assert model.placement.variant == name
             os.kill(child_of(model), signal.SIGKILL)
-            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+            np.testing.assert_allclose(model(X), expected, rtol=1e-5)
         assert model.placement.variant == "third"
         assert [refusal.variant for refusal in model.placement.refused] == ["null-float32", "second"]
         assert "was lost while it ran: crashed" in model.placement.refused[0].reason
@@ -88,34 +88,34 @@ def test_the_next_variant_replaces_a_killed_child(make: Make, variant: Variant, 
         assert [(event.lost, event.now) for event in events] == [("null-float32", "second"), ("second", "third")]
 
 
-def test_the_only_variant_is_opened_again(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_the_only_variant_is_opened_again(bundle_path: Path, expected: np.ndarray) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         for _ in range(3):
             os.kill(child_of(model), signal.SIGKILL)
-            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+            np.testing.assert_allclose(model(X), expected, rtol=1e-5)
         assert [(event.lost, event.now) for event in model.events] == [("null-float32", "null-float32")] * 3
 
 
 @pytest.mark.parametrize(
-    ("printed", "told"), [(b"INFO: all is well\n", ""), (b"ERROR: hot\nINFO: a\n\n", "ERROR: hot")]
+    ("printed", "report"), [(b"INFO: all is well\n", ""), (b"ERROR: hot\nINFO: a\n\n", "ERROR: hot")]
 )
-def test_log_lines_are_not_reported_as_the_last_output(bundle_path: Path, printed: bytes, told: str) -> None:
+def test_log_lines_are_not_reported_as_the_last_output(bundle_path: Path, printed: bytes, report: str) -> None:
     with edgekit_runtime.load(bundle_path, isolate=True) as model:
         engine_of(model)._stderr.write(printed)
         os.kill(child_of(model), signal.SIGKILL)
         model(X)
-        assert model.events[0].reason.endswith(f"SIGKILL, its last output: {told}" if told else "SIGKILL")
+        assert model.events[0].reason.endswith(f"SIGKILL, its last output: {report}" if report else "SIGKILL")
 
 
-def test_a_hung_child_is_replaced_after_the_timeout(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+def test_a_hung_child_is_replaced_after_the_timeout(make: Make, variant: Variant, expected: np.ndarray) -> None:
     with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=1.5) as model:
         pid = child_of(model)
         os.kill(pid, signal.SIGSTOP)
-        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        np.testing.assert_allclose(model(X), expected, rtol=1e-5)
         (event,) = model.events
         assert (event.lost, event.now) == ("null-float32", "second")
         assert "hung: no answer within 1.5 s" in event.reason
-        assert gone(pid)
+        assert has_ended(pid)
 
 
 class Left(Exception):
@@ -123,7 +123,7 @@ class Left(Exception):
 
 
 @pytest.mark.usefixtures("takes_signals")
-def test_the_answer_of_an_interrupted_call_is_discarded(bundle_path: Path, wanted: np.ndarray) -> None:
+def test_the_answer_of_an_interrupted_call_is_discarded(bundle_path: Path, expected: np.ndarray) -> None:
     def leave(*_: object) -> None:
         raise Left
 
@@ -139,7 +139,7 @@ def test_the_answer_of_an_interrupted_call_is_discarded(bundle_path: Path, wante
             select.select([engine_of(model)._child.stdout], [], [], 20)  # the answer is there
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
-            np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+            np.testing.assert_allclose(model(X), expected, rtol=1e-5)
             assert model.events == ()
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -148,9 +148,9 @@ def test_the_answer_of_an_interrupted_call_is_discarded(bundle_path: Path, wante
 def children() -> set[int]:
     """Return the running processes that any thread of this one has started."""
     found = set()
-    for told in Path("/proc/self/task").glob("*/children"):
+    for report in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):  # the thread, or the process, has just gone
-            for pid in told.read_text().split():
+            for pid in report.read_text().split():
                 if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
                     found.add(int(pid))
     return found
@@ -196,11 +196,11 @@ def test_a_kill_at_any_moment_loses_or_mixes_no_result(bundle_path: Path, weight
     assert children() <= others
 
 
-def test_many_threads_report_one_lost_child_once(make: Make, variant: Variant, wanted: np.ndarray) -> None:
+def test_many_threads_report_one_lost_child_once(make: Make, variant: Variant, expected: np.ndarray) -> None:
     with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=True) as model:
 
         def work(_: int) -> int:
-            return sum(np.allclose(model(X), wanted, rtol=1e-5) for _ in range(200))
+            return sum(np.allclose(model(X), expected, rtol=1e-5) for _ in range(200))
 
         with ThreadPoolExecutor(4) as threads:
             right = threads.map(work, range(4))
@@ -225,7 +225,7 @@ def test_repeated_replacement_is_not_reported_as_a_closed_model(bundle_path: Pat
 
 
 def test_when_nothing_can_be_opened_the_next_call_tries_again(
-    make: Make, variant: Variant, wanted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    make: Make, variant: Variant, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with edgekit_runtime.load(make(variant, replace(variant, name="second")), isolate=True) as model:
         with monkeypatch.context() as patched:
@@ -233,7 +233,7 @@ def test_when_nothing_can_be_opened_the_next_call_tries_again(
             os.kill(child_of(model), signal.SIGKILL)
             with pytest.raises(DelegateCrashed, match="crashed: "):
                 model(X)
-        np.testing.assert_allclose(model(X), wanted, rtol=1e-5)
+        np.testing.assert_allclose(model(X), expected, rtol=1e-5)
         assert model.events[0].now is None
         assert model.events[1].now == model.placement.variant
 
@@ -249,7 +249,7 @@ def test_a_closed_model_stays_closed(bundle_path: Path) -> None:
     pid = child_of(model)
     model.close()
     model.close()
-    assert gone(pid)
+    assert has_ended(pid)
     with pytest.raises(EngineError, match="the model is closed"):
         model(X)
 

@@ -19,7 +19,7 @@ from edgekit_runtime.format.manifest import Golden, Variant
 
 
 @pytest.mark.parametrize(
-    ("platform", "arch", "have", "said"),
+    ("platform", "arch", "have", "message"),
     [
         ("manylinux_2_35", "aarch64", ("aarch64", "2.36"), None),
         ("manylinux_2_35", "aarch64", ("aarch64", "2.35"), None),
@@ -31,13 +31,13 @@ from edgekit_runtime.format.manifest import Golden, Variant
     ],
 )
 def test_incompatibility_names_what_a_wheel_needs(
-    platform: str, arch: str, have: tuple[str, str | None], said: str | None
+    platform: str, arch: str, have: tuple[str, str | None], message: str | None
 ) -> None:
-    assert incompatibility(platform, arch, *have) == said
+    assert incompatibility(platform, arch, *have) == message
 
 
 @pytest.mark.parametrize(
-    ("engine", "arch", "glibc", "python", "said"),
+    ("engine", "arch", "glibc", "python", "message"),
     [
         ("litert", "aarch64", "2.36", (3, 13), "pip install 'edgekit-runtime[litert]'"),
         ("litert", "armv7l", "2.36", (3, 11), "pip install 'edgekit-runtime[tflite]'"),
@@ -49,20 +49,20 @@ def test_incompatibility_names_what_a_wheel_needs(
     ],
 )
 def test_install_advice_names_what_can_be_installed(
-    engine: str, arch: str, glibc: str | None, python: tuple[int, ...], said: str
+    engine: str, arch: str, glibc: str | None, python: tuple[int, ...], message: str
 ) -> None:
-    assert said in install_advice(engine, arch, glibc, python)
+    assert message in install_advice(engine, arch, glibc, python)
 
 
 @pytest.mark.parametrize(
-    ("tag", "said"),
+    ("tag", "message"),
     [
         ("cp311-cp311-manylinux_2_99_x86_64", "needs glibc 2.99 or newer"),
         ("cp311-cp311-manylinux_2_17_armv7l", "needs armv7l, this machine is "),
     ],
 )
 def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(
-    make: Callable[..., Path], variant: Variant, tmp_path: Path, tag: str, said: str
+    make: Callable[..., Path], variant: Variant, tmp_path: Path, tag: str, message: str
 ) -> None:
     site = tmp_path / "site"
     package, wheel = site / "openvino" / "__init__.py", site / "openvino-1.0.dist-info" / "WHEEL"
@@ -75,7 +75,7 @@ def test_a_wheel_of_another_machine_is_refused_before_it_is_imported(
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == IncompatibleDevice.exit_code
     assert "imported" not in done.stdout + done.stderr
-    assert f"the installed openvino {said}" in done.stderr
+    assert f"the installed openvino {message}" in done.stderr
 
 
 @pytest.mark.needs_litert

@@ -35,8 +35,8 @@ def test_a_board_is_read_from_its_files(make_board: MakeBoard, board: str) -> No
     assert found.memory_bytes is not None
     assert found.available_bytes is not None
     memory_mib = found.memory_bytes >> 20
-    said = (found.name, found.soc, found.processor, " ".join(found.features), found.cores, memory_mib)
-    assert said == BOARDS[board]
+    message = (found.name, found.soc, found.processor, " ".join(found.features), found.cores, memory_mib)
+    assert message == BOARDS[board]
     assert found.available_bytes < found.memory_bytes
 
 
@@ -101,7 +101,7 @@ def test_reasons_for_throttling_are_named(make_board: MakeBoard) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "told"),
+    ("after", "printed"),
     [
         (CALM, []),
         (replace(CALM, clocks={"policy0": Clock(1750, 1800, 1800, "")}), []),
@@ -112,5 +112,5 @@ def test_reasons_for_throttling_are_named(make_board: MakeBoard) -> None:
         (replace(CALM, clocks={}), []),
     ],
 )
-def test_problems_between_two_states_are_listed(after: ThermalState, told: list[str]) -> None:
-    assert problems(CALM, after) == told
+def test_problems_between_two_states_are_listed(after: ThermalState, printed: list[str]) -> None:
+    assert problems(CALM, after) == printed

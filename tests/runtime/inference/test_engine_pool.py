@@ -61,7 +61,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[BaseException]:
     return raised
 
 
-def hammer(pool: EnginePool, calls: int) -> Callable[[int], None]:
+def call_repeatedly(pool: EnginePool, calls: int) -> Callable[[int], None]:
     def work(which: int) -> None:
         for call in range(calls):
             value = which * calls + call
@@ -74,7 +74,7 @@ def test_one_thread_needs_one_engine() -> None:
     family: list[Counted] = []
     pool = EnginePool(Counted(family))
     pool.max_engines = 4
-    hammer(pool, 100)(0)
+    call_repeatedly(pool, 100)(0)
     assert len(family) == 1
 
 
@@ -82,7 +82,7 @@ def test_the_pool_grows_with_concurrent_threads() -> None:
     family: list[Counted] = []
     pool = EnginePool(Counted(family, hold=threading.Barrier(3)))  # every call waits until three run at once
     pool.max_engines = 3
-    assert at_once(3, hammer(pool, 5)) == []
+    assert at_once(3, call_repeatedly(pool, 5)) == []
     assert len(family) == 3
 
 
@@ -91,7 +91,7 @@ def test_the_pool_stays_within_its_limit_and_every_thread_runs(most: int, clones
     family: list[Counted] = []
     pool = EnginePool(Counted(family, clones))
     pool.max_engines = most
-    assert at_once(8, hammer(pool, 2000)) == []
+    assert at_once(8, call_repeatedly(pool, 2000)) == []
     assert 1 <= len(family) <= engines
 
 

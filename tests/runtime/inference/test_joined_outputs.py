@@ -122,14 +122,14 @@ def test_a_joined_output_reads_back_equal(described: Manifest) -> None:
 
 
 def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp_path: Path) -> None:
-    wanted = {
+    expected = {
         "image": np.zeros((1, 1, 2), np.float32),
         "detections": np.concatenate(
             [np.arange(0, 30, 2.5).reshape(1, 1, 3, 4), np.array([0, 0.5, 1]).reshape(1, 1, 3, 1)], 3
         ).astype(np.float32),
         "count": np.array([[3]], np.float32),
     }
-    files = {f"golden/{name}.npy": npy(array) for name, array in wanted.items()} | {"weights.npy": npy(np.eye(2))}
+    files = {f"golden/{name}.npy": npy(array) for name, array in expected.items()} | {"weights.npy": npy(np.eye(2))}
     found = {}
     for name, limit in {"whole": 1.0, "parts": (1.0, 0.001)}.items():
         golden = Golden(("golden/detections.npy", "golden/count.npy"), (limit, 0.0))
@@ -155,7 +155,7 @@ def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("limits", "message"),
     [
         ([[0.1, 0.1, 0.1], 0.1], "golden.max_abs[0]: has 3 values for 2 parts"),
         ([0.1, [0.1, 0.1]], "golden.max_abs[1]: has 2 values for 1 parts"),
@@ -163,16 +163,16 @@ def test_each_part_has_a_tolerance_of_its_own(described: Manifest, npy: Any, tmp
         ([[0.1, -0.1], 0.1], "golden.max_abs[0][1]"),
     ],
 )
-def test_a_wrong_number_of_tolerances_is_refused(described: Manifest, limits: Any, said: str) -> None:
+def test_a_wrong_number_of_tolerances_is_refused(described: Manifest, limits: Any, message: str) -> None:
     document = json.loads(_listed(described))
     document["variants"][0]["golden"]["max_abs"] = limits
     with pytest.raises(MalformedBundle) as refusal:
         parse_manifest(json.dumps(document).encode())
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"axis": 3}, "outputs[0].axis: [1, 3, 5] has no axis 3"),
         ({"axis": 8}, "outputs[0].axis"),
@@ -190,12 +190,12 @@ def test_a_wrong_number_of_tolerances_is_refused(described: Manifest, limits: An
         ({"parts": [{"axis": 0, "parts": []}, {"axis": 0, "parts": []}]}, "outputs[0].parts[0].axis: unknown key"),
     ],
 )
-def test_invalid_joined_outputs_are_refused(described: Manifest, change: dict[str, Any], said: str) -> None:
+def test_invalid_joined_outputs_are_refused(described: Manifest, change: dict[str, Any], message: str) -> None:
     document = json.loads(_listed(described))
     document["variants"][0]["outputs"][0] |= change
     with pytest.raises(MalformedBundle) as refusal:
         parse_manifest(json.dumps(document).encode())
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 def test_an_input_is_never_joined(described: Manifest) -> None:

@@ -91,13 +91,13 @@ def test_boxes_can_be_on_the_last_axis_and_share_an_output_with_scores(joint: bo
     boxes = np.concatenate([corner, corner + rng.uniform(1, 25, (50, 2))], axis=1)[None].astype(np.float32)
     scores = rng.normal(size=(1, 50, 3)).astype(np.float32)
     how = {"activation": "sigmoid", "threshold": 0.4, "top": 20, "iou": 0.2}
-    wanted = postprocess(Postprocessing("scores", boxes="boxes", **how), {"scores": scores, "boxes": boxes}, LABELS)
-    assert 5 < len(wanted) <= 20
+    expected = postprocess(Postprocessing("scores", boxes="boxes", **how), {"scores": scores, "boxes": boxes}, LABELS)
+    assert 5 < len(expected) <= 20
     outputs = {"scores": np.concatenate([boxes, scores], axis=2)} if joint else {"scores": scores, "boxes": boxes}
     if boxes_last:
         outputs = {name: output.swapaxes(1, 2).copy() for name, output in outputs.items()}
     declared = Postprocessing("scores", boxes="scores" if joint else "boxes", boxes_last=boxes_last, **how)
-    assert postprocess(declared, outputs, LABELS) == wanted
+    assert postprocess(declared, outputs, LABELS) == expected
     assert declared.classes(outputs["scores"].shape) == 3
 
 
@@ -105,11 +105,11 @@ def test_labels_are_as_many_as_there_are_classes_beside_boxes(make: Callable[...
     # four numbers of a box from four weights, and one class: the scores' output has 5 x 1
     declared = Postprocessing("scores", boxes="scores", boxes_last=True)
     spec = OutputSpec("scores", (1, 5, 1), "float32", "labels.txt")
-    made = {"outputs": (spec,), "postprocessing": declared}
-    with edgekit_runtime.open_bundle(make(also={"labels.txt": b"thing\n"}, **made)) as bundle:
+    built = {"outputs": (spec,), "postprocessing": declared}
+    with edgekit_runtime.open_bundle(make(also={"labels.txt": b"thing\n"}, **built)) as bundle:
         assert read_labels(bundle) == {"scores": ("thing",)}
     with (
-        edgekit_runtime.open_bundle(make(also={"labels.txt": b"a\nb\nc\nd\ne\n"}, **made)) as bundle,
+        edgekit_runtime.open_bundle(make(also={"labels.txt": b"a\nb\nc\nd\ne\n"}, **built)) as bundle,
         pytest.raises(MalformedBundle, match="has 5 labels"),
     ):
         read_labels(bundle)
@@ -163,7 +163,7 @@ def test_a_bundle_without_postprocessing_is_refused(bundle_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "message"),
     [
         (Postprocessing("logits"), r"postprocessing\.scores: there is no float output 'logits'"),
         (Postprocessing("count"), r"postprocessing\.scores: there is no float output 'count'"),
@@ -183,9 +183,9 @@ def test_a_bundle_without_postprocessing_is_refused(bundle_path: Path) -> None:
     ids=str,
 )
 def test_postprocessing_that_does_not_match_the_outputs_is_refused(
-    make: Callable[..., Path], manifest: Manifest, steps: Postprocessing, said: str
+    make: Callable[..., Path], manifest: Manifest, steps: Postprocessing, message: str
 ) -> None:
     more = (OutputSpec("grid", (1, 7, 3), "float32"), OutputSpec("count", (1,), "int32"))
     more = (*more, OutputSpec("deep", (2, 7, 9), "float32"))
-    with pytest.raises(MalformedBundle, match=said):
+    with pytest.raises(MalformedBundle, match=message):
         make(outputs=(*manifest.outputs, *more), postprocessing=steps)

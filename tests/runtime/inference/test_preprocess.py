@@ -45,10 +45,10 @@ def test_resize_equals_the_triangle_filter(source: tuple[int, int], target: tupl
         return rows / rows.sum(axis=1, keepdims=True)
 
     image = images(*source).astype(np.float32)
-    wanted = np.einsum(
+    expected = np.einsum(
         "hH,wW,HWc->hwc", matrix(source[0], target[0]), matrix(source[1], target[1]), image[0], optimize=True
     )
-    np.testing.assert_allclose(resize(image, target)[0], wanted, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(resize(image, target)[0], expected, rtol=1e-5, atol=1e-3)
 
 
 def test_resize_to_a_half_averages_with_triangle_weights() -> None:
@@ -60,8 +60,8 @@ def test_resize_to_a_half_averages_with_triangle_weights() -> None:
 def test_normalization_equals_the_formula_per_channel() -> None:
     steps = Preprocessing(scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
     x = images(4, 5, count=2)
-    wanted = (x.astype(np.float64) / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.3]
-    np.testing.assert_allclose(apply(steps, x, "float32", "NHWC"), wanted, rtol=1e-5, atol=1e-6)
+    expected = (x.astype(np.float64) / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.3]
+    np.testing.assert_allclose(apply(steps, x, "float32", "NHWC"), expected, rtol=1e-5, atol=1e-6)
     moved = apply(steps, np.moveaxis(x, 3, 1), "float32", "NCHW")
     np.testing.assert_array_equal(moved, np.moveaxis(apply(steps, x, "float32", "NHWC"), 3, 1))
 

@@ -31,10 +31,10 @@ def naive(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> np.nda
 
 
 def assert_equal(spec: InputSpec, binding: TensorBinding, images: np.ndarray) -> None:
-    wanted = naive(spec, binding, images)
-    given = raw_to_tensor(spec, binding)(images)
-    assert (given.dtype, given.shape) == (wanted.dtype, wanted.shape)
-    np.testing.assert_array_equal(given, wanted)
+    expected = naive(spec, binding, images)
+    result = raw_to_tensor(spec, binding)(images)
+    assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(result, expected)
 
 
 def quantized(dtype: str, scale: float, zero_point: int) -> TensorBinding:

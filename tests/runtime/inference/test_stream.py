@@ -36,8 +36,8 @@ def test_results_come_in_the_order_of_the_inputs(model: Any, depth: int | None) 
     many = inputs(200)
     results = list(model.stream(iter(many), depth=depth))
     assert len(results) == 200
-    for given, x in zip(results, many):
-        np.testing.assert_array_equal(given, model(x))
+    for actual, x in zip(results, many):
+        np.testing.assert_array_equal(actual, model(x))
 
 
 def test_results_stay_in_order_when_later_calls_are_faster() -> None:
@@ -68,8 +68,8 @@ def test_inputs_are_read_at_most_depth_ahead(model: Any) -> None:
 
 def test_raw_images_are_preprocessed(model: Any) -> None:
     images = np.random.default_rng(1).integers(0, 256, (20, 9, 7, 3)).astype(np.uint8)
-    for given, image in zip(model.stream(images, raw=True), images):
-        np.testing.assert_array_equal(given, model(image, raw=True))
+    for actual, image in zip(model.stream(images, raw=True), images):
+        np.testing.assert_array_equal(actual, model(image, raw=True))
 
 
 def test_the_error_of_a_call_is_raised_after_earlier_results(model: Any) -> None:
@@ -115,8 +115,8 @@ def test_arun_does_not_block_the_event_loop(model: Any) -> None:
     async def gather() -> list[Any]:
         return await asyncio.gather(*(model.arun(x) for x in many))
 
-    for given, x in zip(asyncio.run(gather()), many):
-        np.testing.assert_array_equal(given, model(x))
+    for actual, x in zip(asyncio.run(gather()), many):
+        np.testing.assert_array_equal(actual, model(x))
 
 
 def test_a_closed_model_refuses_calls(bundle_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_closed_while_threads_run(bundle_path: Path) -> None:
     many = inputs(8)
     for _ in range(3):
         model = edgekit_runtime.load(bundle_path)
-        wanted = [model(x) for x in many]
+        expected = [model(x) for x in many]
         ended: list[str] = []
 
-        def work(which: int, model: Any = model, wanted: Any = wanted, ended: list[str] = ended) -> None:
+        def work(which: int, model: Any = model, expected: Any = expected, ended: list[str] = ended) -> None:
             try:
-                while np.array_equal(model(many[which]), wanted[which]):
+                while np.array_equal(model(many[which]), expected[which]):
                     pass
                 ended.append("a wrong answer")
             except EngineError as error:
@@ -188,11 +188,11 @@ def product(
 @pytest.mark.needs_openvino
 def test_eight_threads_get_their_own_results(product: Any) -> None:
     many = np.random.default_rng(2).normal(size=(8, 1, 12)).astype(np.float32)
-    wanted = [product(x) for x in many]
+    expected = [product(x) for x in many]
     wrong: list[int] = []
 
     def work(which: int) -> None:
-        wrong.extend(which for _ in range(10_000) if not np.array_equal(product(many[which]), wanted[which]))
+        wrong.extend(which for _ in range(10_000) if not np.array_equal(product(many[which]), expected[which]))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))

@@ -68,9 +68,9 @@ def test_every_variant_before_it_has_its_reason(
     variants = (elsewhere, huge, newer, future, delegated, bound, wrong, variant)
     placement = placed(make(*variants, also={OTHER_WEIGHTS: npy(weights * 1.5)}))
     assert placement.variant == "null-float32"
-    told = refusals(placement)
-    assert list(told) == [v.name for v in variants[:-1]]
-    for name, said in {
+    printed = refusals(placement)
+    assert list(printed) == [v.name for v in variants[:-1]]
+    for name, message in {
         "elsewhere": "is made for riscv64, this machine is ",
         "huge": "MiB of memory",
         "newer": "needs null 99.1 or newer, but numpy ",
@@ -79,7 +79,7 @@ def test_every_variant_before_it_has_its_reason(
         "bound": "input 'image'",
         "wrong": "the outputs differ from the golden outputs on this machine: output 'scores' differs by",
     }.items():
-        assert said in told[name]
+        assert message in printed[name]
 
 
 def test_a_library_that_is_too_old_is_an_incompatible_device(make: Make, variant: Variant) -> None:

@@ -32,9 +32,9 @@ def bundle(bundle_path: Path) -> Iterator[Bundle]:
         yield opened
 
 
-@pytest.mark.parametrize(("cores", "wanted"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
-def test_thread_counts_are_powers_of_two_and_all_cores(cores: int, wanted: list[int]) -> None:
-    assert thread_tuning.thread_counts(cores) == wanted
+@pytest.mark.parametrize(("cores", "expected"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
+def test_thread_counts_are_powers_of_two_and_all_cores(cores: int, expected: list[int]) -> None:
+    assert thread_tuning.thread_counts(cores) == expected
 
 
 @pytest.mark.parametrize(
