@@ -18,7 +18,7 @@ __all__ = ["__version__", "convert", "prune"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the API when it is asked for: ``import edgekit`` costs nothing."""
+    """Import the API at its first use, so that ``import edgekit`` stays fast."""
     if name in ("convert", "prune"):
         from edgekit import api
 
