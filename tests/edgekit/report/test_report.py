@@ -195,19 +195,19 @@ def test_the_terminal_shows_what_was_pruned_or_only_trained(capsys):
     from edgekit.cli.terminal import print_pruning
 
     print_pruning(Console(width=160), pruning())
-    told = capsys.readouterr().out
-    assert "--prune-to latency=0.5: 48 % left as counted, measured 50 % in litert int8-static; 1 of 1 groups" in told
-    assert "accuracy of the unconverted model: original 80.00 %, pruned 40.00 %" in told
+    printed = capsys.readouterr().out
+    assert "--prune-to latency=0.5: 48 % left as counted, measured 50 % in litert int8-static; 1 of 1 groups" in printed
+    assert "accuracy of the unconverted model: original 80.00 %, pruned 40.00 %" in printed
     models = [
         dataclasses.replace(one, model={"pruned": "trained"}.get(one.model, one.model)) for one in pruning().models
     ]
     trained = {"goal": "--quantize-aware int8-static", "groups": (), "models": tuple(models)}
     print_pruning(Console(width=160), dataclasses.replace(pruning(), **trained))
-    told = capsys.readouterr().out
-    assert "--quantize-aware int8-static: trained, nothing was pruned" in told
-    assert "accuracy of the unconverted model: original 80.00 %, trained 40.00 %" in told
-    assert "original litert int8-static" in told
-    assert "dense" not in told
+    printed = capsys.readouterr().out
+    assert "--quantize-aware int8-static: trained, nothing was pruned" in printed
+    assert "accuracy of the unconverted model: original 80.00 %, trained 40.00 %" in printed
+    assert "original litert int8-static" in printed
+    assert "dense" not in printed
 
 
 def test_the_first_findings_of_a_kind_are_shown():
