@@ -33,7 +33,7 @@ from benchmarks.models.resnet20 import resnet20
 from edgekit_converters.load.torch_module import from_module
 from edgekit_converters.prune import CutChannelsRequest
 from edgekit_converters.prune.torch import stages
-from edgekit_converters.records import Cut, InputShape, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, InputShape, Source, SourceRequest
 from edgekit_runtime.errors import EdgekitError
 
 CLOSE = 1e-4  # of the largest output
@@ -307,7 +307,7 @@ def _edgekit(case: Case) -> Outcome:
     except EdgekitError as error:
         return Outcome(Counter(), "refused", 1.0, str(error).splitlines()[0][:100])
     dense = stages.prunable_copy(live)
-    halves = [Cut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups]
+    halves = [ChannelCut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups]
     groups: Counter[str] = Counter()
     try:
         for place in _spaced(len(halves)):
@@ -320,11 +320,11 @@ def _edgekit(case: Case) -> Outcome:
     return Outcome(groups, _verdict(dense, small, inputs), _count(small) / _count(dense), right)
 
 
-def _cut(case: Case, live: Any, request: SourceRequest, cuts: tuple[Cut, ...]) -> tuple[nn.Module, int]:
+def _cut(case: Case, live: Any, request: SourceRequest, cuts: tuple[ChannelCut, ...]) -> tuple[nn.Module, int]:
     """Return a module cut and opened again as the product does it, and the number of parameters that was predicted."""
     graph = stages.analyze(live)
     with tempfile.TemporaryDirectory() as folder:
-        source = Source(request, "torch", live.inputs, live.outputs, live.moved)
+        source = Source(request, "torch", live.inputs, live.outputs, live.transposed)
         left = stages.cut_channels(live, CutChannelsRequest(source, cuts), Path(folder))
         small = from_module(_made(case), left).handle.module
     return small, graph.parameters_at(graph.widths | {one.group: len(one.kept) for one in cuts})

@@ -26,7 +26,7 @@ class InputShape:
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChannelCut:
     """The channels of a group that stay; the others are removed."""
 
     group: str
@@ -34,7 +34,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Drop:
+class BranchRemoval:
     """A residual branch that is removed."""
 
     branch: str
@@ -52,7 +52,9 @@ class SourceRequest:
     custom_objects: Path | None = None  # a Python file that defines a Keras model's custom layers
     allow_pickle: bool = False
     keep_layout: bool = False  # leave the image inputs of a PyTorch model in NCHW
-    cuts: tuple[Cut | Drop, ...] = ()  # applied to a PyTorch module, in order, before ``weights`` are loaded
+    cuts: tuple[
+        ChannelCut | BranchRemoval, ...
+    ] = ()  # applied to a PyTorch module, in order, before ``weights`` are loaded
 
     @property
     def toolchain(self) -> str:
@@ -68,7 +70,7 @@ class Source:
     framework: str  # a key of FRAMEWORKS; "openvino" for IR and ONNX
     inputs: tuple[InputSpec, ...]  # batch 1, application layout, no preprocessing yet
     outputs: tuple[OutputSpec, ...]
-    moved: tuple[bool, ...]  # for each input: the model takes NCHW where the application gives NHWC
+    transposed: tuple[bool, ...]  # for each input: the model takes NCHW where the application gives NHWC
     scheme: str = "float32"  # of the model file; a quantized model is bundled unchanged
     code: tuple[Path, ...] = ()  # the Python files that built it
     notes: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ class Artifact:
     outputs: tuple[TensorBinding | JoinedBinding, ...]
     notes: tuple[str, ...] = ()
     engine_version: str | None = None  # the lowest that can open it, if known
-    spans: tuple[
+    part_ranges: tuple[
         tuple[float, ...], ...
     ] = ()  # for each output split into parts without scales: the range width of each part
     executable: bool = True  # False: compiled for an accelerator that this machine does not have
@@ -160,7 +162,7 @@ class Split:
 
     output: int  # index among the artifact's outputs
     axis: int
-    spans: tuple[float, ...] = ()  # range width of each part, if it gets no scale of its own
+    part_ranges: tuple[float, ...] = ()  # range width of each part, if it gets no scale of its own
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class Parity:
     step: float = 0.0  # quantization step of the tensor, or what it would be in int8; 0: not quantized
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """For messages."""
         return f"output {self.output!r}" + ("" if self.part is None else f", part {self.part}")
 

@@ -17,7 +17,7 @@ from edgekit.pruning.search import PruningResult, cut_channels, drop_branches
 from edgekit.training import training as trainings
 from edgekit_converters.execution import stage_cache
 from edgekit_converters.prune import AnalyzeRequest
-from edgekit_converters.records import Cut, Source
+from edgekit_converters.records import ChannelCut, Source
 
 
 class RoundCheckpoints:
@@ -52,7 +52,7 @@ class RoundCheckpoints:
         if not self.resume or not path.is_file():
             return None
         saved = json.loads(path.read_text())
-        cuts = tuple(Cut(group, tuple(kept)) for group, kept in saved["cuts"])
+        cuts = tuple(ChannelCut(group, tuple(kept)) for group, kept in saved["cuts"])
         before = drop_branches(self.context, source, tuple(saved["dropped"]))
         pruned = cut_channels(self.context, before, cuts)
         return PruningResult(before, tuple(saved["dropped"]), cuts, pruned, saved["counted"], saved["measured"])

@@ -25,7 +25,7 @@ from edgekit_converters.prune.channel_selection import (
 from edgekit_converters.prune.cost_terms import total
 from edgekit_converters.prune.latency.profile import TIME_MODELS, TimeModelsRequest
 from edgekit_converters.recipe.recipe import Recipe
-from edgekit_converters.records import Artifact, Cut, Source, SourceRequest
+from edgekit_converters.records import Artifact, ChannelCut, Source, SourceRequest
 from edgekit_runtime.errors import PlanError
 
 MAX_TRIES = 6
@@ -76,7 +76,7 @@ class PruningResult:
 
     before: Source  # without the dropped branches, all channels left
     dropped: tuple[str, ...]  # branches
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ChannelCut, ...]
     source: Source
     counted: float  # fraction left by the cost terms
     measured: float | None  # fraction left by the meter
@@ -133,7 +133,7 @@ def _prune(task: PruningTask, goal: Goal) -> PruningResult:
     if branches:
         graph, scores = task.score(before)
     terms = task.terms_at(graph)
-    cuts: tuple[Cut, ...] = ()
+    cuts: tuple[ChannelCut, ...] = ()
     if not branches or total(terms, graph.widths) > goal.left * task.baseline.cost:
         cuts = select_channels(graph, scores, terms, goal, task.limits, task.baseline)
     source = cut_channels(task.context, before, cuts)
@@ -148,7 +148,7 @@ def drop_branches(context: ConversionContext, source: Source, branches: tuple[st
     return load(context, context.runner.run(DROP_BRANCHES, DropBranchesRequest(source, branches)))
 
 
-def cut_channels(context: ConversionContext, source: Source, cuts: tuple[Cut, ...]) -> Source:
+def cut_channels(context: ConversionContext, source: Source, cuts: tuple[ChannelCut, ...]) -> Source:
     """Remove channels and load the model; without any return it unchanged."""
     if not cuts:
         return source

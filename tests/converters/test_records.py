@@ -22,7 +22,7 @@ SOURCE = Source(
     framework="torch",
     inputs=(InputSpec("x", (1, 8, 8, 3), "float32", "NHWC", Preprocessing((8, 8), 1 / 255, (0.5,), (0.25,))),),
     outputs=(OutputSpec("y", (1, 4), "float32"),),
-    moved=(True,),
+    transposed=(True,),
     code=(Path("/models/net.py"),),
     notes=("a note",),
 )

@@ -118,7 +118,7 @@ def group_outputs(artifact: Artifact, groups: tuple[tuple[int, int | None], ...]
 def group_outputs_like(original: Artifact, built: Artifact) -> Artifact:
     """Return ``built`` with its outputs grouped as those of ``original``."""
     groups = tuple((len(bound.parts), getattr(bound, "axis", None)) for bound in original.outputs)
-    return replace(group_outputs(built, groups), spans=original.spans)
+    return replace(group_outputs(built, groups), part_ranges=original.part_ranges)
 
 
 def with_scales_of(original: Artifact, built: Artifact) -> Artifact:

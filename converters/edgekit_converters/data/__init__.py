@@ -17,7 +17,7 @@ import numpy as np
 from edgekit_converters.data import arrays, generator, image_folder, layout
 from edgekit_converters.data.dataset_checks import DatasetChecks
 from edgekit_converters.data.npy_writer import Column
-from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, SubsetRequest, nested
+from edgekit_converters.data.samples import Array, Block, DataRequest, DataSet, Samples, SubsetRequest, spread_order
 from edgekit_converters.execution.stage import Stage
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec
@@ -90,13 +90,13 @@ PREPARE = Stage(prepare, toolchain=lambda _: "data", pure=False)
 
 
 def subset(request: SubsetRequest, folder: Path) -> DataSet:
-    """Copy the first samples, by the order of ``nested``, with their labels; the copies keep the order of the set.
+    """Copy the first samples by :func:`spread_order`, and their labels; the copies keep the order of the set.
 
     Raises:
         OSError: the disk is full.
     """
     data = request.data
-    rows = np.sort(nested(data.count)[: request.count])
+    rows = np.sort(spread_order(data.count)[: request.count])
     with ExitStack() as files:
         columns = [
             files.enter_context(Column(folder / Path(path).name, path))
@@ -121,10 +121,10 @@ def subset(request: SubsetRequest, folder: Path) -> DataSet:
 SUBSET = Stage(subset, toolchain=lambda _: "data", pure=False)
 
 
-def one_by_one(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Array]]:
-    """Yield the samples in the order of ``nested``, normalized: for each input (1, *input shape without batch)."""
+def iterate_samples(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[list[Array]]:
+    """Yield normalized samples by :func:`spread_order`: for each input (1, *input shape without batch)."""
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]
-    for row in nested(data.count):
+    for row in spread_order(data.count):
         yield [normalize(column[row : row + 1], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
@@ -143,7 +143,7 @@ def batches(
         yield [normalize(column[rows], spec) for column, spec in zip(columns, inputs, strict=True)]
 
 
-def pick(data: DataSet, inputs: tuple[InputSpec, ...], count: int) -> list[Array]:
+def pick_samples(data: DataSet, inputs: tuple[InputSpec, ...], count: int) -> list[Array]:
     """Return ``count`` samples, or all there are, spread evenly over the set, normalized as by :func:`batches`."""
     rows = np.unique(np.linspace(0, data.count - 1, min(count, data.count)).astype(int))
     columns = [np.load(path, mmap_mode="r") for path in data.inputs]

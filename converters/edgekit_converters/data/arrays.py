@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread, spread_note
+from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread_note, spread_positions
 from edgekit_runtime.errors import DataError
 
 ACCEPTS = "FILE.npz or FILE.npy"
@@ -44,7 +44,7 @@ def read(request: DataRequest) -> Samples:
         arrays = _all(loaded) if isinstance(loaded, NpzFile) else None
     columns, labels = _only(loaded, request, path) if arrays is None else _choose(arrays, request, path)
     total = _count([*columns, labels] if labels is not None else columns, path)
-    chosen = spread(total, request.samples)
+    chosen = spread_positions(total, request.samples)
     return Samples(
         blocks=_blocks(columns, labels, chosen, path),
         layout=request.layout,

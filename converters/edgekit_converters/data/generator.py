@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread, spread_note
+from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread_note, spread_positions
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -49,7 +49,7 @@ def read(request: DataRequest) -> Samples:
         total = len(yielded) if sized else None
         items = iter(()) if sized else iter(yielded)
     if total is not None:
-        chosen = spread(total, request.samples)
+        chosen = spread_positions(total, request.samples)
         items, notes = (yielded[index] for index in chosen), spread_note(len(chosen), total)
     else:
         chosen, items = None, islice(items, request.samples)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread, spread_note
+from edgekit_converters.data.samples import Array, Block, DataRequest, Samples, spread_note, spread_positions
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec
 
@@ -40,7 +40,7 @@ def read(request: DataRequest) -> Samples:
     _require_pillow()
     classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _visible(entry)))
     images, skipped = _list(folder, classes)
-    chosen = [images[index] for index in spread(len(images), request.samples)]
+    chosen = [images[index] for index in spread_positions(len(images), request.samples)]
     return Samples(
         blocks=_blocks(chosen, mode, labelled=bool(classes)),
         layout="NHWC",

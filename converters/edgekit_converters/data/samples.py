@@ -41,7 +41,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class SubsetRequest:
-    """Take the first samples of a set, by the order of :func:`nested`."""
+    """Take the first samples of a set, by the order of :func:`spread_order`."""
 
     data: DataSet
     count: int
@@ -67,7 +67,7 @@ class Samples:
     notes: tuple[str, ...] = ()
 
 
-def spread(total: int, limit: int | None) -> list[int]:
+def spread_positions(total: int, limit: int | None) -> list[int]:
     """Return at most ``limit`` of ``total`` positions, ascending, evenly spread and always the same.
 
     The range is divided into ``limit`` equal intervals with one position from each, so that of data sorted by class
@@ -83,7 +83,7 @@ def spread(total: int, limit: int | None) -> list[int]:
     ]
 
 
-def nested(total: int) -> list[int]:
+def spread_order(total: int) -> list[int]:
     """Return all positions of ``total`` in an order of which every prefix is spread evenly over the set.
 
     They are sorted by the fractional parts of their multiples of the golden ratio, which are evenly distributed in

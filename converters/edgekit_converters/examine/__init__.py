@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-from edgekit_converters.data import pick
+from edgekit_converters.data import pick_samples
 from edgekit_converters.examine.detectors import examine_graph
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
@@ -23,7 +23,7 @@ def examine(request: ExamineRequest, _folder: Path) -> Examination:
         ToolchainError: the artifact cannot be read or run.
     """
     engine = request.artifact.engine
-    samples = pick(request.data, request.inputs, SAMPLES)
+    samples = pick_samples(request.data, request.inputs, SAMPLES)
     return examine_graph(engine, pkgutil.resolve_name(format_of(engine).graph_reader)(request.artifact, samples))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data import DataSet, one_by_one
+from edgekit_converters.data import DataSet, iterate_samples
 from edgekit_converters.examine.graph import finite_values
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.formats import format_of
@@ -71,7 +71,7 @@ def calibration_coverage(request: CoverageRequest, _folder: Path) -> Coverage:
     """The stage: run a float artifact on the calibration samples, and compare its ranges at each doubling.
 
     The number of samples is halved down to ``MIN_SAMPLES``, so the last doubling is the last half. Samples are in the
-    order of ``data.samples.nested``.
+    order of ``data.samples.spread_order``.
 
     Raises:
         ToolchainError: the artifact cannot be read or run.
@@ -83,7 +83,7 @@ def calibration_coverage(request: CoverageRequest, _folder: Path) -> Coverage:
     doublings: list[CoverageStep] = []
     growths: list[RangeGrowth] = []
     checkpoints = halves(total)
-    for count, values in enumerate(read_values(artifact, one_by_one(request.data, request.inputs)), start=1):
+    for count, values in enumerate(read_values(artifact, iterate_samples(request.data, request.inputs)), start=1):
         report_progress(count, total)
         spans.add(values.items())
         if count not in checkpoints:

@@ -119,7 +119,9 @@ def _in_order(model: ov.Model) -> ov.Model:
 
 def _name_and_fix(model: ov.Model, live: LoadedModel) -> None:
     shapes = {}
-    for port, spec, moved in zip(model.inputs, live.inputs, live.moved or (False,) * len(live.inputs), strict=True):
+    for port, spec, moved in zip(
+        model.inputs, live.inputs, live.transposed or (False,) * len(live.inputs), strict=True
+    ):
         port.get_tensor().set_names({spec.name})
         batch, *rest = spec.shape
         shapes[port] = [batch, rest[-1], *rest[:-1]] if moved else [batch, *rest]
@@ -130,10 +132,10 @@ def _name_and_fix(model: ov.Model, live: LoadedModel) -> None:
 
 def _move_channels(model: ov.Model, live: LoadedModel) -> ov.Model:
     """Make NCHW inputs NHWC with one transpose, which plugins fold into their first layer."""
-    if not any(live.moved):
+    if not any(live.transposed):
         return model
     prepost = preprocess.PrePostProcessor(model)
-    for index, moved in enumerate(live.moved):
+    for index, moved in enumerate(live.transposed):
         if moved:
             port = prepost.input(index)
             port.tensor().set_layout(ov.Layout("NHWC"))

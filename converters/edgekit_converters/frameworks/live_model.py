@@ -27,7 +27,7 @@ class LoadedModel:
     outputs: tuple[OutputSpec, ...]
     run: Callable[[Arrays], Arrays]
     handle: Any
-    moved: tuple[bool, ...] = ()
+    transposed: tuple[bool, ...] = ()
     scheme: str = "float32"  # what it came in; all but float32 is bundled as it is
     code: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()

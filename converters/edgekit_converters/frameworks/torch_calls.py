@@ -43,7 +43,7 @@ def is_exported_program(module: torch.nn.Module) -> bool:
 
 def input_tensors(live: LoadedModel, batch: Arrays) -> tuple[torch.Tensor, ...]:
     """Return a batch in application layout as the tensors that the module takes."""
-    return tensors_of(batch, live.moved)
+    return tensors_of(batch, live.transposed)
 
 
 def tensors_of(batch: Arrays, channels_last: tuple[bool, ...]) -> tuple[torch.Tensor, ...]:
@@ -58,7 +58,7 @@ def example_inputs(live: LoadedModel) -> tuple[torch.Tensor, ...]:
     """Return random inputs as the module takes them: the same at each call."""
     return tuple(
         random_input(channels_first(spec.shape) if last else spec.shape, spec.dtype)
-        for spec, last in zip(live.inputs, live.moved, strict=True)
+        for spec, last in zip(live.inputs, live.transposed, strict=True)
     )
 
 

@@ -60,7 +60,7 @@ def load(request: SourceRequest, _folder: Path) -> Source:
         framework=live.framework,
         inputs=live.inputs,
         outputs=live.outputs,
-        moved=live.moved or (False,) * len(live.inputs),
+        transposed=live.transposed or (False,) * len(live.inputs),
         scheme=live.scheme,
         code=live.code,
         notes=live.notes,

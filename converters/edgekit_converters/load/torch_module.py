@@ -207,7 +207,7 @@ def _live(
         for spec, last in zip(inputs, moved, strict=True)
         if last
     )
-    return LoadedModel("torch", inputs, outputs, in_batches(run), flat, moved=moved, code=code, notes=notes)
+    return LoadedModel("torch", inputs, outputs, in_batches(run), flat, transposed=moved, code=code, notes=notes)
 
 
 def _cannot_run(shapes: list[InputShape]) -> str:

@@ -20,7 +20,7 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
         ToolchainError: OpenVINO failed otherwise.
     """
     examples = []
-    for spec, moved in zip(live.inputs, live.moved, strict=True):
+    for spec, moved in zip(live.inputs, live.transposed, strict=True):
         array = np.zeros(spec.shape, spec.dtype)
         examples.append(torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)) if moved else array))
     with torch.inference_mode():

@@ -31,7 +31,7 @@ def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:
     toolchains.require_modules(("litert_torch",), ("torch",), "lower")
     import litert_torch
 
-    channels_last = [index for index, moved in enumerate(live.moved) if moved]
+    channels_last = [index for index, moved in enumerate(live.transposed) if moved]
     module = ChannelsLast(live.handle, channels_last) if channels_last else live.handle
     path = folder / "model.tflite"
     with litert_torch_errors():

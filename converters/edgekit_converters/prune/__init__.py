@@ -19,7 +19,7 @@ from edgekit_converters.data import DataSet
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load import open_source, trainable
-from edgekit_converters.records import Cut, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec
 
 IMPORTANCES = ("l1", "l2", "taylor", "gradient", "batch-norm", "random")
@@ -149,7 +149,7 @@ class CutChannelsRequest:
     """Cut channels out of a model."""
 
     source: Source
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ChannelCut, ...]
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class RecalibrateRequest:
     inputs: tuple[InputSpec, ...]
     data: DataSet
     dense: Source | None = None
-    cuts: tuple[Cut, ...] = ()  # from ``dense`` to ``source``
+    cuts: tuple[ChannelCut, ...] = ()  # from ``dense`` to ``source``
 
 
 class Pruner(Protocol):

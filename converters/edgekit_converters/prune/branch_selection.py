@@ -26,7 +26,7 @@ from edgekit_converters.prune.channel_selection import (
 from edgekit_converters.prune.channel_selection import smallest_goal as smallest_channel_goal
 from edgekit_converters.prune.cost_terms import Term, total
 from edgekit_converters.prune.residual_branches import without_branches
-from edgekit_converters.records import Cut
+from edgekit_converters.records import ChannelCut
 from edgekit_runtime.errors import PlanError
 
 TermsAt = Callable[[PruningGraph], Sequence[Term]]
@@ -107,7 +107,7 @@ def _channel_loss(
     return sum(group_weight(groups[one.group], scores) * _cut_loss(one, scores) for one in cuts)
 
 
-def _cut_loss(cut: Cut, scores: ChannelScores) -> float:
+def _cut_loss(cut: ChannelCut, scores: ChannelScores) -> float:
     of_group = scores.by_group[cut.group]
     left = float(of_group[list(cut.kept)].sum() / of_group.sum()) if of_group.sum() > 0 else 1.0
     return -math.log(left) if left > 0 else math.inf

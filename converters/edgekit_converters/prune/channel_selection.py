@@ -21,7 +21,7 @@ import numpy as np
 
 from edgekit_converters.prune import Group, PruningGraph, Scores, Widths
 from edgekit_converters.prune.cost_terms import Term, total
-from edgekit_converters.records import Cut
+from edgekit_converters.records import ChannelCut
 from edgekit_runtime.errors import PlanError
 
 COMPARABLE = ("taylor",)  # importances that are comparable across groups
@@ -75,7 +75,7 @@ def select_channels(
     goal: Goal,
     limits: Limits,
     baseline: Baseline | None = None,
-) -> tuple[Cut, ...]:
+) -> tuple[ChannelCut, ...]:
     """Return the cuts that meet a goal.
 
     Args:
@@ -99,7 +99,7 @@ def select_channels(
     else:
         widths = _Greedy(graph, scores, terms, allowed).reduce_to(budget)
     return tuple(
-        Cut(one.name, _highest(scores.by_group[one.name], widths[one.name]))
+        ChannelCut(one.name, _highest(scores.by_group[one.name], widths[one.name]))
         for one in graph.groups
         if widths[one.name] < one.width
     )
@@ -123,7 +123,7 @@ def read_scores(scores: Scores, importance: str) -> ChannelScores:
         return ChannelScores({name: arrays[name] for name in arrays.files}, importance in COMPARABLE)
 
 
-def widths_after(graph: PruningGraph, cuts: Sequence[Cut]) -> dict[str, int]:
+def widths_after(graph: PruningGraph, cuts: Sequence[ChannelCut]) -> dict[str, int]:
     """Return the width of each group after cuts."""
     return graph.widths | {one.group: len(one.kept) for one in cuts}
 

@@ -61,6 +61,6 @@ SPARSIFY = Stage(sparsify, toolchain=lambda request: request.source.toolchain)
 
 
 def _batches(data: DataSet, inputs: tuple[InputSpec, ...]) -> Iterator[Arrays]:
-    arrays = dataset.pick(data, inputs, data.count)
+    arrays = dataset.pick_samples(data, inputs, data.count)
     for start in range(0, data.count, BATCH):
         yield [array[start : start + BATCH] for array in arrays]

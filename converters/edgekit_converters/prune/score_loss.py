@@ -64,7 +64,9 @@ def score_loss(live: LoadedModel, request: ScoreRequest) -> ScoreLoss:
         check_classes(labels, spec)
     if spec.shape[1] == 1:  # the probability of one of two classes
         return ScoreLoss("targets")
-    return ScoreLoss("classes", are_probabilities(live.run(dataset.pick(request.data, request.inputs, BATCH))[0]))
+    return ScoreLoss(
+        "classes", are_probabilities(live.run(dataset.pick_samples(request.data, request.inputs, BATCH))[0])
+    )
 
 
 def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]:
@@ -77,7 +79,7 @@ def batches(request: ScoreRequest) -> Iterator[tuple[Arrays, np.ndarray | None]]
     count = min(request.data.count, SAMPLES, max(BATCH, VALUES // values))
     rows = np.unique(np.linspace(0, request.data.count - 1, count).astype(int))
     labels = dataset.labels(request.data)
-    arrays, labels = dataset.pick(request.data, request.inputs, count), None if labels is None else labels[rows]
+    arrays, labels = dataset.pick_samples(request.data, request.inputs, count), None if labels is None else labels[rows]
     if labels is not None and request.source.outputs[0].shape[1:] == (1,):
         labels = labels.reshape(-1, 1)  # one number a sample, or which of two classes it is
     for start in range(0, max(count - count % BATCH, 1), BATCH):

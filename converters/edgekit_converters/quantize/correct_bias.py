@@ -23,7 +23,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
-from edgekit_converters.data import pick
+from edgekit_converters.data import pick_samples
 from edgekit_converters.formats.tflite_tensors import PreservedTensors
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import QuantizeRequest
@@ -64,7 +64,7 @@ def correct_bias(request: QuantizeRequest, quantized: Path, *, weights_only: boo
     """
     if request.calibration is None:
         raise CalibrationError("bias correction needs calibration data", stage="quantize", advice="--calibrate DATA")
-    columns = pick(request.calibration, request.inputs, SAMPLES)
+    columns = pick_samples(request.calibration, request.inputs, SAMPLES)
     samples = [[column[row : row + 1] for column in columns] for row in range(len(columns[0]))]
     source, quantized_file = _TfliteLayers(request.artifact.files[0]), _TfliteLayers(quantized)
     pairs = [

@@ -27,7 +27,8 @@ def split_outputs(request: SplitOutputsRequest, folder: Path) -> Artifact:
     axes = {place: one.axis for place, one in by_output.items()}
     grouped = group_outputs(built, tuple((count, axes.get(place)) for place, count in enumerate(counts)))
     return replace(
-        grouped, spans=tuple(by_output[place].spans if place in by_output else () for place in range(len(counts)))
+        grouped,
+        part_ranges=tuple(by_output[place].part_ranges if place in by_output else () for place in range(len(counts))),
     )
 
 

@@ -21,7 +21,7 @@ def steps(live: LoadedModel, inputs: Arrays) -> Steps:
     """Return the result of each operation, named by its module, or ``layer1.0.add`` if the module has several."""
     tensors = tuple(
         torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1) if moved else array))
-        for array, moved in zip(inputs, live.moved, strict=True)
+        for array, moved in zip(inputs, live.transposed, strict=True)
     )
     module = live.handle.module
     with torch.inference_mode():

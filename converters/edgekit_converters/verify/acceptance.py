@@ -32,7 +32,7 @@ def check_parity(artifact: Artifact, comparison: Comparison, *, stage: str) -> N
     if worst is None or worst.snr_db >= floor_db:
         return
     raise VerificationError(
-        f"verify: {artifact.engine} {artifact.scheme}: broken at stage {stage!r}: {worst.where} has "
+        f"verify: {artifact.engine} {artifact.scheme}: broken at stage {stage!r}: {worst.location} has "
         f"{worst.snr_db:.1f} dB signal to noise against the source, {floor_db:.0f} dB are required "
         f"(max abs error {worst.max_abs_error:.4g}, cosine {worst.cosine:.4f})\n"
         f"{CAUSES[stage]}; no bundle was written"
@@ -46,7 +46,7 @@ def parity_warnings(source: Source, artifact: Artifact, comparison: Comparison) 
         return ()
     return (
         f"{artifact.engine} {artifact.scheme}: agrees with the original file by only {worst.snr_db:.1f} dB "
-        f"({worst.where}): check it with --evaluate before you use it",
+        f"({worst.location}): check it with --evaluate before you use it",
     )
 
 

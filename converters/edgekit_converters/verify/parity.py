@@ -60,7 +60,7 @@ COMPARE = Stage(compare, toolchain=lambda request: request.artifact.toolchain)
 
 def _step(artifact: Artifact, output: int, part: int) -> float:
     """Return the int8 step for a part that was computed in integers and has no scale of its own; else 0."""
-    spans = artifact.spans[output] if artifact.spans and SCHEMES[artifact.scheme].calibrated else ()
+    spans = artifact.part_ranges[output] if artifact.part_ranges and SCHEMES[artifact.scheme].calibrated else ()
     return spans[part] / LEVELS if spans else 0.0
 
 

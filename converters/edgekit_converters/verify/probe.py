@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit_converters.data import pick
+from edgekit_converters.data import pick_samples
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.load import one_by_one, open_source
 from edgekit_converters.records import Probe, ProbeRequest
@@ -40,7 +40,7 @@ PROBE = Stage(probe, toolchain=lambda request: request.source.toolchain)
 def _from_data(request: ProbeRequest) -> list[np.ndarray]:
     """Take equally many samples from each set, in turns, so that the first few come from all sets."""
     share = -(-request.samples // len(request.data))
-    sets = [pick(data, request.inputs, share) for data in request.data]
+    sets = [pick_samples(data, request.inputs, share) for data in request.data]
     turns = [turn for arrays in sets for turn in range(len(arrays[0]))]
     order = np.argsort(turns, kind="stable")[: request.samples]
     return [np.concatenate(column)[order] for column in zip(*sets, strict=True)]

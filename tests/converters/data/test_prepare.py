@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data import DataRequest, batches, labels, prepare
-from edgekit_converters.data.samples import spread
+from edgekit_converters.data.samples import spread_positions
 from edgekit_runtime.errors import DataError
 from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
@@ -83,8 +83,8 @@ def test_not_finite_is_refused_with_the_sample(prepared, npz, images, image_inpu
 
 def test_not_finite_is_named_by_its_place_in_the_users_file(prepared, npz, images, image_input):
     x = images.astype(np.float32)
-    x[spread(20, 5)[3]] = np.nan
-    with pytest.raises(DataError, match=f"sample {spread(20, 5)[3]}: "):
+    x[spread_positions(20, 5)[3]] = np.nan
+    with pytest.raises(DataError, match=f"sample {spread_positions(20, 5)[3]}: "):
         prepared(npz(x=x), image_input, samples=5)
 
 
@@ -191,12 +191,12 @@ def test_a_full_disk_is_not_turned_into_something_else(npz, tmp_path, image_inpu
 
 
 def test_spread_takes_all_when_there_are_no_more():
-    assert spread(5, None) == spread(5, 5) == spread(5, 9) == [0, 1, 2, 3, 4]
+    assert spread_positions(5, None) == spread_positions(5, 5) == spread_positions(5, 9) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("total", "limit"), [(10, 3), (10000, 200), (101, 100), (7, 6), (3, 1)])
 def test_spread_takes_one_of_each_stretch(total, limit):
-    taken = spread(total, limit)
+    taken = spread_positions(total, limit)
     assert [position * limit // total for position in taken] == pytest.approx(range(limit), abs=1)
     assert taken == sorted(set(taken))
     assert len(taken) == limit
@@ -208,6 +208,6 @@ def test_spread_takes_one_of_each_stretch(total, limit):
 @pytest.mark.parametrize("order", ["sorted", "alternating"])
 def test_spread_gives_every_class_its_share(order):
     classes = np.repeat(np.arange(10), 100) if order == "sorted" else np.tile(np.arange(10), 100)
-    counts = np.bincount(classes[spread(1000, 100)], minlength=10)
+    counts = np.bincount(classes[spread_positions(1000, 100)], minlength=10)
     assert counts.min() >= 8
     assert counts.max() <= 12

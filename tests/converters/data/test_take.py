@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit_converters.data import SubsetRequest, labels, one_by_one, subset
-from edgekit_converters.data.samples import nested
+from edgekit_converters.data import SubsetRequest, iterate_samples, labels, subset
+from edgekit_converters.data.samples import spread_order
 from edgekit_runtime.format.manifest import InputSpec
 
 X = InputSpec("x", (1, 4), "float32")
@@ -14,7 +14,7 @@ X = InputSpec("x", (1, 4), "float32")
 
 @pytest.mark.parametrize("total", [1, 16, 500, 1000])
 def test_every_beginning_is_spread_evenly(total):
-    order = nested(total)
+    order = spread_order(total)
     assert sorted(order) == list(range(total))
     for count in (total // 8, total // 4, total // 2):
         tenths = np.bincount(np.array(order[:count], int) * 10 // total, minlength=10)
@@ -26,7 +26,7 @@ def test_every_beginning_is_spread_evenly(total):
 
 def test_a_part_is_what_preparing_it_alone_gives(prepared, npz, tmp_path):
     rows, y = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32), np.arange(600) % 7
-    chosen = np.sort(nested(600)[:400])  # more than one block
+    chosen = np.sort(spread_order(600)[:400])  # more than one block
     whole = prepared(npz(x=rows, y=y), X)
     part = subset(SubsetRequest(whole, 400, "enough"), tmp_path)
     assert (part.count, part.notes[-1]) == (400, "400 of 600 samples taken: enough")
@@ -43,6 +43,6 @@ def test_without_labels_there_is_nothing_to_take_of_them(prepared, npz, tmp_path
 
 def test_samples_come_one_by_one_in_that_order(prepared, npz):
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    given = [sample for (sample,) in one_by_one(prepared(npz(x=rows), X), (X,))]
+    given = [sample for (sample,) in iterate_samples(prepared(npz(x=rows), X), (X,))]
     assert {sample.shape for sample in given} == {(1, 4)}
-    assert np.array_equal(np.concatenate(given), rows[nested(20)])
+    assert np.array_equal(np.concatenate(given), rows[spread_order(20)])

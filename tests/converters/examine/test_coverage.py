@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit_converters.data.samples import nested
+from edgekit_converters.data.samples import spread_order
 from edgekit_converters.examine.coverage import CoverageRequest, CoverageStep, calibration_coverage, halves, settled
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
@@ -49,7 +49,7 @@ def test_bounded_samples_settle(covered, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_values_of_only_the_last_half_count_as_growth(covered, engine):
     samples = uniform(500)
-    samples[nested(500)[250:]] *= 2
+    samples[spread_order(500)[250:]] *= 2
     seen = covered(engine, samples)
     assert seen.settled is None
     assert seen.doublings[-1].grown == 1
@@ -68,7 +68,7 @@ def test_the_run_stops_when_ranges_have_settled(covered):
 @pytest.mark.needs_keras
 def test_growing_ranges_do_not_stop_the_run(covered):
     samples = uniform(500)
-    samples[nested(500)] *= 1.01 ** np.arange(500, dtype=np.float32)[:, np.newaxis]
+    samples[spread_order(500)] *= 1.01 ** np.arange(500, dtype=np.float32)[:, np.newaxis]
     seen = covered("litert", samples, stop=True)
     assert (seen.samples, seen.settled) == (500, None)
 

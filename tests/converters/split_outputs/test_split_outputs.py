@@ -68,8 +68,8 @@ def test_in_ir_scores_are_compared_separately_within_int8_steps(source, samples,
     examined = examine(ExamineRequest(artifact, source.inputs, data), tmp_path)
     (found,) = examined.splits
     assert (found.output, found.axis) == (1, 2)
-    assert found.spans[0] > 100
-    assert 0.5 < found.spans[1] <= 1
+    assert found.part_ranges[0] > 100
+    assert 0.5 < found.part_ranges[1] <= 1
     for name in ("split", "quantized"):
         (tmp_path / name).mkdir()
     parts = split_outputs(SplitOutputsRequest(artifact, examined.splits), tmp_path / "split")
@@ -78,7 +78,7 @@ def test_in_ir_scores_are_compared_separately_within_int8_steps(source, samples,
     comparison = compared(source, made, data)
     check_parity(made, comparison, stage="quantize")
     steps = [(one.part, one.step) for one in comparison.parity if one.part is not None]
-    assert steps == [(part, pytest.approx(span / 255)) for part, span in enumerate(found.spans)]
+    assert steps == [(part, pytest.approx(span / 255)) for part, span in enumerate(found.part_ranges)]
     assert [one.step for one in compared(source, parts, data).parity] == [0.0] * 4  # float has no such excuse
     faulty = replace(made, files=with_a_third_of(made, 2, tmp_path))
     broken = compared(source, faulty, data)

@@ -18,7 +18,7 @@ from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load.keras_model import from_model, keras_errors
 from edgekit_converters.prune.keras.analyze import ChannelAnalysis
 from edgekit_converters.prune.keras.channels import Key, WeightAxis, weight_of
-from edgekit_converters.records import Cut, SourceRequest
+from edgekit_converters.records import ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 # what a layer's config calls the number of channels on an axis of a weight
@@ -43,7 +43,7 @@ Edit = Callable[[dict[str, Any]], None]
 Edits = dict[str, list[Edit]]  # by a layer's path of names
 
 
-def removed_channels(found: ChannelAnalysis, cuts: Sequence[Cut]) -> frozenset[int]:
+def removed_channels(found: ChannelAnalysis, cuts: Sequence[ChannelCut]) -> frozenset[int]:
     """Return the channels to remove; of two cuts of one group, the second counts the channels that the first kept.
 
     Raises:

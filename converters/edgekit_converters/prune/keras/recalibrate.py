@@ -79,7 +79,7 @@ def recalibrate_model(live: LoadedModel, request: RecalibrateRequest, dense: Loa
 
 
 def _batches(request: RecalibrateRequest, count: int) -> list[list[Any]]:
-    arrays = dataset.pick(request.data, request.inputs, count)
+    arrays = dataset.pick_samples(request.data, request.inputs, count)
     return [[tf.constant(array[start : start + BATCH]) for start in range(0, len(array), BATCH)] for array in arrays]
 
 

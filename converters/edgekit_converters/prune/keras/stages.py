@@ -25,7 +25,7 @@ from edgekit_converters.prune.keras.cut import build_smaller, removed_channels
 from edgekit_converters.prune.keras.drop_branch import without_branches
 from edgekit_converters.prune.keras.recalibrate import recalibrate_model
 from edgekit_converters.prune.keras.scores import channel_scores
-from edgekit_converters.records import Cut, SourceRequest
+from edgekit_converters.records import ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 
@@ -98,7 +98,7 @@ def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
     )
 
 
-def _check_prediction(smaller: Any, graph: PruningGraph, cuts: tuple[Cut, ...]) -> None:
+def _check_prediction(smaller: Any, graph: PruningGraph, cuts: tuple[ChannelCut, ...]) -> None:
     predicted = graph.parameters_at(graph.widths | {one.group: len(one.kept) for one in cuts})
     left = smaller.count_params()
     if left != predicted:

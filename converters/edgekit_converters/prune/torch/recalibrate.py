@@ -48,7 +48,7 @@ def reconstruct_weights(
     small: nn.Module, dense: OriginalModule, live: LoadedModel, request: RecalibrateRequest
 ) -> None:
     """Solve for the weights of each layer that reads fewer channels than in the original module."""
-    batch = input_tensors(live, dataset.pick(request.data, request.inputs, _count(live, request)))
+    batch = input_tensors(live, dataset.pick_samples(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
         return  # a batch is what the equations are made of
     wanted = _TargetOutputs()
@@ -81,7 +81,7 @@ def update_batch_norm(small: nn.Module, live: LoadedModel, request: RecalibrateR
         return
     sums = {layer: _Sums() for layer in layers}
     hooks = [layer.register_forward_pre_hook(lambda module, taken: sums[module].add(taken[0])) for layer in layers]
-    first = input_tensors(live, dataset.pick(request.data, request.inputs, 2))
+    first = input_tensors(live, dataset.pick_samples(request.data, request.inputs, 2))
     together = takes_batches(small, first)
     for layer in layers:
         sums[layer].clear()

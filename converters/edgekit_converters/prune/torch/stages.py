@@ -40,7 +40,7 @@ from edgekit_converters.prune.torch.drop_branch import removable_branches, witho
 from edgekit_converters.prune.torch.propagate import propagate_channels
 from edgekit_converters.prune.torch.recalibrate import OriginalModule, reconstruct_weights, update_batch_norm
 from edgekit_converters.prune.torch.scores import channel_scores
-from edgekit_converters.records import Cut, Drop, SourceRequest
+from edgekit_converters.records import BranchRemoval, ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
 SEED = 0
@@ -130,7 +130,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
     short = without_branches(prunable_copy(live), example_inputs(live), request.branches)
     path = folder / "weights.pt"
     torch.save(short.state_dict(), path)
-    return replace(source, cuts=(*source.cuts, *map(Drop, request.branches)), weights=path)
+    return replace(source, cuts=(*source.cuts, *map(BranchRemoval, request.branches)), weights=path)
 
 
 def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
@@ -151,7 +151,7 @@ def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) ->
     return replace(request.source.request, weights=path)
 
 
-def repeat_cuts(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -> nn.Module:
+def repeat_cuts(model: nn.Module, inputs: Tensors, cuts: Sequence[ChannelCut | BranchRemoval]) -> nn.Module:
     """Cut a freshly built module as :func:`cut_channels` and :func:`drop_branches` did.
 
     The weights are loaded afterwards.
@@ -162,14 +162,14 @@ def repeat_cuts(model: nn.Module, inputs: Tensors, cuts: Sequence[Cut | Drop]) -
     model = make_heads_prunable(model).eval()
     run(model, inputs)  # weights that are computed before each pass can be copied after one without gradients
     for kind, alike in itertools.groupby(cuts, type):
-        if kind is Drop:
-            model = without_branches(model, inputs, [one.branch for one in alike if isinstance(one, Drop)])
+        if kind is BranchRemoval:
+            model = without_branches(model, inputs, [one.branch for one in alike if isinstance(one, BranchRemoval)])
         else:
             analysis = _analyze(model, inputs)
             slice_weights(
                 model,
                 analysis.groups,
-                _removed_roots(analysis.groups, [one for one in alike if isinstance(one, Cut)]),
+                _removed_roots(analysis.groups, [one for one in alike if isinstance(one, ChannelCut)]),
                 analysis.stored_sizes,
             )
     return model
@@ -225,7 +225,7 @@ def export(model: nn.Module, inputs: Tensors) -> Any:
     return program
 
 
-def _removed_roots(groups: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
+def _removed_roots(groups: ChannelGroups, cuts: Sequence[ChannelCut]) -> set[int]:
     widths = {group.info.name: group.info.width for group in groups.groups}
     for one in cuts:
         if one.group not in widths:
@@ -248,7 +248,9 @@ def _removed_roots(groups: ChannelGroups, cuts: Sequence[Cut]) -> set[int]:
     return removed
 
 
-def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], inputs: Tensors) -> None:
+def _verify(
+    analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: Sequence[ChannelCut], inputs: Tensors
+) -> None:
     """Refuse a pruned module that computes something wrong, cannot be exported, or has another cost than predicted."""
     removed, cut_groups = _removed_roots(analysis.groups, cuts), {one.group for one in cuts}
     producers = [
@@ -273,10 +275,12 @@ def _verify(analysis: ModuleAnalysis, dense: nn.Module, small: nn.Module, cuts: 
         )
 
 
-def _merged_cuts(before: Sequence[Cut | Drop], after: Sequence[Cut]) -> tuple[Cut | Drop, ...]:
+def _merged_cuts(
+    before: Sequence[ChannelCut | BranchRemoval], after: Sequence[ChannelCut]
+) -> tuple[ChannelCut | BranchRemoval, ...]:
     """Return the cuts that equal first ``before``, then ``after``; a removed branch between them stays between them."""
-    last = list(itertools.takewhile(lambda one: isinstance(one, Cut), reversed(before)))
-    kept = {one.group: one.kept for one in reversed(last) if isinstance(one, Cut)}
+    last = list(itertools.takewhile(lambda one: isinstance(one, ChannelCut), reversed(before)))
+    kept = {one.group: one.kept for one in reversed(last) if isinstance(one, ChannelCut)}
     for one in after:
         kept[one.group] = tuple(kept[one.group][place] for place in one.kept) if one.group in kept else one.kept
-    return (*before[: len(before) - len(last)], *(Cut(group, left) for group, left in kept.items()))
+    return (*before[: len(before) - len(last)], *(ChannelCut(group, left) for group, left in kept.items()))

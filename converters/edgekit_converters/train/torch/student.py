@@ -44,7 +44,7 @@ class TorchStudent:
         live = reopen(request)  # which leaves a core to the other branches
         self._threads = torch.get_num_threads()
         torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside a training
-        self._request, self._settings, self._moved = request, settings, live.moved
+        self._request, self._settings, self._moved = request, settings, live.transposed
         self._module = module_of(live)
         self._fake_quantizer = open_fake_quantizer(live, settings)
         self._run = self._fake_quantizer.run if self._fake_quantizer else live.run

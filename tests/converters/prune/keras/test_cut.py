@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit_converters.records import Cut, SourceRequest
+from edgekit_converters.records import ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
 pytestmark = pytest.mark.needs_keras
@@ -156,7 +156,7 @@ def some_cuts(graph, part=0.4, seed=0):
     cuts = []
     for group in graph.groups:
         left = generator.permutation(group.width)[max(1, round(group.width * part)) :]
-        cuts.append(Cut(group.name, tuple(sorted(left.tolist()))))
+        cuts.append(ChannelCut(group.name, tuple(sorted(left.tolist()))))
     return tuple(cut for cut in cuts if cut.kept)
 
 
@@ -313,7 +313,7 @@ def test_a_normalization_over_channels_takes_its_statistics_over_those_left(tmp_
     graph = stages.analyze(live)
     assert [(group.name, group.width) for group in graph.groups] == [("first", 8), ("second", 4)]  # alike in both
     request = stages.cut_channels(
-        live, CutChannelsRequest(source, (Cut("first", (0, 2, 4, 6)), Cut("second", (0, 2)))), tmp_path
+        live, CutChannelsRequest(source, (ChannelCut("first", (0, 2, 4, 6)), ChannelCut("second", (0, 2)))), tmp_path
     )
     assert np.allclose(load_file(request).run(samples(live))[0], expected, atol=1e-5)
 
@@ -360,10 +360,10 @@ def test_what_cannot_be_cut_is_refused(tmp_path):
     live, source = _open_net(tmp_path)
     name = stages.analyze(live).groups[0].name
     for cuts, says in (
-        ((Cut(name, ()),), "none of its 8 channels would be kept"),
-        ((Cut("nowhere", (0,)),), "no such group of channels; there are stem"),
-        ((Cut(name, tuple(range(8))),), "no channel would be removed"),
-        ((Cut(name, (0, 8)),), "8 is none of them"),
+        ((ChannelCut(name, ()),), "none of its 8 channels would be kept"),
+        ((ChannelCut("nowhere", (0,)),), "no such group of channels; there are stem"),
+        ((ChannelCut(name, tuple(range(8))),), "no channel would be removed"),
+        ((ChannelCut(name, (0, 8)),), "8 is none of them"),
     ):
         with pytest.raises(ConversionError, match=says):
             stages.cut_channels(live, CutChannelsRequest(source, cuts), tmp_path)
@@ -376,7 +376,7 @@ def test_a_second_cut_counts_what_the_first_left(tmp_path):
 
     found = analyze.analyze_model(_open_net(tmp_path)[0])
     roots = found.channels["stem"]
-    gone = removed_channels(found, (Cut("stem", (1, 3, 5, 7)), Cut("stem", (1, 2))))
+    gone = removed_channels(found, (ChannelCut("stem", (1, 3, 5, 7)), ChannelCut("stem", (1, 2))))
     assert gone == set(roots.tolist()) - {int(roots[3]), int(roots[5])}
 
 
@@ -430,6 +430,6 @@ def test_a_model_with_layers_of_its_own_is_opened_by_the_file_that_defines_them(
     graph = analyze(AnalyzeRequest(source), tmp_path)
     assert [group.name for group in graph.groups] == ["inner"]
     assert "'own'" in dict(graph.unprunable)["outer"]
-    request = cut_channels(CutChannelsRequest(source, (Cut("inner", (0, 2, 5)),)), tmp_path)
+    request = cut_channels(CutChannelsRequest(source, (ChannelCut("inner", (0, 2, 5)),)), tmp_path)
     assert request.custom_objects == Path(tmp_path / "own_layers.py")
     assert open_source(request).handle.model.get_layer("inner").filters == 3

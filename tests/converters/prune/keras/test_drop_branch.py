@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from edgekit_converters.records import Cut, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, Source, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 pytestmark = pytest.mark.needs_keras
@@ -65,7 +65,7 @@ def test_a_model_is_wired_past_its_branches(generation, tmp_path):
     assert not any(name.startswith(("one_", "three_")) for name in names) and {"two_in", "short"} <= set(names)
     assert after.parameters == short.handle.model.count_params() < graph.parameters
     left, source = opened(short.handle.model, tmp_path)
-    request = stages.cut_channels(left, CutChannelsRequest(source, (Cut("two_in", (0, 3, 4)),)), tmp_path)
+    request = stages.cut_channels(left, CutChannelsRequest(source, (ChannelCut("two_in", (0, 3, 4)),)), tmp_path)
     assert load_file(request).handle.model.get_layer("two_in").filters == 3  # it can be cut as any other
     with pytest.raises(ConversionError, match="there is no branch 'four'"):
         stages.drop_branches(live, DropBranchesRequest(source, ("four",)), tmp_path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit_converters.records import Cut, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, Source, SourceRequest
 from edgekit_runtime.errors import DataError, SourceError
 
 pytestmark = pytest.mark.needs_keras
@@ -126,7 +126,7 @@ def halved(source: Source, folder):
     from edgekit_converters.prune import AnalyzeRequest, CutChannelsRequest, analyze, cut_channels
 
     groups = analyze(AnalyzeRequest(source), folder).groups
-    cuts = tuple(Cut(one.name, tuple(range(0, one.width, 2))) for one in groups)
+    cuts = tuple(ChannelCut(one.name, tuple(range(0, one.width, 2))) for one in groups)
     return cuts, load(cut_channels(CutChannelsRequest(source, cuts), folder), folder)
 
 
@@ -186,7 +186,7 @@ def test_a_real_net_is_mended(tmp_path, shared_data):
     data = prepare(DataRequest(str(shared_data / "cifar10" / "calibration.npz"), source.inputs, samples=200), tmp_path)
     scores = scored(source, "l2", tmp_path)
     cuts = tuple(
-        Cut(one.name, tuple(sorted(np.argsort(-scores[one.name])[: round(0.7 * one.width)].tolist())))
+        ChannelCut(one.name, tuple(sorted(np.argsort(-scores[one.name])[: round(0.7 * one.width)].tolist())))
         for one in analyze(AnalyzeRequest(source), tmp_path).groups
     )
     small = load(cut_channels(CutChannelsRequest(source, cuts), tmp_path), tmp_path)

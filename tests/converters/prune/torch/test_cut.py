@@ -15,7 +15,7 @@ from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.load import open_source, reopen
 from edgekit_converters.load.save import SaveRequest, save
 from edgekit_converters.prune import AnalyzeRequest, CutChannelsRequest, PruningGraph, analyze, cut_channels
-from edgekit_converters.records import Cut, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, Source, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
 pytestmark = pytest.mark.needs_torch
@@ -67,11 +67,11 @@ def inputs_of(live: LoadedModel) -> list[np.ndarray]:
     ]
 
 
-def every_other(graph: PruningGraph) -> tuple[Cut, ...]:
-    return tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups)
+def every_other(graph: PruningGraph) -> tuple[ChannelCut, ...]:
+    return tuple(ChannelCut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups)
 
 
-def silence(live: LoadedModel, graph: PruningGraph, cuts: tuple[Cut, ...]) -> None:
+def silence(live: LoadedModel, graph: PruningGraph, cuts: tuple[ChannelCut, ...]) -> None:
     """Zero all weights by which any layer reads what the cuts take away."""
     import torch
 
@@ -224,14 +224,14 @@ def test_a_saved_program_is_refused_as_something_to_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cuts", "says"),
     [
-        ((Cut("stem.0", ()),), "would remove all channels of stem.0"),
-        ((Cut("first.0", tuple(range(12))),), "remove no channel"),
-        ((Cut("head", (0,)),), "head cannot be cut: is an output of the model"),
-        ((Cut("nobody", (0,)),), "no group 'nobody'"),
-        ((Cut("stem.0", (1, 0)),), "ascending"),
+        ((ChannelCut("stem.0", ()),), "would remove all channels of stem.0"),
+        ((ChannelCut("first.0", tuple(range(12))),), "remove no channel"),
+        ((ChannelCut("head", (0,)),), "head cannot be cut: is an output of the model"),
+        ((ChannelCut("nobody", (0,)),), "no group 'nobody'"),
+        ((ChannelCut("stem.0", (1, 0)),), "ascending"),
     ],
 )
-def test_cuts_that_make_no_sense_are_refused(cuts: tuple[Cut, ...], says: str, tmp_path: Path) -> None:
+def test_cuts_that_make_no_sense_are_refused(cuts: tuple[ChannelCut, ...], says: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError) as refused:
         cut_channels(CutChannelsRequest(source_of("residual", NETS["residual"][0]), cuts), tmp_path)
     assert says in str(refused.value)

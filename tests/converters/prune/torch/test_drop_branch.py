@@ -17,7 +17,7 @@ from edgekit_converters.prune import (
     cut_channels,
     drop_branches,
 )
-from edgekit_converters.records import Cut, InputShape, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, InputShape, Source, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
 pytestmark = pytest.mark.needs_torch
@@ -49,7 +49,7 @@ def test_blocks_go_and_the_rest_is_cut_and_saved(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     twice = load(drop_branches(DropBranchesRequest(short, ("second.add:0",)), tmp_path / "again"), tmp_path)
     groups = analyze(AnalyzeRequest(twice), tmp_path).groups
-    cuts = tuple(Cut(one.name, tuple(range(0, one.width, 2))) for one in groups)
+    cuts = tuple(ChannelCut(one.name, tuple(range(0, one.width, 2))) for one in groups)
     request = cut_channels(CutChannelsRequest(twice, cuts), tmp_path)
     path = save(SaveRequest(load(request, tmp_path)), tmp_path).path
     program = torch.export.load(path).module()

@@ -24,7 +24,7 @@ from edgekit_converters.prune import (
     recalibrate,
     score,
 )
-from edgekit_converters.records import Cut, InputShape, Source, SourceRequest
+from edgekit_converters.records import ChannelCut, InputShape, Source, SourceRequest
 from edgekit_runtime.errors import DataError, SourceError
 
 pytestmark = pytest.mark.needs_torch
@@ -122,7 +122,7 @@ def test_mending_brings_the_module_nearer_to_the_dense_one(
 ) -> None:
     import torch
 
-    cuts = (Cut("0", (0, 1, 3, 4, 6, 7)), Cut("5", tuple(range(12))))
+    cuts = (ChannelCut("0", (0, 1, 3, 4, 6, 7)), ChannelCut("5", tuple(range(12))))
     samples = data()
     for name in ("dense", "small", "statistics", "solved"):
         (tmp_path / name).mkdir()
@@ -157,7 +157,7 @@ def test_resnet20_is_cut_through_its_shortcuts_without_parameters(
     assert graph.widths["conv1"] == 16 and graph.widths["layer2.0.conv2"] == 8
     assert graph.unprunable == (("linear", "is an output of the model"),)
     assert graph.macs_at(graph.widths) == 40_551_040
-    cuts = tuple(Cut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups)
+    cuts = tuple(ChannelCut(group.name, tuple(range(0, group.width, 2))) for group in graph.groups)
     small = open_source(cut_channels(CutChannelsRequest(source, cuts), tmp_path)).handle.module
     assert (small.conv1.out_channels, small.layer3[2].conv2.out_channels) == (8, 32)
     assert (small.layer2[0].added, small.layer3[0].added) == (8, 16)
