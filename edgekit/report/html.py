@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from edgekit.report.drawing import Drawing, Label, Line, Mark, label_marks
 from edgekit.report.pruning_report import PruningReport
 from edgekit.report.report import VariantReport, metric_text, size_text, value_text
 from edgekit.report.template import render
 from edgekit_converters.formats import format_of
 from edgekit_converters.train import SparseLayer
-
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 900, 420, 80, 50, 40, 150  # pixels
-TICKS = 5  # of an axis
-RADIUS = 6  # of a mark, in pixels
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,75 @@ class Point:
     value: float | None
     parameters: int | None = None
     macs: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Text beside the mark."""
+        return f"{self.model} {self.scheme}".strip()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Latency to the right, from 0, and the metric upwards. Positions are pixels from the top left."""
+
+    points: Sequence[Point]  # the evaluated ones
+    metric: str | None
+    WIDTH: ClassVar = 900
+    HEIGHT: ClassVar = 420
+    LEFT: ClassVar = 80
+    RIGHT: ClassVar = 750  # end of the axis; labels may reach beyond it
+    TOP: ClassVar = 40
+    FLOOR: ClassVar = 370
+    TICKS: ClassVar = 5
+    LABEL: ClassVar = 150, 14  # width and height
+
+    @property
+    def longest_ms(self) -> float:
+        """End of the latency axis."""
+        return 1.05 * max(point.latency_ms for point in self.points)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the metric's axis."""
+        values = [point.value or 0.0 for point in self.points]
+        margin = 0.1 * (max(values) - min(values)) or 0.01
+        return min(values) - margin, max(values) + margin
+
+    def x(self, point: Point) -> float:
+        """Return the position of a latency."""
+        return self.LEFT + (self.RIGHT - self.LEFT) * point.latency_ms / self.longest_ms
+
+    def y(self, point: Point) -> float:
+        """Return the position of a metric's value."""
+        low, high = self.limits
+        return self.FLOOR - (self.FLOOR - self.TOP) * ((point.value or 0.0) - low) / (high - low)
+
+    def ticks(self) -> Iterator[tuple[float, str, float, str]]:
+        """Return position and text of the ticks of both axes: x, latency, y, metric."""
+        low, high = self.limits
+        for fraction in (tick / self.TICKS for tick in range(self.TICKS + 1)):
+            x = self.LEFT + (self.RIGHT - self.LEFT) * fraction
+            y = self.FLOOR - (self.FLOOR - self.TOP) * fraction
+            yield x, f"{self.longest_ms * fraction:.3g}", y, value_text(low + (high - low) * fraction, self.metric)
+
+    def labelled(self) -> list[tuple[Point, float]]:
+        """Return each point with the baseline of its label, moved down where it would cover another one."""
+        width, height = self.LABEL
+        labels: list[tuple[Point, float]] = []
+        for point in sorted(self.points, key=self.y):
+            y = self.y(point) + 4
+            while any(
+                abs(y - below) < height and abs(self.x(point) - self.x(other)) < width for other, below in labels
+            ):
+                y += 1
+            labels.append((point, y))
+        return labels
+
+    def pairs(self) -> list[tuple[Point, Point]]:
+        """Return each original with the pruned model in the same format and scheme."""
+        pruned = {(point.engine, point.scheme): point for point in self.points if not point.original}
+        originals = [point for point in self.points if point.original and (point.engine, point.scheme) in pruned]
+        return [(point, pruned[point.engine, point.scheme]) for point in originals]
 
 
 def page(
@@ -55,7 +120,8 @@ def page(
         "report.html",
         title=f"{name}: {pruning.became if pruning else 'converted'}",
         metric=metric_text(metric),
-        chart=_chart(drawn, metric) if drawn else None,
+        chart=Chart(drawn, metric) if drawn else None,
+        formats={point.engine: format_of(point.engine) for point in points},
         headings=headings + (["parameters", "MACs"] if pruning else []),
         rows=[_cells(point, metric, counts=pruning is not None) for point in points],
         pruning=pruning,
@@ -103,55 +169,3 @@ def _share_left(pruning: PruningReport) -> str:
 
 def _weight_counts(layer: SparseLayer) -> tuple[str, str, str]:
     return layer.layer, f"{layer.weights:,}", f"{layer.weights - layer.zeros:,}"
-
-
-def _chart(points: Sequence[Point], metric: str | None) -> Drawing:
-    """Draw latency to the right, from 0, and the metric upwards; a line joins the original and the pruned model."""
-    values = [point.value or 0.0 for point in points]
-    margin = 0.1 * (max(values) - min(values)) or 0.01
-    low, high = min(values) - margin, max(values) + margin
-    longest_ms = 1.05 * max(point.latency_ms for point in points)
-
-    def mark(point: Point) -> Mark:
-        x = LEFT + (WIDTH - LEFT - RIGHT) * point.latency_ms / longest_ms
-        y = (HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - TOP) * ((point.value or 0.0) - low) / (high - low)
-        return Mark(round(x, 1), round(y, 1), RADIUS, format_of(point.engine).colour, point.original)
-
-    marks = [mark(point) for point in points]
-    names = [f"{point.model} {point.scheme}".strip() for point in points]
-    pairs = [(mark(original), mark(pruned)) for original, pruned in _pairs(points)]
-    legend_marks, legend_labels = _legend(list(dict.fromkeys(point.engine for point in points)))
-    labels = label_marks(list(zip(marks, names, strict=True)), RIGHT)
-    return Drawing(
-        WIDTH,
-        HEIGHT,
-        labels=[*_axis_labels(longest_ms, low, high, metric), *legend_labels, *labels],
-        marks=[*legend_marks, *marks],
-        lines=[Line(a.x, a.y, b.x, b.y, a.colour) for a, b in pairs],
-        axes=f"M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}",
-    )
-
-
-def _legend(engines: Sequence[str]) -> tuple[list[Mark], list[Label]]:
-    formats = [format_of(engine) for engine in engines]
-    marks = [Mark(LEFT + 10 + 100 * index, 16, 4, form.colour) for index, form in enumerate(formats)]
-    return marks, [Label(LEFT + 20 + 100 * index, 20, form.label) for index, form in enumerate(formats)]
-
-
-def _pairs(points: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
-    """Return each original with the pruned model in the same format and scheme."""
-    for original in points:
-        for pruned in points:
-            same = (original.engine, original.scheme) == (pruned.engine, pruned.scheme)
-            if same and original.original and not pruned.original:
-                yield original, pruned
-
-
-def _axis_labels(longest_ms: float, low: float, high: float, metric: str | None) -> Iterator[Label]:
-    floor = HEIGHT - BOTTOM
-    for tick in range(TICKS + 1):
-        x = round(LEFT + (WIDTH - LEFT - RIGHT) * tick / TICKS, 1)
-        y = round(floor - (floor - TOP) * tick / TICKS + 4, 1)
-        yield Label(x, floor + 18, f"{longest_ms * tick / TICKS:.3g}", "middle", axis=True)
-        yield Label(LEFT - 8, y, value_text(low + (high - low) * tick / TICKS, metric), "end", axis=True)
-    yield Label(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 8, "ms per call on this machine, one thread", "middle")

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgekit.conversion.sensitivity import LayerResult, LayerRow, MeasuredArtifact, SensitivityReport
-from edgekit.report.drawing import Bar, Drawing, Label
 from edgekit.report.template import render
 from edgekit_converters.formats import format_of
 
 MAX_CHART_LAYERS = 40
-NAME_WIDTH, CHART_WIDTH, BAR_HEIGHT = 260, 900, 13  # pixels
 
 
 def page(report: SensitivityReport) -> str:
     """Return the page; the chart has the 40 most sensitive layers, the table has all."""
-    columns = _columns(report)
+    columns, bars = _columns(report), _bars(report.rows[:MAX_CHART_LAYERS], tuple(report.whole))
     headings = [f"{format_of(engine).label} {column}" for engine in report.whole for column in columns]
     return render(
         "sensitivity.html",
         title=f"Sensitivity of {report.model} to {report.recipe.scheme}",
         samples=report.samples,
         fully_quantized=[f"{format_of(name).label} {_decibels(trial.snr_db)}" for name, trial in report.whole.items()],
-        chart=_chart(report.rows[:MAX_CHART_LAYERS], tuple(report.whole)),
+        formats=[format_of(engine) for engine in report.whole],
+        bars=bars,
+        largest=max((value for _, values in bars for value in values if value is not None), default=1.0),
         headings=["layer", "type", "parameters", "MACs", *headings],
         rows=[_row(row, report, len(columns)) for row in report.rows],
         notes=report.notes,
@@ -41,25 +43,12 @@ def _row(row: LayerRow, report: SensitivityReport, columns: int) -> list[str]:
     return cells
 
 
-def _chart(rows: tuple[LayerRow, ...], engines: tuple[str, ...]) -> Drawing:
-    """Draw bars of the error amplitude, which is 100 · 10^(−SNR/20) per cent."""
-    step = BAR_HEIGHT * len(engines) + 8
-    largest = max((_percent(figures) for row in rows for figures in row.figures.values()), default=1.0)
-    scale = (CHART_WIDTH - NAME_WIDTH - 80) / largest
-    labels, bars = [], []
-    for column, engine in enumerate(engines):
-        bars.append(Bar(NAME_WIDTH + 100 * column, 4, 10, 10, format_of(engine).colour))
-        labels.append(Label(NAME_WIDTH + 100 * column + 15, 13, format_of(engine).label))
-    for index, row in enumerate(rows):
-        top = 26 + step * index
-        labels.append(Label(NAME_WIDTH - 8, top + BAR_HEIGHT * len(engines) / 2 + 4, _shortened(row.layer), "end"))
-        for line, engine in enumerate(engines):
-            if engine in row.figures:
-                value, y = _percent(row.figures[engine]), top + BAR_HEIGHT * line
-                width = round(max(1.0, value * scale), 1)
-                bars.append(Bar(NAME_WIDTH, y, width, BAR_HEIGHT - 1, format_of(engine).colour))
-                labels.append(Label(NAME_WIDTH + width + 5, y + BAR_HEIGHT - 1, f"{value:.2g} %", axis=True))
-    return Drawing(CHART_WIDTH, step * len(rows) + 30, labels=labels, bars=bars)
+def _bars(rows: Sequence[LayerRow], engines: Sequence[str]) -> list[tuple[str, list[float | None]]]:
+    """Return each layer with a bar for each engine: the error amplitude 100 · 10^(−SNR/20) in per cent."""
+    return [
+        (_shortened(row.layer), [_percent(row.figures[name]) if name in row.figures else None for name in engines])
+        for row in rows
+    ]
 
 
 def _cells(figures: LayerResult, report: SensitivityReport) -> list[str]:
