@@ -35,15 +35,9 @@ from edgekit_runtime.format.manifest import InputSpec
 
 TRAINING, VALIDATION = DataSplit("training", 32, 1000), DataSplit("validation", 16, 200)
 # settings that may differ when a training is resumed
-RESUMABLE = ("epochs", "learning_rate", "schedule", "warm_up", "patience")
-# field of Settings: the option that sets it, where their names differ
-RENAMED = {"warm_up": "warmup_epochs", "teacher_share": "distillation_weight", "hints": "attention_transfer"}
-# option: field of Settings
-SETTINGS = {
-    RENAMED.get(field.name, field.name): field.name
-    for field in dataclasses.fields(Settings)
-    if field.name not in ("sparsity", "keep")  # set by options of pruning
-}
+RESUMABLE = ("epochs", "learning_rate", "schedule", "warmup_epochs", "patience")
+# fields of Settings that options of the same name set; the options of pruning set the others
+SETTINGS = tuple(field.name for field in dataclasses.fields(Settings) if field.name not in ("sparsity", "keep"))
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def plan_training(options: TrainingOptions) -> TrainingPlan | None:
             raise PlanError("--mixed-precision already rounds to 8 bits, which hides --quantize-aware: leave one out")
     return TrainingPlan(
         options.train,
-        Settings(**{SETTINGS[name]: value for name, value in typed.items() if name in SETTINGS}),
+        Settings(**{name: value for name, value in typed.items() if name in SETTINGS}),
         options.validate,
         options.resume,
         str(Path(options.log_dir).absolute()) if options.log_dir else None,
@@ -166,10 +160,10 @@ def train(
         EdgekitError: a stage refused.
     """
     settings = training.settings
-    if settings.hints and teacher is None:
+    if settings.attention_transfer and teacher is None:
         raise PlanError("--attention-transfer needs a teacher, and there is none")
     teacher_outputs = None
-    if teacher and (settings.teacher_share or settings.hints or data.data.labels is None):
+    if teacher and (settings.distillation_weight or settings.attention_transfer or data.data.labels is None):
         check_pair(teacher.source, student)
         teacher_outputs = _teacher_outputs(runner, settings, data, teacher)
         data = dataclasses.replace(data, held_out=_label_held_out(runner, data, teacher))
@@ -190,7 +184,7 @@ def _teacher_outputs(runner: Runner, settings: Settings, data: TrainingData, tea
         settings.augment,
         augment.variants(settings),
         settings.seed,
-        settings.hints,
+        settings.attention_transfer,
     )
     return runner.run(TEACHER_OUTPUTS, request)
 
@@ -210,7 +204,7 @@ def without_resumable(settings: Settings) -> Settings:
 
 def nothing_to_resume() -> PlanError:
     """Return the error of ``--resume`` without checkpoints."""
-    may_differ = ", ".join(flag(RENAMED.get(name, name)) for name in RESUMABLE)
+    may_differ = ", ".join(flag(name) for name in RESUMABLE)
     return PlanError(
         "--resume: there is no checkpoint of this training; model, data and settings must be the same, only "
         f"{may_differ} may differ. Leave out --resume to start, or if the training had finished"
@@ -225,7 +219,7 @@ def _checkpoint_folder(request: TrainRequest, teacher: OpenedModel | None, *, re
     Raises:
         PlanError: there is nothing to resume.
     """
-    identity = dataclasses.replace(request, settings=without_resumable(request.settings), lessons=None)
+    identity = dataclasses.replace(request, settings=without_resumable(request.settings), teacher_outputs=None)
     folder = stage_cache.cache_root() / "training" / stage_cache.key("train", (identity, teacher), {})
     if resume and not begin and not checkpoint.exists(folder):
         raise nothing_to_resume()

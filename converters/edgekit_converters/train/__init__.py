@@ -21,47 +21,49 @@ SCHEDULES = ("cosine", "step", "constant")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. Epochs are passes over the training data."""
+    """Training settings. Epochs are passes over the training data."""
 
     epochs: int = 10
     optimizer: str = "adam"
-    learning_rate: float = 1e-3  # the highest
+    learning_rate: float = 1e-3  # the highest of the schedule
     schedule: str = "cosine"
-    warm_up: float = 0.5  # epochs over which the rate rises
+    warmup_epochs: float = 0.5  # epochs in which the rate rises
     batch_size: int = 64
-    weight_decay: float = 0.0  # of weights, not of biases and normalization
-    patience: int = 0  # epochs without a better result before it stops; 0 never stops early
+    weight_decay: float = 0.0  # for weights, not for biases and normalization
+    patience: int = 0  # epochs without improvement before it stops; 0: never
     augment: tuple[str, ...] = ()  # keys of augment.AUGMENTATIONS
     temperature: float = 4.0  # of a teacher's logits (Hinton et al., 2015)
-    teacher_share: float = 0.7  # of the loss; the labels have the rest, and nothing where there are none
-    hints: bool = False  # also match where the teacher's features are strong
-    quantize_aware: str | None = None  # the scheme whose arithmetic is imitated, of fake_quantize.ARITHMETICS
+    distillation_weight: float = 0.7  # of the loss; the labels have the rest
+    attention_transfer: bool = False  # also match the teacher's attention maps
+    quantize_aware: str | None = None  # scheme of the fake quantization, a key of ARITHMETICS
     sparsity: str | None = None  # "0.8", or "2:4"
-    keep: tuple[str, ...] = ()  # patterns of the layers that stay dense then
+    keep: tuple[str, ...] = ()  # name patterns of the layers that stay dense
     mixed_precision: bool = False
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class TeacherOutputsRequest:
-    """Have a teacher answer every sample, as it is and augmented, before the student is trained."""
+    """Compute a teacher's outputs for every sample, original and augmented, before the student is trained."""
 
     teacher: Source
-    inputs: tuple[InputSpec, ...]  # of the teacher, with its preprocessing
-    taken: tuple[InputSpec, ...]  # of the student: ``data`` are laid out as it takes them
+    inputs: tuple[InputSpec, ...]  # of the teacher, with preprocessing
+    taken: tuple[InputSpec, ...]  # of the student: the layout of ``data``
     data: DataSet
     augment: tuple[str, ...] = ()
-    variants: int = 1  # of each sample: the first is not augmented
+    variants: int = 1  # of each sample; the first is not augmented
     seed: int = 0
-    hints: bool = False
+    attention_transfer: bool = False
 
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What a teacher says of every variant of every sample."""
+    """A teacher's outputs for every variant of every sample."""
 
-    outputs: tuple[Path, ...]  # an output: .npy (variants, samples, *output shape without batch), float32
-    hints: tuple[Path, ...]  # a size of features: .npy (variants, samples, height, width), float32
+    outputs: tuple[Path, ...]  # one for each output: .npy (variants, samples, *output shape without batch), float32
+    attention_maps: tuple[
+        Path, ...
+    ]  # one attention map for each feature size: .npy (variants, samples, height, width), float32
     variants: int
 
 
@@ -74,16 +76,16 @@ class TrainRequest:
     outputs: tuple[OutputSpec, ...]
     data: DataSet
     settings: Settings
-    lessons: TeacherOutputs | None = None  # for ``data``, with the same augmentations and seed
-    held_out: DataSet | None = None  # labelled, to see which epoch was best; without, a part of ``data``
-    checkpoints: str | None = None  # a folder that outlives the process: what is there already is gone on with
-    log_dir: str | None = None  # of TensorBoard's event files
-    wandb: str | None = None  # the project that Weights & Biases is told of
+    teacher_outputs: TeacherOutputs | None = None  # for ``data``, with the same augmentations and seed
+    held_out: DataSet | None = None  # labelled, to find the best epoch; None: a part of ``data``
+    checkpoints: str | None = None  # a folder that outlives the process; a checkpoint in it is resumed
+    log_dir: str | None = None  # for TensorBoard event files
+    wandb: str | None = None  # Weights & Biases project
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to."""
+    """The result of one epoch."""
 
     number: int  # from 1
     loss: float  # mean over the training data
@@ -94,7 +96,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class SparseLayer:
-    """A layer of which some weights are zero."""
+    """A layer with zero weights."""
 
     layer: str
     weights: int
@@ -107,9 +109,9 @@ class Trained:
 
     request: SourceRequest  # opens it
     metric: str
-    before: float  # of the metric on held-out data, as the student came
-    value: float  # likewise, as it left
+    before: float  # metric of the original student on held-out data
+    value: float  # metric of the trained student
     history: tuple[Epoch, ...]
-    best: int  # number of that epoch; 0 where none was better than what came
-    notes: tuple[str, ...] = ()  # why it stopped, what was resumed
-    thinned: tuple[SparseLayer, ...] = ()  # where it was made sparse
+    best: int  # number of that epoch; 0 if none was better than the original
+    notes: tuple[str, ...] = ()  # why it stopped, whether it was resumed
+    thinned: tuple[SparseLayer, ...] = ()  # layers that were made sparse

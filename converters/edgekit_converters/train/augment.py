@@ -1,7 +1,7 @@
-"""Augment: training images turned and moved, before preprocessing; the same ones each time they are asked for.
+"""Augmentation: training images mirrored and shifted, before preprocessing, reproducibly.
 
-A sample has a few variants, numbered from 0, which is the sample as it is. What variant ``v`` of sample ``i`` looks
-like depends on the seed, ``v`` and ``i`` alone: so a teacher can answer each once, ahead of the training.
+A sample has a few variants; variant 0 is the sample itself. Variant ``v`` of sample ``i`` depends only on the seed,
+``v`` and ``i``, so a teacher's outputs for all variants can be computed before the training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _flip(images: Array, draws: Array) -> Array:
 
 
 def _shift(images: Array, draws: Array) -> Array:
-    """Move each image by whole pixels; what comes in from outside is zero, as around images in convolutions."""
+    """Move each image by whole pixels; the border is filled with zeros, as the padding of convolutions."""
     height, width = images.shape[1:3]
     tall, wide = height // SHIFT_DIVISOR, width // SHIFT_DIVISOR
     padded = np.pad(images, ((0, 0), (tall, tall), (wide, wide), (0, 0)))
@@ -44,15 +44,15 @@ AUGMENTATIONS: dict[str, Callable[[Array, Array], Array]] = {"flip": _flip, "shi
 
 
 def variants(settings: Settings) -> int:
-    """How many variants of each sample are trained on."""
+    """Return the number of variants of each sample."""
     return min(MAX_VARIANTS, settings.epochs) if settings.augment else 1
 
 
 def check(names: Sequence[str], inputs: Sequence[InputSpec]) -> None:
-    """Refuse to augment what is no image.
+    """Refuse to augment inputs that are not images.
 
     Raises:
-        DataError: no input is.
+        DataError: no input is an image.
     """
     if names and not any(spec.layout for spec in inputs):
         shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
@@ -61,14 +61,14 @@ def check(names: Sequence[str], inputs: Sequence[InputSpec]) -> None:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the samples of a set: the draws of every variant, made when they are wanted."""
+    """The augmentation of a data set; random numbers are drawn for each variant when it is used."""
 
     names: tuple[str, ...]
     seed: int
     count: int  # samples of the set
 
     def apply(self, images: Array, spec: InputSpec, rows: Array, variant: int) -> Array:
-        """Return variant ``variant`` of the samples ``rows``; (b, *shape) in and out, as they lie on disk."""
+        """Return variant ``variant`` of the samples ``rows``; (b, *shape) in and out, without preprocessing."""
         if variant == 0 or not self.names or spec.layout is None:
             return images
         last = np.moveaxis(images, 1, -1) if spec.layout == "NCHW" else images
@@ -79,5 +79,5 @@ class Augmentation:
 
 @functools.lru_cache(maxsize=8)
 def _draws(seed: int, variant: int, place: int, count: int) -> Array:
-    """Two numbers in 0..1 for each sample of a set: (count, 2)."""
+    """Return two numbers in 0..1 for each sample of a data set: (count, 2)."""
     return np.random.default_rng([seed, variant, place]).random((count, 2))

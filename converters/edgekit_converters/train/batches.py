@@ -1,4 +1,4 @@
-"""Feed: a training set as batches, shuffled and augmented, the same for the same seed and epoch."""
+"""Batches of training data, shuffled and augmented, the same for the same seed and epoch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from edgekit_runtime.format.manifest import InputSpec
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step is trained on."""
+    """The samples of one training step."""
 
     inputs: list[Array]  # an input: (b, *shape), as the model takes it
     labels: Array | None  # int64 (b,), or float targets (b, ...)
     answers: list[Array]  # of the teacher, an output: (b, *shape); empty without a teacher
-    hints: list[Array]  # of the teacher, a size of features: (b, height, width)
+    attention_maps: list[Array]  # of the teacher, a size of features: (b, height, width)
 
 
 class BatchLoader:
-    """The samples of a set by their rows.
+    """Loads samples of a data set by their rows.
 
     Args:
         data: the samples.
-        inputs: what they become.
-        augmentation: what is done to them before.
-        lessons: what a teacher says of them.
+        inputs: their preprocessing.
+        augmentation: applied before it.
+        teacher_outputs: the teacher's outputs for them.
     """
 
     def __init__(
@@ -39,14 +39,16 @@ class BatchLoader:
         data: DataSet,
         inputs: tuple[InputSpec, ...],
         augmentation: Augmentation,
-        lessons: TeacherOutputs | None = None,
+        teacher_outputs: TeacherOutputs | None = None,
     ) -> None:
         self.count = data.count
         self.labels = labels(data)
         self._inputs, self._augmentation = inputs, augmentation
         self._columns = [np.load(path, mmap_mode="r") for path in data.inputs]
-        self._answers = [np.load(path, mmap_mode="r") for path in lessons.outputs] if lessons else []
-        self._hints = [np.load(path, mmap_mode="r") for path in lessons.hints] if lessons else []
+        self._answers = [np.load(path, mmap_mode="r") for path in teacher_outputs.outputs] if teacher_outputs else []
+        self._hints = (
+            [np.load(path, mmap_mode="r") for path in teacher_outputs.attention_maps] if teacher_outputs else []
+        )
 
     def batch(self, rows: Array, variant: int = 0) -> Batch:
         """Return some samples in one of their variants."""
@@ -57,18 +59,18 @@ class BatchLoader:
             ],
             labels=None if self.labels is None else self.labels[rows],
             answers=[answers[variant, rows] for answers in self._answers],
-            hints=[hints[variant, rows] for hints in self._hints],
+            attention_maps=[attention_maps[variant, rows] for attention_maps in self._hints],
         )
 
     def answers(self, rows: Array) -> list[Array]:
-        """What the teacher says of some samples as they are."""
+        """Return the teacher's outputs for some samples without augmentation."""
         return [answers[0, rows] for answers in self._answers]
 
 
 def shuffled(rows: Array, size: int, seed: int, epoch: int) -> Iterator[Array]:
-    """Yield the rows in whole batches; those left over in one epoch are others in the next.
+    """Yield the rows in whole batches; the remainder differs from epoch to epoch.
 
-    A last batch of a few samples would count as much as a whole one, and normalize by itself alone.
+    An incomplete last batch would have too much weight, and poor BatchNorm statistics.
     """
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     for start in range(0, len(order) - size + 1, size):
@@ -76,7 +78,7 @@ def shuffled(rows: Array, size: int, seed: int, epoch: int) -> Iterator[Array]:
 
 
 def split(count: int, share: float, seed: int) -> tuple[Array, Array]:
-    """Return the rows to train on and those held out, ascending: a share of all, and at least one."""
+    """Return the rows to train on and those held out, ascending: a fraction of all, and at least one."""
     order = np.random.default_rng([seed, count]).permutation(count)
     held = max(1, round(count * share))
     return np.sort(order[held:]), np.sort(order[:held])

@@ -1,4 +1,4 @@
-"""Checkpoints: where a training stands after an epoch, in one file that is there whole or not at all."""
+"""Checkpoints: the state of a training after each epoch, in one file that is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRESS, NOW, BEST = "stands", "now/", "best/"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands."""
+    """The state of a training after an epoch."""
 
     before: float  # of the metric, as the student came
     history: tuple[Epoch, ...]
@@ -34,16 +34,16 @@ class TrainingState:
 
 
 def exists(folder: str | Path) -> bool:
-    """Tell whether there is something to go on with."""
+    """Tell whether a folder has a checkpoint."""
     return (Path(folder) / NAME).is_file()
 
 
 def write(standing: TrainingState, folder: str | Path) -> Path:
-    """Write a checkpoint into ``folder``, in place of the one before; killed meanwhile, that one is still there.
+    """Write a checkpoint into ``folder``, replacing the last one; if killed meanwhile, the last one remains.
 
     Raises:
-        DiskFull: it has no room there.
-        ConversionError: nothing can be written there.
+        DiskFull: the disk is full.
+        ConversionError: the folder cannot be written to.
     """
     path = Path(folder) / NAME
     told = {name: getattr(standing, name) for name in ("before", "best", "best_value")}

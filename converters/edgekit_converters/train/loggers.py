@@ -1,4 +1,4 @@
-"""Watching: whoever is told of a training's epochs, TensorBoard and Weights & Biases."""
+"""Log the epochs of a training to TensorBoard and to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LogEpoch = Callable[[Epoch], None]
 
 @contextlib.contextmanager
 def open_loggers(request: TrainRequest, metric: str) -> Iterator[LogEpoch]:
-    """Give a function that tells of an epoch, to all that the request names.
+    """Yield a function that logs an epoch to all loggers of the request.
 
     Raises:
         ToolchainError: tensorboardX or Weights & Biases is needed and not installed.
@@ -36,13 +36,13 @@ def open_loggers(request: TrainRequest, metric: str) -> Iterator[LogEpoch]:
 
 
 def scalars(epoch: Epoch, metric: str) -> dict[str, float]:
-    """What is drawn of an epoch, by name."""
+    """Return the values that are logged for an epoch, by name."""
     return {"loss": epoch.loss, f"held-out/{metric}": epoch.value, "learning_rate": epoch.learning_rate}
 
 
 @contextlib.contextmanager
 def _tensorboard(folder: str, metric: str) -> Iterator[LogEpoch]:
-    """Write an event file of its own into the folder, which several trainings may share."""
+    """Log to an event file of its own in the folder, which several trainings may share."""
     require_modules(("tensorboardX",), ("keras", "torch"), "train")
     from tensorboardX import SummaryWriter
 

@@ -1,4 +1,4 @@
-"""The loop: training without any framework. Epochs, the best of which is kept; checkpoints; what is watched."""
+"""The training loop, independent of frameworks: epochs, the best of which is kept, checkpoints and logging."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from edgekit_converters.train.student import State, Student, open_student
 from edgekit_converters.train.validation import Validator, validator_for
 from edgekit_runtime.errors import ConversionError, DataError, SourceError
 
-HELD_OUT = 0.1  # of the training data, where none are given to see which epoch was best
-MIN_SAMPLES = 8  # samples that are left to train on
-PROBE_SAMPLES = 64  # samples of which it is read off what the outputs are
-STATISTICS_SAMPLES = 2048  # samples over which BatchNorm's statistics are averaged in the end
+HELD_OUT = 0.1  # fraction of the training data that is held out if no held-out data are given
+MIN_SAMPLES = 8  # to train on
+PROBE_SAMPLES = 64  # samples whose outputs decide the kind of loss
+STATISTICS_SAMPLES = 2048  # samples for the final BatchNorm statistics
 
 
 @dataclass
 class Run:
-    """A training on its way."""
+    """The state of a running training."""
 
     request: TrainRequest
     student: Student
     objective: Objective
     loader: BatchLoader
-    rows: Array  # that are trained on
+    rows: Array  # of the samples to train on
     validator: Validator
     before: float = math.nan
     history: list[Epoch] = field(default_factory=list)
@@ -51,23 +51,23 @@ class Run:
 
     @property
     def batch_size(self) -> int:
-        """Samples a step; never more than there are."""
+        """Samples in a step; never more than there are."""
         return min(self.request.settings.batch_size, len(self.rows))
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Steps in an epoch."""
         return len(self.rows) // self.batch_size
 
     @property
     def patient(self) -> bool:
-        """Whether the last better epoch is not too long ago."""
+        """Whether the last improvement is recent enough to continue."""
         patience = self.request.settings.patience
-        waits = self.sparsity is not None and not self.best  # a sparse one is still to come
+        waits = self.sparsity is not None and not self.best  # no sparse epoch yet
         return not patience or waits or len(self.history) - self.best < patience
 
     def is_better(self, value: float, number: int) -> bool:
-        """Tell whether an epoch is the best so far; before all zeros are there, none counts."""
+        """Tell whether an epoch is the best so far; with sparsity, only epochs with all zeros in place count."""
         if self.sparsity:
             sparse = self.sparsity.done(number * self.steps)
             return sparse and (not self.best or self.validator.better(value, self.best_value))
@@ -75,12 +75,12 @@ class Run:
 
 
 def train(request: TrainRequest, folder: Path) -> Trained:
-    """Train, and leave the student as after its best epoch.
+    """Train the student, and return it as after its best epoch.
 
     Raises:
         DataError: the data do not fit the model, or labels are out of range.
         SourceError: the student cannot be trained.
-        ConversionError: the loss is no number any more.
+        ConversionError: the loss is NaN or infinite; the message says when, and where the last good state is.
     """
     augment.check(request.settings.augment, request.inputs)
     with closing(open_student(request.student, request.settings)) as student:
@@ -92,7 +92,7 @@ def train(request: TrainRequest, folder: Path) -> Trained:
                     break
                 _epoch(run, number, log)
         if len(run.history) < request.settings.epochs:
-            run.notes.append(f"stopped after epoch {len(run.history)}: none was better than epoch {run.best}")
+            run.notes.append(f"stopped after epoch {len(run.history)}: no improvement since epoch {run.best}")
         return _finish(run, folder)
 
 
@@ -100,10 +100,10 @@ TRAIN = Stage(train, toolchain=lambda request: request.student.toolchain)
 
 
 def _set_up(request: TrainRequest, student: Student) -> Run:
-    """Bring data, student and objective together."""
+    """Create the batch loader, the objective and the validator."""
     settings = request.settings
     whole = augment.Augmentation(settings.augment, settings.seed, request.data.count)
-    loader = BatchLoader(request.data, request.inputs, whole, request.lessons)
+    loader = BatchLoader(request.data, request.inputs, whole, request.teacher_outputs)
     loader.labels = as_column(loader.labels, request.outputs[0])
     rows, held = _rows(request)
     probe = loader.batch(rows[:PROBE_SAMPLES])
@@ -126,7 +126,7 @@ def _set_up(request: TrainRequest, student: Student) -> Run:
 
 
 def _rows(request: TrainRequest) -> tuple[Array, Array]:
-    """Which samples are trained on, and which are held out.
+    """Return the rows to train on, and those held out.
 
     Raises:
         DataError: hardly any are left.
@@ -136,7 +136,7 @@ def _rows(request: TrainRequest) -> tuple[Array, Array]:
     if request.held_out:
         rows, held = np.arange(count), np.arange(0)
     if len(rows) < MIN_SAMPLES:
-        raise DataError(f"{count} samples are too few to train on; several hundred at the least are advised")
+        raise DataError(f"{count} training samples are too few; give at least several hundred")
     return rows, held
 
 
@@ -154,14 +154,14 @@ def _start_or_resume(run: Run) -> None:
     run.before = run.best_value = run.validator.value(run.student.run)
     if not math.isfinite(run.before):
         raise SourceError(
-            f"{run.request.student.request.path}: the model computes NaN or infinity for held-out samples before it is "
-            f"trained; check its weights, and the preprocessing of the data"
+            f"{run.request.student.request.path}: the model computes NaN or infinity for held-out samples before the "
+            f"training; check its weights and the preprocessing of the data"
         )
     run.best_weights = _weights(run.student)
 
 
 def _epoch(run: Run, number: int, log: LogEpoch) -> None:
-    """One pass over the training data, and what it came to."""
+    """Train for one epoch, validate, and log the result."""
     started = time.monotonic()
     settings = run.request.settings
     run.student.start_epoch(number)
@@ -187,7 +187,7 @@ def _epoch(run: Run, number: int, log: LogEpoch) -> None:
 
 
 def _batches(run: Run, number: int) -> Iterator[Batch]:
-    """The batches of an epoch, in their variant, with what the teacher says of them."""
+    """Yield the batches of an epoch in their variant, with the teacher's outputs."""
     settings = run.request.settings
     variant = (number - 1) % augment.variants(settings)
     for rows in shuffled(run.rows, run.batch_size, settings.seed, number):
@@ -214,7 +214,7 @@ def _save_checkpoint(run: Run) -> None:
 
 
 def _diverged(run: Run, what: str) -> ConversionError:
-    """The error of a training that left the numbers."""
+    """Return the error of a training whose loss is not finite."""
     rate = run.request.settings.learning_rate
     advice = f"lower --learning-rate (it is {rate:g}), or lengthen --warmup-epochs"
     if run.history and run.request.checkpoints:
@@ -226,18 +226,18 @@ def _diverged(run: Run, what: str) -> ConversionError:
 
 
 def _finish(run: Run, folder: Path) -> Trained:
-    """Return to the best epoch, average BatchNorm's statistics where that helps, and save."""
+    """Restore the best epoch, average BatchNorm's statistics if that helps, and save."""
     student, value = run.student, run.best_value
     student.restore(run.best_weights)
     if student.estimate_statistics(_unaugmented(run)):
         estimated = run.validator.value(student.run)
         if run.validator.better(estimated, value):
             value = estimated
-            run.notes.append("the statistics of normalization were averaged anew over training data")
+            run.notes.append("BatchNorm statistics were estimated again from training data")
         else:
             student.restore(run.best_weights)
     if run.best == 0:
-        run.notes.append("no epoch was better than the model as it came, which is what is left")
+        run.notes.append("no epoch improved the original model, which is kept")
     return Trained(
         request=student.save(folder),
         metric=run.validator.metric,
@@ -251,7 +251,7 @@ def _finish(run: Run, folder: Path) -> Trained:
 
 
 def _unaugmented(run: Run) -> Iterator[Arrays]:
-    """Some of the training data as they are, in whole batches."""
+    """Yield some of the training data without augmentation, in whole batches."""
     rows = run.rows[np.linspace(0, len(run.rows) - 1, min(STATISTICS_SAMPLES, len(run.rows))).astype(int)]
     for some in shuffled(rows, run.batch_size, run.request.settings.seed, 0):
         yield run.loader.batch(some).inputs

@@ -1,4 +1,4 @@
-"""Objective: what each output of a student is trained towards, read off the data, the model and its teacher."""
+"""The loss of each output of a student, chosen from the data, the model and its teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit_converters.train import TrainRequest
 from edgekit_runtime.errors import DataError, PlanError
 from edgekit_runtime.format.manifest import OutputSpec
 
-TINY = 1e-12  # probabilities below are not told apart: their logarithms would be infinite
+TINY = 1e-12  # lower limit of probabilities, so that logarithms are finite
 ATTENTION_WEIGHT = (
     100.0  # of attention maps in the loss: their differences are squares of shares of one (beta of AT, 2017)
 )
@@ -20,7 +20,7 @@ ATTENTION_WEIGHT = (
 
 @dataclass(frozen=True)
 class LossTarget:
-    """What one output is trained towards; a weight of 0 leaves that part out."""
+    """The loss of one output; a weight of 0 switches that part off."""
 
     classes: bool  # cross-entropy; else the mean of squared differences
     probabilities: bool = False  # the student's output ends in softmax: its logarithms are taken as logits
@@ -45,7 +45,7 @@ class Objective:
     reconstructs: bool = False  # the first output's target is the first input
 
     def soften(self, answers: list[Array]) -> list[Array]:
-        """A teacher's outputs as they are matched: probabilities at the temperature where they are of classes."""
+        """Return a teacher's outputs as they are matched: for classes, probabilities at the temperature."""
         return [
             softened(both_classes(array) if target.binary else array, target.teacher_probabilities, self.temperature)
             if target.classes
@@ -55,7 +55,7 @@ class Objective:
 
 
 def logits(outputs: Array, probabilities: bool) -> Array:
-    """Return logits: the outputs themselves, or the logarithms of probabilities, whose softmax they are."""
+    """Return logits: the outputs, or the logarithms of probabilities."""
     return np.log(np.maximum(outputs, TINY)) if probabilities else outputs
 
 
@@ -67,23 +67,23 @@ def softened(outputs: Array, probabilities: bool, temperature: float) -> Array:
 
 
 def both_classes(probability: Array) -> Array:
-    """Return the probabilities of both classes, (b, 2), for that of the second, (b, 1)."""
+    """Return the probabilities of both classes, (b, 2), from that of the second, (b, 1)."""
     return np.concatenate([1 - probability, probability], axis=1)
 
 
 def are_probabilities(outputs: Array) -> bool:
-    """Tell outputs of a softmax from logits: none is negative, and they add up to one in every sample."""
+    """Tell probabilities from logits: none is negative, and they add up to one for every sample."""
     return outputs.min() >= 0 and bool(np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
 
 
 def as_column(labels: Array | None, spec: OutputSpec) -> Array | None:
-    """Return one number a sample, (n,), in the form of an output that gives one, (n, 1); other labels as they are."""
+    """Return one target for each sample, (n,), in the shape of such an output, (n, 1); other labels unchanged."""
     one = labels is not None and labels.dtype.kind == "f" and labels.ndim == 1 and spec.shape == (1, 1)
     return labels.reshape(-1, 1) if labels is not None and one else labels
 
 
 def refuse_one_hot(labels: Array) -> None:
-    """Refuse class numbers in the guise of targets: as those they would be learned by squares, and of logits wrongly.
+    """Refuse one-hot labels, which would be trained as regression targets.
 
     Raises:
         DataError: every row is one-hot.
@@ -91,18 +91,18 @@ def refuse_one_hot(labels: Array) -> None:
     rows = labels.ndim == 2 and labels.shape[1] > 1
     if rows and bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
         raise DataError(
-            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers, their argmax, "
-            f"so that they are learned as classes and not as targets"
+            f"the labels, {labels.dtype} of shape {labels.shape}, are one-hot: give class numbers (their argmax), "
+            f"so that they are trained as classes and not as regression targets"
         )
 
 
-def matching_maps(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> list[tuple[int, int]]:
-    """Pair a student's attention maps, given by their sizes, with the teacher's, by their places.
+def matching_maps(ours: Sequence[tuple[int, ...]], attention_maps: Sequence[Array]) -> list[tuple[int, int]]:
+    """Pair the attention maps of a student, given by size, with those of the teacher, by index.
 
     Raises:
         PlanError: they have no size in common.
     """
-    sizes = {hint.shape[1:]: place for place, hint in enumerate(hints)}
+    sizes = {hint.shape[1:]: place for place, hint in enumerate(attention_maps)}
     pairs = [(place, sizes[size]) for place, size in enumerate(ours) if size in sizes]
     if not pairs:
         raise PlanError(
@@ -114,23 +114,23 @@ def matching_maps(ours: Sequence[tuple[int, ...]], hints: Sequence[Array]) -> li
 def build_objective(
     request: TrainRequest, labels: Array | None, outputs: list[Array], answers: list[Array]
 ) -> Objective:
-    """Decide what is learned.
+    """Choose the loss of each output from data, model and teacher.
 
     Args:
-        request: the specs of inputs and outputs, and how much the teacher counts.
+        request: the specs of inputs and outputs, and the teacher's weight.
         labels: of the training data.
-        outputs: the student's, of some samples.
-        answers: the teacher's, of some samples; empty without a teacher.
+        outputs: the student's, for some samples.
+        answers: the teacher's, for some samples; empty without a teacher.
 
     Raises:
-        DataError: there is nothing to learn from, or the labels do not fit the first output.
+        DataError: there are neither labels nor a teacher, or the labels do not fit the first output.
     """
     share = _teacher_share(request, labels, answers)
     reconstructs = labels is None and not answers
     if reconstructs and request.inputs[0].shape != request.outputs[0].shape:
         raise DataError(
-            "training data without labels teach nothing without a teacher: give labelled data "
-            "(a folder a class, or labels in the .npz), or a teacher whose answers are learned"
+            "training data without labels need a teacher: give labelled data "
+            "(a folder a class, or labels in the .npz), or a teacher (--teacher)"
         )
     targets = []
     for index, spec in enumerate(request.outputs):
@@ -156,23 +156,23 @@ def build_objective(
 
 
 def _teacher_share(request: TrainRequest, labels: Array | None, answers: list[Array]) -> float:
-    """How much of the first output's loss is the teacher's: all of it where there are no labels."""
+    """Return the teacher's weight in the loss of the first output: 1 without labels."""
     if not answers:
         return 0.0
-    return request.settings.teacher_share if labels is not None else 1.0
+    return request.settings.distillation_weight if labels is not None else 1.0
 
 
 def _is_classifier(samples: list[Array]) -> bool:
     """Tell a classifier's output without labels: the student or its teacher gives probabilities.
 
-    Any other row of numbers may be logits, or a box: only squares match both. Those of logits are what the divergence
-    comes to at high temperatures, but for what all of them have in common (Hinton et al., 2015, section 2.1).
+    Other rows of numbers may be logits or regression values. Squared error fits both; for logits it is the limit of the
+    KL divergence at high temperatures, up to a constant (Hinton et al., 2015, section 2.1).
     """
     return all(one.ndim == 2 and one.shape[1] > 1 for one in samples) and any(map(are_probabilities, samples))
 
 
 def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
-    """Tell class numbers from targets of an output's own shape.
+    """Tell class numbers from targets of the output's shape.
 
     Raises:
         DataError: the labels are neither.
@@ -190,7 +190,7 @@ def _labels_are_classes(labels: Array, spec: OutputSpec) -> bool:
 
 
 def check_classes(labels: Array, spec: OutputSpec) -> None:
-    """Refuse class numbers the output has no score for; a single score is of two classes.
+    """Refuse class numbers that the output has no score for; a single score stands for two classes.
 
     Raises:
         DataError: naming the sample.
@@ -205,19 +205,19 @@ def check_classes(labels: Array, spec: OutputSpec) -> None:
 
 
 def _check_binary(samples: list[Array], spec: OutputSpec) -> None:
-    """Refuse a single score that is no probability: it is not known where one class ends and the other begins."""
+    """Refuse a single score that is not a probability: its decision threshold is unknown."""
     if any(one.min() < 0 or one.max() > 1 for one in samples):
         raise DataError(
-            f"output {spec.name!r} is one score a sample and no probability, so that class numbers cannot be learned: "
+            f"output {spec.name!r} is one score, not a probability, so that class numbers cannot be trained: "
             f"end the model with a sigmoid, or give floating-point targets of shape (samples, 1)"
         )
 
 
 def _check_labels(labels: Array, spec: OutputSpec, *, classes: bool) -> None:
-    """Refuse class numbers the output has no score for, and targets that are no numbers."""
+    """Refuse class numbers that the output has no score for, and targets that are not finite."""
     if classes:
         check_classes(labels, spec)
         return
     wrong = np.flatnonzero(~np.isfinite(labels.reshape(len(labels), -1)).all(axis=1))
     if wrong.size:
-        raise DataError(f"training sample {wrong[0]} has NaN or infinity in its target")
+        raise DataError(f"training sample {wrong[0]} has a target of NaN or infinity")

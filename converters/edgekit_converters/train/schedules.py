@@ -1,4 +1,4 @@
-"""Schedules: the learning rate of every step."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ DROPS = (0.5, 0.75)  # of "step": shares of the training after which the rate is
 
 
 def learning_rate(settings: Settings, step: int, steps_an_epoch: int) -> float:
-    """Return the rate of a step, counted from 0 over all epochs.
+    """Return the learning rate of a step, counted from 0 over all epochs.
 
-    It rises linearly over ``warm_up`` epochs (Goyal et al., 2017). Then ``"cosine"`` lets it fall along half a wave to
-    zero at the end (Loshchilov & Hutter, SGDR, 2017, without restarts), ``"step"`` divides it by ten after half and
-    after three quarters of all steps (as He et al., 2015, on CIFAR), and ``"constant"`` leaves it.
+    It rises linearly over ``warmup_epochs`` epochs (Goyal et al., 2017). Then ``"cosine"`` lowers it along half a wave
+    to zero (Loshchilov & Hutter, SGDR, 2017, without restarts), ``"step"`` divides it by ten after half and after three
+    quarters of all steps (as He et al., 2015, on CIFAR), and ``"constant"`` keeps it.
     """
     total = settings.epochs * steps_an_epoch
-    rising = min(round(settings.warm_up * steps_an_epoch), total - 1)
+    rising = min(round(settings.warmup_epochs * steps_an_epoch), total - 1)
     if step < rising:
         return settings.learning_rate * (step + 1) / (rising + 1)
     share = (step - rising) / max(1, total - rising)
@@ -25,7 +25,7 @@ def learning_rate(settings: Settings, step: int, steps_an_epoch: int) -> float:
 
 
 def _factor(schedule: str, share: float) -> float:
-    """What is left of the highest rate after a share of the steps: 0..1 for 0..1."""
+    """Return the factor of the highest rate after a fraction of the steps: 0..1 for 0..1."""
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * share))
     if schedule == "step":

@@ -1,8 +1,8 @@
-"""Sparsity: which single weights are zero, at any step of a training; it knows no framework.
+"""Sparsity: which single weights are zero at each step of a training; independent of frameworks.
 
-A share of each layer's weights goes, the smallest first, more of them from step to step along a cubic curve, so that
-most go while there are many to take over (Zhu & Gupta, To prune, or not to prune, 2017, eq. 1). Of a pattern N:M, the
-M - N smallest of each M neighbouring inputs of an output go at the first step, and the rest of the training is
+A fraction of each layer's weights is set to zero, the smallest first. The fraction rises along a cubic curve, so most
+weights go while there are many to take over (Zhu & Gupta, To prune, or not to prune, 2017, eq. 1). For a pattern N:M,
+the M - N smallest of each M neighbouring inputs of an output are zero from the first step; the rest of the training is
 recovery (Mishra et al., Accelerating Sparse Deep Neural Networks, 2021).
 """
 
@@ -29,17 +29,17 @@ MAX_BLOCK = 64  # M of a pattern N:M
 
 @dataclass(frozen=True)
 class Sparsity:
-    """How many weights are to be zero: a share of each layer, or so many of each few neighbours."""
+    """The weights to set to zero: a fraction of each layer, or a number of each few neighbours."""
 
     share: float  # of zeros, above 0 and below 1
     block: int = 0  # M of N:M; 0 leaves it open which weights of a layer go
 
     def mask(self, kernel: Kernel, share: float | None = None) -> Array:
-        """Return which weights stay, bool of the kernel's shape.
+        """Return which weights are kept, bool of the kernel's shape.
 
         Args:
-            kernel: the weights, of which the smallest go.
-            share: of zeros, on the way to the whole one; a pattern knows no way.
+            kernel: the weights; the smallest are not kept.
+            share: fraction of zeros during the ramp; patterns have no ramp.
         """
         sizes = np.abs(kernel.weights)
         if self.block:
@@ -50,7 +50,7 @@ class Sparsity:
         return mask.reshape(sizes.shape)
 
     def reason_dense(self, kernel: Kernel) -> str | None:
-        """Say why a kernel stays as it is; None where it can be made sparse."""
+        """Return why a kernel stays dense; None if it can be made sparse."""
         taken = kernel.weights.shape[kernel.inputs]
         if kernel.dense_reason:
             return kernel.dense_reason
@@ -61,17 +61,17 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the share of zeros rises; steps are counted as those that were done."""
+    """The ramp of the fraction of zeros; steps are counted after they are done."""
 
     every: int  # steps between two choices of the weights that go
     end: int  # step after which they stay the same
 
     def due(self, step: int) -> bool:
-        """Tell whether the weights that go are chosen anew after a step."""
+        """Tell whether the zeros are selected again after a step."""
         return step <= self.end and step % self.every == 0
 
     def share(self, step: int, final: float) -> float:
-        """Return the share of zeros after a step: 0 at the beginning, ``final`` from ``end`` on."""
+        """Return the fraction of zeros after a step: 0 at the beginning, ``final`` from ``end`` on."""
         return final * (1 - (1 - min(1.0, step / self.end)) ** 3)
 
 
@@ -96,13 +96,13 @@ def read(text: str) -> Sparsity:
 
 
 def schedule(steps: int) -> Schedule:
-    """Return the schedule of a training of so many steps."""
+    """Return the schedule for a number of steps."""
     every = max(1, round(steps * RAMP_FRACTION / MAX_UPDATES))
     return Schedule(every, every * max(1, int(steps * RAMP_FRACTION) // every))
 
 
 def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = ()) -> tuple[list[int], list[str]]:
-    """Return the places of the kernels that are made sparse, and what is to be said of the others.
+    """Return the indices of the kernels to make sparse, and notes about the others.
 
     Raises:
         PlanError: there is none, or a pattern matches no layer.
@@ -131,26 +131,26 @@ def count_zeros(kernels: Sequence[Kernel]) -> tuple[SparseLayer, ...]:
 
 
 class MaskableStudent(Protocol):
-    """Whose weights are made sparse: a student."""
+    """A student whose weights can be set to zero."""
 
     def kernels(self) -> list[Kernel]:
-        """Its weights that multiply, as they are."""
+        """Return its kernels with their present weights."""
 
     def apply_masks(self, masks: dict[int, Array]) -> None:
-        """Set weights to zero, by the places of their kernels."""
+        """Set weights to zero, by the indices of their kernels."""
 
 
 class SparsityTraining:
-    """Makes a student sparse while it is trained.
+    """Makes a student sparse during its training.
 
     Args:
-        sparsity: what is wanted in the end.
-        student: whose weights become zero.
-        steps: when.
-        keep: patterns of the layers that stay dense.
+        sparsity: at the end.
+        student: to make sparse.
+        steps: the schedule.
+        keep: name patterns of the layers that stay dense.
 
     Raises:
-        PlanError: nothing can be made sparse, or a pattern matches no layer.
+        PlanError: no layer can be made sparse, or a pattern matches no layer.
     """
 
     def __init__(self, sparsity: Sparsity, student: MaskableStudent, steps: Schedule, keep: Sequence[str] = ()) -> None:
@@ -160,25 +160,25 @@ class SparsityTraining:
         self._masks: dict[int, Array] = {}
 
     def after(self, step: int) -> None:
-        """Set to zero again what a step has moved, or what goes from now on; ``step`` counts those that were done."""
+        """Apply the masks after a step, and select new ones when due; ``step`` counts the steps done."""
         if not self._masks if self._sparsity.block else self._steps.due(step):
             self._choose(step)
         self._student.apply_masks(self._masks)
 
     def done(self, step: int) -> bool:
-        """Tell whether all zeros there will be are there."""
+        """Tell whether all zeros are in place."""
         return step >= (1 if self._sparsity.block else self._steps.end)
 
     def state(self) -> State:
-        """What a later process needs to go on."""
+        """Return what a later process needs to continue."""
         return {f"{MASKS}{place}": mask for place, mask in self._masks.items()}
 
     def restore(self, state: State) -> None:
-        """Take over a state."""
+        """Restore a state."""
         self._masks = {int(name.removeprefix(MASKS)): mask for name, mask in state.items() if name.startswith(MASKS)}
 
     def count_zeros(self) -> tuple[SparseLayer, ...]:
-        """Count the zeros there are."""
+        """Count the present zeros."""
         kernels = self._student.kernels()
         return count_zeros([kernels[place] for place in self._places])
 
@@ -189,7 +189,7 @@ class SparsityTraining:
 
 
 def _of_blocks(sizes: Array, axis: int, block: int, zeros: int) -> Array:
-    """Return a mask that leaves out the smallest of each ``block`` neighbours along an axis; equals in their order."""
+    """Return a mask without the smallest of each ``block`` neighbours along an axis; of equal ones, the first."""
     last = np.moveaxis(sizes, axis, -1)
     blocks = last.reshape(-1, block)
     mask = np.ones(blocks.shape, dtype=bool)

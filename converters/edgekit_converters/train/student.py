@@ -1,4 +1,4 @@
-"""The student: what a framework has to do for the loop, and nothing more."""
+"""The student: what the training loop needs from a framework."""
 
 from __future__ import annotations
 
@@ -16,68 +16,67 @@ from edgekit_converters.train import Settings
 from edgekit_converters.train.batches import Batch
 from edgekit_converters.train.losses import Objective
 
-# "weights/...", and "ranges/..." of imitated integers, are what the model computes with; "optimizer/..." is what
-# training goes on with
+# "weights/..." and the "ranges/..." of fake quantization are used in inference, "optimizer/..." only in training.
 State = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The weights that one layer multiplies by."""
+    """The weights of one layer that are multiplied by its inputs."""
 
     layer: str
-    weights: Array  # not to be written to
-    inputs: int  # axis along which the inputs of one output lie
-    dense_reason: str | None = None  # why none of them may become zero
+    weights: Array  # read-only
+    inputs: int  # axis of the inputs of one output
+    dense_reason: str | None = None  # why the layer stays dense; None: it can be sparse
 
 
 class Student(Protocol):
-    """A model that is being trained. It is its own copy of the source: nobody else in the process sees it change."""
+    """A model that is trained. It is a copy of its own, which no other code in the process uses."""
 
-    notes: tuple[str, ...]  # what of it is not trained
+    notes: tuple[str, ...]  # about parts that are not trained
 
     def set_objective(self, objective: Objective) -> None:
-        """Get ready to be trained towards an objective."""
+        """Set the objective, and create the optimizer."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin an epoch: draw whatever is random in the model by the seed and the epoch's number."""
+        """Seed everything random in the model by the seed and the epoch number."""
 
     def step(self, batch: Batch, learning_rate: float) -> float:
-        """Train on a batch, whose answers are softened already; return the loss before."""
+        """Train on a batch, whose teacher outputs are softened already; return the loss before the step."""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """What it gives in use, for a batch of any size; with imitated integers, the first batch gives their ranges."""
+        """Return the outputs in inference mode, for any batch size; fake quantization calibrates on the first batch."""
 
     def state(self) -> State:
-        """Everything a later process needs to go on as if nothing had happened."""
+        """Return everything that a later process needs to continue."""
 
     def restore(self, state: State) -> None:
-        """Become what it was when ``state`` was taken; without the optimizer's part, that stays as it is."""
+        """Restore a state; without its optimizer part, the optimizer is not changed."""
 
     def kernels(self) -> list[Kernel]:
-        """The weights of convolutions and dense layers that are trained, always in the same order."""
+        """Return the trained weights of convolutions and dense layers, always in the same order."""
 
     def apply_masks(self, masks: dict[int, Array]) -> None:
-        """Set to zero what masks leave out, by the places of :meth:`kernels`."""
+        """Set to zero the weights outside of the masks, by index in :meth:`kernels`."""
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
-        """Set BatchNorm's statistics to the plain averages over batches; False where there are none to set."""
+        """Set BatchNorm's statistics to plain averages over batches; return False if there are none."""
 
     def save(self, folder: Path) -> SourceRequest:
-        """Write the weights, or the model, into ``folder``; return what opens it.
+        """Write the weights, or the model, into ``folder``; return the request that opens it.
 
-        Where integers are imitated the weights are rounded to them, so that those to come say just these.
+        With fake quantization, the weights are rounded, so that quantization represents them exactly.
         """
 
     def close(self) -> None:
-        """Leave the process as it was."""
+        """Undo what was changed in the process."""
 
 
 def open_student(source: Source, settings: Settings) -> Student:
-    """Open a source to be trained.
+    """Open a source as a student.
 
     Raises:
-        SourceError: it cannot be.
+        SourceError: it cannot be trained.
     """
     student: Student = pkgutil.resolve_name(trainable(source).student)(source.request, settings)
     return student

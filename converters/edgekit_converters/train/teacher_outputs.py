@@ -1,4 +1,4 @@
-"""Teach: what a teacher says of every sample, once and ahead, so that it may be of any framework that loads."""
+"""Store a teacher's outputs before the training, so that the teacher may be of any framework that can be loaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def teacher_outputs(request: TeacherOutputsRequest, folder: Path) -> TeacherOutp
         report_progress(variant * request.data.count + int(rows[-1]) + 1, request.variants * request.data.count)
     return TeacherOutputs(
         outputs=tuple(folder / f"output-{index}.npy" for index in range(len(outputs))),
-        hints=tuple(folder / f"hint-{index}.npy" for index in range(len(hints))),
+        attention_maps=tuple(folder / f"hint-{index}.npy" for index in range(len(hints))),
         variants=request.variants,
     )
 
@@ -55,10 +55,10 @@ TEACHER_OUTPUTS = Stage(teacher_outputs, toolchain=lambda request: request.teach
 
 
 def check_pair(teacher: Source, student: Source) -> None:
-    """Refuse a teacher that does not take what the student takes, or says something else.
+    """Refuse a teacher whose inputs or outputs differ from the student's.
 
     Raises:
-        PlanError: naming both shapes.
+        PlanError: with both shapes.
     """
     for own, taken in zip(teacher.inputs, student.inputs, strict=False):
         if _shape_in(own.layout, taken) != own.shape[1:]:
@@ -78,7 +78,7 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def _observed(request: TeacherOutputsRequest) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
-    if not request.hints:
+    if not request.attention_transfer:
         run = open_source(request.teacher.request).run
         return lambda batch: (run(batch), [])
     live = reopen(request.teacher.request)  # it is looked into, which leaves marks

@@ -1,4 +1,4 @@
-"""Judge: what a student is worth on held-out data, by the same metrics as ``--evaluate``."""
+"""Validate a student on held-out data, with the metrics of ``--evaluate``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HeldOutBatches = Callable[[], Iterator[tuple[Arrays, Array | None]]]
 
 
 class Validator:
-    """A metric and the samples it is taken on."""
+    """A metric and the held-out samples that it is computed on."""
 
     def __init__(self, metric: Metric, held: HeldOutBatches) -> None:
         self.metric = metric.name
@@ -43,16 +43,16 @@ class Validator:
 
 
 def validator_for(request: TrainRequest, objective: Objective, loader: BatchLoader, rows: Array) -> Validator:
-    """Return the judge that data and model call for.
+    """Return the validator that fits data and model.
 
-    Without labels it is how far the student agrees with its teacher, or how well it rebuilds its input.
+    Without labels, the metric is the agreement with the teacher, or the reconstruction error.
     """
     if request.held_out:
         given = labels(request.held_out)
         return Validator(
             metric_for(request.inputs, request.outputs, given), _from_data(request, request.held_out, given)
         )
-    if loader.labels is not None or objective.reconstructs or request.lessons is None:
+    if loader.labels is not None or objective.reconstructs or request.teacher_outputs is None:
         return Validator(metric_for(request.inputs, request.outputs, loader.labels), _from_rows(loader, rows))
     if request.inputs[0].shape == request.outputs[0].shape:
         return Validator(METRICS["reconstruction_error"], _from_rows(loader, rows))
@@ -82,7 +82,7 @@ def _from_rows(loader: BatchLoader, rows: Array) -> HeldOutBatches:
 
 
 def _from_teacher(loader: BatchLoader, rows: Array, *, classes: bool) -> HeldOutBatches:
-    """With the teacher's answers as if they were the truth."""
+    """Return batches with the teacher's outputs as labels."""
 
     def held() -> Iterator[tuple[Arrays, Array | None]]:
         for start in range(0, len(rows), BATCH):

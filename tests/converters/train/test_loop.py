@@ -75,7 +75,7 @@ def training(tmp_path, monkeypatch, data_of):
 
     monkeypatch.setattr(loop, "open_student", open_regression)
 
-    def run(labelled=True, count=240, lessons=None, labels=None, wandb=None, **fields):
+    def run(labelled=True, count=240, teacher_outputs=None, labels=None, wandb=None, **fields):
         from edgekit_runtime.format.manifest import InputSpec, Preprocessing
 
         spec = InputSpec("x", (1, SIDE, SIDE, 3), "float32", "NHWC", Preprocessing(None, 1 / 255, (), ()))
@@ -85,7 +85,7 @@ def training(tmp_path, monkeypatch, data_of):
         source = Source(SourceRequest("keras", tmp_path / "model.keras"), "keras", (spec,), out, (False,))
         paths = {name: fields.pop(name) for name in ("checkpoints", "log_dir") if name in fields}
         settings = Settings(**{"epochs": 6, "learning_rate": 1.0, "batch_size": 20} | fields)
-        request = TrainRequest(source, (spec,), out, data, settings, lessons, wandb=wandb, **paths)
+        request = TrainRequest(source, (spec,), out, data, settings, teacher_outputs, wandb=wandb, **paths)
         folder = tmp_path / f"out-{len(students)}"
         folder.mkdir()
         return loop.train(request, folder)
@@ -147,7 +147,7 @@ def test_it_stops_when_nothing_gets_better(training):
     trained = training(epochs=40, patience=3, learning_rate=30.0, schedule="constant")
     assert len(trained.history) < 40
     assert len(trained.history) - trained.best == 3
-    assert any("none was better than epoch" in note for note in trained.notes)
+    assert any("no improvement since epoch" in note for note in trained.notes)
 
 
 def test_a_student_that_gets_no_better_is_left_as_it_came(training, monkeypatch):
@@ -184,7 +184,7 @@ def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_stays(trainin
 
 def test_a_model_that_computes_no_numbers_is_refused(training, monkeypatch):
     monkeypatch.setattr(Regression, "run", lambda self, inputs: [np.full((len(inputs[0]), CLASSES), np.nan)])
-    with pytest.raises(SourceError, match="computes NaN or infinity for held-out samples before it is trained"):
+    with pytest.raises(SourceError, match="computes NaN or infinity for held-out samples before the training"):
         training()
 
 
@@ -192,7 +192,9 @@ def test_unlabelled_data_are_learned_from_the_teacher_and_judged_by_it(training,
     x, _ = images(240)
     answers = softened((x / 255).mean(axis=(1, 2)) * 50, probabilities=False, temperature=1.0)
     np.save(tmp_path / "answers.npy", np.stack([answers] * 2).astype(np.float32))
-    trained = training(labelled=False, lessons=TeacherOutputs((tmp_path / "answers.npy",), (), 2), temperature=2.0)
+    trained = training(
+        labelled=False, teacher_outputs=TeacherOutputs((tmp_path / "answers.npy",), (), 2), temperature=2.0
+    )
     assert trained.metric == "agreement"
     assert trained.value > 0.8 > trained.before
 
@@ -206,7 +208,7 @@ def test_labels_out_of_range_are_refused_with_the_sample(training):
 
 
 def test_a_handful_of_samples_is_refused(training):
-    with pytest.raises(DataError, match="8 samples are too few to train on"):
+    with pytest.raises(DataError, match="8 training samples are too few"):
         training(count=8)
 
 

@@ -50,10 +50,10 @@ def test_probabilities_are_told_from_logits():
 
 @pytest.mark.parametrize(("outputs", "probabilities"), [(LOGITS, False), (PROBABILITIES, True)])
 def test_a_classifier_with_labels_learns_from_both_in_their_shares(outputs, probabilities):
-    (target,) = build_objective(asked(teacher_share=0.75), CLASSES, [outputs], [LOGITS]).targets
+    (target,) = build_objective(asked(distillation_weight=0.75), CLASSES, [outputs], [LOGITS]).targets
     assert (target.classes, target.probabilities, target.teacher_probabilities) == (True, probabilities, False)
     assert (target.label_weight, target.teacher_weight) == (0.25, 0.75)
-    (alone,) = build_objective(asked(teacher_share=0.75), CLASSES, [outputs], []).targets
+    (alone,) = build_objective(asked(distillation_weight=0.75), CLASSES, [outputs], []).targets
     assert (alone.label_weight, alone.teacher_weight) == (1.0, 0.0)
 
 
@@ -71,14 +71,14 @@ def test_one_probability_is_of_two_classes():
     assert np.allclose(
         dataclasses.replace(objective, temperature=1.0).soften([chance])[0], np.hstack([1 - chance, chance]), atol=1e-6
     )
-    with pytest.raises(DataError, match=r"one score a sample and no probability.*end the model with a sigmoid"):
+    with pytest.raises(DataError, match=r"one score, not a probability.*end the model with a sigmoid"):
         build_objective(request, two, [8 * chance], [])
     with pytest.raises(DataError, match=r"has the label \d, but output 'out0' has classes 0\.\.1"):
         build_objective(request, CLASSES, [chance], [])
 
 
 def test_without_labels_the_teacher_is_all_there_is():
-    (target,) = build_objective(asked(teacher_share=0.5), None, [LOGITS], [PROBABILITIES]).targets
+    (target,) = build_objective(asked(distillation_weight=0.5), None, [LOGITS], [PROBABILITIES]).targets
     assert (target.classes, target.teacher_probabilities, target.teacher_weight) == (True, True, 1.0)
 
 
@@ -115,9 +115,9 @@ def test_targets_in_floating_point_are_matched():
         (np.where(np.arange(32) == 17, 5, CLASSES), r"training sample 17 has the label 5.*classes 0\.\.4"),
         (GENERATOR.normal(size=(32, 4)), r"float64 of shape \(32, 4\), do not fit output 'out0'"),
         (GENERATOR.normal(size=32), "floating-point targets of shape"),
-        (np.full((32, 5), np.nan), "sample 0 has NaN"),
+        (np.full((32, 5), np.nan), "sample 0 has a target of NaN"),
         (np.eye(5, dtype=np.float32)[CLASSES], r"float32 of shape \(32, 5\), are one-hot: give class numbers"),
-        (None, "without labels teach nothing without a teacher"),
+        (None, "without labels need a teacher"),
     ],
 )
 def test_labels_that_cannot_be_learned_are_refused(labels, message):

@@ -147,11 +147,11 @@ def test_hints_bring_the_features_of_student_and_teacher_together(student_of, da
     source = student_of(framework)
     inputs = scaled(source)
     data = data_of(inputs, *images(64))
-    lessons = teacher_outputs(TeacherOutputsRequest(source, inputs, inputs, data, hints=True), tmp_path)
-    maps = [np.load(path) for path in lessons.hints]
+    lessons = teacher_outputs(TeacherOutputsRequest(source, inputs, inputs, data, attention_transfer=True), tmp_path)
+    maps = [np.load(path) for path in lessons.attention_maps]
     assert [one.shape for one in maps] == [(1, 64, 8, 8), (1, 64, 3, 3)]
     assert all(np.allclose((one[0] ** 2).sum(axis=(1, 2)), 1, atol=1e-3) for one in maps)
-    student = ready(student_of(framework, "build"), Objective((LossTarget(classes=True),)), hints=True)
+    student = ready(student_of(framework, "build"), Objective((LossTarget(classes=True),)), attention_transfer=True)
     hinted = Batch([X], None, [], [one[0, :48] for one in maps])
     losses = [student.step(hinted, 0.01) for _ in range(8)]
     assert losses[-1] < 0.7 * losses[0]

@@ -54,7 +54,9 @@ def test_samples_are_turned_to_the_teachers_layout(student_of, data_of, tmp_path
 def test_a_teacher_that_does_not_show_its_features_gives_no_hints(artifact, data_of, tmp_path):
     data = data_of(artifact.inputs, *images(8))
     with pytest.raises(SourceError, match="a teacher of tflite does not show its features"):
-        teacher_outputs(TeacherOutputsRequest(artifact, artifact.inputs, artifact.inputs, data, hints=True), tmp_path)
+        teacher_outputs(
+            TeacherOutputsRequest(artifact, artifact.inputs, artifact.inputs, data, attention_transfer=True), tmp_path
+        )
 
 
 def test_a_teacher_of_another_shape_is_refused(student_of):

@@ -52,7 +52,9 @@ class KerasStudent:
         self._optimizer = _optimizer(self._keras, self._settings)
         self._optimizer.build(self._trained)
         self._observed_model, self._output_count = (
-            with_feature_outputs(self._model) if self._settings.hints else (self._model, len(objective.targets))
+            with_feature_outputs(self._model)
+            if self._settings.attention_transfer
+            else (self._model, len(objective.targets))
         )
         tf.config.optimizer.set_experimental_options({BFLOAT16: self._settings.mixed_precision})
         self._compiled = tf.function(self._step)
@@ -75,7 +77,7 @@ class KerasStudent:
             [tf.constant(one) for one in batch.inputs],
             labels,
             [tf.constant(one) for one in batch.answers],
-            [tf.constant(one) for one in batch.hints],
+            [tf.constant(one) for one in batch.attention_maps],
         )
         return float(loss)
 
@@ -157,11 +159,11 @@ class KerasStudent:
             taken = tf.nest.pack_sequence_as(structure, tensors)
         return list(tf.nest.flatten(model(taken, training=True)))
 
-    def _step(self, inputs: list[Any], labels: Any, answers: list[Any], hints: list[Any]) -> Any:
+    def _step(self, inputs: list[Any], labels: Any, answers: list[Any], attention_maps: list[Any]) -> Any:
         with tf.GradientTape() as tape, self._quantized_weights():
             found = self._call(self._observed_model, inputs)
             loss = self._loss(found[: self._output_count], labels, answers)
-            loss += ATTENTION_WEIGHT * self._attention_loss(found[self._output_count :], hints)
+            loss += ATTENTION_WEIGHT * self._attention_loss(found[self._output_count :], attention_maps)
             for added in self._model.losses:  # what its layers regularize
                 loss += tf.cast(added, tf.float32)
         gradients = tape.gradient(loss, [_variable(one) for one in self._trained])
@@ -203,11 +205,11 @@ class KerasStudent:
         ours = tf.nn.log_softmax(logits / temperature)
         return temperature**2 * tf.reduce_mean(tf.reduce_sum(tf.math.xlogy(soft, soft) - soft * ours, axis=-1))
 
-    def _attention_loss(self, features: list[Any], hints: list[Any]) -> Any:
+    def _attention_loss(self, features: list[Any], attention_maps: list[Any]) -> Any:
         loss = tf.zeros(())
         if features:
-            for one, place in matching_maps([tuple(feature.shape[1:3]) for feature in features], hints):
-                loss += _mean_squares(attention_map(features[one]), hints[place])
+            for one, place in matching_maps([tuple(feature.shape[1:3]) for feature in features], attention_maps):
+                loss += _mean_squares(attention_map(features[one]), attention_maps[place])
         return loss
 
     def _decay(self) -> None:

@@ -44,7 +44,9 @@ def observe_attention_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays
         if all(len(one) == len(batch[0]) for one in seen):
             return outputs, seen
         rows = [run([array[index : index + 1] for array in batch]) for index in range(len(batch[0]))]  # batch of 1 only
-        return outputs, [np.concatenate(column) for column in zip(*(hints for _, hints in rows), strict=True)]
+        return outputs, [
+            np.concatenate(column) for column in zip(*(attention_maps for _, attention_maps in rows), strict=True)
+        ]
 
     return run
 

@@ -63,7 +63,7 @@ class TorchStudent:
         """Get ready to be trained towards an objective."""
         self._objective = objective
         self._optimizer = _optimizer(self._settings.optimizer, self._trained)
-        self._maps = AttentionMaps(self._module) if self._settings.hints else None
+        self._maps = AttentionMaps(self._module) if self._settings.attention_transfer else None
 
     def start_epoch(self, epoch: int) -> None:
         """Seed what is random in the module."""
@@ -197,8 +197,8 @@ class TorchStudent:
             loss = loss + self._output_loss(target, output, targets, answer)
         if self._maps:
             ours = self._maps.take()
-            for one, place in matching_maps([tuple(one.shape[1:]) for one in ours], batch.hints):
-                theirs = torch.from_numpy(batch.hints[place])
+            for one, place in matching_maps([tuple(one.shape[1:]) for one in ours], batch.attention_maps):
+                theirs = torch.from_numpy(batch.attention_maps[place])
                 loss = loss + ATTENTION_WEIGHT * functional.mse_loss(ours[one], theirs)
         return loss
 
