@@ -1,4 +1,4 @@
-"""A data set is asked for in one line, and prepared in a folder of its own."""
+"""Fixtures that request and prepare a data set in a folder of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a set is like as a whole is told with numbers; a set with nothing remarkable is passed in silence."""
+"""The checks of a set as a whole report problems with numbers, and nothing for a set without problems."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_cube_is_ambiguous(input_layout):
 
 
 @pytest.mark.parametrize(
-    ("input_layout", "said", "axes"),
+    ("input_layout", "layout", "axes"),
     [
         ("NHWC", "NHWC", (0, 1, 2, 3)),
         ("NHWC", "NCHW", (0, 2, 3, 1)),
@@ -65,8 +65,8 @@ def test_a_cube_is_ambiguous(input_layout):
         ("NCHW", "NCHW", (0, 1, 2, 3)),
     ],
 )
-def test_the_said_layout_settles_it(input_layout, said, axes):
-    way = choose(InputSpec("x", (1, 3, 3, 3), "float32", input_layout), (3, 3, 3), said, "sample 0")
+def test_the_given_layout_settles_it(input_layout, layout, axes):
+    way = choose(InputSpec("x", (1, 3, 3, 3), "float32", input_layout), (3, 3, 3), layout, "sample 0")
     assert np.array_equal(way.apply(counted(3, 3, 3), "sample 0"), counted(3, 3, 3).transpose(axes))
 
 
@@ -93,8 +93,8 @@ def test_resizing_is_said_only_where_the_size_differs(layout, sample):
 def test_images_are_resized_in_either_layout(sample, wanted, layout):
     spec = InputSpec("x", (1, *wanted), "float32", layout, Preprocessing(resize=(6, 8)))
     image = np.random.default_rng(0).integers(0, 256, (1, 12, 16, 3), dtype=np.uint8)
-    given = image if sample[2] == 3 else np.moveaxis(image, -1, 1)
-    result = choose(spec, sample, None, "sample 0").apply(given, "sample 0")
+    array = image if sample[2] == 3 else np.moveaxis(image, -1, 1)
+    result = choose(spec, sample, None, "sample 0").apply(array, "sample 0")
     assert result.shape == (1, *wanted)
     assert result.dtype == np.uint8
     last = result if layout == "NHWC" else np.moveaxis(result, 1, -1)

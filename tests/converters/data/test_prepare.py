@@ -27,11 +27,11 @@ def test_batches_normalise_as_declared_and_end_with_the_rest(prepared, npz, imag
     preprocessing = Preprocessing(scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     spec = InputSpec("image", (1, 6, 8, 3), "float32", "NHWC", preprocessing)
     data = prepared(npz(x=images), spec)
-    given = list(batches(data, (spec,), 8))
-    assert [batch[0].shape for batch in given] == [(8, 6, 8, 3), (8, 6, 8, 3), (4, 6, 8, 3)]
+    found = list(batches(data, (spec,), 8))
+    assert [batch[0].shape for batch in found] == [(8, 6, 8, 3), (8, 6, 8, 3), (4, 6, 8, 3)]
     expected = (images / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.6, 0.7])
-    assert given[0][0].dtype == np.float32
-    assert np.allclose(np.concatenate([batch[0] for batch in given]), expected, atol=1e-6)
+    assert found[0][0].dtype == np.float32
+    assert np.allclose(np.concatenate([batch[0] for batch in found]), expected, atol=1e-6)
 
 
 def test_batches_without_preprocessing_only_cast(prepared, npz, images, image_input):
@@ -140,7 +140,7 @@ def test_no_labels_are_none(prepared, npz, images, image_input):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("labels", "message"),
     [
         (np.eye(20, dtype=int), "argmax of one-hot"),
         (np.arange(20) - 1, "sample 0: the label is negative"),
@@ -149,9 +149,9 @@ def test_no_labels_are_none(prepared, npz, images, image_input):
     ],
     ids=["one-hot", "negative", "nan", "text"],
 )
-def test_labels_that_are_no_labels_are_refused(prepared, npz, images, image_input, given, message):
+def test_labels_that_are_no_labels_are_refused(prepared, npz, images, image_input, labels, message):
     with pytest.raises(DataError, match=message):
-        prepared(npz(x=images, y=given), image_input)
+        prepared(npz(x=images, y=labels), image_input)
 
 
 @pytest.mark.parametrize("values", [np.array([[0.5, 1.0]]), np.array([[0, 300]])], ids=["float", "range"])

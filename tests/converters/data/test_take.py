@@ -43,6 +43,6 @@ def test_without_labels_there_is_nothing_to_take_of_them(prepared, npz, tmp_path
 
 def test_samples_come_one_by_one_in_that_order(prepared, npz):
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    given = [sample for (sample,) in iterate_samples(prepared(npz(x=rows), X), (X,))]
-    assert {sample.shape for sample in given} == {(1, 4)}
-    assert np.array_equal(np.concatenate(given), rows[spread_order(20)])
+    samples = [sample for (sample,) in iterate_samples(prepared(npz(x=rows), X), (X,))]
+    assert {sample.shape for sample in samples} == {(1, 4)}
+    assert np.array_equal(np.concatenate(samples), rows[spread_order(20)])

@@ -70,7 +70,7 @@ def test_results_come_back_and_the_process_is_kept(worker):
 
 def test_progress_is_reported_in_order(worker):
     seen = []
-    worker.call("lower", "chores:count", 4, progress=lambda *told: seen.append(told))
+    worker.call("lower", "chores:count", 4, progress=lambda *values: seen.append(values))
     assert seen == [(1, 4, ""), (2, 4, ""), (3, 4, "half"), (4, 4, "")]
 
 
@@ -127,9 +127,9 @@ def test_what_it_prints_goes_to_the_log_alone(worker, capfd):
     assert "to stderr" in worker.log.read_text()
 
 
-@pytest.mark.parametrize(("chore", "said"), [("abort", "SIGABRT"), ("leave", "exit code 9")])
-def test_a_toolchain_that_dies_is_one_readable_error(worker, chore, said):
-    with pytest.raises(ToolchainError, match=said) as caught:
+@pytest.mark.parametrize(("chore", "message"), [("abort", "SIGABRT"), ("leave", "exit code 9")])
+def test_a_toolchain_that_dies_is_one_readable_error(worker, chore, message):
+    with pytest.raises(ToolchainError, match=message) as caught:
         worker.call("quantize", f"chores:{chore}")
     assert caught.value.stage == "quantize"
 

@@ -54,7 +54,7 @@ def test_later_rules_win_and_what_comes_back_to_the_recipes_scheme_is_nothing_el
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         (Rule("float32", layers=("stem.con",)), r"rule 1: layers: .*'stem.con'; did you mean stem.conv"),
         (Rule("float32", layers=("stem.conv", "zzz")), "'zzz'; `edgekit layers"),
@@ -63,8 +63,8 @@ def test_later_rules_win_and_what_comes_back_to_the_recipes_scheme_is_nothing_el
         (Rule("float32", layers=("stem.*",), operators=("linear",)), "no layer meets all"),
     ],
 )
-def test_a_rule_that_comes_to_nothing_is_refused(rule, said):
-    with pytest.raises(PlanError, match=said):
+def test_a_rule_that_comes_to_nothing_is_refused(rule, message):
+    with pytest.raises(PlanError, match=message):
         resolved(rule)
 
 

@@ -7,7 +7,7 @@ from edgekit_runtime.errors import PlanError
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("name", "expected"),
     [
         ("int8", "int8-static"),
         ("W8A8", "int8-static"),
@@ -17,8 +17,8 @@ from edgekit_runtime.errors import PlanError
     ]
     + [(name, name) for name in SCHEMES],
 )
-def test_names_and_aliases(said, meant):
-    assert scheme(said).name == meant
+def test_names_and_aliases(name, expected):
+    assert scheme(name).name == expected
 
 
 def test_every_alias_means_a_scheme():

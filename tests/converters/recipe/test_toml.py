@@ -58,7 +58,7 @@ def test_what_is_written_is_read_again(recipe):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("scheme = ", "not TOML"),
         ("", 'the scheme is missing; add one, such as scheme = "int8-static"'),
@@ -86,8 +86,8 @@ def test_what_is_written_is_read_again(recipe):
         ('scheme = "int8"\n[[rule]]\nscheme = "float32"\ndepth = "middle"', "unknown value 'middle'"),
     ],
 )
-def test_a_mistake_is_refused(text, said):
-    with pytest.raises(PlanError, match=said):
+def test_a_mistake_is_refused(text, message):
+    with pytest.raises(PlanError, match=message):
         parse(text)
 
 

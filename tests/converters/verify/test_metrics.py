@@ -41,9 +41,9 @@ def test_the_metric_that_fits(outputs, labels, name):
 def test_one_number_a_sample_is_of_two_classes_or_a_quantity(labels, name):
     metric = metric_for(VECTOR, (OutputSpec("y", (1, 1), "float32"),), labels)
     assert metric.name == name
-    given = np.array([[0.2], [0.9], [0.4]], np.float32)
-    wanted = [1, 1, 0] if name == "accuracy" else (given[:, 0] - labels.ravel()) ** 2
-    assert list(metric.score([], [given], labels)) == pytest.approx(list(wanted))
+    scores = np.array([[0.2], [0.9], [0.4]], np.float32)
+    wanted = [1, 1, 0] if name == "accuracy" else (scores[:, 0] - labels.ravel()) ** 2
+    assert list(metric.score([], [scores], labels)) == pytest.approx(list(wanted))
 
 
 def test_one_score_that_is_no_probability_says_no_class():

@@ -1,4 +1,4 @@
-"""A user's own metric: what it is given, what it may return, and how its failures are told."""
+"""A user's metric: its arguments, the values it may return, and the messages when it fails."""
 
 import sys
 
@@ -49,8 +49,8 @@ def evaluate(tmp_path, monkeypatch):
         (tmp_path / "mine.py").write_text(code)
         data = DataSet((str(tmp_path / "x.npy"),), str(tmp_path / "labels.npy"), (), COUNT, "", ())
         user_metric.load.cache_clear()
-        asked = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:{function}")
-        return metrics.evaluate(EvaluateRequest(source, VECTOR, OUTPUTS, data, metric=asked), tmp_path)
+        metric = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:{function}")
+        return metrics.evaluate(EvaluateRequest(source, VECTOR, OUTPUTS, data, metric=metric), tmp_path)
 
     return run
 
@@ -62,7 +62,7 @@ def test_one_number_a_sample_is_averaged_and_one_for_all_is_taken(evaluate, tmp_
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (
             "return np.where(outputs['sums'] < 0, 0.5, np.where(np.arange(len(labels)) == 41, np.nan, 1))",
@@ -75,8 +75,8 @@ def test_one_number_a_sample_is_averaged_and_one_for_all_is_taken(evaluate, tmp_
         ("raise KeyError('boxes')", r"mine\.py:4: KeyError: 'boxes'$"),
     ],
 )
-def test_what_a_function_returns_that_is_no_score(evaluate, body, told):
-    with pytest.raises(DataError, match=told):
+def test_what_a_function_returns_that_is_no_score(evaluate, body, message):
+    with pytest.raises(DataError, match=message):
         evaluate(f"import numpy as np\n\ndef score(outputs, labels):\n    {body}\n", "score")
 
 
@@ -107,10 +107,10 @@ def test_the_file_and_what_it_imports_count_for_the_cache(evaluate, tmp_path):
     assert cache.get("key") == evaluated
     (tmp_path / "neighbour.py").write_text("RIGHT = 0.5\n")
     assert cache.get("key") is None
-    asked = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:hits")
-    before = caching.key("evaluate", asked, {})
+    metric = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:hits")
+    before = caching.key("evaluate", metric, {})
     (tmp_path / "mine.py").write_text(HITS + "\n")
-    assert caching.key("evaluate", asked, {}) != before
+    assert caching.key("evaluate", metric, {}) != before
 
 
 def test_an_artifact_is_measured_as_the_source_is(tmp_path):
@@ -121,6 +121,6 @@ def test_an_artifact_is_measured_as_the_source_is(tmp_path):
     binding = (TensorBinding(0, "x", "float32"),)
     artifact = Artifact("null", "float32", (tmp_path / "w.npy",), binding, binding)
     data = DataSet((str(tmp_path / "x.npy"),), None, (), 4, "", ())
-    asked = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:total")
-    request = EvaluateRequest(artifact, VECTOR, OUTPUTS[:1], data, metric=asked)
+    metric = user_metric.parse_metric(f"{tmp_path / 'mine.py'}:total")
+    request = EvaluateRequest(artifact, VECTOR, OUTPUTS[:1], data, metric=metric)
     assert metrics.evaluate(request, tmp_path).value == 3.0

@@ -23,17 +23,17 @@ def test_the_layers_of_a_model_in_both_formats(demo):
     model = str(demo / "digits.keras")
     done = CliRunner().invoke(cli, ["layers", model, "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    by_type = {layer["operator"]: layer for layer in told["layers"]}
+    report = json.loads(done.stdout)
+    by_type = {layer["operator"]: layer for layer in report["layers"]}
     assert by_type["Dense"]["macs"] > 0
-    assert all(set(layer["nodes"]) == {"litert", "openvino"} for layer in told["layers"])
-    assert all(layer["nodes"]["litert"] and layer["nodes"]["openvino"] for layer in told["layers"] if layer["macs"])
-    assert told["macs"] == sum(layer["macs"] for layer in told["layers"])
+    assert all(set(layer["nodes"]) == {"litert", "openvino"} for layer in report["layers"])
+    assert all(layer["nodes"]["litert"] and layer["nodes"]["openvino"] for layer in report["layers"] if layer["macs"])
+    assert report["macs"] == sum(layer["macs"] for layer in report["layers"])
 
     table = CliRunner().invoke(cli, ["layers", model, "--device", "raspberry-pi-5"]).output
-    assert all(layer["name"] in table for layer in told["layers"])
+    assert all(layer["name"] in table for layer in report["layers"])
     assert "nodes in litert" in table and "openvino" not in table
-    assert f"{told['parameters']:,}" in table
+    assert f"{report['parameters']:,}" in table
 
 
 def test_what_was_not_found_is_said():

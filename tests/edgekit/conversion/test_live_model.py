@@ -8,7 +8,7 @@ from edgekit_runtime.errors import PlanError, SourceError
 
 
 @pytest.mark.parametrize(
-    ("given", "texts"),
+    ("shapes", "texts"),
     [
         ("1,8,8,1", ("1,8,8,1",)),
         ((1, 8), ("1,8",)),
@@ -16,8 +16,8 @@ from edgekit_runtime.errors import PlanError, SourceError
         ([(1, 4), (1, 8)], ("1,4", "1,8")),
     ],
 )
-def test_shapes_are_taken_as_python_users_write_them(given, texts):
-    assert _input_shapes(given) == texts
+def test_shapes_are_taken_as_python_users_write_them(shapes, texts):
+    assert _input_shapes(shapes) == texts
 
 
 def test_what_is_no_shape_is_refused():

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def told(folder, tmp_path, monkeypatch):
+def run_sensitivity(folder, tmp_path, monkeypatch):
     """Run the command on the net; gives its JSON."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
 
@@ -70,9 +70,9 @@ def told(folder, tmp_path, monkeypatch):
 @pytest.mark.needs_keras
 @pytest.mark.needs_openvino
 @pytest.mark.needs_rich
-def test_the_worst_layer_is_named_and_a_recipe_keeps_it_in_float(told, tmp_path):
+def test_the_worst_layer_is_named_and_a_recipe_keeps_it_in_float(run_sensitivity, tmp_path):
     recipe, html = tmp_path / "r.toml", tmp_path / "layers.html"
-    found = told("--write-recipe", str(recipe), "--float-layers", "1", "--report", str(html))
+    found = run_sensitivity("--write-recipe", str(recipe), "--float-layers", "1", "--report", str(html))
     assert [row["layer"] for row in found["rows"]][:1] == ["wide"]
     weighted = [row for row in found["rows"] if row["macs"]]
     assert {row["layer"] for row in weighted} == {"conv", "wide", "head"}
@@ -90,8 +90,8 @@ def test_the_worst_layer_is_named_and_a_recipe_keeps_it_in_float(told, tmp_path)
 
 @pytest.mark.needs_keras
 @pytest.mark.needs_openvino
-def test_what_is_really_made_agrees_with_what_was_sensed(told, folder):
-    found = told("--exact", "--evaluate", str(folder / "samples.npz"))
+def test_measured_artifacts_agree_with_the_estimate(run_sensitivity, folder):
+    found = run_sensitivity("--exact", "--evaluate", str(folder / "samples.npz"))
     assert found["exact"] and found["metric"] == "accuracy" and found["source"] == 1.0
     for engine in ENGINES:
         figures = {row["layer"]: row["figures"][engine] for row in found["rows"] if row["macs"]}
@@ -116,7 +116,7 @@ def test_the_table(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--keep", "1"], "go with --write-recipe"),
         (["--keep", "1", "--keep-db", "20", "--write-recipe", "r.toml"], "give one"),
@@ -127,12 +127,12 @@ def test_the_table(folder, monkeypatch):
         (["-q", "float32"], "quantizes nothing"),
     ],
 )
-def test_what_contradicts_itself_is_refused_at_once(arguments, said, demo, tmp_path, monkeypatch):
+def test_what_contradicts_itself_is_refused_at_once(arguments, message, demo, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     data = ["--calibrate", str(demo / "calibration.npz")]
     done = CliRunner().invoke(cli, ["sensitivity", str(demo / "digits.keras"), *data, *arguments])
     assert done.exit_code != 0
-    assert said in f"{done.output} {done.exception}"
+    assert message in f"{done.output} {done.exception}"
     assert not (tmp_path / "cache" / "stages").exists()
 
 
