@@ -16,6 +16,7 @@ import copy
 import importlib.metadata
 import importlib.util
 import logging
+import signal
 import tempfile
 import warnings
 from collections import Counter
@@ -37,6 +38,7 @@ from edgekit_converters.records import ChannelCut, InputShape, Source, SourceReq
 from edgekit_runtime.errors import EdgekitError
 
 CLOSE = 1e-4  # of the largest output
+LIMIT_S = 300  # of processor time for torch-pruning, whose graph has a loop that may not end
 ALONE = 6  # groups of a network that are pruned alone, evenly spaced
 NETS = Path(__file__).parents[2] / "tests/converters/prune/torch/nets.py"
 ERRORS = (Exception,)  # either tool may raise anything here
@@ -223,6 +225,8 @@ def _count(module: nn.Module) -> int:
 def _torch_pruning(case: Case) -> Outcome:
     """Prune with its MagnitudePruner, as its readme does: half of each group, output layers ignored."""
     dense, inputs = _made(case), _sample(case, case.shape)
+    signal.signal(signal.SIGVTALRM, _too_long)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S)
     try:
         number = sum(1 for _ in _steps(case, copy.deepcopy(dense), inputs))
         groups: Counter[str] = Counter()
@@ -233,7 +237,13 @@ def _torch_pruning(case: Case) -> Outcome:
         together = _attempt(case, dense, small, inputs, None)
     except ERRORS as error:
         return Outcome(Counter(), f"refused ({type(error).__name__}: {str(error).splitlines()[:1]})", 1.0)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return Outcome(groups, together, _count(small) / _count(dense))
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"not done after {LIMIT_S} s of processor time")
 
 
 def _steps(case: Case, model: nn.Module, inputs: torch.Tensor) -> Iterator[Any]:

@@ -166,7 +166,7 @@ def _edgekit(framework: str) -> Callable[[bool, Path], list[np.ndarray]]:
         )
         handle = reopen(loop.train(request, folder).request).handle
         if framework == "keras":
-            weights: list[np.ndarray] = handle.get_weights()
+            weights: list[np.ndarray] = handle.model.get_weights()
             return weights
         return [one.detach().numpy() for one in handle.parameters()]
 
