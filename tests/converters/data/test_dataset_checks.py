@@ -58,7 +58,7 @@ def test_of_many_still_features_a_few_are_named(prepared, npz):
     assert prepared(npz(x=x), InputSpec("x", (1, 12), "float32")).notes == (note,)
 
 
-def test_what_is_no_real_number_may_stand_still(prepared, npz):
+def test_integer_channels_may_be_constant(prepared, npz):
     x = np.arange(80).reshape(20, 4)
     x[:, 0] = 101  # every text begins with the same token
     assert prepared(npz(x=x), InputSpec("x", (1, 4), "int64")).notes == ()

@@ -160,7 +160,7 @@ def test_exceptions_name_the_users_line(prepared, code, text, line, message):
         ("def samples():\n yield np.zeros(4)\n yield np.ones(5)", "sample 1: the sample is 5"),
     ],
 )
-def test_what_is_no_sample_is_refused(prepared, code, text, message):
+def test_an_invalid_sample_is_refused(prepared, code, text, message):
     with pytest.raises(DataError, match=message):
         prepared(code(text), FLAT)
 

@@ -59,7 +59,7 @@ def test_samples_are_balanced_over_the_classes(prepared, folder, image_input):
 
 
 @pytest.mark.needs_image
-def test_channels_are_moved_for_nchw_and_the_users_layout_is_not_asked(prepared, folder):
+def test_channels_are_moved_for_nchw_without_a_layout_option(prepared, folder):
     spec = InputSpec("image", (1, 3, 6, 8), "float32", "NCHW")
     data = prepared(str(folder), spec, layout="NCHW")
     assert np.load(data.inputs[0]).shape == (12, 3, 6, 8)
@@ -159,7 +159,7 @@ def test_only_an_image_input_takes_images(prepared, tmp_path, shape, message):
         prepared(str(tmp_path), InputSpec("x", shape, "float32"))
 
 
-def test_without_pillow_it_is_said_how_to_get_it(prepared, tmp_path, image_input, monkeypatch):
+def test_without_pillow_the_message_says_how_to_install_it(prepared, tmp_path, image_input, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(DataError, match="pip install pillow"):

@@ -70,7 +70,7 @@ def test_the_given_layout_settles_it(input_layout, layout, axes):
     assert np.array_equal(way.apply(counted(3, 3, 3), "sample 0"), counted(3, 3, 3).transpose(axes))
 
 
-def test_the_said_layout_is_believed():
+def test_the_layout_option_is_respected():
     spec = InputSpec("x", (1, 6, 8, 3), "float32", "NHWC")
     with pytest.raises(DataError, match="sample is 6x8x3, which does not fit --layout NCHW"):
         choose(spec, (6, 8, 3), "NCHW", "sample 0")
@@ -79,7 +79,7 @@ def test_the_said_layout_is_believed():
 
 
 @pytest.mark.parametrize(("layout", "sample"), [("NHWC", (6, 8, 3)), ("NCHW", (3, 6, 8)), (None, (6, 8))])
-def test_resizing_is_said_only_where_the_size_differs(layout, sample):
+def test_resizing_is_noted_only_if_the_size_differs(layout, sample):
     spec = InputSpec("x", (1, 6, 8, 3 if layout else 1), "float32", "NHWC", Preprocessing(resize=(6, 8)))
     way = choose(spec, sample, layout, "sample 0")
     assert not way.resizes(sample)
@@ -103,7 +103,7 @@ def test_images_are_resized_in_either_layout(sample, wanted, layout):
     assert abs(last.mean() - means.mean()) < 2
 
 
-def test_resizing_keeps_one_dtype_whatever_the_size():
+def test_resizing_gives_one_dtype_for_all_sizes():
     spec = InputSpec("x", (1, 6, 8, 3), "float32", "NHWC", Preprocessing(resize=(6, 8)))
     way = choose(spec, (6, 8, 3), None, "sample 0")
     found = {way.apply(np.zeros((1, *size, 3), np.float64), "").dtype for size in [(6, 8), (12, 8)]}
@@ -120,14 +120,14 @@ def test_resizing_keeps_one_dtype_whatever_the_size():
         ((6, 8, 3), (6, 8), (12, 16, 1), r"the channels must match"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_both_shapes(shape, resize, sample, message):
+def test_a_wrong_shape_is_refused_with_both_shapes(shape, resize, sample, message):
     preprocessing = Preprocessing(resize=resize) if resize else None
     spec = InputSpec("x", (1, *shape), "float32", "NHWC", preprocessing)
     with pytest.raises(DataError, match=message):
         choose(spec, sample, None, "sample 0")
 
 
-def test_what_is_no_image_must_fit_as_it_is():
+def test_inputs_other_than_images_must_fit_unchanged():
     with pytest.raises(DataError, match="sample 0: the sample is 4x5, input 'x' wants 5x4; the first axis"):
         choose(InputSpec("x", (1, 5, 4), "float32"), (4, 5), None, "sample 0")
 

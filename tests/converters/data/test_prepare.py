@@ -98,7 +98,7 @@ def test_a_mask_of_whole_numbers_may_be_constant(prepared, npz):
     assert prepared(npz(mask=np.ones((5, 4), np.int64)), mask).count == 5
 
 
-def test_too_few_are_refused_with_what_is_needed(prepared, npz, images, image_input):
+def test_too_few_samples_are_refused_with_the_minimum(prepared, npz, images, image_input):
     with pytest.raises(DataError, match="15 samples are too few for calibration; at least 16 are needed, 100"):
         prepared(npz(x=images[:15]), image_input, minimum=16, recommended=100)
     with pytest.raises(DataError, match=r"8 samples \(--samples 8\) are too few"):
@@ -116,7 +116,7 @@ def test_no_samples_are_refused(prepared, npz, image_input):
 
 
 @pytest.mark.parametrize("values", [np.array(["a", "b"]), np.array([1j, 2j])], ids=["text", "complex"])
-def test_what_is_not_a_number_is_refused(prepared, npz, values):
+def test_values_that_are_no_numbers_are_refused(prepared, npz, values):
     with pytest.raises(DataError, match="not numbers"):
         prepared(npz(x=values), InputSpec("x", (1,), "float32"))
 
@@ -160,7 +160,7 @@ def test_values_the_inputs_dtype_cannot_hold_are_refused(prepared, npz, values):
         prepared(npz(x=values), InputSpec("x", (1, 2), "int8"))
 
 
-def test_scaling_what_is_scaled_already_is_noted(prepared, npz, images):
+def test_scaling_of_scaled_samples_is_noted(prepared, npz, images):
     spec = InputSpec("image", (1, 6, 8, 3), "float32", "NHWC", Preprocessing(scale=1 / 255))
     assert prepared(npz(x=images), spec).notes == ()
     (note,) = prepared(npz(x=images / 255.0), spec).notes
@@ -195,7 +195,7 @@ def test_spread_takes_all_when_there_are_no_more():
 
 
 @pytest.mark.parametrize(("total", "limit"), [(10, 3), (10000, 200), (101, 100), (7, 6), (3, 1)])
-def test_spread_takes_one_of_each_stretch(total, limit):
+def test_spread_takes_one_position_of_each_interval(total, limit):
     taken = spread_positions(total, limit)
     assert [position * limit // total for position in taken] == pytest.approx(range(limit), abs=1)
     assert taken == sorted(set(taken))

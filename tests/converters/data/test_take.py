@@ -24,7 +24,7 @@ def test_every_beginning_is_spread_evenly(total):
             assert turns.max() - turns.min() <= 4
 
 
-def test_a_part_is_what_preparing_it_alone_gives(prepared, npz, tmp_path):
+def test_a_subset_equals_the_same_samples_prepared_alone(prepared, npz, tmp_path):
     rows, y = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32), np.arange(600) % 7
     chosen = np.sort(spread_order(600)[:400])  # more than one block
     whole = prepared(npz(x=rows, y=y), X)
@@ -41,7 +41,7 @@ def test_without_labels_there_is_nothing_to_take_of_them(prepared, npz, tmp_path
     assert part.count == 5
 
 
-def test_samples_come_one_by_one_in_that_order(prepared, npz):
+def test_samples_are_iterated_in_spread_order(prepared, npz):
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     samples = [sample for (sample,) in iterate_samples(prepared(npz(x=rows), X), (X,))]
     assert {sample.shape for sample in samples} == {(1, 4)}

@@ -16,13 +16,13 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("this_is_there", None)
 
 
-def test_what_is_hidden_is_not_found_and_there_again_afterwards(module):
+def test_a_hidden_package_is_missing_only_inside_the_context(module):
     with without(module), pytest.raises(ImportError, match=module):
         __import__(module)
     assert __import__(module).__name__ == module
 
 
-def test_what_was_loaded_before_stays(module):
+def test_a_loaded_package_stays(module):
     loaded = __import__(module)
     with without(module):
         assert __import__(module) is loaded

@@ -26,7 +26,7 @@ def made(tmp_path):
     return Probe((folder / "a.npy",), ()), folder
 
 
-def test_what_is_kept_is_found_with_its_files(tmp_path, made):
+def test_a_stored_record_is_found_with_its_files(tmp_path, made):
     cache = Cache(tmp_path / "cache")
     record, folder = made
     kept = cache.put("k", record, folder)

@@ -74,7 +74,7 @@ def test_progress_is_reported_in_order(worker):
     assert seen == [(1, 4, ""), (2, 4, ""), (3, 4, "half"), (4, 4, "")]
 
 
-def test_edgekits_own_errors_come_back_whole(worker):
+def test_edgekit_errors_are_returned_unchanged(worker):
     with pytest.raises(DataError, match="bad data"):
         worker.call("prepare", "chores:data")
     with pytest.raises(Exception, match="no") as caught:
@@ -111,7 +111,7 @@ def test_a_file_that_may_not_grow_is_no_room_either(worker):
         worker.call("lower", "chores:write", 8192)
 
 
-def test_a_toolchain_that_dies_on_a_full_disk_is_told_by_the_disk(small_disk, tmp_path):
+def test_a_crash_on_a_full_disk_is_reported_as_a_full_disk(small_disk, tmp_path):
     with pytest.raises(OSError, match="No space"), (small_disk / "filled").open("wb") as file:
         file.write(bytes(2**17))
     worker = Worker("keras", tmp_path / "log", small_disk)
@@ -119,7 +119,7 @@ def test_a_toolchain_that_dies_on_a_full_disk_is_told_by_the_disk(small_disk, tm
         worker.call("lower", "os:abort")
 
 
-def test_what_it_prints_goes_to_the_log_alone(worker, capfd):
+def test_output_goes_to_the_log_only(worker, capfd):
     worker.call("lower", "chores:noise")
     worker.close()
     assert capfd.readouterr() == ("", "")

@@ -41,7 +41,7 @@ def test_no_more_are_started_than_are_wanted(workers):
     assert len(workers) == 2
 
 
-def test_one_that_is_free_is_taken_again(workers):
+def test_a_free_worker_is_reused(workers):
     workers.start("data", "prepare")
     for _ in range(3):
         with workers.lend("data", "prepare"):
@@ -49,7 +49,7 @@ def test_one_that_is_free_is_taken_again(workers):
     assert len(workers) == 1
 
 
-def test_one_that_died_is_replaced(workers):
+def test_a_dead_worker_is_replaced(workers):
     with pytest.raises(ToolchainError, match="SIGKILL"), workers.lend("data", "prepare") as worker:
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.call("prepare", "os:getpid")
@@ -83,7 +83,7 @@ def data_request(folder):
     return DataRequest(str(folder / "data.npy"), (InputSpec("x", (1, 4), "float32"),))
 
 
-def test_what_two_threads_ask_for_at_once_is_made_once(tmp_path):
+def test_equal_requests_of_two_threads_run_once(tmp_path):
     request = data_request(tmp_path)
     with Runner(new_log(tmp_path), Cache(tmp_path / "c"), jobs=2) as runner:
         threads = [threading.Thread(target=runner.run, args=(CACHED, request)) for _ in range(4)]
@@ -94,7 +94,7 @@ def test_what_two_threads_ask_for_at_once_is_made_once(tmp_path):
         assert sorted(cost.cached for cost in runner.costs) == [False, True, True, True]
 
 
-def test_pickled_it_is_a_runner_of_the_same_cache(tmp_path):
+def test_an_unpickled_runner_uses_the_same_cache(tmp_path):
     request = data_request(tmp_path)
     (tmp_path / "shared").mkdir()
     with Runner(new_log(tmp_path), Cache(tmp_path / "c"), scratch=tmp_path / "shared") as runner:

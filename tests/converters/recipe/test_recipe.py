@@ -38,7 +38,7 @@ def test_without_rules_nothing_is_else():
         (Rule("float32", layers=("drop", "head.linear")), {"MatMul_3"}),
     ],
 )
-def test_what_a_rule_selects(rule, nodes):
+def test_a_rule_selects_nodes(rule, nodes):
     assert resolved(rule) == dict.fromkeys(nodes, "float32")
 
 
@@ -47,7 +47,7 @@ def test_a_name_is_taken_as_it_is_before_it_is_a_pattern():
     assert resolve(Recipe("int8-static", rules=(Rule("float32", layers=("a[0]",)),)), layers) == (("x", "float32"),)
 
 
-def test_later_rules_win_and_what_comes_back_to_the_recipes_scheme_is_nothing_else():
+def test_later_rules_override_earlier_ones_and_nodes_in_the_recipes_scheme_are_left_out():
     kept, back = Rule("float32", layers=("*",)), Rule("int8-static", operators=("conv2d",))
     assert resolved(kept, back) == {"MatMul_3": "float32", "Softmax_4": "float32"}
     assert resolved(back, kept).keys() == {node for layer in LAYERS for node in layer.nodes}
@@ -63,7 +63,7 @@ def test_later_rules_win_and_what_comes_back_to_the_recipes_scheme_is_nothing_el
         (Rule("float32", layers=("stem.*",), operators=("linear",)), "no layer meets all"),
     ],
 )
-def test_a_rule_that_comes_to_nothing_is_refused(rule, message):
+def test_a_rule_without_effect_is_refused(rule, message):
     with pytest.raises(PlanError, match=message):
         resolved(rule)
 

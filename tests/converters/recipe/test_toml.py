@@ -53,7 +53,7 @@ def test_a_scheme_is_enough():
         parse(WHOLE),
     ],
 )
-def test_what_is_written_is_read_again(recipe):
+def test_writing_and_parsing_gives_the_same_recipe(recipe):
     assert parse(write(recipe)) == recipe
 
 

@@ -42,7 +42,7 @@ def test_more_is_refused_and_every_such_variant_named(source, worse):
     assert "--max-drop 0.3" in message
 
 
-def test_what_is_no_number_is_within_no_limit():
+def test_nan_is_over_every_limit():
     with pytest.raises(VerificationError, match="litert int8-static"):
         check_drop(0.3, error(1.0), {"litert int8-static": error(float("nan"))})
 

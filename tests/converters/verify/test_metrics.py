@@ -38,7 +38,7 @@ def test_the_metric_that_fits(outputs, labels, name):
         (np.array([[0.5], [1], [0]], np.float32), "mean_squared_error"),
     ],
 )
-def test_one_number_a_sample_is_of_two_classes_or_a_quantity(labels, name):
+def test_one_number_a_sample_is_a_binary_label_or_a_target(labels, name):
     metric = metric_for(VECTOR, (OutputSpec("y", (1, 1), "float32"),), labels)
     assert metric.name == name
     scores = np.array([[0.2], [0.9], [0.4]], np.float32)
@@ -46,12 +46,12 @@ def test_one_number_a_sample_is_of_two_classes_or_a_quantity(labels, name):
     assert list(metric.score([], [scores], labels)) == pytest.approx(list(wanted))
 
 
-def test_one_score_that_is_no_probability_says_no_class():
+def test_a_single_score_must_be_a_probability():
     with pytest.raises(DataError, match=r"no probability.*end the model with a sigmoid"):
         METRICS["accuracy"].score([], [np.array([[0.2], [3.0]])], np.array([0, 1]))
 
 
-def test_what_gives_back_its_input_is_told_from_what_has_its_shape():
+def test_autoencoders_are_told_from_models_with_outputs_of_the_input_shape():
     x = np.random.default_rng(0).standard_normal((50, 8)) + 100
     assert metrics.reconstructs(x, 0.4 * x + 90)  # badly, and yet
     assert not metrics.reconstructs(x, np.tanh(x - 100) ** 2)
@@ -60,14 +60,14 @@ def test_what_gives_back_its_input_is_told_from_what_has_its_shape():
 
 
 @pytest.mark.parametrize("labels", [None, np.zeros((2, 7), np.float32)])
-def test_data_that_say_nothing_of_the_model(labels):
+def test_data_that_no_metric_fits(labels):
     with pytest.raises(
         DataError, match=r"(no labels|labels of shape .*) and the outputs scores \(1, 3\): give class indices"
     ):
         metric_for(VECTOR, SCORES, labels)
 
 
-def test_classes_in_the_guise_of_targets_are_refused():
+def test_one_hot_labels_are_refused():
     with pytest.raises(DataError, match=r"float32 of shape \(2, 3\), are one-hot: give class indices, their argmax"):
         metric_for(VECTOR, SCORES, np.eye(3, dtype=np.float32)[[2, 0]])
     assert metric_for(VECTOR, SCORES, np.float32([[0, 1, 1], [0, 0, 1]])).name == "mean_squared_error"
@@ -113,7 +113,7 @@ def test_accuracy_over_several_batches(evaluate):
     np.testing.assert_array_equal(np.load(evaluated.scores), np.arange(600) >= 150)
 
 
-def test_a_part_that_is_gone_from_the_cache_is_computed_again(evaluate, tmp_path):
+def test_a_part_missing_from_the_cache_is_computed_again(evaluate, tmp_path):
     x = np.eye(4, dtype=np.float32)[np.arange(600) % 3]
     labels = np.arange(600) % 5 % 3
     whole = np.load(evaluate(x, labels).scores)

@@ -33,7 +33,7 @@ def test_an_opposite_answer():
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_an_infinite_error(broken):
+def test_nan_and_infinity_are_an_infinite_error(broken):
     computed = X.copy()
     computed[2, 3] = broken
     assert parity_of("y", X, computed) == Parity("y", math.inf, -EXACT_DB, 0.0, largest=math.inf)
@@ -59,7 +59,7 @@ def test_the_floor_itself_passes_and_less_does_not(scheme):
         check_parity(artifact, Comparison((Parity("y", 0.1, floor_db - 0.1, 1.0),), ()), stage="quantize")
 
 
-def test_what_is_within_two_steps_of_its_own_scale_is_not_called_broken():
+def test_errors_within_two_quantization_steps_pass():
     dark = parity_of("y", np.full((1, 4), 0.001), np.zeros((1, 4)))
     artifact = Artifact("litert", "int8-static", (), (), ())
     check_parity(artifact, Comparison((replace(dark, step=1 / 256),), ()), stage="quantize")

@@ -64,7 +64,7 @@ def test_samples_come_from_both_sets_in_turn(model, tmp_path):
     assert taken(model, tmp_path, calibration, evaluation) == [0, 100, 10, 110, 20, 120, 30, 130]
 
 
-def test_a_model_that_looks_at_its_batch_is_asked_sample_by_sample(model, tmp_path):
+def test_a_model_that_depends_on_its_batch_runs_sample_by_sample(model, tmp_path):
     model(lambda batch: [batch[0] - batch[0].mean()])
     made = probing.probe(ProbeRequest(SOURCE, INPUTS), tmp_path)
     x = np.load(made.inputs[0])

@@ -43,5 +43,5 @@ def test_logits_are_a_classifiers_where_the_user_names_classes(answer):
     np.testing.assert_array_equal(answer(lambda x: x, classes=True), X.argmax(1))
 
 
-def test_one_number_is_no_class(answer):
+def test_a_single_number_is_no_class(answer):
     np.testing.assert_array_equal(answer(lambda x: x[:, :1], classes=True), X[:, :1])

@@ -75,7 +75,7 @@ def test_one_number_a_sample_is_averaged_and_one_for_all_is_taken(evaluate, tmp_
         ("raise KeyError('boxes')", r"mine\.py:4: KeyError: 'boxes'$"),
     ],
 )
-def test_what_a_function_returns_that_is_no_score(evaluate, body, message):
+def test_a_returned_value_that_is_no_score_is_refused(evaluate, body, message):
     with pytest.raises(DataError, match=message):
         evaluate(f"import numpy as np\n\ndef score(outputs, labels):\n    {body}\n", "score")
 
@@ -99,7 +99,7 @@ def test_a_function_that_is_not_there(evaluate, tmp_path):
         user_metric.parse_metric(str(tmp_path / "mine.py"))
 
 
-def test_the_file_and_what_it_imports_count_for_the_cache(evaluate, tmp_path):
+def test_the_cache_key_depends_on_the_file_and_its_imports(evaluate, tmp_path):
     evaluated = evaluate(HITS, "hits")
     cache = caching.Cache(tmp_path / "cache")
     (tmp_path / "entry").mkdir()

@@ -36,7 +36,7 @@ def test_the_layers_of_a_model_in_both_formats(demo):
     assert f"{report['parameters']:,}" in table
 
 
-def test_what_was_not_found_is_said():
+def test_layers_without_a_node_are_noted():
     layers = (
         Layer("a", "Dense", (1, 2), 4, 4),
         Layer("b", "Dense", (1, 2), 4, 4, ("x",)),

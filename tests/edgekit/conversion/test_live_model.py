@@ -20,12 +20,12 @@ def test_shapes_are_taken_as_python_users_write_them(shapes, texts):
     assert _input_shapes(shapes) == texts
 
 
-def test_what_is_no_shape_is_refused():
+def test_an_invalid_shape_is_refused():
     with pytest.raises(PlanError, match="input_shape is 4"):
         _input_shapes(4)
 
 
-def test_what_is_no_model_is_refused(tmp_path):
+def test_an_object_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(SourceError, match="dict is neither"):
         live_model.save({}, (), tmp_path)
 
@@ -69,7 +69,7 @@ def test_a_module_that_cannot_be_exported_is_one_message(tmp_path):
 
 
 @pytest.mark.needs_keras
-def test_a_keras_model_with_layers_of_ones_own_needs_none_of_their_code(tmp_path):
+def test_a_keras_model_with_custom_layers_needs_none_of_their_code(tmp_path):
     import keras
 
     class Doubled(keras.layers.Layer):

@@ -127,7 +127,7 @@ def test_the_table(folder, monkeypatch):
         (["-q", "float32"], "quantizes nothing"),
     ],
 )
-def test_what_contradicts_itself_is_refused_at_once(arguments, message, demo, tmp_path, monkeypatch):
+def test_contradicting_options_are_refused_at_once(arguments, message, demo, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     data = ["--calibrate", str(demo / "calibration.npz")]
     done = CliRunner().invoke(cli, ["sensitivity", str(demo / "digits.keras"), *data, *arguments])
