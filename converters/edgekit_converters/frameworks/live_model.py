@@ -1,4 +1,4 @@
-"""An open model, as its own process has it."""
+"""A model that is open in its own process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Arrays = list[np.ndarray]
 
 @dataclass
 class LoadedModel:
-    """An open model, in its own process.
+    """A model that is open in this process.
 
-    ``run`` takes and gives one array an input and an output, in application layout, with a leading batch;
-    ``handle`` is the framework's own object, which only files of the same framework look into.
+    ``run`` takes and returns one array for each input and output, in application layout, with a batch dimension.
+    ``handle`` is the framework's own object; only code of the same framework uses it.
     """
 
     framework: str
@@ -28,6 +28,6 @@ class LoadedModel:
     run: Callable[[Arrays], Arrays]
     handle: Any
     transposed: tuple[bool, ...] = ()
-    scheme: str = "float32"  # what it came in; all but float32 is bundled as it is
+    scheme: str = "float32"  # of the source; a quantized model is bundled unchanged
     code: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ SEED = 0  # models that draw their weights are the same model each time
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a Python file by its path; its own folder is importable from it.
+    """Import a Python file by its path; modules in its folder can be imported from it.
 
     Raises:
         SourceError: there is no such file, or it raises; the message names the user's line.
@@ -70,7 +70,7 @@ def seed() -> None:
 
 
 def own_files(path: Path, before: set[str]) -> tuple[Path, ...]:
-    """Return the files beside the user's that it imported: a change in any of them makes another model."""
+    """Return the user's file and the files beside it that it imported; a change in any of them is another model."""
     folder = path.resolve().parent
     files = {path.resolve()}
     for name in set(sys.modules) - before:

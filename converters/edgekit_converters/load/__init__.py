@@ -1,4 +1,4 @@
-"""Load: open a model of any kind and say what it takes and gives.
+"""Load: open a model of any kind, and describe its inputs and outputs.
 
 One file for each framework; its record in ``frameworks`` names the loaders. A loader turns a :class:`SourceRequest`
 into a :class:`LoadedModel`, which never leaves its process; :func:`open_source` keeps it for the other stages there.
@@ -22,10 +22,10 @@ from edgekit_runtime.errors import SourceError
 
 
 def kind_of(path: Path) -> str:
-    """Tell a model's kind from its name.
+    """Return the kind of a model file or folder, by its name.
 
     Raises:
-        SourceError: there is nothing there, or it is no model edgekit knows.
+        SourceError: the path does not exist, or is not a supported model.
     """
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder")
@@ -37,14 +37,14 @@ def kind_of(path: Path) -> str:
         if path.suffix.lower() in loader.suffixes:
             return kind
     known = ", ".join(suffix for loader in LOADERS.values() for suffix in loader.suffixes)
-    raise SourceError(f"{path}: not a kind of model edgekit knows ({known}, FILE.py:function, or a SavedModel folder)")
+    raise SourceError(f"{path}: not a supported model ({known}, FILE.py:function, or a SavedModel folder)")
 
 
 def load(request: SourceRequest, _folder: Path) -> Source:
-    """The stage: open the model and describe it.
+    """Open a model, and return its description.
 
     Raises:
-        SourceError: it cannot be read, or does not say enough of itself; the message says what to add.
+        SourceError: it cannot be read, or needs more information; the message says which option to add.
     """
     live = open_source(request)
     for name, shape in [(spec.name, spec.shape) for spec in live.inputs] + [
@@ -72,13 +72,13 @@ LOAD = Stage(load, toolchain=lambda request: request.toolchain)
 
 @functools.lru_cache(maxsize=1)
 def open_source(request: SourceRequest) -> LoadedModel:
-    """Open a model once in this process."""
+    """Open a model, once in this process."""
     live: LoadedModel = pkgutil.resolve_name(LOADERS[request.kind].function)(request)
     return live
 
 
 def reopen(request: SourceRequest) -> LoadedModel:
-    """Open a model that may be changed: it is nobody else's."""
+    """Open a model again, as an object of its own that may be changed."""
     live: LoadedModel = open_source.__wrapped__(request)
     return live
 
@@ -100,10 +100,10 @@ def trainable(source: Source) -> TrainableModels:
 
 
 def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | None) -> tuple[int, ...]:
-    """Return an input's shape with batch 1 and nothing left open.
+    """Return the shape of an input with batch 1 and no open dimension.
 
     Raises:
-        SourceError: a dimension is open and the user has not said it, or what was said does not fit.
+        SourceError: a dimension is open and not given, or the given shape does not fit.
     """
     if said is not None:
         fits = len(said.shape) == len(shape) and all(
@@ -111,21 +111,21 @@ def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | Non
             for position, (wanted, given) in enumerate(zip(shape, said.shape, strict=True))
         )
         if not fits:
-            raise SourceError(f"input {name!r}: --input-shape says {said.shape}, the model has {shape}")
+            raise SourceError(f"input {name!r}: --input-shape is {said.shape}, but the model has {shape}")
         return said.shape
     if any(size is None for size in shape[1:]):
         example = ",".join("1" if index == 0 else str(size or "N") for index, size in enumerate(shape))
         raise SourceError(
-            f"input {name!r}: the model leaves {shape} open; say the size, such as --input-shape {name}={example}"
+            f"input {name!r}: the model's shape {shape} is open; give the size, such as --input-shape {name}={example}"
         )
     return (1, *(int(size) for size in shape[1:] if size is not None))
 
 
-def said_shapes(request: SourceRequest, names: Sequence[str]) -> tuple[InputShape | None, ...]:
-    """Return what the user said of each input: by its name, else in the order of the inputs without one.
+def given_shapes(request: SourceRequest, names: Sequence[str]) -> tuple[InputShape | None, ...]:
+    """Return the shape that the user gave for each input: by name, else in the order of the inputs without one.
 
     Raises:
-        SourceError: a shape is for no input: its name is unknown or said before, or there are more than inputs.
+        SourceError: a name is unknown or repeated, or there are more shapes than inputs.
     """
     named = {said.name: said for said in request.input_shapes if said.name is not None}
     unnamed = [said for said in request.input_shapes if said.name is None]
@@ -146,12 +146,12 @@ def refuse_repeated(request: SourceRequest) -> None:
     """Refuse two shapes for one input.
 
     Raises:
-        SourceError: naming it.
+        SourceError: with the name of the input.
     """
     names = [said.name for said in request.input_shapes if said.name is not None]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
-        raise SourceError(f"{request.path}: --input-shape says the shape of input {repeated[0]!r} more than once")
+        raise SourceError(f"{request.path}: --input-shape gives the shape of input {repeated[0]!r} more than once")
 
 
 def one_by_one(run: Callable[[Arrays], Arrays], batch: Arrays) -> Arrays:
@@ -161,9 +161,9 @@ def one_by_one(run: Callable[[Arrays], Arrays], batch: Arrays) -> Arrays:
 
 
 def in_batches(run: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
-    """Return ``run`` for any batch size: whole batches where they give what single samples give, else one by one.
+    """Return ``run`` for any batch size: in batches if that gives the same results as single samples, else one by one.
 
-    A model may fix its batch in the file or in its code (``reshape(1, -1)``), so the first batch is tried both ways.
+    The batch size may be fixed in the file or in the code (``reshape(1, -1)``), so the first batch is run both ways.
     """
     proven: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""Keras models of both generations, and SavedModel folders, as one kind of handle."""
+"""Load Keras models of both generations, and SavedModel folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit_converters.execution.import_filter import without
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks.live_model import LoadedModel
 from edgekit_converters.frameworks.user_code import import_file
-from edgekit_converters.load import fixed_shape, in_batches, refuse_repeated, said_shapes
+from edgekit_converters.load import fixed_shape, given_shapes, in_batches, refuse_repeated
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
@@ -31,13 +31,13 @@ CUSTOM_LAYER = re.compile(
 )
 LAMBDA = '"class_name": "Lambda"'
 CHANGED = '"hard_sigmoid"'  # clip(x / 5 + 1/2) in Keras 2, clip(x / 6 + 1/2) in Keras 3
-CHANGED_SINCE = "Keras 3 computes another hard_sigmoid than Keras 2, in which this file was written"
-CANNOT_RUN = "the model cannot run on inputs of the shapes it has or was given"
+CHANGED_SINCE = "hard_sigmoid differs between Keras 3 and Keras 2, which wrote this file"
+CANNOT_RUN = "the model cannot run on inputs of its shapes, or of the given ones"
 
 
 @dataclass(frozen=True)
 class KerasHandle:
-    """What lowering needs: the computation, and the variables it reads."""
+    """The computation of a model and its variables, for lowering."""
 
     serve: Callable[..., list[Any]]  # tensors in, a flat list of tensors out
     variables: list[Any]
@@ -47,7 +47,7 @@ class KerasHandle:
 
 @contextlib.contextmanager
 def keras_errors(request: SourceRequest, failed: str = "not a model Keras can load") -> Iterator[None]:
-    """Map what Keras and TensorFlow raise while loading to a SourceError that says what to do."""
+    """Turn errors of Keras and TensorFlow while loading into a SourceError that says what to do."""
     try:
         yield
     except (
@@ -81,7 +81,7 @@ def _lambda_refusal(request: SourceRequest) -> str:
 def _unknown_object(request: SourceRequest, name: str) -> str:
     unknown = f"{request.path}: the model has a custom layer or function, {name!r}, that "
     if request.custom_objects:
-        return f"{unknown}{request.custom_objects} does not define under this name"
+        return f"{unknown}{request.custom_objects} does not define"
     return (
         f"{unknown}Keras does not know.\nPass the file that defines it, --custom-objects FILE.py, "
         f"or a function that returns the built model: FILE.py:function"
@@ -89,7 +89,7 @@ def _unknown_object(request: SourceRequest, name: str) -> str:
 
 
 def load_file(request: SourceRequest) -> LoadedModel:
-    """Load ``.keras`` or ``.h5``; what Keras 3 refuses, or computes otherwise, with tf_keras, the Keras-2 code line."""
+    """Load ``.keras`` or ``.h5``; with tf_keras if Keras 3 refuses it or computes something else."""
     with keras_errors(request):
         model, notes = _load_either(request)
     return from_model(model, request, notes=notes)
@@ -126,7 +126,7 @@ def _load_either(request: SourceRequest) -> tuple[Any, tuple[str, ...]]:
 
 
 def _described(path: Path) -> tuple[str, str]:
-    """Return a file's architecture, as JSON in the form ``json.dumps`` gives it, and the version that wrote it."""
+    """Return the architecture of a file, as JSON in the form of ``json.dumps``, and the version that wrote it."""
     if path.suffix.lower() == ".keras":
         with zipfile.ZipFile(path) as archive:
             architecture = archive.read("config.json")
@@ -151,7 +151,7 @@ def from_model(
     """Wrap a Keras model of either generation.
 
     Raises:
-        SourceError: its inputs are not known: it was never built, and no ``--input-shape`` was given.
+        SourceError: its inputs are unknown: it was never built, and no ``--input-shape`` was given.
     """
     inputs = _input_specs(model, request)
 
@@ -177,14 +177,14 @@ def from_model(
         notes += (f"custom objects from {request.custom_objects.name}",)
     layers = tuple(str(layer.name) for layer in model.layers)
     handle = KerasHandle(lambda *tensors: list(tf.nest.flatten(call(tensors))), variables, layers, model)
-    return _live(handle, inputs, names, request, notes, code)
+    return _loaded(handle, inputs, names, request, notes, code)
 
 
 def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
     tensors = getattr(model, "inputs", None)
     if not tensors and not request.input_shapes:
         raise SourceError(
-            f"{request.path}: the model does not say what it takes; "
+            f"{request.path}: the model does not describe its inputs; "
             f"give every input's shape, such as --input-shape 1,224,224,3"
         )
     if not tensors:
@@ -200,7 +200,7 @@ def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
             fixed_shape(name, tuple(tensor.shape), said),
             tf.as_dtype(tensor.dtype).name,
         )
-        for name, tensor, said in zip(names, tensors, said_shapes(request, names), strict=True)
+        for name, tensor, said in zip(names, tensors, given_shapes(request, names), strict=True)
     )
 
 
@@ -209,14 +209,16 @@ def _spec(name: str, shape: tuple[int, ...], dtype: str) -> InputSpec:
 
 
 def save(live: LoadedModel, folder: Path) -> Path:
-    """Save a model into ``folder``, to be loaded by its own generation: ``.keras`` by Keras 3, ``.h5`` by tf_keras.
+    """Save a model into ``folder`` for its own generation: ``.keras`` for Keras 3, ``.h5`` for tf_keras.
 
     Raises:
-        SourceError: it is a SavedModel, of which nothing but its computation is known, or Keras cannot save it.
+        SourceError: it is a SavedModel, which has no layers, or Keras cannot save it.
     """
     model = live.handle.model
     if model is None:
-        raise SourceError("a SavedModel cannot be saved again: give the .keras or .h5 file, or FILE.py:function")
+        raise SourceError(
+            "a SavedModel cannot be saved as a Keras file: give the .keras or .h5 file, or FILE.py:function"
+        )
     return save_model(model, folder)
 
 
@@ -236,7 +238,7 @@ def save_model(model: Any, folder: Path) -> Path:
 
 
 def load_saved_model(request: SourceRequest) -> LoadedModel:
-    """Load a SavedModel's serving signature."""
+    """Load the serving signature of a SavedModel."""
     with keras_errors(request):
         loaded = tf.saved_model.load(str(request.path))
         signatures = dict(loaded.signatures)
@@ -248,7 +250,7 @@ def load_saved_model(request: SourceRequest) -> LoadedModel:
     wanted = dict(sorted(signature.structured_input_signature[1].items()))
     inputs = tuple(
         _spec(name, fixed_shape(name, tuple(spec.shape), said), spec.dtype.name)
-        for (name, spec), said in zip(wanted.items(), said_shapes(request, list(wanted)), strict=True)
+        for (name, spec), said in zip(wanted.items(), given_shapes(request, list(wanted)), strict=True)
     )
     outputs = sorted(signature.structured_outputs)
 
@@ -257,10 +259,10 @@ def load_saved_model(request: SourceRequest) -> LoadedModel:
         return [result[name] for name in outputs]
 
     # the loaded object owns the variables: it must live as long as the handle
-    return _live(KerasHandle(serve, [*signature.variables, loaded]), inputs, outputs, request)
+    return _loaded(KerasHandle(serve, [*signature.variables, loaded]), inputs, outputs, request)
 
 
-def _live(
+def _loaded(
     handle: KerasHandle,
     inputs: tuple[InputSpec, ...],
     names: list[str],

@@ -9,7 +9,7 @@ import openvino as ov
 
 from edgekit_converters.formats.openvino_model import ALL_FAILURES, openvino_errors
 from edgekit_converters.frameworks.live_model import LoadedModel
-from edgekit_converters.load import fixed_shape, one_by_one, said_shapes
+from edgekit_converters.load import fixed_shape, given_shapes, one_by_one
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
@@ -31,7 +31,7 @@ def load_file(request: SourceRequest) -> LoadedModel:
     names = [_name(port, f"input_{index}") for index, port in enumerate(model.inputs)]
     shapes = [
         fixed_shape(name, _open_shape(port), said)
-        for name, port, said in zip(names, model.inputs, said_shapes(request, names), strict=True)
+        for name, port, said in zip(names, model.inputs, given_shapes(request, names), strict=True)
     ]
     model.reshape(dict(zip(model.inputs, map(list, shapes), strict=True)))
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})

@@ -1,4 +1,4 @@
-"""``FILE.py:function``: the user's own code builds the model, Keras or PyTorch."""
+"""``FILE.py:function``: the user's own code builds the model, in Keras or PyTorch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from edgekit_runtime.errors import SourceError
 
 
 def load_function(request: SourceRequest) -> LoadedModel:
-    """Call the user's function and wrap what it returns.
+    """Call the user's function, and wrap the model that it returns.
 
     Raises:
-        SourceError: no such function, it raises, or it returns no model.
+        SourceError: there is no such function, it raises, or it does not return a model.
     """
     before = set(sys.modules)
     reset_names()
@@ -35,5 +35,5 @@ def load_function(request: SourceRequest) -> LoadedModel:
             return live
     raise SourceError(
         f"{request.path}:{request.function} returned {type(model).__name__}; "
-        f"a torch.nn.Module or a Keras model is wanted"
+        f"it must return a torch.nn.Module or a Keras model"
     )

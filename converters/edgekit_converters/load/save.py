@@ -1,4 +1,4 @@
-"""Save: an open model as a file that its framework loads without edgekit."""
+"""Save an open model as a file that its framework loads without edgekit."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class SaveRequest:
 
 @dataclass(frozen=True)
 class Saved:
-    """The file: ``.keras`` of a model of Keras 3, ``.h5`` of one of tf_keras, ``.pt2`` of a PyTorch module."""
+    """The file: ``.keras`` for Keras 3, ``.h5`` for tf_keras, ``.pt2`` for a PyTorch module."""
 
     path: Path
 
 
 def save(request: SaveRequest, folder: Path) -> Saved:
-    """The stage: write the model into ``folder``.
+    """Write the model into ``folder``, as a file that its framework loads without edgekit.
 
     Raises:
-        SourceError: it is no trained Keras or PyTorch model.
+        SourceError: it is not a trained Keras or PyTorch model.
     """
     write: Callable[[LoadedModel, Path], Path] = pkgutil.resolve_name(trainable(request.source).saver)
     return Saved(write(open_source(request.source.request), folder))

@@ -7,7 +7,7 @@ import re
 from edgekit_converters.artifact.open import OpenArtifact, bind
 from edgekit_converters.formats.tflite_metadata import signature
 from edgekit_converters.frameworks.live_model import LoadedModel
-from edgekit_converters.load import fixed_shape, one_by_one, said_shapes
+from edgekit_converters.load import fixed_shape, given_shapes, one_by_one
 from edgekit_converters.load.tflite_scheme import scheme_of
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.engines import TensorInfo
@@ -37,7 +37,7 @@ def load_file(request: SourceRequest) -> LoadedModel:
     ports = signature(request.path)
     inputs = [opened.engine.inputs[binding.index] for binding in artifact.inputs]
     outputs = [opened.engine.outputs[part.index] for bound in artifact.outputs for part in bound.parts]
-    said_of = said_shapes(request, [port.name for port in ports.inputs])
+    said_of = given_shapes(request, [port.name for port in ports.inputs])
     for port, info, said in zip(ports.inputs, inputs, said_of, strict=True):
         if said:
             fixed_shape(port.name, info.shape, said)

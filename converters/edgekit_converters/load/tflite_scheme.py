@@ -1,4 +1,4 @@
-"""Which scheme a ``.tflite`` file came in, read off its tensors."""
+"""Detect the quantization scheme of a ``.tflite`` file from its tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if is
 
 @dataclass(frozen=True)
 class TensorKind:
-    """What tells of a tensor's scheme; only tensors with a scale, or of halves, are looked at."""
+    """A tensor that shows the scheme; only tensors with a scale, or of float16, are read."""
 
     type: str  # of the schema: INT8, FLOAT16, ...
     constant: bool
@@ -25,10 +25,10 @@ class TensorKind:
 
 
 def scheme_of(path: Path) -> str:
-    """Return the scheme a file is in.
+    """Return the scheme of a file.
 
-    Scaled integers that are computed make it static. Where only constants are, they are widened before use
-    (weights), or the operators that take them quantize what they meet (dynamic).
+    Computed tensors with integer scales mean a static scheme. If only constants have scales, they are either converted
+    to float before use (weights), or the operators quantize their other inputs at run time (dynamic).
 
     Raises:
         SourceError: it has integers of fewer than 8 bits.

@@ -1,4 +1,4 @@
-"""PyTorch: modules, saved ``torch.export`` programs, and pickles for those who trust them."""
+"""Load PyTorch modules, saved ``torch.export`` programs, and pickles if the user allows them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from edgekit_converters.frameworks.torch_calls import (
     random_input,
     tensors_of,
 )
-from edgekit_converters.load import fixed_shape, in_batches, refuse_repeated, said_shapes
+from edgekit_converters.load import fixed_shape, given_shapes, in_batches, refuse_repeated
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
 
-torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the artifacts' branches run beside the source's
-IMAGE_CHANNELS = (1, 3, 4)  # a 4-D input with so many entries in its second dimension is taken for an image
+torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # artifacts are verified at the same time
+IMAGE_CHANNELS = (1, 3, 4)  # sizes of the second dimension that mark a 4-D input as an image
 
 
 @contextlib.contextmanager
 def torch_errors(path: Path, failed: str = "PyTorch cannot load it") -> Iterator[None]:
-    """Map what PyTorch raises while loading or first running to a SourceError that says what to do."""
+    """Turn errors of PyTorch while loading or first running into a SourceError that says what to do."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -63,13 +63,13 @@ def torch_errors(path: Path, failed: str = "PyTorch cannot load it") -> Iterator
 
 
 def _looks_saved_by_torch(path: Path) -> bool:
-    """Tell garbage from a refused pickle: ``torch.save`` writes ZIP files, and before 1.6 bare pickles."""
+    """Tell a refused pickle from other files: ``torch.save`` writes ZIP files, and before 1.6 plain pickles."""
     with path.open("rb") as file:
         return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def load_program(request: SourceRequest) -> LoadedModel:
-    """Load a ``.pt2`` program; it says its inputs itself."""
+    """Load a ``.pt2`` program, which describes its inputs."""
     with torch_errors(request.path):
         program = torch.export.load(request.path)
         module = program.module()
@@ -78,9 +78,9 @@ def load_program(request: SourceRequest) -> LoadedModel:
     names = [str(name) for name in program.graph_signature.user_inputs]
     shapes = [
         InputShape(_program_shape(request, said, name, value), name, str(value.dtype).removeprefix("torch."))
-        for name, value, said in zip(names, values, said_shapes(request, names), strict=True)
+        for name, value, said in zip(names, values, given_shapes(request, names), strict=True)
     ]
-    return _live(module, names, shapes, request)
+    return _loaded(module, names, shapes, request)
 
 
 def _program_shape(request: SourceRequest, said: InputShape | None, name: str, value: torch.Tensor) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ def _program_shape(request: SourceRequest, said: InputShape | None, name: str, v
 
 
 def load_pickle(request: SourceRequest) -> LoadedModel:
-    """Load a pickled module, only when the user has allowed what that means."""
+    """Load a pickled module, if the user allows it."""
     code = "; a pickled module needs the code it was made from: add its folder to PYTHONPATH"
     content = _read(request.path, code if request.allow_pickle else "", allow_pickle=request.allow_pickle)
     if not isinstance(content, torch.nn.Module):
@@ -111,14 +111,14 @@ def _read(path: Path, hint: str = "", *, allow_pickle: bool) -> Any:
             raise SourceError(f"{path}: not a file that PyTorch has saved")
         if _is_torchscript(path):
             raise SourceError(
-                f"{path}: is TorchScript, which edgekit does not read; save the module with torch.export instead: "
+                f"{path}: is TorchScript, which edgekit does not support; save the module with torch.export instead: "
                 f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
             )
         return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Tell ``torch.jit.save`` from ``torch.save``: only the former keeps constants and code beside the tensors."""
+    """Tell ``torch.jit.save`` from ``torch.save``: only the former stores constants and code beside the tensors."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -126,14 +126,14 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[Path, ...] = ()) -> LoadedModel:
-    """Wrap a module, after loading its weights when there are any.
+    """Wrap a module, and load its weights if there are any.
 
     Raises:
         SourceError: the weights do not fit, or no input shape was given.
     """
     if not request.input_shapes:
         raise SourceError(
-            f"{request.path}: a PyTorch module does not say what it takes; "
+            f"{request.path}: a PyTorch module does not describe its inputs; "
             f"give every input's shape, such as --input-shape 1,3,224,224"
         )
     parameters = inspect.signature(module.forward).parameters.values()
@@ -142,24 +142,24 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
         refuse_repeated(request)
         more = request.input_shapes[len(names) :]
         names += [said.name or f"input_{index}" for index, said in enumerate(more, len(names))]
-    said_of = zip(names, said_shapes(request, names), strict=True)
+    said_of = zip(names, given_shapes(request, names), strict=True)
     given = {name: said for name, said in said_of if said}
     if request.cuts:
         repeat_cuts = pkgutil.resolve_name(f"{trainable_frameworks()['torch'].pruner}:repeat_cuts")
-        with torch_errors(request.path, "the module cannot be cut again as it was"):
+        with torch_errors(request.path, "the cuts of the pruned module cannot be repeated"):
             module = repeat_cuts(
                 module, tuple(random_input(said.shape, said.dtype) for said in given.values()), request.cuts
             )
     if request.weights:
         load_weights(module, request.weights, allow_pickle=request.allow_pickle)
-    return _live(module.eval(), list(given), list(given.values()), request, code)
+    return _loaded(module.eval(), list(given), list(given.values()), request, code)
 
 
 def load_weights(module: torch.nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
-    """Load a state dict, wrapped or prefixed as training scripts leave it.
+    """Load a state dict, also one that a training script has wrapped or prefixed.
 
     Raises:
-        SourceError: it is no state dict, holds pickled objects, or does not fit the module.
+        SourceError: it is not a state dict, has pickled objects, or does not fit the module.
     """
     content = _read(path, allow_pickle=allow_pickle)
     if isinstance(content, torch.nn.Module):
@@ -178,7 +178,7 @@ def load_weights(module: torch.nn.Module, path: Path, *, allow_pickle: bool = Fa
         raise SourceError(f"{path}: the weights do not fit {type(module).__name__}:\n{detail}") from error
 
 
-def _live(
+def _loaded(
     module: torch.nn.Module,
     names: list[str],
     shapes: list[InputShape],
@@ -211,27 +211,27 @@ def _live(
 
 
 def _cannot_run(shapes: list[InputShape]) -> str:
-    """Say what failed, and of what dtype inputs are taken to be where that was not said."""
+    """Return the error message, with the assumed dtype of inputs if it was not given."""
     failed = "the module cannot run on inputs of the shapes given"
     if all(said.dtype for said in shapes):
         return failed
-    return f"{failed}, of float32; of whole numbers, such as token numbers, say --input-shape 1,128:int64"
+    return f"{failed}, with float32; for integers, such as token ids, give --input-shape 1,128:int64"
 
 
 def save(live: LoadedModel, folder: Path) -> Path:
-    """Save an open module as a program that ``torch.export.load`` opens without edgekit, for any batch where it can.
+    """Save an open module as a program that ``torch.export.load`` opens without edgekit, for any batch if possible.
 
     Raises:
-        SourceError: it is such a program already, or ``torch.export`` cannot follow its forward pass.
+        SourceError: it is such a program already, or ``torch.export`` cannot export it.
     """
     path = folder / "model.pt2"
     module = live.handle.module
     if is_exported_program(module):
         raise SourceError(
-            "a program of torch.export can only be run, neither cut nor trained; give the module it was made from: "
+            "a torch.export program can be run, but not pruned or trained; give the module it was made from: "
             "FILE.py:function --weights FILE --input-shape 1,3,224,224"
         )
-    failed = "torch.export cannot follow its forward pass; let no value of a tensor decide what is computed"
+    failed = "torch.export cannot export its forward pass; remove control flow that depends on tensor values"
     with torch_errors(Path(type(module).__name__), failed):
         inputs = example_inputs(live)
         torch.export.save(_any_batch(module, inputs) or torch.export.export(module, inputs), path)
@@ -239,7 +239,7 @@ def save(live: LoadedModel, folder: Path) -> Path:
 
 
 def _any_batch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    """Export with a free batch size, proven on another than the example's; None where the module fixes it."""
+    """Export with a free batch size, and check it with another size; None if the module fixes its batch."""
     two, three = (tuple(torch.cat([one] * count) for one in inputs) for count in (2, 3))
     free: Any = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
     if any(one.kind == one.VAR_POSITIONAL for one in inspect.signature(module.forward).parameters.values()):
@@ -253,7 +253,7 @@ def _any_batch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any
 
 
 def _output_names(module: torch.nn.Module, inputs: tuple[InputSpec, ...], moved: tuple[bool, ...]) -> list[str]:
-    """Name the outputs: a dictionary's keys, else "output" or "output_0", "output_1", ..."""
+    """Return the names of the outputs: the keys of a dictionary, else "output", or "output_0" and so on."""
     zeros = [
         torch.zeros(channels_first(spec.shape) if last else spec.shape, dtype=getattr(torch, spec.dtype))
         for spec, last in zip(inputs, moved, strict=True)

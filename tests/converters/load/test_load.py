@@ -5,7 +5,7 @@ import pytest
 
 from edgekit_converters import load as loading
 from edgekit_converters.frameworks.loaders import LOADERS
-from edgekit_converters.load import fixed_shape, in_batches, kind_of, one_by_one, said_shapes
+from edgekit_converters.load import fixed_shape, given_shapes, in_batches, kind_of, one_by_one
 from edgekit_converters.records import InputShape, SourceRequest
 from edgekit_runtime.errors import SourceError
 from edgekit_runtime.format.manifest import InputSpec, OutputSpec
@@ -25,7 +25,7 @@ def test_a_folder_is_a_saved_model_or_nothing(tmp_path):
     assert kind_of(tmp_path) == "saved_model"
 
 
-@pytest.mark.parametrize(("name", "message"), [("model.weights", "not a kind of model"), ("none.h5", "no such file")])
+@pytest.mark.parametrize(("name", "message"), [("model.weights", "not a supported model"), ("none.h5", "no such file")])
 def test_what_is_no_model(tmp_path, name, message):
     (tmp_path / "model.weights").touch()
     with pytest.raises(SourceError, match=message):
@@ -45,22 +45,22 @@ def test_an_open_size_is_asked_for_with_an_example():
 
 @pytest.mark.parametrize("said", [(1, 8, 8, 4), (1, 8, 8)])
 def test_a_said_shape_must_fit(said):
-    with pytest.raises(SourceError, match="--input-shape says"):
+    with pytest.raises(SourceError, match="--input-shape is"):
         fixed_shape("image", (None, None, None, 3), InputShape(said))
 
 
 def test_shapes_are_said_by_name_or_by_place(tmp_path):
     named, unnamed = InputShape((1, 2), "b"), InputShape((1, 3))
     request = SourceRequest("keras", tmp_path, input_shapes=(named, unnamed))
-    assert said_shapes(request, ["a", "b", "c"]) == (unnamed, named, None)
-    assert said_shapes(request, ["b", "a"]) == (named, unnamed)
+    assert given_shapes(request, ["a", "b", "c"]) == (unnamed, named, None)
+    assert given_shapes(request, ["b", "a"]) == (named, unnamed)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["foo"], "no input 'foo'; there are a, b"),
-        (["a", "a"], "says the shape of input 'a' more than once"),
+        (["a", "a"], "gives the shape of input 'a' more than once"),
         ([None, None, None], "given 3 times; the inputs are a, b"),
         (["a", "b", None], "given 3 times; the inputs are a, b"),
     ],
@@ -68,7 +68,7 @@ def test_shapes_are_said_by_name_or_by_place(tmp_path):
 def test_a_shape_for_no_input_is_refused(tmp_path, names, message):
     request = SourceRequest("keras", tmp_path, input_shapes=tuple(InputShape((1, 2), name) for name in names))
     with pytest.raises(SourceError, match=message):
-        said_shapes(request, ["a", "b"])
+        given_shapes(request, ["a", "b"])
 
 
 def test_a_model_that_takes_batches_gets_them():

@@ -30,7 +30,7 @@ def file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def build():\n    return 3\n", r"py:build returned int; a torch.nn.Module or a Keras model is wanted"),
+        ("def build():\n    return 3\n", r"py:build returned int; it must return a torch.nn.Module or a Keras model"),
         ("def build():\n    x = 1\n    raise ValueError('no luck')\n", r"py:3: ValueError: no luck"),
         ("x = 1 / 0\n", r"py:1: ZeroDivisionError"),
         ("import not_installed_anywhere\n", r"needs the module 'not_installed_anywhere', which is not installed"),
@@ -87,7 +87,7 @@ def test_a_model_that_draws_its_weights_is_the_same_each_time(keras_file, loaded
 
 @pytest.mark.needs_keras
 def test_a_model_without_shapes_takes_what_is_said(keras_file, loaded):
-    with pytest.raises(SourceError, match="does not say what it takes"):
+    with pytest.raises(SourceError, match="does not describe its inputs"):
         loaded(keras_file, function="unbuilt")
     source = loaded(keras_file, function="unbuilt", input_shapes=(InputShape((1, 4)),))
     assert source.outputs[0].shape == (1, 3)

@@ -86,13 +86,13 @@ def test_a_program_is_not_saved_again_but_says_what_can_be_cut_and_trained(net, 
     import torch
 
     torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8),)), tmp_path / "net.pt2")
-    with pytest.raises(SourceError, match=r"neither cut nor trained; give the module .*FILE\.py:function --weights"):
+    with pytest.raises(SourceError, match=r"not pruned or trained; give the module .*FILE\.py:function --weights"):
         save(SaveRequest(loaded(tmp_path / "net.pt2")), tmp_path)
 
 
 def test_a_module_whose_computation_hangs_on_its_values_is_not_saved_and_named(code, tmp_path, loaded):
     source = loaded(tmp_path / f"{code.__name__}.py", function="Branch", input_shapes=IMAGE)
-    with pytest.raises(SourceError, match=r"^Branch: torch\.export cannot follow its forward pass; let no value of a"):
+    with pytest.raises(SourceError, match=r"^Branch: torch\.export cannot export its forward pass; remove control"):
         save(SaveRequest(source), tmp_path)
 
 
@@ -207,10 +207,10 @@ def test_a_checkpoint_with_other_objects_needs_leave(net, code, tmp_path):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ((), "does not say what it takes; give every input's shape"),
+        ((), "does not describe its inputs; give every input's shape"),
         (
             (InputShape((1, 4, 8, 8)),),
-            r"cannot run on inputs of the shapes given, of float32; .* --input-shape 1,128:int64 \(RuntimeError: Given",
+            r"the shapes given, with float32; .*--input-shape 1,128:int64 \(RuntimeError: Given",
         ),
         (
             (InputShape((1, 4, 8, 8), dtype="float32"),),
