@@ -1,11 +1,11 @@
-"""Fake quantization: round, in floating point, to what a scheme's integers can say, so that training gets used to it.
+"""Fake quantization: round values, in floating point, to those that a scheme's integers represent.
 
-Gradients pass as if nothing had been rounded (the straight-through estimator: Bengio, Léonard and Courville, 2013);
-what is rounded where follows Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference" (CVPR 2018), section 3. Here is the law, in numpy; a framework has it in its terms.
+Gradients pass unchanged (straight-through estimator: Bengio, Léonard and Courville, 2013). Where values are rounded
+follows Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
+(CVPR 2018), section 3. This module has the definition in numpy; each framework implements it with its own operations.
 
-Normalization needs no folding for it. A layer's integers are scaled by output channel, and folding multiplies all of
-a channel by one factor g: the scale is max|g w| / 127 = |g| max|w| / 127, so ``round(g w) = g round(w)``.
+Normalization needs no folding. Weights have a scale for each output channel, and folding multiplies a channel by one
+factor g: the scale is max|g w| / 127 = |g| max|w| / 127, so ``round(g w) = g round(w)``.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ import numpy as np
 
 from edgekit_converters.data.samples import Array
 
-SMALLEST = 1e-9  # range: a scale is no zero (AI Edge Quantizer's bound)
-# Ranges are what quantization takes, the extremes of all that was seen. As weights change, what was seen long ago
-# counts less: a range grows at once, so nothing is clipped in training, and shrinks by this part of the way a step.
+SMALLEST = 1e-9  # range: a scale is never zero (limit of AI Edge Quantizer)
+# Quantization uses the extremes of all values. As weights change, old extremes count less: a range grows at once, so
+# that nothing is clipped during training, and shrinks in each step by this fraction of the difference.
 RANGE_DECAY = 0.01
-ROUND_HALF_UP = 0.5 + 1e-4  # an average that is half an integer in the engine is nearly that in floating point
-RANGES = "ranges/"  # in the state of a student
+ROUND_HALF_UP = 0.5 + 1e-4  # an average that is a tie in the engine may be slightly less in floating point
+RANGES = "ranges/"  # prefix in the state of a student
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a scheme computes with."""
+    """The integer arithmetic of a scheme."""
 
-    weight_bits: int  # symmetric, a scale an output channel
-    activation_bits: int = 0  # 0: activations are in floating point, or rounded by what each batch is
-    symmetric: bool = False  # activations: zero is the integer 0; else it is wherever the range has it
+    weight_bits: int  # symmetric, one scale for each output channel
+    activation_bits: int = 0  # 0: activations stay in floating point, or are quantized dynamically
+    symmetric: bool = False  # activations: the zero point is 0
 
     @property
     def weight_levels(self) -> int:
-        """The greatest integer of a weight: 127 of 8 bits."""
+        """The largest integer of a weight: 127 for 8 bits."""
         return int(2 ** (self.weight_bits - 1)) - 1
 
     @property
     def depthwise(self) -> Arithmetic:
-        """What depthwise and transposed convolutions compute with: they have no kernels for fewer than 8 bits."""
+        """The arithmetic of depthwise and transposed convolutions, which have no kernels for fewer than 8 bits."""
         return replace(self, weight_bits=max(self.weight_bits, 8))
 
 
@@ -56,21 +56,21 @@ ARITHMETICS = {
 
 
 class Role(Enum):
-    """What an operation is for the operations beside it."""
+    """The kind of an operation, as far as rounding depends on it."""
 
-    INPUT = "what the model takes"
-    CONSTANT = "what an operator that is no layer multiplies by, or adds"
-    LAYER = "a convolution or a matrix of weights"
-    NORM = "a normalization whose factors are constant in use"
-    RELU = "an activation that integer operators clip their results by"
-    HARD_SIGMOID = "a shift, which becomes part of a layer's bias, and such an activation"
-    SIGMOID = "gives 0 to 1, in the same integers whatever it takes"
-    TANH = "gives -1 to 1, in the same integers whatever it takes"
-    MOVES = "moves values, or leaves some out: what was rounded stays as it is"
-    POOLS = "gives the same integers as it takes: a pool"
-    CONCATENATES = "takes everything in the integers that it gives: a concatenation"
-    FLOAT = "gives floating point: a softmax"
-    OTHER = "anything else"
+    INPUT = "an input of the model"
+    CONSTANT = "a constant operand of an operator that is not a layer"
+    LAYER = "a convolution or a matrix product with weights"
+    NORM = "a normalization with constant factors in inference"
+    RELU = "an activation that integer operators apply by clipping"
+    HARD_SIGMOID = "a shift, which is fused into a bias, and such an activation"
+    SIGMOID = "results from 0 to 1, with a fixed range"
+    TANH = "results from -1 to 1, with a fixed range"
+    MOVES = "moves or selects values: they stay rounded"
+    POOLS = "average pooling: the result has the range of the input"
+    CONCATENATES = "a concatenation: all inputs have the range of the result"
+    FLOAT = "results in floating point: a softmax"
+    OTHER = "any other operation"
 
 
 class RoundBetween(Protocol):
@@ -86,7 +86,7 @@ class RoundBetween(Protocol):
         """
 
 
-# role: what such an operation becomes part of
+# role: the roles that such an operation is fused into
 FUSES_INTO = {
     Role.NORM: (Role.LAYER,),
     Role.RELU: (Role.LAYER, Role.NORM, Role.OTHER),
@@ -101,10 +101,11 @@ FIXED_RANGES = {
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers that a tensor is rounded to.
+    """The quantization range of a tensor.
 
-    ``ends`` are those of a range that is always the same; any other is kept for the ``point`` in the model where it was
-    made, and is widened by what is seen there if it ``observes``. Averages are ``ties_away`` as TFLite's kernels do it.
+    ``fixed_range`` is one that never changes. Other ranges are stored by ``point``, the place in the model where the
+    tensor is computed, and updated with its values if the grid ``observes``. Ties of averages are rounded away from the
+    integer zero with ``ties_away``, as in TFLite's kernels.
     """
 
     point: str
@@ -114,20 +115,20 @@ class Grid:
 
 
 def fuses(consumer: Role, producer: Role, *, alone: bool = True) -> bool:
-    """Tell whether an operation becomes part of the one before it, so that nothing is rounded between them.
+    """Tell whether an operation is fused into the one before it, so that nothing is rounded between them.
 
-    It cannot where it is not ``alone`` to take what that gives.
+    It is not fused unless it is ``alone`` in reading the tensor between them.
     """
     return producer in FUSES_INTO.get(consumer, ()) and alone
 
 
 def grid_of(role: Role, point: str, taken: Sequence[Grid | None], arithmetic: Arithmetic) -> Grid | None:
-    """Return what the result of an operation is rounded to; None where it is in floating point.
+    """Return the range that the result of an operation is rounded to; None if it stays in floating point.
 
     Args:
         role: of the operation.
-        point: where in the model it is.
-        taken: what each tensor it takes is rounded to, None where it is not.
+        point: its place in the model.
+        taken: the range of each input, None if it is not rounded.
         arithmetic: of the scheme.
     """
     if role is Role.FLOAT:
@@ -140,7 +141,7 @@ def grid_of(role: Role, point: str, taken: Sequence[Grid | None], arithmetic: Ar
 
 
 def fixed_range(role: Role, arithmetic: Arithmetic) -> tuple[float, float]:
-    """Return the range of an operation that always has the same: that of TFLite's LOGISTIC and TANH."""
+    """Return the fixed range of an operation: that of TFLite's LOGISTIC and TANH."""
     low, high = FIXED_RANGES[role]
     if arithmetic.symmetric:
         step = 2.0 ** (1 - arithmetic.activation_bits)
@@ -149,11 +150,11 @@ def fixed_range(role: Role, arithmetic: Arithmetic) -> tuple[float, float]:
 
 
 def fake_quantize_weights(weights: Array, channels: tuple[int, ...], arithmetic: Arithmetic) -> Array:
-    """Return weights as they are when made whole again, of the same shape.
+    """Return weights as quantization represents them, of the same shape.
 
     Args:
         weights: float32.
-        channels: the axes whose every place is an output of its own, with a scale of its own.
+        channels: the axes whose indices have a scale of their own.
         arithmetic: of the scheme.
     """
     summed = tuple(axis for axis in range(weights.ndim) if axis not in {one % weights.ndim for one in channels})
@@ -165,17 +166,17 @@ def fake_quantize_weights(weights: Array, channels: tuple[int, ...], arithmetic:
 def fake_quantize_activations(
     values: Array, low: float, high: float, arithmetic: Arithmetic, *, ties_away: bool = False
 ) -> Array:
-    """Return values as they are in integers spread over a range; those outside are at its ends.
+    """Return values as integers over a range represent them; values outside are clipped.
 
-    The range is made to hold zero, which is then exact: borders are padded with it.
+    The range is extended to contain zero, which is then exact: padding is zero.
 
     Args:
         values: of any shape.
-        low: least of the range.
-        high: greatest of it.
+        low: lower end of the range.
+        high: upper end of the range.
         arithmetic: of the scheme.
-        halved: values are averages of integers: those half way between two become the one farther from the integer 0,
-            as in TFLite's kernels, and not the even one.
+        ties_away: values are averages of integers: round ties away from the integer 0, as TFLite's kernels do, and not
+            to even.
     """
     step, zero = scale_and_zero_point(low, high, arithmetic)
     top = 2 ** (arithmetic.activation_bits - 1) - 1
@@ -188,7 +189,7 @@ def fake_quantize_activations(
 
 
 def scale_and_zero_point(low: float, high: float, arithmetic: Arithmetic) -> tuple[np.float32, np.float32]:
-    """Return what one integer more means in a range, and which integer stands for 0.0."""
+    """Return the scale and the zero point of a range."""
     if arithmetic.symmetric:
         top = 2 ** (arithmetic.activation_bits - 1) - 1
         return np.float32(max(abs(low), abs(high), SMALLEST) / top), np.float32(0)

@@ -1,4 +1,4 @@
-"""Attention maps of a Keras model of either generation: where its features are strong."""
+"""Attention maps of a Keras model of either generation: the strength of its features by position."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def attention_map(features: Any) -> Any:
 
 
 def observe_attention_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
-    """Return what runs a batch and gives its outputs and, apart, its attention maps.
+    """Return a function that runs a batch and returns its outputs and its attention maps.
 
     Raises:
         SourceError: the model does not show its features.

@@ -1,7 +1,7 @@
 """Fake quantization of Keras models of both generations: their layers are called one by one, with rounding between.
 
-What a layer gives is not rounded by it, but by whatever takes it: only then is known whether that is a normalization
-or an activation that becomes part of the layer.
+The result of a layer is rounded by the operation that reads it, because only then is it known whether that is a
+normalization or an activation that is fused into the layer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Mode = Literal["train", "use", "observe", "count"]
 
 @dataclass
 class PendingTensor:
-    """A tensor that nothing has taken yet; without a grid it stays in floating point, or is no floating point."""
+    """A tensor that no operation has read yet; without a grid it stays in floating point."""
 
     tensor: Any
     role: Role
@@ -63,7 +63,7 @@ class PendingTensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a layer is called; a normalization may be ``alone``, and not part of a layer."""
+    """Where and how a layer is called; ``alone`` marks a normalization that is not fused into a layer."""
 
     point: str
     mode: Mode
@@ -72,16 +72,16 @@ class Place:
 
 
 def open_fake_quantizer(live: LoadedModel, settings: Settings) -> KerasFakeQuantize | None:
-    """Return what imitates the arithmetic that the settings ask for, where they do."""
+    """Return the fake quantization for the settings; None if they have none."""
     scheme = settings.quantize_aware
     return KerasFakeQuantize(live, ARITHMETICS[scheme]) if scheme else None
 
 
 class KerasFakeQuantize:
-    """Calls a model as its quantized artifact would compute; its weights stay as they are.
+    """Calls a model with the arithmetic of its quantized artifact; its weights stay unchanged.
 
     Args:
-        live: of a subclassed model, whose calls are not known, only the weights are rounded.
+        live: if it is subclassed, its calls are unknown, and only the weights are rounded.
         arithmetic: of the scheme.
     """
 
@@ -101,7 +101,7 @@ class KerasFakeQuantize:
         self._mode: Mode = "use"
 
     def run(self, batch: Arrays) -> Arrays:
-        """What the artifact would give; the first batch gives the ranges of activations."""
+        """Return what the artifact would compute; the first batch calibrates the ranges of activations."""
         if self.follows and not self._ranges:
             self.call(self._model, [tf.constant(one[:1]) for one in batch], "count")
             self._mode = "observe"
@@ -118,13 +118,13 @@ class KerasFakeQuantize:
             return self.call(self._model, tensors, mode)
 
     def call(self, model: Any, tensors: list[Any], mode: Mode) -> list[Any]:
-        """Return a model's outputs, with activations rounded; weights are what they are.
+        """Return a model's outputs with rounded activations; weights are used as they are.
 
         Args:
-            model: of the layers of the one it was made for.
-            tensors: one an input.
-            mode: "train" widens the ranges of activations as training mode does statistics; "use" takes what there is;
-                "observe" widens and does not round, as calibration; "count" only sees what is taken how often.
+            model: with the layers of the model that this object was created for.
+            tensors: one for each input.
+            mode: "train" updates ranges; "use" does not; "observe" updates them without rounding, as calibration;
+                "count" only counts the readers of each tensor.
         """
         calls: Counter[str] = Counter()
 
@@ -151,14 +151,14 @@ class KerasFakeQuantize:
 
     @property
     def follows(self) -> bool:
-        """Whether there is anything between the layers to round."""
+        """Whether activations between the layers are rounded."""
         return self._followed and bool(self._arithmetic.activation_bits)
 
     @contextlib.contextmanager
     def quantized_weights(self) -> Iterator[None]:
-        """Have the model's variables rounded meanwhile: gradients are then of the rounded, for the others.
+        """Round the model's variables for the duration of the context; gradients are applied to the unrounded ones.
 
-        Inside a ``tf.function`` it becomes part of what is compiled.
+        Inside a ``tf.function`` it becomes part of the compiled function.
         """
         kept = [tf.identity(variable) for variable, *_ in self._weights]
         for (variable, channels, arithmetic), whole in zip(self._weights, kept, strict=True):
@@ -170,11 +170,11 @@ class KerasFakeQuantize:
                 variable.assign(whole)
 
     def state(self) -> dict[str, Array]:
-        """The ranges by their points."""
+        """Return the ranges by their points."""
         return {f"{RANGES}{point}": kept.numpy() for point, kept in self._ranges.items()}
 
     def restore(self, state: dict[str, Array]) -> dict[str, Array]:
-        """Take over ranges, forget all others, and return the rest of a state."""
+        """Restore the ranges, and return the rest of a state."""
         found = {name.removeprefix(RANGES): array for name, array in state.items() if name.startswith(RANGES)}
         for point in {*self._ranges, *found}:
             self._range(point).assign(found.get(point, np.full(2, np.nan, np.float32)))
@@ -187,11 +187,11 @@ class KerasFakeQuantize:
         return PendingTensor(tensor, role, grid, tensor if role is Role.MOVES else None, sums)
 
     def _fuses_with(self, role: Role, given: PendingTensor) -> bool:
-        """Tell whether an operation of a role becomes part of what gave a tensor."""
+        """Tell whether an operation is fused into the one that computed a tensor."""
         return given.grid is not None and fuses(role, given.role, alone=self._consumers[given.grid.point] < 2)
 
     def _sums(self, call: Call, role: Role, values: list[PendingTensor]) -> Any:
-        """The steps that what a layer adds up is counted in, its bias too; None where they are too fine, or unknown."""
+        """Return the steps of a layer's accumulator and bias; None if they are too fine, or unknown."""
         first = values[0] if values else None
         if first is None or first.grid is None or self._arithmetic.activation_bits != 8:
             return None
@@ -203,7 +203,7 @@ class KerasFakeQuantize:
         return first.sums * tf.abs(factors(call.layer)) if role is Role.NORM else first.sums
 
     def _input(self, given: PendingTensor, mode: Mode, role: Role = Role.OTHER) -> Any:
-        """A tensor as an operation of a role takes it."""
+        """Return a tensor as an operation with a role reads it."""
         if given.grid is None or mode == "count" or not self._arithmetic.activation_bits:
             return given.tensor
         if self._fuses_with(role, given):
@@ -219,7 +219,7 @@ class KerasFakeQuantize:
         return tensor if mode == "observe" else self._straight_through(tensor, kept, sums, ties_away=grid.ties_away)
 
     def _straight_through(self, tensor: Any, limits: Any, sums: Any = None, *, ties_away: bool = False) -> Any:
-        """The tensor rounded, with the gradient of no rounding."""
+        """Return the rounded tensor, with the gradient of the unrounded one."""
         values = tf.cast(tensor, tf.float32)
         rounded = fake_quantize(_round_sums(values, sums), limits, self._arithmetic, ties_away=ties_away)
         return tensor + tf.stop_gradient(tf.cast(rounded, tensor.dtype) - tensor)
@@ -253,7 +253,7 @@ class KerasFakeQuantize:
 
 @contextlib.contextmanager
 def _activation_as_operators(layer: Any, of_layer: bool, rounds: RoundBetween) -> Iterator[None]:
-    """Have a layer compute its own activation as operators do."""
+    """Let a layer compute its own activation as operators do."""
     function: Any = getattr(layer, "activation", None)
     if not inspect.isfunction(function):
         yield
@@ -294,7 +294,7 @@ def scale_and_zero_point(limits: Any, arithmetic: Arithmetic) -> tuple[Any, Any]
 
 
 def _round_sums(values: Any, sums: Any) -> Any:
-    """The sums of a layer in whole steps."""
+    """Round accumulators to whole steps."""
     return values if sums is None else tf.round(values / sums) * sums
 
 
@@ -304,14 +304,14 @@ def _extremes(values: Any) -> Any:
 
 
 def _updated_range(kept: Any, seen: Any) -> Any:
-    """:func:`fake_quantize.updated_range`; the first batch's extremes where nothing was seen before."""
+    """:func:`fake_quantize.updated_range`; the first batch's extremes if there is no range yet."""
     kept = tf.where(tf.math.is_nan(kept), seen, kept)
     eased = kept + RANGE_DECAY * (seen - kept)
     return tf.stack([tf.minimum(seen[0], eased[0]), tf.maximum(seen[1], eased[1])])
 
 
 def _called(call: Call, values: list[Any], training: bool) -> list[Any]:
-    """Call a layer, in training mode where it has one and its model does not say otherwise."""
+    """Call a layer, in training mode if it has one and the model does not set it."""
     layer = call.layer
     args, kwargs = call.filled(values)
     knows = getattr(layer, "_call_has_training_arg", getattr(layer, "_expects_training_arg", False))
@@ -321,7 +321,7 @@ def _called(call: Call, values: list[Any], training: bool) -> list[Any]:
 
 
 def _weights(model: Any, arithmetic: Arithmetic) -> list[tuple[tf.Variable, tuple[int, ...], Arithmetic]]:
-    """The weights that become integers, each once, with their axes of outputs and what they are computed with."""
+    """Return the weights that become integers, each once, with their output axes and arithmetic."""
     found = {}
     for layer in model._flatten_layers(include_self=False, recursive=True):
         for name, channels in weights_of(layer):
@@ -334,7 +334,7 @@ def _weights(model: Any, arithmetic: Arithmetic) -> list[tuple[tf.Variable, tupl
 
 
 def _operations(model: Any) -> Iterator[Any]:
-    """All layers, and in Keras 3 the functions called between them, in the order of the graph."""
+    """Yield all layers, and in Keras 3 the functions between them, in the order of the graph."""
     for one in getattr(model, "operations", None) or model.layers:
         yield one
         if is_followable(one):

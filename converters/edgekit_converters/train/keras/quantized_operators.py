@@ -1,4 +1,4 @@
-"""What the layers of Keras models of both generations are to integers, and those that are several operators there."""
+"""The roles of Keras layers, of both generations, in integer arithmetic, and those that are several operators there."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROLES = {
 
 
 def role_of(call: Call) -> Role:
-    """Tell what a call is; layers that have an activation, or are one, by that."""
+    """Return the role of a call; a layer that is an activation has the role of that."""
     layer, kind = call.layer, call.kind
     if kind == "Activation":
         return ACTIVATIONS.get(getattr(layer.activation, "__name__", ""), Role.OTHER)
@@ -57,14 +57,14 @@ def role_of(call: Call) -> Role:
 
 
 def output_role(call: Call, role: Role) -> Role:
-    """Tell what a call is for those that take its result: a layer with an activation of its own is that."""
+    """Return the role of a call for the operations that read its result: that of its activation, if it has one."""
     function = getattr(call.layer, "activation", None)
     name = getattr(function, "__name__", "linear")
     return role if role is not Role.LAYER or name == "linear" else ACTIVATIONS.get(name, Role.OTHER)
 
 
 def weights_of(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """A layer's weights by name; those of an einsum have outputs on the axes that its result still has."""
+    """Return a layer's weights by name, with their output axes; for an einsum, the axes that its result keeps."""
     if type(layer).__name__ == "EinsumDense":
         _, _, rest = layer.equation.partition(",")
         kernel, _, result = rest.partition("->")
@@ -73,7 +73,7 @@ def weights_of(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def activation_as_operators(function: Callable[..., Any], of_layer: bool, rounds: RoundBetween) -> Callable[..., Any]:
-    """Return an activation as operators compute it: after a layer, of rounded sums, unless it is part of the layer."""
+    """Return an activation as operators compute it: after a layer, of rounded sums, unless it is fused."""
     name = getattr(function, "__name__", "")
     apart = of_layer and name != "linear" and ACTIVATIONS.get(name) not in (Role.RELU, Role.HARD_SIGMOID)
 
@@ -85,12 +85,12 @@ def activation_as_operators(function: Callable[..., Any], of_layer: bool, rounds
 
 
 def silu(values: Any, rounds: RoundBetween) -> Any:
-    """SiLU is two operators, LOGISTIC and MUL."""
+    """Compute SiLU as two operators, LOGISTIC and MUL."""
     return values * rounds(tf.sigmoid(values), "gate", Role.SIGMOID)
 
 
 def factors(layer: Any) -> Any:
-    """What a BatchNormalization multiplies by in use, (channels,)."""
+    """Return the factors of a BatchNormalization in inference, (channels,)."""
     factor = tf.math.rsqrt(tf.convert_to_tensor(layer.moving_variance) + layer.epsilon)
     return factor if layer.gamma is None else factor * layer.gamma
 
@@ -114,7 +114,7 @@ def weight_steps(layer: Any, arithmetic: Arithmetic, times: Any) -> Any:
 
 
 def normalized(layer: Any, values: Any, training: bool, rounds: RoundBetween) -> Any:
-    """A BatchNormalization that is part of no layer is two operators, MUL and ADD; their constants are rounded, too."""
+    """Compute a BatchNormalization that is not fused as two operators, MUL and ADD, with rounded constants."""
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
     others = [one for one in range(len(values.shape)) if one != axis % len(values.shape)]
     mean, factor = tf.convert_to_tensor(layer.moving_mean), factors(layer)
@@ -128,7 +128,7 @@ def normalized(layer: Any, values: Any, training: bool, rounds: RoundBetween) ->
 
 
 def separable(layer: Any, values: Any, rounds: RoundBetween) -> Any:
-    """A separable convolution of images is two operators, with integers between."""
+    """Compute a separable convolution of images as two operators, with rounding between."""
     strides = (1, *layer.strides, 1)
     deep = tf.nn.depthwise_conv2d(
         values, tf.convert_to_tensor(layer.depthwise_kernel), strides, layer.padding.upper(), None, layer.dilation_rate

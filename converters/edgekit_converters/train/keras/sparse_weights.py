@@ -1,4 +1,4 @@
-"""The weights of Keras layers, of both generations, that can be made sparse."""
+"""The weights of a Keras model, of either generation, that can be made sparse."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class KerasStudent:
         self.notes += self._fake_quantizer.notes if self._fake_quantizer else ()
 
     def set_objective(self, objective: Objective) -> None:
-        """Get ready to be trained towards an objective."""
+        """Set the objective, and create the optimizer."""
         self._objective = objective
         self._optimizer = _optimizer(self._keras, self._settings)
         self._optimizer.build(self._trained)
@@ -82,17 +82,17 @@ class KerasStudent:
         return float(loss)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """What it gives in use."""
+        """Return the outputs in inference mode."""
         return self._run(inputs)
 
     def state(self) -> State:
-        """Weights, statistics and seeds, and the optimizer's variables, in their order."""
+        """Return weights, statistics, seeds and the optimizer's variables, in their order."""
         state = {f"weights/{index}": one.numpy() for index, one in enumerate(self._model.variables)}
         state |= {f"optimizer/{index}": one.numpy() for index, one in enumerate(self._optimizer_variables())}
         return state | (self._fake_quantizer.state() if self._fake_quantizer else {})
 
     def restore(self, state: State) -> None:
-        """Take over a state."""
+        """Restore a state."""
         places = {"weights": list(self._model.variables), "optimizer": self._optimizer_variables()}
         if self._fake_quantizer:
             state = self._fake_quantizer.restore(state)
@@ -101,11 +101,11 @@ class KerasStudent:
             places[part][int(index)].assign(array)
 
     def kernels(self) -> list[Kernel]:
-        """The weights of convolutions and dense layers."""
+        """Return the weights of convolutions and dense layers."""
         return [one for one, _ in self._kernels()]
 
     def apply_masks(self, masks: dict[int, Array]) -> None:
-        """Set to zero what masks leave out."""
+        """Set to zero the weights outside of the masks."""
         variables = [one for _, one in self._kernels()]
         for place, mask in masks.items():
             variables[place].assign(tf.where(mask, _variable(variables[place]), 0.0))  # a product would leave -0
@@ -114,7 +114,7 @@ class KerasStudent:
         return sparse_weights.kernels(self._layers())
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
-        """Average BatchNorm's statistics anew, over batches."""
+        """Average BatchNorm's statistics over batches."""
         norms = [one for one in self._layers() if type(one).__name__ == "BatchNormalization" and one.trainable]
         momenta = [norm.momentum for norm in norms]
         for place, batch in enumerate(batches if norms else ()):
@@ -127,7 +127,7 @@ class KerasStudent:
         return bool(norms)
 
     def save(self, folder: Path) -> SourceRequest:
-        """Write the model as it came: a file, or weights for the function that builds it."""
+        """Write the model as its source was: a file, or weights for the function that builds it."""
         with self._quantized_weights():
             if self._request.function:
                 path = folder / ("model.h5" if self._keras.__name__ == "tf_keras" else "model.weights.h5")
@@ -138,11 +138,11 @@ class KerasStudent:
             return replace(self._request, path=path)
 
     def close(self) -> None:
-        """Switch off what was switched on for the process."""
+        """Restore the options of the process."""
         tf.config.optimizer.set_experimental_options({BFLOAT16: False})
 
     def _layers(self) -> list[Any]:
-        """All layers, those of nested models too."""
+        """Return all layers, also those of nested models."""
         return list(self._model._flatten_layers(include_self=False, recursive=True))
 
     def _optimizer_variables(self) -> list[Any]:
@@ -150,7 +150,7 @@ class KerasStudent:
         return list(variables() if callable(variables) and not isinstance(variables, list) else variables)
 
     def _call(self, model: Any, tensors: list[Any]) -> list[Any]:
-        """Run a model as in training."""
+        """Run a model in training mode."""
         if self._fake_quantizer and self._fake_quantizer.follows:
             return self._fake_quantizer.call(model, tensors, "train")
         structure = getattr(self._model, "input", None)
@@ -174,7 +174,7 @@ class KerasStudent:
         return loss
 
     def _quantized_weights(self) -> AbstractContextManager[None]:
-        """Weights are meanwhile what the imitated arithmetic makes of them."""
+        """Return a context with fake-quantized weights, if there is fake quantization."""
         return self._fake_quantizer.quantized_weights() if self._fake_quantizer else nullcontext()
 
     def _loss(self, outputs: list[Any], labels: Any, answers: list[Any]) -> Any:

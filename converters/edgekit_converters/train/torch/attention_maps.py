@@ -1,4 +1,4 @@
-"""Attention maps of a PyTorch module: where its features are strong."""
+"""Attention maps of a PyTorch module: the strength of its features by position."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AttentionMaps:
 
 
 def observe_attention_maps(live: LoadedModel) -> Callable[[Arrays], tuple[Arrays, Arrays]]:
-    """Return what runs a batch and gives its outputs and, apart, its attention maps."""
+    """Return a function that runs a batch and returns its outputs and its attention maps."""
     maps = AttentionMaps(live.handle.module)
 
     def run(batch: Arrays) -> tuple[Arrays, Arrays]:

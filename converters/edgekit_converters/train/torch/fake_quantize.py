@@ -1,7 +1,7 @@
-"""Fake quantization of PyTorch modules: their operations are listened to as they are called, nothing is traced.
+"""Fake quantization of PyTorch modules: operations are intercepted while they run, without tracing.
 
-What an operation gives is not rounded by it, but by whatever takes it: only then is known whether that is a
-normalization or an activation that becomes part of the operation.
+The result of an operation is rounded by the operation that reads it, because only then is it known whether that is a
+normalization or an activation that is fused into it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Phase = Literal["run", "observe", "count"]
 
 @dataclass
 class PendingRounding:
-    """A tensor that nothing has taken yet; without a grid it stays in floating point."""
+    """How to round a tensor that no operation has read yet; without a grid it stays in floating point."""
 
     role: Role
     grid: Grid | None
@@ -58,16 +58,16 @@ class PendingRounding:
 
 
 def open_fake_quantizer(live: LoadedModel, settings: Settings) -> TorchFakeQuantize | None:
-    """Return what imitates the arithmetic that the settings ask for, where they do."""
+    """Return the fake quantization for the settings; None if they have none."""
     scheme = settings.quantize_aware
     return TorchFakeQuantize(live, ARITHMETICS[scheme]) if scheme else None
 
 
 class TorchFakeQuantize(TorchFunctionMode):
-    """Has a module compute as its quantized artifact would, until ``remove``; its weights stay as they are.
+    """Runs a module with the arithmetic of its quantized artifact, until ``remove``; its weights stay unchanged.
 
     Args:
-        live: its module widens the ranges of activations in training mode; where there is none, nothing is rounded.
+        live: its module updates the ranges of activations in training mode; without ranges nothing is rounded.
         arithmetic: of the scheme.
     """
 
@@ -94,12 +94,12 @@ class TorchFakeQuantize(TorchFunctionMode):
         ]
 
     def remove(self) -> None:
-        """Leave the module as it was."""
+        """Remove all hooks from the module."""
         for hook in self._hooks:
             hook.remove()
 
     def run(self, batch: Arrays) -> Arrays:
-        """What the artifact would give; the first batch gives the ranges of activations."""
+        """Return what the artifact would compute; the first batch calibrates the ranges of activations."""
         if self._arithmetic.activation_bits and not self._ranges:
             for self._phase, some in (("count", [one[:1] for one in batch]), ("observe", batch)):
                 self._run(some)
@@ -107,11 +107,11 @@ class TorchFakeQuantize(TorchFunctionMode):
         return self._run(batch)
 
     def state(self) -> dict[str, Array]:
-        """The ranges by their points."""
+        """Return the ranges by their points."""
         return {f"{RANGES}{point}": kept.numpy().copy() for point, kept in self._ranges.items()}
 
     def stored(self) -> dict[str, torch.Tensor]:
-        """The parameters that layers were seen to multiply by, rounded: integers say just these."""
+        """Return the rounded parameters of layers, which quantization represents exactly."""
         return {
             name: fake_quantize_weights(one.detach(), *self._layers[id(one)])
             for name, one in self._parameters.items()
@@ -119,13 +119,13 @@ class TorchFakeQuantize(TorchFunctionMode):
         }
 
     def restore(self, state: dict[str, Array]) -> dict[str, Array]:
-        """Take over ranges, forget all others, and return the rest of a state."""
+        """Restore the ranges, and return the rest of a state."""
         found = {name.removeprefix(RANGES): array for name, array in state.items() if name.startswith(RANGES)}
         self._ranges = {point: torch.from_numpy(np.array(array)) for point, array in found.items()}
         return {name: array for name, array in state.items() if not name.startswith(RANGES)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation with everything it takes rounded, unless it is part of what gave it."""
+        """Run an operation on rounded inputs, except for inputs that it is fused with."""
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name in METADATA:
             return func(*args, **kwargs)
@@ -170,7 +170,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         return tree_map(lambda leaf: self._input(Role.OTHER, leaf), result)
 
     def _note_output(self, result: Any, role: Role, taken: list[Grid | None], sums: torch.Tensor | None = None) -> None:
-        """Note what an operation gave."""
+        """Record the result of an operation."""
         if self._arithmetic.activation_bits:
             for tensor in tree_leaves(result):
                 if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
@@ -179,7 +179,7 @@ class TorchFakeQuantize(TorchFunctionMode):
                     )
 
     def _point(self) -> str:
-        """A name that is the same in every run of the module."""
+        """Return a name that is the same in every run of the module."""
         where = self._where[-1] if self._where else ""
         self._calls[where] += 1
         return f"{where}:{self._calls[where]}"
@@ -189,11 +189,11 @@ class TorchFakeQuantize(TorchFunctionMode):
         return given
 
     def _fuses_with(self, role: Role, given: PendingRounding) -> bool:
-        """Tell whether an operation of a role becomes part of what gave a tensor."""
+        """Tell whether an operation is fused into the one that computed a tensor."""
         return given.grid is not None and fuses(role, given.role, alone=self._consumers[given.grid.point] < 2)
 
     def _input(self, role: Role, leaf: Any) -> Any:
-        """What an operation of a role takes in the place of a tensor."""
+        """Return a tensor as an operation with a role reads it."""
         given = self._producer(leaf)
         if given is None or given.grid is None or given.role is Role.MOVES:
             return leaf
@@ -204,7 +204,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         return given.rounded
 
     def _round_in_place(self, role: Role, args: Any) -> None:
-        """Round the tensor an operation works in: whoever holds it must see the result in it."""
+        """Round the tensor that an in-place operation changes, in its own memory."""
         given = self._producer(args[0]) if args else None
         if given is not None and not self._fuses_with(role, given):
             rounded = self._input(role, args[0])
@@ -212,7 +212,7 @@ class TorchFakeQuantize(TorchFunctionMode):
             args[0].add_((rounded - args[0]).detach())
 
     def _rounds(self) -> RoundBetween:
-        """What rounds between the operators of one operation."""
+        """Return the function that rounds between the operators of one operation."""
         where = self._point()
 
         def rounds(values: torch.Tensor, name: str, role: Role = Role.OTHER) -> torch.Tensor:
@@ -229,7 +229,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         return rounds
 
     def _sums(self, name: str, role: Role, producers: list[PendingRounding], given: Any) -> torch.Tensor | None:
-        """The steps that what a layer adds up is counted in, its bias too; None where they are too fine, or unknown."""
+        """Return the steps of a layer's accumulator and bias; None if they are too fine, or unknown."""
         first, using = producers[0] if producers else None, self._phase == "run" and not self._module.training
         if first is None or first.grid is None or self._arithmetic.activation_bits != 8 or not using:
             return None
@@ -245,7 +245,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         return torch.tensor(grid.fixed_range) if grid.fixed_range else self._ranges[grid.point]
 
     def _weighted(self, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Round the weights among a layer's arguments."""
+        """Round the weights among the arguments of a layer."""
         args, kwargs = list(args), dict(kwargs)
         for place, word, axis in LAYERS[name]:
             weights = argument(args, kwargs, place, word)
@@ -277,7 +277,7 @@ class TorchFakeQuantize(TorchFunctionMode):
 
 
 def fake_quantize_weights(weights: torch.Tensor, axis: int, arithmetic: Arithmetic) -> torch.Tensor:
-    """:func:`fake_quantize.fake_quantize_weights`, with the gradient of what was not rounded."""
+    """:func:`fake_quantize.fake_quantize_weights`, with the gradient of the unrounded weights."""
     values = weights.detach()
     summed = [other for other in range(values.ndim) if other != axis]
     step = values.abs().amax(dim=summed, keepdim=True).clamp_min(SMALLEST) / arithmetic.weight_levels
@@ -285,7 +285,7 @@ def fake_quantize_weights(weights: torch.Tensor, axis: int, arithmetic: Arithmet
 
 
 def straight_through(tensor: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    """The rounded values with the gradient of the others; inside a range it is that of no rounding."""
+    """Return the rounded values with the gradient of the unrounded ones."""
     return tensor + (rounded.to(tensor.dtype) - tensor).detach()
 
 
@@ -311,7 +311,7 @@ def scale_and_zero_point(limits: torch.Tensor, arithmetic: Arithmetic) -> tuple[
 
 
 def _round_sums(values: torch.Tensor, sums: torch.Tensor | None) -> torch.Tensor:
-    """The sums of a layer in whole steps."""
+    """Round accumulators to whole steps."""
     return values if sums is None else (values / sums).round() * sums
 
 

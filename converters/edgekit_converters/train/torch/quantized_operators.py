@@ -1,4 +1,4 @@
-"""What the operations of PyTorch are to integers, and those that are several operators there."""
+"""The roles of PyTorch operations in integer arithmetic, and those that are several operators there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ GLOBAL_SIZES = (1, (1,), (1, 1), [1, 1])  # size of an adaptive pool that is a m
 
 
 def role_of(name: str, args: Any, kwargs: dict[str, Any]) -> Role:
-    """Tell what an operation is: to clip at other ends than an integer operator does is one of its own."""
+    """Return the role of an operation; a clamp with other limits than ReLU's is an operation of its own."""
     plain = name.rstrip("_") if name not in ROLES else name
     role = ROLES.get(plain, Role.OTHER)
     if plain.rstrip("_") in CLAMPS:
@@ -61,12 +61,12 @@ def role_of(name: str, args: Any, kwargs: dict[str, Any]) -> Role:
 
 
 def argument(args: Any, kwargs: dict[str, Any], place: int, word: str, usual: Any = None) -> Any:
-    """Return an argument, however it was given."""
+    """Return an argument, given by position or by name."""
     return kwargs.get(word, args[place] if len(args) > place else usual)
 
 
 def needs_8_bits(name: str, weights: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Tell whether a layer is a depthwise or a transposed convolution."""
+    """Tell whether a layer is a depthwise or transposed convolution."""
     if name.startswith("conv_transpose"):
         return True
     return name.startswith("conv") and weights.shape[1] == 1 and argument(args, kwargs, 6, "groups", 1) > 1
@@ -84,19 +84,19 @@ def weight_steps(name: str, args: Any, kwargs: dict[str, Any], arithmetic: Arith
 
 
 def silu(values: torch.Tensor, rounds: RoundBetween) -> torch.Tensor:
-    """SiLU is two operators, LOGISTIC and MUL."""
+    """Compute SiLU as two operators, LOGISTIC and MUL."""
     return values * rounds(torch.sigmoid(values), "gate", Role.SIGMOID)
 
 
 def factors(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
-    """What a normalization multiplies by in use, (channels,)."""
+    """Return the factors of a normalization in inference, (channels,)."""
     factor = (argument(args, kwargs, 2, "running_var") + argument(args, kwargs, 7, "eps", 1e-5)).rsqrt()
     weight = argument(args, kwargs, 3, "weight")
     return factor if weight is None else factor * weight
 
 
 def normalized(args: Any, kwargs: dict[str, Any], rounds: RoundBetween) -> torch.Tensor:
-    """A normalization that is part of no layer is four operators: SUB, MUL, MUL and ADD, with rounded constants."""
+    """Compute a normalization that is not fused as four operators, SUB, MUL, MUL and ADD, with rounded constants."""
     values = argument(args, kwargs, 0, "input")
     mean, variance = argument(args, kwargs, 1, "running_mean"), argument(args, kwargs, 2, "running_var")
     if argument(args, kwargs, 5, "training", False) or mean is None:

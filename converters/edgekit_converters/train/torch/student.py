@@ -60,13 +60,13 @@ class TorchStudent:
             self._module.to(memory_format=torch.channels_last)
 
     def set_objective(self, objective: Objective) -> None:
-        """Get ready to be trained towards an objective."""
+        """Set the objective, and create the optimizer."""
         self._objective = objective
         self._optimizer = _optimizer(self._settings.optimizer, self._trained)
         self._maps = AttentionMaps(self._module) if self._settings.attention_transfer else None
 
     def start_epoch(self, epoch: int) -> None:
-        """Seed what is random in the module."""
+        """Seed the random numbers of the module."""
         torch.manual_seed(self._settings.seed * 1_000_003 + epoch)
 
     def step(self, batch: Batch, learning_rate: float) -> float:
@@ -84,19 +84,19 @@ class TorchStudent:
         return float(loss.detach())
 
     def run(self, inputs: Arrays) -> Arrays:
-        """What it gives in use."""
+        """Return the outputs in inference mode."""
         self._module.eval()
         return self._run(inputs)
 
     def state(self) -> State:
-        """Weights, buffers, and the optimizer's moments."""
+        """Return weights, buffers and the optimizer's moments."""
         state = {f"weights/{name}": _array(value) for name, value in self._module.state_dict().items()}
         for index, moments in self._optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{index}/{name}": _array(torch.as_tensor(value)) for name, value in moments.items()}
         return state | (self._fake_quantizer.state() if self._fake_quantizer else {})
 
     def restore(self, state: State) -> None:
-        """Take over a state."""
+        """Restore a state."""
         if self._fake_quantizer:
             state = self._fake_quantizer.restore(state)
         weights: dict[str, torch.Tensor] = {}
@@ -115,11 +115,11 @@ class TorchStudent:
             self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
     def kernels(self) -> list[Kernel]:
-        """The weights of convolutions and linear layers, which share their memory with the module's."""
+        """Return the weights of convolutions and linear layers, which share their memory with the module's."""
         return [one for one, _ in self._kernels()]
 
     def apply_masks(self, masks: dict[int, Array]) -> None:
-        """Set to zero what masks leave out."""
+        """Set to zero the weights outside of the masks."""
         parameters = [one for _, one in self._kernels()]
         with torch.no_grad():
             for place, mask in masks.items():
@@ -129,7 +129,7 @@ class TorchStudent:
         return sparse_weights.kernels(self._module)
 
     def estimate_statistics(self, batches: Iterable[Arrays]) -> bool:
-        """Average BatchNorm's statistics anew, over batches; everything else is as in use."""
+        """Average BatchNorm's statistics over batches; all else is in inference mode."""
         self._module.eval()
         norms = [one for one in self._module.modules() if isinstance(one, BATCH_NORMS) and one.track_running_stats]
         momenta = [norm.momentum for norm in norms]
@@ -146,23 +146,23 @@ class TorchStudent:
         return bool(norms)
 
     def save(self, folder: Path) -> SourceRequest:
-        """Write the weights: the request's own code builds the module they are loaded into."""
+        """Write the weights; the request's code builds the module that they are loaded into."""
         path = folder / "weights.pth"
         state = self._module.state_dict() | (self._fake_quantizer.stored() if self._fake_quantizer else {})
         torch.save({name: value.contiguous() for name, value in state.items()}, path)
         return replace(self._request, weights=path)
 
     def close(self) -> None:
-        """Give back the threads, and the module's own arithmetic."""
+        """Restore the number of threads, and remove fake quantization."""
         if self._fake_quantizer:
             self._fake_quantizer.remove()
         torch.set_num_threads(self._threads)
 
     def _outputs(self, inputs: Arrays) -> list[torch.Tensor]:
-        """What the module gives in training.
+        """Return the outputs of the module in training mode.
 
         Raises:
-            SourceError: it fails then, or gives something else than in use: what only trains is not cut with the rest.
+            SourceError: it fails, or its outputs differ from those in inference mode.
         """
         count, wanted = len(inputs[0]), len(self._objective.targets)
         why = "to be trained it has to take batches, and to give what it gives in use, without outputs beside"
@@ -232,13 +232,13 @@ class TorchStudent:
 
 
 def module_of(live: LoadedModel) -> torch.nn.Module:
-    """The user's own module, which an open source wraps."""
+    """Return the user's own module in an open source."""
     module: torch.nn.Module = live.handle.module
     return module
 
 
 def leaves(result: Any) -> list[torch.Tensor]:
-    """The tensors of whatever a module returns, in order."""
+    """Return the tensors in a module's result, in order."""
     return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 
