@@ -168,7 +168,7 @@ def _leave_out(graph: fx.Graph, addition: fx.Node, operand: fx.Node) -> None:
     todo = [operand]
     while todo:
         one = todo.pop()
-        if not one.consumers and one.op not in ("placeholder", "output") and one in graph.nodes:
+        if not one.users and one.op not in ("placeholder", "output") and one in graph.nodes:
             before = one.all_input_nodes
             graph.erase_node(one)
             todo += before
