@@ -123,7 +123,7 @@ def _prune_in_rounds(
         measured_in=f"{meter.engine} {meter.scheme}" if meter else "",
         trained=tuple(trained),
         notes=() if data or context.calibration else (NO_DATA,),
-        sparse=trained[-1].thinned if trained else (),
+        sparse=trained[-1].sparse_layers if trained else (),
         dropped=tuple(name for result in results for name in result.dropped),
         checkpoints=checkpoints,
     )
@@ -147,7 +147,7 @@ def _train_only(context: ConversionContext, pruning: PruningPlan, data: Training
         measured_in="",
         trained=trained,
         notes=() if data or context.calibration else (NO_DATA,),
-        sparse=trained[0].thinned if trained else (),
+        sparse=trained[0].sparse_layers if trained else (),
     )
 
 
@@ -157,7 +157,7 @@ def _sparsify(context: ConversionContext, pruning: PruningPlan, sparsity: str, p
     request = SparsifyRequest(pruned.source, sparsity, pruning.limits.keep, context.inputs, data)
     sparse = context.runner.run(SPARSIFY, request)
     notes = (*pruned.notes, *(f"pruning: {note}" for note in sparse.notes))
-    return replace(pruned, source=load(context, sparse.request), sparse=sparse.thinned, notes=notes)
+    return replace(pruned, source=load(context, sparse.request), sparse=sparse.sparse_layers, notes=notes)
 
 
 def _train(

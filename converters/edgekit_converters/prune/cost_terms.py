@@ -26,7 +26,7 @@ def terms_of(
 
     Args:
         measure: one of ``MEASURES``.
-        anatomy: of the model.
+        graph: of the model.
         milliseconds: of a layer at given widths; wanted for "latency".
     """
     if measure == "channels":

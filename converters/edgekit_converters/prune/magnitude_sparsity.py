@@ -35,7 +35,7 @@ class SparseModel:
     """The sparse model."""
 
     request: SourceRequest  # opens it
-    thinned: tuple[SparseLayer, ...]
+    sparse_layers: tuple[SparseLayer, ...]
     notes: tuple[str, ...]
 
 

@@ -114,4 +114,4 @@ class Trained:
     history: tuple[Epoch, ...]
     best: int  # number of that epoch; 0 if none was better than the original
     notes: tuple[str, ...] = ()  # why it stopped, whether it was resumed
-    thinned: tuple[SparseLayer, ...] = ()  # layers that were made sparse
+    sparse_layers: tuple[SparseLayer, ...] = ()  # layers that were made sparse

@@ -38,7 +38,7 @@ def exists(folder: str | Path) -> bool:
     return (Path(folder) / NAME).is_file()
 
 
-def write(standing: TrainingState, folder: str | Path) -> Path:
+def write(state: TrainingState, folder: str | Path) -> Path:
     """Write a checkpoint into ``folder``, replacing the last one; if killed meanwhile, the last one remains.
 
     Raises:
@@ -46,11 +46,11 @@ def write(standing: TrainingState, folder: str | Path) -> Path:
         ConversionError: the folder cannot be written to.
     """
     path = Path(folder) / NAME
-    told = {name: getattr(standing, name) for name in ("before", "best", "best_value")}
-    told["history"] = [asdict(epoch) for epoch in standing.history]
-    arrays: dict[str, Any] = {PROGRESS: np.frombuffer(json.dumps(told).encode(), np.uint8)}
-    arrays |= {NOW + name: array for name, array in standing.now.items()}
-    arrays |= {BEST + name: array for name, array in standing.best_weights.items()}
+    progress = {name: getattr(state, name) for name in ("before", "best", "best_value")}
+    progress["history"] = [asdict(epoch) for epoch in state.history]
+    arrays: dict[str, Any] = {PROGRESS: np.frombuffer(json.dumps(progress).encode(), np.uint8)}
+    arrays |= {NOW + name: array for name, array in state.now.items()}
+    arrays |= {BEST + name: array for name, array in state.best_weights.items()}
     aside = path.with_name(f".{NAME}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,12 +82,12 @@ def read(folder: str | Path) -> TrainingState:
     path = Path(folder) / NAME
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            told = json.loads(arrays[PROGRESS].tobytes())
+            progress = json.loads(arrays[PROGRESS].tobytes())
             now, best = _part(arrays, NOW), _part(arrays, BEST)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise SourceError(f"{path}: a damaged checkpoint ({error}); leave --resume out to begin anew") from error
-    history = tuple(Epoch(**epoch) for epoch in told.pop("history"))
-    return TrainingState(**told, history=history, now=now, best_weights=best)
+    history = tuple(Epoch(**epoch) for epoch in progress.pop("history"))
+    return TrainingState(**progress, history=history, now=now, best_weights=best)
 
 
 def _part(arrays: Any, prefix: str) -> State:

@@ -23,13 +23,13 @@ def open_loggers(request: TrainRequest, metric: str) -> Iterator[LogEpoch]:
         ToolchainError: tensorboardX or Weights & Biases is needed and not installed.
     """
     with contextlib.ExitStack() as watching:
-        told = [
+        loggers = [
             *([watching.enter_context(_tensorboard(request.log_dir, metric))] if request.log_dir else []),
             *([watching.enter_context(_weights_and_biases(request, metric))] if request.wandb else []),
         ]
 
         def log(epoch: Epoch) -> None:
-            for one in told:
+            for one in loggers:
                 one(epoch)
 
         yield log

@@ -198,10 +198,10 @@ def _batches(run: Run, number: int) -> Iterator[Batch]:
 
 def _report(run: Run, number: int, step: int, loss: float) -> None:
     epochs = run.request.settings.epochs
-    told = f"epoch {number}/{epochs}, loss {loss:.4f}"
+    state = f"epoch {number}/{epochs}, loss {loss:.4f}"
     if run.history:
-        told += f", {run.validator.metric.replace('_', ' ')} {run.history[-1].value:.4f}"
-    report_progress((number - 1) * run.steps + step, epochs * run.steps, told)
+        state += f", {run.validator.metric.replace('_', ' ')} {run.history[-1].value:.4f}"
+    report_progress((number - 1) * run.steps + step, epochs * run.steps, state)
 
 
 def _save_checkpoint(run: Run) -> None:
@@ -246,7 +246,7 @@ def _finish(run: Run, folder: Path) -> Trained:
         history=tuple(run.history),
         best=run.best,
         notes=tuple(run.notes),
-        thinned=run.sparsity.count_zeros() if run.sparsity else (),
+        sparse_layers=run.sparsity.count_zeros() if run.sparsity else (),
     )
 
 

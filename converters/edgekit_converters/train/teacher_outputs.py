@@ -34,19 +34,19 @@ def teacher_outputs(request: TeacherOutputsRequest, folder: Path) -> TeacherOutp
     check(request.augment, request.taken)
     run = _observed(request)
     outputs: list[Array] = []
-    hints: list[Array] = []
+    map_files: list[Array] = []
     for variant, rows, batch in _batches(request):
         answers, maps = run(batch)
         if not outputs:
             outputs = _files(folder, "output", request, answers)
-            hints = _files(folder, "hint", request, maps)
-        for file, array in zip([*outputs, *hints], [*answers, *maps], strict=True):
+            map_files = _files(folder, "hint", request, maps)
+        for file, array in zip([*outputs, *map_files], [*answers, *maps], strict=True):
             _check_finite(request, array, rows)
             file[variant, rows] = array
         report_progress(variant * request.data.count + int(rows[-1]) + 1, request.variants * request.data.count)
     return TeacherOutputs(
         outputs=tuple(folder / f"output-{index}.npy" for index in range(len(outputs))),
-        attention_maps=tuple(folder / f"hint-{index}.npy" for index in range(len(hints))),
+        attention_maps=tuple(folder / f"hint-{index}.npy" for index in range(len(map_files))),
         variants=request.variants,
     )
 

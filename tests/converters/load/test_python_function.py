@@ -1,4 +1,4 @@
-"""``FILE.py:function``: the user's code builds the model, and its mistakes are told with their line."""
+"""``FILE.py:function``: the user's code builds the model, and its errors name the line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a channel is worth, by its formulas."""
+"""The formulas of channel importance."""
 
 import numpy as np
 import pytest

@@ -94,7 +94,7 @@ def training(tmp_path, monkeypatch, data_of):
     return run
 
 
-def told(trained):
+def without_times(trained):
     """A history without the time it took."""
     return [dataclasses.replace(epoch, seconds=0.0) for epoch in trained.history]
 
@@ -117,8 +117,8 @@ def test_it_learns_and_leaves_the_best_epoch(training):
 
 
 def test_equal_seeds_give_equal_trainings_and_others_do_not(training):
-    assert told(training()) == told(training())
-    assert told(training()) != told(training(seed=1))
+    assert without_times(training()) == without_times(training())
+    assert without_times(training()) != without_times(training(seed=1))
 
 
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(training, tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(training, tmp_pat
         training(augment=("flip",), checkpoints=str(tmp_path / "kept"))
     monkeypatch.setattr(Regression, "step", kept)
     resumed = training(augment=("flip",), checkpoints=str(tmp_path / "kept"))
-    assert told(resumed) == told(whole)
+    assert without_times(resumed) == without_times(whole)
     assert (resumed.best, resumed.value, resumed.before) == (whole.best, whole.value, whole.before)
     assert "resumed after epoch 3" in resumed.notes
     first, second = (np.load(one.request.weights) for one in (whole, resumed))

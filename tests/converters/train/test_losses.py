@@ -135,7 +135,7 @@ def test_one_number_a_sample_is_a_column_where_the_output_is():
 
 
 def test_hints_are_matched_by_size():
-    hints = [np.zeros((4, 16, 16)), np.zeros((4, 8, 8))]
-    assert matching_maps([(8, 8), (4, 4)], hints) == [(0, 1)]
+    maps = [np.zeros((4, 16, 16)), np.zeros((4, 8, 8))]
+    assert matching_maps([(8, 8), (4, 4)], maps) == [(0, 1)]
     with pytest.raises(PlanError, match="share no size"):
-        matching_maps([(5, 5)], hints)
+        matching_maps([(5, 5)], maps)

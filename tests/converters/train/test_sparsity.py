@@ -76,7 +76,7 @@ def test_at_once_the_smallest_weights_of_each_layer_go_and_nothing_else(student_
     source = student_of(framework)
     convolutions = ("0", "4") if framework == "torch" else ("conv2d*",)
     made = sparsify(SparsifyRequest(source, "0.8", convolutions), tmp_path)
-    assert [(one.weights, one.zeros) for one in made.thinned] == [(18, 14)]
+    assert [(one.weights, one.zeros) for one in made.sparse_layers] == [(18, 14)]
     before, after = (ready(dataclasses.replace(source, request=one)) for one in (source.request, made.request))
     dense, sparse = before.state(), after.state()
     changed = [name for name, array in dense.items() if not np.array_equal(sparse[name], array)]
@@ -90,7 +90,7 @@ def test_at_once_the_smallest_weights_of_each_layer_go_and_nothing_else(student_
 def test_a_pattern_lies_along_the_inputs(student_of, tmp_path, framework):
     source = student_of(framework)
     made = sparsify(SparsifyRequest(source, "1:2"), tmp_path)
-    assert [(one.weights, one.zeros) for one in made.thinned] == [(324, 162), (18, 9)]
+    assert [(one.weights, one.zeros) for one in made.sparse_layers] == [(324, 162), (18, 9)]
     assert made.notes[0].endswith("stays dense: takes 3 inputs, which is no multiple of 2")
     kernels = open_student(dataclasses.replace(source, request=made.request), Settings()).kernels()[1:]
     for one in kernels:
@@ -119,7 +119,7 @@ def test_training_ends_with_exactly_the_zeros_asked_for_and_learns(student_of, d
     inputs = scaled(source)
     settings = Settings(epochs=4, batch_size=16, learning_rate=0.02, sparsity="0.6")
     trained = train(TrainRequest(source, inputs, source.outputs, data_of(inputs, *images(240)), settings), tmp_path)
-    assert [(one.weights, one.zeros) for one in trained.thinned] == [(162, 97), (324, 194), (18, 11)]
+    assert [(one.weights, one.zeros) for one in trained.sparse_layers] == [(162, 97), (324, 194), (18, 11)]
     assert trained.best >= 2  # what came was dense, and so is what the first epoch leaves
     kernels = open_student(dataclasses.replace(source, request=trained.request), Settings()).kernels()
     assert [int((one.weights == 0).sum()) for one in kernels] == [97, 194, 11]
@@ -137,7 +137,7 @@ def test_a_pattern_is_there_from_the_first_step_and_what_came_is_measured_before
         train(TrainRequest(source, inputs, source.outputs, data, one), tmp_path) for one in (plain, settings)
     )
     assert (sparse.before, sparse.best) == (dense.before, 1)
-    assert [(one.weights, one.zeros) for one in sparse.thinned] == [(162, 108), (324, 216), (18, 12)]
+    assert [(one.weights, one.zeros) for one in sparse.sparse_layers] == [(162, 108), (324, 216), (18, 12)]
     for one in open_student(dataclasses.replace(source, request=sparse.request), Settings()).kernels():
         triples = np.moveaxis(one.weights, one.inputs, -1).reshape(-1, 3)
         assert ((triples == 0).sum(axis=1) == 2).all()
@@ -165,7 +165,7 @@ def test_what_was_interrupted_goes_on_with_the_same_zeros(student_of, data_of, t
             train(request, tmp_path)
     again = train(request, tmp_path)
     assert [(one.loss, one.value) for one in again.history] == [(one.loss, one.value) for one in whole.history]
-    assert again.thinned == whole.thinned
+    assert again.sparse_layers == whole.sparse_layers
 
 
 def theirs(start, every, end):
@@ -264,7 +264,7 @@ def test_quantization_keeps_every_zero(student_of, data_of, lowered, tmp_path, e
     request = QuantizeRequest(artifact, Recipe("int8-static"), inputs, data_of(inputs, images(24)[0]))
     (tmp_path / "int8").mkdir()
     found = integers(quantize(request, tmp_path / "int8"))
-    wanted = {one.weights: one.zeros for one in made.thinned}
+    wanted = {one.weights: one.zeros for one in made.sparse_layers}
     assert wanted == {162: 130, 324: 259, 18: 14}
     assert {size: int((one == 0).sum()) for size, one in found.items() if size in wanted} == wanted
 

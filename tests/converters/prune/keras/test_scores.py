@@ -1,4 +1,4 @@
-"""What channels of Keras models are worth, and how much of a cut mending undoes."""
+"""Channel scores of Keras models, and how much accuracy recalibration recovers."""
 
 import importlib
 from dataclasses import replace
@@ -140,7 +140,7 @@ def test_mending_undoes_most_of_a_cut(net, tmp_path, prepared_for):
     reference = reopen(net.request).run([fresh])[0]
     found = []
     for step, request in enumerate((None, asked, replace(asked, dense=net, cuts=cuts))):
-        folder = tmp_path / f"mended-{step}"
+        folder = tmp_path / f"recalibrated-{step}"
         folder.mkdir()
         source = recalibrate(request, folder) if request else small.request
         assert source.path.is_file()
@@ -156,7 +156,7 @@ def test_statistics_become_those_of_the_data(net, tmp_path, prepared_for):
     _, small = halved(net, tmp_path)
     untouched = [one.numpy() for one in open_source(small.request).handle.model.weights]
     data = images(70)
-    folder = tmp_path / "mended"
+    folder = tmp_path / "recalibrated"
     folder.mkdir()
     model = reopen(recalibrate(RecalibrateRequest(small, small.inputs, prepared_for(net, x=data)), folder)).handle.model
     taken = model.get_layer("first")(data).numpy().reshape(-1, 6).astype(np.float64)
@@ -169,7 +169,7 @@ def test_statistics_become_those_of_the_data(net, tmp_path, prepared_for):
 
 @pytest.mark.needs_data
 def test_a_real_net_is_mended(tmp_path, shared_data):
-    """ResNet-8 with 30 % of its channels cut, on other images than it was mended with."""
+    """ResNet-8 with 30 % of its channels cut, on other images than it was recalibrated with."""
     from edgekit_converters.data import DataRequest, prepare
     from edgekit_converters.load import load, reopen
     from edgekit_converters.prune import (
@@ -190,12 +190,12 @@ def test_a_real_net_is_mended(tmp_path, shared_data):
         for one in analyze(AnalyzeRequest(source), tmp_path).groups
     )
     small = load(cut_channels(CutChannelsRequest(source, cuts), tmp_path), tmp_path)
-    folder = tmp_path / "mended"
+    folder = tmp_path / "recalibrated"
     folder.mkdir()
-    mended = recalibrate(RecalibrateRequest(small, small.inputs, data, source, cuts), folder)
+    recalibrated = recalibrate(RecalibrateRequest(small, small.inputs, data, source, cuts), folder)
     with np.load(shared_data / "cifar10" / "test.npz") as arrays:
         test = arrays["x"][:500].astype(np.float32)
-    reference, before, after = (reopen(one).run([test])[0] for one in (source.request, small.request, mended))
+    reference, before, after = (reopen(one).run([test])[0] for one in (source.request, small.request, recalibrated))
     assert snr_db(reference, after) > snr_db(reference, before) + 4
     agreeing = [np.mean(one.argmax(1) == reference.argmax(1)) for one in (before, after)]
     assert agreeing[1] > 2 * agreeing[0]

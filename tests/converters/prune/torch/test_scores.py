@@ -1,4 +1,4 @@
-"""What channels of a PyTorch module are worth, and how a cut module is mended."""
+"""Channel scores of PyTorch modules, and the recalibration of a pruned module."""
 
 from __future__ import annotations
 
@@ -134,10 +134,10 @@ def test_mending_brings_the_module_nearer_to_the_dense_one(
     x = np.random.default_rng(6).standard_normal((64, 8, 8, 3)).astype(np.float32)
     small = replace(source, request=cut_channels(CutChannelsRequest(dense, cuts), tmp_path / "small"))
     asked = RecalibrateRequest(small, source.inputs, samples)
-    mended = recalibrate(asked, tmp_path / "statistics")
+    recalibrated = recalibrate(asked, tmp_path / "statistics")
     solved = recalibrate(replace(asked, dense=dense, cuts=cuts), tmp_path / "solved")
     wanted = reopen(dense.request).run([x])[0]
-    errors = [float(np.square(reopen(one).run([x])[0] - wanted).sum()) for one in (small.request, mended, solved)]
+    errors = [float(np.square(reopen(one).run([x])[0] - wanted).sum()) for one in (small.request, recalibrated, solved)]
     assert errors[2] < 0.5 * min(errors[:2])
 
 
