@@ -118,17 +118,23 @@ def _outputs(module: Any, images: Any) -> np.ndarray:
 
 
 def _litert(path: Path, images: np.ndarray) -> np.ndarray:
+    """Run a file whose input and output are float32 or int8, and return its outputs in floating point."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-    computed = []
+    if taken["dtype"] == np.int8:
+        scale, zero = taken["quantization"]
+        images = np.clip(np.round(images / scale) + zero, -128, 127).astype(np.int8)
+    found = []
     for place in range(COUNT):
         interpreter.set_tensor(taken["index"], images[place : place + 1])
         interpreter.invoke()
-        computed.append(interpreter.get_tensor(given["index"]))
-    return np.concatenate(computed)
+        found.append(interpreter.get_tensor(given["index"]))
+    computed = np.concatenate(found)
+    scale, zero = given["quantization"]
+    return (computed.astype(np.float32) - zero) * scale if given["dtype"] == np.int8 else computed
 
 
 def _openvino(model: Any, images: np.ndarray) -> np.ndarray:
