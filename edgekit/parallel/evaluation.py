@@ -11,6 +11,7 @@ from functools import partial
 
 from edgekit.parallel.executor import Executor
 from edgekit_converters.execution.runner import Runner
+from edgekit_converters.frameworks import trainable_frameworks
 from edgekit_converters.records import EvaluatePartRequest, EvaluateRequest, Evaluation, EvaluationPart, Source
 from edgekit_converters.verify.metrics import BATCH, EVALUATE, EVALUATE_PART
 
@@ -28,7 +29,7 @@ def evaluate(runner: Runner, executor: Executor, request: EvaluateRequest, name:
 
 def _can_split(runner: Runner, request: EvaluateRequest) -> bool:
     """Tell whether an engine runs the subject, and the outputs of the parts fit into the cache."""
-    by_framework = isinstance(request.subject, Source) and request.subject.framework in ("keras", "torch")
+    by_framework = isinstance(request.subject, Source) and request.subject.framework in trainable_frameworks()
     values = sum(math.prod(spec.shape) for spec in request.outputs) if request.metric else 1
     limit_bytes = CACHE_SHARE * runner.cache.limit_mib * 2**20
     return not by_framework and request.data.count > BATCH and 4 * values * request.data.count < limit_bytes

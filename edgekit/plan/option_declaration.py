@@ -15,7 +15,7 @@ import functools
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -162,11 +162,12 @@ def names(record: type) -> dict[str, Declaration]:
     return {name: option for option in options for name in (option.name, *option.metadata.aliases)}
 
 
-def near_names(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: near matches, and all known names."""
-    known = tuple(known)
+def near_names(name: str, known: Mapping[str, Declaration]) -> str:
+    """Return the end of a message about an unknown name: near matches, else all known names; aliases stay hidden."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return (f"did you mean {' or '.join(near)}? " if near else "") + f"known: {', '.join(known)}"
+    if near:
+        return f"did you mean {' or '.join(dict.fromkeys(known[match].name for match in near))}?"
+    return f"known: {', '.join(dict.fromkeys(option.name for option in known.values()))}"
 
 
 def by_name(record: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,9 @@ def keep_scheme(targets: TargetPlan, model: str, loaded: str) -> TargetPlan:
     }
     for device, names in preferred.items():
         if not names:
-            raise PlanError(f"{device}: {model} is already {loaded}, which only LiteRT runs")
+            raise PlanError(
+                f"{device}: {model} is already {loaded}, which only {', '.join(engines_for_scheme(loaded))} runs"
+            )
     note = f"the model is already {loaded} and is bundled unchanged" + (": no search" if targets.search else "")
     variants = tuple({variant.name: variant for variant in kept.values()}.values())
     notes = (*targets.notes, note)

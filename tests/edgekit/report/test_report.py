@@ -23,6 +23,8 @@ from edgekit.report.report import (
 from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
 from edgekit_converters.examine.detectors import DETECTORS
 from edgekit_converters.execution.runner import StageCost
+from edgekit_converters.formats import FORMATS
+from edgekit_converters.frameworks import FRAMEWORKS
 from edgekit_converters.recipe.recipe import Recipe
 from edgekit_converters.recipe.schemes import SCHEMES
 from edgekit_converters.records import Finding, Latency, Parity
@@ -134,6 +136,8 @@ def test_the_schema_has_the_keys_of_the_records(schema, path):
 def test_the_enums_of_the_schema_match_the_tables(schema, stages):
     variant = schema["properties"]["variants"]["items"]["properties"]
     assert set(variant["scheme"]["enum"]) == set(SCHEMES)
+    assert schema["$defs"]["engine"]["enum"] == list(FORMATS)
+    assert schema["$defs"]["framework"]["enum"] == list(FRAMEWORKS)
     metric = schema["properties"]["source"]["properties"]["metric"]["pattern"]
     assert metric == rf"^({'|'.join(METRICS)}|.*\.py:.*)$"
     assert list(schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]) == list(DETECTORS)
