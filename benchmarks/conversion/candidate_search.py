@@ -69,7 +69,7 @@ def _plain(name: str, data: Path) -> dict[str, float]:
 def _show_speed(conversion: Conversion) -> None:
     minutes, candidates = conversion.wall_seconds / 60, len(conversion.report["trials"])
     figures.show(
-        f"ResNet-8, a race of {candidates} candidates, empty cache",
+        f"ResNet-8, a search of {candidates} candidates, empty cache",
         f"{60 * minutes:.0f} s",
         f"<= {MOST_MINUTES} min, {LEAST_CANDIDATES}",
         holds=minutes <= MOST_MINUTES and candidates >= LEAST_CANDIDATES,

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from edgekit.candidate_search.search import CandidateResult, CandidateSearch, SourceEvaluations
-from edgekit.candidate_search.selection import amount, choose, closest, explain, finalists, trial_line
+from edgekit.candidate_search.selection import choose, closest, drop_with_unit, explain, finalists, trial_line
 from edgekit.conversion import stages
 from edgekit.conversion.context import CALIBRATION, ConversionContext, Outcome, VerifiedArtifact
 from edgekit.conversion.manifest import BuiltArtifact
@@ -253,7 +253,7 @@ def _built(result: CandidateResult, lowered: VerifiedArtifact) -> BuiltArtifact:
 
 
 def _nothing_fits(device: DeviceProfile, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
-    limits = [f"drop at most {amount(budget.max_drop, metric)}"]
+    limits = [f"drop at most {drop_with_unit(budget.max_drop, metric)}"]
     limits += [f"{budget.max_latency_ms:g} ms"] if budget.max_latency_ms else []
     limits += [f"{budget.max_size_mib:g} MiB"] if budget.max_size_mib else []
     near = "".join(f"\n  {trial_line(trial, metric)}" for trial in closest(trials, budget))

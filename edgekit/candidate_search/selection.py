@@ -15,7 +15,7 @@ ALIKE = 1.03  # latencies within this ratio count as equal: the noise of a machi
 SURE = 2.0  # standard errors after which a subset of the data is enough to drop a candidate
 
 
-def misses(trial: Trial, budget: Budget) -> dict[str, float]:
+def exceeded_limits(trial: Trial, budget: Budget) -> dict[str, float]:
     """Return by how much a measured trial exceeds each limit, relative to it or in the metric; empty when it fits."""
     over = {}
     if trial.drop is not None and not trial.drop <= budget.max_drop:  # NaN is within no limit
@@ -58,7 +58,7 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     are then compared by the other measures, and last the simplest recipe is taken: the best of many candidates on
     one data set is often the best by chance.
     """
-    fitting = [trial for trial in trials if trial.state == MEASURED and not misses(trial, budget)]
+    fitting = [trial for trial in trials if trial.state == MEASURED and not exceeded_limits(trial, budget)]
     if not fitting:
         return None
     for narrow in ORDER[budget.objective]:
@@ -106,12 +106,12 @@ def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 def closest(trials: Sequence[Trial], budget: Budget, count: int = 3) -> tuple[Trial, ...]:
     """Return the trials that exceed the budgets by the least, the closest first."""
     known = [trial for trial in trials if trial.drop is not None]
-    return tuple(sorted(known, key=lambda trial: sum(misses(trial, budget).values()))[:count])
+    return tuple(sorted(known, key=lambda trial: sum(exceeded_limits(trial, budget).values()))[:count])
 
 
 def finalists(trials: Sequence[Trial], budget: Budget) -> tuple[Trial, ...]:
     """Return the trials to time once more: all within the budgets, since times of two runs are not comparable."""
-    return tuple(trial for trial in trials if trial.state == MEASURED and not misses(trial, budget))
+    return tuple(trial for trial in trials if trial.state == MEASURED and not exceeded_limits(trial, budget))
 
 
 def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str) -> str:
@@ -127,18 +127,20 @@ def explain(chosen: Trial, trials: Sequence[Trial], budget: Budget, metric: str)
     timed = [trial for trial in others if trial.state == MEASURED]
     facts = [
         f"{chosen.engine}: selected {recipe_label(chosen.recipe)}: {drop_text(_drop(chosen), metric)} "
-        f"(limit {amount(budget.max_drop, metric)}), {_latency(chosen):.3f} ms per call on this machine, "
+        f"(limit {drop_with_unit(budget.max_drop, metric)}), {_latency(chosen):.3f} ms per call on this machine, "
         f"{(chosen.size_bytes or 0) / 1024:.0f} KiB"
     ]
     float32 = next((trial for trial in timed if trial.recipe.scheme == "float32"), None)
     if float32 is not None:
         facts.append(f"float32 takes {_latency(float32) / _latency(chosen):.2f} times as long")
-    over = [trial for trial in timed if "drop" in misses(trial, budget)]
+    over = [trial for trial in timed if "drop" in exceeded_limits(trial, budget)]
     over += [trial for trial in others if trial.state == DROPPED]
     if over:
-        worst = amount(max(map(_drop, over)), metric)
+        worst = drop_with_unit(max(map(_drop, over)), metric)
         facts.append(f"{len(over)} of {len(trials)} candidates lose too much, up to {worst}")
-    facts += _fitting_but_worse(chosen, [trial for trial in timed if not misses(trial, budget)], budget, metric)
+    facts += _fitting_but_worse(
+        chosen, [trial for trial in timed if not exceeded_limits(trial, budget)], budget, metric
+    )
     for state, why in ((BROKEN, "failed the parity check"), (FAILED, "could not be converted")):
         count = sum(trial.state == state for trial in others)
         facts += [f"{count} {why}"] if count else []
@@ -157,7 +159,7 @@ def _fitting_but_worse(chosen: Trial, fitting: Sequence[Trial], budget: Budget, 
         facts.append(f"{len(larger)} within the limits are larger")
     by_chance = [trial for trial in fitting if _by_chance(chosen, trial)]
     if by_chance:
-        best = amount(_drop(chosen) - min(map(_drop, by_chance)), metric)
+        best = drop_with_unit(_drop(chosen) - min(map(_drop, by_chance)), metric)
         facts.append(f"{len(by_chance)} are better by up to {best}, within one standard error, but less simple")
     return facts
 
@@ -174,10 +176,10 @@ def drop_text(drop: float, metric: str) -> str:
     """Return a drop in words."""
     if drop == 0:
         return "loses nothing"
-    return f"loses {amount(drop, metric)}" if drop > 0 else f"gains {amount(-drop, metric)}"
+    return f"loses {drop_with_unit(drop, metric)}" if drop > 0 else f"gains {drop_with_unit(-drop, metric)}"
 
 
-def amount(drop: float, metric: str) -> str:
+def drop_with_unit(drop: float, metric: str) -> str:
     """Return a drop with its unit."""
     return f"{100 * drop:.2f} points" if metric in ("accuracy", "agreement") else f"{drop:.4g} of {metric}"
 

@@ -78,14 +78,14 @@ def options_of(
         integers: options that take no word beside a number in this command.
     """
     chosen = [one for one in declarations(part) if (not names or one.name in names) and one.name not in omit]
-    made = []
+    decorators = []
     for one in chosen:
         help_text = (text or {}).get(one.name, one.metadata.help)
-        made.append(_option(one, one.name, help_text, prefix=prefix, required=one.name in required))
+        decorators.append(_option(one, one.name, help_text, prefix=prefix, required=one.name in required))
         if one.name in integers:
-            made[-1] = click.option(one.flag, one.name, type=int, metavar="N", help=help_text)
-        made += [_option(one, alias, help_text, prefix=prefix, hidden=True) for alias in one.metadata.aliases]
-    return together(*made)
+            decorators[-1] = click.option(one.flag, one.name, type=int, metavar="N", help=help_text)
+        decorators += [_option(one, alias, help_text, prefix=prefix, hidden=True) for alias in one.metadata.aliases]
+    return together(*decorators)
 
 
 def _option(declaration: Declaration, name: str, text: str, *, prefix: str, **settings: Any) -> Any:

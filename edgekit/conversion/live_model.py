@@ -68,7 +68,8 @@ def _save_module(torch: Any, model: Any, shapes: list[InputShape], folder: Path)
     if not shapes:
         raise SourceError("the input shape of a torch.nn.Module is unknown; give input_shape=(1, 3, 224, 224)")
     examples = tuple(
-        torch.from_numpy(np.zeros(said.shape, said.dtype or "float32")) for said in _in_order(model, shapes)
+        torch.from_numpy(np.zeros(input_shape.shape, input_shape.dtype or "float32"))
+        for input_shape in _in_order(model, shapes)
     )
     was_training = [(module, module.training) for module in model.modules()]
     try:
@@ -84,10 +85,14 @@ def _save_module(torch: Any, model: Any, shapes: list[InputShape], folder: Path)
 def _in_order(model: Any, shapes: list[InputShape]) -> list[InputShape]:
     """Return named shapes in the order of ``forward``'s parameters, shapes without a name as they came."""
     parameters = list(inspect.signature(model.forward).parameters)
-    unknown = [said.name for said in shapes if said.name is not None and said.name not in parameters]
+    unknown = [
+        input_shape.name
+        for input_shape in shapes
+        if input_shape.name is not None and input_shape.name not in parameters
+    ]
     if unknown:
         raise SourceError(f"forward() has no input {unknown[0]!r}; it has {', '.join(parameters)}")
-    return sorted(shapes, key=lambda said: parameters.index(said.name) if said.name else -1)
+    return sorted(shapes, key=lambda input_shape: parameters.index(input_shape.name) if input_shape.name else -1)
 
 
 @contextlib.contextmanager

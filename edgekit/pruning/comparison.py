@@ -15,7 +15,7 @@ from edgekit.pruning.search import quantize_examined
 from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
 from edgekit_converters.prune import PruningGraph, Widths
 from edgekit_converters.records import Artifact
-from edgekit_converters.train import Trained
+from edgekit_converters.train import TrainingResult
 from edgekit_runtime.errors import DiskFull, EdgekitError
 
 NOTABLE = 0.1  # of the original: a larger difference between latency and MACs gets a note
@@ -65,7 +65,7 @@ def compare(
     )
 
 
-def round_notes(trained: Sequence[Trained]) -> Iterator[str]:
+def round_notes(trained: Sequence[TrainingResult]) -> Iterator[str]:
     """Yield the notes of all trainings, with the number of the round if there are several."""
     for number, training in enumerate(trained, 1):
         yield from (f"round {number}: {note}" if len(trained) > 1 else note for note in training.notes)
@@ -114,7 +114,7 @@ def _measure(
     before = dict(_artifacts(context, engine, {}, problems))
     after = dict(_artifacts(replace(context, source=pruned.source), engine, known, problems))
     schemes = [scheme for scheme in before if scheme in after]
-    artifacts = [made[scheme] for made in (before, after) for scheme in schemes]
+    artifacts = [by_scheme[scheme] for by_scheme in (before, after) for scheme in schemes]
     name = "pruned" if pruning.prunes else "trained"
     names = [(model, scheme) for model in ("dense", name) for scheme in schemes]
     widths = pruned.original.widths if pruned.original else {}
@@ -146,12 +146,12 @@ def _artifacts(
 ) -> Iterator[tuple[str, Artifact]]:
     """Yield the artifact of each scheme that the toolchain can make."""
     lowered = stages.lower(context, engine)
-    made = {"float32": lowered} | {scheme: artifact for (of, scheme), artifact in known.items() if of == engine}
+    artifacts = {"float32": lowered} | {scheme: artifact for (of, scheme), artifact in known.items() if of == engine}
     for scheme in dict.fromkeys(("float32", *context.targets.schemes_of(engine))):
         with _collect_errors(f"{engine} {scheme}", problems):
-            if scheme not in made:
-                made[scheme] = quantize_examined(context, lowered, scheme)
-            yield scheme, made[scheme]
+            if scheme not in artifacts:
+                artifacts[scheme] = quantize_examined(context, lowered, scheme)
+            yield scheme, artifacts[scheme]
 
 
 def _latency_notes(models: Sequence[ModelReport]) -> Iterator[str]:

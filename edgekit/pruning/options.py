@@ -128,8 +128,8 @@ def _depth(options: PruningOptions, goal: Goal | None, training: TrainingPlan | 
 
 
 def _limits(options: PruningOptions) -> Limits:
-    floor = Limits.floor if options.min_channel_ratio is None else options.min_channel_ratio
-    return Limits(floor, options.round_to, options.exclude_layer, options.per_layer)
+    min_ratio = Limits.min_ratio if options.min_channel_ratio is None else options.min_channel_ratio
+    return Limits(min_ratio, options.round_to, options.exclude_layer, options.per_layer)
 
 
 def plan_pruned_conversion(options: ConversionOptions) -> tuple[ConversionPlan, PruningPlan | None]:

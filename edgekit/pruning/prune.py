@@ -27,7 +27,7 @@ from edgekit_converters.prune.latency.profile import TIME_LAYERS, TimeLayersRequ
 from edgekit_converters.prune.latency.table import LatencyTable
 from edgekit_converters.prune.magnitude_sparsity import SPARSIFY, SparsifyRequest
 from edgekit_converters.records import Source
-from edgekit_converters.train import SparseLayer, Trained
+from edgekit_converters.train import SparseLayer, TrainingResult
 from edgekit_runtime.errors import ConversionError, PlanError, SourceError
 
 SCORE_SAMPLES = 512  # that gradients are averaged over
@@ -50,7 +50,7 @@ class PrunedModel:
     counted: float  # fraction left of what the goal counts
     measured: float | None  # fraction left of the latency or size, before training
     measured_in: str  # engine and scheme of ``measured``; empty without
-    trained: tuple[Trained, ...]  # one for each round
+    trained: tuple[TrainingResult, ...]  # one for each round
     notes: tuple[str, ...]
     sparse: tuple[SparseLayer, ...] = ()
     dropped: tuple[str, ...] = ()  # residual branches that were removed
@@ -94,7 +94,7 @@ def _prune_in_rounds(
     score = _Scorer(context, data, importance, training.settings.seed if training else 0)
     checkpoints = RoundCheckpoints(context, pruning)
     results: list[PruningResult] = []
-    trained: list[Trained] = []
+    trained: list[TrainingResult] = []
     for number in range(1, pruning.rounds + 1):
         last = number == pruning.rounds
         result = checkpoints.load(number, source)
@@ -162,7 +162,7 @@ def _sparsify(context: ConversionContext, pruning: PruningPlan, sparsity: str, p
 
 def _train(
     context: ConversionContext, training: TrainingPlan, source: Source, data: TrainingData, *, begin: bool = False
-) -> Trained:
+) -> TrainingResult:
     teacher = OpenedModel(context.source, context.inputs)
     return trainings.train(context.runner, training, source, data, teacher, begin=begin)
 

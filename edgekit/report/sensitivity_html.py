@@ -52,8 +52,13 @@ def _bars(rows: Sequence[LayerRow], engines: Sequence[str]) -> list[tuple[str, l
 
 
 def _cells(figures: LayerResult, report: SensitivityReport) -> list[str]:
-    harm = figures.sensitivity
-    cells = [_decibels(harm.alone_db), f"{100 * figures.share:.0f} %", _decibels(harm.own_db), _decibels(harm.layer_db)]
+    sensitivity = figures.sensitivity
+    cells = [
+        _decibels(sensitivity.alone_db),
+        f"{100 * figures.share:.0f} %",
+        _decibels(sensitivity.own_db),
+        _decibels(sensitivity.layer_db),
+    ]
     trials = [trial or MeasuredArtifact() for trial in (figures.alone, figures.kept)] if report.exact else []
     cells += [_decibels(trial.snr_db) for trial in trials]
     cells += [f"{trial.value:.4f}" if trial.value is not None else "–" for trial in trials] if report.metric else []

@@ -22,7 +22,7 @@ from edgekit.version import __version__
 from edgekit_converters.execution.runner import Runner, StageCost, Watch
 from edgekit_converters.load import LOAD
 from edgekit_converters.records import EvaluateRequest, Evaluation, Source
-from edgekit_converters.train import Epoch, Settings, Trained
+from edgekit_converters.train import Epoch, Settings, TrainingResult
 from edgekit_converters.verify.metrics import EVALUATE
 from edgekit_runtime.errors import PlanError
 
@@ -144,7 +144,7 @@ def _evaluate(runner: Runner, plan: DataPlan, model: OpenedModel) -> Evaluation 
     return runner.run(EVALUATE, request, model.source.request.path.name)
 
 
-def _notes(student: Source, teacher: Source, data: tuple[str, ...], trained: Trained) -> tuple[str, ...]:
+def _notes(student: Source, teacher: Source, data: tuple[str, ...], trained: TrainingResult) -> tuple[str, ...]:
     return (
         *(f"student: {note}" for note in student.notes),
         *(f"teacher: {note}" for note in teacher.notes),

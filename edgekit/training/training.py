@@ -21,7 +21,7 @@ from edgekit_converters.train import (
     Settings,
     TeacherOutputs,
     TeacherOutputsRequest,
-    Trained,
+    TrainingResult,
     TrainRequest,
     augment,
     checkpoint,
@@ -142,7 +142,7 @@ def train(
     teacher: OpenedModel | None = None,
     *,
     begin: bool = False,
-) -> Trained:
+) -> TrainingResult:
     """Train a model, on the outputs of a teacher if there is one; they may be of different frameworks.
 
     The cache keeps checkpoints of this model, data, settings and teacher until all epochs are done.

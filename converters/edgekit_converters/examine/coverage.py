@@ -82,7 +82,7 @@ def calibration_coverage(request: CoverageRequest, _folder: Path) -> Coverage:
     before: dict[str, float] = {}
     doublings: list[CoverageStep] = []
     growths: list[RangeGrowth] = []
-    checkpoints = halves(total)
+    checkpoints = halving_checkpoints(total)
     for count, values in enumerate(read_values(artifact, iterate_samples(request.data, request.inputs)), start=1):
         report_progress(count, total)
         spans.add(values.items())
@@ -93,16 +93,16 @@ def calibration_coverage(request: CoverageRequest, _folder: Path) -> Coverage:
             growths = [RangeGrowth(tensor, _growth(before.get(tensor, 0.0), span)) for tensor, span in current.items()]
             doublings.append(_coverage_step(count, growths))
         before = current
-        if request.stop and settled(doublings):
+        if request.stop and settling_samples(doublings):
             break
     worst = sorted(growths, key=lambda growth: -growth.part)[:WORST]
-    return Coverage(count, len(before), tuple(doublings), tuple(worst), settled(doublings))
+    return Coverage(count, len(before), tuple(doublings), tuple(worst), settling_samples(doublings))
 
 
 CALIBRATION_COVERAGE = Stage(calibration_coverage, toolchain=lambda request: request.artifact.toolchain)
 
 
-def halves(total: int) -> list[int]:
+def halving_checkpoints(total: int) -> list[int]:
     """Return the numbers of samples at which ranges are compared: all, half, a quarter and so on, ascending."""
     found = [total]
     while found[0] // 2 >= MIN_SAMPLES:
@@ -110,7 +110,7 @@ def halves(total: int) -> list[int]:
     return found
 
 
-def settled(doublings: Iterable[CoverageStep]) -> int | None:
+def settling_samples(doublings: Iterable[CoverageStep]) -> int | None:
     """Return after how many samples ranges stop growing by more than ``MAX_GROWTH``; None if they do not."""
     found = None
     for doubling in doublings:

@@ -99,20 +99,20 @@ def trainable(source: Source) -> TrainableModels:
     return found
 
 
-def fixed_shape(name: str, shape: tuple[int | None, ...], said: InputShape | None) -> tuple[int, ...]:
+def fixed_shape(name: str, shape: tuple[int | None, ...], input_shape: InputShape | None) -> tuple[int, ...]:
     """Return the shape of an input with batch 1 and no open dimension.
 
     Raises:
         SourceError: a dimension is open and not given, or the given shape does not fit.
     """
-    if said is not None:
-        fits = len(said.shape) == len(shape) and all(
+    if input_shape is not None:
+        fits = len(input_shape.shape) == len(shape) and all(
             wanted is None or wanted == given or position == 0
-            for position, (wanted, given) in enumerate(zip(shape, said.shape, strict=True))
+            for position, (wanted, given) in enumerate(zip(shape, input_shape.shape, strict=True))
         )
         if not fits:
-            raise SourceError(f"input {name!r}: --input-shape is {said.shape}, but the model has {shape}")
-        return said.shape
+            raise SourceError(f"input {name!r}: --input-shape is {input_shape.shape}, but the model has {shape}")
+        return input_shape.shape
     if any(size is None for size in shape[1:]):
         example = ",".join("1" if index == 0 else str(size or "N") for index, size in enumerate(shape))
         raise SourceError(
@@ -127,8 +127,8 @@ def given_shapes(request: SourceRequest, names: Sequence[str]) -> tuple[InputSha
     Raises:
         SourceError: a name is unknown or repeated, or there are more shapes than inputs.
     """
-    named = {said.name: said for said in request.input_shapes if said.name is not None}
-    unnamed = [said for said in request.input_shapes if said.name is None]
+    named = {input_shape.name: input_shape for input_shape in request.input_shapes if input_shape.name is not None}
+    unnamed = [input_shape for input_shape in request.input_shapes if input_shape.name is None]
     refuse_repeated(request)
     unknown = [name for name in named if name not in names]
     if unknown:
@@ -148,7 +148,7 @@ def refuse_repeated(request: SourceRequest) -> None:
     Raises:
         SourceError: with the name of the input.
     """
-    names = [said.name for said in request.input_shapes if said.name is not None]
+    names = [input_shape.name for input_shape in request.input_shapes if input_shape.name is not None]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise SourceError(f"{request.path}: --input-shape gives the shape of input {repeated[0]!r} more than once")

@@ -190,17 +190,17 @@ def _input_specs(model: Any, request: SourceRequest) -> tuple[InputSpec, ...]:
     if not tensors:
         refuse_repeated(request)
         return tuple(
-            _spec(said.name or f"input_{index}", said.shape, said.dtype or "float32")
-            for index, said in enumerate(request.input_shapes)
+            _spec(input_shape.name or f"input_{index}", input_shape.shape, input_shape.dtype or "float32")
+            for index, input_shape in enumerate(request.input_shapes)
         )
     names = [str(tensor.name).split(":")[0] for tensor in tensors]
     return tuple(
         _spec(
             name,
-            fixed_shape(name, tuple(tensor.shape), said),
+            fixed_shape(name, tuple(tensor.shape), input_shape),
             tf.as_dtype(tensor.dtype).name,
         )
-        for name, tensor, said in zip(names, tensors, given_shapes(request, names), strict=True)
+        for name, tensor, input_shape in zip(names, tensors, given_shapes(request, names), strict=True)
     )
 
 
@@ -249,8 +249,8 @@ def load_saved_model(request: SourceRequest) -> LoadedModel:
     signature = signatures.get("serving_default") or next(iter(signatures.values()))
     wanted = dict(sorted(signature.structured_input_signature[1].items()))
     inputs = tuple(
-        _spec(name, fixed_shape(name, tuple(spec.shape), said), spec.dtype.name)
-        for (name, spec), said in zip(wanted.items(), given_shapes(request, list(wanted)), strict=True)
+        _spec(name, fixed_shape(name, tuple(spec.shape), input_shape), spec.dtype.name)
+        for (name, spec), input_shape in zip(wanted.items(), given_shapes(request, list(wanted)), strict=True)
     )
     outputs = sorted(signature.structured_outputs)
 

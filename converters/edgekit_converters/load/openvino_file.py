@@ -30,8 +30,8 @@ def load_file(request: SourceRequest) -> LoadedModel:
         raise SourceError(f"{request.path}: OpenVINO cannot read it ({error.args[0]})") from error
     names = [_name(port, f"input_{index}") for index, port in enumerate(model.inputs)]
     shapes = [
-        fixed_shape(name, _open_shape(port), said)
-        for name, port, said in zip(names, model.inputs, given_shapes(request, names), strict=True)
+        fixed_shape(name, _open_shape(port), input_shape)
+        for name, port, input_shape in zip(names, model.inputs, given_shapes(request, names), strict=True)
     ]
     model.reshape(dict(zip(model.inputs, map(list, shapes), strict=True)))
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})

@@ -21,20 +21,20 @@ class SaveRequest:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedFile:
     """The file: ``.keras`` for Keras 3, ``.h5`` for tf_keras, ``.pt2`` for a PyTorch module."""
 
     path: Path
 
 
-def save(request: SaveRequest, folder: Path) -> Saved:
+def save(request: SaveRequest, folder: Path) -> SavedFile:
     """Write the model into ``folder``, as a file that its framework loads without edgekit.
 
     Raises:
         SourceError: it is not a trained Keras or PyTorch model.
     """
     write: Callable[[LoadedModel, Path], Path] = pkgutil.resolve_name(trainable(request.source).saver)
-    return Saved(write(open_source(request.source.request), folder))
+    return SavedFile(write(open_source(request.source.request), folder))
 
 
 SAVE = Stage(save, toolchain=lambda request: request.source.toolchain)

@@ -37,10 +37,10 @@ def load_file(request: SourceRequest) -> LoadedModel:
     ports = signature(request.path)
     inputs = [opened.engine.inputs[binding.index] for binding in artifact.inputs]
     outputs = [opened.engine.outputs[part.index] for bound in artifact.outputs for part in bound.parts]
-    said_of = given_shapes(request, [port.name for port in ports.inputs])
-    for port, info, said in zip(ports.inputs, inputs, said_of, strict=True):
-        if said:
-            fixed_shape(port.name, info.shape, said)
+    input_shapes = given_shapes(request, [port.name for port in ports.inputs])
+    for port, info, input_shape in zip(ports.inputs, inputs, input_shapes, strict=True):
+        if input_shape:
+            fixed_shape(port.name, info.shape, input_shape)
     return LoadedModel(
         framework="tflite",
         inputs=tuple(

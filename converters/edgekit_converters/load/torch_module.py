@@ -77,20 +77,22 @@ def load_program(request: SourceRequest) -> LoadedModel:
         values = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs]
     names = [str(name) for name in program.graph_signature.user_inputs]
     shapes = [
-        InputShape(_program_shape(request, said, name, value), name, str(value.dtype).removeprefix("torch."))
-        for name, value, said in zip(names, values, given_shapes(request, names), strict=True)
+        InputShape(_program_shape(request, input_shape, name, value), name, str(value.dtype).removeprefix("torch."))
+        for name, value, input_shape in zip(names, values, given_shapes(request, names), strict=True)
     ]
     return _loaded(module, names, shapes, request)
 
 
-def _program_shape(request: SourceRequest, said: InputShape | None, name: str, value: torch.Tensor) -> tuple[int, ...]:
+def _program_shape(
+    request: SourceRequest, input_shape: InputShape | None, name: str, value: torch.Tensor
+) -> tuple[int, ...]:
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)  # else symbolic: left open
     if sizes and sizes[0] not in (1, None):
         raise SourceError(
             f"{request.path}: input {name!r} was exported with a fixed batch of {sizes[0]}; "
             f"export with example inputs of batch 1, or with a dynamic batch"
         )
-    return fixed_shape(name, sizes, said)
+    return fixed_shape(name, sizes, input_shape)
 
 
 def load_pickle(request: SourceRequest) -> LoadedModel:
@@ -141,14 +143,16 @@ def from_module(module: torch.nn.Module, request: SourceRequest, *, code: tuple[
     if any(one.kind == one.VAR_POSITIONAL for one in parameters):  # *tensors: as many as are said, by any name
         refuse_repeated(request)
         more = request.input_shapes[len(names) :]
-        names += [said.name or f"input_{index}" for index, said in enumerate(more, len(names))]
-    said_of = zip(names, given_shapes(request, names), strict=True)
-    given = {name: said for name, said in said_of if said}
+        names += [input_shape.name or f"input_{index}" for index, input_shape in enumerate(more, len(names))]
+    named_shapes = zip(names, given_shapes(request, names), strict=True)
+    given = {name: input_shape for name, input_shape in named_shapes if input_shape}
     if request.cuts:
         repeat_cuts = pkgutil.resolve_name(f"{trainable_frameworks()['torch'].pruner}:repeat_cuts")
         with torch_errors(request.path, "the cuts of the pruned module cannot be repeated"):
             module = repeat_cuts(
-                module, tuple(random_input(said.shape, said.dtype) for said in given.values()), request.cuts
+                module,
+                tuple(random_input(input_shape.shape, input_shape.dtype) for input_shape in given.values()),
+                request.cuts,
             )
     if request.weights:
         load_weights(module, request.weights, allow_pickle=request.allow_pickle)
@@ -186,9 +190,10 @@ def _loaded(
     code: tuple[Path, ...] = (),
 ) -> LoadedModel:
     flat = FlatModule(module)
-    moved = tuple(not request.keep_layout and _is_image(said.shape) for said in shapes)
+    moved = tuple(not request.keep_layout and _is_image(input_shape.shape) for input_shape in shapes)
     inputs = tuple(
-        _input_spec(name, said, channels_last=last) for name, said, last in zip(names, shapes, moved, strict=True)
+        _input_spec(name, input_shape, channels_last=last)
+        for name, input_shape, last in zip(names, shapes, moved, strict=True)
     )
 
     def run(batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -213,7 +218,7 @@ def _loaded(
 def _cannot_run(shapes: list[InputShape]) -> str:
     """Return the error message, with the assumed dtype of inputs if it was not given."""
     failed = "the module cannot run on inputs of the shapes given"
-    if all(said.dtype for said in shapes):
+    if all(input_shape.dtype for input_shape in shapes):
         return failed
     return f"{failed}, with float32; for integers, such as token ids, give --input-shape 1,128:int64"
 
@@ -269,9 +274,9 @@ def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[1] in IMAGE_CHANNELS
 
 
-def _input_spec(name: str, said: InputShape, *, channels_last: bool) -> InputSpec:
-    dtype = said.dtype or "float32"
+def _input_spec(name: str, input_shape: InputShape, *, channels_last: bool) -> InputSpec:
+    dtype = input_shape.dtype or "float32"
     if channels_last:
-        batch, channels, height, width = said.shape
+        batch, channels, height, width = input_shape.shape
         return InputSpec(name, (batch, height, width, channels), dtype, layout="NHWC")
-    return InputSpec(name, said.shape, dtype, layout="NCHW" if _is_image(said.shape) else None)
+    return InputSpec(name, input_shape.shape, dtype, layout="NCHW" if _is_image(input_shape.shape) else None)

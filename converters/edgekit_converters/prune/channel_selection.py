@@ -31,7 +31,7 @@ LOOKAHEAD = 4  # steps of one group to compare: a single step may save nothing i
 
 @dataclass(frozen=True)
 class Goal:
-    """The fraction of the original model's channels or cost that is to remain."""
+    """The fraction of the original model's channels or cost to keep."""
 
     measure: str  # one of MEASURES
     left: float  # a fraction: above 0, below 1
@@ -52,7 +52,7 @@ class ChannelScores:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The original model; goals and floors are fractions of it."""
+    """The original model; goals and minimum ratios are fractions of it."""
 
     widths: Widths  # a group that is not listed has its current width
     cost: float  # in the unit of the goal
@@ -62,8 +62,8 @@ class Baseline:
 class Limits:
     """The limits of every selection."""
 
-    floor: float = 0.1  # the fraction of every group that is kept at least; one channel in any case
-    multiple: int | None = None  # of which the kept channels are a multiple; None: chosen by width
+    min_ratio: float = 0.1  # the fraction of every group to keep at least; one channel is always kept
+    multiple: int | None = None  # the number of kept channels is a multiple of it; None: chosen by width
     keep: tuple[str, ...] = ()  # name patterns of the layers that keep all their outputs
     per_layer: bool = False  # cut the same fraction of every group
 
@@ -156,7 +156,7 @@ def _allowed_widths(graph: PruningGraph, limits: Limits, dense: Widths) -> dict[
     kept = _kept_groups(graph, limits.keep)
     found = {}
     for one in graph.groups:
-        least = max(1, math.ceil(limits.floor * dense[one.name] - 1e-9))
+        least = max(1, math.ceil(limits.min_ratio * dense[one.name] - 1e-9))
         multiple = channel_multiple(one, dense[one.name], limits.multiple)
         multiples = range((one.width - 1) // multiple * multiple, 0, -multiple)
         found[one.name] = [] if one.name in kept else [width for width in multiples if width >= least]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # A bin is the upper 15 bits of a float32: sign, exponent, and 6 bits of the fraction. So bins need no range
-# in advance, separate values that differ by 1/64 at any magnitude, and merge by addition.
+# in advance, and separate values that differ by 1/64 at any magnitude.
 SHIFT = 17
 BINS = 1 << (32 - SHIFT)
 NEGATIVE = BINS // 2  # the first bin with the sign set
@@ -51,10 +51,6 @@ class Histogram:
         """Count values, of any shape."""
         patterns = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).ravel()
         self.counts += np.bincount(patterns >> SHIFT, minlength=BINS)
-
-    def merge(self, other: Histogram) -> None:
-        """Add the counts of another histogram."""
-        self.counts += other.counts
 
     def bins(self) -> HistogramBins:
         """Return the nonempty bins in ascending order: negative bins grow away from zero, so they are reversed."""

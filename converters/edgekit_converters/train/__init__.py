@@ -104,7 +104,7 @@ class SparseLayer:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The student after its best epoch."""
 
     request: SourceRequest  # opens it

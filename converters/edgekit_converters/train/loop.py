@@ -15,7 +15,7 @@ from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks.live_model import Arrays
 from edgekit_converters.progress import report_progress
-from edgekit_converters.train import Epoch, Trained, TrainRequest, augment, checkpoint, sparsity
+from edgekit_converters.train import Epoch, TrainingResult, TrainRequest, augment, checkpoint, sparsity
 from edgekit_converters.train.batches import Batch, BatchLoader, shuffled, split
 from edgekit_converters.train.loggers import LogEpoch, open_loggers
 from edgekit_converters.train.losses import Objective, as_column, build_objective
@@ -74,7 +74,7 @@ class Run:
         return self.validator.better(value, self.best_value)
 
 
-def train(request: TrainRequest, folder: Path) -> Trained:
+def train(request: TrainRequest, folder: Path) -> TrainingResult:
     """Train the student, and return it as after its best epoch.
 
     Raises:
@@ -225,7 +225,7 @@ def _diverged(run: Run, what: str) -> ConversionError:
     return ConversionError(what, stage="train", advice=advice)
 
 
-def _finish(run: Run, folder: Path) -> Trained:
+def _finish(run: Run, folder: Path) -> TrainingResult:
     """Restore the best epoch, average BatchNorm's statistics if that helps, and save."""
     student, value = run.student, run.best_value
     student.restore(run.best_weights)
@@ -238,7 +238,7 @@ def _finish(run: Run, folder: Path) -> Trained:
             student.restore(run.best_weights)
     if run.best == 0:
         run.notes.append("no epoch improved the original model, which is kept")
-    return Trained(
+    return TrainingResult(
         request=student.save(folder),
         metric=run.validator.metric,
         before=run.before,

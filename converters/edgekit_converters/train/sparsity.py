@@ -116,13 +116,13 @@ def choose(sparsity: Sparsity, kernels: Sequence[Kernel], keep: Sequence[str] = 
     kept = [any(fnmatchcase(one.layer, pattern) for pattern in keep) for one in kernels]
     whys = ["kept" if held else sparsity.reason_dense(one) for one, held in zip(kernels, kept, strict=True)]
     places = [place for place, why in enumerate(whys) if why is None]
-    said = [
+    notes = [
         f"{one.layer} stays dense: {why}" for one, why in zip(kernels, whys, strict=True) if why not in (None, "kept")
     ]
     if not any((~sparsity.mask(kernels[place])).any() for place in places):
-        reasons = "".join(f"\n  {line}" for line in said[:5])
+        reasons = "".join(f"\n  {line}" for line in notes[:5])
         raise PlanError(f"nothing can be made sparse: no layer is left that has weights enough to lose some{reasons}")
-    return places, said
+    return places, notes
 
 
 def count_zeros(kernels: Sequence[Kernel]) -> tuple[SparseLayer, ...]:
@@ -155,8 +155,8 @@ class SparsityTraining:
 
     def __init__(self, sparsity: Sparsity, student: MaskableStudent, steps: Schedule, keep: Sequence[str] = ()) -> None:
         self._sparsity, self._student, self._steps = sparsity, student, steps
-        self._places, said = choose(sparsity, student.kernels(), keep)
-        self.notes = tuple(said)
+        self._places, notes = choose(sparsity, student.kernels(), keep)
+        self.notes = tuple(notes)
         self._masks: dict[int, Array] = {}
 
     def after(self, step: int) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from edgekit_runtime.store.install import Installed, Progress
+    from edgekit_runtime.store.install import InstallResult, Progress
     from edgekit_runtime.store.status import Generation, Status
     from edgekit_runtime.store.trial import StoreChange
 
@@ -163,7 +163,7 @@ def _change_output(change: StoreChange) -> Output:
     return asdict(change), [line]
 
 
-def _installed_lines(installed: Installed) -> Iterator[str]:
+def _installed_lines(installed: InstallResult) -> Iterator[str]:
     name = f"{installed.model} {installed.version} ({installed.generation})"
     if not installed.changed:
         yield f"{name} is current already: nothing was written"

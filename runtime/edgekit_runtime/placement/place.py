@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine
     from edgekit_runtime.format.manifest import Manifest, Variant
     from edgekit_runtime.placement.load_options import Event
-    from edgekit_runtime.placement.probe import Probe
+    from edgekit_runtime.placement.probe import ProbeResult
 
     VariantKey = tuple[str, Union[str, None]]  # a variant's name and its delegate
 
@@ -64,7 +64,7 @@ class Placement:
     delegated: tuple[int, int] | None = None  # operators that the delegate runs, and operators in all
     delegate_options: dict[str, str] = field(default_factory=dict)
     delegate_asked: bool = False  # the caller chose the delegate, not the bundle
-    probe: Probe | None = None  # the result of trying it in a child process; None if that was not needed
+    probe: ProbeResult | None = None  # the result of trying it in a child process; None if that was not needed
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class CheckedVariant:
     differences: tuple[Difference, ...]
     library: Library
     facts: EngineInfo
-    probe: Probe | None
+    probe: ProbeResult | None
 
 
 class PlacedSession:
@@ -226,7 +226,7 @@ def _open(bundle: Bundle, variant: Variant, options: LoadOptions) -> Engine:
 
 def _probe(
     bundle: Bundle, variant: Variant, used: Library, options: LoadOptions, again: bool, accept_slow: bool
-) -> Probe | None:
+) -> ProbeResult | None:
     if variant.device == "cpu" and variant.delegate is None:
         return None  # decided without the delegate tables, so that the most common case does not load them
     from edgekit_runtime.engines.delegates import can_crash

@@ -58,7 +58,7 @@ TOPIC, DIGESTS_TOPIC = "probe", "digests"  # in the state cache
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """The result of trying a variant in a child process."""
 
     verdict: str  # OK, MISSING, REFUSED, CRASHED, HUNG, WRONG or SLOW
@@ -72,7 +72,9 @@ class Probe:
         return kind(f"{self.verdict} in its probe: {self.reason}{when if self.remembered else ''}")
 
 
-def probe(bundle: Bundle, variant: Variant, library: Library, options: LoadOptions, *, again: bool = False) -> Probe:
+def probe(
+    bundle: Bundle, variant: Variant, library: Library, options: LoadOptions, *, again: bool = False
+) -> ProbeResult:
     """Try a variant in a child process, or return the cached result of an earlier try.
 
     Args:
@@ -90,7 +92,7 @@ def probe(bundle: Bundle, variant: Variant, library: Library, options: LoadOptio
     key = _key(bundle, variant, library, threads)
     entry = None if again else state_cache.get(TOPIC, key)
     if entry is not None and _is_valid(entry):
-        return Probe(str(entry["verdict"]), str(entry.get("reason")), remembered=True)
+        return ProbeResult(str(entry["verdict"]), str(entry.get("reason")), remembered=True)
     found = _in_child(bundle, make_request(bundle, variant, threads, options.cache))
     if found.verdict in NOT_CACHED:
         state_cache.delete(TOPIC, key)
@@ -149,20 +151,20 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _in_child(bundle: Bundle, request: dict[str, Any]) -> Probe:
+def _in_child(bundle: Bundle, request: dict[str, Any]) -> ProbeResult:
     limit_s = timeout_s()
     with tempfile.TemporaryFile() as stderr:
         child = start_child("edgekit_runtime.placement.probe", stderr, bundle.temp_folder())
         try:
             answer, _ = child.communicate(json.dumps(request).encode(), timeout=limit_s)
         except subprocess.TimeoutExpired:
-            return Probe(HUNG, f"no answer within {limit_s:g} s ({TIMEOUT_NAME}){last_line(stderr)}")
+            return ProbeResult(HUNG, f"no answer within {limit_s:g} s ({TIMEOUT_NAME}){last_line(stderr)}")
         finally:
             end_child(child)
         if child.returncode != 0 or not answer:  # a library may end its process with exit code 0
-            return Probe(CRASHED, f"{describe_exit(child.returncode)}{last_line(stderr)}")
+            return ProbeResult(CRASHED, f"{describe_exit(child.returncode)}{last_line(stderr)}")
     report = json.loads(answer)
-    return Probe(str(report["verdict"]), str(report["reason"]))
+    return ProbeResult(str(report["verdict"]), str(report["reason"]))
 
 
 # In the child. ---------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def main() -> None:
     os.close(report)
 
 
-def _try(request: Mapping[str, Any]) -> Probe:
+def _try(request: Mapping[str, Any]) -> ProbeResult:
     from edgekit_runtime.engines import open_engine
     from edgekit_runtime.inference.session import Session
     from edgekit_runtime.placement.golden_check import failures, golden_differences
@@ -197,27 +199,31 @@ def _try(request: Mapping[str, Any]) -> Probe:
                 session.close()
         except EdgekitError as error:
             missing = isinstance(error.__cause__, (OSError, ImportError))
-            return Probe(MISSING if missing else REFUSED, str(error))
+            return ProbeResult(MISSING if missing else REFUSED, str(error))
         except MemoryError:
-            return Probe(REFUSED, f"needs more memory than {MEMORY_NAME} allows")
-        return Probe(WRONG, problem) if problem else _compare_with_cpu(bundle, variant, request["threads"], run_ms)
+            return ProbeResult(REFUSED, f"needs more memory than {MEMORY_NAME} allows")
+        return (
+            ProbeResult(WRONG, problem) if problem else _compare_with_cpu(bundle, variant, request["threads"], run_ms)
+        )
 
 
-def _compare_with_cpu(bundle: Bundle, variant: Variant, threads: int | None, delegate_ms: float) -> Probe:
+def _compare_with_cpu(bundle: Bundle, variant: Variant, threads: int | None, delegate_ms: float) -> ProbeResult:
     """Return SLOW for a delegate that computes correctly but is slower than the CPU alone, else OK."""
     if variant.delegate is None:
-        return Probe(OK)
+        return ProbeResult(OK)
     from edgekit_runtime.engines import open_engine
 
     try:
         engine = open_engine(replace(variant, delegate=None, device="cpu", settings={}), bundle, threads)
         cpu_ms = _best_ms(engine)
     except EdgekitError:  # the CPU cannot run it, as with models compiled for an accelerator
-        return Probe(OK)
+        return ProbeResult(OK)
     engine.close()
     if delegate_ms > SLOW_FACTOR * cpu_ms and delegate_ms - cpu_ms > SLOW_MS:
-        return Probe(SLOW, f"a run takes {delegate_ms:.3g} ms with the delegate, {cpu_ms:.3g} ms on the CPU alone")
-    return Probe(OK)
+        return ProbeResult(
+            SLOW, f"a run takes {delegate_ms:.3g} ms with the delegate, {cpu_ms:.3g} ms on the CPU alone"
+        )
+    return ProbeResult(OK)
 
 
 def _best_ms(engine: Engine) -> float:

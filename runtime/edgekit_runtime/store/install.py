@@ -16,7 +16,7 @@ from edgekit_runtime.errors import (
 )
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
-from edgekit_runtime.store.atomic_disk import Disk, content_writer, free_bytes, removed_on_error, store_errors
+from edgekit_runtime.store.atomic_disk import Disk, StoreErrors, content_writer, free_bytes, removed_on_error
 from edgekit_runtime.store.delta.apply import delta_target, is_delta, open_delta
 from edgekit_runtime.store.generations import (
     CURRENT,
@@ -75,7 +75,7 @@ class InstallOptions:
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstallResult:
     """The result of an installation."""
 
     generation: str
@@ -93,7 +93,7 @@ Progress = Callable[[int, int], Any]  # bytes written, total
 
 def install_from(
     path: BundlePath, full: BundlePath | None, store: str, options: InstallOptions, progress: Progress | None = None
-) -> tuple[Installed, str]:
+) -> tuple[InstallResult, str]:
     """Install a bundle or a delta.
 
     Args:
@@ -128,7 +128,7 @@ def install_from(
 
 def install_bundle(
     source: BundleSource, store: str, options: InstallOptions, progress: Progress | None = None
-) -> Installed:
+) -> InstallResult:
     """Put a bundle into a store and make it current, on trial.
 
     Everything is flushed to the disk before the link is switched, so a power cut leaves the old or the new generation.
@@ -149,7 +149,7 @@ def install_bundle(
     bundle_bytes = sum(r.size_bytes for r in source.manifest.files) + sum(map(len, unlisted.values()))
     disk, store = Disk(), os.path.abspath(store)
     check_is_store(store)
-    with store_errors(store):
+    with StoreErrors(store):
         disk.make_folder(os.path.join(store, GENERATIONS))
         with exclusive_lock(store):
             now, state = current(store), states.read_state(store)
@@ -159,7 +159,7 @@ def install_bundle(
                 disk.sync(store)  # the process that switched may have been killed before it flushed
                 disk.sync(os.path.dirname(store))
                 on_trial = states.current_trial(state, now) is not None
-                return Installed(name, model, version, False, on_trial, 0, bundle_bytes)
+                return InstallResult(name, model, version, False, on_trial, 0, bundle_bytes)
             _check_update(source.manifest, store, now, options)
             if name in state.given_up and not options.again:
                 raise StoreError(
@@ -172,7 +172,7 @@ def install_bundle(
             _make_current(store, name, options, disk)
             on_trial = states.current_trial(states.read_state(store), name) is not None
     content_writer = disk.written_bytes
-    return Installed(name, model, version, True, on_trial, content_writer, bundle_bytes, tuple(pruned))
+    return InstallResult(name, model, version, True, on_trial, content_writer, bundle_bytes, tuple(pruned))
 
 
 def _check_update(new: Manifest, store: str, now: str | None, options: InstallOptions) -> None:
@@ -266,7 +266,7 @@ def _make_current(store: str, name: str, options: InstallOptions, disk: Disk) ->
     """Record the trial, then switch the link. Without the switch the recorded trial has no effect."""
     now, state = current(store), states.read_state(store)
     if now != name:
-        trial = states.Trial(name, None, options.confirm, options.wanted, options.most_tries)
+        trial = states.GenerationTrial(name, None, options.confirm, options.wanted, options.most_tries)
         state = states.with_trial(state, now, trial)
     if options.commit:
         state = states.with_commit(state, name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
-from edgekit_runtime.store.atomic_disk import NEW_SUFFIX, Disk, store_errors
+from edgekit_runtime.store.atomic_disk import NEW_SUFFIX, Disk, StoreErrors
 from edgekit_runtime.store.generations import (
     CURRENT,
     GENERATIONS,
@@ -28,7 +28,7 @@ DEFAULT_KEEP = 2  # good generations: the current one, and one to roll back to
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruneResult:
     """The result of pruning."""
 
     removed: tuple[str, ...]
@@ -36,18 +36,18 @@ class Pruned:
     written_bytes: int
 
 
-def prune(store: str, keep: int = DEFAULT_KEEP) -> Pruned:
+def prune(store: str, keep: int = DEFAULT_KEEP) -> PruneResult:
     """Remove all generations except the current one, the newest ``keep`` good ones, and those in use.
 
     Raises:
         StoreError: the store does not exist or cannot be written.
     """
     disk = Disk()
-    with store_errors(store), exclusive_lock(store):
+    with StoreErrors(store), exclusive_lock(store):
         clear_leftovers(store, disk)
         removed = prune_locked(store, disk, keep)
         in_use = _removable(store, keep)
-    return Pruned(tuple(removed), tuple(in_use), disk.written_bytes)
+    return PruneResult(tuple(removed), tuple(in_use), disk.written_bytes)
 
 
 def prune_locked(store: str, disk: Disk, keep: int, keep_also: Iterable[str] = ()) -> list[str]:

@@ -23,7 +23,7 @@ MAX_REMEMBERED = 16  # of good generations, and of reasons of rollbacks
 
 
 @dataclass(frozen=True)
-class Trial:
+class GenerationTrial:
     """A generation on trial: it is committed after enough successful checks."""
 
     generation: str
@@ -40,13 +40,13 @@ class State:
     """The content of the state file."""
 
     good: tuple[str, ...] = ()  # committed generations, in the order they became current
-    trials: tuple[Trial, ...] = ()  # of the current generation, and of the one about to become current
+    trials: tuple[GenerationTrial, ...] = ()  # of the current generation, and of the one about to become current
     given_up: dict[str, str] = field(default_factory=dict)  # generation -> reason
 
 
 _generation = text(f"[0-9a-f]{{{NAME_DIGITS}}}", "the name of a generation")
 _trial = record(
-    Trial,
+    GenerationTrial,
     generation=_generation,
     previous=optional(_generation),
     confirm=one_of(SELF_CHECK, HEARTBEAT),
@@ -83,7 +83,7 @@ def to_bytes(state: State) -> bytes:
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def current_trial(state: State, current: str | None) -> Trial | None:
+def current_trial(state: State, current: str | None) -> GenerationTrial | None:
     """Return the trial of the current generation; None if it is not on trial."""
     return next((trial for trial in state.trials if trial.generation == current), None)
 
@@ -98,7 +98,7 @@ def good_generations(state: State, current: str | None) -> tuple[str, ...]:
     return (*older, newest)[-MAX_REMEMBERED:]
 
 
-def with_trial(state: State, current: str | None, trial: Trial) -> State:
+def with_trial(state: State, current: str | None, trial: GenerationTrial) -> State:
     """Return the state with a new trial, which starts when its generation becomes current.
 
     Until then the current trial continues. It ends with the switch, and its generation is no rollback target.
@@ -143,5 +143,5 @@ def with_count(state: State, current: str, *, good: int = 0, tries: int = 0) -> 
     return replace(state, trials=(*_others(state, current), more))
 
 
-def _others(state: State, current: str) -> tuple[Trial, ...]:
+def _others(state: State, current: str) -> tuple[GenerationTrial, ...]:
     return tuple(trial for trial in state.trials if trial.generation != current)

@@ -33,7 +33,7 @@ class Status:
     store: str
     state: str  # EMPTY, ON_TRIAL or COMMITTED
     current: str | None
-    trial: states.Trial | None
+    trial: states.GenerationTrial | None
     generations: tuple[Generation, ...]  # the current one first, then the good ones, the newest first
     free_bytes: int
 

@@ -10,7 +10,7 @@ from typing import Callable
 from edgekit_runtime.errors import StoreError
 from edgekit_runtime.record import dataclass
 from edgekit_runtime.store import state as states
-from edgekit_runtime.store.atomic_disk import Disk, store_errors
+from edgekit_runtime.store.atomic_disk import Disk, StoreErrors
 from edgekit_runtime.store.generations import CURRENT, GENERATIONS, STATE, current, exclusive_lock
 
 NOTHING, COUNTED, COMMITTED, ROLLED_BACK = "nothing to do", "counted", "committed", "rolled back"
@@ -144,7 +144,7 @@ def _write_state(store: str, state: states.State, disk: Disk) -> None:
 @contextmanager
 def _locked_store(store: str) -> Iterator[tuple[str, states.State, Disk]]:
     """Lock the store; yield the current generation, the state, and the disk to write with."""
-    with store_errors(store), exclusive_lock(store):
+    with StoreErrors(store), exclusive_lock(store):
         now = current(store)
         if now is None:
             raise StoreError(f"{store}: the store is empty: install a bundle first")

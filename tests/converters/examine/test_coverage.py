@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from edgekit_converters.data.samples import spread_order
-from edgekit_converters.examine.coverage import CoverageRequest, CoverageStep, calibration_coverage, halves, settled
+from edgekit_converters.examine.coverage import (
+    CoverageRequest,
+    CoverageStep,
+    calibration_coverage,
+    halving_checkpoints,
+    settling_samples,
+)
 
 ENGINES = ["litert", pytest.param("openvino", marks=pytest.mark.needs_openvino)]
 
@@ -84,12 +90,12 @@ def test_samples_sorted_by_class_are_run_mixed(covered):
     ("total", "looks"), [(16, [8, 16]), (100, [12, 25, 50, 100]), (500, [15, 31, 62, 125, 250, 500])]
 )
 def test_the_last_doubling_is_the_last_half(total, looks):
-    assert halves(total) == looks
+    assert halving_checkpoints(total) == looks
 
 
 def test_few_samples_never_settle_ranges_and_late_growth_unsettles_them():
     still = [CoverageStep(samples, 0.01, 0.0) for samples in (16, 32, 64, 128, 256)]
-    assert settled(still[:2]) is None
-    assert settled(still) == 64
-    assert settled([*still[:4], replace(still[4], mean=0.3)]) is None
-    assert settled([*still[:3], replace(still[3], mean=0.3), still[4]]) == 256
+    assert settling_samples(still[:2]) is None
+    assert settling_samples(still) == 64
+    assert settling_samples([*still[:4], replace(still[4], mean=0.3)]) is None
+    assert settling_samples([*still[:3], replace(still[3], mean=0.3), still[4]]) == 256

@@ -45,7 +45,7 @@ def scores_of(graph: PruningGraph, seed: int = 0, *, comparable: bool = False) -
     return ChannelScores({one.name: random.gamma(1.0, 1.0, one.width) for one in graph.groups}, comparable)
 
 
-FINE = Limits(floor=0.05, multiple=1)
+FINE = Limits(min_ratio=0.05, multiple=1)
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
@@ -54,7 +54,7 @@ FINE = Limits(floor=0.05, multiple=1)
 def test_goals_are_met_and_hardly_missed(seed: int, measure: str, *, per_layer: bool) -> None:
     graph = chain(seed)
     terms = terms_of(measure, graph)
-    limits = Limits(floor=0.05, multiple=1, per_layer=per_layer)
+    limits = Limits(min_ratio=0.05, multiple=1, per_layer=per_layer)
     cuts = select_channels(graph, scores_of(graph, seed), terms, Goal(measure, 0.5), limits)
     left = total(terms, widths_after(graph, cuts)) / total(terms, graph.widths)
     assert 0.42 if per_layer else 0.48 <= left <= 0.5
@@ -75,7 +75,7 @@ def test_of_every_group_the_best_stay(seed: int) -> None:
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_what_is_left_is_a_multiple_and_above_the_floor(multiple: int) -> None:
     graph = chain(3)
-    limits = Limits(floor=0.3, multiple=multiple)
+    limits = Limits(min_ratio=0.3, multiple=multiple)
     cuts = select_channels(graph, scores_of(graph), terms_of("macs", graph), Goal("macs", 0.5), limits)
     assert cuts
     for cut in cuts:
@@ -176,7 +176,7 @@ def test_refusals_say_what_is_possible() -> None:
     graph = chain(8)
     scores, terms = scores_of(graph), terms_of("macs", graph)
     with pytest.raises(PlanError, match=r"out of reach.* \d+\.\d % of the macs is left"):
-        select_channels(graph, scores, terms, Goal("macs", 0.05), Limits(floor=0.5))
+        select_channels(graph, scores, terms, Goal("macs", 0.05), Limits(min_ratio=0.5))
     with pytest.raises(PlanError, match=r"--exclude-layer stem: no layer has such a name; .*conv0"):
         select_channels(graph, scores, terms, Goal("macs", 0.5), Limits(keep=("stem",)))
     with pytest.raises(PlanError, match="nothing can be pruned"):

@@ -32,7 +32,7 @@ from edgekit_runtime.errors import (
 from edgekit_runtime.format.manifest import Manifest
 from edgekit_runtime.store import state, trial
 from edgekit_runtime.store.generations import current, generations
-from edgekit_runtime.store.install import Installed, InstallOptions, install_bundle
+from edgekit_runtime.store.install import InstallOptions, InstallResult, install_bundle
 from edgekit_runtime.store.prune import prune
 from edgekit_runtime.store.self_check import self_check
 from edgekit_runtime.store.status import status
@@ -75,7 +75,7 @@ def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-def install(path: Path, store: str, options: InstallOptions = AT_ONCE) -> Installed:
+def install(path: Path, store: str, options: InstallOptions = AT_ONCE) -> InstallResult:
     with open_bundle(path) as bundle:
         return install_bundle(bundle, store, options)
 
@@ -383,7 +383,7 @@ def test_installing_a_damaged_current_generation_repairs_it(
 def test_a_generation_on_trial_is_not_good_when_the_next_one_begins(version: Bundles, store: str) -> None:
     first = install(version("1.0"), store).generation
     second = install(version("1.1"), store, InstallOptions()).generation
-    third = state.Trial("0" * 16, None, state.SELF_CHECK, 1, 3)
+    third = state.GenerationTrial("0" * 16, None, state.SELF_CHECK, 1, 3)
     both = state.with_trial(state.read_state(store), second, third)
     assert state.rollback_targets(both, second) == state.rollback_targets(both, third.generation) == (first,)
     assert state.current_trial(both, second) is not None

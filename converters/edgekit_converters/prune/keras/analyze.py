@@ -150,14 +150,14 @@ def _same(tensor: Any, wanted: Any) -> bool:
 def _groups(tracing: Tracing) -> dict[str, Ids]:
     """Sort channels into groups: channels of a group lie on the same axes, equally often on each."""
     partition = tracing.partition
-    lies: dict[int, list[tuple[int, int]]] = {}
+    axis_counts: dict[int, list[tuple[int, int]]] = {}
     for place, weight_axis in enumerate(tracing.weight_axes.values()):
         for root, count in zip(*np.unique(partition.roots(weight_axis.ids), return_counts=True), strict=True):
             if root not in partition.held:
-                lies.setdefault(int(root), []).append((place, int(count)))
+                axis_counts.setdefault(int(root), []).append((place, int(count)))
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for root in sorted(lies):
-        groups.setdefault(tuple(lies[root]), []).append(root)
+    for root in sorted(axis_counts):
+        groups.setdefault(tuple(axis_counts[root]), []).append(root)
     weight_axes = list(tracing.weight_axes.values())
     branch_name: dict[str, Ids] = {}
     for signature, roots in groups.items():

@@ -59,26 +59,28 @@ def removed_channels(found: ChannelAnalysis, cuts: Sequence[ChannelCut]) -> froz
         if min(cut.kept) < 0 or max(cut.kept) >= len(roots):
             raise _refused(cut.group, f"it has {len(roots)} channels; {max(cut.kept)} is none of them")
         left[cut.group] = roots[list(cut.kept)]
-    gone = set(np.concatenate(list(found.channels.values())).tolist())
-    gone -= set(np.concatenate(list(left.values())).tolist())
-    if not gone:
+    removed_ids = set(np.concatenate(list(found.channels.values())).tolist())
+    removed_ids -= set(np.concatenate(list(left.values())).tolist())
+    if not removed_ids:
         raise _refused("", "no channel would be removed: every channel is kept", "cut at least one")
-    return frozenset(gone)
+    return frozenset(removed_ids)
 
 
 def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
     return ConversionError(message, stage="cut_channels", subject=subject, advice=advice)
 
 
-def build_smaller(live: LoadedModel, found: ChannelAnalysis, gone: frozenset[int], request: SourceRequest) -> Any:
-    """Return a new model without the channels in ``gone``; the original is not changed.
+def build_cut_model(
+    live: LoadedModel, found: ChannelAnalysis, removed_ids: frozenset[int], request: SourceRequest
+) -> Any:
+    """Return a new model without the channels in ``removed_ids``; the original is not changed.
 
     Raises:
         SourceError: the smaller model cannot be built from the configs of its layers.
     """
     model, tracing = live.handle.model, found.tracing
     masks = {
-        key: ~np.isin(tracing.partition.roots(weight_axis.ids), list(gone))
+        key: ~np.isin(tracing.partition.roots(weight_axis.ids), list(removed_ids))
         for key, weight_axis in tracing.weight_axes.items()
     }
     touched = {layer for (layer, _, _), mask in masks.items() if not mask.all()}
@@ -91,7 +93,7 @@ def build_smaller(live: LoadedModel, found: ChannelAnalysis, gone: frozenset[int
                 if key[0] == id(layer)
             ]
     for one in tracing.resized:
-        left = int(np.sum(~np.isin(tracing.partition.roots(one.ids), list(gone))))
+        left = int(np.sum(~np.isin(tracing.partition.roots(one.ids), list(removed_ids))))
         if left < len(one.ids):
             edits[one.layer].append(functools.partial(_resize, axis=one.axis, size=left))
     config = model.get_config()

@@ -16,7 +16,7 @@ from edgekit_converters.prune.keras.attention import trace_attention
 from edgekit_converters.prune.keras.channels import Ids, ResizedShape, TrackedAxis, UngroupedCost
 from edgekit_converters.prune.keras.layer_call import LayerCall
 
-POINTWISE = re.compile(  # activations that look at one value at a time
+POINTWISE = re.compile(  # activations that are computed value by value
     "linear|relu6?|sigmoid|tanh|silu|swish|[gecs]elu|softplus|softsign|hard(sigmoid|silu|swish|tanh|shrink)|exponential|"
     "mish|leakyrelu|logsigmoid|softshrink|tanhshrink|squareplus|threshold"
 )
@@ -61,14 +61,14 @@ def _spatial(layer_call: LayerCall) -> TrackedAxis:
     """Handle layers that work on each channel alone, over the dimensions before it."""
     if layer_call.last:
         return TrackedAxis(len(layer_call.shape) - 1, layer_call.tags[0].ids)
-    layer_call.keep("lies across")
+    layer_call.keep("has its channels on an axis other than the last in")
     return layer_call.whole()
 
 
 def _softmax(layer_call: LayerCall) -> TrackedAxis:
     axes = np.atleast_1d(getattr(layer_call.layer, "axis", -1)) % len(layer_call.shape)
     if layer_call.tags[0].axis in axes:
-        layer_call.keep("is all looked at together by")
+        layer_call.keep("is normalized over all channels by")
     return layer_call.tags[0]
 
 
@@ -82,7 +82,7 @@ def _rescale(layer_call: LayerCall) -> TrackedAxis:
 def _consume(layer_call: LayerCall, weight: str, axis: int) -> Ids:
     ids = layer_call.tags[0].ids
     if not layer_call.last:
-        layer_call.keep("lies across")
+        layer_call.keep("has its channels on an axis other than the last in")
         ids = layer_call.tracing.partition.whole(layer_call.shapes[0][-1], "it is computed across channels")
     layer_call.tracing.attach(layer_call.layer, weight, axis, "consumes", ids)
     return ids
@@ -191,7 +191,7 @@ def _separable(layer_call: LayerCall) -> TrackedAxis:
 def _spread_depthwise(layer_call: LayerCall, weight: str) -> Ids:
     """Return the output channels: each input channel produces ``depth_multiplier`` of them."""
     if not layer_call.last:
-        layer_call.keep("lies across")
+        layer_call.keep("has its channels on an axis other than the last in")
     ids = layer_call.tags[0].ids if layer_call.last else layer_call.whole().ids
     layer_call.tracing.attach(layer_call.layer, weight, -2, "passes", ids)
     return np.repeat(ids, int(layer_call.layer.depth_multiplier))

@@ -110,9 +110,9 @@ def _calls(live: LoadedModel) -> tuple[dict[str, list[Call]], int]:
 
 def _original(dense: LoadedModel, request: RecalibrateRequest) -> _Original:
     found = analyze.analyze_model(dense)
-    gone = list(removed_channels(found, request.cuts))
+    removed_ids = list(removed_channels(found, request.cuts))
     kept = {
-        found.name(weight_axis): ~np.isin(found.tracing.partition.roots(weight_axis.ids), gone)
+        found.name(weight_axis): ~np.isin(found.tracing.partition.roots(weight_axis.ids), removed_ids)
         for weight_axis in found.tracing.weight_axes.values()
         if weight_axis.role == "produces" and weight_axis.weight == "kernel"
     }

@@ -21,7 +21,7 @@ from edgekit_converters.prune import (
     Scores,
 )
 from edgekit_converters.prune.keras.analyze import analyze_model
-from edgekit_converters.prune.keras.cut import build_smaller, removed_channels
+from edgekit_converters.prune.keras.cut import build_cut_model, removed_channels
 from edgekit_converters.prune.keras.drop_branch import without_branches
 from edgekit_converters.prune.keras.recalibrate import recalibrate_model
 from edgekit_converters.prune.keras.scores import channel_scores
@@ -69,8 +69,8 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
     """
     source = request.source.request
     found = analyze_model(live)
-    gone = removed_channels(found, request.cuts)
-    smaller = build_smaller(live, found, gone, source)
+    removed_ids = removed_channels(found, request.cuts)
+    smaller = build_cut_model(live, found, removed_ids, source)
     _check_prediction(smaller, found.graph, request.cuts)
     return kept(smaller, source, folder)
 

@@ -24,12 +24,12 @@ def write_layer(layer: LayerTiming, path: Path, *, int8: bool) -> tuple[Path, ..
     if layer.operator in ("dense", "attention"):
         given = ops.parameter([layer.positions, layer.ins], np.float32)
         widths = (layer.ins, *layer.kernel, layer.outs) if layer.operator == "attention" else (layer.ins, layer.outs)
-        made = [_matrices(_activation(given, int8), widths, random, int8) for _ in range(FORMAT.layer_copies)]
+        copies = [_matrices(_activation(given, int8), widths, random, int8) for _ in range(FORMAT.layer_copies)]
     else:
         extent = [side * stride for side, stride in zip(layer.extent, layer.strides, strict=True)]
         given = ops.parameter([1, layer.ins, *extent], np.float32)
-        made = [_convolution(layer, _activation(given, int8), random, int8) for _ in range(FORMAT.layer_copies)]
-    model = ov.Model([ops.result(_activation(node, int8)) for node in made], [given], "layer")
+        copies = [_convolution(layer, _activation(given, int8), random, int8) for _ in range(FORMAT.layer_copies)]
+    model = ov.Model([ops.result(_activation(node, int8)) for node in copies], [given], "layer")
     ov.save_model(model, path, compress_to_fp16=False)
     return path, path.with_suffix(".bin")
 

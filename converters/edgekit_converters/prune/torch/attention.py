@@ -70,20 +70,20 @@ def make_heads_prunable(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, nn.MultiheadAttention):
         return _replacement(model, {})
-    made: dict[nn.Module, nn.Module] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.MultiheadAttention):
             holder = model.get_submodule(path.rpartition(".")[0])
-            setattr(holder, path.rpartition(".")[2], _replacement(module, made))
+            setattr(holder, path.rpartition(".")[2], _replacement(module, replacements))
     return model
 
 
-def _replacement(module: nn.MultiheadAttention, made: dict[nn.Module, nn.Module]) -> nn.Module:
+def _replacement(module: nn.MultiheadAttention, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
     if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
         return module
-    if module not in made:
-        made[module] = HeadAttention(module)
-    return made[module]
+    if module not in replacements:
+        replacements[module] = HeadAttention(module)
+    return replacements[module]
 
 
 def _projections(dense: nn.MultiheadAttention) -> list[tuple[Any, Any]]:

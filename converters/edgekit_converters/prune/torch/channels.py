@@ -126,8 +126,8 @@ def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
-def axes_of(said: Any, count: int) -> list[int]:
+def axes_of(axes: Any, count: int) -> list[int]:
     """Return the axes that an argument names, counted from the front; all axes if it names none."""
-    if said is None or said == []:
+    if axes is None or axes == []:
         return list(range(count))
-    return [axis % count for axis in ([said] if isinstance(said, int) else said)]
+    return [axis % count for axis in ([axes] if isinstance(axes, int) else axes)]

@@ -66,15 +66,15 @@ def _unify_slices(channels: ChannelMap) -> None:
     Elements that vary along two axes are cut along the outer one.
     """
     tensors = [ids for state in channels.tensor_ids.values() for ids in _as_list(state) if varying_axes(ids)]
-    settled = False
-    while not settled:
-        settled = True
+    stable = False
+    while not stable:
+        stable = True
         for ids in tensors:
             roots = compact(channels.union_find.roots(ids))
             axes = varying_axes(roots)
             if len(axes) > 1:
                 channels.union_find.join_along(roots, axes[1:])
-                settled = False
+                stable = False
             elif not axes:
                 channels.union_find.keep(ids, "is joined with all channels of its layer")
 

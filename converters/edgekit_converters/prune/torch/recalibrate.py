@@ -179,10 +179,12 @@ class _Hooks:
         for layer in layers:
             module = model.get_submodule(layer)
             if after:
-                made = module.register_forward_hook(lambda m, taken, given, path=layer: hook(path, m, taken[0], given))
+                handle = module.register_forward_hook(
+                    lambda m, taken, given, path=layer: hook(path, m, taken[0], given)
+                )
             else:
-                made = module.register_forward_pre_hook(lambda m, taken, path=layer: hook(path, m, taken[0], None))
-            self._handles.append(made)
+                handle = module.register_forward_pre_hook(lambda m, taken, path=layer: hook(path, m, taken[0], None))
+            self._handles.append(handle)
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""A part of a set is a set like any other: its own digest, every class, and the longer part holds the shorter."""
+"""A subset has its own digest and holds every class; a larger subset contains the smaller ones."""
 
 from __future__ import annotations
 
