@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset13, preprocess
 
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_runtime.errors import EdgekitError, ToolchainError, UnsupportedOperator
 
 MISSING_OPERATOR = re.compile(

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 
 
 def concrete_function(live: LoadedModel) -> tuple[tf.Module, Any]:

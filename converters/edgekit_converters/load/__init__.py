@@ -15,7 +15,7 @@ import numpy as np
 
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks import TrainableModels, framework
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.frameworks.loaders import LOADERS
 from edgekit_converters.records import InputShape, Source, SourceRequest
 from edgekit_runtime.errors import SourceError

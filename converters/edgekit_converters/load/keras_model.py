@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekit_converters.execution.import_filter import without
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.user_code import import_file
 from edgekit_converters.load import fixed_shape, given_shapes, in_batches, refuse_repeated
 from edgekit_converters.records import SourceRequest

@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit_converters.formats.openvino_model import ALL_FAILURES, openvino_errors
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load import fixed_shape, given_shapes, one_by_one
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError, ToolchainError

@@ -6,7 +6,7 @@ import pkgutil
 import sys
 
 from edgekit_converters.frameworks import trainable_frameworks
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.user_code import call, import_file, own_files, reset_names, seed
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError

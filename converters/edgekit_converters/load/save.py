@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit_converters.execution.stage import Stage
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load import open_source, trainable
 from edgekit_converters.records import Source
 

@@ -6,7 +6,7 @@ import re
 
 from edgekit_converters.artifact.open import OpenArtifact, bind
 from edgekit_converters.formats.tflite_metadata import signature
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load import fixed_shape, given_shapes, one_by_one
 from edgekit_converters.load.tflite_scheme import scheme_of
 from edgekit_converters.records import SourceRequest

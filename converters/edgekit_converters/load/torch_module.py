@@ -17,7 +17,7 @@ import torch
 
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks import trainable_frameworks
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import (
     FlatModule,
     channels_first,

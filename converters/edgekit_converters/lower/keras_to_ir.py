@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from edgekit_converters.formats.openvino_model import convert, save
 from edgekit_converters.frameworks.keras_function import concrete_function
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.lower.keras_to_tflite import layer_suffix
 
 

@@ -13,7 +13,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks.keras_function import concrete_function
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit_converters.formats.openvino_model import convert, save
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 
 
 def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:

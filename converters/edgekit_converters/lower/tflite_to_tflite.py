@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.formats.tflite_metadata import signature
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 
 
 def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgekit_converters.formats.openvino_model import convert, save
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 
 
 def lower(live: LoadedModel, folder: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.stage import Stage
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load import open_source, trainable
 from edgekit_converters.records import ChannelCut, Source, SourceRequest
 from edgekit_runtime.format.manifest import InputSpec

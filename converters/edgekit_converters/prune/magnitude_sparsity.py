@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit_converters import data as dataset
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution.stage import Stage
-from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.frameworks.loaded_model import Arrays
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings, SparseLayer, sparsity
 from edgekit_converters.train.student import open_student

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters import data as dataset
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.train.losses import are_probabilities, as_column, check_classes, refuse_one_hot

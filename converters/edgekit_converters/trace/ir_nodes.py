@@ -11,7 +11,7 @@ import openvino as ov
 from edgekit_converters.artifact.open import artifact_inputs
 from edgekit_converters.formats.ir_graph import NOT_COMPUTED, constants
 from edgekit_converters.formats.openvino_model import openvino_errors
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights
 

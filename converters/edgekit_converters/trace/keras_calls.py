@@ -16,7 +16,7 @@ import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from edgekit_converters.frameworks.keras_function import concrete_function
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.trace.steps import Steps, Weights, positions
 
 # layers that apply their kernels once an input position: each time step, or each pixel of a transposed convolution

@@ -12,7 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgekit_converters.artifact.open import artifact_inputs, bind
 from edgekit_converters.formats.tflite_graph import node_name
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.records import Artifact
 from edgekit_converters.trace.steps import Steps, Weights, positions
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.frameworks.torch_calls import is_exported_program
 from edgekit_converters.trace.steps import Steps, Weights
 

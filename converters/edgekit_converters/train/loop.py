@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.stage import Stage
-from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.frameworks.loaded_model import Arrays
 from edgekit_converters.progress import report_progress
 from edgekit_converters.train import Epoch, TrainingResult, TrainRequest, augment, checkpoint, sparsity
 from edgekit_converters.train.batches import Batch, BatchLoader, shuffled, split

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.frameworks.loaded_model import Arrays
 from edgekit_converters.load import trainable
 from edgekit_converters.records import Source, SourceRequest
 from edgekit_converters.train import Settings

@@ -12,7 +12,7 @@ from edgekit_converters.data import normalize
 from edgekit_converters.data.samples import Array
 from edgekit_converters.execution.stage import Stage
 from edgekit_converters.frameworks import framework
-from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.frameworks.loaded_model import Arrays
 from edgekit_converters.load import open_source, reopen
 from edgekit_converters.progress import report_progress
 from edgekit_converters.records import Source

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit_converters.data import DataSet, batches, labels
 from edgekit_converters.data.samples import Array
-from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.frameworks.loaded_model import Arrays
 from edgekit_converters.train import TrainRequest
 from edgekit_converters.train.batches import BatchLoader
 from edgekit_converters.train.losses import Objective

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune import Channels, Group, LayerCost, PruningGraph
 from edgekit_converters.prune.keras.channels import Ids, Tracing, TrackedAxis, WeightAxis

@@ -14,7 +14,7 @@ import numpy as np
 import tf_keras
 
 from edgekit_converters.frameworks.keras_graph import is_followable, is_own, layers_of
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load.keras_model import from_model, keras_errors
 from edgekit_converters.prune.keras.analyze import ChannelAnalysis
 from edgekit_converters.prune.keras.channels import Key, WeightAxis, weight_of

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from edgekit_converters.frameworks.keras_graph import Call, walk
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load.keras_model import keras_errors
 from edgekit_converters.prune.keras.analyze import ChannelAnalysis, removable_branches
 from edgekit_converters.records import SourceRequest

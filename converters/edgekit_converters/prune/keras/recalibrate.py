@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from edgekit_converters import data as dataset
 from edgekit_converters.frameworks.keras_graph import Call, walk
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.keras import analyze

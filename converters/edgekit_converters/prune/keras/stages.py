@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit_converters.frameworks.keras_graph import is_own, layers_of
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load import reopen
 from edgekit_converters.load.keras_model import save_model
 from edgekit_converters.prune import (

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgekit_converters import data as dataset
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, input_tensors
 from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups, positions

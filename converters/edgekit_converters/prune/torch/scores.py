@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import input_tensors
 from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, WeightSums, score_channels

@@ -20,7 +20,7 @@ from torch import nn
 
 from edgekit_converters.execution import toolchains
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, FlatModule, example_inputs, is_exported_program
 from edgekit_converters.load import reopen
 from edgekit_converters.prune import (

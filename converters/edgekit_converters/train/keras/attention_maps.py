@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_runtime.errors import SourceError
 
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.frameworks.keras_graph import Call, is_followable, walk
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.load import in_batches
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.frameworks.live_model import Arrays
+from edgekit_converters.frameworks.loaded_model import Arrays
 from edgekit_converters.load import reopen
 from edgekit_converters.records import SourceRequest
 from edgekit_converters.train import Settings

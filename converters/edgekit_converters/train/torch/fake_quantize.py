@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from edgekit_converters.data.samples import Array
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.train import Settings
 from edgekit_converters.train.fake_quantize import (
     ARITHMETICS,

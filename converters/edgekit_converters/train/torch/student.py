@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from edgekit_converters.data.samples import Array
 from edgekit_converters.foreign_errors import short_message
-from edgekit_converters.frameworks.live_model import Arrays, LoadedModel
+from edgekit_converters.frameworks.loaded_model import Arrays, LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS
 from edgekit_converters.load import reopen
 from edgekit_converters.records import SourceRequest

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit_converters.frameworks.live_model import LoadedModel
+from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.load import open_source, reopen
 from edgekit_converters.load.save import SaveRequest, save
 from edgekit_converters.prune import AnalyzeRequest, CutChannelsRequest, PruningGraph, analyze, cut_channels
