@@ -1,7 +1,7 @@
 """Solve for the weights with which a pruned layer comes closest to the output of the original layer.
 
 ``min ‖Y - XW‖² + λ‖W - W₀‖²``, as He et al., Channel Pruning for Accelerating Very Deep Neural Networks (ICCV 2017),
-eq. 3 with fixed channels. The penalty pulls towards the present weights W₀ and not towards zero: weights that the
+eq. 3 with fixed channels. The penalty pulls towards the current weights W₀ and not towards zero: weights that the
 samples do not determine stay as they are. Independent of frameworks.
 """
 
@@ -10,17 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
-RIDGES = (1e-4, 1e-2, 1.0)  # λ, as a part of the mean square of what the layer reads
-HELD_OUT = 4  # one row in so many is not solved on, but tells which ridge is best
+RIDGES = (1e-4, 1e-2, 1.0)  # λ, relative to the mean square of the layer's input
+HELD_OUT = 4  # every fourth row is held out, to choose the ridge
 
 
 def solve_weights(read: Array, targets: Array, weights: Array) -> Array:
     """Return weights that fit better, (features, outputs); the old ones if none are better on held-out rows.
 
     Args:
-        read: what the layer reads, (rows, features).
-        targets: what it should compute, (rows, outputs).
-        weights: the present ones, (features, outputs).
+        read: the layer's input, (rows, features).
+        targets: the wanted outputs, (rows, outputs).
+        weights: the current weights, (features, outputs).
     """
     read, residual = read.astype(np.float64), targets.astype(np.float64) - read @ weights
     held = np.arange(len(read)) % HELD_OUT == HELD_OUT - 1

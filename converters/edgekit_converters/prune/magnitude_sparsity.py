@@ -40,7 +40,7 @@ class SparseModel:
 
 
 def sparsify(request: SparsifyRequest, folder: Path) -> SparseModel:
-    """The stage: set weights to zero, and say how to open what is left.
+    """Run the stage: set weights to zero, and return the request that opens the result.
 
     Raises:
         PlanError: nothing can be made sparse, or a pattern matches no layer.

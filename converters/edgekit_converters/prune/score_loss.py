@@ -16,7 +16,7 @@ from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.train.losses import are_probabilities, as_column, check_classes, refuse_one_hot
 from edgekit_runtime.errors import DataError
 
-BATCH = 8  # samples whose gradients are one: within it, what one sample gains another may lose
+BATCH = 8  # samples per gradient: within a batch, gradients of samples may cancel
 SAMPLES, VALUES = 256, 2**24  # at most, of samples and of input values: the order of channels settles with fewer
 
 

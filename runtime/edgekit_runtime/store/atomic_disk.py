@@ -112,7 +112,7 @@ def free_bytes(folder: str) -> int:
     return status.f_bavail * status.f_frsize
 
 
-class StoreErrors:  # used as a statement: with store_errors(store)
+class StoreErrors:  # used as a statement: with StoreErrors(store)
     """Turn an OSError into a StoreError that names the store and says what to do."""
 
     def __init__(self, store: str) -> None:

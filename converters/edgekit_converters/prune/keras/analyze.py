@@ -30,8 +30,8 @@ from edgekit_converters.prune.residual_branches import (
 from edgekit_converters.records import SourceRequest
 from edgekit_runtime.errors import SourceError
 
-SAME_DB = 60.0  # what walking the layers must keep of calling the model
-# what MultiHeadAttention calls the layers inside it, by the attribute that holds them
+SAME_DB = 60.0  # least signal-to-noise ratio of calling the layers one by one against calling the model
+# names of the layers inside MultiHeadAttention, by the attribute that holds them
 ATTENTION_PARTS = {
     "_query_dense": "query",
     "_key_dense": "key",
@@ -56,7 +56,7 @@ class ChannelAnalysis:
 
     graph: PruningGraph
     tracing: Tracing
-    channels: dict[str, Ids]  # group: what stands for each of its channels, (width,)
+    channels: dict[str, Ids]  # group: the id that represents each of its channels, (width,)
 
     def name(self, weight_axis: WeightAxis) -> str:
         """Return the name of the layer of a weight, as ``edgekit layers`` shows it."""
@@ -65,7 +65,7 @@ class ChannelAnalysis:
 
 
 def analyze_model(live: LoadedModel) -> ChannelAnalysis:
-    """Find what of a model can be cut, and what that saves.
+    """Find the channel groups of a model, and the cost of each layer.
 
     Raises:
         SourceError: its layers' calls cannot be followed, or no channels are left to cut; the message says why.
@@ -78,7 +78,7 @@ def analyze_model(live: LoadedModel) -> ChannelAnalysis:
     graph = PruningGraph((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
     found = ChannelAnalysis(graph, tracing, channels)
     graph = PruningGraph(_describe(found), _layer_costs(found), _whole(found), graph.parameters)
-    if not any(is_followable(layer) for layer in model.layers):  # what is nested is wired by itself
+    if not any(is_followable(layer) for layer in model.layers):  # branches in nested models are not removed
         graph = replace(graph, branches=find_branches(graph, [operand for _, operand in removable_branches(found)]))
     if not channels:
         reasons = (
@@ -148,7 +148,7 @@ def _same(tensor: Any, wanted: Any) -> bool:
 
 
 def _groups(tracing: Tracing) -> dict[str, Ids]:
-    """Sort channels into groups: channels of a group lie on the same axes, equally often on each."""
+    """Sort channels into groups: the channels of a group are on the same axes, equally often on each."""
     partition = tracing.partition
     axis_counts: dict[int, list[tuple[int, int]]] = {}
     for place, weight_axis in enumerate(tracing.weight_axes.values()):
@@ -229,7 +229,7 @@ def _layer_costs(found: ChannelAnalysis) -> tuple[LayerCost, ...]:
 
 
 def _whole(found: ChannelAnalysis) -> tuple[tuple[str, str], ...]:
-    """Say of every layer that could be cut, and is not, why; and of those that edgekit knows nothing of."""
+    """Return the layers that are not cut, each with the reason; includes layers of unknown kinds."""
     tracing = found.tracing
     reasons = dict(tracing.unsupported)
     for weight_axis in tracing.weight_axes.values():

@@ -1,8 +1,8 @@
 """Track channels through a Keras model: which entries of which weights can only be cut together.
 
-Every tensor carries a :class:`TrackedAxis`: the axis that holds its channels, and the id of each channel. A layer makes
-new channels, passes them on, or reads them. Channels that meet, in an addition or on one axis of a shared weight, are
-joined. The result is a partition of all ids, so each rule only knows its own layer.
+Every tensor carries a :class:`TrackedAxis`: the axis that holds its channels, and the id of each channel. A layer
+produces channels, passes them on, or reads them. Channels that meet, in an addition or on one axis of a shared weight,
+are joined. The result is a partition of all ids, so each rule only knows its own layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from edgekit_converters.prune.residual_branches import GraphNode
 
 Ids = np.ndarray  # (entries,) int64: the channel each entry of an axis belongs to
-Key = tuple[int, str, int]  # of a slot: id of the layer, weight, axis
+Key = tuple[int, str, int]  # of a weight axis: id of the layer, weight, axis
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class WeightAxis:
     """An axis of a weight that holds channels and is cut with them."""
 
     layer: Any
-    weight: str  # attribute of the layer, dotted for a layer inside
+    weight: str  # attribute of the layer; dotted if a nested layer holds it
     axis: int
     role: str  # "produces", "passes" or "consumes" these channels
     ids: Ids
@@ -120,7 +120,7 @@ class Partition:
 
 @dataclass
 class Tracing:
-    """What is recorded while the layers of a model are called one by one."""
+    """The record of calling the layers of a model one by one."""
 
     partition: Partition = field(default_factory=Partition)
     weight_axes: dict[Key, WeightAxis] = field(default_factory=dict)  # by layer, weight, axis
@@ -130,7 +130,7 @@ class Tracing:
     resized: list[ResizedShape] = field(default_factory=list)
     unsupported: dict[str, str] = field(default_factory=dict)  # layers that cannot be cut: why
     steps: list[GraphNode] = field(default_factory=list)  # calls, those of inputs first
-    outputs: tuple[int, ...] = ()  # places of the steps that give what the model gives
+    outputs: tuple[int, ...] = ()  # indices of the steps that compute the outputs of the model
 
     def produced(self, layer: Any, weight: str, axis: int, kind: str) -> Ids:
         """Return the channels that an axis of a layer's weight produces, the same at every call."""
@@ -144,7 +144,7 @@ class Tracing:
         return ids
 
     def attach(self, layer: Any, weight: str, axis: int, role: str, ids: Ids) -> None:
-        """Record that channels lie on an axis of a weight; if it has channels already, both are joined."""
+        """Record the channels of an axis of a weight; if it has channels already, both are joined."""
         key = (id(layer), weight, axis)
         known = self.weight_axes.setdefault(key, WeightAxis(layer, weight, axis, role, ids))
         self.partition.unite(known.ids, ids)
@@ -160,7 +160,7 @@ class Tracing:
 
 
 def weight_of(layer: Any, dotted: str) -> Any:
-    """Return a weight of a layer by its attribute, dotted for a layer inside."""
+    """Return a weight of a layer by its attribute; dotted if a nested layer holds it."""
     for name in dotted.split("."):
         layer = getattr(layer, name)
     return layer

@@ -21,7 +21,7 @@ from edgekit_converters.prune.keras.channels import Key, WeightAxis, weight_of
 from edgekit_converters.records import ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError
 
-# what a layer's config calls the number of channels on an axis of a weight
+# config key of the number of channels on an axis of a weight, by layer, weight and axis
 SIZES = {
     ("Dense", "kernel", 1): "units",
     **{(f"Conv{d}D", "kernel", -1): "filters" for d in (1, 2, 3)},
@@ -36,7 +36,7 @@ SHAPES = {
     ("_key_dense.kernel", 0): "key_shape",
     ("_value_dense.kernel", 0): "value_shape",
 }
-# config keys of shapes that tell an axis of channels: whether they leave out the batch
+# config keys of shapes that include a channel axis: 1 if they leave out the batch
 OWN_SHAPES = {"target_shape": 1, "newshape": 0, "batch_shape": 0, "batch_input_shape": 0}
 
 Edit = Callable[[dict[str, Any]], None]
@@ -44,10 +44,10 @@ Edits = dict[str, list[Edit]]  # by a layer's path of names
 
 
 def removed_channels(found: ChannelAnalysis, cuts: Sequence[ChannelCut]) -> frozenset[int]:
-    """Return the channels to remove; of two cuts of one group, the second counts the channels that the first kept.
+    """Return the ids of the channels to remove; a second cut of a group indexes the channels that the first kept.
 
     Raises:
-        ConversionError: a group is not there, nothing of one would be left, or nothing would be taken away.
+        ConversionError: a group does not exist, all its channels would be removed, or no channel would be removed.
     """
     left = dict(found.channels)
     for cut in cuts:
@@ -100,7 +100,7 @@ def build_cut_model(
     _edit(config, model, edits)
     with keras_errors(request, "the smaller model cannot be built"), custom_objects(model):
         smaller = type(model).from_config(config)
-        from_model(smaller, replace(request, weights=None))  # runs it once, and builds what was not
+        from_model(smaller, replace(request, weights=None))  # runs it once, which builds the layers that were not built
     _fill(model, smaller, tracing.weight_axes, masks)
     return smaller
 
@@ -121,7 +121,7 @@ def _resize_axis(config: dict[str, Any], weight_axis: WeightAxis, size: int) -> 
 def _resize(config: dict[str, Any], axis: int, size: int) -> None:
     for key, first in OWN_SHAPES.items():
         shape = list(config.get(key) or ())
-        if shape and shape[axis - first] not in (None, -1):  # else it is what is left over
+        if shape and shape[axis - first] not in (None, -1):  # -1: Keras infers the size
             shape[axis - first] = size
             config[key] = tuple(shape)
 

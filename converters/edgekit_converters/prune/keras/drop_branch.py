@@ -22,7 +22,7 @@ def without_branches(live: LoadedModel, found: ChannelAnalysis, names: Sequence[
 
     Raises:
         ConversionError: there is no such branch.
-        SourceError: the layers cannot be wired anew.
+        SourceError: the layers cannot be connected around the branches.
     """
     known = {one.name for one in found.graph.branches}
     for name in names:

@@ -15,9 +15,9 @@ class LayerCall:
     """One call of a layer, as the propagation rules read it."""
 
     call: Call
-    tags: tuple[TrackedAxis, ...]  # of what it takes
-    shapes: tuple[tuple[int, ...], ...]  # of what it takes, with the batch
-    shape: tuple[int, ...]  # of what it gives
+    tags: tuple[TrackedAxis, ...]  # of the inputs
+    shapes: tuple[tuple[int, ...], ...]  # of the inputs, with the batch
+    shape: tuple[int, ...]  # of the output
     tracing: Tracing
 
     @property
@@ -27,7 +27,7 @@ class LayerCall:
 
     @property
     def last(self) -> bool:
-        """Whether the channels of the first input lie on its last axis."""
+        """Whether the channels of the first input are on its last axis."""
         return self.tags[0].axis == len(self.shapes[0]) - 1
 
     def keep(self, why: str) -> None:

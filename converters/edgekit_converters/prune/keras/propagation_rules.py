@@ -26,7 +26,7 @@ Rule = Callable[[LayerCall], TrackedAxis]
 
 
 def propagate(layer_call: LayerCall) -> TrackedAxis:
-    """Return the channel axis of a call's output, and record what the call does with the channels of its inputs."""
+    """Return the channel axis of a call's output, and record how the call uses the channels of its inputs."""
     rule = RULES.get(layer_call.call.kind)
     first = getattr(layer_call.layer, "data_format", None) == "channels_first"
     if rule is None or first or len(layer_call.call.constants) > 0 or not layer_call.tags:
@@ -73,7 +73,7 @@ def _softmax(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _rescale(layer_call: LayerCall) -> TrackedAxis:
-    """Handle Rescaling and Normalization: scalars, or constants by channel, which are stored in the config and stay."""
+    """Handle Rescaling and Normalization: constants by channel are stored in the config and not cut."""
     if any(np.ndim(getattr(layer_call.layer, name, 0)) for name in ("scale", "offset", "mean", "variance")):
         layer_call.keep("goes through")
     return layer_call.tags[0]
@@ -261,7 +261,7 @@ def _prelu(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _merge(layer_call: LayerCall) -> TrackedAxis:
-    """Join channels that are added or multiplied; a single channel that is broadcast over all of them stays."""
+    """Join channels that are added or multiplied; a single channel that is broadcast over all of them is kept."""
     rank, partition = len(layer_call.shape), layer_call.tracing.partition
     aligned = [
         (tag, tag.axis - len(shape), shape) for tag, shape in zip(layer_call.tags, layer_call.shapes, strict=True)
@@ -292,7 +292,7 @@ def _concatenated(layer_call: LayerCall) -> TrackedAxis:
 
 
 def _reshaped(layer_call: LayerCall) -> TrackedAxis:
-    """Track the values one by one; channels that would lie on several axes afterwards stay."""
+    """Track the values one by one; channels that would spread over several axes are kept."""
     has_shape = any(hasattr(layer_call.layer, name) for name in ("target_shape", "newshape"))
     if not has_shape and layer_call.call.kind != "Flatten":
         return _unsupported(layer_call)
@@ -323,7 +323,7 @@ def _permuted(layer_call: LayerCall) -> TrackedAxis:
 
 DIMENSIONS = ("1D", "2D", "3D")
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Addv2", "Sub", "Mul", "Divide", "TrueDivide")
-VALUES = (  # that change each value by itself, or nothing at inference
+VALUES = (  # layers that compute each value alone, or do nothing at inference
     *("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "Identity", "ActivityRegularization"),
     *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", *(f"SpatialDropout{d}" for d in DIMENSIONS)),
     *("Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu", "Elu", "LeakyRelu", "Softplus", "HardSigmoid", "HardSilu"),

@@ -1,6 +1,6 @@
 """Correct a pruned Keras model with samples: run it layer by layer beside the original, and correct each layer.
 
-BatchNorm's statistics become the mean and variance of the layer's present inputs. The weights of convolutions and dense
+BatchNorm's statistics become the mean and variance of the layer's current inputs. The weights of convolutions and dense
 layers are solved by least squares, so that their outputs come closest to those of the original. Each layer sees the
 outputs of the corrected layers before it. A layer that is called several times is not changed.
 """
@@ -24,12 +24,12 @@ from edgekit_converters.prune.keras import analyze
 from edgekit_converters.prune.keras.cut import removed_channels
 from edgekit_converters.prune.least_squares import solve_weights
 
-SAMPLES = 512  # at most; fewer where they would not fit into MEMORY
-MEMORY = 2**30  # bytes of what layers give for all samples, about
-AT_ONCE = 6  # tensors of the largest size that are there at one time, about: two models, in and out, a shortcut
+SAMPLES = 512  # at most; fewer if they would not fit into MEMORY
+MEMORY = 2**30  # bytes, about, of the layer outputs of all samples
+AT_ONCE = 6  # tensors of the largest size held at one time, about: input, output and a shortcut of two models
 BATCH = 32
-ROWS = 8192  # places of a layer's output that its weights are solved on, at most
-PATCHES = 2**26  # bytes of what a kernel is multiplied by, looked at in one step, about
+ROWS = 8192  # output positions that the weights of a layer are solved on, at most
+PATCHES = 2**26  # bytes, about, of the kernel input patches read in one step
 SOLVED_LAYERS = ("Dense", "Conv1D", "Conv2D")
 
 
@@ -50,12 +50,12 @@ class _Original:
 
 
 def recalibrate_model(live: LoadedModel, request: RecalibrateRequest, dense: LoadedModel | None) -> None:
-    """Repair ``live`` in place.
+    """Correct the weights and statistics of ``live`` in place.
 
     Args:
-        live: the model that was cut.
-        request: the samples, and the cuts that led from ``dense`` to it.
-        dense: the model it was cut from; without, only BatchNorm is repaired.
+        live: the pruned model.
+        request: the samples, and the cuts from ``dense`` to ``live``.
+        dense: the model before the cuts; if None, only BatchNorm is corrected.
     """
     model = live.handle.model
     calls, largest = _calls(live)
@@ -163,7 +163,7 @@ def _reconstruct(layer: Any, dense: Any, pair: _Pair, kept: np.ndarray) -> None:
 
 
 def _parts(pair: _Pair, kernel: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-    """Yield few samples at a time: the patches of many need too much memory."""
+    """Yield a few samples at a time, because the patches of many need too much memory."""
     for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
         values = int(np.prod(ours.shape[1:])) * int(np.prod(kernel[:-2]))
         step = max(1, PATCHES // (4 * values))
@@ -172,7 +172,7 @@ def _parts(pair: _Pair, kernel: Sequence[int]) -> Iterator[tuple[Any, Any]]:
 
 
 def _linear(layer: Any, tensor: Any) -> np.ndarray:
-    """Return what a layer computes before its activation, (positions, outputs)."""
+    """Return the output of a layer before its activation, (positions, outputs)."""
     activation, layer.activation = layer.activation, None
     try:
         given = layer(tensor).numpy()
@@ -182,7 +182,7 @@ def _linear(layer: Any, tensor: Any) -> np.ndarray:
 
 
 def _patches(layer: Any, tensor: Any) -> np.ndarray:
-    """Return what a layer's kernel is multiplied by at each output position, (positions, features)."""
+    """Return the input patch of a layer's kernel at each output position, (positions, features)."""
     if not hasattr(layer, "kernel_size"):
         return np.asarray(tensor.numpy().reshape(-1, tensor.shape[-1]))
     if len(tensor.shape) == 3:  # one dimension, as an image of one row
@@ -195,7 +195,7 @@ def _patches(layer: Any, tensor: Any) -> np.ndarray:
 
 
 def _places(count: int, wanted: int) -> np.ndarray:
-    """Return some row indices, always the same for the same count."""
+    """Return at most ``wanted`` row indices, the same for the same count."""
     if count <= wanted:
         return np.arange(count)
     return np.sort(np.random.default_rng(count).choice(count, wanted, replace=False))

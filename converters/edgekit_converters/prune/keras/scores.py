@@ -17,15 +17,15 @@ from edgekit_converters.prune.score_loss import ScoreLoss, batches, score_loss
 from edgekit_converters.train.losses import TINY
 from edgekit_runtime.errors import SourceError
 
-AxisSums = tuple[np.ndarray, np.ndarray]  # sums of a slot's θ·∂L/∂θ and (∂L/∂θ)², each (batches, entries)
+AxisSums = tuple[np.ndarray, np.ndarray]  # sums of a weight axis' θ·∂L/∂θ and (∂L/∂θ)², each (batches, entries)
 
 
 def channel_scores(live: LoadedModel, found: ChannelAnalysis, request: ScoreRequest) -> dict[str, np.ndarray]:
     """Return by group the importance of each channel, (width,) float64.
 
     Raises:
-        DataError: gradients are wanted of no data, or labels do not fit the model.
-        SourceError: no channel passes a normalization whose scale could tell what it is worth.
+        DataError: the importance needs gradients but there are no data, or labels do not fit the model.
+        SourceError: no channel passes a BatchNorm with a scale, which the importance is read from.
     """
     weight_axes = found.tracing.weight_axes.values()
     if request.importance == "batch-norm" and not any(_kind(weight_axis) == "scale" for weight_axis in weight_axes):
@@ -53,7 +53,7 @@ def _weight_sums(found: ChannelAnalysis, group: str, gradients: dict[Key, AxisSu
         belongs = np.flatnonzero(np.isin(entries, roots))
         if not belongs.size:
             continue
-        adding = np.zeros((len(entries), len(roots)))  # sums along the slot @ adding: sums of each channel
+        adding = np.zeros((len(entries), len(roots)))  # sums along the axis @ adding: sums of each channel
         adding[belongs, places[belongs]] = 1.0
         array = weight_of(weight_axis.layer, weight_axis.weight).numpy().astype(np.float64)
         rest = tuple(np.delete(np.arange(array.ndim), weight_axis.axis))
@@ -77,7 +77,7 @@ def _gradients(live: LoadedModel, found: ChannelAnalysis, request: ScoreRequest)
     @tf.function
     def sums(batch: list[Any], labels: Any) -> list[tuple[Any, Any]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)  # frozen ones tell as much as others
+            tape.watch(weights)  # frozen weights count, too
             value = loss(live.handle.serve(*batch)[0], batch[0], labels)
         gradients = tape.gradient(value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [

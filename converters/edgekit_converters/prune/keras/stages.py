@@ -33,7 +33,7 @@ def analyze(live: LoadedModel) -> PruningGraph:
     """Find the channel groups of a model.
 
     Raises:
-        SourceError: its computation cannot be followed, or nothing of it can be cut.
+        SourceError: its computation cannot be followed, or no channel can be cut.
     """
     return analyze_model(live).graph
 
@@ -42,8 +42,8 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
     """Score the importance of every channel; the formulas are in ``importance.py``.
 
     Raises:
-        DataError: an importance that looks at gradients got no data, or labels that do not fit.
-        SourceError: nothing of the model can be cut, or it has nothing that the importance looks at.
+        DataError: an importance that needs gradients got no data, or labels do not fit.
+        SourceError: no channel can be cut, or the model has no weights that the importance reads.
     """
     path = folder / "scores.npz"
     arrays: Any = channel_scores(live, analyze_model(live), request)
@@ -65,7 +65,7 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
     """Cut channels, and save the model.
 
     Raises:
-        ConversionError: a cut would leave nothing of a group, took nothing away, or saved less than was predicted.
+        ConversionError: a cut removes all channels of a group or none, or saves less than predicted.
     """
     source = request.source.request
     found = analyze_model(live)
@@ -84,7 +84,7 @@ def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> So
 
 
 def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
-    """Save a model that was made from ``source``, and return how to open it."""
+    """Save a model derived from ``source``, and return the request that opens it."""
     custom = any(not is_own(type(layer)) for _, layer in layers_of(model))
     return replace(
         source,

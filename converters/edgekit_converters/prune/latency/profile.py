@@ -39,7 +39,7 @@ class TimeLayersRequest:
 
     graph: PruningGraph
     whole: Artifact  # the model in an engine
-    scheme: str  # "int8-static" or "float32": what layers are made in
+    scheme: str  # arithmetic of the layers: "int8-static" or "float32"
 
     @property
     def engine(self) -> str:
@@ -58,7 +58,7 @@ def time_layers(request: TimeLayersRequest, folder: Path) -> LatencyTable:
     for done, grid in enumerate(grids):
         report_progress(done, len(grids))
         taken.append(_milliseconds(request, [NEARLY_EMPTY, *_layers(grid)], folder))
-    # the whole model has its turns with every grid: what slows it down then, slows the layers down, too
+    # the whole model is timed in turns with every grid, so load on the machine slows both down
     whole, empty = (min(times[place] for times in taken) for place in range(2))
     rows = tuple(
         _row(request, grid, [one * whole / slowed for one in times], empty)
@@ -108,7 +108,7 @@ class _Grid:
 
 def _grid(layer_cost: LayerCost, dense: Widths) -> _Grid:
     ins, outs = (_points(side, dense, layer_cost.divisions) for side in (layer_cost.ins, layer_cost.outs))
-    ins = ins[-1:] if layer_cost.operator == "depthwise" else ins  # it has the width of what it gives
+    ins = ins[-1:] if layer_cost.operator == "depthwise" else ins  # its input width equals its output width
     return _Grid(
         layer_cost.operator, layer_cost.positions, layer_cost.kernel, layer_cost.stride, layer_cost.divisions, ins, outs
     )
@@ -142,7 +142,7 @@ def _milliseconds(request: TimeLayersRequest, layers: list[LayerTiming], folder:
 
 
 def _interleaved_ms(opened: list[OpenArtifact]) -> list[float]:
-    """Time models in turns, the least of each one's: what else the machine does only adds. They are closed then."""
+    """Time models in turns and return the minimum of each, because other load only adds time; then close them."""
     samples = [[np.zeros(info.shape, info.dtype) for info in one.engine.inputs] for one in opened]
     least, quiet = np.full(len(opened), np.inf), 0
     for _ in range(MAX_TURNS):

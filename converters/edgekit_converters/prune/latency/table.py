@@ -65,7 +65,7 @@ class LayerTimes:
     divisions: int
     ins: tuple[int, ...]  # ascending
     outs: tuple[int, ...]  # ascending
-    ms: tuple[tuple[float, ...], ...]  # [ins][outs], one call on one thread, without what an empty call takes
+    ms: tuple[tuple[float, ...], ...]  # [ins][outs], one call on one thread, minus the time of an empty call
 
     def holds(self, layer_cost: LayerCost, ins: int, outs: int) -> bool:
         """Tell whether the times are of such a layer, with at least these widths."""

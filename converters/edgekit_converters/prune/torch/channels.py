@@ -34,7 +34,7 @@ class ChannelMap:
     layer_ids: dict[tuple[str, str], Ids] = field(default_factory=dict)  # (layer, "in", "out" or "through"): (n,)
     tensor_ids: dict[fx.Node, TensorIds] = field(default_factory=dict)
     size_uses: list[SizeUse] = field(default_factory=list)
-    attention_ids: list[Ids] = field(default_factory=list)  # of what attention multiplies
+    attention_ids: list[Ids] = field(default_factory=list)  # of the operands that attention multiplies
     unsupported: dict[str, str] = field(default_factory=dict)  # modules whose weights cannot be cut: why
 
     def ids(self, node: Any) -> Ids:

@@ -101,7 +101,7 @@ def zero_inputs(model: nn.Module, path: str, unread: list[int]) -> None:
     """Zero the weights with which a layer reads some channels, without making it smaller."""
     layer: Any = model.get_submodule(path)
     if isinstance(layer, Conv) and layer.groups > 1:
-        return  # lets channels through, one beside the other: what comes after it does not read them
+        return  # passes channels on; the layers after it do not read them
     with torch.no_grad():
         if getattr(layer, "transposed", False):
             layer.weight[unread] = 0

@@ -17,13 +17,13 @@ Norm = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def produces_channels(rule: Rule) -> Rule:
-    """Mark a rule of layers whose outputs are channels of their own, whatever they take."""
+    """Mark a rule of layers that produce new channels for any input."""
     rule.produces_channels = True  # type: ignore[attr-defined]
     return rule
 
 
 def along(channels: ChannelMap, ids: Ids, axis: int, why: str) -> Ids:
-    """Return the ids along one axis, (n,), or (1,) of NONE; what varies along others must stay."""
+    """Return the ids along one axis, (n,), or (1,) of NONE; channels that vary along other axes are kept."""
     if varying_axes(ids) not in ([], [axis]):
         channels.union_find.keep(ids, why)
         return untracked(1)
@@ -31,7 +31,7 @@ def along(channels: ChannelMap, ids: Ids, axis: int, why: str) -> Ids:
 
 
 def join_inputs(channels: ChannelMap, layer: str, node: Any, axis: int) -> None:
-    """Note what a layer takes along an axis."""
+    """Record the channels that a layer reads along an axis."""
     ids = along(channels, channels.ids(node), axis, f"goes into {layer} along another axis than channels")
     channels.join_layer(layer, "in", np.broadcast_to(ids, (channels.shape(node)[axis],)))
 
@@ -90,7 +90,7 @@ def unsupported_weights(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 
 def keep_operands(channels: ChannelMap, node: fx.Node) -> TensorIds:
-    """Let what goes into an operation stay when its weights are no layer's of its kind."""
+    """Keep the inputs of an operation whose weights do not belong to a layer of its kind."""
     channels.keep_inputs(
         node,
         f"goes into {operator(node)} in {owner(node) or 'the model'}, whose weights are not those of a supported layer",
@@ -125,7 +125,7 @@ def group_normalization(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 
 def layer_normalization(channels: ChannelMap, node: fx.Node) -> TensorIds:
-    """Normalize over the last axes: what is left would have other statistics."""
+    """Keep the channels that are normalized over: a cut would change their statistics."""
     ids = channels.ids(node.args[0])
     size = len(node.args[1])
     path = owner(node) or "layer_norm"
@@ -133,7 +133,7 @@ def layer_normalization(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 
 def prelu(channels: ChannelMap, node: fx.Node) -> TensorIds:
-    """Multiply what is negative, each channel by its own slope or all by the same."""
+    """Handle PReLU: one slope for each channel, or one for all."""
     ids = channels.ids(node.args[0])
     layer = channels.layer(node.args[1], nn.PReLU)
     if layer is None:
@@ -146,7 +146,7 @@ def prelu(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 
 def elementwise(channels: ChannelMap, node: fx.Node) -> TensorIds:
-    """Join what is combined."""
+    """Join the channels of combined tensors."""
     axes = len(channels.shape(node))
     why = f"is combined by {operator(node)} in {owner(node) or 'the model'} with untracked elements"
     tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("val"), torch.Tensor)]
@@ -158,7 +158,7 @@ def elementwise(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 
 def _join_parameter(channels: ChannelMap, node: fx.Node, common: tuple[int, ...]) -> None:
-    """Let a parameter of a module itself, such as a scale, be cut with what it is combined with."""
+    """Cut a parameter of the module itself, such as a scale, with the channels it is combined with."""
     shape, name = channels.shape(node), str(node.target).removeprefix("module.")
     parameter = getattr(channels.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None)
     cut = [axis for axis, size in enumerate(shape) if size > 1 and common[axis - len(shape) + len(common)] > 1]
@@ -191,7 +191,7 @@ def softmax(channels: ChannelMap, node: fx.Node) -> TensorIds:
 
 
 def product(channels: ChannelMap, node: fx.Node) -> TensorIds:
-    """Multiply matrices: what is summed over is mixed, and what is left of both is joined."""
+    """Handle matrix products: channels that are summed over are mixed, the remaining axes of both are joined."""
     one, other = node.args[:2]
     if min(len(channels.shape(one)), len(channels.shape(other))) < 2:
         return keep_operands(channels, node)

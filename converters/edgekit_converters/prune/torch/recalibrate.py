@@ -28,7 +28,7 @@ from edgekit_converters.prune.torch.cut import Tensors, output_mismatch, run
 
 SAMPLES, VALUES = 256, 2**23  # that weights are solved on, at most: of samples, and of input values
 ROWS = 8192  # places of a layer's output that its weights are solved on, at most
-RIDGE = 1e-3  # λ, as a part of the mean square of what the layer reads
+RIDGE = 1e-3  # λ, relative to the mean square of the layer's input
 BATCH = 64
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -50,7 +50,7 @@ def reconstruct_weights(
     """Solve for the weights of each layer that reads fewer channels than in the original module."""
     batch = input_tensors(live, dataset.pick_samples(request.data, request.inputs, _count(live, request)))
     if not takes_batches(small, batch):
-        return  # a batch is what the equations are made of
+        return  # the equations need a batch
     wanted = _TargetOutputs()
     outs = {
         layer: positions(axis_ids, dense.removed)
@@ -211,13 +211,13 @@ def _places(count: int) -> np.ndarray:
 
 
 def _read_linear(module: nn.Linear, taken: torch.Tensor) -> torch.Tensor:
-    """Return what a linear layer reads: (rows, features)."""
+    """Return the input of a linear layer, (rows, features)."""
     flat = taken.reshape(-1, taken.shape[-1])
     return flat[_places(len(flat))]
 
 
 def _read_convolution(module: Any, taken: torch.Tensor) -> torch.Tensor:
-    """Return what a convolution reads at some output positions.
+    """Return the input patches of a convolution at some output positions.
 
     The shape is (rows, channels * kernel), in the order of the weights.
     """

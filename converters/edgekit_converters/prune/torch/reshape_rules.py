@@ -25,7 +25,7 @@ def like_numpy(change: Callable[[Ids, fx.Node], Ids]) -> Rule:
 
 
 def pad(channels: ChannelMap, node: fx.Node) -> TensorIds:
-    """Add zeros: those beside channels can be cut with what they are added to, as many before as after.
+    """Handle padding: zeros beside channels can be cut with them, as many before as after.
 
     That is the shortcut without parameters of He et al. 2015 (option A).
     """

@@ -44,7 +44,7 @@ def channel_scores(
 
     Raises:
         DataError: gradients are wanted of no data, or labels do not fit the module.
-        SourceError: no channel passes a normalization whose scale could tell what it is worth.
+        SourceError: no channel passes a BatchNorm with a scale, which the importance is read from.
     """
     slices = [
         one

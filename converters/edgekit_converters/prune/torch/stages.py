@@ -62,7 +62,7 @@ def analyze(live: LoadedModel) -> PruningGraph:
     """Find the channel groups of a module.
 
     Raises:
-        SourceError: it cannot be exported, or nothing of it can be cut; the message says why.
+        SourceError: it cannot be exported, or no channel can be cut; the message says why.
     """
     return analysis_of(live).graph
 
@@ -93,8 +93,8 @@ def score(live: LoadedModel, request: ScoreRequest, folder: Path) -> Scores:
     """Score the importance of every channel; the formulas are in ``importance.py``.
 
     Raises:
-        DataError: an importance that looks at gradients got no data, or labels that do not fit.
-        SourceError: as :func:`analyze`, or the module has nothing that the importance looks at.
+        DataError: an importance that needs gradients got no data, or labels do not fit.
+        SourceError: as :func:`analyze`, or the module has no weights that the importance reads.
     """
     path = folder / "scores.npz"
     scores: dict[str, Any] = channel_scores(live, prunable_copy(live), analysis_of(live).groups, request)
