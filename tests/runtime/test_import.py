@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 import edgekit_runtime
+from edgekit_runtime.engines import ENGINES
 
 PACKAGE = Path(edgekit_runtime.__file__).parent
-# What is outside numpy and the standard library, and the only files that may name it.
+# Packages outside numpy and the standard library, and the only files that may import them, besides the engines.
 FOREIGN = {
     "store/delta/codec.py": {"zstandard"},
-    "engines/litert/interpreter.py": {"ai_edge_litert", "tflite_runtime"},
-    "engines/litert/compiled_model.py": {"ai_edge_litert"},
-    "engines/openvino.py": {"openvino"},
     "trust/encryption.py": {"cryptography"},
     "trust/public_key.py": {"cryptography"},
     "commands/input_files.py": {"PIL"},
@@ -36,9 +34,17 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def engine_packages(path: Path) -> set[str]:
+    """The packages that a file may import because it belongs to an engine."""
+    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    owners = [engine for engine in ENGINES.values() if f"{module}.".startswith(f"{engine.module}.")]
+    return {package for engine in owners for package in engine.packages}
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_module_imports_numpy_and_the_standard_library(path: Path) -> None:
     allowed = {"numpy", "edgekit_runtime"} | FOREIGN.get(path.relative_to(PACKAGE).as_posix(), set())
+    allowed |= engine_packages(path)
     assert imported(path) - sys.stdlib_module_names <= allowed
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgekit_runtime.engines import library
+from edgekit_runtime.engines import ENGINES, library
 from edgekit_runtime.engines.delegates import DELEGATES, SIGNS, find_signs, library_path
-from edgekit_runtime.engines.wheels import PACKAGES, check_wheel, install_advice
+from edgekit_runtime.engines.wheels import check_wheel, install_advice
 from edgekit_runtime.errors import DelegateUnavailable, EngineUnavailable, IncompatibleDevice, SignatureInvalid
 from edgekit_runtime.format.manifest import FORMAT_VERSION
 from edgekit_runtime.host import state_cache
@@ -85,7 +85,7 @@ def diagnose(root: str = "/") -> Diagnosis:
         board=board,
         python=f"{platform.python_implementation()} {platform.python_version()}",
         numpy=np.__version__,
-        engines=tuple(_engine(name, board) for name in PACKAGES),
+        engines=tuple(_engine(name, board) for name in ENGINES if name != "null"),
         accelerators=tuple(_accelerators(root)),
         condition=condition,
         state_folder=folder,

@@ -1,7 +1,8 @@
 """The engines: one module each, and one line in the table below. docs/adding-an-engine.md is the guide.
 
-An engine's module has two functions; ``open_model`` returns an object with the members of ``Engine``:
+An engine's module has a constant and two functions. Only the functions import the library:
 
+    WHEELS                                               for each architecture, the fields of its wheels.Wheel
     library() -> Library                                 import the library, or raise EngineUnavailable
     open_model(path, variant, threads, artifact) -> Engine   open the artifact on the variant's device, or refuse it
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgekit_runtime.errors import EngineUnavailable
 from edgekit_runtime.record import dataclass, field
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
+
+class EngineEntry(NamedTuple):
+    """An engine's module, and its library's packages in the order in which they are tried."""
+
+    module: str
+    packages: tuple[str, ...] = ()
+
+
 ENGINES = {
-    "null": "edgekit_runtime.engines.null",  # numpy alone
-    "litert": "edgekit_runtime.engines.litert",  # .tflite
-    "openvino": "edgekit_runtime.engines.openvino",  # .xml and .bin
+    "null": EngineEntry("edgekit_runtime.engines.null"),  # numpy alone
+    "litert": EngineEntry("edgekit_runtime.engines.litert", ("ai_edge_litert", "tflite_runtime")),  # .tflite
+    "openvino": EngineEntry("edgekit_runtime.engines.openvino", ("openvino",)),  # .xml and .bin
 }
 
 
@@ -116,7 +125,7 @@ def library(name: str) -> Library:
     Raises:
         EngineUnavailable: there is no such engine, or its library is missing or does not load.
     """
-    found: Library = _module(name).library()
+    found: Library = engine_module(name).library()
     return found
 
 
@@ -133,7 +142,7 @@ def open_engine(variant: Variant, files: Files, threads: int | None = None, *, k
         EngineUnavailable: the engine, its library or the device is not here, or it refuses the artifact.
         DelegateUnavailable: the variant's delegate is not available.
     """
-    module = _module(variant.engine)
+    module = engine_module(variant.engine)
     module.library()  # reports a missing library before any file is copied out of the bundle
     paths = [files.local_path(path) for path in variant.files]
     digests = [files.digest(path) for path in variant.files] if keep else []
@@ -142,10 +151,11 @@ def open_engine(variant: Variant, files: Files, threads: int | None = None, *, k
     return engine
 
 
-def _module(name: str) -> Any:
+def engine_module(name: str) -> Any:
+    """Import an engine's module, but not its library."""
     if name not in ENGINES:
         raise EngineUnavailable(
             f"there is no engine {name!r} in this edgekit-runtime, only {', '.join(ENGINES)}: "
             "update it with pip install -U edgekit-runtime"
         )
-    return import_module(ENGINES[name])
+    return import_module(ENGINES[name].module)

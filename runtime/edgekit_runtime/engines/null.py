@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
+WHEELS: dict[str, tuple[str, ...]] = {}
+
 
 def library() -> Library:
     """Return numpy, which is always there."""

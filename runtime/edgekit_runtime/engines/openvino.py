@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgekit_runtime.format.manifest import Variant
     from edgekit_runtime.tensors import Array
 
+WHEELS = {"x86_64": ("openvino", "2.28", "sse4.2"), "aarch64": ("openvino", "2.35")}
 INSTALL = "pip install 'edgekit-runtime[openvino]'"
 PRECISION = "INFERENCE_PRECISION_HINT"
 PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as in the hint, and as reported

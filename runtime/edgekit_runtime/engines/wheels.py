@@ -9,12 +9,10 @@ from glob import glob
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from edgekit_runtime.engines import ENGINES, engine_module
 from edgekit_runtime.errors import IncompatibleDevice
 from edgekit_runtime.host.board import glibc, read_board
 from edgekit_runtime.host.machine import architecture, version_numbers
-
-# The packages of an engine's library, in the order in which they are tried.
-PACKAGES = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",)}
 
 
 class Wheel(NamedTuple):
@@ -26,14 +24,6 @@ class Wheel(NamedTuple):
     last_python: str = ""  # the last Python version that has a wheel
 
 
-# By engine and architecture. There are no other wheels.
-WHEELS = {
-    ("litert", "x86_64"): Wheel("litert", "2.27"),
-    ("litert", "aarch64"): Wheel("litert", "2.27"),
-    ("litert", "armv7l"): Wheel("tflite", "2.34", "neon", "3.11"),
-    ("openvino", "x86_64"): Wheel("openvino", "2.28", "sse4.2"),
-    ("openvino", "aarch64"): Wheel("openvino", "2.35"),
-}
 MANYLINUX = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
 TAG = re.compile(r"^Tag: .*-(manylinux\w+?)_(x86_64|i686|aarch64|armv7l)$", re.MULTILINE)
 
@@ -49,7 +39,7 @@ def check_wheel(engine: str) -> None:
     problems = [incompatibility(platform, arch, architecture(), glibc()) for platform, arch in tags]
     if problems and all(problems):
         raise IncompatibleDevice(f"the installed {package.replace('_', '-')} needs {problems[0]}")
-    wheel = WHEELS.get((engine, architecture()))
+    wheel = _wheel(engine, architecture())
     if wheel and wheel.feature:
         features = read_board().features
         if features and wheel.feature not in features:
@@ -63,7 +53,7 @@ def installed_version(engine: str) -> str:
 
 def _records(engine: str) -> tuple[str, list[str]]:
     """Return the package that an engine would import, and the paths of its NAME-VERSION.dist-info folders."""
-    for package in PACKAGES.get(engine, ()):
+    for package in ENGINES[engine].packages if engine in ENGINES else ():
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
             site = os.path.dirname(os.path.dirname(spec.origin))
@@ -87,7 +77,7 @@ def install_advice(
     engine: str, arch: str, have_glibc: str | None, python: tuple[int, ...] = sys.version_info[:2]
 ) -> str:
     """Return the command that installs an engine's library, or why there is none."""
-    wheel = WHEELS.get((engine, arch))
+    wheel = _wheel(engine, arch)
     if wheel is None:
         return f"there is no wheel for {arch}"
     problem = incompatibility(f"manylinux_{wheel.glibc.replace('.', '_')}", arch, arch, have_glibc)
@@ -96,6 +86,11 @@ def install_advice(
     if wheel.last_python and python > version_numbers(wheel.last_python):
         return f"its last wheel for {arch} is for Python {wheel.last_python}: create an environment with that version"
     return f"pip install 'edgekit-runtime[{wheel.extra}]'"
+
+
+def _wheel(engine: str, arch: str) -> Wheel | None:
+    fields = engine_module(engine).WHEELS.get(arch)
+    return fields and Wheel(*fields)
 
 
 def _text(path: str) -> str:

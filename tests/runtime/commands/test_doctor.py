@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekit_runtime import __main__ as command
 from edgekit_runtime.commands.doctor import Diagnosis, diagnose, lines
+from edgekit_runtime.engines import ENGINES, EngineEntry, null
 
 MakeBoard = Callable[[str], Path]
 CORAL, GPU, VX = "Coral Edge TPU", "GPU", "Verisilicon NPU"
@@ -100,8 +102,19 @@ def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["doctor", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert {"board", "python", "numpy", "engines", "accelerators", "condition", "disk_free_bytes"} <= record.keys()
-    assert [engine["engine"] for engine in record["engines"]] == ["litert", "openvino"]
+    assert [engine["engine"] for engine in record["engines"]] == [name for name in ENGINES if name != "null"]
     assert all(engine["library"] or (engine["reason"] and engine["install"]) for engine in record["engines"])
+
+
+def test_doctor_finds_an_engine_that_is_one_module_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(null.__file__).read_text(encoding="utf-8")
+    (tmp_path / "own_engine.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ENGINES, "own", EngineEntry("own_engine"))
+    engine = next(engine for engine in diagnose().engines if engine.engine == "own")
+    assert (engine.library, engine.reason) == (f"numpy {np.__version__}", "")
 
 
 def test_without_an_engine_doctor_names_what_to_install() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgekit_runtime.engines import ENGINES, TensorInfo, library, open_engine
+from edgekit_runtime.engines.wheels import Wheel
 from edgekit_runtime.errors import DelegateUnavailable, EngineError, EngineUnavailable
 from edgekit_runtime.format.manifest import Variant
 
@@ -62,18 +63,20 @@ def opening(variant: Variant, artifact: Callable[[str], Path]) -> Callable[..., 
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_the_module_imports_without_its_library_and_has_the_two_functions(name: str) -> None:
-    module = import_module(ENGINES[name])
+def test_the_module_imports_without_its_library_and_has_its_constant_and_functions(name: str) -> None:
+    module = import_module(ENGINES[name].module)
+    assert all(Wheel(*fields).extra for fields in module.WHEELS.values())
     assert list(inspect.signature(module.library).parameters) == []
     assert list(inspect.signature(module.open_model).parameters) == ["path", "variant", "threads", "artifact"]
-    code = f"import sys; before = set(sys.modules); import {ENGINES[name]}; print(*set(sys.modules) - before)"
+    code = f"import sys; before = set(sys.modules); import {ENGINES[name].module}; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {n.partition(".")[0] for n in done.stdout.split()} & {"ai_edge_litert", "tflite_runtime", "openvino"}
+    libraries = {package for engine in ENGINES.values() for package in engine.packages}
+    assert not {loaded.partition(".")[0] for loaded in done.stdout.split()} & libraries
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_foreign_errors_are_translated_in_one_place(name: str) -> None:
-    path, foreign = Path(import_module(ENGINES[name]).__file__), f"{name.upper()}_ERRORS"
+    path, foreign = Path(import_module(ENGINES[name].module).__file__), f"{name.upper()}_ERRORS"
     modules = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
     source = "\n".join(module.read_text(encoding="utf-8") for module in modules)
     caught = {

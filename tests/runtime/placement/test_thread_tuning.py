@@ -11,7 +11,7 @@ import pytest
 import edgekit_runtime
 from edgekit_runtime import open_bundle
 from edgekit_runtime.bundle.reader import Bundle
-from edgekit_runtime.engines import wheels
+from edgekit_runtime.engines import ENGINES
 from edgekit_runtime.host import state_cache
 from edgekit_runtime.placement import thread_tuning
 from edgekit_runtime.placement.load_options import DEFAULTS
@@ -65,7 +65,7 @@ def test_another_version_of_a_library_is_measured_again(
     (tmp_path / "own_matmul" / "__init__.py").touch()
     (tmp_path / "own_matmul-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(wheels.PACKAGES, "null", ("own_matmul",))
+    monkeypatch.setitem(ENGINES, "null", ENGINES["null"]._replace(packages=("own_matmul",)))
     monkeypatch.setattr(thread_tuning, "cores", lambda: 2)
     measured: list[int] = []
     place = thread_tuning.place

@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgekit_runtime.engines import EngineInfo, Library
+from edgekit_runtime.engines import ENGINES, EngineInfo, Library
 from edgekit_runtime.engines.litert.interpreter import INSTALL, LiteRTEngine, TranslateErrors
 from edgekit_runtime.errors import EngineUnavailable
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from edgekit_runtime.engines import Engine
     from edgekit_runtime.format.manifest import Variant
 
-PACKAGES = ("ai_edge_litert", "tflite_runtime")
+PACKAGES = ENGINES["litert"].packages
+WHEELS = {
+    "x86_64": ("litert", "2.27"),
+    "aarch64": ("litert", "2.27"),
+    "armv7l": ("tflite", "2.34", "neon", "3.11"),
+}
 # Requirements use TensorFlow's version numbers, as the metadata of .tflite files does. LiteRT has its own numbers since
 # TensorFlow 2.17: here is the lowest TensorFlow version that each of its major versions corresponds to.
 TENSORFLOW_LEVELS = {"1": "2.17", "2": "2.20"}
