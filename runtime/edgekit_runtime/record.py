@@ -4,9 +4,8 @@
 behave as ``dataclass(frozen=True)`` defines, and ``dataclasses.fields``, ``asdict``, ``replace`` and ``is_dataclass``
 accept them.
 
-Importing ``edgekit_runtime.load`` takes 8.6 ms of processor time and 0.84 MiB with these records, and 24.3 ms and
-1.33 MiB with ``dataclasses`` (x86-64, Python 3.11, median of 15 starts, numpy not counted). Measure it with
-``python -m benchmarks.runtime.standard_library``.
+With ``dataclasses``, importing ``edgekit_runtime.load`` takes almost three times as long
+(docs/decisions/0017-small-parts-of-our-own-on-the-board.md has the figures).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A private temporary folder.
 
-It does not use ``tempfile``, since importing that takes 3.8 ms and 0.9 MiB of a board's memory on the path of ``load``;
-this module takes 0.2 ms (CPython 3.11, x86-64).
+It does not use ``tempfile``, which is slow to import and takes memory on the path of ``load``
+(docs/decisions/0017-small-parts-of-our-own-on-the-board.md has the figures).
 """
 
 from __future__ import annotations

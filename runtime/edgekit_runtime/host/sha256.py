@@ -1,8 +1,7 @@
 """SHA-256 from the implementation that costs least time and memory.
 
-The first digest of a small file takes 1.2 ms of processor time and 0.04 MiB here, and 3.0 ms and 3.55 MiB with
-``hashlib``, which loads OpenSSL (x86-64, Python 3.11, median of 15 starts, numpy not counted). Measure it with
-``python -m benchmarks.runtime.standard_library``.
+``hashlib`` loads OpenSSL, which takes time and memory that a small file does not need
+(docs/decisions/0017-small-parts-of-our-own-on-the-board.md has the figures).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read public keys and verify signatures with them, using `cryptography`.
 
-PEM is parsed here because `load_pem_public_key` imports all key types and formats that `cryptography` knows. In a fresh
-process, reading one key takes 13 ms with it and 7 ms without; opening a signed bundle takes 95 ms and 84 ms.
+PEM is parsed here because `load_pem_public_key` imports all key types and formats that `cryptography` knows
+(docs/decisions/0017-small-parts-of-our-own-on-the-board.md has the figures).
 ``benchmarks/runtime/verify_signature.py`` allows 10 ms for everything except hashing.
 """
 
