@@ -14,7 +14,7 @@ from edgekit.plan.options import ConversionOptions, PruneOptions
 from edgekit.pruning import command
 from edgekit.pruning.command import PruneReport
 from edgekit.pruning.options import plan_pruned_conversion
-from edgekit.report.report import Report
+from edgekit.report.conversion_report import Report
 from edgekit_converters.execution.runner import Watch
 from edgekit_runtime.errors import PlanError
 

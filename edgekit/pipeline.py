@@ -18,10 +18,10 @@ from edgekit.plan.targets import VariantPlan, keep_scheme
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import PruningPlan
 from edgekit.pruning.prune import PrunedModel, prune_model
-from edgekit.report import report as reports
+from edgekit.report import conversion_report
+from edgekit.report.conversion_report import BundleReport, Report, SourceReport, VariantReport
 from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport
-from edgekit.report.report import BundleReport, Report, SourceReport, VariantReport
 from edgekit.version import __version__
 from edgekit_converters.data import DataSet
 from edgekit_converters.execution import toolchains
@@ -60,7 +60,7 @@ def convert(plan: ConversionPlan, watch: Watch | None = None, pruning: PruningPl
         outcome = replace(outcome, coverage=coverage, notes=(*outcome.notes, *executor.notes))
         parts = _bundle_parts(plan, context, outcome, labels, declared, notes)
         pruning_report = _pruning_report(original, pruning, pruned, outcome)
-        with reports.report_writer(plan.report) as write_report:
+        with conversion_report.report_writer(plan.report) as write_report:
             _write(parts)
             report = _report(context, parts, outcome, started, pruning_report)
             write_report(_text(report, plan.report))
@@ -169,7 +169,7 @@ def _report(
 ) -> Report:
     plan, source, built, baseline = parts.plan, context.source, parts.built, parts.baseline
     notes = [*plan.targets.notes, *source.notes, *open_model.data_notes(context)]
-    notes += [*reports.coverage_notes(outcome.coverage), *parts.notes]
+    notes += [*conversion_report.coverage_notes(outcome.coverage), *parts.notes]
     for artifact in built.values():
         notes += parity_warnings(source, artifact.artifact, artifact.comparison)
     for artifact in built.values():
@@ -188,7 +188,7 @@ def _report(
         notes=tuple(notes),
         findings=tuple(dict.fromkeys(finding for artifact in built.values() for finding in artifact.findings)),
         coverage=outcome.coverage,
-        trials=reports.trial_reports(outcome.trials),
+        trials=conversion_report.trial_reports(outcome.trials),
         choices=outcome.choices,
         pruning=pruning,
     )

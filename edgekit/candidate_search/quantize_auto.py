@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from edgekit.candidate_search.search import CandidateResult, CandidateSearch, SourceEvaluations
+from edgekit.candidate_search.engine_search import CandidateResult, CandidateSearch, SourceEvaluations
 from edgekit.candidate_search.selection import choose, closest, drop_with_unit, explain, finalists, trial_line
 from edgekit.conversion import stages
 from edgekit.conversion.context import CALIBRATION, ConversionContext, Outcome, VerifiedArtifact
@@ -28,7 +28,7 @@ SUBSET_SAMPLES = 512  # spread over the evaluation data; candidates that lose to
 
 @dataclass(frozen=True)
 class StageRunner:
-    """The stages of one engine; an :class:`edgekit.candidate_search.search.EngineRunner`."""
+    """The stages of one engine; an :class:`edgekit.candidate_search.engine_search.EngineRunner`."""
 
     context: ConversionContext
     subset: ConversionContext  # the same with a subset of the evaluation data

@@ -22,8 +22,8 @@ from rich.table import Table
 from edgekit.conversion.layers import LayersReport
 from edgekit.conversion.sensitivity import LayerResult, SensitivityReport
 from edgekit.pruning.command import PruneReport
+from edgekit.report.conversion_report import Report, finding_lines, metric_text, size_text, value_text, variant_rows
 from edgekit.report.pruning_report import PruningReport
-from edgekit.report.report import Report, finding_lines, metric_text, size_text, value_text, variant_rows
 from edgekit.training.distill import DistillReport
 from edgekit_converters.execution.runner import Watch
 

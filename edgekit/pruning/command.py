@@ -16,7 +16,7 @@ from edgekit.plan.plan import ArtifactPlan, plan_artifacts
 from edgekit.pruning.comparison import compare
 from edgekit.pruning.options import PruningPlan, calibration_data, measured_in, plan_pruning
 from edgekit.pruning.prune import prune_model
-from edgekit.report import report as reports
+from edgekit.report import conversion_report
 from edgekit.report.html import page
 from edgekit.report.pruning_report import PruningReport
 from edgekit.training import model_file
@@ -109,7 +109,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
             wall_seconds=round(time.monotonic() - started, 3),
             notes=(*source.notes, *open_model.data_notes(context), *pruning.notes),
         )
-        with reports.report_writer(plan.report) as write_report:
+        with conversion_report.report_writer(plan.report) as write_report:
             model_file.copy_to(file, output)
             write_report(_text(report, plan.report))
         if pruned.checkpoints:

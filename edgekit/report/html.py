@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from edgekit.report.conversion_report import VariantReport, metric_text, size_text, value_text
 from edgekit.report.pruning_report import PruningReport
-from edgekit.report.report import VariantReport, metric_text, size_text, value_text
 from edgekit.report.template import render
 from edgekit_converters.formats import format_of
 from edgekit_converters.train import SparseLayer

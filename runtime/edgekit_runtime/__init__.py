@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from edgekit_runtime.model import Model as Model
     from edgekit_runtime.model import load as load
     from edgekit_runtime.placement.place import Placement as Placement
-    from edgekit_runtime.store.open import open_bundle as open_bundle
+    from edgekit_runtime.store.open_bundle import open_bundle as open_bundle
     from edgekit_runtime.version import __version__ as __version__
 
 _MODULES = {
     "load": "model",
     "Model": "model",
     "Placement": "placement.place",
-    "open_bundle": "store.open",
+    "open_bundle": "store.open_bundle",
     "errors": "errors",
     "__version__": "version",
 }

@@ -19,7 +19,7 @@ from edgekit_runtime.format.manifest_json import manifest_to_json
 from edgekit_runtime.inference.tensor_io import CALL_RAW
 from edgekit_runtime.model import load_model
 from edgekit_runtime.placement.place import VARIANT_ERRORS
-from edgekit_runtime.store.open import open_bundle
+from edgekit_runtime.store.open_bundle import open_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,7 +13,7 @@ from edgekit_runtime.inference.stream import cores, stream
 from edgekit_runtime.placement.load_options import LoadOptions, check_options
 from edgekit_runtime.placement.place import Placement, place
 from edgekit_runtime.record import dataclass, replace
-from edgekit_runtime.store.open import open_bundle
+from edgekit_runtime.store.open_bundle import open_bundle
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future

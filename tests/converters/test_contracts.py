@@ -106,7 +106,7 @@ def test_roles_of_operators_are_used():
 )
 def test_each_framework_names_operators_of_most_roles(framework):
     """The other roles are those of values that no operator gives, or of all operators that are not named."""
-    operators = importlib.import_module(f"edgekit_converters.train.{framework}.quantized_operators")
+    operators = importlib.import_module(f"edgekit_converters.train.{framework}.operator_roles")
     named = {*operators.ROLES.values(), *(getattr(operators, "ACTIVATIONS", {}).values())}
     assert set(Role) - named <= {Role.INPUT, Role.CONSTANT, Role.OTHER}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit_converters.execution.record_json import decode, encode
+from edgekit_converters.execution.stage_cache_json import decode, encode
 from edgekit_converters.records import (
     Artifact,
     Comparison,

@@ -22,7 +22,7 @@ from typing import Any
 
 import edgekit_converters
 import edgekit_runtime
-from edgekit_converters.execution.record_json import decode, encode, paths_in
+from edgekit_converters.execution.stage_cache_json import decode, encode, paths_in
 
 DEFAULT_LIMIT_MIB = 4096
 

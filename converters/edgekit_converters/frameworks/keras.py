@@ -31,7 +31,7 @@ FRAMEWORK = Framework(
         ),
         "saved_model": Loader("edgekit_converters.load.keras_model:load_saved_model", "keras"),
     },
-    tracer="edgekit_converters.trace.keras_calls:steps",
+    tracer="edgekit_converters.trace.keras_tensors:steps",
     trainable=TrainableModels(
         packages=("keras", "tf_keras"),
         toolchain=Toolchain(("tensorflow", "tf_keras"), ("tensorflow", "keras", "tf-keras"), ("keras",)),

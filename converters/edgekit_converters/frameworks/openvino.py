@@ -10,5 +10,5 @@ FRAMEWORK = Framework(
         "onnx": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".onnx",)),
         "ir": Loader("edgekit_converters.load.openvino_file:load_file", "openvino", (".xml",)),
     },
-    tracer="edgekit_converters.trace.ir_nodes:steps",
+    tracer="edgekit_converters.trace.ir_tensors:steps",
 )

@@ -7,5 +7,5 @@ from edgekit_converters.frameworks import Framework, Loader
 FRAMEWORK = Framework(
     name="tflite",
     loaders={"tflite": Loader("edgekit_converters.load.tflite_file:load_file", "litert", (".tflite",))},
-    tracer="edgekit_converters.trace.tflite_nodes:steps",
+    tracer="edgekit_converters.trace.tflite_tensors:steps",
 )

@@ -22,7 +22,7 @@ FRAMEWORK = Framework(
             "edgekit_converters.load.torch_module:load_pickle", "torch", (".pt", ".pth", ".th"), (".pt2",)
         ),
     },
-    tracer="edgekit_converters.trace.torch_graph:steps",
+    tracer="edgekit_converters.trace.torch_tensors:steps",
     trainable=TrainableModels(
         packages=("torch",),
         toolchain=Toolchain(("torch",), ("torch", "torch-pruning", "litert-torch", "litert-converter"), ("torch",)),

@@ -14,7 +14,7 @@ from edgekit_converters.execution import toolchains
 from edgekit_converters.foreign_errors import short_message
 from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.lower.tflite_rewrites import simplify
-from edgekit_converters.lower.torch_decompositions import decompose
+from edgekit_converters.lower.torch_tflite_decompositions import decompose
 from edgekit_runtime.errors import ToolchainError, UnsupportedOperator
 
 REFUSED = re.compile(r"failed to legalize operation '([\w.]+)'")

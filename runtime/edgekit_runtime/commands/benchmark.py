@@ -26,7 +26,7 @@ from edgekit_runtime.inference.stream import cores
 from edgekit_runtime.model import Model, load_model
 from edgekit_runtime.placement.load_options import DEFAULTS, LoadOptions
 from edgekit_runtime.record import dataclass, field, replace
-from edgekit_runtime.store.open import open_bundle
+from edgekit_runtime.store.open_bundle import open_bundle
 
 if TYPE_CHECKING:
     from edgekit_runtime.placement.load_options import Event

@@ -31,7 +31,7 @@ from edgekit_runtime.store.generations import (
     generations,
 )
 from edgekit_runtime.store.install_checks import check_board, check_update
-from edgekit_runtime.store.open import open_bundle
+from edgekit_runtime.store.open_bundle import open_bundle
 from edgekit_runtime.store.prune import DEFAULT_KEEP, clear_leftovers, prune_locked, remove
 from edgekit_runtime.store.self_check import is_intact
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.candidate_search.search import CandidateSearch, SourceEvaluations
+from edgekit.candidate_search.engine_search import CandidateSearch, SourceEvaluations
 from edgekit.candidate_search.selection import choose
 from edgekit.conversion.trial import BROKEN, DROPPED, FAILED, MEASURED, SKIPPED
 from edgekit.parallel.executor import Threads

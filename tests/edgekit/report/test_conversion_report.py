@@ -7,8 +7,7 @@ import math
 import pytest
 
 from edgekit.conversion.trial import Trial
-from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
-from edgekit.report.report import (
+from edgekit.report.conversion_report import (
     BundleReport,
     Report,
     SourceReport,
@@ -20,6 +19,7 @@ from edgekit.report.report import (
     trial_reports,
     variant_rows,
 )
+from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport, RoundReport
 from edgekit_converters.examine.coverage import Coverage, CoverageStep, RangeGrowth
 from edgekit_converters.examine.detectors import DETECTORS
 from edgekit_converters.execution.runner import StageCost

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from edgekit.report.conversion_report import VariantReport
 from edgekit.report.html import page
 from edgekit.report.pruning_report import GroupReport, ModelReport, PruningReport
-from edgekit.report.report import VariantReport
 from edgekit_converters.records import Latency, Parity
 
 NAMES = "litert", "openvino"

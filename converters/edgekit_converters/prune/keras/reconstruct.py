@@ -22,7 +22,7 @@ from edgekit_converters.progress import report_progress
 from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.keras import analyze
 from edgekit_converters.prune.keras.cut import removed_channels
-from edgekit_converters.prune.least_squares import solve_weights
+from edgekit_converters.prune.keras.least_squares import solve_weights
 
 SAMPLES = 512  # at most; fewer if they would not fit into MEMORY
 MEMORY = 2**30  # bytes, about, of the layer outputs of all samples

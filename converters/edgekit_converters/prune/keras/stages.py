@@ -23,7 +23,7 @@ from edgekit_converters.prune import (
 from edgekit_converters.prune.keras.analyze import analyze_model
 from edgekit_converters.prune.keras.cut import build_cut_model, removed_channels
 from edgekit_converters.prune.keras.drop_branch import without_branches
-from edgekit_converters.prune.keras.recalibrate import recalibrate_model
+from edgekit_converters.prune.keras.reconstruct import recalibrate_model
 from edgekit_converters.prune.keras.scores import channel_scores
 from edgekit_converters.records import ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError
@@ -76,7 +76,7 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
 
 
 def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
-    """Correct a pruned model with samples, and save it; see ``recalibrate.py``."""
+    """Correct a pruned model with samples, and save it; see ``reconstruct.py``."""
     source = request.source.request
     live = reopen(source)
     recalibrate_model(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)

@@ -25,7 +25,7 @@ from edgekit_converters.prune.residual_branches import (
     branch_name,
     removable_paths,
 )
-from edgekit_converters.prune.torch.cut import Tensors, output_mismatch, run
+from edgekit_converters.prune.torch.stored_sizes import Tensors, output_mismatch, run
 from edgekit_runtime.errors import ConversionError
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)

@@ -24,7 +24,7 @@ from edgekit_converters.frameworks.loaded_model import LoadedModel
 from edgekit_converters.frameworks.torch_calls import FORWARD_ERRORS, input_tensors
 from edgekit_converters.prune import RecalibrateRequest
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups, positions
-from edgekit_converters.prune.torch.cut import Tensors, output_mismatch, run
+from edgekit_converters.prune.torch.stored_sizes import Tensors, output_mismatch, run
 
 SAMPLES, VALUES = 256, 2**23  # that weights are solved on, at most: of samples, and of input values
 ROWS = 8192  # places of a layer's output that its weights are solved on, at most

@@ -17,7 +17,7 @@ from edgekit_converters.prune import ScoreRequest
 from edgekit_converters.prune.importance import WITH_GRADIENTS, WeightSums, score_channels
 from edgekit_converters.prune.score_loss import ScoreLoss, batches, score_loss
 from edgekit_converters.prune.torch.channel_groups import ChannelGroup, ChannelGroups
-from edgekit_converters.prune.torch.recalibrate import takes_batches
+from edgekit_converters.prune.torch.reconstruct import takes_batches
 from edgekit_converters.prune.torch.union_find import Ids
 from edgekit_converters.train.losses import TINY
 from edgekit_runtime.errors import SourceError

@@ -35,11 +35,18 @@ from edgekit_converters.prune.residual_branches import find_branches
 from edgekit_converters.prune.torch.analyze import pruning_graph
 from edgekit_converters.prune.torch.attention import make_heads_prunable
 from edgekit_converters.prune.torch.channel_groups import ChannelGroups, group_channels
-from edgekit_converters.prune.torch.cut import StoredSize, Tensors, find_mismatch, find_stored_sizes, run, slice_weights
 from edgekit_converters.prune.torch.drop_branch import removable_branches, without_branches
 from edgekit_converters.prune.torch.propagate import propagate_channels
-from edgekit_converters.prune.torch.recalibrate import OriginalModule, reconstruct_weights, update_batch_norm
+from edgekit_converters.prune.torch.reconstruct import OriginalModule, reconstruct_weights, update_batch_norm
 from edgekit_converters.prune.torch.scores import channel_scores
+from edgekit_converters.prune.torch.stored_sizes import (
+    StoredSize,
+    Tensors,
+    find_mismatch,
+    find_stored_sizes,
+    run,
+    slice_weights,
+)
 from edgekit_converters.records import BranchRemoval, ChannelCut, SourceRequest
 from edgekit_runtime.errors import ConversionError, SourceError
 
@@ -134,7 +141,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
 
 
 def recalibrate(live: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
-    """Correct a pruned module with samples, and write its weights into ``folder``; see ``recalibrate.py``."""
+    """Correct a pruned module with samples, and write its weights into ``folder``; see ``reconstruct.py``."""
     small = copy.deepcopy(live.handle.module)
     if request.dense is not None and request.cuts:
         dense = reopen(request.dense.request)

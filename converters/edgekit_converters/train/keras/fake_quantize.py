@@ -34,7 +34,7 @@ from edgekit_converters.train.fake_quantize import (
     fuses,
     grid_of,
 )
-from edgekit_converters.train.keras.quantized_operators import (
+from edgekit_converters.train.keras.operator_roles import (
     SILU,
     activation_as_operators,
     factors,

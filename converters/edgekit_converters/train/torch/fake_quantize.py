@@ -32,7 +32,7 @@ from edgekit_converters.train.fake_quantize import (
     fuses,
     grid_of,
 )
-from edgekit_converters.train.torch.quantized_operators import (
+from edgekit_converters.train.torch.operator_roles import (
     LAYERS,
     METADATA,
     argument,

@@ -321,11 +321,11 @@ def test_a_normalization_over_channels_takes_its_statistics_over_those_left(tmp_
 @pytest.mark.parametrize("pattern", ["residual", "transposed", "in_divisions", "shared", "attentive"])
 def test_macs_and_parameters_are_those_of_edgekit_layers(tmp_path, pattern):
     from edgekit_converters.prune.keras import stages
-    from edgekit_converters.trace import keras_calls
+    from edgekit_converters.trace import keras_tensors
 
     live, _ = opened(built("keras", PATTERNS[pattern]), tmp_path)
     graph = stages.analyze(live)
-    steps = keras_calls.steps(live, [array[:1] for array in samples(live)]).steps
+    steps = keras_tensors.steps(live, [array[:1] for array in samples(live)]).steps
     told = {layer.name: layer.parameters for layer in steps if layer.parameters}
     for name, parameters in told.items():
         ours = [one.parameters(graph.widths) for one in graph.layer_costs if one.layer == name]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgekit_converters.prune.least_squares import solve_weights
+from edgekit_converters.prune.keras.least_squares import solve_weights
 
 DRAW = np.random.default_rng(0)
 
