@@ -51,7 +51,7 @@ def removable_paths(nodes: Sequence[GraphNode], outputs: Sequence[int]) -> Itera
 
     The remaining model still reads every input and computes every output.
     """
-    needed = _needed(nodes, outputs)
+    needed = _nodes_before(nodes, outputs)
     for index in sorted(needed):
         one = nodes[index]
         if (
@@ -62,12 +62,12 @@ def removable_paths(nodes: Sequence[GraphNode], outputs: Sequence[int]) -> Itera
             continue
         for operand in (0, 1):
             shorter = [*nodes[:index], replace(one, inputs=(one.inputs[1 - operand],)), *nodes[index + 1 :]]
-            removed = needed - _needed(shorter, outputs)
+            removed = needed - _nodes_before(shorter, outputs)
             if one.inputs[operand] in removed and all(nodes[index].inputs for index in removed):
                 yield ResidualPath(index, operand, frozenset(removed))
 
 
-def _needed(nodes: Sequence[GraphNode], outputs: Sequence[int]) -> set[int]:
+def _nodes_before(nodes: Sequence[GraphNode], outputs: Sequence[int]) -> set[int]:
     found, pending = set(), list(outputs)
     while pending:
         index = pending.pop()

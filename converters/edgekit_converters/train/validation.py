@@ -23,9 +23,9 @@ HeldOutBatches = Callable[[], Iterator[tuple[Arrays, Array | None]]]
 class Validator:
     """A metric and the held-out samples that it is computed on."""
 
-    def __init__(self, metric: Metric, held: HeldOutBatches) -> None:
+    def __init__(self, metric: Metric, held_out_batches: HeldOutBatches) -> None:
         self.metric = metric.name
-        self._metric, self._held = metric, held
+        self._metric, self._held = metric, held_out_batches
 
     def value(self, run: Callable[[Arrays], Arrays]) -> float:
         """Return the metric's mean over the held-out samples; not finite where the model's outputs are not."""
@@ -63,31 +63,31 @@ def validator_for(request: TrainRequest, objective: Objective, loader: BatchLoad
 
 
 def _from_data(request: TrainRequest, data: DataSet, given: Array | None) -> HeldOutBatches:
-    def held() -> Iterator[tuple[Arrays, Array | None]]:
+    def held_out_batches() -> Iterator[tuple[Arrays, Array | None]]:
         done = 0
         for batch in batches(data, request.inputs, BATCH):
             yield batch, None if given is None else given[done : done + len(batch[0])]
             done += len(batch[0])
 
-    return held
+    return held_out_batches
 
 
 def _from_rows(loader: BatchLoader, rows: Array) -> HeldOutBatches:
-    def held() -> Iterator[tuple[Arrays, Array | None]]:
+    def held_out_batches() -> Iterator[tuple[Arrays, Array | None]]:
         for start in range(0, len(rows), BATCH):
             batch = loader.batch(rows[start : start + BATCH])
             yield batch.inputs, batch.labels
 
-    return held
+    return held_out_batches
 
 
 def _from_teacher(loader: BatchLoader, rows: Array, *, classes: bool) -> HeldOutBatches:
     """Return batches with the teacher's outputs as labels."""
 
-    def held() -> Iterator[tuple[Arrays, Array | None]]:
+    def held_out_batches() -> Iterator[tuple[Arrays, Array | None]]:
         for start in range(0, len(rows), BATCH):
             batch = loader.batch(rows[start : start + BATCH])
             answers = batch.answers[0]
             yield batch.inputs, answers.argmax(axis=1) if classes else answers
 
-    return held
+    return held_out_batches

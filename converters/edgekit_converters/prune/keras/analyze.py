@@ -77,7 +77,7 @@ def analyze_model(live: LoadedModel) -> ChannelAnalysis:
     channels = _groups(tracing)
     graph = PruningGraph((), (), (), sum(math.prod(weight.shape) for weight in model.weights))
     found = ChannelAnalysis(graph, tracing, channels)
-    graph = PruningGraph(_describe(found), _layer_costs(found), _whole(found), graph.parameters)
+    graph = PruningGraph(_describe(found), _layer_costs(found), _unprunable_layers(found), graph.parameters)
     if not any(is_followable(layer) for layer in model.layers):  # branches in nested models are not removed
         graph = replace(graph, branches=find_branches(graph, [operand for _, operand in removable_branches(found)]))
     if not channels:
@@ -197,7 +197,7 @@ def _describe(found: ChannelAnalysis) -> tuple[Group, ...]:
         matching = [
             weight_axis
             for weight_axis in found.tracing.weight_axes.values()
-            if _meets(found.tracing, weight_axis, roots)
+            if _holds_channels(found.tracing, weight_axis, roots)
         ]
         sides = [
             tuple(dict.fromkeys(found.name(weight_axis) for weight_axis in matching if weight_axis.role == role))
@@ -207,7 +207,7 @@ def _describe(found: ChannelAnalysis) -> tuple[Group, ...]:
     return tuple(described)
 
 
-def _meets(tracing: Tracing, weight_axis: WeightAxis, roots: Ids) -> bool:
+def _holds_channels(tracing: Tracing, weight_axis: WeightAxis, roots: Ids) -> bool:
     return bool(np.isin(roots[0], tracing.partition.roots(weight_axis.ids)))
 
 
@@ -228,7 +228,7 @@ def _layer_costs(found: ChannelAnalysis) -> tuple[LayerCost, ...]:
     )
 
 
-def _whole(found: ChannelAnalysis) -> tuple[tuple[str, str], ...]:
+def _unprunable_layers(found: ChannelAnalysis) -> tuple[tuple[str, str], ...]:
     """Return the layers that are not cut, each with the reason; includes layers of unknown kinds."""
     tracing = found.tracing
     reasons = dict(tracing.unsupported)

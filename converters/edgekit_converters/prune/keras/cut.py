@@ -53,20 +53,20 @@ def removed_channels(found: ChannelAnalysis, cuts: Sequence[ChannelCut]) -> froz
     for cut in cuts:
         roots = left.get(cut.group)
         if roots is None:
-            raise _refused(cut.group, f"there is no such group of channels; there are {', '.join(found.channels)}")
+            raise _cut_error(cut.group, f"there is no such group of channels; there are {', '.join(found.channels)}")
         if not cut.kept:
-            raise _refused(cut.group, f"none of its {len(roots)} channels would be kept", "keep some of its channels")
+            raise _cut_error(cut.group, f"none of its {len(roots)} channels would be kept", "keep some of its channels")
         if min(cut.kept) < 0 or max(cut.kept) >= len(roots):
-            raise _refused(cut.group, f"it has {len(roots)} channels; {max(cut.kept)} is none of them")
+            raise _cut_error(cut.group, f"it has {len(roots)} channels; {max(cut.kept)} is none of them")
         left[cut.group] = roots[list(cut.kept)]
     removed_ids = set(np.concatenate(list(found.channels.values())).tolist())
     removed_ids -= set(np.concatenate(list(left.values())).tolist())
     if not removed_ids:
-        raise _refused("", "no channel would be removed: every channel is kept", "cut at least one")
+        raise _cut_error("", "no channel would be removed: every channel is kept", "cut at least one")
     return frozenset(removed_ids)
 
 
-def _refused(subject: str, message: str, advice: str = "") -> ConversionError:
+def _cut_error(subject: str, message: str, advice: str = "") -> ConversionError:
     return ConversionError(message, stage="cut_channels", subject=subject, advice=advice)
 
 

@@ -58,7 +58,7 @@ def drop_branches(live: LoadedModel, request: DropBranchesRequest, folder: Path)
         ConversionError: there is no such branch.
     """
     source = request.source.request
-    return kept(without_branches(live, analyze_model(live), request.branches, source), source, folder)
+    return save_pruned(without_branches(live, analyze_model(live), request.branches, source), source, folder)
 
 
 def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -> SourceRequest:
@@ -72,7 +72,7 @@ def cut_channels(live: LoadedModel, request: CutChannelsRequest, folder: Path) -
     removed_ids = removed_channels(found, request.cuts)
     smaller = build_cut_model(live, found, removed_ids, source)
     _check_prediction(smaller, found.graph, request.cuts)
-    return kept(smaller, source, folder)
+    return save_pruned(smaller, source, folder)
 
 
 def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> SourceRequest:
@@ -80,10 +80,10 @@ def recalibrate(_: LoadedModel, request: RecalibrateRequest, folder: Path) -> So
     source = request.source.request
     live = reopen(source)
     recalibrate_model(live, request, reopen(request.dense.request) if request.dense and request.cuts else None)
-    return kept(live.handle.model, source, folder)
+    return save_pruned(live.handle.model, source, folder)
 
 
-def kept(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
+def save_pruned(model: Any, source: SourceRequest, folder: Path) -> SourceRequest:
     """Save a model derived from ``source``, and return the request that opens it."""
     custom = any(not is_own(type(layer)) for _, layer in layers_of(model))
     return replace(

@@ -110,7 +110,7 @@ class TorchFakeQuantize(TorchFunctionMode):
         """Return the ranges by their points."""
         return {f"{RANGES}{point}": kept.numpy().copy() for point, kept in self._ranges.items()}
 
-    def stored(self) -> dict[str, torch.Tensor]:
+    def quantized_parameters(self) -> dict[str, torch.Tensor]:
         """Return the rounded parameters of layers, which quantization represents exactly."""
         return {
             name: fake_quantize_weights(one.detach(), *self._layers[id(one)])

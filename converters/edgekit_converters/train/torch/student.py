@@ -148,7 +148,8 @@ class TorchStudent:
     def save(self, folder: Path) -> SourceRequest:
         """Write the weights; the request's code builds the module that they are loaded into."""
         path = folder / "weights.pth"
-        state = self._module.state_dict() | (self._fake_quantizer.stored() if self._fake_quantizer else {})
+        quantized = self._fake_quantizer.quantized_parameters() if self._fake_quantizer else {}
+        state = self._module.state_dict() | quantized
         torch.save({name: value.contiguous() for name, value in state.items()}, path)
         return replace(self._request, weights=path)
 
