@@ -12,7 +12,7 @@ from edgekit.conversion import live_model
 from edgekit.plan.option_declaration import build
 from edgekit.plan.options import ConversionOptions, PruneOptions
 from edgekit.pruning import command
-from edgekit.pruning.command import PruneReport
+from edgekit.pruning.command import PruneCommandReport
 from edgekit.pruning.options import plan_pruned_conversion
 from edgekit.report.conversion_report import Report
 from edgekit_converters.execution.runner import Watch
@@ -42,7 +42,9 @@ def convert(model: Any, output: str | Path | None = None, *, watch: Watch | None
         return pipeline.convert(plan, watch, pruning)
 
 
-def prune(model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any) -> PruneReport:
+def prune(
+    model: Any, output: str | Path | None = None, *, watch: Watch | None = None, **options: Any
+) -> PruneCommandReport:
     """Remove the least important channels of a model, and fine-tune it.
 
     Args:

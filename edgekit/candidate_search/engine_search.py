@@ -93,10 +93,10 @@ class CandidateSearch:
         """Try the candidates: first those without a cost at run time, then, if none fits, the slower ones."""
         engine, schemes = self.runner.engine, self.runner.schemes
         self.results += self._try_each(candidates.initial(engine, schemes, small=self.budget.size_matters))
-        if self._best_int8() is not None and not self._has_fitting("int8-static"):
-            self._try_until_fitting(self._mixed_precision())
-        if not self._has_fitting("int"):
-            self._try_until_fitting(candidates.fallback(engine, schemes))
+        if self._best_int8() is not None and not self._has_accepted("int8-static"):
+            self._try_until_accepted(self._mixed_precision())
+        if not self._has_accepted("int"):
+            self._try_until_accepted(candidates.fallback(engine, schemes))
 
     def time_trials(self, trials: Sequence[Trial]) -> None:
         """Time these trials against each other. Call it when edgekit runs nothing else on this machine.
@@ -116,7 +116,7 @@ class CandidateSearch:
                 trial = replace(result.trial, latency_ms=latency.p50)
                 self.results[index] = replace(result, trial=trial, latency=latency)
 
-    def _try_until_fitting(self, recipes: Iterable[Recipe]) -> None:
+    def _try_until_accepted(self, recipes: Iterable[Recipe]) -> None:
         waiting = list(recipes)
         while waiting:
             batch, waiting = waiting[: self.executor.jobs], waiting[self.executor.jobs :]
@@ -141,7 +141,7 @@ class CandidateSearch:
     def _within_max_drop(self, trial: Trial) -> bool:
         return trial.state == MEASURED and trial.drop is not None and trial.drop <= self.budget.max_drop
 
-    def _has_fitting(self, scheme: str) -> bool:
+    def _has_accepted(self, scheme: str) -> bool:
         trials = [result.trial for result in self.results]
         return any(trial.recipe.scheme.startswith(scheme) and self._within_max_drop(trial) for trial in trials)
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from edgekit.conversion.layers import LayersReport
 from edgekit.conversion.sensitivity import LayerResult, SensitivityReport
-from edgekit.pruning.command import PruneReport
+from edgekit.pruning.command import PruneCommandReport
 from edgekit.report.conversion_report import Report, finding_lines, metric_text, size_text, value_text, variant_rows
 from edgekit.report.pruning_report import PruningReport
 from edgekit.training.distill import DistillReport
@@ -159,14 +159,14 @@ def show_distillation(report: DistillReport) -> None:
     _print_end(console, report)
 
 
-def show_pruning(report: PruneReport) -> None:
+def show_pruning(report: PruneCommandReport) -> None:
     """Print what was pruned, the effect, and the written file."""
     console = _console()
     print_pruning(console, report.pruning)
     _print_end(console, report)
 
 
-def _print_end(console: Console, report: DistillReport | PruneReport) -> None:
+def _print_end(console: Console, report: DistillReport | PruneCommandReport) -> None:
     """Print the notes and the path of the written model."""
     _print_notes(console, report.notes)
     console.print(

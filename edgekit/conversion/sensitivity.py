@@ -22,7 +22,7 @@ from edgekit_converters.verify.probe import PROBE
 from edgekit_runtime.errors import ConversionError, DiskFull, PlanError
 
 SAMPLES = 64  # of the probe
-MIN_SHARE = 0.1  # of the error of all layers, from which a layer stays in float by default
+MIN_SHARE = 0.1  # a layer that causes at least this share of the error stays in float by default
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from edgekit.package.bundle_contents import BundleContents
-from edgekit.package.request import FIXED_FOLDER, PackageRequest
+from edgekit.package.request import READ_ONLY_FOLDER, PackageRequest
 
 CONFIG = """\
 config BR2_PACKAGE_{variable}
@@ -39,7 +39,7 @@ $(eval $(generic-package))
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a folder for ``package/`` of a Buildroot tree or an external tree."""
     package = "edgekit-model-" + re.sub("[+.]", "-", request.name)
-    where = request.path or f"{FIXED_FOLDER}/{request.name}"
+    where = request.path or f"{READ_ONLY_FOLDER}/{request.name}"
     names = {"package": package, "variable": package.upper().replace("-", "_"), "where": where}
     contents.write_folder(out / "model")
     model = re.sub(r"[^ \w.,-]", "", contents.manifest.model_name)

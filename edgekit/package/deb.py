@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 from edgekit.package.board_scripts import FIND_RUNTIME
 from edgekit.package.bundle_contents import BundleContents
-from edgekit.package.request import FIXED_FOLDER, PackageRequest, epoch
+from edgekit.package.request import READ_ONLY_FOLDER, PackageRequest, epoch
 from edgekit.package.tar import Member, write_tar
 
 # dpkg may install into another root folder, DPKG_ROOT.
@@ -60,7 +60,7 @@ WantedBy=multi-user.target
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write the package. The same bundle gives the same bytes."""
     name = f"edgekit-model-{request.name}"
-    path = request.path or f"{FIXED_FOLDER}/{request.file_name}"
+    path = request.path or f"{READ_ONLY_FOLDER}/{request.file_name}"
     unit = f"{name}.service"
     files = [Member(path[1:], contents)]
     if request.systemd:

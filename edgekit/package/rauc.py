@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgekit.package.bundle_contents import BundleContents
 from edgekit.package.programs import require_programs, run
-from edgekit.package.request import FOLDER, BoardFile, PackageRequest
+from edgekit.package.request import STATE_FOLDER, BoardFile, PackageRequest
 from edgekit.package.tar import folder_members, write_tar
 from edgekit_runtime.errors import PlanError
 
@@ -83,7 +83,7 @@ def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[
 def board_files(request: PackageRequest) -> dict[str, BoardFile]:
     """Return a part of RAUC's configuration."""
     if repository := _repository(request):
-        where = {"path": f"{FOLDER}/{repository}", "name": request.name}
+        where = {"path": f"{STATE_FOLDER}/{repository}", "name": request.name}
         text = REPOSITORY.format(repository=repository, **where)
     else:
         text = SLOTS.format(slot=_slot(request))

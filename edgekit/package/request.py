@@ -10,8 +10,8 @@ from pathlib import Path
 from edgekit_runtime import open_bundle
 from edgekit_runtime.errors import PlanError
 
-FOLDER = "/var/lib/edgekit"  # on a board, for data that changes
-FIXED_FOLDER = "/usr/share/edgekit"  # on a board, for data that is part of its image
+STATE_FOLDER = "/var/lib/edgekit"  # on a board, for data that changes
+READ_ONLY_FOLDER = "/usr/share/edgekit"  # on a board, for data that is part of its image
 EARLIEST_EPOCH = 315532800  # 1980-01-01, the date of the files in a bundle
 LATEST_EPOCH = (1 << 32) - 1  # in 2106: gzip and cpio store 32 bits
 
@@ -41,7 +41,7 @@ class PackageRequest:
     @property
     def store_path(self) -> str:
         """The path of the store on the board."""
-        return self.store or f"{FOLDER}/{self.name}"
+        return self.store or f"{STATE_FOLDER}/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from edgekit.package.board_scripts import FIND_RUNTIME
 from edgekit.package.bundle_contents import BundleContents
 from edgekit.package.programs import require_programs, run
-from edgekit.package.request import FOLDER, BoardFile, PackageRequest, epoch
+from edgekit.package.request import STATE_FOLDER, BoardFile, PackageRequest, epoch
 from edgekit.package.tar import Member
 from edgekit_runtime.errors import PlanError
 
@@ -65,7 +65,7 @@ def board_files(request: PackageRequest) -> dict[str, BoardFile]:
 
 
 def _path(request: PackageRequest) -> str:
-    return request.path or f"{FOLDER}/{request.file_name}"
+    return request.path or f"{STATE_FOLDER}/{request.file_name}"
 
 
 def _boards(request: PackageRequest) -> list[tuple[str, str]]:

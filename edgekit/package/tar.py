@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from edgekit.package.bundle_contents import BundleContents, FileContent
-from edgekit.package.request import FIXED_FOLDER, PackageRequest, epoch
+from edgekit.package.request import READ_ONLY_FOLDER, PackageRequest, epoch
 
 BLOCK_BYTES = 512
 
@@ -42,7 +42,7 @@ class Member:
 
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a tar archive to unpack over a root file system. It holds the bundle as a folder, to be memory-mapped."""
-    folder = request.path or f"{FIXED_FOLDER}/{request.name}"
+    folder = request.path or f"{READ_ONLY_FOLDER}/{request.name}"
     with out.open("wb") as file:
         write_tar(file, folder_members(contents, f"{folder[1:]}/"))
     return [f"unpack it over the root file system; applications load({folder!r})"]

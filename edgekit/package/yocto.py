@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.package.bundle_contents import BundleContents
-from edgekit.package.request import FIXED_FOLDER, PackageRequest
+from edgekit.package.request import READ_ONLY_FOLDER, PackageRequest
 
 RECIPE = """\
 SUMMARY = "The model {model} as an edgekit bundle"
@@ -36,7 +36,7 @@ FILES:${{PN}} += "{where}"
 def write(request: PackageRequest, contents: BundleContents, out: Path) -> list[str]:
     """Write a folder for ``recipes-…`` of a layer: the recipe and the bundle."""
     recipe = f"edgekit-model-{request.name}"
-    where = request.path or f"{FIXED_FOLDER}/{request.name}"
+    where = request.path or f"{READ_ONLY_FOLDER}/{request.name}"
     contents.write_folder(out / "files" / request.name)
     text = RECIPE.format(
         model=_text(contents.manifest.model_name),

@@ -29,7 +29,7 @@ from edgekit_runtime.errors import PlanError
 
 
 @dataclass(frozen=True)
-class PrunePlan:
+class PruneCommandPlan:
     """A model, how it is pruned, and what its latency and size are measured in."""
 
     artifacts: ArtifactPlan
@@ -39,7 +39,7 @@ class PrunePlan:
 
 
 @dataclass(frozen=True)
-class PruneReport:
+class PruneCommandReport:
     """The report of ``edgekit prune``."""
 
     edgekit: str
@@ -57,7 +57,7 @@ class PruneReport:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def plan_prune(options: PruneOptions) -> PrunePlan:
+def plan_prune(options: PruneOptions) -> PruneCommandPlan:
     """Decide everything that can be decided without opening the model.
 
     Raises:
@@ -73,7 +73,7 @@ def plan_prune(options: PruneOptions) -> PrunePlan:
     artifacts = plan_artifacts(model, plan_data(data, options.preprocessing), options.targets, options.execution)
     report = Path(options.outputs.report) if options.outputs.report else None
     output = model_file.requested_path(options, model.source)
-    return PrunePlan(_only_measured(artifacts), pruning, output, report)
+    return PruneCommandPlan(_only_measured(artifacts), pruning, output, report)
 
 
 def _only_measured(plan: ArtifactPlan) -> ArtifactPlan:
@@ -83,7 +83,7 @@ def _only_measured(plan: ArtifactPlan) -> ArtifactPlan:
     return dataclasses.replace(plan, targets=dataclasses.replace(plan.targets, variants=variants))
 
 
-def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
+def prune(plan: PruneCommandPlan, watch: Watch | None = None) -> PruneCommandReport:
     """Prune, fine-tune, and write the model.
 
     Raises:
@@ -98,7 +98,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
         pruned = prune_model(context, plan.pruning)
         pruning = compare(context, plan.pruning, pruned, {})
         file = model_file.save_model(runner, pruned.source)
-        report = PruneReport(
+        report = PruneCommandReport(
             edgekit=__version__,
             source=plan.artifacts.model.name,
             framework=source.framework,
@@ -117,7 +117,7 @@ def prune(plan: PrunePlan, watch: Watch | None = None) -> PruneReport:
     return report
 
 
-def _text(report: PruneReport, path: Path | None) -> str:
+def _text(report: PruneCommandReport, path: Path | None) -> str:
     if path is None or path.suffix != ".html":
         return report.to_json()
     return page(report.source, report.pruning.metric, (), report.pruning, report.notes)

@@ -28,8 +28,8 @@ from typing import Any
 from edgekit_converters import progress
 from edgekit_runtime.errors import DiskFull, EdgekitError, ToolchainError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ROOM = os.strerror(errno.ENOSPC)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_MESSAGE = os.strerror(errno.ENOSPC)
 LEAST_FREE_BYTES = 1 << 16  # less counts as full: stages write more, and a file system reserves some blocks
 
 Progress = Callable[[int, int, str], None]  # (done, total, status)
@@ -97,8 +97,8 @@ class Worker:
         try:
             return self._called(stage, function, arguments, progress)
         except EdgekitError as error:
-            if self._is_full():
-                raise self._full(stage, NO_ROOM) from error
+            if self._disk_is_full():
+                raise self._disk_full_error(stage, DISK_FULL_MESSAGE) from error
             raise
 
     def _called(
@@ -116,7 +116,7 @@ class Worker:
                     elif kind == "error":
                         raise content[0]
                     elif kind == "full":
-                        raise self._full(stage, content[0])
+                        raise self._disk_full_error(stage, content[0])
                     elif kind == "failed":
                         raise ToolchainError(content[0], stage=stage, subject=self.name, advice=self._see_log())
             except (EOFError, BrokenPipeError, ConnectionResetError) as error:
@@ -137,14 +137,14 @@ class Worker:
             advice=self._see_log(),
         )
 
-    def _is_full(self) -> bool:
+    def _disk_is_full(self) -> bool:
         """Check the disk itself: a full disk also shows as truncated files, refused models or a SIGBUS."""
         try:
             return shutil.disk_usage(self._scratch).free < LEAST_FREE_BYTES
         except OSError:  # the folder was removed at the end of the command
             return False
 
-    def _full(self, stage: str, message: str) -> DiskFull:
+    def _disk_full_error(self, stage: str, message: str) -> DiskFull:
         return DiskFull(
             f"{message}: the disk of {self._scratch} is full",
             stage=stage,
@@ -199,19 +199,19 @@ def _run(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return "done", result, cost()
     except EdgekitError as error:
         traceback.print_exc()
-        full = "" if isinstance(error, DiskFull) else _no_room(error)  # DiskFull names the disk itself
+        full = "" if isinstance(error, DiskFull) else _disk_full_message(error)  # DiskFull names the disk itself
         return ("full", full) if full else ("error", error)
     except BaseException as error:  # noqa: BLE001 - at the process boundary any error becomes a message
         traceback.print_exc()
-        full = _no_room(error)
+        full = _disk_full_message(error)
         return ("full", full) if full else ("failed", _one_line(error))
 
 
-def _no_room(error: BaseException | None) -> str:
+def _disk_full_message(error: BaseException | None) -> str:
     """Return the system's message if a full disk or quota caused an error, else ""."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error.strerror or NO_ROOM
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+            return error.strerror or DISK_FULL_MESSAGE
         error = error.__cause__ or error.__context__
     return ""
 

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from edgekit_converters.execution.worker import FULL
+from edgekit_converters.execution.worker import DISK_FULL_ERRNOS
 from edgekit_converters.train import Epoch
 from edgekit_converters.train.student import State
 from edgekit_runtime.errors import ConversionError, DiskFull, SourceError
@@ -60,7 +60,7 @@ def write(state: TrainingState, folder: str | Path) -> Path:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        kind = DiskFull if error.errno in FULL else ConversionError
+        kind = DiskFull if error.errno in DISK_FULL_ERRNOS else ConversionError
         raise kind(
             f"the epoch cannot be kept in {path.parent}: {error.strerror or error}",
             stage="train",

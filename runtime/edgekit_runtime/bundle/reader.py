@@ -64,7 +64,7 @@ def read_bundle(
     if signature is not None:
         signature.check_digests(name, {MANIFEST_NAME: manifest_sha256})
     manifest = _manifest(name, data)
-    _match(name, manifest, extents)
+    _check_files(name, manifest, extents)
     if signature is not None:
         digests = {file.path: file.sha256 for file in manifest.files}
         signature.check_all_digests(name, {MANIFEST_NAME: manifest_sha256, **digests})
@@ -109,7 +109,7 @@ def _signature(name: str, extents: Mapping[str, Extent], keys: tuple[PublicKey, 
         raise SignatureInvalid(f"{name}: {error}") from error
 
 
-def _match(name: str, manifest: Manifest, extents: Mapping[str, Extent]) -> None:
+def _check_files(name: str, manifest: Manifest, extents: Mapping[str, Extent]) -> None:
     """Refuse files that are not listed, missing, or of another size."""
     listed = {record.path: record.size_bytes for record in manifest.files}
     for path in sorted(extents.keys() - listed.keys() - {MANIFEST_NAME, SIGNATURE_NAME}):

@@ -59,7 +59,7 @@ def problems(before: ThermalState, after: ThermalState) -> list[str]:
         if now.now_mhz < SLOWER * was.now_mhz:
             found.append(f"{name} slowed from {was.now_mhz:.0f} to {now.now_mhz:.0f} MHz")
         if now.allowed_mhz < SLOWER * now.max_mhz:
-            found.append(f"{name} may clock up to {now.allowed_mhz:.0f} of {now.max_mhz:.0f} MHz")
+            found.append(f"{name} is limited to {now.allowed_mhz:.0f} of {now.max_mhz:.0f} MHz")
     return found
 
 

@@ -106,7 +106,7 @@ def test_reasons_for_throttling_are_named(make_board: MakeBoard) -> None:
         (CALM, []),
         (replace(CALM, clocks={"policy0": Clock(1750, 1800, 1800, "")}), []),
         (replace(CALM, clocks={"policy0": Clock(600, 1800, 1800, "")}), ["policy0 slowed from 1800 to 600 MHz"]),
-        (replace(CALM, clocks={"policy0": Clock(1800, 1800, 900, "")}), ["policy0 may clock up to 900 of 1800 MHz"]),
+        (replace(CALM, clocks={"policy0": Clock(1800, 1800, 900, "")}), ["policy0 is limited to 900 of 1800 MHz"]),
         (replace(CALM, throttle_events=3), ["throttled 3 times"]),
         (replace(CALM, limits=("under-voltage",)), ["throttled: under-voltage"]),
         (replace(CALM, clocks={}), []),
