@@ -196,7 +196,7 @@ class TrainingOptions:
         ),
     ] = None
     epochs: Annotated[Count | None, Option("Passes over the training data.  [default: 10]", "N")] = None
-    optimizer: Annotated[str | None, Option("[default: adam]", choices=OPTIMIZERS)] = None
+    optimizer: Annotated[str | None, Option("Set the optimizer.  [default: adam]", choices=OPTIMIZERS)] = None
     learning_rate: Annotated[Positive | None, Option("Peak learning rate.  [default: 0.001]", "X")] = None
     schedule: Annotated[str | None, Option("Learning rate schedule.  [default: cosine]", choices=SCHEDULES)] = None
     warmup_epochs: Annotated[
@@ -252,7 +252,7 @@ class PostprocessingOptions:
     activation: Annotated[
         str | None, Option("Postprocessing: turns the output into scores.", choices=tuple(ACTIVATIONS))
     ] = None
-    threshold: Annotated[Finite | None, Option("Postprocessing: minimum score.  [default: 0; of boxes 0.25]", "X")] = (
+    threshold: Annotated[Finite | None, Option("Postprocessing: minimum score.  [default: 0; 0.25 for boxes]", "X")] = (
         None
     )
     top: Annotated[
@@ -267,7 +267,7 @@ class PostprocessingOptions:
     ] = None
     iou: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
-        Option("Postprocessing: maximum overlap of boxes of one class.  [default: 0.5]", "X"),
+        Option("NMS: maximum IoU of two boxes of one class.  [default: 0.5]", "X"),
     ] = None
 
 

@@ -43,7 +43,7 @@ def commit(store: str) -> StoreChange:
 
 
 def rollback(store: str, why: str = "rolled back by hand") -> StoreChange:
-    """Give up the current generation and switch to the newest good one before it that is intact.
+    """Roll back the current generation: switch to the newest good one before it that is intact.
 
     Raises:
         StoreError: there is no such generation, or the store cannot be written.
@@ -70,8 +70,8 @@ def heartbeat(store: str, generation: str | None = None) -> StoreChange:
 def boot(store: str, check: Check) -> StoreChange:
     """Count a start of the machine or the application, and check the current generation. Run it before the application.
 
-    The start is recorded on the disk before the check, which may crash the machine. The generation is given up if the
-    check fails, or if the trial has no starts left.
+    The start is recorded on the disk before the check, which may crash the machine. The generation is rolled back if
+    the check fails, or if the trial has no starts left.
 
     Args:
         store: the store's path.
